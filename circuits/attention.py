@@ -1,0 +1,172 @@
+"""Attention whose queries, keys and values may mix with those of other layers before they are used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from einops import einsum, rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens import FactoredMatrix
+from transformer_lens.hook_points import HookPoint
+
+from circuits.config import CARRIERS, Carrier, ModelConfig
+from circuits.initial import Constant, Initial, Initialised, Normal
+from circuits.lens import fork
+from circuits.streams import HeadTensor, Mix, Outgoing, scaled
+
+Residual = Float[Tensor, "batch pos d_model"]
+HeadInput = Float[Tensor, "batch pos *head d_model"]
+
+
+class Attention(Initialised):
+    """One attention layer.
+
+    Hook points, for every carrier c in q, k, v (each batch pos head d_head), only where they can fire:
+    ``hook_c`` the layer's own projection; ``hook_c_residual`` what comes in past the gate; ``hook_c_mixed`` what
+    attention uses (in a model with a c stream: at every layer); ``hook_c_stream`` what the layer passes on. Then
+    ``hook_attn_scores`` and ``hook_pattern`` (batch head query key), ``hook_z``, ``hook_result``.
+    """
+
+    mask: Tensor
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        self.config, self.layer = config, layer
+        heads, width, d_model = config.n_heads, config.d_head, config.d_model
+        self.own = [c for c in CARRIERS if config.has_own(layer, c)]
+        self.mixed = [c for c in CARRIERS if config.stream_into(c)]
+        self.passes_own, self.passes_mixed = self._passed(config, layer)
+        for name in "QKV":
+            self._weight(f"W_{name}", (heads, d_model, width), learned=name.lower() in self.own)
+            self._weight(f"b_{name}", (heads, width), learned=config.biases and name.lower() in self.own)
+        self._weight("W_O", (heads, width, d_model), learned=config.output_matrix)
+        self._weight("b_O", (d_model,), learned=config.biases)
+        if not config.output_matrix:
+            self.W_O.copy_(rearrange(torch.eye(d_model), "(head width) out -> head width out", head=heads))
+        self.register_buffer("mask", torch.ones(config.n_ctx, config.n_ctx).triu(1).bool(), persistent=False)
+        self.mix = nn.ModuleDict(
+            {s.carrier: Mix(config, s, layer) for s in config.streams if s.topology.sources(layer)}
+        )
+        self._make_hook_points()
+
+    @staticmethod
+    def _passed(config: ModelConfig, layer: int) -> tuple[list[Carrier], list[Carrier]]:
+        """The carriers that some layer reads from this one: raw own ones, and mixed ones."""
+        read = {c: next(s.passes_on for s in config.streams if s.reads == c) for c in CARRIERS if config.readers(layer, c)}
+        return [c for c in read if read[c] == "own"], [c for c in read if read[c] == "mixed"]
+
+    def _weight(self, name: str, shape: tuple[int, ...], learned: bool) -> None:
+        # What an architecture lacks is a zero (or, for W_O, the identity) that no state_dict holds, so that every tool
+        # that asks for a weight by its TransformerLens name is told the truth about what the layer computes.
+        if learned:
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        else:
+            self.register_buffer(name, torch.zeros(shape), persistent=False)
+
+    def _make_hook_points(self) -> None:
+        carriers: list[str] = list(self.own)
+        carriers += [f"{c}_residual" for c in self.mix]
+        carriers += [f"{c}_mixed" for c in self.mixed]
+        carriers += [f"{c}_stream" for c in (*self.passes_own, *self.passes_mixed)]
+        inputs = ["attn_in", "q_input", "k_input", "v_input"]
+        for name in (*inputs, *carriers, "attn_scores", "pattern", "z", "result"):
+            self.add_module(f"hook_{name}", HookPoint())
+
+    def initial(self) -> dict[str, Initial]:
+        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        weights: dict[str, Initial] = {f"W_{n}": Normal(self.config.weight_std("attention")) for n in "QKVO"}
+        return weights | {f"b_{n}": Constant(0.0) for n in "QKVO"}
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """The layer's own OV circuit as a FactoredMatrix (head d_model d_model); the stream's part is not in it."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """The layer's own QK circuit as a FactoredMatrix (head d_model d_model)."""
+        return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
+
+    def point(self, name: str) -> HookPoint:
+        """Return the hook point ``hook_<name>``."""
+        return self.get_submodule(f"hook_{name}")  # type: ignore[return-value] # every such submodule is a HookPoint
+
+    def split_inputs(self, residual: Residual, split: bool, shared: bool) -> dict[Carrier, Tensor]:
+        """Return the input of every carrier, a copy per head where a flag asks for it (batch pos head d_model)."""
+        if not (split or shared):
+            return dict.fromkeys(CARRIERS, residual)
+        heads = self.config.n_heads
+        if split:
+            copies = {c: repeat(residual, "batch pos d_model -> batch pos head d_model", head=heads) for c in CARRIERS}
+            return {c: self.point(f"{c}_input")(copies[c].clone()) for c in CARRIERS}
+        copy = repeat(residual, "batch pos d_model -> batch pos head d_model", head=heads)
+        return dict.fromkeys(CARRIERS, self.point("attn_in")(copy.clone()))
+
+    def forward(
+        self, inputs: dict[Carrier, Tensor], earlier: Outgoing, use_attn_result: bool = False
+    ) -> tuple[Residual, Outgoing]:
+        """Return what the layer adds to the residual stream, and what it passes on to other layers.
+
+        ``inputs`` holds (batch pos d_model) or per-head (batch pos head d_model) inputs of the three projections;
+        ``earlier`` must hold every (layer, carrier) that this layer reads.
+        """
+        own = {c: self.point(c)(self._project(inputs[c], c)) for c in self.own}
+        outgoing: Outgoing = {
+            (self.layer, c): fork(self.point(f"{c}_stream"), own[c]) for c in self.passes_own
+        }
+        used = own | {c: self._mixed(c, own, inputs[c], {**earlier, **outgoing}) for c in self.mixed}
+        for c in self.passes_mixed:
+            outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), used[c])
+        pattern = self._pattern(used["q"], used["k"])
+        z = self.point("z")(einsum(pattern, used["v"], "batch head q k, batch k head d_head -> batch q head d_head"))
+        return self._output(z, use_attn_result), outgoing
+
+    def _project(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
+        weight, bias = getattr(self, f"W_{carrier.upper()}"), getattr(self, f"b_{carrier.upper()}")
+        per_head = "head" if x.ndim == 4 else ""
+        y = einsum(x, weight, f"batch pos {per_head} d_model, head d_model d_head -> batch pos head d_head")
+        return y + bias if self.config.biases else y
+
+    def _mixed(self, c: Carrier, own: dict[Carrier, HeadTensor], x: HeadInput, available: Outgoing) -> HeadTensor:
+        if c not in self.mix:
+            return fork(self.point(f"{c}_mixed"), own[c])
+        mix = self._mix(c)
+        gains = mix.gains(x)
+        incoming = mix.incoming([available[(layer, mix.reads)] for layer in mix.sources], gains)
+        incoming = fork(self.point(f"{c}_residual"), incoming)
+        return fork(self.point(f"{c}_mixed"), scaled(gains[0], own[c]) + incoming if c in own else incoming)
+
+    def _pattern(self, q: HeadTensor, k: HeadTensor) -> Float[Tensor, "batch head q k"]:
+        scores = einsum(q, k, "batch q head d_head, batch k head d_head -> batch head q k")
+        if self.config.attention_scale:
+            scores = scores / math.sqrt(self.config.d_head)
+        n = scores.shape[-1]
+        scores = self.point("attn_scores")(scores.masked_fill(self.mask[:n, :n], -torch.inf))
+        return self.point("pattern")(scores.softmax(-1))
+
+    def _output(self, z: HeadTensor, use_attn_result: bool) -> Residual:
+        if use_attn_result:
+            result = self.point("result")(einsum(z, self.W_O, "b pos head width, head width out -> b pos head out"))
+            return result.sum(-2) + self.b_O
+        if not self.config.output_matrix:
+            return rearrange(z, "batch pos head width -> batch pos (head width)")
+        out = einsum(z, self.W_O, "batch pos head width, head width out -> batch pos out")
+        return out + self.b_O if self.config.biases else out
+
+    def needs(self) -> Iterable[tuple[int, Carrier]]:
+        """Return the (layer, carrier) of every tensor from other layers that this layer reads."""
+        for mix in map(self._mix, self.mix):
+            yield from ((source, mix.reads) for source in mix.sources if source != self.layer)
+
+    def set_gates(self, config: ModelConfig) -> None:
+        """Take the gates of ``config``, which differs from the present configuration in nothing else."""
+        self.config = config
+        for stream in config.streams:
+            if stream.carrier in self.mix:
+                self._mix(stream.carrier).set_gates(config, stream)
+
+    def _mix(self, carrier: str) -> Mix:
+        return self.mix[carrier]  # type: ignore[return-value] # the ModuleDict holds nothing else

@@ -1,0 +1,79 @@
+"""Configurations as plain data and back, and everything that is derived from their text: hashes, run ids, seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import cattrs
+from cattrs.strategies import configure_tagged_union
+
+from circuits.naming import known
+
+T = TypeVar("T")
+
+_converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+def register_union(union: Any) -> None:
+    """Let values of a union of dataclasses be stored; the class name goes into the field ``type``."""
+    configure_tagged_union(union, _converter, tag_name="type")
+
+
+def to_plain(value: Any, kind: Any = None) -> Any:
+    """Return a configuration as dictionaries, lists, numbers and strings that JSON can hold."""
+    return json.loads(json.dumps(_converter.unstructure(value, kind or type(value))))
+
+
+def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
+    """Return the configuration of class ``kind`` that ``to_plain`` wrote.
+
+    Raises:
+        UnknownNameError: for a field that ``kind`` does not have (nearest suggested).
+        ValueError: for any other value that does not fit, saying which.
+    """
+    for name in data:
+        known(f"field of {kind.__name__}", name, [f.name for f in dataclasses.fields(kind)])  # type: ignore[arg-type] # kind is a dataclass by contract
+    try:
+        return _converter.structure(data, kind)
+    except (cattrs.errors.BaseValidationError, cattrs.errors.CattrsError, KeyError, TypeError) as error:
+        raise ValueError(f"this is not a stored {kind.__name__}: {error}") from error
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of a plain value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """Return the SHA-256 (hexadecimal) of a plain value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def derive_seed(*labels: str | int) -> int:
+    """Return a 63-bit seed hashed from labels, equal for equal labels on every machine.
+
+    Streams of random numbers are told apart by label (``"init"``, ``"data"``, ``"evaluation"``) and never by adding
+    to a seed, so that runs of different variants share them exactly and streams never overlap.
+    """
+    return int(content_hash(list(labels))[:16], 16) >> 1
+
+
+def differences(left: Any, right: Any, path: str = "") -> list[str]:
+    """Return, one line each, where two plain values differ, as ``field: left value / right value``."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        names = sorted(set(left) | set(right))
+        parts = (differences(left.get(n), right.get(n), f"{path}.{n}" if path else n) for n in names)
+        return [line for part in parts for line in part]
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        parts = (differences(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(left, right, strict=True)))
+        return [line for part in parts for line in part]
+    return [] if left == right else [f"{path}: {_short(left)} / {_short(right)}"]
+
+
+def _short(value: Any) -> str:
+    text = canonical_json(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,165 @@
+"""Models on disk: safetensors that carry their architecture and a hash of their content, and the explicit transplant."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from circuits.canonical import differences
+from circuits.config import ModelConfig
+from circuits.model import HookedStreamTransformer
+
+FORMAT = "valuestream-checkpoint-1"
+
+
+class CheckpointError(ValueError):
+    """A file that is not a checkpoint, is damaged, or holds another architecture."""
+
+
+def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 (hexadecimal) of tensors: their names, types, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed to the disk, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """Write tensors with a JSON header ``about`` and their hash, atomically; return the hash."""
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = tensor_hash(content)
+    header = {"format": FORMAT, "sha256": digest, "about": json.dumps(dict(about), sort_keys=True)}
+    write_atomically(path, serialise(content, metadata=header))
+    return digest
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the header of a file that :func:`write_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it is no such file, was cut short, or its content does not have the hash it states.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # not a mapping
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is no safetensors file, or was cut short ({error})") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has the format {header.get('format')!r}; this version reads {FORMAT!r}, written by save_checkpoint"
+        )
+    if tensor_hash(tensors) != header["sha256"]:
+        raise CheckpointError(f"the content of {path} does not have the hash that it states: it was changed or damaged")
+    return tensors, json.loads(header["about"])
+
+
+def architecture(config: ModelConfig) -> dict[str, Any]:
+    """Return what two configurations must share to be the same architecture: all but name and initialisation."""
+    plain = config.to_plain()
+    return {key: value for key, value in plain.items() if key not in ("name", "init")}
+
+
+def save_checkpoint(path: str | Path, model: HookedStreamTransformer, **about: Any) -> str:
+    """Write the weights of ``model`` with its architecture; return the content's SHA-256.
+
+    ``about`` (plain data: step, run, ...) is stored beside the architecture. Written atomically; nothing is pickled.
+    """
+    tensors = dict(model.state_dict())
+    return write_tensors(Path(path), tensors, {**about, "config": model.config.to_plain()})
+
+
+def load_checkpoint(path: str | Path, expect: ModelConfig | None = None) -> HookedStreamTransformer:
+    """Return the model of a checkpoint, in evaluation mode on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is damaged, or ``expect`` names another architecture than the one it holds; the
+            message names the fields that differ. Weights of one architecture never run silently in another; the
+            explicit way is :func:`transplant`.
+    """
+    tensors, about = read_tensors(Path(path))
+    config = ModelConfig.from_plain(about["config"])
+    if expect is not None:
+        refuse_other_architecture(path, config, expect)
+    model = HookedStreamTransformer(config).to(next(iter(tensors.values())).dtype)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """Return what was stored beside a checkpoint's weights: its configuration and ``about``, without the weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file is not a checkpoint or is damaged.
+    """
+    return read_tensors(Path(path))[1]
+
+
+def refuse_other_architecture(path: str | Path, held: ModelConfig, wanted: ModelConfig) -> None:
+    """Raise :class:`CheckpointError` naming the differing fields, if the two architectures differ."""
+    lines = differences(architecture(held), architecture(wanted))
+    if lines:
+        raise CheckpointError(
+            f"{path} holds another architecture than the one wanted; they differ in (held / wanted): "
+            + "; ".join(lines)
+            + ". To run these weights in the other architecture all the same, use circuits.transplant(model, config)"
+        )
+
+
+def transplant(model: HookedStreamTransformer, config: ModelConfig) -> HookedStreamTransformer:
+    """Return a model of ``config`` with the weights of ``model``, in evaluation mode: weights that were never trained
+    in this body.
+
+    Mixing parameters that the donor lacks start where ``config`` says; those that the body lacks are left behind.
+
+    Raises:
+        ValueError: if any other parameter is missing or has another shape, naming each.
+
+    Source: the transplant control, the published evaluation of arXiv 2412.15113 (see the README).
+    """
+    donor = dict(model.state_dict())
+    body = HookedStreamTransformer(dataclasses.replace(config, name=f"{model.config.name} in {config.name}"))
+    body = body.to(model.cfg.dtype)
+    own = body.state_dict()
+    problems = [f"{n} is missing" for n in own if n not in donor and ".mix." not in n]
+    problems += [f"{n} would be left behind" for n in donor if n not in own and ".mix." not in n]
+    problems += [
+        f"{n} is {tuple(donor[n].shape)}, wanted {tuple(own[n].shape)}"
+        for n in own
+        if n in donor and donor[n].shape != own[n].shape
+    ]
+    if problems:
+        raise ValueError(f"these weights do not fit the other architecture: {'; '.join(problems)}")
+    body.load_state_dict({n: donor.get(n, own[n]) for n in own})
+    return body.eval()

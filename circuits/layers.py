@@ -1,0 +1,157 @@
+"""The parts around attention: embeddings, norms, MLP and readouts, with HookedTransformer's parameter and hook names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformer_lens.hook_points import HookPoint
+
+from circuits.config import MLP, ModelConfig, TokenInputs
+from circuits.initial import Constant, Initial, Initialised, Normal
+
+Residual = Float[Tensor, "batch pos d_model"]
+
+
+def _gelu_new(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": _gelu_new,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class Embed(Initialised):
+    """Token numbers or projected vectors into the residual stream, by ``W_E`` (d_vocab or d_input, d_model)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        rows = config.inputs.d_vocab if isinstance(config.inputs, TokenInputs) else config.inputs.d_input
+        self.tokens = isinstance(config.inputs, TokenInputs)
+        self.W_E = nn.Parameter(torch.empty(rows, config.d_model))
+        self._std = config.weight_std("embed")
+
+    def initial(self) -> dict[str, Initial]:
+        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        return {"W_E": Normal(self._std)}
+
+    def forward(self, inputs: Tensor) -> Residual:
+        """Return the embedding of every input."""
+        return F.embedding(inputs, self.W_E) if self.tokens else inputs @ self.W_E
+
+
+class PosEmbed(Initialised):
+    """Learned positions ``W_pos`` (n_ctx d_model)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.W_pos = nn.Parameter(torch.empty(config.n_ctx, config.d_model))
+        self._std = config.weight_std("embed")
+
+    def initial(self) -> dict[str, Initial]:
+        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        return {"W_pos": Normal(self._std)}
+
+    def forward(self, embedded: Residual) -> Residual:
+        """Return the embedding of the positions of ``embedded``, one copy an example."""
+        batch, pos, _ = embedded.shape
+        return self.W_pos[:pos].expand(batch, -1, -1)
+
+
+class Norm(Initialised):
+    """Layer norm of one of TransformerLens' kinds: LN, LNPre, RMS, RMSPre (the ``Pre`` kinds have no parameters)."""
+
+    def __init__(self, config: ModelConfig, eps: float = 1e-5):
+        super().__init__()
+        kind = config.normalization or ""
+        self.centred, self.eps = kind.startswith("LN"), eps
+        self.w = nn.Parameter(torch.empty(config.d_model)) if kind in ("LN", "RMS") else None
+        self.b = nn.Parameter(torch.empty(config.d_model)) if kind == "LN" else None
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def initial(self) -> dict[str, Initial]:
+        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        return {"w": Constant(1.0), "b": Constant(0.0)}
+
+    def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
+        """Return the normalised input."""
+        x = x - x.mean(-1, keepdim=True) if self.centred else x
+        x = x / self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        x = x if self.w is None else x * self.w
+        return self.hook_normalized(x if self.b is None else x + self.b)
+
+
+class FeedForward(Initialised):
+    """W_out act(W_in x + b_in) + b_out."""
+
+    def __init__(self, config: ModelConfig, mlp: MLP):
+        super().__init__()
+        self.W_in = nn.Parameter(torch.empty(config.d_model, mlp.d_mlp))
+        self.b_in = nn.Parameter(torch.empty(mlp.d_mlp))
+        self.W_out = nn.Parameter(torch.empty(mlp.d_mlp, config.d_model))
+        self.b_out = nn.Parameter(torch.empty(config.d_model))
+        self.act_fn = ACTIVATIONS[mlp.act_fn]
+        self._std = config.weight_std("mlp")
+        self.hook_pre = HookPoint()
+        self.hook_post = HookPoint()
+
+    def initial(self) -> dict[str, Initial]:
+        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        zero, normal = Constant(0.0), Normal(self._std)
+        return {"W_in": normal, "b_in": zero, "W_out": normal, "b_out": zero}
+
+    def forward(self, x: Residual) -> Residual:
+        """Return what the MLP adds to the residual stream."""
+        hidden = self.hook_post(self.act_fn(self.hook_pre(x @ self.W_in + self.b_in)))
+        return hidden @ self.W_out + self.b_out
+
+
+class ReluLayer(Initialised):
+    """relu(z W + b) with one scalar b."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(config.d_model, config.d_model))
+        self.b = nn.Parameter(torch.empty(()))
+        self._stds = config.weight_std("stack"), config.weight_std("stack-bias")
+        self.hook_pre = HookPoint()
+        self.hook_post = HookPoint()
+
+    def initial(self) -> dict[str, Initial]:
+        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        return {"W": Normal(self._stds[0]), "b": Normal(self._stds[1])}
+
+    def forward(self, z: Residual) -> Residual:
+        """Return the layer's output."""
+        return self.hook_post(F.relu(self.hook_pre(z @ self.W + self.b)))
+
+
+class Unembed(Initialised):
+    """Logits z @ W_U + b_U; ``W_U`` (d_model d_vocab_out)."""
+
+    def __init__(self, config: ModelConfig, bias: bool):
+        super().__init__()
+        out = config.readout.d_vocab_out
+        self.W_U = nn.Parameter(torch.empty(config.d_model, out))
+        if bias:
+            self.b_U = nn.Parameter(torch.empty(out))
+        else:
+            self.register_buffer("b_U", torch.zeros(out), persistent=False)
+        self._std = config.weight_std("unembed")
+
+    def initial(self) -> dict[str, Initial]:
+        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        return {"W_U": Normal(self._std), "b_U": Constant(0.0)}
+
+    def forward(self, z: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
+        """Return the logits at every position."""
+        return einsum(z, self.W_U, "batch pos d_model, d_model out -> batch pos out") + self.b_U

@@ -1,0 +1,199 @@
+"""The one module that knows transformer-lens' insides: hook points, names, caches and the ``cfg`` that its tools read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformer_lens import ActivationCache, HookedRootModule, TransformerBridgeConfig
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import Slice
+from transformer_lens.utilities import remove_batch_dim as without_batch
+
+from circuits.config import CARRIERS, ModelConfig, TokenInputs
+from circuits.naming import known
+
+HEAD_POINTS = frozenset(
+    f"hook_{name}"
+    for name in (
+        *("z", "result", "attn_in", "q_input", "k_input", "v_input"),
+        *(f"{carrier}{route}" for carrier in CARRIERS for route in ("", "_residual", "_mixed", "_stream")),
+    )
+)
+"""Points whose tensors are (batch pos head width): their position axis is the third from the end."""
+
+FLAGGED_POINTS = {
+    "hook_result": "use_attn_result",
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+"""Points that fire only while a flag of ``cfg`` is set, as in HookedTransformer."""
+
+_SHORT = re.compile(r"^(blocks\.\d+\.)(hook_[qkv]_(?:residual|mixed|stream))$")
+
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+Hook = Callable[..., Any]
+
+
+def fork(point: HookPoint, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` through a hook point on a branch; a hooked branch gets storage of its own.
+
+    Patch setters write in place. Without the copy, patching one branch of a fork would edit the other one too.
+    """
+    return point(tensor.clone() if point.fwd_hooks else tensor)
+
+
+def full_name(name: str) -> str:
+    """Return a hook's full name: ``get_act_name("v_mixed", 1)`` gives ``blocks.1.hook_v_mixed``, which lacks ``attn``."""
+    return _SHORT.sub(r"\1attn.\2", name)
+
+
+def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> TransformerBridgeConfig:
+    """Return the view of a configuration that transformer-lens' tools read as ``model.cfg``."""
+    d_vocab_out = config.readout.d_vocab_out
+    return TransformerBridgeConfig(
+        d_model=config.d_model,
+        d_head=config.d_head,
+        n_layers=config.n_layers,
+        n_ctx=config.n_ctx,
+        n_heads=config.n_heads,
+        d_vocab=config.inputs.d_vocab if isinstance(config.inputs, TokenInputs) else d_vocab_out,
+        d_vocab_out=d_vocab_out,
+        d_mlp=config.mlp.d_mlp if config.mlp else None,
+        act_fn=config.mlp.act_fn if config.mlp else "relu",
+        attn_only=config.attn_only,
+        normalization_type=config.normalization,
+        positional_embedding_type="standard" if config.positions == "learned" else config.positions,
+        use_attn_scale=config.attention_scale,
+        attn_scale=math.sqrt(config.d_head) if config.attention_scale else 1.0,
+        default_prepend_bos=False,
+        model_name=f"valuestream/{config.name}",
+        device=str(device),
+        dtype=dtype,
+    )
+
+
+class StreamActivationCache(ActivationCache):
+    """transformer-lens' cache, which also understands ``cache["v_mixed", 1]``."""
+
+    def __getitem__(self, key: Any) -> Tensor:
+        if isinstance(key, tuple) and isinstance(key[0], str) and re.fullmatch(r"[qkv]_(residual|mixed|stream)", key[0]):
+            layer = key[1] if key[1] >= 0 else self.model.cfg.n_layers + key[1]
+            key = f"blocks.{layer}.attn.hook_{key[0]}"
+        return super().__getitem__(full_name(key) if isinstance(key, str) else key)
+
+
+_COMPILED_WITH_HOOKS = (
+    "a compiled model was called with hooks attached, which the compiled code would ignore; run hooks on the model itself "
+    "(keep it beside the compiled one: they share their weights), or remove the hooks"
+)
+
+
+@torch.compiler.disable(reason=_COMPILED_WITH_HOOKS)
+def _refuse_compiled_hooks() -> None:
+    raise RuntimeError(_COMPILED_WITH_HOOKS)
+
+
+class HookedRoot(HookedRootModule):
+    """``HookedRootModule`` that refuses what could only fail silently: unknown names and points that cannot fire."""
+
+    cfg: TransformerBridgeConfig
+
+    def setup(self) -> None:
+        """Name every module and collect the hook points, also under the short names that transformer-lens makes."""
+        super().setup()
+        self._points = list(self.hook_dict.values())
+        for name, point in list(self.hook_dict.items()):
+            if name.rsplit(".", 1)[-1] in HEAD_POINTS:
+                point.pos_dim = -3
+            if (short := name.replace(".attn.", ".")) != name and full_name(short) == name:
+                self.mod_dict[short] = point
+
+    def check_not_compiled_with_hooks(self) -> None:
+        """Refuse to run compiled while hooks are attached; call at the start of ``forward``.
+
+        torch.compile does not look at module hooks again after compiling, so hooks attached later would be ignored
+        without a word. Reading the lists here makes the compiler guard on them.
+        """
+        if torch.compiler.is_compiling() and any(point.fwd_hooks or point.bwd_hooks for point in self._points):
+            _refuse_compiled_hooks()
+
+    def can_fire(self, name: str) -> bool:
+        """Return whether the hook point ``name`` fires under the present flags."""
+        flag = FLAGGED_POINTS.get(name.rsplit(".", 1)[-1])
+        return flag is None or bool(getattr(self.cfg, flag))
+
+    def check_hook_name(self, name: str) -> str:
+        """Return the full name of an existing hook point that can fire.
+
+        Raises:
+            UnknownNameError: for a point that this architecture does not have (nearest suggested).
+            ValueError: for a point whose flag is off.
+        """
+        full = known("hook point", full_name(name), self.hook_dict)
+        if not self.can_fire(full):
+            flag = FLAGGED_POINTS[full.rsplit(".", 1)[-1]]
+            raise ValueError(f"{full} does not fire while cfg.{flag} is off; call model.set_{flag}(True) first")
+        return full
+
+    def add_hook(self, name: str | Callable[[str], bool], hook: Hook, *args: Any, **kwargs: Any) -> None:
+        """Add a hook by name, or to every point that a filter accepts and that can fire."""
+        wanted = self.check_hook_name(name) if isinstance(name, str) else self._firing(name)
+        super().add_hook(wanted, hook, *args, **kwargs)
+
+    def _enable_hook(self, name: str | Callable[[str], bool], hook: Hook, dir: Literal["fwd", "bwd"]) -> None:
+        super()._enable_hook(self.check_hook_name(name) if isinstance(name, str) else self._firing(name), hook, dir)
+
+    def _firing(self, names: Callable[[str], bool]) -> Callable[[str], bool]:
+        return lambda name: bool(names(name)) and self.can_fire(name)
+
+    def _wanted(self, names: NamesFilter) -> list[str]:
+        if names is None or callable(names):
+            return [n for n in self.hook_dict if self.can_fire(n) and (names is None or names(n))]
+        listed: Iterable[str] = [names] if isinstance(names, str) else names
+        return [self.check_hook_name(name) for name in listed]
+
+    def get_caching_hooks(
+        self,
+        names_filter: NamesFilter = None,
+        incl_bwd: bool = False,
+        device: Any = None,
+        remove_batch_dim: bool = False,
+        cache: dict | None = None,
+        pos_slice: Any = None,
+    ) -> tuple[dict, list, list]:
+        """Return a dictionary and the forward and backward hooks that fill it; arguments as in transformer-lens."""
+        cache = {} if cache is None else cache
+        positions = Slice.unwrap(pos_slice)
+        self.is_caching = True
+
+        def save(tensor: Tensor, hook: HookPoint, suffix: str) -> None:
+            stored = tensor.detach().to(device)
+            stored = without_batch(stored) if remove_batch_dim else stored
+            axis = hook.pos_dim or -2
+            cache[f"{hook.name}{suffix}"] = positions.apply(stored, dim=axis) if stored.ndim >= -axis else stored
+
+        names = self._wanted(names_filter)
+        backward = [(name, partial(save, suffix="_grad")) for name in names] if incl_bwd else []
+        return cache, [(name, partial(save, suffix="")) for name in names], backward
+
+    def run_with_cache(
+        self, *args: Any, return_cache_object: bool = True, remove_batch_dim: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Return the model's output and a :class:`StreamActivationCache` (or a dictionary) of its activations.
+
+        Raises:
+            UnknownNameError, ValueError: for a name in ``names_filter`` that does not exist or cannot fire.
+        """
+        output, cache = super().run_with_cache(*args, remove_batch_dim=remove_batch_dim, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, StreamActivationCache(cache, self, has_batch_dim=not remove_batch_dim)

@@ -1,0 +1,275 @@
+"""``HookedStreamTransformer``: a transformer whose attention layers may pass queries, keys and values to each other.
+
+It stands on transformer-lens' ``HookedRootModule`` and carries HookedTransformer's parameter names, hook names and
+weight properties, so that transformer-lens' tools work on it; read ``attention.py`` for what is new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import lm_cross_entropy_loss
+
+from circuits.attention import Attention, Residual
+from circuits.config import CARRIERS, Carrier, Gate, ModelConfig, ReluStack, TokenInputs
+from circuits.initial import Initialised
+from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, Unembed
+from circuits.lens import bridge_config
+from circuits.surface import ToolSurface
+from circuits.streams import Outgoing
+
+
+class State(NamedTuple):
+    """All that layer ``layer`` and later ones depend on: the residual stream is only a part of it."""
+
+    layer: int
+    residual: Residual
+    outgoing: Outgoing
+
+
+class Block(nn.Module):
+    """Attention and, where there is one, an MLP, each adding to the residual stream."""
+
+    hook_out_is_single_residual_stream = True
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        norm = (lambda: Norm(config)) if config.normalization else nn.Identity
+        self.ln1 = norm()
+        self.attn = Attention(config, layer)
+        self.mlp = FeedForward(config, config.mlp) if config.mlp else None
+        names = ["resid_pre", "attn_out", "resid_post"]
+        if config.mlp:
+            self.ln2 = norm()
+            names += ["resid_mid", "mlp_in", "mlp_out"]
+        for name in names:
+            self.add_module(f"hook_{name}", HookPoint())
+
+    def forward(self, residual: Residual, earlier: Outgoing, flags: Any) -> tuple[Residual, Outgoing]:
+        """Return the residual stream after the block and what its attention passes on; ``flags`` is ``model.cfg``."""
+        residual = self.hook_resid_pre(residual)
+        inputs = self.attn.split_inputs(residual, flags.use_split_qkv_input, flags.use_attn_in)
+        inputs = self._normalised(inputs)
+        attn_out, outgoing = self.attn(inputs, earlier, flags.use_attn_result)
+        residual = residual + self.hook_attn_out(attn_out)
+        if self.mlp is not None:
+            residual = self.hook_resid_mid(residual)
+            mlp_in = self.hook_mlp_in(residual.clone()) if flags.use_hook_mlp_in else residual
+            residual = residual + self.hook_mlp_out(self.mlp(self.ln2(mlp_in)))
+        return self.hook_resid_post(residual), outgoing
+
+    def _normalised(self, inputs: dict[Carrier, Tensor]) -> dict[Carrier, Tensor]:
+        if inputs["q"] is inputs["k"] and inputs["k"] is inputs["v"]:
+            return dict.fromkeys(CARRIERS, self.ln1(inputs["q"]))
+        return {carrier: self.ln1(x) for carrier, x in inputs.items()}
+
+
+class HookedStreamTransformer(ToolSurface):
+    """The model that a :class:`circuits.config.ModelConfig` describes.
+
+    ``model.config`` is that description and always tells what the model does now; ``model.cfg`` is the view of it that
+    transformer-lens' tools read, with their flags. Weights start from ``seed`` and their names alone.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        super().__init__()
+        self.config = config
+        self.cfg = bridge_config(config, torch.device("cpu"), torch.float32)
+        projects = isinstance(config.inputs, TokenInputs) or config.inputs.project
+        self.embed = Embed(config) if projects else nn.Identity()
+        self.hook_embed = HookPoint()
+        if config.positions != "none":
+            self.hook_pos_embed = HookPoint()
+        self.pos_embed = PosEmbed(config) if config.positions == "learned" else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.ln_final = Norm(config) if config.normalization else nn.Identity()
+        depth = config.readout.depth if isinstance(config.readout, ReluStack) else 0
+        self.readout = nn.ModuleList(ReluLayer(config) for _ in range(depth))
+        self.unembed = Unembed(config, bias=getattr(config.readout, "bias", False))
+        self.setup()
+        self.init_weights(seed)
+
+    def init_weights(self, seed: int) -> None:
+        """Start every parameter afresh from ``seed``; parameters that two architectures share start equal."""
+        for module in self.modules():
+            if isinstance(module, Initialised):
+                module.reset_parameters(seed)
+
+    # --- forward ------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        inputs: Tensor,
+        return_type: Literal["logits", "loss", "both"] | None = "logits",
+        *,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        outgoing: Outgoing | None = None,
+        **ignored: Any,
+    ) -> Any:
+        """Return logits (batch pos d_vocab_out), or what ``return_type`` asks for.
+
+        ``inputs`` are (batch pos d_input) vectors, (batch pos) tokens, or with ``start_at_layer`` the residual stream
+        (batch pos d_model), together with the ``outgoing`` tensors that later layers read. With ``stop_at_layer`` the
+        residual stream before that layer comes back. ``"loss"`` is the mean next-token cross-entropy in nats.
+
+        Raises:
+            ValueError: for inputs that do not fit, or a start at a later layer without the tensors it reads.
+        """
+        self.check_not_compiled_with_hooks()
+        if start_at_layer is None:
+            self._check_inputs(inputs)
+            residual = self.input_residual(inputs)
+        else:
+            self._check_start(start_at_layer, outgoing or {})
+            residual = inputs
+        layers = range(self.config.n_layers)[start_at_layer:stop_at_layer]
+        residual, _ = self._run(residual, outgoing or {}, layers)
+        if stop_at_layer is not None:
+            return residual
+        if return_type is None:
+            return None
+        logits = self.read_out(residual)
+        if return_type == "logits":
+            return logits
+        loss = lm_cross_entropy_loss(logits, inputs)
+        return loss if return_type == "loss" else (logits, loss)
+
+    def _run(self, residual: Residual, outgoing: Outgoing, layers: Sequence[int]) -> tuple[Residual, Outgoing]:
+        for layer in layers:
+            residual, passed = self.blocks[layer](residual, outgoing, self.cfg)
+            outgoing = {**outgoing, **passed}
+        return residual, outgoing
+
+    def input_residual(self, inputs: Tensor) -> Residual:
+        """Return the residual stream before the first layer: embeddings plus positions."""
+        if self._bank is not None and not inputs.is_floating_point():
+            inputs = self._bank[inputs]
+        if self.config.positions == "one-hot":
+            # An exact split: each component belongs to one of the two, so their sum is the input itself.
+            is_position = torch.arange(self.config.d_model, device=inputs.device) < self.config.n_ctx
+            content = self.hook_embed(torch.where(is_position, 0.0, inputs))
+            return content + self.hook_pos_embed(torch.where(is_position, inputs, 0.0))
+        embedded = self.hook_embed(self.embed(inputs))
+        if self.pos_embed is None:
+            return embedded
+        return embedded + self.hook_pos_embed(self.pos_embed(embedded))
+
+    def read_out(self, residual: Residual) -> Float[Tensor, "batch pos d_vocab_out"]:
+        """Return the logits of a final residual stream."""
+        z = self.ln_final(residual)
+        for layer in self.readout:
+            z = layer(z)
+        return self.unembed(z)
+
+    def state(self, inputs: Tensor, layer: int) -> State:
+        """Return all that layers from ``layer`` on depend on, so that ``run_state`` gives what ``forward`` gives.
+
+        The residual stream alone is not it: on a model with a stream, later layers also read earlier projections.
+        """
+        self._check_inputs(inputs)
+        residual, outgoing = self._run(self.input_residual(inputs), {}, range(layer))
+        return State(layer, residual, {key: outgoing[key] for key in self.reads_from(layer)})
+
+    def run_state(self, state: State, **kwargs: Any) -> Any:
+        """Return ``forward``'s result from a :class:`State`."""
+        return self(state.residual, start_at_layer=state.layer, outgoing=state.outgoing, **kwargs)
+
+    def reads_from(self, layer: int) -> list[tuple[int, Carrier]]:
+        """Return the (layer, carrier) of the tensors of layers before ``layer`` that it or later layers read."""
+        needs = {need for block in list(self.blocks)[layer:] for need in block.attn.needs()}
+        return sorted(need for need in needs if need[0] < layer)
+
+    # --- checks at the edge ---------------------------------------------------------------------------------------
+
+    def _check_inputs(self, inputs: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if self._bank is not None and not inputs.is_floating_point():
+            inputs = self._bank[inputs]
+        want = "(batch, pos) token numbers" if isinstance(self.config.inputs, TokenInputs) else self._vectors_wanted()
+        got = f"got {tuple(inputs.shape)} of {inputs.dtype}"
+        if isinstance(self.config.inputs, TokenInputs):
+            fits = inputs.ndim == 2 and inputs.dtype in (torch.int64, torch.int32)
+        else:
+            fits = inputs.ndim == 3 and inputs.shape[-1] == self.config.inputs.d_input
+            fits = fits and inputs.dtype == self.cfg.dtype
+        if not fits:
+            raise ValueError(f"this model takes {want}, {got}")
+        if inputs.shape[1] > self.config.n_ctx:
+            raise ValueError(f"a sequence of {inputs.shape[1]} positions is longer than n_ctx = {self.config.n_ctx}")
+        if not self.training:
+            self._check_values(inputs)
+
+    def _vectors_wanted(self) -> str:
+        width = getattr(self.config.inputs, "d_input", None)
+        return f"(batch, pos, {width}) vectors of {self.cfg.dtype}; use inputs.to(model.cfg.dtype) for another precision"
+
+    def _check_values(self, inputs: Tensor) -> None:
+        if isinstance(self.config.inputs, TokenInputs):
+            low, high = int(inputs.min()), int(inputs.max())
+            if low < 0 or high >= self.config.inputs.d_vocab:
+                raise ValueError(f"token numbers from {low} to {high}, but d_vocab = {self.config.inputs.d_vocab}")
+        elif not bool(torch.isfinite(inputs).all()):
+            bad = (~torch.isfinite(inputs)).any(-1).nonzero()[0].tolist()
+            raise ValueError(f"the inputs hold NaN or infinity, first at (batch, pos) = {tuple(bad)}; mend the data")
+
+    def _check_start(self, layer: int, outgoing: Outgoing) -> None:
+        missing = [key for key in self.reads_from(layer) if key not in outgoing]
+        if missing:
+            raise ValueError(
+                f"layers from {layer} on also read {[f'{c} of layer {j}' for j, c in missing]} through the stream, which "
+                f"the residual stream does not hold; pass outgoing=, or use model.state(inputs, {layer}) and "
+                f"model.run_state(state)"
+            )
+
+    # --- gates ------------------------------------------------------------------------------------------------------
+
+    def set_gate(self, gate: Gate, carrier: Carrier | None = None) -> None:
+        """Set the gate of one stream, or of all; ``model.config`` follows. Gate rules are dropped where it is set.
+
+        Raises:
+            ValueError: if no such stream exists, or for an unknown gate.
+        """
+        fed = [stream.carrier for stream in self.config.streams]
+        if not fed or (carrier is not None and carrier not in fed):
+            raise ValueError(f"there is no {carrier or ''} stream to set a gate on; this model's streams feed {fed}")
+        self._set_streams(
+            dataclasses.replace(s, gate=gate, gate_rules=()) if carrier in (None, s.carrier) else s
+            for s in self.config.streams
+        )
+
+    def _set_streams(self, streams: Any) -> None:
+        self.config = dataclasses.replace(self.config, streams=tuple(streams))
+        for block in self.blocks:
+            block.attn.set_gates(self.config)
+
+    @contextmanager
+    def gated(self, gate: Gate, carrier: Carrier | None = None) -> Iterator[HookedStreamTransformer]:
+        """Set a gate for the length of a ``with`` block."""
+        before = self.config.streams
+        self.set_gate(gate, carrier)
+        try:
+            yield self
+        finally:
+            self._set_streams(before)
+
+    # --- for people -------------------------------------------------------------------------------------------------
+
+    def describe(self) -> Any:
+        """Return a table (pandas) of what flows where: layer, carrier, own, sources, gain, transform, gate, hook names."""
+        from circuits.describe import flows
+
+        return flows(self)
+
+    def __repr__(self) -> str:
+        from circuits.describe import summary
+
+        return summary(self)

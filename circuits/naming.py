@@ -1,0 +1,27 @@
+"""Names that a person may mistype: one error for all of them, with the nearest ones that exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnknownNameError(KeyError, ValueError):
+    """A name outside a known set; both a ``KeyError`` and a ``ValueError``, with a readable message."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def known(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Return ``name`` if it is one of ``choices``.
+
+    Raises:
+        UnknownNameError: naming the nearest choices, or all of them where none is near.
+    """
+    choices = list(choices)
+    if name in choices:
+        return name
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(map(repr, choices))}"
+    raise UnknownNameError(f"unknown {kind} {name!r}: {hint}")

@@ -1,0 +1,163 @@
+"""What transformer-lens' tools ask of a model besides running it: flags, tokens, weights under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens import FactoredMatrix
+
+from circuits.config import ModelConfig
+from circuits.lens import HookedRoot
+
+
+def _stacked(part: str, name: str) -> property:
+    def get(self: ToolSurface) -> Tensor:
+        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+
+    return property(get, doc=f"{name} of all layers, stacked (layer first).")
+
+
+class ToolSurface(HookedRoot):
+    """The parts of HookedTransformer's surface that its tools rely on."""
+
+    config: ModelConfig
+    blocks: nn.ModuleList
+    embed: nn.Module
+    pos_embed: nn.Module | None
+    readout: nn.ModuleList
+    unembed: nn.Module
+
+    _bank: Tensor | None = None
+    _stream_blind_allowed = False
+
+    W_Q = _stacked("attn", "W_Q")
+    W_K = _stacked("attn", "W_K")
+    W_V = _stacked("attn", "W_V")
+    W_O = _stacked("attn", "W_O")
+    b_Q = _stacked("attn", "b_Q")
+    b_K = _stacked("attn", "b_K")
+    b_V = _stacked("attn", "b_V")
+    b_O = _stacked("attn", "b_O")
+    W_in = _stacked("mlp", "W_in")
+    b_in = _stacked("mlp", "b_in")
+    W_out = _stacked("mlp", "W_out")
+    b_out = _stacked("mlp", "b_out")
+
+    def set_use_attn_result(self, use: bool) -> None:
+        """Compute every head's own addition to the residual stream, at ``hook_result``."""
+        self.cfg.use_attn_result = use
+
+    def set_use_split_qkv_input(self, use: bool) -> None:
+        """Give every head its own copy of each projection's input, at ``hook_q_input``, ``hook_k_input``, ``hook_v_input``.
+
+        Raises:
+            ValueError: on a model with a stream, unless :meth:`allow_stream_blind_tools` was called.
+        """
+        if use and self.config.streams and not self._stream_blind_allowed:
+            raise ValueError(
+                "split inputs are what edge attribution, faithfulness and direct path patching of transformer-lens work "
+                "on; on a model with a stream they draw every edge through the residual stream and miss the others. If "
+                "you know that, call model.allow_stream_blind_tools() first"
+            )
+        self.cfg.use_split_qkv_input = use
+
+    def set_use_attn_in(self, use: bool) -> None:
+        """Give every head its own copy of the attention input, at ``hook_attn_in``."""
+        self.cfg.use_attn_in = use
+
+    def set_use_hook_mlp_in(self, use: bool) -> None:
+        """Fork the residual stream before the MLP, at ``hook_mlp_in``."""
+        self.cfg.use_hook_mlp_in = use
+
+    def allow_stream_blind_tools(self) -> None:
+        """Acknowledge that transformer-lens' edge tools do not see the stream's edges, and let them run."""
+        self._stream_blind_allowed = True
+
+    def to_tokens(self, tokens: Any, **_: Any) -> Tensor:
+        """Return ``tokens`` as a (batch pos) tensor of token numbers; text needs a tokenizer, which this model lacks."""
+        if not isinstance(tokens, Tensor) or tokens.is_floating_point():
+            raise ValueError(f"this model has no tokenizer: pass a tensor of token numbers, got {type(tokens).__name__}")
+        return tokens if tokens.ndim == 2 else tokens[None]
+
+    def to_single_token(self, token: Any) -> int:
+        """Return the number of one token; a string needs a tokenizer, which this model lacks."""
+        if isinstance(token, str):
+            raise ValueError(f"this model has no tokenizer: pass a token number, not {token!r}")
+        return int(token)
+
+    def tokens_to_residual_directions(self, tokens: int | Tensor) -> Tensor:
+        """Return the direction of the residual stream that raises each token's logit (d_model last).
+
+        Raises:
+            ValueError: where no such direction exists: a learnable final norm, or a readout that is not linear.
+        """
+        if self.readout or self.config.normalization in ("LN", "RMS"):
+            why = "a ReLU stack stands" if self.readout else "a final norm with learned weights stands"
+            raise ValueError(f"direct logit attribution needs a linear readout, but {why} before W_U")
+        directions = self.W_U.T[tokens]
+        return directions
+
+    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Tensor:
+        """Return the sum of all biases (d_model) written to the residual stream before ``layer``."""
+        blocks = list(self.blocks)
+        total = torch.zeros(self.cfg.d_model, device=self.cfg.device, dtype=self.cfg.dtype)
+        for block in blocks[: layer + int(mlp_input)]:
+            total = total + block.attn.b_O
+        if include_mlp_biases and self.config.mlp:
+            total = total + sum(block.mlp.b_out for block in blocks[:layer])
+        return total
+
+    def blocks_with(self, name: str) -> list[tuple[int, Block]]:
+        """Return (layer, block) for every block that has the submodule ``name``."""
+        return [(i, block) for i, block in enumerate(self.blocks) if getattr(block, name, None) is not None]
+
+    @contextmanager
+    def bind_inputs(self, vectors: Float[Tensor, "batch pos d_input"]) -> Iterator[Tensor]:
+        """Yield numbers (batch pos) that stand for input vectors, so that tools made for tokens run on vectors."""
+        self._bank = rearrange(vectors, "batch pos d_input -> (batch pos) d_input")
+        ids = torch.arange(len(self._bank), device=vectors.device)
+        try:
+            yield rearrange(ids, "(batch pos) -> batch pos", batch=len(vectors))
+        finally:
+            self._bank = None
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ToolSurface:
+        super()._apply(fn, recurse)
+        self.cfg.device, self.cfg.dtype = str(self.W_U.device), self.W_U.dtype
+        return self
+
+    @property
+    def W_E(self) -> Tensor:
+        """The embedding matrix."""
+        return self.embed.W_E  # type: ignore[return-value] # absent, with torch's AttributeError, on plain vector inputs
+
+    @property
+    def W_pos(self) -> Tensor:
+        """The learned positions (n_ctx d_model)."""
+        return self.pos_embed.W_pos  # type: ignore[union-attr] # as above, where positions are not learned
+
+    @property
+    def W_U(self) -> Tensor:
+        """The unembedding (d_model d_vocab_out)."""
+        return self.unembed.W_U
+
+    @property
+    def b_U(self) -> Tensor:
+        """The unembedding's bias (d_vocab_out)."""
+        return self.unembed.b_U
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """All own OV circuits (layer head d_model d_model) as a FactoredMatrix; the stream's part is not in them."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """All own QK circuits (layer head d_model d_model) as a FactoredMatrix."""
+        return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
