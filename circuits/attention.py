@@ -133,7 +133,7 @@ class Attention(Initialised):
     def _mixed(self, c: Carrier, own: dict[Carrier, HeadTensor], x: HeadInput, available: Outgoing) -> HeadTensor:
         if c not in self.mix:
             return fork(self.point(f"{c}_mixed"), own[c])
-        mix = self._mix(c)
+        mix = dict(self.mixes())[c]
         gains = mix.gains(x)
         incoming = mix.incoming([available[(layer, mix.reads)] for layer in mix.sources], gains)
         incoming = fork(self.point(f"{c}_residual"), incoming)
@@ -158,15 +158,17 @@ class Attention(Initialised):
 
     def needs(self) -> Iterable[tuple[int, Carrier]]:
         """Return the (layer, carrier) of every tensor from other layers that this layer reads."""
-        for mix in map(self._mix, self.mix):
+        for _, mix in self.mixes():
             yield from ((source, mix.reads) for source in mix.sources if source != self.layer)
 
     def set_gates(self, config: ModelConfig) -> None:
         """Take the gates of ``config``, which differs from the present configuration in nothing else."""
         self.config = config
         for stream in config.streams:
-            if stream.carrier in self.mix:
-                self._mix(stream.carrier).set_gates(config, stream)
+            for carrier, mix in self.mixes():
+                if carrier == stream.carrier:
+                    mix.set_gates(config, stream)
 
-    def _mix(self, carrier: str) -> Mix:
-        return self.mix[carrier]  # type: ignore[return-value] # the ModuleDict holds nothing else
+    def mixes(self) -> list[tuple[Carrier, Mix]]:
+        """Return the carriers that something comes in for at this layer, each with its mixing rule."""
+        return list(self.mix.items())  # type: ignore[return-value] # the ModuleDict holds nothing else

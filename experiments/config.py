@@ -1,0 +1,198 @@
+"""What a run is: frozen, strict, serialisable; its hash is its name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from circuits.canonical import content_hash, from_plain, register_union, to_plain
+from circuits.config import CARRIERS, GATES, Carrier, Gate, ModelConfig
+from circuits.naming import known
+from circuits.variants import icl_config
+from experiments.tasks.icl import PRESETS, ICLTaskConfig
+
+# --- when something happens -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Every:
+    """At steps first, first + n, ... up to last (default: the run's end)."""
+
+    n: int
+    first: int = 0
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n <= 0:
+            raise ValueError(f"Every({self.n}): the distance must be positive")
+
+    def steps(self, total: int) -> set[int]:
+        """Return the steps of a run of ``total`` steps."""
+        return set(range(self.first, min(total, total if self.last is None else self.last) + 1, self.n))
+
+
+@dataclass(frozen=True)
+class At:
+    """At the listed steps."""
+
+    listed: tuple[int, ...]
+
+    def steps(self, total: int) -> set[int]:
+        """Return the steps of a run of ``total`` steps."""
+        return {step for step in self.listed if 0 <= step <= total}
+
+
+@dataclass(frozen=True)
+class LogLinear:
+    """Step 0, then ``per_doubling`` evenly spaced steps between each power of two and the next."""
+
+    per_doubling: int = 4
+
+    def steps(self, total: int) -> set[int]:
+        """Return the steps of a run of ``total`` steps."""
+        octaves = range(int(math.log2(max(total, 1))) + 1)
+        each = range(self.per_doubling)
+        return {0} | {s for k in octaves for i in each if (s := 2**k + i * 2**k // self.per_doubling) <= total}
+
+
+Schedule = Every | At | LogLinear
+
+
+@dataclass(frozen=True)
+class SGD:
+    """theta <- (1 - decay) theta - rate * gradient; the decay hits every parameter and is not multiplied by the rate."""
+
+    rate: float = 0.01
+    decay: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam without weight decay (Kingma & Ba, arXiv 1412.6980)."""
+
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+Optimizer = SGD | Adam
+
+for _union in (Schedule, Optimizer):
+    register_union(_union)
+
+
+@dataclass(frozen=True)
+class GateChange:
+    """From ``step`` on, the stream that feeds ``carrier`` (``None``: every stream) has this gate."""
+
+    step: int
+    gate: Gate
+    carrier: Carrier | None = None
+
+    def __post_init__(self) -> None:
+        known("gate", self.gate, GATES)
+        if self.carrier is not None:
+            known("carrier", self.carrier, CARRIERS)
+
+
+@dataclass(frozen=True)
+class StopAt:
+    """End a run early, once a split's accuracy has been at least ``accuracy`` at so many evaluations in a row."""
+
+    accuracy: float
+    split: str = "ic"
+    evaluations: int = 3
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained and how often it is looked at. Step s means that s updates have been made."""
+
+    steps: int
+    optimizer: Optimizer
+    batch_size: int = 128
+    evaluate_at: tuple[Schedule, ...] = (Every(500),)
+    checkpoint_at: tuple[Schedule, ...] = ()
+    """The last step always has both."""
+    n_eval: int = 10_000
+    """Sequences in every evaluation set."""
+    gates: tuple[GateChange, ...] = ()
+    stop_at: StopAt | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "n_eval"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a task, a model, a training, a seed. ``variant`` and ``preset`` are the names they were made from."""
+
+    task: ICLTaskConfig
+    model: ModelConfig
+    training: TrainingConfig
+    seed: int
+    variant: str
+    preset: str
+
+    def __post_init__(self) -> None:
+        width = self.task.n_ctx + self.task.d_content
+        if (self.model.d_model, self.model.n_ctx) != (width, self.task.n_ctx):
+            raise ValueError(
+                f"the task's tokens have {self.task.n_ctx} positions and width {width}, the model has "
+                f"{self.model.n_ctx} and {self.model.d_model}; use the same preset for both"
+            )
+        if self.model.readout.d_vocab_out != self.task.n_labels:
+            raise ValueError(f"{self.task.n_labels} labels, but the model has {self.model.readout.d_vocab_out} logits")
+        if self.training.gates and not self.model.streams:
+            raise ValueError("gates change on a model without a stream; choose a variant with one, or no gates")
+
+    @property
+    def id(self) -> str:
+        """Return the first 12 digits of the hash of the configuration."""
+        return content_hash(self.to_plain())[:12]
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run's directory."""
+        return f"icl-{self.variant}-{self.preset}-s{self.seed}-{self.id}"
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the configuration as plain data."""
+        return to_plain(self)
+
+    @classmethod
+    def from_plain(cls, data: dict[str, Any]) -> RunConfig:
+        """Return the configuration that :meth:`to_plain` wrote; an unknown field is an error."""
+        return from_plain(cls, data)
+
+
+TRAINING: dict[str, TrainingConfig] = {
+    "paper": TrainingConfig(steps=75_000, optimizer=SGD(), checkpoint_at=(Every(5_000), Every(1_000, 15_000, 40_000))),
+    "small": TrainingConfig(
+        steps=2_000,
+        optimizer=Adam(),
+        evaluate_at=(Every(25),),
+        checkpoint_at=(Every(100, 0, 1_500), Every(250)),
+        n_eval=1_000,
+    ),
+}
+
+
+def icl_run(
+    variant: str = "value",
+    preset: Literal["paper", "small"] | str = "paper",
+    seed: int = 0,
+    training: TrainingConfig | None = None,
+    **model: Any,
+) -> RunConfig:
+    """Return the configuration of one in-context learning run; ``model`` overrides fields of the model.
+
+    Raises:
+        UnknownNameError: for an unknown variant, preset or field (nearest suggested).
+        ValueError: for configurations that contradict each other.
+    """
+    known("preset", preset, PRESETS)
+    config = icl_config(variant, preset, **model)
+    return RunConfig(PRESETS[preset], config, training or TRAINING[preset], seed, variant, preset)

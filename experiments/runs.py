@@ -1,0 +1,316 @@
+"""Run directories: plain files that say what was trained, how it went and what it became.
+
+    <root>/icl-value-small-s0-0123456789ab/
+        run.json                           configuration, versions, git state, status, content hashes
+        metrics.jsonl                      while running; metrics.parquet once closed
+        state.safetensors                  while running: where to resume
+        checkpoints/step_00000100.safetensors
+        results/<analysis>.parquet         tidy frames, with <analysis>.json and .html figures beside them
+        sessions.jsonl                     how long each sitting took; the one file that two equal runs differ in
+
+Every file is written whole or not at all. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from circuits.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from circuits.model import HookedStreamTransformer
+from circuits.naming import UnknownNameError, known
+from experiments.config import RunConfig
+from experiments.tasks.icl import ICLTask
+
+FORMAT = "valuestream-run-1"
+METRIC_COLUMNS = ["step", "split", "measure", "value"]
+
+
+class RunError(ValueError):
+    """A directory that is no run, of another version, half written, damaged or in use; or a run that cannot go on."""
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Return the versions and the git state that a run is recorded with."""
+    packages = ("torch", "transformer-lens", "numpy", "valuestream")
+    return {"python": platform.python_version(), "git": _git(), **{name: version(name) for name in packages}}
+
+
+def _git() -> dict[str, Any] | None:
+    def ask(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 (hexadecimal) of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def explained(run: Path) -> Iterator[None]:
+    """Turn a full disk into a sentence that says what is safe and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise RunError(
+            f"no space left on the disk while writing into {run}; what was finished is whole, and the run resumes from "
+            f"its last saved state: free some space and give the same command again"
+        ) from error
+
+
+class Run:
+    """One run's directory. Make one with :meth:`at`, read one with :meth:`open`."""
+
+    def __init__(self, path: Path, record: dict[str, Any]):
+        self.path, self.record = path, record
+        self.config = RunConfig.from_plain(record["config"])
+
+    def __repr__(self) -> str:
+        return f"Run({self.path.name}, {self.status})"
+
+    # --- making and finding -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def at(cls, root: str | Path, config: RunConfig, engine: str = "eager") -> Run:
+        """Return the run of a configuration under ``root``, new or as it stands there."""
+        path = Path(root) / config.name
+        if (path / "run.json").exists():
+            return cls.open(path)
+        run = cls(path, {"format": FORMAT, "id": config.id, "config": config.to_plain(), "engine": engine})
+        run.record |= {"status": "running", "environment": environment(), "checkpoints": {}}
+        run.write_record()
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Return the run in a directory.
+
+        Raises:
+            RunError: if the directory is no run, is from another version, is half written or was changed.
+        """
+        path = Path(path)
+        file = path / "run.json"
+        if not file.is_file():
+            raise RunError(f"{path} is not a run directory: it has no run.json; 'valuestream runs' lists the runs")
+        try:
+            record = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(f"{file} is half written or damaged ({error}); remove {path} and train again") from error
+        if record.get("format") != FORMAT:
+            raise RunError(f"{path} has the format {record.get('format')!r}, this version reads {FORMAT!r}")
+        run = cls(path, record)
+        if run.config.id != record["id"]:
+            raise RunError(f"the configuration in {file} does not have the hash {record['id']}: the file was changed")
+        return run
+
+    @classmethod
+    def find(cls, name: str | Path, root: str | Path = "runs") -> Run:
+        """Return a run by its path, or by its name, id or the beginning of either under ``root``.
+
+        Raises:
+            RunError: if there is no such run (nearest suggested), or more than one.
+        """
+        if Path(name).is_dir():
+            return cls.open(name)
+        there = {run.path.name: run for run in list_runs(root)}
+        fits = [run for run in there.values() if run.path.name.startswith(str(name)) or run.record["id"] == name]
+        if len(fits) > 1:
+            raise RunError(f"{name!r} fits {len(fits)} runs: {', '.join(sorted(run.path.name for run in fits))}")
+        if fits:
+            return fits[0]
+        if not there:
+            raise RunError(f"there are no runs in {root}; train one with 'valuestream train icl'")
+        try:
+            known("run", str(name), there)
+        except UnknownNameError as error:
+            raise RunError(str(error)) from error
+        raise AssertionError("unreachable: a known name fits")
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """``running`` (or interrupted, not yet resumed), ``failed`` or ``finished``."""
+        return self.record["status"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is closed; a finished run is never trained again."""
+        return self.status == "finished"
+
+    def task(self, device: str = "cpu") -> ICLTask:
+        """Return the task, with this run's class and label vectors."""
+        return ICLTask(self.config.task, seed=self.config.seed, device=device)
+
+    def metrics(self) -> pd.DataFrame:
+        """Return what was measured so far, tidy: step, split, measure, value.
+
+        Raises:
+            RunError: if the file is missing or does not have the hash that the run states.
+        """
+        if not self.finished:
+            file = self.path / "metrics.jsonl"
+            lines = file.read_text().splitlines() if file.exists() else []
+            rows = [row for line in lines for row in json.loads(line)]
+            return pd.DataFrame(rows, columns=METRIC_COLUMNS)
+        file = self.path / "metrics.parquet"
+        if not file.is_file() or sha256(file) != self.record["metrics"]:
+            raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
+        return pd.read_parquet(file)
+
+    def checkpoints(self) -> list[int]:
+        """Return the steps that have a checkpoint."""
+        return sorted(int(step) for step in self.record["checkpoints"])
+
+    def load_model(self, step: int = -1) -> HookedStreamTransformer:
+        """Return the model at a step with a checkpoint (default: the last), in evaluation mode.
+
+        Raises:
+            RunError: if there is no checkpoint at that step, or it is not the one that the run wrote.
+        """
+        steps = self.checkpoints()
+        if not steps:
+            raise RunError(f"{self.path.name} has no checkpoint yet; let it train on")
+        step = steps[-1] if step == -1 else step
+        if step not in steps:
+            nearest = min(steps, key=lambda s: abs(s - step))
+            raise RunError(f"{self.path.name} has no checkpoint at step {step}; the nearest is at {nearest}")
+        file = self.checkpoint_path(step)
+        if not file.is_file() or sha256(file) != self.record["checkpoints"][str(step)]:
+            raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
+        return load_checkpoint(file)
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Return where the checkpoint of a step is kept."""
+        return self.path / "checkpoints" / f"step_{step:08d}.safetensors"
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def write_record(self) -> None:
+        """Write run.json."""
+        text = json.dumps(self.record, indent=1, sort_keys=True) + "\n"
+        with explained(self.path):
+            write_atomically(self.path / "run.json", text.encode())
+
+    def write_checkpoint(self, model: HookedStreamTransformer, step: int) -> None:
+        """Write the model at a step and note its hash."""
+        with explained(self.path):
+            save_checkpoint(self.checkpoint_path(step), model, step=step, run=self.config.id)
+        self.record["checkpoints"][str(step)] = sha256(self.checkpoint_path(step))
+        self.write_record()
+
+    def write_result(self, analysis: str, frame: pd.DataFrame) -> Path:
+        """Write a tidy frame into ``results/`` and return its path; every row names the run."""
+        frame = frame.assign(run=self.path.name)
+        file = self.path / "results" / f"{analysis}.parquet"
+        with explained(self.path):
+            write_atomically(file, parquet_bytes(frame))
+        return file
+
+    def results(self, analysis: str) -> pd.DataFrame:
+        """Return a frame that :meth:`write_result` wrote.
+
+        Raises:
+            RunError: if there is none, naming those that there are.
+        """
+        file = self.path / "results" / f"{analysis}.parquet"
+        if not file.is_file():
+            there = sorted(f.stem for f in (self.path / "results").glob("*.parquet"))
+            raise RunError(f"{self.path.name} has no result {analysis!r}; there are {there}")
+        return pd.read_parquet(file)
+
+    def append_metrics(self, rows: list[tuple[int, str, str, float]]) -> None:
+        """Add one evaluation's rows to metrics.jsonl, one line an evaluation."""
+        with explained(self.path), (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(rows) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_metrics(self, evaluations: int) -> None:
+        """Drop what was measured after the saved state; it will be measured again."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        if len(lines) < evaluations:
+            raise RunError(f"{file} has {len(lines)} evaluations, the saved state had seen {evaluations}; remove the run")
+        write_atomically(file, "".join(lines[:evaluations]).encode())
+
+    def close(self) -> None:
+        """Turn the metrics into Parquet, drop the resume state and mark the run finished."""
+        frame = self.metrics()
+        with explained(self.path):
+            write_atomically(self.path / "metrics.parquet", parquet_bytes(frame))
+        self.record |= {"status": "finished", "metrics": sha256(self.path / "metrics.parquet")}
+        self.write_record()
+        for name in ("metrics.jsonl", "state.safetensors"):
+            (self.path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the lock goes with the process, however it ends.
+
+        Raises:
+            RunError: if another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"another process is training {self.path}; wait for it, or stop it first") from error
+            yield
+
+
+def parquet_bytes(frame: pd.DataFrame) -> bytes:
+    """Return a frame as Parquet; equal frames give equal bytes."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()
+
+
+def list_runs(root: str | Path = "runs") -> list[Run]:
+    """Return the readable runs under ``root``, by name."""
+    return [Run.open(file.parent) for file in sorted(Path(root).glob("*/run.json"))]
+
+
+def runs_table(root: str | Path = "runs") -> pd.DataFrame:
+    """Return one row a run: name, variant, preset, seed, status, steps seen and the last accuracy on ic."""
+    return pd.DataFrame([_row(run) for run in list_runs(root)])
+
+
+def _row(run: Run) -> dict[str, Any]:
+    metrics = run.metrics()
+    ic = metrics[(metrics.split == "ic") & (metrics.measure == "accuracy")]
+    last = ic.iloc[-1] if len(ic) else None
+    config = run.config
+    return {
+        "run": run.path.name,
+        "variant": config.variant,
+        "preset": config.preset,
+        "seed": config.seed,
+        "status": run.status,
+        "step": int(last.step) if last is not None else 0,
+        "ic accuracy": round(float(last.value), 4) if last is not None else float("nan"),
+    }

@@ -1,0 +1,289 @@
+"""Training: runs of one seed share their batches, and each of them can be stopped and resumed at any step."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from circuits.checkpoint import read_tensors, write_tensors
+from circuits.fast import SplitTokens, run_last, why_not
+from circuits.model import HookedStreamTransformer
+from experiments.config import SGD, Adam, Optimizer, RunConfig, Schedule
+from experiments.evaluation import EvaluationSets, evaluate
+from experiments.runs import Run, RunError, explained
+from experiments.tasks.icl import ICLBatch, ICLTask
+
+SAVE_SECONDS = 20.0
+"""How much work a killed process may lose."""
+COMPILE_FROM = 20_000
+"""Runs of at least so many steps are compiled where a compiler is found; below, compiling costs more than it saves."""
+
+Report = Callable[[str, int, float], None]
+"""Called with a run's name, its step and its last accuracy; how progress bars learn of progress."""
+
+
+def _silent(_run: str, _step: int, _accuracy: float) -> None: ...
+
+
+def _never() -> bool:
+    return False
+
+
+class _SGD:
+    def __init__(self, config: SGD, parameters: dict[str, Tensor]):
+        self.config, self.parameters = config, list(parameters.values())
+
+    @torch.no_grad()
+    def step(self) -> None:
+        torch._foreach_mul_(self.parameters, 1 - self.config.decay)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        with_gradient = [p for p in self.parameters if p.grad is not None]
+        torch._foreach_add_(with_gradient, gradients, alpha=-self.config.rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        pass
+
+
+class _Adam:
+    def __init__(self, config: Adam, parameters: dict[str, Tensor]):
+        self.parameters = parameters
+        self.adam = torch.optim.Adam(parameters.values(), lr=config.rate, betas=config.betas, fused=True)
+
+    def step(self) -> None:
+        self.adam.step()
+
+    def state(self) -> dict[str, Tensor]:
+        held = {name: self.adam.state[p] for name, p in self.parameters.items()}
+        return {f"{name}|{key}": value for name, state in held.items() for key, value in state.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        for full, value in state.items():
+            name, key = full.split("|")
+            self.adam.state[self.parameters[name]][key] = value.to(self.parameters[name].device)
+
+
+class _Optimizer(Protocol):
+    def step(self) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+def make_optimizer(config: Optimizer, parameters: dict[str, Tensor]) -> _Optimizer:
+    """Return the optimizer of a configuration, with its state as plain tensors by parameter name."""
+    return _SGD(config, parameters) if isinstance(config, SGD) else _Adam(config, parameters)
+
+
+def choose_engine(config: RunConfig) -> str:
+    """Return ``"compiled"`` or ``"eager"``, whichever suits a run on this machine."""
+    has_compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    return "compiled" if has_compiler and config.training.steps >= COMPILE_FROM and not why_not(config.model) else "eager"
+
+
+def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
+    """Return the steps of several schedules together, always with the last step."""
+    return {total}.union(*(schedule.steps(total) for schedule in schedules))
+
+
+def training_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor]:
+    """Return the mean negative log-probability (nats) of the right label at the last token, as a function of a batch."""
+    if why_not(model.config) is None:
+        return lambda batch: F.cross_entropy(run_last(model, batch.tokens).logits, batch.labels)
+    return lambda batch: F.cross_entropy(model(batch.inputs)[:, -1], batch.labels)
+
+
+def _compiled_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor]:
+    # One entry for every model of the group and every gate that it is given.
+    torch._dynamo.config.recompile_limit = 256
+
+    def loss(tokens: SplitTokens, labels: Tensor) -> Tensor:
+        return F.cross_entropy(run_last(model, tokens).logits, labels)
+
+    compiled = torch.compile(loss, fullgraph=True)
+
+    def of_batch(batch: ICLBatch) -> Tensor:
+        _ = batch.tokens.mask  # made outside of the compiled code, which cannot write to its arguments
+        return compiled(batch.tokens, batch.labels)
+
+    return of_batch
+
+
+class Trainer:
+    """One run in training: its model, its optimizer, and the step it is at."""
+
+    def __init__(self, run: Run, sets: EvaluationSets, device: str = "cpu"):
+        self.run, self.sets, self.config = run, sets, run.config.training
+        self.model = HookedStreamTransformer(run.config.model, seed=run.config.seed).to(device).train()
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer = make_optimizer(self.config.optimizer, self.parameters)
+        self.loss = (_compiled_loss if run.record["engine"] == "compiled" else training_loss)(self.model)
+        self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
+        self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
+        self.step, self.observed, self.accuracies = 0, -1, list[float]()
+        self.started = self.saved = time.monotonic()
+        self._resume()
+        self.first_step = self.step
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step is reached, or the condition to stop early holds."""
+        stop = self.config.stop_at
+        recent = self.accuracies[-stop.evaluations :] if stop else []
+        held = stop is not None and len(recent) == stop.evaluations and min(recent) >= stop.accuracy
+        return self.step >= self.config.steps or held
+
+    @property
+    def accuracy(self) -> float:
+        """The last accuracy on the split that is watched: ic, or the one that the run stops by."""
+        return self.accuracies[-1] if self.accuracies else math.nan
+
+    def observe(self) -> None:
+        """Do what is due at this step before its update, once: gates, evaluation, checkpoint; sometimes save.
+
+        Raises:
+            RunError: if the loss is no longer finite, or the disk is full.
+        """
+        if self.step > self.observed:
+            self._set_gates(since=self.step)
+            if self.step in self.evaluate_at:
+                self._evaluate()
+            if self.step in self.checkpoint_at or self.done:
+                self.run.write_checkpoint(self.model, self.step)
+            self.observed = self.step
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self.save()
+
+    def update(self, batch: ICLBatch) -> None:
+        """Make one update."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        self.loss(batch).backward()
+        self.optimizer.step()
+        self.step += 1
+
+    def _set_gates(self, since: int) -> None:
+        for change in sorted(self.config.gates, key=lambda change: change.step):
+            if since <= change.step <= self.step:
+                self.model.set_gate(change.gate, change.carrier)
+
+    def _evaluate(self) -> None:
+        self.model.eval()
+        rows = evaluate(self.model, self.sets)
+        self.model.train()
+        values = {(split, name): value for split, name, value in rows}
+        if not math.isfinite(values["test", "loss"]):
+            self.run.record["status"] = "failed"
+            self.run.write_record()
+            raise RunError(
+                f"{self.run.path.name} diverged: its test loss at step {self.step} is {values['test', 'loss']}; what was "
+                f"measured before is kept. Use a smaller rate, or another variant"
+            )
+        self.run.append_metrics([(self.step, *row) for row in rows])
+        split = self.config.stop_at.split if self.config.stop_at else "ic"
+        self.accuracies.append(values[split, "accuracy"])
+
+    # --- stopping and going on ----------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write all that is needed to go on from here with the same bits: weights, optimizer, step, what was seen."""
+        tensors = {f"model|{n}": p for n, p in self.parameters.items()}
+        tensors |= {f"optimizer|{n}": t for n, t in self.optimizer.state().items()}
+        about = {"step": self.step, "observed": self.observed, "accuracies": self.accuracies}
+        with explained(self.run.path):
+            write_tensors(self.run.path / "state.safetensors", tensors, about)
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        for leftover in self.run.path.rglob(".*.tmp"):
+            leftover.unlink()
+        file = self.run.path / "state.safetensors"
+        if not file.exists():
+            self.run.keep_metrics(0)
+            return
+        tensors, about = read_tensors(file)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"model|{name}"])
+        prefix = "optimizer|"
+        self.optimizer.load({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        self.step, self.observed, self.accuracies = about["step"], about["observed"], about["accuracies"]
+        self.run.keep_metrics(len(self.accuracies))
+        self._set_gates(since=0)
+
+    def close(self) -> None:
+        """Note how long this sitting took; close the run if it is done, else save where it is."""
+        session = {"from": self.first_step, "to": self.step, "seconds": round(time.monotonic() - self.started, 3)}
+        with explained(self.run.path), (self.run.path / "sessions.jsonl").open("a") as file:
+            file.write(json.dumps(session) + "\n")
+        if self.done:
+            self.run.close()
+        else:
+            self.save()
+
+
+def train(
+    runs: Sequence[Run], device: str = "cpu", report: Report = _silent, stop: Callable[[], bool] = _never
+) -> None:
+    """Train runs that share task, seed and batch size to their ends; those that are finished cost nothing.
+
+    Every batch is drawn once and given to all runs that are at its step. ``stop`` is asked between steps; once it says
+    so, every run is saved and ``KeyboardInterrupt`` raised. However a run ends, the same call goes on from the last saved
+    state and finishes with the same bytes.
+
+    Raises:
+        ValueError: if the runs cannot share their batches.
+        RunError: if another process trains one of them, the disk is full, or (after the others have ended) one diverged.
+    """
+    runs = [run for run in runs if not run.finished]
+    if not runs:
+        return
+    shared = {(r.config.task, r.config.seed, r.config.training.batch_size, r.config.training.n_eval) for r in runs}
+    if len(shared) > 1:
+        raise ValueError("runs that train together must share task, seed, batch size and evaluation sets")
+    with ExitStack() as locks:
+        for run in runs:
+            locks.enter_context(run.locked())
+        task = runs[0].task(device)
+        sets = EvaluationSets(task, runs[0].config.training.n_eval)
+        _train_together([Trainer(run, sets, device) for run in runs], task, report, stop)
+
+
+def _train_together(trainers: list[Trainer], task: ICLTask, report: Report, stop: Callable[[], bool]) -> None:
+    active, diverged = list(trainers), list[RunError]()
+    while active:
+        if stop():
+            for trainer in active:
+                trainer.close()
+            raise KeyboardInterrupt
+        step = min(trainer.step for trainer in active)
+        for trainer in [trainer for trainer in active if trainer.step == step]:
+            try:
+                trainer.observe()
+            except RunError as error:
+                if trainer.run.status != "failed":
+                    raise
+                diverged.append(error)
+                active.remove(trainer)
+                continue
+            report(trainer.run.path.name, step, trainer.accuracy)
+            if trainer.done:
+                active.remove(trainer)
+                trainer.close()
+        here = [trainer for trainer in active if trainer.step == step]
+        if here:
+            batch = task.sample(trainers[0].config.batch_size, "train", seed=step)
+            for trainer in here:
+                trainer.update(batch)
+    if diverged:
+        raise diverged[0]
