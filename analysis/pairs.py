@@ -37,11 +37,13 @@ class Pair:
     def __post_init__(self) -> None:
         if self.clean.shape != self.corrupt.shape:
             raise ValueError(
-                f"clean inputs are {tuple(self.clean.shape)} and corrupt ones {tuple(self.corrupt.shape)}: a pair needs "
-                f"equal batch sizes and lengths, position by position"
+                f"clean inputs are {tuple(self.clean.shape)} and corrupt ones {tuple(self.corrupt.shape)}: a pair "
+                f"needs equal batch sizes and lengths, position by position"
             )
         if not len(self.answers) == len(self.wrong) == len(self.clean):
-            raise ValueError(f"{len(self.clean)} inputs with {len(self.answers)} answers and {len(self.wrong)} wrong ones")
+            raise ValueError(
+                f"{len(self.clean)} inputs with {len(self.answers)} answers and {len(self.wrong)} wrong ones"
+            )
         for role, places in self.positions.items():
             if len(places) != len(self.clean):
                 raise ValueError(f"positions of {role!r} are given for {len(places)} of {len(self.clean)} examples")
@@ -125,5 +127,7 @@ def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExampl
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"metric {name!r} must return one number an example, ({len(logits)},); it returned {got}")
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"metric {name!r} returned NaN or infinity for {int((~torch.isfinite(values)).sum())} example(s)")
+        raise ValueError(
+            f"metric {name!r} returned NaN or infinity for {int((~torch.isfinite(values)).sum())} example(s)"
+        )
     return values

@@ -27,7 +27,7 @@ def ila(first_pattern: Float[Tensor, "batch query key"], items: Tensor, labels: 
 def tila(
     last_attention: Float[Tensor, "batch key"], labels: Tensor, matches: Bool[Tensor, "batch pair"]
 ) -> Float[Tensor, " batch"]:
-    """Return, per example, the last layer's attention from the target to the labels of its class, summed over copies."""
+    """Return, per example, the last layer's attention from the target to the labels of its class, summed."""
     return (last_attention[:, labels] * matches).sum(-1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -31,13 +31,21 @@ class Attention(Initialised):
     """
 
     mask: Tensor
+    W_Q: Tensor
+    W_K: Tensor
+    W_V: Tensor
+    W_O: Tensor
+    b_Q: Tensor
+    b_K: Tensor
+    b_V: Tensor
+    b_O: Tensor
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
         heads, width, d_model = config.n_heads, config.d_head, config.d_model
-        self.own = [c for c in CARRIERS if config.has_own(layer, c)]
-        self.mixed = [c for c in CARRIERS if config.stream_into(c)]
+        self.own: list[Carrier] = [c for c in CARRIERS if config.has_own(layer, c)]
+        self.mixed: list[Carrier] = [c for c in CARRIERS if config.stream_into(c)]
         self.passes_own, self.passes_mixed = self._passed(config, layer)
         for name in "QKV":
             self._weight(f"W_{name}", (heads, d_model, width), learned=name.lower() in self.own)
@@ -55,7 +63,9 @@ class Attention(Initialised):
     @staticmethod
     def _passed(config: ModelConfig, layer: int) -> tuple[list[Carrier], list[Carrier]]:
         """The carriers that some layer reads from this one: raw own ones, and mixed ones."""
-        read = {c: next(s.passes_on for s in config.streams if s.reads == c) for c in CARRIERS if config.readers(layer, c)}
+        read: dict[Carrier, str] = {
+            c: next(s.passes_on for s in config.streams if s.reads == c) for c in CARRIERS if config.readers(layer, c)
+        }
         return [c for c in read if read[c] == "own"], [c for c in read if read[c] == "mixed"]
 
     def _weight(self, name: str, shape: tuple[int, ...], learned: bool) -> None:
@@ -97,13 +107,14 @@ class Attention(Initialised):
     def split_inputs(self, residual: Residual, split: bool, shared: bool) -> dict[Carrier, Tensor]:
         """Return the input of every carrier, a copy per head where a flag asks for it (batch pos head d_model)."""
         if not (split or shared):
-            return dict.fromkeys(CARRIERS, residual)
+            return {c: residual for c in CARRIERS}
         heads = self.config.n_heads
         if split:
             copies = {c: repeat(residual, "batch pos d_model -> batch pos head d_model", head=heads) for c in CARRIERS}
             return {c: self.point(f"{c}_input")(copies[c].clone()) for c in CARRIERS}
         copy = repeat(residual, "batch pos d_model -> batch pos head d_model", head=heads)
-        return dict.fromkeys(CARRIERS, self.point("attn_in")(copy.clone()))
+        shared_input = self.point("attn_in")(copy.clone())
+        return {c: shared_input for c in CARRIERS}
 
     def forward(
         self, inputs: dict[Carrier, Tensor], earlier: Outgoing, use_attn_result: bool = False
@@ -113,10 +124,8 @@ class Attention(Initialised):
         ``inputs`` holds (batch pos d_model) or per-head (batch pos head d_model) inputs of the three projections;
         ``earlier`` must hold every (layer, carrier) that this layer reads.
         """
-        own = {c: self.point(c)(self._project(inputs[c], c)) for c in self.own}
-        outgoing: Outgoing = {
-            (self.layer, c): fork(self.point(f"{c}_stream"), own[c]) for c in self.passes_own
-        }
+        own: dict[Carrier, HeadTensor] = {c: self.point(c)(self._project(inputs[c], c)) for c in self.own}
+        outgoing: Outgoing = {(self.layer, c): fork(self.point(f"{c}_stream"), own[c]) for c in self.passes_own}
         used = own | {c: self._mixed(c, own, inputs[c], {**earlier, **outgoing}) for c in self.mixed}
         for c in self.passes_mixed:
             outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), used[c])
@@ -156,7 +165,7 @@ class Attention(Initialised):
         out = einsum(z, self.W_O, "batch pos head width, head width out -> batch pos out")
         return out + self.b_O if self.config.biases else out
 
-    def needs(self) -> Iterable[tuple[int, Carrier]]:
+    def needs(self) -> Iterator[tuple[int, Carrier]]:
         """Return the (layer, carrier) of every tensor from other layers that this layer reads."""
         for _, mix in self.mixes():
             yield from ((source, mix.reads) for source in mix.sources if source != self.layer)

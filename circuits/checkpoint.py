@@ -1,4 +1,4 @@
-"""Models on disk: safetensors that carry their architecture and a hash of their content, and the explicit transplant."""
+"""Models on disk: safetensors with their architecture and a hash of their content, and the explicit transplant."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class Stream:
         return tuple(self._gate(reader, source, head) for head in range(n_heads))
 
     def _gate(self, reader: int, source: int, head: int) -> Gate:
-        matching = [rule.gate for rule in self.gate_rules if rule.matches(reader, source, head)]
+        matching: list[Gate] = [rule.gate for rule in self.gate_rules if rule.matches(reader, source, head)]
         return matching[-1] if matching else self.gate
 
     def __post_init__(self) -> None:

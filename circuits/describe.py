@@ -82,10 +82,11 @@ def summary(model: HookedStreamTransformer) -> str:
     config = model.config
     count = sum(p.numel() for p in model.parameters())
     heads = f"{config.n_heads} head{'s' if config.n_heads > 1 else ''} of {config.d_head}"
+    mlp = " + MLP" if config.mlp else ""
     lines = [
         f"{type(model).__name__} '{config.name}': {config.n_layers} layers, {heads}, d_model {config.d_model}, "
         f"{count:,} parameters",
-        f"  {_inputs(config)} -> attention ({_attention(config)}){' + MLP' if config.mlp else ''} -> {_readout(config)}",
+        f"  {_inputs(config)} -> attention ({_attention(config)}){mlp} -> {_readout(config)}",
     ]
     table = flows(model)
     shown = table if config.streams else table[["layer", "carrier", "hooks"]]

@@ -1,16 +1,17 @@
 """The fast path: the in-context classifier's logits at the last position, by exact algebra and nothing else.
 
-Only the last position is read, so most of the arithmetic of the all-positions forward is never needed. With x the input,
-P the first layer's pattern, one query q at the last position, and the second layer's mixed weights split into what acts
-on h (``E``) and, through a stream, on x (``F``):
+Only the last position is read, so most of the arithmetic of the all-positions forward is never needed. With x the
+input, P the first layer's pattern, one query q at the last position, and the second layer's mixed weights split into
+what acts on h (``E``) and, through a stream, on x (``F``):
 
     h_j = x_j + sum_i P_ji x_i W_V          (the first layer's outputs: never formed, except at the last position)
     score_j = h_j . (E_K q) + x_j . (F_K q) = x_j . (E_K q + F_K q) + sum_i P_ji x_i . (W_V E_K q)
     output  = (sum_j p_j h_j) E_V + (sum_j p_j x_j) F_V,   sum_j p_j h_j = X'p + W_V' X'(P'p)
 
-The first layer's scores x_i W_Q W_K' x_j are linear in A = W_Q W_K', which is formed anew at every step, so both factors
-get their own gradients. In x A, one-hot positions are rows of A, label tokens a table of few rows; only the noisy items
-are multiplied. No parameter is folded into another: the same parameters, the same gradients, the same updates.
+The first layer's scores x_i W_Q W_K' x_j are linear in A = W_Q W_K', which is formed anew at every step, so both
+factors get their own gradients. In x A, one-hot positions are rows of A, label tokens a table of few rows; only the
+noisy items are multiplied. No parameter is folded into another: the same parameters, the same gradients, the same
+updates.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class _Scores(torch.autograd.Function):
     """x A x' for every sequence. It is linear in A, so nothing of the forward need be kept."""
 
     @staticmethod
-    def forward(ctx: Any, A: Tensor, x: Tensor, items: Tensor, labels: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, A: Tensor, x: Tensor, items: Tensor, labels: Tensor, table: Tensor, positions: Tensor
+    ) -> Tensor:
         """Return the scores (batch token token)."""
         ctx.save_for_backward(x, items, labels, table, positions)
         (batch, n_items, d_content), d_model = items.shape, len(A)
@@ -125,12 +128,14 @@ class _Weights(NamedTuple):
 
 
 def _mixed_weights(model: HookedStreamTransformer) -> _Weights:
-    # Mixing is linear in the projections, and the input is data. So the rule of circuits.streams, gates included, acts on
-    # the weights as it acts on what they project: as if the input were the identity matrix.
-    own = [{c: getattr(block.attn, f"W_{c.upper()}")[0] for c in CARRIERS} for block in model.blocks]
+    # Mixing is linear in the projections, and the input is data. So the rule of circuits.streams, gates included,
+    # acts on the weights as it acts on what they project: as if the input were the identity matrix.
+    own: list[dict[Carrier, Weight]] = [
+        {c: getattr(block.attn, f"W_{c.upper()}")[0] for c in CARRIERS} for block in model.layers
+    ]
     used: list[dict[Carrier, Weight]] = [dict(own[0]), dict(own[1])]
     on_x: dict[Carrier, Weight] = {}
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(model.layers):
         for c, mix in block.attn.mixes():
             stream = model.config.stream_into(c)
             passed = used if stream and stream.passes_on == "mixed" else own
@@ -182,6 +187,6 @@ def run_last(model: HookedStreamTransformer, tokens: SplitTokens) -> FastRun:
     z = torch.addmm(h, attended_h, on_h["v"])
     if "v" in on_x:
         z = torch.addmm(z, sums[:, 0], on_x["v"])
-    for layer in model.readout:
+    for layer in model.relu_layers:
         z = torch.addmm(layer.b, z, layer.W).relu()
-    return FastRun(z @ model.unembed.W_U, pattern, p)
+    return FastRun(z @ model.W_U, pattern, p)

@@ -47,8 +47,6 @@ Initial = Constant | Eye | Normal
 class Initialised(nn.Module):
     """A module that says how each of its own parameters starts."""
 
-    name: str
-
     def initial(self) -> dict[str, Initial]:
         """Return the start of every parameter that this module itself may own, by name."""
         raise NotImplementedError

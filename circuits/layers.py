@@ -1,4 +1,4 @@
-"""The parts around attention: embeddings, norms, MLP and readouts, with HookedTransformer's parameter and hook names."""
+"""The parts around attention: embeddings, norms, MLP and readouts, under HookedTransformer's names."""
 
 from __future__ import annotations
 

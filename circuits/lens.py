@@ -1,4 +1,4 @@
-"""The one module that knows transformer-lens' insides: hook points, names, caches and the ``cfg`` that its tools read."""
+"""The one module that knows transformer-lens' insides: hook points, names, caches, and the ``cfg`` that tools read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformer_lens import ActivationCache, HookedRootModule, TransformerBridgeConfig
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities import Slice
-from transformer_lens.utilities import remove_batch_dim as without_batch
+from transformer_lens.utilities.slice import Slice
+from transformer_lens.utilities.tensors import remove_batch_dim as without_batch
 
 from circuits.config import CARRIERS, ModelConfig, TokenInputs
 from circuits.naming import known
@@ -52,7 +52,7 @@ def fork(point: HookPoint, tensor: Tensor) -> Tensor:
 
 
 def full_name(name: str) -> str:
-    """Return a hook's full name: ``get_act_name("v_mixed", 1)`` gives ``blocks.1.hook_v_mixed``, which lacks ``attn``."""
+    """Return a hook's full name: ``get_act_name("v_mixed", 1)`` gives ``blocks.1.hook_v_mixed``, without ``attn``."""
     return _SHORT.sub(r"\1attn.\2", name)
 
 
@@ -85,15 +85,19 @@ class StreamActivationCache(ActivationCache):
     """transformer-lens' cache, which also understands ``cache["v_mixed", 1]``."""
 
     def __getitem__(self, key: Any) -> Tensor:
-        if isinstance(key, tuple) and isinstance(key[0], str) and re.fullmatch(r"[qkv]_(residual|mixed|stream)", key[0]):
+        if (
+            isinstance(key, tuple)
+            and isinstance(key[0], str)
+            and re.fullmatch(r"[qkv]_(residual|mixed|stream)", key[0])
+        ):
             layer = key[1] if key[1] >= 0 else self.model.cfg.n_layers + key[1]
             key = f"blocks.{layer}.attn.hook_{key[0]}"
         return super().__getitem__(full_name(key) if isinstance(key, str) else key)
 
 
 _COMPILED_WITH_HOOKS = (
-    "a compiled model was called with hooks attached, which the compiled code would ignore; run hooks on the model itself "
-    "(keep it beside the compiled one: they share their weights), or remove the hooks"
+    "a compiled model was called with hooks attached, which the compiled code would ignore; run hooks on the model "
+    "itself (keep it beside the compiled one: they share their weights), or remove the hooks"
 )
 
 

@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities import lm_cross_entropy_loss
+from transformer_lens.utilities.lm_utils import lm_cross_entropy_loss
 
 from circuits.attention import Attention, Residual
 from circuits.config import CARRIERS, Carrier, Gate, ModelConfig, ReluStack, TokenInputs
 from circuits.initial import Initialised
 from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, Unembed
 from circuits.lens import bridge_config
-from circuits.surface import ToolSurface
 from circuits.streams import Outgoing
+from circuits.surface import ToolSurface
 
 
 class State(NamedTuple):
@@ -38,6 +38,13 @@ class Block(nn.Module):
     """Attention and, where there is one, an MLP, each adding to the residual stream."""
 
     hook_out_is_single_residual_stream = True
+    hook_resid_pre: HookPoint
+    hook_attn_out: HookPoint
+    hook_resid_mid: HookPoint
+    hook_mlp_in: HookPoint
+    hook_mlp_out: HookPoint
+    hook_resid_post: HookPoint
+    ln2: nn.Module
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -67,7 +74,8 @@ class Block(nn.Module):
 
     def _normalised(self, inputs: dict[Carrier, Tensor]) -> dict[Carrier, Tensor]:
         if inputs["q"] is inputs["k"] and inputs["k"] is inputs["v"]:
-            return dict.fromkeys(CARRIERS, self.ln1(inputs["q"]))
+            normalised = self.ln1(inputs["q"])
+            return {c: normalised for c in CARRIERS}
         return {carrier: self.ln1(x) for carrier, x in inputs.items()}
 
 
@@ -95,6 +103,16 @@ class HookedStreamTransformer(ToolSurface):
         self.unembed = Unembed(config, bias=getattr(config.readout, "bias", False))
         self.setup()
         self.init_weights(seed)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, as a list that knows its type."""
+        return list(self.blocks)  # type: ignore[arg-type] # the ModuleList holds nothing else
+
+    @property
+    def relu_layers(self) -> list[ReluLayer]:
+        """The readout's ReLU layers, as a list that knows its type."""
+        return list(self.readout)  # type: ignore[arg-type] # the ModuleList holds nothing else
 
     def init_weights(self, seed: int) -> None:
         """Start every parameter afresh from ``seed``; parameters that two architectures share start equal."""
@@ -144,7 +162,7 @@ class HookedStreamTransformer(ToolSurface):
 
     def _run(self, residual: Residual, outgoing: Outgoing, layers: Sequence[int]) -> tuple[Residual, Outgoing]:
         for layer in layers:
-            residual, passed = self.blocks[layer](residual, outgoing, self.cfg)
+            residual, passed = self.layers[layer](residual, outgoing, self.cfg)
             outgoing = {**outgoing, **passed}
         return residual, outgoing
 
@@ -184,7 +202,7 @@ class HookedStreamTransformer(ToolSurface):
 
     def reads_from(self, layer: int) -> list[tuple[int, Carrier]]:
         """Return the (layer, carrier) of the tensors of layers before ``layer`` that it or later layers read."""
-        needs = {need for block in list(self.blocks)[layer:] for need in block.attn.needs()}
+        needs = {need for block in self.layers[layer:] for need in block.attn.needs()}
         return sorted(need for need in needs if need[0] < layer)
 
     # --- checks at the edge ---------------------------------------------------------------------------------------
@@ -210,7 +228,9 @@ class HookedStreamTransformer(ToolSurface):
 
     def _vectors_wanted(self) -> str:
         width = getattr(self.config.inputs, "d_input", None)
-        return f"(batch, pos, {width}) vectors of {self.cfg.dtype}; use inputs.to(model.cfg.dtype) for another precision"
+        return (
+            f"(batch, pos, {width}) vectors of {self.cfg.dtype}; use inputs.to(model.cfg.dtype) for another precision"
+        )
 
     def _check_values(self, inputs: Tensor) -> None:
         if isinstance(self.config.inputs, TokenInputs):
@@ -225,8 +245,8 @@ class HookedStreamTransformer(ToolSurface):
         missing = [key for key in self.reads_from(layer) if key not in outgoing]
         if missing:
             raise ValueError(
-                f"layers from {layer} on also read {[f'{c} of layer {j}' for j, c in missing]} through the stream, which "
-                f"the residual stream does not hold; pass outgoing=, or use model.state(inputs, {layer}) and "
+                f"layers from {layer} on also read {[f'{c} of layer {j}' for j, c in missing]} through the stream, "
+                f"which the residual stream does not hold; pass outgoing=, or use model.state(inputs, {layer}) and "
                 f"model.run_state(state)"
             )
 
@@ -248,7 +268,7 @@ class HookedStreamTransformer(ToolSurface):
 
     def _set_streams(self, streams: Any) -> None:
         self.config = dataclasses.replace(self.config, streams=tuple(streams))
-        for block in self.blocks:
+        for block in self.layers:
             block.attn.set_gates(self.config)
 
     @contextmanager
@@ -264,7 +284,7 @@ class HookedStreamTransformer(ToolSurface):
     # --- for people -------------------------------------------------------------------------------------------------
 
     def describe(self) -> Any:
-        """Return a table (pandas) of what flows where: layer, carrier, own, sources, gain, transform, gate, hook names."""
+        """Return a table (pandas) of what flows where: layer, carrier, sources, gain, transform, gate, hook names."""
         from circuits.describe import flows
 
         return flows(self)

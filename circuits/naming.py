@@ -23,5 +23,6 @@ def known(kind: str, name: str, choices: Iterable[str]) -> str:
     if name in choices:
         return name
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(map(repr, choices))}"
+    shown = ", ".join(map(repr, choices[:20])) + (f" and {len(choices) - 20} more" if len(choices) > 20 else "")
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {shown or 'none'}"
     raise UnknownNameError(f"unknown {kind} {name!r}: {hint}")

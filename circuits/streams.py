@@ -64,7 +64,8 @@ class Mix(Initialised):
 
     def __init__(self, config: ModelConfig, stream: Stream, layer: int):
         super().__init__()
-        self.layer, self.reads = layer, stream.reads
+        self.layer = layer
+        self.reads: Carrier = stream.reads
         self.sources = stream.topology.sources(layer)
         self.gain = stream.gain
         self.transform = stream.transform
@@ -108,7 +109,7 @@ class Mix(Initialised):
             logit = einsum(x, self.W_gain, f"batch pos {per_head} d_model, d_model head -> batch pos head")
             own = torch.sigmoid(logit + self.b_gain)[..., None]
             return own, [(1 - own) / len(self.sources)] * len(self.sources)
-        stream = list(self.stream_gain)
+        stream: list[Tensor | float] = list(self.stream_gain)
         if self.gain.tie == "free":
             return self.own_gain, stream
         return (self.gain.own if self.gain.tie == "own-fixed" else 1 - self.stream_gain.sum(0)), stream

@@ -54,15 +54,16 @@ class ToolSurface(HookedRoot):
         self.cfg.use_attn_result = use
 
     def set_use_split_qkv_input(self, use: bool) -> None:
-        """Give every head its own copy of each projection's input, at ``hook_q_input``, ``hook_k_input``, ``hook_v_input``.
+        """Give every head its own copy of each projection's input, at ``hook_q_input`` and its like for k and v.
 
         Raises:
             ValueError: on a model with a stream, unless :meth:`allow_stream_blind_tools` was called.
         """
         if use and self.config.streams and not self._stream_blind_allowed:
             raise ValueError(
-                "split inputs are what edge attribution, faithfulness and direct path patching of transformer-lens work "
-                "on; on a model with a stream they draw every edge through the residual stream and miss the others. If "
+                "split inputs are what edge attribution, faithfulness and direct path patching of transformer-lens "
+                "work on; on a model with a stream they draw every edge through the residual stream and miss the "
+                "others. If "
                 "you know that, call model.allow_stream_blind_tools() first"
             )
         self.cfg.use_split_qkv_input = use
@@ -80,9 +81,11 @@ class ToolSurface(HookedRoot):
         self._stream_blind_allowed = True
 
     def to_tokens(self, tokens: Any, **_: Any) -> Tensor:
-        """Return ``tokens`` as a (batch pos) tensor of token numbers; text needs a tokenizer, which this model lacks."""
+        """Return ``tokens`` as a (batch pos) tensor of token numbers; text needs a tokenizer, which is not here."""
         if not isinstance(tokens, Tensor) or tokens.is_floating_point():
-            raise ValueError(f"this model has no tokenizer: pass a tensor of token numbers, got {type(tokens).__name__}")
+            raise ValueError(
+                f"this model has no tokenizer: pass a tensor of token numbers, got {type(tokens).__name__}"
+            )
         return tokens if tokens.ndim == 2 else tokens[None]
 
     def to_single_token(self, token: Any) -> int:
@@ -105,15 +108,10 @@ class ToolSurface(HookedRoot):
 
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Tensor:
         """Return the sum of all biases (d_model) written to the residual stream before ``layer``."""
-        blocks = list(self.blocks)
-        total = torch.zeros(self.cfg.d_model, device=self.cfg.device, dtype=self.cfg.dtype)
-        for block in blocks[: layer + int(mlp_input)]:
-            total = total + block.attn.b_O
-        if include_mlp_biases and self.config.mlp:
-            total = total + sum(block.mlp.b_out for block in blocks[:layer])
-        return total
+        total = self.b_O[: layer + int(mlp_input)].sum(0)
+        return total + self.b_out[:layer].sum(0) if include_mlp_biases and self.config.mlp else total
 
-    def blocks_with(self, name: str) -> list[tuple[int, Block]]:
+    def blocks_with(self, name: str) -> list[tuple[int, nn.Module]]:
         """Return (layer, block) for every block that has the submodule ``name``."""
         return [(i, block) for i, block in enumerate(self.blocks) if getattr(block, name, None) is not None]
 
@@ -145,12 +143,12 @@ class ToolSurface(HookedRoot):
     @property
     def W_U(self) -> Tensor:
         """The unembedding (d_model d_vocab_out)."""
-        return self.unembed.W_U
+        return self.unembed.W_U  # type: ignore[return-value] # a parameter of Unembed
 
     @property
     def b_U(self) -> Tensor:
         """The unembedding's bias (d_vocab_out)."""
-        return self.unembed.b_U
+        return self.unembed.b_U  # type: ignore[return-value] # a parameter or a buffer of Unembed
 
     @property
     def OV(self) -> FactoredMatrix:

@@ -1,0 +1,1 @@
+"""Tasks, training, runs and the command line."""

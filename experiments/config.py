@@ -61,7 +61,7 @@ Schedule = Every | At | LogLinear
 
 @dataclass(frozen=True)
 class SGD:
-    """theta <- (1 - decay) theta - rate * gradient; the decay hits every parameter and is not multiplied by the rate."""
+    """theta <- (1 - decay) theta - rate * gradient; the decay hits every parameter, not multiplied by the rate."""
 
     rate: float = 0.01
     decay: float = 1e-6

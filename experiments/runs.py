@@ -136,7 +136,8 @@ class Run:
         if Path(name).is_dir():
             return cls.open(name)
         there = {run.path.name: run for run in list_runs(root)}
-        fits = [run for run in there.values() if run.path.name.startswith(str(name)) or run.record["id"] == name]
+        begins = str(name)
+        fits = [r for r in there.values() if r.path.name.startswith(begins) or r.record["id"].startswith(begins)]
         if len(fits) > 1:
             raise RunError(f"{name!r} fits {len(fits)} runs: {', '.join(sorted(run.path.name for run in fits))}")
         if fits:
@@ -254,7 +255,9 @@ class Run:
         file = self.path / "metrics.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         if len(lines) < evaluations:
-            raise RunError(f"{file} has {len(lines)} evaluations, the saved state had seen {evaluations}; remove the run")
+            raise RunError(
+                f"{file} has {len(lines)} evaluations, the saved state had seen {evaluations}; remove the run"
+            )
         write_atomically(file, "".join(lines[:evaluations]).encode())
 
     def close(self) -> None:

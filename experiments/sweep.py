@@ -110,7 +110,7 @@ def _in_workers(groups: list[list[Run]], workers: int, device: str, bar: _Bar, s
         listening = threading.Thread(target=_listen, args=(queue, bar), daemon=True)
         listening.start()
         try:
-            problems = _wait(futures, stop)
+            problems = _wait(futures)
         finally:
             queue.put(None)
             listening.join(timeout=5)
@@ -120,7 +120,7 @@ def _in_workers(groups: list[list[Run]], workers: int, device: str, bar: _Bar, s
         raise problems[0]
 
 
-def _wait(futures: list[Future[bool]], stop: Any) -> list[Exception]:
+def _wait(futures: list[Future[bool]]) -> list[Exception]:
     problems: list[Exception] = []
     for future in as_completed(futures):
         try:
@@ -203,5 +203,3 @@ class _Bar:
             self.bar.update(step - self.at[name])
         self.at[name] = step
         self.bar.set_postfix_str(f"{name.rsplit('-', 1)[0]} accuracy {accuracy:.3f}", refresh=False)
-
-

@@ -38,16 +38,20 @@ def _never() -> bool:
     return False
 
 
+_foreach_mul_: Callable[..., None] = getattr(torch, "_foreach_mul_")  # noqa: B009 # what torch.optim itself uses
+_foreach_add_: Callable[..., None] = getattr(torch, "_foreach_add_")  # noqa: B009
+
+
 class _SGD:
     def __init__(self, config: SGD, parameters: dict[str, Tensor]):
         self.config, self.parameters = config, list(parameters.values())
 
     @torch.no_grad()
     def step(self) -> None:
-        torch._foreach_mul_(self.parameters, 1 - self.config.decay)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        with_gradient = [p for p in self.parameters if p.grad is not None]
-        torch._foreach_add_(with_gradient, gradients, alpha=-self.config.rate)
+        # One call for all parameters: with matrices this small, the calls are what costs.
+        _foreach_mul_(self.parameters, 1 - self.config.decay)
+        held = [(p, p.grad) for p in self.parameters if p.grad is not None]
+        _foreach_add_([p for p, _ in held], [g for _, g in held], alpha=-self.config.rate)
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -88,7 +92,9 @@ def make_optimizer(config: Optimizer, parameters: dict[str, Tensor]) -> _Optimiz
 def choose_engine(config: RunConfig) -> str:
     """Return ``"compiled"`` or ``"eager"``, whichever suits a run on this machine."""
     has_compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    return "compiled" if has_compiler and config.training.steps >= COMPILE_FROM and not why_not(config.model) else "eager"
+    return (
+        "compiled" if has_compiler and config.training.steps >= COMPILE_FROM and not why_not(config.model) else "eager"
+    )
 
 
 def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
@@ -97,7 +103,7 @@ def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
 
 
 def training_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor]:
-    """Return the mean negative log-probability (nats) of the right label at the last token, as a function of a batch."""
+    """Return, as a function of a batch, the mean negative log-probability (nats) of the labels asked for."""
     if why_not(model.config) is None:
         return lambda batch: F.cross_entropy(run_last(model, batch.tokens).logits, batch.labels)
     return lambda batch: F.cross_entropy(model(batch.inputs)[:, -1], batch.labels)
@@ -125,7 +131,7 @@ class Trainer:
     def __init__(self, run: Run, sets: EvaluationSets, device: str = "cpu"):
         self.run, self.sets, self.config = run, sets, run.config.training
         self.model = HookedStreamTransformer(run.config.model, seed=run.config.seed).to(device).train()
-        self.parameters = dict(self.model.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.parameters)
         self.loss = (_compiled_loss if run.record["engine"] == "compiled" else training_loss)(self.model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
@@ -186,8 +192,8 @@ class Trainer:
             self.run.record["status"] = "failed"
             self.run.write_record()
             raise RunError(
-                f"{self.run.path.name} diverged: its test loss at step {self.step} is {values['test', 'loss']}; what was "
-                f"measured before is kept. Use a smaller rate, or another variant"
+                f"{self.run.path.name} diverged: its test loss at step {self.step} is {values['test', 'loss']}; what "
+                f"was measured before is kept. Use a smaller rate, or another variant"
             )
         self.run.append_metrics([(self.step, *row) for row in rows])
         split = self.config.stop_at.split if self.config.stop_at else "ic"
@@ -238,12 +244,13 @@ def train(
     """Train runs that share task, seed and batch size to their ends; those that are finished cost nothing.
 
     Every batch is drawn once and given to all runs that are at its step. ``stop`` is asked between steps; once it says
-    so, every run is saved and ``KeyboardInterrupt`` raised. However a run ends, the same call goes on from the last saved
-    state and finishes with the same bytes.
+    so, every run is saved and ``KeyboardInterrupt`` raised. However a run ends, the same call goes on from the last
+    saved state and finishes with the same bytes.
 
     Raises:
         ValueError: if the runs cannot share their batches.
-        RunError: if another process trains one of them, the disk is full, or (after the others have ended) one diverged.
+        RunError: if another process trains one of them, the disk is full, or (after the others have ended) one
+        diverged.
     """
     runs = [run for run in runs if not run.finished]
     if not runs:

@@ -6,7 +6,6 @@ Source: arXiv 2412.15113 (in-context learning experiment), after Reddy, arXiv 23
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,6 +15,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from analysis.heads import AttentionScore, previous_token
 from analysis.pairs import Pair, Positions
 from circuits.canonical import derive_seed
 from circuits.fast import SplitTokens
@@ -66,7 +66,9 @@ class ICLTaskConfig:
             if getattr(self, name) % self.n_labels or getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)} is not a multiple of n_labels = {self.n_labels}")
         if self.n_pairs // self.burstiness > self.n_labels:
-            raise ValueError(f"{self.n_pairs // self.burstiness} classes a context need as many of {self.n_labels} labels")
+            raise ValueError(
+                f"{self.n_pairs // self.burstiness} classes a context need as many of {self.n_labels} labels"
+            )
         if not 0 < self.n_pairs <= self.n_max:
             raise ValueError(f"{self.n_pairs} pairs do not fit the position block, which is made for {self.n_max}")
 
@@ -138,7 +140,7 @@ class ICLBatch:
 
 
 class ICLTask:
-    """The task of a preset (``"paper"``, ``"small"``) or of a configuration, with class and label vectors from ``seed``.
+    """The task of a preset (``"paper"``, ``"small"``) or a configuration, with class and label vectors from ``seed``.
 
     Everything is drawn on ``device`` and depends on nothing but the configuration, the seeds and the kind of device.
     """
@@ -183,6 +185,23 @@ class ICLTask:
             corrupt = _with_swapped_labels(clean, clean.labels, rival_label)
         positions = _roles(clean.matches, clean.classes[:, :-1] == rival_class[:, None])
         return Pair(clean.inputs, corrupt.inputs, clean.labels, rival_label, positions)
+
+    def head_scores(self, batch: ICLBatch) -> list[AttentionScore]:
+        """Return the attention scores that this task gives meaning to, for the sequences of a batch.
+
+        "ila", "tila" and "tla" are the progress measures of :mod:`analysis.progress` for every layer and head;
+        "previous token" looks at every position.
+        """
+        n, pairs = len(batch), torch.arange(self.config.n_pairs, device=self.device)
+        labels = repeat(2 * pairs + 1, "pair -> n 1 pair", n=n)
+        before = repeat(2 * pairs, "pair -> n pair 1", n=n)
+        target = torch.full((n, 1), 2 * self.config.n_pairs, device=self.device)
+        return [
+            previous_token(n, self.config.n_tokens),
+            AttentionScore("ila", labels[:, 0], before),
+            AttentionScore("tila", target, labels, batch.matches[:, None].float()),
+            AttentionScore("tla", target, labels),
+        ]
 
     # --- the generator ----------------------------------------------------------------------------------------------
 
@@ -234,7 +253,7 @@ class ICLTask:
         return classes.gather(1, with_target), labels.gather(1, order)
 
     def _independent(self, n: int, outside: bool, generator: torch.Generator) -> Int[Tensor, "n item"]:
-        """Known classes, uniform and independent; with ``outside`` the target is uniform over those not in the context."""
+        """Known classes, uniform and independent; with ``outside`` the target's is one that is not in the context."""
         c = self.config
         classes = torch.randint(c.n_classes, (n, c.n_pairs + 1), generator=generator, device=self.device)
         if outside:
@@ -292,7 +311,8 @@ def _roles(matching: Bool[Tensor, "n pair"], competing: Bool[Tensor, "n pair"]) 
     return roles | {"target item": torch.full((n, 1), 2 * n_pairs, device=matching.device)}
 
 
-def names_of(roles: Sequence[str]) -> list[str]:
-    """Return position roles in the order in which a person reads a sequence."""
-    order = [f"{group} {kind}" for group in ("matching", "competing", "other") for kind in ("item", "label")]
-    return [role for role in [*order, "target item"] if role in roles]
+ROLES = (
+    *(f"{group} {kind}" for group in ("matching", "competing", "other") for kind in ("item", "label")),
+    "target item",
+)
+"""Position roles of a pair, in the order in which a person reads a sequence."""

@@ -1,0 +1,173 @@
+"""The command ``valuestream``. Only names and help live here; torch is imported when a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+Root = Annotated[Path, arg(help="where run directories are kept")]
+RunName = Positional[Annotated[str, arg(help="a run's directory, name or id, or how one of them begins")]]
+Step = Annotated[int, arg(help="which checkpoint; -1 is the last")]
+
+
+def train(
+    task: Positional[Annotated[Literal["icl"], arg(help="what is learned: in-context classification")]],
+    variant: Annotated[str, arg(help="a named mixing rule; 'valuestream variants' lists them")] = "value",
+    variants: Annotated[tuple[str, ...], arg(help="several of them, instead of --variant")] = (),
+    preset: Annotated[str, arg(help="'paper' (width 150, SGD) or 'small' (width 64, Adam, a minute)")] = "small",
+    seed: Annotated[int, arg(help="of weights, data and class vectors; equal seeds pair variants")] = 0,
+    seeds: Annotated[tuple[int, ...], arg(help="several of them, instead of --seed")] = (),
+    steps: Annotated[int | None, arg(help="updates, instead of the preset's")] = None,
+    layers: Annotated[int, arg(help="attention layers")] = 2,
+    engine: Annotated[Literal["auto", "eager", "compiled"], arg(help="auto compiles long runs")] = "auto",
+    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
+    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+    root: Root = Path("runs"),
+) -> None:
+    """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
+    from experiments import commands
+
+    commands.train(variants or (variant,), preset, seeds or (seed,), steps, layers, engine, device, workers, root)
+
+
+def runs(root: Root = Path("runs")) -> None:
+    """List the runs: variant, seed, status, last step, accuracy."""
+    from experiments import commands
+
+    commands.runs(root)
+
+
+def variants() -> None:
+    """List the named mixing rules with what they say and whose they are."""
+    from experiments import commands
+
+    commands.variants()
+
+
+def describe(
+    variant: Positional[Annotated[str, arg(help="a named mixing rule")]],
+    preset: Annotated[str, arg(help="paper or small")] = "paper",
+    layers: Annotated[int, arg(help="attention layers")] = 2,
+) -> None:
+    """Show what flows where in a variant: a table of layers, carriers, sources, gains, gates and hook names."""
+    from experiments import commands
+
+    commands.describe(variant, preset, layers)
+
+
+def patch(
+    run: RunName,
+    corruption: Annotated[
+        Literal["labels", "item"], arg(help="swap two labels of the context, or ask for another item")
+    ] = "labels",
+    n: Annotated[int, arg(help="clean/corrupt pairs")] = 128,
+    metric: Annotated[str, arg(help="logit_difference, probability, negative_loss or accuracy")] = "logit_difference",
+    direction: Annotated[
+        Literal["denoise", "noise"], arg(help="clean into corrupt, or corrupt into clean")
+    ] = "denoise",
+    components: Annotated[tuple[str, ...], arg(help="what to patch")] = ("state", "resid_pre", "q", "k", "v", "z"),
+    routes: Annotated[tuple[str, ...], arg(help="of q, k and v: own, residual, mixed, outgoing (default: all)")] = (),
+    heads: Annotated[Literal["all", "each"], arg(help="heads together, or one by one")] = "all",
+    step: Step = -1,
+    max_memory: Annotated[
+        int | None, arg(help="bytes of one forward pass (default: a quarter of what is free)")
+    ] = None,
+    top: Annotated[int, arg(help="rows to print")] = 15,
+    root: Root = Path("runs"),
+) -> None:
+    """Patch every layer x position role x component x route of a run's model; write and draw the effects."""
+    from experiments import commands
+
+    which: dict[str, Any] = {"components": components, "routes": routes or None, "heads": heads}
+    commands.patch(run, root, top, n, corruption, metric, direction, step, max_memory, which)
+
+
+def heads(
+    run: RunName,
+    n: Annotated[int, arg(help="sequences")] = 256,
+    split: Annotated[str, arg(help="ic, ic2, iw or test")] = "ic",
+    root: Root = Path("runs"),
+) -> None:
+    """Score every head at every checkpoint of a run: previous token, ILA, TILA, TLA; write and draw the curves."""
+    from experiments import commands
+
+    commands.heads(run, root, n, split)
+
+
+def ablate(
+    run: RunName,
+    n: Annotated[int, arg(help="sequences")] = 512,
+    split: Annotated[str, arg(help="ic, ic2, iw or test")] = "ic",
+    step: Step = -1,
+    root: Root = Path("runs"),
+) -> None:
+    """Take away each head, whole and in halves, the stream, its value, its gradient; write and draw what breaks."""
+    from experiments import commands
+
+    commands.ablate(run, root, n, split, step)
+
+
+def gradients(
+    run: RunName,
+    n: Annotated[int, arg(help="sequences")] = 256,
+    split: Annotated[str, arg(help="train, test, ic, ic2 or iw")] = "train",
+    root: Root = Path("runs"),
+) -> None:
+    """Split the gradient at every checkpoint into direct and stream share; write and draw the shares."""
+    from experiments import commands
+
+    commands.gradients(run, root, n, split)
+
+
+def demo(
+    size: Annotated[
+        str, arg(help="'standard' (12 runs, minutes) or 'smallest' (only shows that it runs)")
+    ] = "standard",
+    out: Annotated[Path, arg(help="where the page and the figures go")] = Path("demo"),
+    root: Root = Path("runs"),
+) -> None:
+    """Train four variants, ask everything of them, print the table and write one page with all figures."""
+    from experiments import commands
+
+    commands.demo(size, root, out)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "runs": runs,
+    "variants": variants,
+    "describe": describe,
+    "patch": patch,
+    "heads": heads,
+    "ablate": ablate,
+    "gradients": gradients,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 2 for an error that a sentence explains, 130 after an interrupt."""
+    # Two threads on matrices of this size are many times slower than one; workers use the other cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    describe_all = "Mechanistic interpretability of transformers with residual attention streams."
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="valuestream", description=describe_all, args=arguments)
+    except KeyboardInterrupt:
+        print("interrupted; every run is saved: give the same command again to go on", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("VALUESTREAM_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

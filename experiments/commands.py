@@ -1,0 +1,139 @@
+"""What the commands do once they are called: ask, write, draw, and print a short table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from circuits import HookedStreamTransformer, icl_config
+from circuits import variants as rules
+from circuits.naming import known
+from experiments import analyses
+from experiments import demo as demonstration
+from experiments.config import TRAINING, icl_run
+from experiments.runs import Run, runs_table
+from experiments.sweep import sweep
+from experiments.tasks.icl import PRESETS, SPLITS
+
+
+def _print(frame: pd.DataFrame) -> None:
+    """Numbers to the right, words to the left."""
+    words = {str(c): frame[c].astype(str) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
+    widths = {c: max(len(c), int(words[c].str.len().max())) for c in words}
+    padded = frame.assign(**{c: words[c].str.ljust(widths[c]) for c in words})
+    named = padded.rename(columns={c: c.ljust(widths[c]) for c in words})
+    print(named.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+
+def _written(paths: Sequence[Path]) -> None:
+    print("wrote " + ", ".join(str(path) for path in paths))
+
+
+def train(
+    variants: Sequence[str],
+    preset: str,
+    seeds: Sequence[int],
+    steps: int | None,
+    layers: int,
+    engine: str,
+    device: str,
+    workers: int | None,
+    root: Path,
+) -> None:
+    """Train variants x seeds and list how each ended."""
+    training = TRAINING[known("preset", preset, PRESETS)]
+    training = training if steps is None else replace(training, steps=steps)
+    configs = [icl_run(v, preset, s, training, n_layers=layers) for s in seeds for v in variants]
+    done = sweep(configs, root, workers, device, None if engine == "auto" else engine)
+    table = runs_table(root)
+    _print(table[table.run.isin([run.path.name for run in done])])
+
+
+def runs(root: Path) -> None:
+    """List the runs."""
+    table = runs_table(root)
+    if table.empty:
+        print(f"no runs in {root}; train one with: valuestream train icl --variant value --preset small")
+        return
+    _print(table)
+
+
+def variants() -> None:
+    """List the named rules."""
+    table = pd.DataFrame([{"variant": v.name, "rule": v.says, "source": v.citation} for v in rules.BASE])
+    _print(table)
+    print("\nEvery rule with a stream also comes as <variant>-stop (forward kept, gradient cut) and")
+    print("<variant>-gradient-only (gradient kept, forward cut); svformer only as svformer-stop.")
+
+
+def describe(variant: str, preset: str, layers: int) -> None:
+    """Show what flows where."""
+    print(HookedStreamTransformer(icl_config(variant, preset, n_layers=layers)))
+    print(f"source: {rules.citation(variant)}")
+
+
+def patch(
+    name: str,
+    root: Path,
+    top: int,
+    n: int,
+    corruption: str,
+    metric: str,
+    direction: Any,
+    step: int,
+    max_memory: int | None,
+    which: dict[str, Any],
+) -> None:
+    """Patch, write, draw, and print the largest effects."""
+    run = Run.find(name, root)
+    result = analyses.patch_run(run, n, corruption, metric, direction, step, max_memory, progress=True, **which)
+    frame = result.to_frame()
+    largest = frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(top)
+    print(f"{run.path.name}: {len(frame)} sites, {n} pairs ({corruption}), {metric}, {direction}; largest effects:")
+    _print(largest[["layer", "component", "route", "head", "position", "effect", "low", "high", "p"]])
+    _written(analyses.keep(run, "patch", frame))
+
+
+def heads(name: str, root: Path, n: int, split: str) -> None:
+    """Score heads over checkpoints, write, draw, and print the last."""
+    run = Run.find(name, root)
+    frame = analyses.heads_run(run, n, known("split", split, SPLITS), progress=True)
+    print(
+        f"{run.path.name}: head scores at step {frame.step.max()} of {frame.step.nunique()} checkpoints, {n} sequences"
+    )
+    last = frame[frame.step == frame.step.max()]
+    _print(last.pivot(index=["layer", "head"], columns="score", values="value").reset_index())
+    _written(analyses.keep(run, "heads", frame))
+
+
+def ablate(name: str, root: Path, n: int, split: str, step: int) -> None:
+    """Ablate, write, draw, and print everything."""
+    run = Run.find(name, root)
+    frame = analyses.ablate_run(run, n, known("split", split, SPLITS), step)
+    print(f"{run.path.name}: ablations on {n} sequences of {split}")
+    _print(frame.drop(columns=["n"]))
+    _written(analyses.keep(run, "ablate", frame))
+
+
+def gradients(name: str, root: Path, n: int, split: str) -> None:
+    """Split gradients over checkpoints, write, draw, and print the attention's."""
+    run = Run.find(name, root)
+    frame = analyses.gradients_run(run, n, known("split", split, SPLITS), progress=True)
+    attention = frame[frame.parameter.str.contains("attn")]
+    steps = sorted(frame.step.unique())
+    shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
+    print(
+        f"{run.path.name}: gradient of the loss by route, {n} sequences of {split}; first, middle and last checkpoint:"
+    )
+    _print(shown[["step", "parameter", "head", "whole", "direct", "stream", "stream_share", "alignment"]])
+    _written(analyses.keep(run, "gradients", frame))
+
+
+def demo(size: str, root: Path, out: Path) -> None:
+    """Train, ask, draw, and print the table and the page's path."""
+    page = demonstration.demo(size, root, out)
+    print(f"\nopen {page.resolve()}")

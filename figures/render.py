@@ -1,0 +1,61 @@
+"""Figures onto the disk: JSON and HTML always, images where a browser is found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from circuits.checkpoint import write_atomically
+
+PLOTLY_JS = "plotly.min.js"
+
+
+def write_figure(figure: go.Figure, stem: str | Path, shared: str | Path | None = None) -> list[Path]:
+    """Write ``<stem>.json`` and ``<stem>.html`` and return their paths.
+
+    HTML files load one ``plotly.min.js`` in the folder ``shared`` (default: beside the figure), so they open offline
+    and stay small.
+    """
+    stem = Path(stem)
+    folder = Path(shared) if shared else stem.parent
+    script = folder / PLOTLY_JS
+    if not script.exists():
+        write_atomically(script, get_plotlyjs().encode())
+    json_path, html_path = stem.with_suffix(".json"), stem.with_suffix(".html")
+    write_atomically(json_path, (figure.to_json() or "").encode())
+    html = figure.to_html(include_plotlyjs=os.path.relpath(script, html_path.parent), div_id=stem.name)
+    write_atomically(html_path, html.encode())
+    return [json_path, html_path]
+
+
+def write_images(
+    figures: dict[str, go.Figure], folder: str | Path, formats: tuple[str, ...] = ("png", "svg")
+) -> list[Path]:
+    """Write every figure as images into ``folder`` and return their paths.
+
+    Raises:
+        RuntimeError: if kaleido or a browser is missing, saying what to install.
+    """
+    try:
+        import kaleido
+    except ImportError as error:
+        raise RuntimeError(
+            "images need kaleido: pip install 'valuestream[images]', and a browser (chromium)"
+        ) from error
+    paths: list[Path] = []
+    kaleido.start_sync_server(silence_warnings=True)
+    try:
+        for name, figure in figures.items():
+            for kind in formats:
+                path = Path(folder) / f"{name}.{kind}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                figure.write_image(path, width=figure.layout.width or 1100, scale=2 if kind == "png" else 1)
+                paths.append(path)
+    except Exception as error:
+        raise RuntimeError(f"no image could be drawn ({error}); install a browser such as chromium") from error
+    finally:
+        kaleido.stop_sync_server(silence_warnings=True)
+    return paths

@@ -1,0 +1,72 @@
+"""One look for every figure: colours that mean the same variant everywhere, captions, and what a figure is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import plotly.graph_objects as go
+
+# Okabe & Ito's colours, which people with any colour vision can tell apart.
+BLACK, BLUE, SKY, GREEN, ORANGE, VERMILION, PINK, YELLOW = (
+    "#222222",
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#E69F00",
+    "#D55E00",
+    "#CC79A7",
+    "#B8A800",
+)
+_KNOWN = {"classic": BLACK, "value": BLUE, "key": GREEN, "query": PINK, "cumulative": SKY, "svformer": YELLOW}
+_CYCLE = (ORANGE, SKY, GREEN, PINK, VERMILION, YELLOW)
+_DASHES = {"-stop": "dash", "-gradient-only": "dot"}
+_GATE_COLOURS = {"value-stop": SKY, "value-gradient-only": VERMILION}
+FONT = "Inter, Helvetica, Arial, sans-serif"
+DIVERGING = [[0.0, "#B2182B"], [0.25, "#F4A582"], [0.5, "#F7F7F7"], [0.75, "#92C5DE"], [1.0, "#2166AC"]]
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for every variant; the well-known ones always have the same."""
+    found: dict[str, str] = {}
+    for name in names:
+        base = next((name.removesuffix(s) for s in _DASHES if name.endswith(s)), name)
+        found[name] = _GATE_COLOURS.get(name) or _KNOWN.get(base) or _CYCLE[len(found) % len(_CYCLE)]
+    return found
+
+
+def dash(name: str) -> str:
+    """Return the line style of a variant: its gate."""
+    return next((style for suffix, style in _DASHES.items() if name.endswith(suffix)), "solid")
+
+
+def faded(colour: str, opacity: float) -> str:
+    """Return a hexadecimal colour with an opacity."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def themed(figure: go.Figure, title: str, caption: str, runs: Iterable[str] = (), height: int = 440) -> go.Figure:
+    """Return ``figure`` with the house's look, a caption below it, and the ids of its runs in its metadata."""
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "x": 0.0, "xanchor": "left", "xref": "paper", "font": {"size": 17}},
+        font={"family": FONT, "size": 13},
+        height=height,
+        margin={"l": 70, "r": 30, "t": 70, "b": 120},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 1.0, "xanchor": "right"},
+        meta={"runs": sorted(set(runs)), "caption": caption},
+    )
+    figure.add_annotation(
+        text=caption,
+        xref="paper",
+        yref="paper",
+        x=0,
+        y=0,
+        yshift=-62,
+        yanchor="top",
+        xanchor="left",
+        showarrow=False,
+        align="left",
+        font={"size": 11.5, "color": "#555555"},
+    )
+    return figure
