@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.evalmode import require_eval_mode
+from circuits.errors import known
 from circuits.model import HookedStreamTransformer
-from circuits.naming import known
 
 Part = Literal["head", "z", "outgoing", "stream", "forward cut", "gradient cut"]
 PARTS: dict[str, str] = {

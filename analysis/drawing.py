@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from circuits.naming import known
+from circuits.errors import known
 
 GROUP = "valuestream.figures"
 

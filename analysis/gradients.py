@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from analysis.evalmode import require_eval_mode
-from circuits.config import Carrier
 from circuits.model import HookedStreamTransformer
+from circuits.stream_config import Carrier
 
 Loss = Callable[[Tensor], Tensor]
 Gradients = dict[str, Tensor]

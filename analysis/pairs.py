@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.naming import known
+from circuits.errors import known
 
 Positions = dict[str, Int[Tensor, "batch place"]]
 """Positions by role, one row an example: ``{"target item": (batch 1), "matching label": (batch 2), ...}``."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from circuits.config import CARRIERS
+from circuits.errors import UnknownNameError, known
 from circuits.model import HookedStreamTransformer
-from circuits.naming import UnknownNameError, known
+from circuits.stream_config import CARRIERS
 
 Route = Literal["own", "residual", "mixed", "outgoing"]
 ROUTES: dict[Route, str] = {

@@ -2,9 +2,10 @@
 
 from circuits import variants
 from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
-from circuits.config import ModelConfig, Stream
+from circuits.config import ModelConfig
+from circuits.errors import UnknownNameError
 from circuits.model import HookedStreamTransformer, State
-from circuits.naming import UnknownNameError
+from circuits.stream_config import Stream
 from circuits.variants import icl_config
 
 __all__ = [

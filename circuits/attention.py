@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
-from circuits.config import CARRIERS, Carrier, ModelConfig
+from circuits.config import ModelConfig
 from circuits.initial import Constant, Initial, Initialised, Normal
 from circuits.lens import fork
+from circuits.stream_config import CARRIERS, Carrier
 from circuits.streams import HeadTensor, Mix, Outgoing, scaled
 
 Residual = Float[Tensor, "batch pos d_model"]
@@ -165,10 +165,9 @@ class Attention(Initialised):
         out = einsum(z, self.W_O, "batch pos head width, head width out -> batch pos out")
         return out + self.b_O if self.config.biases else out
 
-    def needs(self) -> Iterator[tuple[int, Carrier]]:
+    def needs(self) -> list[tuple[int, Carrier]]:
         """Return the (layer, carrier) of every tensor from other layers that this layer reads."""
-        for _, mix in self.mixes():
-            yield from ((source, mix.reads) for source in mix.sources if source != self.layer)
+        return [(source, mix.reads) for _, mix in self.mixes() for source in mix.sources if source != self.layer]
 
     def set_gates(self, config: ModelConfig) -> None:
         """Take the gates of ``config``, which differs from the present configuration in nothing else."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import cattrs
 from cattrs.strategies import configure_tagged_union
 
-from circuits.naming import known
+from circuits.errors import known
 
 T = TypeVar("T")
 

@@ -1,13 +1,4 @@
-"""What a model is: a frozen, strict, serialisable value that is the one source of truth about an architecture.
-
-A *stream* adds the queries, keys or values of some layers to those of others, beside the residual stream. With ``c_l``
-the own projection of layer ``l`` for a carrier (shape batch pos head d_head),
-
-    incoming  s_l = sum over sources j of gate( gain[l, j] * transform( outgoing_j ) )
-    mixed     m_l = own_gain * c_l + s_l
-
-and attention uses ``m_l``. The parts of this rule are the small dataclasses below.
-"""
+"""What a model is: a frozen, strict, serialisable value that is the one source of truth about an architecture."""
 
 from __future__ import annotations
 
@@ -16,212 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from circuits.canonical import from_plain, register_union, to_plain
-
-Carrier = Literal["q", "k", "v"]
-CARRIERS: tuple[Carrier, ...] = ("q", "k", "v")
-
-Gate = Literal["full", "stop", "gradient-only", "off"]
-"""What a gate lets through: ``full`` everything; ``stop`` the forward value but no gradient into the source layer;
-``gradient-only`` the gradient but a forward value of exactly zero; ``off`` nothing."""
-GATES: tuple[Gate, ...] = ("full", "stop", "gradient-only", "off")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-# --- topologies: which layers a layer reads, and what those layers pass on -----------------------------------------
-
-
-@dataclass(frozen=True)
-class Previous:
-    """Layer l reads the raw projection of layer l-1 (Burns et al., arXiv 2412.15113, as their code has it)."""
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (layer - 1,) if layer > 0 else ()
-
-
-@dataclass(frozen=True)
-class Cumulative:
-    """Layer l reads what layer l-1 used, its own plus what had come in: the running sum."""
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (layer - 1,) if layer > 0 else ()
-
-
-@dataclass(frozen=True)
-class First:
-    """Every later layer, or only those listed in ``readers``, reads the first layer (arXiv 2410.17897)."""
-
-    readers: tuple[int, ...] | None = None
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (0,) if layer > 0 and (self.readers is None or layer in self.readers) else ()
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Every layer reads all earlier layers."""
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return tuple(range(layer))
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Exactly the listed pairs (reader, source) are connected."""
-
-    pairs: tuple[tuple[int, int], ...]
-
-    def __post_init__(self) -> None:
-        for reader, source in self.pairs:
-            _require(0 <= source < reader, f"pair ({reader}, {source}): a reader must come after its source")
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return tuple(source for reader, source in self.pairs if reader == layer)
-
-
-@dataclass(frozen=True)
-class WithinLayer:
-    """Every layer reads another carrier of its own (keys into values, say)."""
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (layer,)
-
-
-Topology = Previous | Cumulative | First | Dense | Listed | WithinLayer
-
-
-# --- gains: how much of its own and of what comes in a layer takes --------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FixedGain:
-    """Fixed numbers. ``own = 0`` means that reading layers have no projection of their own for this carrier."""
-
-    own: float = 1.0
-    stream: float = 1.0
-
-
-@dataclass(frozen=True)
-class LearnedGain:
-    """Learned numbers per layer pair, or per layer pair and head, starting at ``own`` and ``stream``.
-
-    ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's.
-    """
-
-    own: float = 1.0
-    stream: float = 1.0
-    tie: Literal["free", "own-fixed", "convex"] = "free"
-    per_head: bool = False
-
-    def __post_init__(self) -> None:
-        ties = ("free", "own-fixed", "convex")
-        _require(self.tie in ties, f"tie must be one of {ties}, got {self.tie!r}")
-
-
-@dataclass(frozen=True)
-class TokenGain:
-    """own = m and stream = 1 - m with m = sigmoid(x W + b) per token and head, x the reading layer's input."""
-
-
-Gain = FixedGain | LearnedGain | TokenGain
-
-
-# --- transforms: what happens to an outgoing tensor on its way ------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Head h reads head h."""
-
-
-@dataclass(frozen=True)
-class HeadMixing:
-    """A learned matrix over heads per layer pair (reader head, source head), starting at the identity."""
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """A learned d_head x d_head matrix per layer pair and head, starting at the identity."""
-
-
-Transform = Identity | HeadMixing | LinearMap
-
-
-@dataclass(frozen=True)
-class GateRule:
-    """A gate for some of a stream's connections; ``None`` means all. Of several that match, the last one holds."""
-
-    gate: Gate
-    reader: int | None = None
-    source: int | None = None
-    head: int | None = None
-
-    def matches(self, reader: int, source: int, head: int) -> bool:
-        """Return whether this rule speaks of the connection (reader layer, source layer, reader's head)."""
-        wanted = ((self.reader, reader), (self.source, source), (self.head, head))
-        return all(rule is None or rule == given for rule, given in wanted)
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One residual attention stream: which carrier it feeds, from where, how much, through what, past which gate."""
-
-    carrier: Carrier = "v"
-    source: Carrier | None = None
-    """The carrier that is read; ``None`` means the carrier that is fed."""
-    topology: Topology = Previous()
-    gain: Gain = FixedGain()
-    transform: Transform = Identity()
-    gate: Gate = "full"
-    gate_rules: tuple[GateRule, ...] = ()
-
-    @property
-    def reads(self) -> Carrier:
-        """The carrier that is read."""
-        return self.source or self.carrier
-
-    @property
-    def passes_on(self) -> Literal["own", "mixed"]:
-        """Whether a layer passes on its raw own projection or what it used."""
-        return "mixed" if isinstance(self.topology, Cumulative) else "own"
-
-    @property
-    def replaces_own(self) -> bool:
-        """Whether reading layers have no projection of their own for the fed carrier."""
-        return isinstance(self.gain, FixedGain) and self.gain.own == 0
-
-    def head_gates(self, reader: int, source: int, n_heads: int) -> tuple[Gate, ...]:
-        """Return the gate of every head of ``reader`` for what comes from ``source``."""
-        return tuple(self._gate(reader, source, head) for head in range(n_heads))
-
-    def _gate(self, reader: int, source: int, head: int) -> Gate:
-        matching: list[Gate] = [rule.gate for rule in self.gate_rules if rule.matches(reader, source, head)]
-        return matching[-1] if matching else self.gate
-
-    def __post_init__(self) -> None:
-        _require(self.carrier in CARRIERS, f"carrier must be one of {CARRIERS}, got {self.carrier!r}")
-        _require(self.reads in CARRIERS, f"source must be one of {CARRIERS} or None, got {self.source!r}")
-        for gate in (self.gate, *(rule.gate for rule in self.gate_rules)):
-            _require(gate in GATES, f"gate must be one of {GATES}, got {gate!r}")
-        if isinstance(self.topology, WithinLayer):
-            _require(
-                self.reads != self.carrier,
-                f"a within-layer stream needs another carrier to read: {self.carrier} of a layer cannot be added to "
-                f"itself; set source to one of {[c for c in CARRIERS if c != self.carrier]}",
-            )
-
-
-# --- the parts around attention -----------------------------------------------------------------------------------
-
+from circuits.errors import require
+from circuits.stream_config import CARRIERS, Carrier, Listed, Stream
 
 Positions = Literal["one-hot", "learned", "none"]
 POSITIONS: tuple[Positions, ...] = ("one-hot", "learned", "none")
@@ -289,7 +76,7 @@ class ToyInit:
 
 Init = NormalInit | ToyInit
 
-for _union in (Topology, Gain, Transform, Inputs, Readout, Init):
+for _union in (Inputs, Readout, Init):
     register_union(_union)
 
 
@@ -324,7 +111,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.d_head == -1:
-            _require(
+            require(
                 self.n_heads > 0 and self.d_model % self.n_heads == 0,
                 f"{self.n_heads} heads do not divide d_model = {self.d_model}; give d_head or change n_heads",
             )
@@ -336,28 +123,28 @@ class ModelConfig:
     def _check_sizes(self) -> None:
         for name in ("n_layers", "n_heads", "d_model", "n_ctx", "d_head"):
             value = getattr(self, name)
-            _require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, got {value!r}")
-        _require(
+            require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, got {value!r}")
+        require(
             self.output_matrix or self.n_heads * self.d_head == self.d_model,
             f"without an output matrix the heads' outputs are the residual's: {self.n_heads} heads x d_head "
             f"{self.d_head} must be d_model = {self.d_model}",
         )
 
     def _check_inputs(self) -> None:
-        _require(self.positions in POSITIONS, f"positions must be one of {POSITIONS}, got {self.positions!r}")
-        _require(
+        require(self.positions in POSITIONS, f"positions must be one of {POSITIONS}, got {self.positions!r}")
+        require(
             self.normalization in NORMALIZATIONS,
             f"normalization must be one of {NORMALIZATIONS}, got {self.normalization!r}",
         )
         vectors = isinstance(self.inputs, VectorInputs)
         if isinstance(self.inputs, VectorInputs) and not self.inputs.project:
-            _require(
+            require(
                 self.inputs.d_input == self.d_model,
                 f"input vectors of width {self.inputs.d_input} do not fit d_model = {self.d_model}; set "
                 f"VectorInputs(project=True) or make them equal",
             )
         if self.positions == "one-hot":
-            _require(
+            require(
                 vectors and self.n_ctx < self.d_model,
                 "one-hot positions stand in the first n_ctx components of input vectors: inputs must be VectorInputs "
                 f"and n_ctx ({self.n_ctx}) less than d_model ({self.d_model})",
@@ -365,36 +152,36 @@ class ModelConfig:
 
     def _check_streams(self) -> None:
         fed = [stream.carrier for stream in self.streams]
-        _require(len(fed) == len(set(fed)), f"two streams feed the same carrier ({fed}); a carrier takes one stream")
+        require(len(fed) == len(set(fed)), f"two streams feed the same carrier ({fed}); a carrier takes one stream")
         for stream in self.streams:
             self._check_stream(stream)
         for carrier in CARRIERS:
             kinds = {s.passes_on for s in self.streams if s.reads == carrier}
-            _require(len(kinds) < 2, f"one stream reads raw {carrier} and another its running sum; choose one")
+            require(len(kinds) < 2, f"one stream reads raw {carrier} and another its running sum; choose one")
 
     def _check_stream(self, stream: Stream) -> None:
         topology = type(stream.topology).__name__
-        _require(
+        require(
             any(stream.topology.sources(layer) for layer in range(self.n_layers)),
             f"the {stream.carrier} stream ({topology}) has no layer to read in a model of {self.n_layers} layer(s); "
             f"use more layers or no stream",
         )
         if isinstance(stream.topology, Listed):
             late = [pair for pair in stream.topology.pairs if pair[0] >= self.n_layers]
-            _require(not late, f"pairs {late} name layers beyond the last one, {self.n_layers - 1}")
+            require(not late, f"pairs {late} name layers beyond the last one, {self.n_layers - 1}")
         for layer in range(self.n_layers):
             for source in stream.topology.sources(layer):
-                _require(
+                require(
                     stream.passes_on == "mixed" or self.has_own(source, stream.reads),
                     f"layer {layer} reads the own {stream.reads} of layer {source}, which has none (its gain has "
                     f"own = 0); use First() or Cumulative() there",
                 )
         for rule in stream.gate_rules:
-            _require(
+            require(
                 (rule.reader or 0) < self.n_layers and (rule.source or 0) < self.n_layers,
                 f"{rule} names a layer beyond the last one, {self.n_layers - 1}",
             )
-            _require((rule.head or 0) < self.n_heads, f"{rule} names a head beyond the last one, {self.n_heads - 1}")
+            require((rule.head or 0) < self.n_heads, f"{rule} names a head beyond the last one, {self.n_heads - 1}")
 
     def stream_into(self, carrier: Carrier) -> Stream | None:
         """Return the stream that feeds ``carrier``, if there is one."""

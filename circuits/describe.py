@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from circuits.config import (
-    CARRIERS,
-    Carrier,
-    FixedGain,
-    HeadMixing,
-    LearnedGain,
-    LinearMap,
-    ModelConfig,
-    ReluStack,
-    Stream,
-    TokenInputs,
-)
+from circuits.config import ModelConfig, ReluStack, TokenInputs
+from circuits.stream_config import CARRIERS, Carrier, FixedGain, HeadMixing, LearnedGain, LinearMap, Stream
 
 if TYPE_CHECKING:
     from circuits.model import HookedStreamTransformer

@@ -24,8 +24,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.config import CARRIERS, Carrier, ModelConfig, ReluStack, TokenGain, VectorInputs, WithinLayer
+from circuits.config import ModelConfig, ReluStack, VectorInputs
 from circuits.model import HookedStreamTransformer
+from circuits.stream_config import CARRIERS, Carrier, TokenGain, WithinLayer
 from circuits.streams import scaled
 
 Weight = Float[Tensor, "d_model d_head"]

@@ -15,8 +15,9 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.slice import Slice
 from transformer_lens.utilities.tensors import remove_batch_dim as without_batch
 
-from circuits.config import CARRIERS, ModelConfig, TokenInputs
-from circuits.naming import known
+from circuits.config import ModelConfig, TokenInputs
+from circuits.errors import known
+from circuits.stream_config import CARRIERS
 
 HEAD_POINTS = frozenset(
     f"hook_{name}"

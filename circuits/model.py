@@ -18,10 +18,11 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.lm_utils import lm_cross_entropy_loss
 
 from circuits.attention import Attention, Residual
-from circuits.config import CARRIERS, Carrier, Gate, ModelConfig, ReluStack, TokenInputs
+from circuits.config import ModelConfig, ReluStack, TokenInputs
 from circuits.initial import Initialised
 from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, Unembed
 from circuits.lens import bridge_config
+from circuits.stream_config import CARRIERS, Carrier, Gate
 from circuits.streams import Outgoing
 from circuits.surface import ToolSurface
 

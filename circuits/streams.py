@@ -9,18 +9,9 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from circuits.config import (
-    Carrier,
-    FixedGain,
-    Gate,
-    HeadMixing,
-    LearnedGain,
-    LinearMap,
-    ModelConfig,
-    Stream,
-    TokenGain,
-)
+from circuits.config import ModelConfig
 from circuits.initial import Constant, Eye, Initial, Initialised, Normal
+from circuits.stream_config import Carrier, FixedGain, Gate, HeadMixing, LearnedGain, LinearMap, Stream, TokenGain
 
 HeadTensor = Float[Tensor, "batch pos head d_head"]
 Gains = tuple[Tensor | float, list[Tensor | float]]

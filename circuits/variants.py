@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.config import (
+from circuits.config import ModelConfig, ReluStack, ToyInit, VectorInputs
+from circuits.errors import known
+from circuits.stream_config import (
     Carrier,
     Cumulative,
     Dense,
@@ -17,16 +19,11 @@ from circuits.config import (
     HeadMixing,
     LearnedGain,
     LinearMap,
-    ModelConfig,
     Previous,
-    ReluStack,
     Stream,
     TokenGain,
-    ToyInit,
-    VectorInputs,
     WithinLayer,
 )
-from circuits.naming import known
 
 BURNS = "Burns, Fukai & Earls, arXiv 2412.15113"
 RESFORMER = "Zhou et al., arXiv 2410.17897"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from circuits import HookedStreamTransformer, icl_config
 from circuits import variants as rules
-from circuits.naming import known
+from circuits.errors import known
 from experiments import analyses
 from experiments import demo as demonstration
 from experiments.config import TRAINING, icl_run

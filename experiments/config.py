@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from circuits.canonical import content_hash, from_plain, register_union, to_plain
-from circuits.config import CARRIERS, GATES, Carrier, Gate, ModelConfig
-from circuits.naming import known
+from circuits.config import ModelConfig
+from circuits.errors import known
+from circuits.stream_config import CARRIERS, GATES, Carrier, Gate
 from circuits.variants import icl_config
 from experiments.tasks.icl import PRESETS, ICLTaskConfig
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import threshold_table, threshold_times
 from analysis.drawing import draw, drawing
-from circuits.naming import known
+from circuits.errors import known
 from experiments.analyses import ablate_run, all_metrics, gradients_run, heads_run, labelled, patch_run
 from experiments.config import TRAINING, At, Every, TrainingConfig, icl_run
 from experiments.runs import Run

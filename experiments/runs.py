@@ -31,8 +31,8 @@ from typing import Any
 import pandas as pd
 
 from circuits.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from circuits.errors import UnknownNameError, known
 from circuits.model import HookedStreamTransformer
-from circuits.naming import UnknownNameError, known
 from experiments.config import RunConfig
 from experiments.tasks.icl import ICLTask
 

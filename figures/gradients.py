@@ -45,6 +45,6 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(type="log", row=1, col=3)
     caption = (
         "Share = |stream| / (|direct| + |stream|) of each weight's gradient of the training loss; alignment = cosine "
-        "of the two shares.<br>The shares add up to the whole gradient exactly. One run a variant, one batch a checkpoint."
+        "of these two.<br>The shares add up to the whole gradient exactly. One run a variant, one batch a checkpoint."
     )
     return themed(figure, "Gradient by route", caption, shown.run, height=460)

@@ -18,8 +18,8 @@ from torch import Tensor
 from analysis.heads import AttentionScore, previous_token
 from analysis.pairs import Pair, Positions
 from circuits.canonical import derive_seed
+from circuits.errors import known
 from circuits.fast import SplitTokens
-from circuits.naming import known
 
 Split = Literal["train", "test", "ic", "ic2", "iw"]
 SPLITS: dict[str, str] = {

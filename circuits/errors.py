@@ -1,4 +1,4 @@
-"""Names that a person may mistype: one error for all of them, with the nearest ones that exist."""
+"""Errors that say what was wrong and what to do: mistyped names with the nearest that exist, and contradictions."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def known(kind: str, name: str, choices: Iterable[str]) -> str:
     shown = ", ".join(map(repr, choices[:20])) + (f" and {len(choices) - 20} more" if len(choices) > 20 else "")
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {shown or 'none'}"
     raise UnknownNameError(f"unknown {kind} {name!r}: {hint}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``ValueError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(message)
