@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ class _Adam:
             self.adam.state[self.parameters[name]][key] = value.to(self.parameters[name].device)
 
 
+@runtime_checkable
 class _Optimizer(Protocol):
     def step(self) -> None: ...
     def state(self) -> dict[str, Tensor]: ...

@@ -1,0 +1,27 @@
+"""What all tests share: small configurations, one trained pair of runs, and one thread."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from tests.helpers import train_small
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of a classic and a value run of the small preset, trained past their transitions, once a session."""
+    # Workers of one session share a parent folder; the first to take the lock trains, the others read.
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "trained"
+    root.mkdir(exist_ok=True)
+    train_small(root)
+    return root

@@ -1,0 +1,93 @@
+"""Compiled code is the eager code, without a graph break, and never ignores a hook. In processes without a type checker."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler here")
+
+
+def run(script: str) -> str:
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+STEP = """
+import torch
+from torch.nn import functional as F
+from circuits import HookedStreamTransformer, icl_config
+from experiments.tasks import ICLTask
+from experiments.training import _compiled_loss, training_loss
+torch.set_num_threads(1)
+for variant in ("classic", "value", "value-gradient-only"):
+    model = HookedStreamTransformer(icl_config(variant, "small"))
+    batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
+    found = []
+    for make in (training_loss, _compiled_loss):
+        loss_of = make(model)
+        model.zero_grad()
+        losses = [loss_of(batch) for batch in batches]
+        sum(losses).backward()
+        found.append([torch.stack(losses).detach(), *(p.grad for p in model.parameters())])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found)), variant
+    assert not torch.allclose(found[0][0], torch.zeros(2))
+    if variant == "value":
+        model.set_gate("off")
+        assert torch.allclose(loss_of(batches[0]), training_loss(model)(batches[0]), atol=1e-5)
+        assert not torch.allclose(loss_of(batches[0]), losses[0], atol=1e-4), "a new gate is compiled in"
+print("equal")
+"""
+
+
+def test_the_compiled_training_step_is_the_eager_one_in_one_graph() -> None:
+    assert run(STEP).strip() == "equal"
+
+
+HOOKS = """
+import torch
+from circuits import HookedStreamTransformer, icl_config
+torch.set_num_threads(1)
+model = HookedStreamTransformer(icl_config("value", "small")).eval()
+x = torch.randn(2, 5, 64)
+plain = model(x)
+whole = torch.compile(model, fullgraph=True)
+assert torch.allclose(whole(x), plain, atol=1e-4)
+
+class Trap(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.point = torch.nn.Identity()
+    def forward(self, x):
+        return self.point(x) + 1
+
+trap = Trap()
+ignoring = torch.compile(trap)
+ignoring(x)
+trap.point.register_forward_hook(lambda module, args, out: out * 0)
+print("trap" if not torch.equal(ignoring(x), trap(x)) else "no trap")
+
+compiled = torch.compile(model)
+compiled(x)
+zero = lambda t, hook: t * 0
+for name in ("blocks.1.attn.hook_z", "blocks.1.attn.hook_v_mixed", "blocks.0.hook_resid_pre"):
+    with model.hooks(fwd_hooks=[(name, zero)]):
+        assert not torch.allclose(model(x), plain, atol=1e-3)
+        try:
+            compiled(x)
+            print("ignored", name)
+        except RuntimeError as error:
+            print("refused" if "called with hooks attached" in str(error) else error)
+assert torch.allclose(compiled(x), plain, atol=1e-4)
+hooked = compiled.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.hook_z", zero)])
+assert torch.equal(hooked, model.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.hook_z", zero)]))
+"""
+
+
+def test_p11_a_compiled_model_refuses_hooks_that_it_would_ignore() -> None:
+    assert run(HOOKS).split() == ["trap", "refused", "refused", "refused"]

@@ -1,0 +1,52 @@
+"""Mistakes that the type checker of the other tests would catch first: what a user without one is told.
+
+All in one fresh process, because the checker is an import hook.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CASES: list[tuple[str, str]] = [
+    ("Stream('w')", "carrier must be one of ('q', 'k', 'v'), got 'w'"),
+    ("Stream('v', source='x')", "source must be one of ('q', 'k', 'v') or None, got 'x'"),
+    ("Stream('v', gate='shut')", "gate must be one of ('full', 'stop', 'gradient-only', 'off'), got 'shut'"),
+    ("LearnedGain(tie='loose')", "tie must be one of"),
+    ("icl_config('value', positions='rotary')", "positions must be one of ('one-hot', 'learned', 'none'), got 'rotary'"),
+    ("icl_config('value', normalization='BN')", "normalization must be one of"),
+    ("model.set_gate('shut')", "gate must be one of"),
+    ("Site(0, 'v', 'incoming')", "unknown route 'incoming': did you mean 'outgoing'"),
+    ("sites(model, routes=['mixt'])", "unknown route 'mixt': did you mean 'mixed'"),
+    ("patch(model, pair, sites(model), direction='denoising')", "did you mean 'denoise'"),
+    ("Ablation('heads', layer=0, head=0)", "unknown part 'heads': did you mean 'head'"),
+    ("Ablation('stream', 'median')", "unknown method 'median'"),
+    ("GateChange(3, 'stopp')", "unknown gate 'stopp': did you mean 'stop'"),
+    ("Every(0)", "the distance must be positive"),
+]
+
+SCRIPT = """
+from analysis import Ablation, Site, patch, sites
+from circuits import HookedStreamTransformer, Stream, icl_config
+from circuits.stream_config import LearnedGain
+from experiments.config import Every, GateChange
+from experiments.tasks import ICLTask
+model = HookedStreamTransformer(icl_config("value", "small")).eval()
+pair = ICLTask("small").pairs(4)
+for call in {calls!r}:
+    try:
+        eval(call)
+        print("no error")
+    except ValueError as error:
+        print(str(error).replace("\\n", " "))
+"""
+
+
+def test_messages_without_a_type_checker() -> None:
+    script = SCRIPT.format(calls=[call for call, _ in CASES])
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    said = ran.stdout.splitlines()
+    assert len(said) == len(CASES)
+    for (call, message), line in zip(CASES, said, strict=True):
+        assert message in line, f"{call} said: {line}"
