@@ -17,7 +17,7 @@ from circuits.stream_config import Carrier
 Loss = Callable[[Tensor], Tensor]
 Gradients = dict[str, Tensor]
 Crossing = tuple[int, Carrier]
-"""The reading layer and the carrier at which a gradient crosses from a layer into the stream."""
+"""The layer and the carrier of what was passed on: where a gradient that came through the stream enters a layer."""
 
 TOLERANCE = 1e-5
 
@@ -26,8 +26,9 @@ TOLERANCE = 1e-5
 class GradientSplit:
     """The gradient of a loss for every parameter: ``whole = direct + sum of stream shares``.
 
-    The direct share is the sum over all computational paths from parameter to loss that use no stream connection, the
-    gradient with every gate on ``stop``. A path that uses several belongs to the crossing nearest the parameter.
+    The direct share is the sum over all computational paths from parameter to loss that use no stream connection: the
+    gradient with every gate on ``stop``. (A reader's gains and transforms are its own, so theirs is direct.) A path that
+    uses several connections belongs to the crossing nearest the parameter.
     """
 
     whole: Gradients
@@ -104,7 +105,7 @@ def split_gradient(model: HookedStreamTransformer, loss: Loss, inputs: Tensor) -
     names, tensors = list(parameters), list[Tensor](parameters.values())
     whole = _zipped(names, tensors, torch.autograd.grad(_scalar(loss(model(inputs))), tensors, allow_unused=True))
     taps = _Taps()
-    hooks: Any = [(name, taps) for name in model.hook_dict if name.endswith("_residual")]
+    hooks: Any = [(name, taps) for name in model.hook_dict if name.endswith("_stream")]
     with model.hooks(fwd_hooks=hooks):
         value = _scalar(loss(model(inputs)))
     first = torch.autograd.grad(value, [*tensors, *taps.leaves], retain_graph=True, allow_unused=True)
@@ -127,33 +128,33 @@ def _zipped(names: list[str], tensors: list[Tensor], gradients: Any) -> Gradient
 
 
 class _Taps:
-    """Cuts what comes in at every reading layer out of the graph, and keeps both ends of the cut."""
+    """Cuts what every layer passes on out of the graph, and keeps both ends of the cut."""
 
     def __init__(self) -> None:
         self.keys: list[Crossing] = []
-        self.incoming: list[Tensor] = []
+        self.outgoing: list[Tensor] = []
         self.leaves: list[Tensor] = []
 
-    def __call__(self, incoming: Tensor, hook: Any) -> Tensor:
-        leaf = torch.zeros_like(incoming, requires_grad=True)
+    def __call__(self, outgoing: Tensor, hook: Any) -> Tensor:
+        leaf = torch.zeros_like(outgoing, requires_grad=True)
         carrier: Carrier = hook.name.rsplit("_", 2)[-2]
         self.keys.append((hook.layer(), carrier))
-        self.incoming.append(incoming)
+        self.outgoing.append(outgoing)
         self.leaves.append(leaf)
-        return incoming.detach() + leaf
+        return outgoing.detach() + leaf
 
 
 def _cross(
     taps: _Taps, names: list[str], tensors: list[Tensor], at_leaves: list[Tensor | None]
 ) -> dict[Crossing, Gradients]:
-    """From the last cut to the first: what arrives at a cut goes back into the source layers and the cuts before it."""
+    """From the last cut to the first: what arrives at a cut goes back into its layer, and to the cuts before it."""
     crossings: dict[Crossing, Gradients] = {}
     for i in reversed(range(len(taps.leaves))):
-        arriving, incoming = at_leaves[i], taps.incoming[i]
-        if arriving is None or not incoming.requires_grad:
+        arriving, outgoing = at_leaves[i], taps.outgoing[i]
+        if arriving is None:
             continue
         wanted = [*tensors, *taps.leaves[:i]]
-        back = torch.autograd.grad(incoming, wanted, grad_outputs=arriving, retain_graph=True, allow_unused=True)
+        back = torch.autograd.grad(outgoing, wanted, grad_outputs=arriving, retain_graph=True, allow_unused=True)
         crossings[taps.keys[i]] = _zipped(names, tensors, back[: len(tensors)])
         for j, more in enumerate(back[len(tensors) :]):
             if more is not None:

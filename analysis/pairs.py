@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.errors import known
 
-Positions = dict[str, Int[Tensor, "batch place"]]
+Positions = dict[str, Int[Tensor, "batch _"]]
 """Positions by role, one row an example: ``{"target item": (batch 1), "matching label": (batch 2), ...}``."""
 
 

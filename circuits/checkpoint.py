@@ -15,11 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from circuits.canonical import differences
+from circuits.canonical import canonical_json, differences
 from circuits.config import ModelConfig
 from circuits.model import HookedStreamTransformer
 
 FORMAT = "valuestream-checkpoint-1"
+HEADER = "valuestream"
+"""The entry of a file's metadata that holds format, hash and what is said about the content."""
 
 
 class CheckpointError(ValueError):
@@ -54,8 +56,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     """Write tensors with a JSON header ``about`` and their hash, atomically; return the hash."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = tensor_hash(content)
-    header = {"format": FORMAT, "sha256": digest, "about": json.dumps(dict(about), sort_keys=True)}
-    write_atomically(path, serialise(content, metadata=header))
+    header = canonical_json({"format": FORMAT, "sha256": digest, "about": dict(about)})
+    # One entry only: safetensors writes several in no fixed order, and equal checkpoints shall have equal bytes.
+    write_atomically(path, serialise(content, metadata={HEADER: header}))
     return digest
 
 
@@ -70,9 +73,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # not a mapping
-    except SafetensorError as error:
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is no safetensors file, or was cut short ({error})") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(
@@ -80,7 +83,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if tensor_hash(tensors) != header["sha256"]:
         raise CheckpointError(f"the content of {path} does not have the hash that it states: it was changed or damaged")
-    return tensors, json.loads(header["about"])
+    return tensors, header["about"]
 
 
 def architecture(config: ModelConfig) -> dict[str, Any]:

@@ -19,6 +19,8 @@ CASES: list[tuple[str, str]] = [
     ("Site(0, 'v', 'incoming')", "unknown route 'incoming': did you mean 'outgoing'"),
     ("sites(model, routes=['mixt'])", "unknown route 'mixt': did you mean 'mixed'"),
     ("patch(model, pair, sites(model), direction='denoising')", "did you mean 'denoise'"),
+    ("Pair(x, x, y[:2], y, {})", "4 inputs with 2 answers and 4 wrong ones"),
+    ("Pair(x, x, y, y, {'a': y[:2, None]})", "positions of 'a' are given for 2 of 4 examples"),
     ("Ablation('heads', layer=0, head=0)", "unknown part 'heads': did you mean 'head'"),
     ("Ablation('stream', 'median')", "unknown method 'median'"),
     ("GateChange(3, 'stopp')", "unknown gate 'stopp': did you mean 'stop'"),
@@ -26,13 +28,14 @@ CASES: list[tuple[str, str]] = [
 ]
 
 SCRIPT = """
-from analysis import Ablation, Site, patch, sites
+from analysis import Ablation, Pair, Site, patch, sites
 from circuits import HookedStreamTransformer, Stream, icl_config
 from circuits.stream_config import LearnedGain
 from experiments.config import Every, GateChange
 from experiments.tasks import ICLTask
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
 pair = ICLTask("small").pairs(4)
+x, y = pair.clean, pair.answers
 for call in {calls!r}:
     try:
         eval(call)
