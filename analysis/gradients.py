@@ -27,8 +27,8 @@ class GradientSplit:
     """The gradient of a loss for every parameter: ``whole = direct + sum of stream shares``.
 
     The direct share is the sum over all computational paths from parameter to loss that use no stream connection: the
-    gradient with every gate on ``stop``. (A reader's gains and transforms are its own, so theirs is direct.) A path that
-    uses several connections belongs to the crossing nearest the parameter.
+    gradient with every gate on ``stop``. (A reader's gains and transforms are its own, so theirs is direct.) A path
+    that uses several connections belongs to the crossing nearest the parameter.
     """
 
     whole: Gradients

@@ -57,7 +57,7 @@ def induction(repeat_length: int, n_pos: int, batch: int) -> AttentionScore:
 
 @torch.no_grad()
 def score_heads(model: HookedStreamTransformer, inputs: Tensor, scores: Sequence[AttentionScore]) -> pd.DataFrame:
-    """Return every score of every head: layer, head, score, value (mean over examples), stderr, n.
+    """Return every score of every head: layer, head, score, value (mean over examples), stderr (0 for one example), n.
 
     Raises:
         ValueError: for a model in training mode, no score at all, or scores for another number of examples.
@@ -74,7 +74,7 @@ def score_heads(model: HookedStreamTransformer, inputs: Tensor, scores: Sequence
         pattern = cache["pattern", layer]
         for score in scores:
             per_example = score.of(pattern)
-            errors = per_example.std(0) / len(inputs) ** 0.5
+            errors = per_example.std(0, correction=min(1, len(inputs) - 1)) / len(inputs) ** 0.5
             rows += [
                 {"layer": layer, "head": head, "score": score.name, "value": float(value), "stderr": float(error)}
                 for head, (value, error) in enumerate(zip(per_example.mean(0), errors, strict=True))

@@ -123,7 +123,7 @@ def patch(
     known("direction", direction, DIRECTIONS)
     wanted = check_sites(model, sites)
     if not wanted:
-        raise ValueError("there is no site to patch; analysis.sites(model, ...) makes a list of them")
+        raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
     name, function = metric_named(metric)
     _check_positions(wanted, pair)
     source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)

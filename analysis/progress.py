@@ -10,14 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-PROGRESS: dict[str, str] = {
-    "ila": "item-label association: first-layer attention from a label to the item before it, mean over the labels",
-    "tila": "target-item-label association: last-layer attention from the target to the labels of its class, summed",
-    "tla": "target-label association: last-layer attention from the target to all labels, summed",
-    "cla": "context-label accuracy: probability, summed, of the labels that occur in the context",
-}
-MEASURES = ("accuracy", "loss", *PROGRESS)
-
 
 def ila(first_pattern: Float[Tensor, "batch query key"], items: Tensor, labels: Tensor) -> Float[Tensor, " batch"]:
     """Return, per example, the first layer's attention from each label to its item, averaged over the labels."""

@@ -87,10 +87,10 @@ def check_sites(model: HookedStreamTransformer, wanted: Iterable[Site]) -> list[
     return sites
 
 
-def sites(
+def find_sites(
     model: HookedStreamTransformer,
     components: Sequence[str] = ("v",),
-    routes: Sequence[Route] | None = None,
+    routes: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     heads: Literal["all", "each"] | Sequence[int] = "all",
     positions: Sequence[int | str] | None = None,
@@ -112,7 +112,7 @@ def sites(
     of_layers = range(model.config.n_layers) if layers is None else layers
     found: list[Site] = []
     for component, layer in product(components, of_layers):
-        for route in (routes or tuple(ROUTES)) if component in CARRIERS else ("own",):
+        for route in _routes(component, routes):
             for head in _heads(model, component, heads):
                 found += [Site(layer, component, route, head, place) for place in places]
     there = [site for site in found if site.exists(model)]
@@ -125,6 +125,11 @@ def sites(
             f"{', '.join(have) or 'nothing'}"
         )
     return there
+
+
+def _routes(component: str, routes: Sequence[str] | None) -> list[Route]:
+    wanted: list[Route] = [route for route in ROUTES if routes is None or route in routes]
+    return wanted if component in CARRIERS else ["own"]
 
 
 def _heads(

@@ -1,12 +1,25 @@
 """What a model is: configurations, the hooked stream transformer, named variants and checkpoints."""
 
+from typing import TYPE_CHECKING
+
 from circuits import variants
-from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
 from circuits.config import ModelConfig
 from circuits.errors import UnknownNameError
-from circuits.model import HookedStreamTransformer, State
+from circuits.lazy import lazily
 from circuits.stream_config import Stream
 from circuits.variants import icl_config
+
+if TYPE_CHECKING:
+    from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
+    from circuits.model import HookedStreamTransformer, State
+
+__getattr__ = lazily(
+    "circuits",
+    {
+        **dict.fromkeys(("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"), "checkpoint"),
+        **dict.fromkeys(("HookedStreamTransformer", "State"), "model"),
+    },
+)
 
 __all__ = [
     "CheckpointError",

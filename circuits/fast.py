@@ -40,21 +40,58 @@ class SplitTokens:
     stands. The last item is the last token of the sequence. Attention does not care about the order, given its mask.
     """
 
-    x: Float[Tensor, "batch token d_model"]
-    """The whole input vectors, in the order [items, labels]."""
-    items: Float[Tensor, "batch item d_content"]
-    """Contents that occur once."""
-    labels: Int[Tensor, "batch label"]
-    """Rows of ``table``."""
+    n_ctx: int
+    """The number of one-hot positions: a whole input vector is its one-hot position and then its content."""
+    contents: Float[Tensor, "batch token d_content"]
+    items: Float[Tensor, "item batch d_content"]
+    """The items' contents again, all first ones, all second ones, ...: in one piece, as weights multiply them."""
+    labels: Int[Tensor, "label batch"]
+    """Of every label token, the row of ``table`` that is its content."""
     table: Float[Tensor, "entry d_content"]
     positions: Int[Tensor, "batch token"]
     """The one-hot position of every token."""
     place: Int[Tensor, " token"]
 
+    @property
+    def n_items(self) -> int:
+        """The number of item tokens."""
+        return len(self.items)
+
     @cached_property
     def mask(self) -> Float[Tensor, "token token"]:
         """0 where the token of a row may attend to that of a column, minus infinity elsewhere; added to the scores."""
-        return torch.where(self.place[:, None] >= self.place[None, :], 0.0, -torch.inf).to(self.x.dtype)
+        allowed = self.place[:, None] >= self.place[None, :]
+        return torch.where(allowed, 0.0, -torch.inf).to(self.contents.dtype)
+
+    @property
+    def x(self) -> Float[Tensor, "batch token d_model"]:
+        """The whole input vectors, in the order [items, labels]."""
+        one_hot = torch.nn.functional.one_hot(self.positions, self.n_ctx).to(self.contents.dtype)
+        return torch.cat([one_hot, self.contents], -1)
+
+    @cached_property
+    def last(self) -> Float[Tensor, "batch d_model"]:
+        """The input vector at the last position of every sequence."""
+        at = self.n_items - 1
+        vector = self.contents.new_zeros(len(self.contents), self.n_ctx + self.contents.shape[-1])
+        vector[:, self.n_ctx :] = self.contents[:, at]
+        return vector.scatter_(1, self.positions[:, at, None], 1.0)
+
+    def dots(self, *vectors: Float[Tensor, "batch d_model"]) -> tuple[Float[Tensor, "batch token"], ...]:
+        """Return x_j . v for every token j and each of the vectors: one-hot positions pick a component of v."""
+        picked = [v[:, : self.n_ctx].gather(1, self.positions) for v in vectors]
+        if len(vectors) == 1:
+            return (picked[0] + (self.contents * vectors[0][:, None, self.n_ctx :]).sum(-1),)
+        products = torch.bmm(self.contents, torch.stack(vectors, 1)[..., self.n_ctx :].mT)
+        return tuple(p + dot for p, dot in zip(picked, products.unbind(-1), strict=True))
+
+    def sums(self, *weights: Float[Tensor, "batch token"]) -> tuple[Float[Tensor, "batch d_model"], ...]:
+        """Return sum_j a_j x_j for each of the weightings a: one-hot positions put a_j at their place."""
+        a = torch.stack(weights, 1)
+        sums = a.new_zeros(*a.shape[:2], self.n_ctx + self.contents.shape[-1])
+        sums[..., self.n_ctx :] = torch.bmm(a, self.contents)
+        sums[..., : self.n_ctx].scatter_(2, self.positions[:, None].expand_as(a), a)
+        return sums.unbind(1)
 
 
 class FastRun(NamedTuple):
@@ -89,34 +126,104 @@ def why_not(config: ModelConfig) -> str | None:
     return f"the fast path needs {', '.join(lacking)}" if lacking else None
 
 
-class _Scores(torch.autograd.Function):
-    """x A x' for every sequence. It is linear in A, so nothing of the forward need be kept."""
+def _pair_products(A: Weight, tokens: SplitTokens) -> Float[Tensor, "batch token token"]:
+    """x A x' for every sequence: positions are rows of A, labels rows of a table, only items are multiplied."""
+    n_items, n_ctx, positions = tokens.n_items, tokens.n_ctx, tokens.positions
+    rows = A.index_select(0, positions.T.flatten()).view(*positions.T.shape, len(A))
+    rows[:n_items].flatten(0, 1).addmm_(tokens.items.flatten(0, 1), A[n_ctx:])
+    rows[n_items:].flatten(0, 1).add_((tokens.table @ A[n_ctx:]).index_select(0, tokens.labels.flatten()))
+    rows = rows.transpose(0, 1)
+    at_positions = rows[..., :n_ctx].gather(2, positions[:, None].expand(-1, positions.shape[1], -1))
+    return torch.baddbmm(at_positions, rows[..., n_ctx:], tokens.contents.mT)
+
+
+def _pair_gradient(d_scores: Float[Tensor, "batch token token"], tokens: SplitTokens) -> Weight:
+    """The gradient of A behind :func:`_pair_products`: the sum over sequences of x' d_scores x."""
+    n_items, n_ctx, positions = tokens.n_items, tokens.n_ctx, tokens.positions
+    d_model = n_ctx + tokens.contents.shape[-1]
+    rows = d_scores.new_zeros(*positions.shape, d_model)
+    rows[..., n_ctx:] = torch.bmm(d_scores, tokens.contents)
+    rows[..., :n_ctx].scatter_(2, positions[:, None].expand_as(d_scores), d_scores)
+    at_items = rows[:, :n_items].transpose(0, 1).reshape(-1, d_model)
+    at_labels = rows[:, n_items:].transpose(0, 1).reshape(-1, d_model)
+    by_label = rows.new_zeros(len(tokens.table), d_model).index_add_(0, tokens.labels.flatten(), at_labels)
+    by_position = rows.new_zeros(n_ctx, d_model).index_add_(0, positions.flatten(), rows.flatten(0, 1))
+    by_content = torch.addmm(tokens.table.mT @ by_label, tokens.items.flatten(0, 1).mT, at_items)
+    return torch.cat([by_position, by_content])
+
+
+def _softmax_gradient(p: Tensor, d_p: Tensor) -> Tensor:
+    return p * (d_p - (p * d_p).sum(-1, keepdim=True))
+
+
+class _LastPosition(torch.autograd.Function):
+    """The residual stream at the last position after both layers; the derivative is written out below the value.
+
+    In the names, ``d_y`` is the loss's derivative with respect to ``y``. The weights on x are None without a stream.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, A: Tensor, x: Tensor, items: Tensor, labels: Tensor, table: Tensor, positions: Tensor
-    ) -> Tensor:
-        """Return the scores (batch token token)."""
-        ctx.save_for_backward(x, items, labels, table, positions)
-        (batch, n_items, d_content), d_model = items.shape, len(A)
-        content = A[d_model - d_content :]
-        rows = A.index_select(0, positions.reshape(-1)).view(batch, -1, d_model)
-        rows[:, :n_items] += (items.reshape(-1, d_content) @ content).view(batch, n_items, d_model)
-        rows[:, n_items:] += (table @ content).index_select(0, labels.reshape(-1)).view(batch, -1, d_model)
-        return torch.bmm(rows, x.mT)
+        ctx: Any,
+        tokens: SplitTokens,
+        A: Weight,
+        V1: Weight,
+        Q2: Weight,
+        K2: Weight,
+        V2: Weight,
+        Qx: Weight | None,
+        Kx: Weight | None,
+        Vx: Weight | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the residual (batch d_model) and both patterns as in :class:`FastRun`."""
+        last = tokens.n_items - 1
+        P = (_pair_products(A, tokens) + tokens.mask).softmax(-1)
+        (from_last,) = tokens.sums(P[:, last])
+        h = torch.addmm(tokens.last, from_last, V1)
+        q = h @ Q2 if Qx is None else torch.addmm(h @ Q2, tokens.last, Qx)
+        u = q @ K2.mT
+        direct, through_h = tokens.dots(u if Kx is None else torch.addmm(u, q, Kx.mT), u @ V1.mT)
+        p = (direct + (P * through_h[:, None]).sum(-1)).softmax(-1)
+        on_x, on_attended = tokens.sums(p, (p[..., None] * P).sum(1))
+        on_h = torch.addmm(on_x, on_attended, V1)
+        z = torch.addmm(h, on_h, V2)
+        z = z if Vx is None else z.addmm_(on_x, Vx)
+        ctx.tokens = tokens
+        kept = (V1, Q2, K2, V2, Qx, Kx, Vx, P, from_last, h, q, u, through_h, p, on_x, on_attended, on_h)
+        ctx.save_for_backward(*kept)
+        ctx.mark_non_differentiable(P, p)
+        return z, P, p
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of A: sum over sequences of x' (gradient of the scores) x."""
-        x, items, labels, table, positions = ctx.saved_tensors
-        d_model, d_content, n_items = x.shape[-1], items.shape[-1], items.shape[1]
-        rows = torch.bmm(gradients[0], x)
-        at_items, at_labels = rows[:, :n_items].reshape(-1, d_model), rows[:, n_items:].reshape(-1, d_model)
-        by_label = x.new_zeros(len(table), d_model).index_add_(0, labels.reshape(-1), at_labels)
-        gradient = x.new_zeros(d_model, d_model).index_add_(0, positions.reshape(-1), rows.reshape(-1, d_model))
-        content = torch.addmm(table.mT @ by_label, items.reshape(-1, d_content).mT, at_items)
-        gradient[d_model - d_content :] = content
-        return gradient, None, None, None, None, None
+        """Return the gradients of the weights, in the order of ``forward``; the tokens are data and have none."""
+        V1, Q2, K2, V2, Qx, Kx, Vx, P, from_last, h, q, u, through_h, p, on_x, on_attended, on_h = ctx.saved_tensors
+        d_z, tokens = gradients[0], ctx.tokens
+        last = tokens.n_items - 1
+
+        d_on_h = d_z @ V2.mT
+        d_on_x = d_on_h if Vx is None else torch.addmm(d_on_h, d_z, Vx.mT)
+        d_p, d_attended = tokens.dots(d_on_x, d_on_h @ V1.mT)
+        d_scores = _softmax_gradient(p, d_p + (P * d_attended[:, None]).sum(-1))
+        d_P = p[..., None] * d_attended[:, None] + d_scores[..., None] * through_h[:, None]
+        d_u_x, d_through = tokens.sums(d_scores, (d_scores[..., None] * P).sum(1))
+        d_u = torch.addmm(d_u_x, d_through, V1)
+        d_q = d_u @ K2 if Kx is None else torch.addmm(d_u @ K2, d_u_x, Kx)
+        d_h = torch.addmm(d_z, d_q, Q2.mT)
+        d_P[:, last] += tokens.dots(d_h @ V1.mT)[0]
+
+        d_V1 = torch.addmm(torch.addmm(from_last.mT @ d_h, on_attended.mT, d_on_h), d_through.mT, u)
+        return (
+            None,
+            _pair_gradient(_softmax_gradient(P, d_P), tokens),
+            d_V1,
+            h.mT @ d_q,
+            d_u.mT @ q,
+            on_h.mT @ d_z,
+            None if Qx is None else tokens.last.mT @ d_q,
+            None if Kx is None else d_u_x.mT @ q,
+            None if Vx is None else on_x.mT @ d_z,
+        )
 
 
 class _Weights(NamedTuple):
@@ -132,7 +239,7 @@ def _mixed_weights(model: HookedStreamTransformer) -> _Weights:
     # Mixing is linear in the projections, and the input is data. So the rule of circuits.streams, gates included,
     # acts on the weights as it acts on what they project: as if the input were the identity matrix.
     own: list[dict[Carrier, Weight]] = [
-        {c: getattr(block.attn, f"W_{c.upper()}")[0] for c in CARRIERS} for block in model.layers
+        {c: getattr(block.attn, f"W_{c.upper()}").squeeze(0) for c in CARRIERS} for block in model.layers
     ]
     used: list[dict[Carrier, Weight]] = [dict(own[0]), dict(own[1])]
     on_x: dict[Carrier, Weight] = {}
@@ -164,30 +271,13 @@ def run_last(model: HookedStreamTransformer, tokens: SplitTokens) -> FastRun:
     The model must be one that :func:`why_not` accepts, without hooks attached (they would not fire).
     """
     first, on_h, on_x = _mixed_weights(model)
-    x = tokens.x
     if model.config.attention_scale:
         scale = model.config.d_head**-0.5
         first, on_h = {**first, "q": first["q"] * scale}, {**on_h, "q": on_h["q"] * scale}
         on_x = {c: weight * scale if c == "q" else weight for c, weight in on_x.items()}
-    scores = _Scores.apply(first["q"] @ first["k"].mT, x, tokens.items, tokens.labels, tokens.table, tokens.positions)
-    pattern = (scores + tokens.mask).softmax(-1)
-    last = tokens.items.shape[1] - 1
-    x_last = x[:, last]
-
-    h = torch.addmm(x_last, (pattern[:, last : last + 1] @ x)[:, 0], first["v"])
-    q = h @ on_h["q"]
-    if "q" in on_x:
-        q = torch.addmm(q, x_last, on_x["q"])
-    by_h = q @ on_h["k"].mT
-    by_x = torch.addmm(by_h, q, on_x["k"].mT) if "k" in on_x else by_h
-    dots = torch.stack([by_x, by_h @ first["v"].mT], 1) @ x.mT
-    p = (dots[:, 0] + (pattern * dots[:, 1, None]).sum(-1)).softmax(-1)
-
-    sums = torch.stack([p, (p[..., None] * pattern).sum(1)], 1) @ x
-    attended_h = torch.addmm(sums[:, 0], sums[:, 1], first["v"])
-    z = torch.addmm(h, attended_h, on_h["v"])
-    if "v" in on_x:
-        z = torch.addmm(z, sums[:, 0], on_x["v"])
+    A = first["q"] @ first["k"].mT
+    streams = (on_x.get(c) for c in CARRIERS)
+    z, first_pattern, last_pattern = _LastPosition.apply(tokens, A, first["v"], *(on_h[c] for c in CARRIERS), *streams)
     for layer in model.relu_layers:
         z = torch.addmm(layer.b, z, layer.W).relu()
-    return FastRun(z @ model.W_U, pattern, p)
+    return FastRun(z @ model.W_U, first_pattern, last_pattern)

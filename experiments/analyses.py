@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from analysis import ablate, patch, score_heads, sites, split_gradient
+from analysis import ablate, find_sites, patch, score_heads, split_gradient
 from analysis.drawing import draw
 from analysis.patching import Direction, PatchResult
-from analysis.sites import Route, Site
+from analysis.sites import Site
 from circuits.model import HookedStreamTransformer
 from experiments.runs import Run
 from experiments.tasks.icl import ROLES
@@ -25,12 +25,12 @@ PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
 def patched_sites(
     model: HookedStreamTransformer,
     components: Sequence[str] = PATCHED,
-    routes: Sequence[Route] | None = None,
+    routes: Sequence[str] | None = None,
     heads: Literal["all", "each"] = "all",
     positions: Sequence[int | str] = ROLES,
 ) -> list[Site]:
     """Return the sites of a patch sweep: layers x components x routes x position roles."""
-    return sites(model, components, routes, heads=heads, positions=positions)
+    return find_sites(model, components, routes, heads=heads, positions=positions)
 
 
 def patch_run(

@@ -30,8 +30,9 @@ from typing import Any
 
 import pandas as pd
 
-from circuits.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from circuits.checkpoint import load_checkpoint, save_checkpoint
 from circuits.errors import UnknownNameError, known
+from circuits.files import write_atomically
 from circuits.model import HookedStreamTransformer
 from experiments.config import RunConfig
 from experiments.tasks.icl import ICLTask

@@ -196,7 +196,9 @@ class _Bar:
 
     def report(self, name: str, step: int, accuracy: float) -> None:
         """Take one run's progress."""
-        if name not in self.at:
+        if self.bar.disable:
+            return
+        if name not in self.at:  # what was done in an earlier sitting counts as done, and not as speed
             self.bar.initial += step
             self.bar.n += step
         else:

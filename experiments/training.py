@@ -90,12 +90,15 @@ def make_optimizer(config: Optimizer, parameters: dict[str, Tensor]) -> _Optimiz
     return _SGD(config, parameters) if isinstance(config, SGD) else _Adam(config, parameters)
 
 
+def compiles() -> bool:
+    """Return whether there is a compiler here for ``torch.compile`` to use."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
 def choose_engine(config: RunConfig) -> str:
     """Return ``"compiled"`` or ``"eager"``, whichever suits a run on this machine."""
-    has_compiler = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-    return (
-        "compiled" if has_compiler and config.training.steps >= COMPILE_FROM and not why_not(config.model) else "eager"
-    )
+    pays = config.training.steps >= COMPILE_FROM and why_not(config.model) is None
+    return "compiled" if pays and compiles() else "eager"
 
 
 def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
@@ -110,7 +113,8 @@ def training_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor
     return lambda batch: F.cross_entropy(model(batch.inputs)[:, -1], batch.labels)
 
 
-def _compiled_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor]:
+def compiled_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor]:
+    """Return :func:`training_loss` by the fast path, compiled as one graph; the first calls take tens of seconds."""
     # One entry for every model of the group and every gate that it is given.
     torch._dynamo.config.recompile_limit = 256
 
@@ -134,7 +138,7 @@ class Trainer:
         self.model = HookedStreamTransformer(run.config.model, seed=run.config.seed).to(device).train()
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.parameters)
-        self.loss = (_compiled_loss if run.record["engine"] == "compiled" else training_loss)(self.model)
+        self.loss = (compiled_loss if run.record["engine"] == "compiled" else training_loss)(self.model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
         self.step, self.observed, self.accuracies = 0, -1, list[float]()

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.progress import PROGRESS
+from analysis.words import PROGRESS
 from figures.bands import band, over_seeds, seeds_caption
 from figures.theme import BLACK, BLUE, VERMILION, colours, dash, themed
 

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from circuits.checkpoint import write_atomically
+from circuits.files import write_atomically
 
 _STYLE = """
 :root { color-scheme: light; }

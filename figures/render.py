@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from circuits.checkpoint import write_atomically
+from circuits.files import write_atomically
 
 PLOTLY_JS = "plotly.min.js"
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
-from circuits.config import MLP, ReluStack, TokenInputs, Unembedding, VectorInputs
+from circuits.config import MLP, NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.fast import SplitTokens
 from experiments.config import TRAINING, Every, icl_run
 from experiments.runs import Run
@@ -44,9 +44,8 @@ def token_config(variant: str = "value", n_layers: int = 3, **overrides: Any) ->
         "streams": variants.streams(variant, n_layers),
         "name": variant,
     }
-    from circuits.config import NormalInit
-
-    return ModelConfig(**({"init": NormalInit(0.3)} | fields | overrides))
+    everything: dict[str, Any] = {"init": NormalInit(0.3)} | fields | overrides
+    return ModelConfig(**everything)
 
 
 def model_of(config: ModelConfig, seed: int = 0) -> HookedStreamTransformer:
@@ -87,7 +86,7 @@ def twin(model: HookedStreamTransformer, **changes: Any) -> HookedStreamTransfor
 
 def double_tokens(tokens: SplitTokens) -> SplitTokens:
     """Fast-path inputs in double precision."""
-    parts = {name: getattr(tokens, name).double() for name in ("x", "items", "table")}
+    parts = {name: getattr(tokens, name).double() for name in ("contents", "items", "table")}
     return dataclasses.replace(tokens, **parts)
 
 

@@ -19,7 +19,8 @@ from circuits import (
     save_checkpoint,
     transplant,
 )
-from circuits.checkpoint import read_about, read_tensors, write_atomically
+from circuits.checkpoint import read_about, read_tensors
+from circuits.files import write_atomically
 from tests.helpers import ALL, build, inputs_for, token_config
 
 
@@ -48,7 +49,9 @@ def test_another_architecture_is_refused_with_the_fields_that_differ(tmp_path: P
     file = tmp_path / "classic.safetensors"
     save_checkpoint(file, HookedStreamTransformer(icl_config("classic", "small")))
     wanted = icl_config("value", "small", attention_scale=True)
-    with pytest.raises(CheckpointError, match=r"another architecture .*attention_scale: false / true; streams: \[\] / \["):
+    with pytest.raises(
+        CheckpointError, match=r"another architecture .*attention_scale: false / true; streams: \[\] / \["
+    ):
         load_checkpoint(file, expect=wanted)
     with pytest.raises(CheckpointError, match=r"use circuits.transplant\(model, config\)"):
         load_checkpoint(file, expect=wanted)
@@ -66,7 +69,9 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not have the hash that it states"):
         load_checkpoint(file)
     save_file(tensors, file, {"valuestream": '{"format": "another-7"}'})
-    with pytest.raises(CheckpointError, match="has the format 'another-7'; this version reads 'valuestream-checkpoint-1'"):
+    with pytest.raises(
+        CheckpointError, match="has the format 'another-7'; this version reads 'valuestream-checkpoint-1'"
+    ):
         load_checkpoint(file)
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match="has the format None"):
@@ -130,7 +135,9 @@ def test_mixing_parameters_start_where_the_configuration_says() -> None:
     classic = build("classic")
     body = transplant(classic, build("resformer-learned").config)
     assert float(body.state_dict()["blocks.1.attn.mix.v.own_gain"]) == 0.5
-    assert torch.equal(transplant(body, classic.config)(inputs_for(classic.config)), classic(inputs_for(classic.config)))
+    assert torch.equal(
+        transplant(body, classic.config)(inputs_for(classic.config)), classic(inputs_for(classic.config))
+    )
 
 
 def test_weights_that_do_not_fit_are_named() -> None:

@@ -1,4 +1,4 @@
-"""Compiled code is the eager code, without a graph break, and never ignores a hook. In processes without a type checker."""
+"""Compiled code is the eager code, without a graph break, and ignores no hook. In processes without a checker."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ import torch
 from torch.nn import functional as F
 from circuits import HookedStreamTransformer, icl_config
 from experiments.tasks import ICLTask
-from experiments.training import _compiled_loss, training_loss
+from experiments.training import compiled_loss, training_loss
 torch.set_num_threads(1)
 for variant in ("classic", "value", "value-gradient-only"):
     model = HookedStreamTransformer(icl_config(variant, "small"))
     batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
     found = []
-    for make in (training_loss, _compiled_loss):
+    for make in (training_loss, compiled_loss):
         loss_of = make(model)
         model.zero_grad()
         losses = [loss_of(batch) for batch in batches]

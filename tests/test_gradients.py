@@ -64,7 +64,7 @@ def test_the_direct_share_is_the_gradient_with_every_gate_stopped(variant: str) 
 
 
 def test_a_path_belongs_to_the_crossing_nearest_the_parameter() -> None:
-    """Three layers, layer 2 reads 1 and 1 reads 0: what enters layer 0 from the stream, whatever came before, is one."""
+    """Three layers, layer 2 reads 1 and 1 reads 0: what enters layer 0 from the stream, whatever its past, is one."""
     model = build("value", "vectors", 3)
     split = split_gradient(model, loss, inputs_for(model.config))
     assert set(split.crossings) == {(0, "v"), (1, "v")}

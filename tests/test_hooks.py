@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
 
-from analysis import Ablation, Pair, Site, ablate, patch, sites
+from analysis import Ablation, Pair, Site, ablate, find_sites, patch
 from circuits import HookedStreamTransformer
 from tests.helpers import FULL, build, inputs_for
 
@@ -48,7 +48,9 @@ def test_unknown_hook_names_are_errors_with_the_nearest_name() -> None:
 def test_a_point_whose_flag_is_off_is_an_error_by_name_and_left_out_by_filter() -> None:
     model = build("value", "tokens")
     x = inputs_for(model.config)
-    with pytest.raises(ValueError, match=r"does not fire while cfg.use_attn_result is off; call model.set_use_attn_result"):
+    with pytest.raises(
+        ValueError, match=r"does not fire while cfg.use_attn_result is off; call model.set_use_attn_result"
+    ):
         model.run_with_hooks(x, fwd_hooks=[("blocks.0.attn.hook_result", zero)])
     model.run_with_hooks(x, fwd_hooks=[(lambda name: name.endswith(("hook_result", "hook_z")), zero)])
     assert "blocks.0.attn.hook_result" not in model.run_with_cache(x)[1]
@@ -139,7 +141,7 @@ def test_p2_own_projections_do_not_determine_a_head_but_what_it_uses_does(kind: 
 
     assert not torch.allclose(head_output("q", "k", "v"), clean["z", 2], atol=1e-3)
     assert torch.allclose(head_output("q", "k", "v_mixed"), clean["z", 2], atol=1e-12)
-    routes = {site.route for site in sites(model, ["v"], layers=[2])}
+    routes = {site.route for site in find_sites(model, ["v"], layers=[2])}
     assert routes == {"own", "residual", "mixed"}, "a sweep covers them all unless told otherwise"
 
 
@@ -154,9 +156,7 @@ def test_p3_a_head_without_its_output_still_speaks_through_the_stream(variant: s
     gone = model.run_with_hooks(x, fwd_hooks=_all_of_head(model, 1))
     assert not torch.allclose(silent, gone), "the trap: its values still travel"
     rows = ablate(model, x, x[:, 0], [Ablation(part, "zero", 0, 1) for part in ("z", "head")])
-    losses = [
-        float(torch.nn.functional.cross_entropy(logits[:, -1], x[:, 0]).detach()) for logits in (silent, gone)
-    ]
+    losses = [float(torch.nn.functional.cross_entropy(logits[:, -1], x[:, 0]).detach()) for logits in (silent, gone)]
     assert rows.loss_ablated.tolist() == pytest.approx(losses)
     assert (rows.changed > 0).all()
 

@@ -230,7 +230,9 @@ def test_head_scores_find_a_head_that_does_exactly_that() -> None:
     before = torch.zeros(8, 2, 17, 17)
     before[:, 0, range(1, 17), range(16)] = 1  # head 0 attends to the token before
     before[:, 1] = torch.ones(17, 17).tril() / torch.arange(1, 18)[:, None]  # head 1 to everything before
-    assert scores["previous token"].of(before).mean(0).tolist() == pytest.approx([1.0, float((1 / torch.arange(2, 18)).mean())])
+    assert scores["previous token"].of(before).mean(0).tolist() == pytest.approx(
+        [1.0, float((1 / torch.arange(2, 18)).mean())]
+    )
     assert float(scores["ila"].of(before)[:, 0].mean()) == 1.0
     target = torch.zeros(8, 1, 17, 17)
     target[:, 0, 16, 1::2] = batch.matches / 2

@@ -250,7 +250,10 @@ def test_copies_are_whole_and_apart() -> None:
         (lambda x: x[0], r"got \(7, 12\)"),
         (lambda x: x.float(), r"inputs.to\(model.cfg.dtype\)"),
         (lambda x: torch.cat([x, x], 1), "a sequence of 14 positions is longer than n_ctx = 7"),
-        (lambda x: x.index_fill(1, torch.tensor([2]), torch.nan), r"NaN or infinity, first at \(batch, pos\) = \(0, 2\)"),
+        (
+            lambda x: x.index_fill(1, torch.tensor([2]), torch.nan),
+            r"NaN or infinity, first at \(batch, pos\) = \(0, 2\)",
+        ),
     ],
 )
 def test_wrong_vectors_are_refused(make: Any, message: str) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformer_lens import patching as tl
 
-from analysis import Pair, Site, patch, sites
+from analysis import Pair, Site, find_sites, patch
 from analysis.pairs import METRICS, accuracy, logit_difference, negative_loss, probability
 from circuits import HookedStreamTransformer, icl_config
 from circuits.model import State
 from tests.helpers import FULL, build, inputs_for, small_task
 
-KINDS = [("vectors", 2), ("vectors", 3), ("tokens", 3)]
+KINDS = [("vectors", 2), ("tokens", 3)]
 
 
 def pair_for(model: HookedStreamTransformer, n: int = 4) -> Pair:
@@ -32,13 +32,13 @@ def every_site(model: HookedStreamTransformer) -> list[Site]:
     if model.config.mlp:
         components += ["resid_mid", "mlp_out"]
     return [
-        *sites(model, components, positions=[1, "two", "mixed"]),
-        *sites(model, components),
-        *sites(model, ["v", "z", "pattern"], heads="each", positions=["mixed"]),
+        *find_sites(model, components, positions=[1, "two", "mixed"]),
+        *find_sites(model, components),
+        *find_sites(model, ["v", "z", "pattern"], heads="each", positions=["mixed"]),
     ]
 
 
-def one_at_a_time(model: HookedStreamTransformer, pair: Pair, site: Site) -> Tensor:
+def one_at_a_time(model: HookedStreamTransformer, pair: Pair, site: Site, clean: Any) -> Tensor:
     """The corrupt run with one site taken from the clean run, by hooks on that site alone and nothing clever."""
     batch = torch.arange(len(pair))[:, None]
     place = site.position
@@ -62,8 +62,7 @@ def one_at_a_time(model: HookedStreamTransformer, pair: Pair, site: Site) -> Ten
         a, b = model.state(pair.corrupt, site.layer), model.state(pair.clean, site.layer)
         outgoing = {key: write(a.outgoing[key], b.outgoing[key]) for key in a.outgoing}
         return model.run_state(State(site.layer, write(a.residual, b.residual), outgoing))
-    _, cache = model.run_with_cache(pair.clean)
-    hook: Any = (site.hook_name, lambda t, hook: write(t, cache[hook.name]))
+    hook: Any = (site.hook_name, lambda t, hook: write(t, clean[hook.name]))
     return model.run_with_hooks(pair.corrupt, fwd_hooks=[hook])
 
 
@@ -72,12 +71,13 @@ def one_at_a_time(model: HookedStreamTransformer, pair: Pair, site: Site) -> Ten
 def test_batched_equals_one_at_a_time(variant: str, kind: str, layers: int) -> None:
     model = build(variant, kind, layers)
     pair = pair_for(model)
-    wanted = every_site(model)
+    wanted = every_site(model)[:: 1 if kind == "vectors" else 5]  # a fifth of them, at every kind of place
     found = patch(model, pair, wanted)
     with torch.no_grad():
-        expected = torch.stack([logit_difference(one_at_a_time(model, pair, site), pair) for site in wanted])
+        _, clean = model.run_with_cache(pair.clean)
+        expected = torch.stack([logit_difference(one_at_a_time(model, pair, site, clean), pair) for site in wanted])
     assert torch.allclose(found.values, expected, atol=1e-10)
-    assert (found.values - found.baseline).abs().max() > 1e-6
+    assert found.effect().abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("kind", ["vectors", "tokens"])
@@ -107,10 +107,10 @@ def test_equal_to_transformer_lens_on_the_classic_model() -> None:
     assert not isinstance(block, Tensor)
     assert not isinstance(heads, Tensor)
     for i, component in enumerate(("resid_pre", "attn_out", "mlp_out")):
-        found = patch(model, pair, sites(model, [component], positions=range(7)))
+        found = patch(model, pair, find_sites(model, [component], positions=range(7)))
         assert torch.allclose(found.values.reshape(3, 7, -1), block.values[i].double(), atol=1e-5)
     for i, component in enumerate(("z", "q", "k", "v")):
-        found = patch(model, pair, sites(model, [component], heads="each", positions=range(7)))
+        found = patch(model, pair, find_sites(model, [component], heads="each", positions=range(7)))
         by_position = found.values.reshape(3, 4, 7, -1).transpose(1, 2)
         assert torch.allclose(by_position, heads.values[i].double(), atol=1e-5)
 
@@ -121,7 +121,7 @@ def test_self_patching_changes_nothing(variant: str) -> None:
     pair = pair_for(model)
     same = Pair(pair.corrupt, pair.corrupt, pair.answers, pair.wrong, pair.positions)
     with pytest.raises(ValueError, match="clean and corrupt logit_difference are equal on average"):
-        patch(model, same, sites(model, ["resid_pre"]))
+        patch(model, same, find_sites(model, ["resid_pre"]))
     half = Pair(
         torch.cat([pair.corrupt, pair.clean]),
         torch.cat([pair.corrupt, pair.corrupt]),
@@ -129,7 +129,7 @@ def test_self_patching_changes_nothing(variant: str) -> None:
         torch.cat([pair.wrong, pair.wrong]),
         {},
     )
-    found = patch(model, half, [*sites(model, ["state", "resid_pre", "v", "z"])])
+    found = patch(model, half, [*find_sites(model, ["state", "resid_pre", "v", "z"])])
     assert found.baseline is not None
     assert torch.allclose(found.values[:, :4], found.baseline[:4].expand(len(found.sites), -1), atol=1e-12)
     assert not torch.allclose(found.values[:, 4:], found.baseline[4:].expand(len(found.sites), -1))
@@ -140,9 +140,9 @@ def test_self_patching_changes_nothing(variant: str) -> None:
 def test_patching_the_whole_state_is_the_other_run(variant: str, direction: Any) -> None:
     model = build(variant, "vectors", 3)
     pair = pair_for(model)
-    found = patch(model, pair, sites(model, ["state"]), direction=direction)
+    found = patch(model, pair, find_sites(model, ["state"]), direction=direction)
     assert torch.allclose(found.normalised_effect(), torch.ones(3).double())
-    one = patch(model, pair, sites(model, ["v"], layers=[0], positions=[0]), direction=direction)
+    one = patch(model, pair, find_sites(model, ["v"], layers=[0], positions=[0]), direction=direction)
     assert not torch.allclose(one.normalised_effect(), torch.ones(1).double(), atol=1e-3)
 
 
@@ -166,7 +166,7 @@ def test_both_routes_together_are_the_whole_of_a_value() -> None:
 def test_frames_say_where_how_much_and_by_which_convention() -> None:
     model = build("value", "vectors", 2)
     pair = pair_for(model, 6)
-    result = patch(model, pair, sites(model, ["v", "resid_pre"], positions=["two"]), "probability", "noise")
+    result = patch(model, pair, find_sites(model, ["v", "resid_pre"], positions=["two"]), "probability", "noise")
     frame = result.to_frame()
     expected = ["layer", "component", "route", "head", "position", "effect", "low", "high", "p", "patched"]
     assert list(frame.columns) == [*expected, "clean", "corrupt", "n", "metric", "direction"]
@@ -199,11 +199,14 @@ def test_metrics_are_what_they_say() -> None:
 def test_mistakes_are_explained_before_work_starts() -> None:
     model = build("value")
     pair = pair_for(model)
-    one = sites(model, ["resid_pre"])
+    one = find_sites(model, ["resid_pre"])
     cases: list[tuple[Any, str]] = [
         (lambda: patch(model.train(), pair, one), r"evaluation mode; found training mode at .* Call model.eval\(\)"),
         (lambda: patch(model.eval(), pair, []), "there is no site to patch"),
-        (lambda: patch(model, pair, [Site(0, "v", "residual")]), "unknown site 'blocks.0.attn.hook_v_residual': did you mean"),
+        (
+            lambda: patch(model, pair, [Site(0, "v", "residual")]),
+            "unknown site 'blocks.0.attn.hook_v_residual': did you mean",
+        ),
         (lambda: patch(model, pair, [Site(9, "v")]), "the model has 2 layers of 1 heads"),
         (lambda: patch(model, pair, [Site(0, "v", head=3)]), "the model has 2 layers of 1 heads"),
         (lambda: patch(model, pair, [Site(0, "v", position="tow")]), "unknown position role 'tow': did you mean 'two'"),
@@ -214,10 +217,16 @@ def test_mistakes_are_explained_before_work_starts() -> None:
         (lambda: Site(0, "resid"), "unknown component 'resid': did you mean"),
         (lambda: Site(0, "z", "mixed"), "z has no routes; only q, k and v have"),
         (lambda: Site(0, "resid_pre", head=0), "resid_pre has no heads"),
-        (lambda: sites(model, ["mlp_out"]), r"this model \(value\) has nowhere: mlp_out \(own\)"),
-        (lambda: sites(model, ["k"], routes=["mixed"]), r"has nowhere: k \(mixed\); .* it has nothing"),
-        (lambda: sites(build("classic"), ["v"], routes=["own", "residual"]), r"nowhere: v \(residual\).*it has v \(own\)"),
-        (lambda: Pair(pair.clean, pair.corrupt[:, :-1], pair.answers, pair.wrong, {}), "a pair needs equal batch sizes"),
+        (lambda: find_sites(model, ["mlp_out"]), r"this model \(value\) has nowhere: mlp_out \(own\)"),
+        (lambda: find_sites(model, ["k"], routes=["mixed"]), r"has nowhere: k \(mixed\); .* it has nothing"),
+        (
+            lambda: find_sites(build("classic"), ["v"], routes=["own", "residual"]),
+            r"nowhere: v \(residual\).*it has v \(own\)",
+        ),
+        (
+            lambda: Pair(pair.clean, pair.corrupt[:, :-1], pair.answers, pair.wrong, {}),
+            "a pair needs equal batch sizes",
+        ),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -225,16 +234,16 @@ def test_mistakes_are_explained_before_work_starts() -> None:
 
 
 def test_sites_are_left_out_only_where_an_architecture_cannot_have_them() -> None:
-    found = {(s.layer, s.route) for s in sites(build("value", n_layers=3), ["v"])}
+    found = {(s.layer, s.route) for s in find_sites(build("value", n_layers=3), ["v"])}
     assert (0, "residual") not in found
     assert (2, "outgoing") not in found
     assert {(0, "own"), (0, "mixed"), (0, "outgoing"), (1, "residual"), (2, "residual"), (2, "mixed")} <= found
-    assert {s.route for s in sites(build("classic"), ["v"])} == {"own"}
+    assert {s.route for s in find_sites(build("classic"), ["v"])} == {"own"}
 
 
 def test_pairs_of_a_task_patch_where_they_differ() -> None:
     model = HookedStreamTransformer(icl_config("value", "small")).eval()
     pair = small_task().pairs(8, "labels")
-    found = patch(model, pair, sites(model, ["state"], layers=[0], positions=["other item", "target item"]))
+    found = patch(model, pair, find_sites(model, ["state"], layers=[0], positions=["other item", "target item"]))
     assert found.baseline is not None
     assert torch.allclose(found.values, found.baseline.expand(2, -1), atol=1e-5), "nothing differs there"

@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import Interval, mean_interval, paired_ratio, steps_to_threshold, threshold_table, threshold_times
+from analysis.statistics import (
+    Interval,
+    mean_interval,
+    paired_ratio,
+    steps_to_threshold,
+    threshold_table,
+    threshold_times,
+)
 
 
 def test_mean_interval_is_students() -> None:
@@ -82,7 +89,7 @@ def test_the_table_pairs_seeds_and_counts_the_censored() -> None:
         ("value", 1): 10,
     }
     table = threshold_table(times).set_index("variant")
-    assert table.loc["value", ["runs", "reached", "pairs"]].tolist() == [3, 2, 2]
+    assert list(table.loc["value", ["runs", "reached", "pairs"]]) == [3, 2, 2]
     assert table.loc["value", "ratio"] == pytest.approx(0.5)
     assert table.loc["value", "steps"] == 15
     assert math.isnan(float(table.loc["classic", "ratio"]))  # type: ignore[arg-type] # a number

@@ -1,4 +1,4 @@
-"""transformer-lens' own tools on our models: one test each of what is said to work unchanged, and of what is refused."""
+"""transformer-lens' own tools on our models: one test each of what works unchanged, and of what is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
     faithfulness,
 )
 from transformer_lens.tools.analysis.interchange import fit_das, reinitialized
-from transformer_lens.utilities import composition_scores
+from transformer_lens.utilities.matrix import composition_scores
 
 from circuits import HookedStreamTransformer
 from tests.helpers import build, inputs_for, token_config
@@ -88,7 +88,7 @@ def test_hooks_come_and_go(model: HookedStreamTransformer, tokens: Tensor) -> No
     assert list(model.list_hooks()) == [name]
     assert torch.equal(model(tokens), zeroed)
     model.reset_hooks()
-    model.add_perma_hook(name, lambda t, hook: t * 0)
+    model.add_perma_hook(name, lambda tensor, *, hook: tensor * 0)
     model.reset_hooks()
     assert torch.equal(model(tokens), zeroed)
     model.reset_hooks(including_permanent=True)
@@ -141,7 +141,9 @@ def test_per_example_results_and_their_statistics(
     assert (low <= result.mean()).all()
     assert (result.mean() <= high).all()
     assert result.permutation_pvalue().shape == (3, 7)
-    assert torch.allclose(result.normalized(clean.float())[0, -1][tokens[:, :-1].eq(other[:, :-1]).all(1)], torch.ones(0))
+    assert torch.allclose(
+        result.normalized(clean.float())[0, -1][tokens[:, :-1].eq(other[:, :-1]).all(1)], torch.ones(0)
+    )
 
 
 def test_direct_path_patching_is_refused_on_a_stream_and_right_on_the_classic_model(
@@ -200,7 +202,7 @@ def test_edge_attribution_is_refused_on_a_stream_until_acknowledged(variant: str
             attribution_patch(model, tokens, other, score, config)
         model.allow_stream_blind_tools()
     edges = attribution_patch(model, tokens, other, score, config).edge_scores
-    # Into layer 0's values, and out of layer 1: with no edge between the layers, nothing can get from input to logits ...
+    # Into layer 0's values, and out of layer 1: with no edge between the layers, nothing gets from input to logits ...
     into = [e for e in edges if e[0].kind == "embed" and e[1].kind == "v_input" and e[1].layer == 0]
     out = [e for e in edges if e[0].kind == "attn_head_out" and e[0].layer == 1 and e[1].kind == "logits"]
     recovered = faithfulness(model, tokens, other, score, [*into, *out]).recovered
@@ -298,7 +300,10 @@ def test_weights_under_their_names(model: HookedStreamTransformer) -> None:
     assert model.W_U.shape == (24, 19)
     assert model.W_pos.shape == (16, 24)
     assert model.W_in.shape == (3, 24, 32)
-    assert torch.allclose(model.OV.AB[1, 2], model.W_V[1, 2] @ model.W_O[1, 2])
+    assert torch.allclose(
+        model.OV.AB[1, 2],  # type: ignore[index] # a tensor, whatever TensorLike says
+        model.W_V[1, 2] @ model.W_O[1, 2],
+    )
     assert isinstance(model.layers[0].attn.OV, FactoredMatrix)
     assert model.QK.AB.shape == (3, 4, 24, 24)
 
@@ -326,7 +331,9 @@ def test_parameters_that_an_architecture_lacks_read_as_what_they_do() -> None:
 def test_circuitsvis_takes_patterns(model: HookedStreamTransformer, tokens: Tensor) -> None:
     circuitsvis = pytest.importorskip("circuitsvis")
     _, cache = model.run_with_cache(tokens[:1], remove_batch_dim=True)
-    html = circuitsvis.attention.attention_patterns(tokens=[str(t) for t in tokens[0].tolist()], attention=cache["pattern", 0])
+    html = circuitsvis.attention.attention_patterns(
+        tokens=[str(t) for t in tokens[0].tolist()], attention=cache["pattern", 0]
+    )
     assert "attention" in str(html).lower()
 
 

@@ -13,12 +13,15 @@ CASES: list[tuple[str, str]] = [
     ("Stream('v', source='x')", "source must be one of ('q', 'k', 'v') or None, got 'x'"),
     ("Stream('v', gate='shut')", "gate must be one of ('full', 'stop', 'gradient-only', 'off'), got 'shut'"),
     ("LearnedGain(tie='loose')", "tie must be one of"),
-    ("icl_config('value', positions='rotary')", "positions must be one of ('one-hot', 'learned', 'none'), got 'rotary'"),
+    (
+        "icl_config('value', positions='rotary')",
+        "positions must be one of ('one-hot', 'learned', 'none'), got 'rotary'",
+    ),
     ("icl_config('value', normalization='BN')", "normalization must be one of"),
     ("model.set_gate('shut')", "gate must be one of"),
     ("Site(0, 'v', 'incoming')", "unknown route 'incoming': did you mean 'outgoing'"),
-    ("sites(model, routes=['mixt'])", "unknown route 'mixt': did you mean 'mixed'"),
-    ("patch(model, pair, sites(model), direction='denoising')", "did you mean 'denoise'"),
+    ("find_sites(model, routes=['mixt'])", "unknown route 'mixt': did you mean 'mixed'"),
+    ("patch(model, pair, find_sites(model), direction='denoising')", "did you mean 'denoise'"),
     ("Pair(x, x, y[:2], y, {})", "4 inputs with 2 answers and 4 wrong ones"),
     ("Pair(x, x, y, y, {'a': y[:2, None]})", "positions of 'a' are given for 2 of 4 examples"),
     ("Ablation('heads', layer=0, head=0)", "unknown part 'heads': did you mean 'head'"),
@@ -28,7 +31,7 @@ CASES: list[tuple[str, str]] = [
 ]
 
 SCRIPT = """
-from analysis import Ablation, Pair, Site, patch, sites
+from analysis import Ablation, Pair, Site, find_sites, patch
 from circuits import HookedStreamTransformer, Stream, icl_config
 from circuits.stream_config import LearnedGain
 from experiments.config import Every, GateChange

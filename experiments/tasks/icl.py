@@ -119,14 +119,11 @@ class ICLBatch:
     @cached_property
     def tokens(self) -> SplitTokens:
         """The sequences as the fast path takes them."""
+        items, labels = self.items.transpose(0, 1).contiguous(), self.context_labels.T.contiguous()
+        vectors = self.label_vectors.index_select(0, self.context_labels.flatten()).view(len(self), -1, items.shape[-1])
+        contents = torch.cat([self.items, vectors], 1)
         positions = self.starts[:, None] + self.place
-        batch, n_items = self.items.shape[:2]
-        x = self.items.new_zeros(batch, self.config.n_tokens, self.config.n_ctx + self.config.d_content)
-        x.scatter_(2, positions[..., None], 1.0)
-        x[:, :n_items, self.config.n_ctx :] = self.items
-        vectors = self.label_vectors.index_select(0, self.context_labels.reshape(-1))
-        x[:, n_items:, self.config.n_ctx :] = vectors.view(batch, -1, self.config.d_content)
-        return SplitTokens(x, self.items, self.context_labels, self.label_vectors, positions, self.place)
+        return SplitTokens(self.config.n_ctx, contents, items, labels, self.label_vectors, positions, self.place)
 
     @property
     def inputs(self) -> Float[Tensor, "batch pos d_input"]:
@@ -268,10 +265,11 @@ class ICLTask:
         vectors = torch.cat([self.class_vectors, self._vectors(blocks * c.n_novel, generator)])
         block = torch.arange(n, device=self.device)[:, None] // c.n_novel
         rows = torch.where(classes < c.n_classes, classes, classes + block * c.n_novel)
-        mu = vectors.index_select(0, rows.reshape(-1)).view(n, -1, c.d_content)
+        # In memory all first items, then all second ones, ...: as the fast path multiplies them.
+        mu = vectors.index_select(0, rows.T.flatten()).view(-1, n, c.d_content)
         eta = torch.randn(mu.shape, generator=generator, device=self.device)
         norm = math.sqrt(1 + c.noise**2)
-        return mu.mul_(1 / norm).add_(eta, alpha=c.noise / math.sqrt(c.d_content) / norm)
+        return mu.mul_(1 / norm).add_(eta, alpha=c.noise / math.sqrt(c.d_content) / norm).transpose(0, 1)
 
     @staticmethod
     def _with_target(batch: ICLBatch, item: Tensor, classes: Tensor, labels: Tensor) -> ICLBatch:

@@ -1,0 +1,41 @@
+# make demo   train four variants, ask, draw: one page      make test   the tests
+# make setup  .venv with the command valuestream            make lint   ruff and pyright
+# make bench  speeds, in one interleaved run                make clean  remove .venv
+
+PYTHON ?= python3
+SIZE ?= standard
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+# Two threads on matrices of this size are many times slower than one; the work is spread over processes instead.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "valuestream needs Python 3.11 or newer; set PYTHON=, e.g. make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/valuestream demo --size $(SIZE)
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,126 @@
+"""Every command as a user would give it, on runs of the session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.cli import main
+from experiments.runs import Run
+from tests.helpers import run_named
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:
+    status = main([str(word) for word in words])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def files(run: Run, analysis: str) -> list[bool]:
+    return [(run.path / "results" / f"{analysis}.{kind}").is_file() for kind in ("parquet", "json", "html")]
+
+
+def test_variants_and_describe(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "variants")
+    assert status == 0
+    assert "arXiv 2412.15113" in out
+    status, out, _ = run(capsys, "describe", "value-stop", "--layers", 3)
+    assert status == 0
+    assert "v1" in out
+    assert "stop" in out
+
+
+def test_train_list_and_train_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["train", "icl", "--variants", "classic", "value", "--seeds", 0, 1, "--steps", 30, "--root", tmp_path]
+    status, out, _ = run(capsys, *words, "--workers", 1)
+    assert status == 0
+    assert out.count("finished") == 4
+    status, out, _ = run(capsys, "runs", "--root", tmp_path)
+    assert out.count("finished") == 4
+    status, out, _ = run(capsys, *words)
+    assert status == 0, "what is done is done"
+
+
+def test_patch(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    status, out, _ = run(capsys, "patch", "icl-value-small-s0", "--root", trained_runs, "--n", 16, "--top", 3)
+    assert status == 0
+    assert "16 pairs (labels), logit_difference, denoise; largest effects:" in out
+    assert "matching label" in out
+    value = run_named(trained_runs, "value")
+    assert all(files(value, "patch"))
+    frame = pd.read_parquet(value.path / "results" / "patch.parquet")
+    assert set(frame.variant) == {"value"}
+    largest = frame[(frame.component == "state") & (frame.position == "matching label") & (frame.layer == 1)]
+    assert float(largest.effect.iloc[0]) == pytest.approx(1.0, abs=0.1)
+    assert (trained_runs / "plotly.min.js").is_file(), "HTML files share one"
+
+
+def test_patch_by_head_route_and_direction(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    words = ["patch", "icl-value", "--root", trained_runs, "--n", 8, "--components", "v", "--routes", "mixed", "own"]
+    status, out, _ = run(
+        capsys, *words, "--heads", "each", "--direction", "noise", "--corruption", "item", "--step", 500
+    )
+    assert status == 0
+    assert "8 pairs (item), logit_difference, noise" in out
+
+
+def test_heads_ablate_gradients(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    for analysis, word in (("heads", "tila"), ("ablate", "gradient cut"), ("gradients", "stream_share")):
+        status, out, _ = run(capsys, analysis, "icl-value", "--root", trained_runs, "--n", 32)
+        assert status == 0
+        assert word in out
+        assert all(files(run_named(trained_runs, "value"), analysis))
+
+
+def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, _ = run(capsys, "runs", "--root", tmp_path)
+    assert status == 0
+    assert "train one with: valuestream train icl" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "icl", "--variant", "valeu"], "unknown variant 'valeu': did you mean 'value'"),
+        (["train", "icl", "--preset", "smal"], "unknown preset 'smal': did you mean 'small'"),
+        (["describe", "kye"], "unknown variant 'kye': did you mean 'key'"),
+        (["demo", "--size", "standrad"], "unknown size 'standrad': did you mean 'standard'"),
+        (["heads", "nothing"], "there are no runs in"),
+        (["describe", "value", "--layers", "1"], "has no layer to read in a model of 1 layer"),
+    ],
+)
+def test_mistakes_end_with_a_sentence_and_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *words)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("run.json")), "nothing was begun"
+
+
+def test_mistakes_on_a_run(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    cases = {
+        ("--metric", "logit_diff"): "unknown metric 'logit_diff': did you mean 'logit_difference'",
+        ("--components", "vv"): "unknown component 'vv'",
+        ("--routes", "mixt"): "unknown route 'mixt': did you mean 'mixed'",
+        ("--step", "3"): "has no checkpoint at step 3; the nearest is at 0",
+        ("--max-memory", "10"): "max_memory = 10 bytes is less than one copy of the pair needs",
+    }
+    for words, message in cases.items():
+        status, _, err = run(capsys, "patch", "icl-value", "--root", trained_runs, "--n", 4, *words)
+        assert status == 2
+        assert message in err
+    status, _, err = run(capsys, "heads", "icl-value", "--root", trained_runs, "--split", "icc")
+    assert "unknown split 'icc': did you mean 'ic'" in err
+
+
+def test_a_typo_in_a_command_suggests_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ptach"])
+    assert "patch" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""The house: who may import whom, what lies at the top, what every public thing has, what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import circuits
+
+ROOT = Path(__file__).parent.parent
+ORDER = ["circuits", "analysis", "experiments", "figures"]
+SOURCES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level packages that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_point_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    later = ORDER[ORDER.index(package) + 1 :]
+    assert not imported(path) & set(later), f"{package} comes before {later}"
+    assert "tests" not in imported(path)
+
+
+def test_only_one_module_knows_transformer_lens_insides_and_figures_read_runs_through_one_door() -> None:
+    for path in SOURCES:
+        text = path.read_text()
+        if "transformer_lens.tools.analysis._" in text:
+            assert path.name == "evalmode.py"
+        if path.relative_to(ROOT).parts[0] == "figures":
+            found = re.findall(r"from (experiments[\w.]*) import", text)
+            assert set(found) <= {"experiments.runs"}, path
+            assert "torch" not in imported(path), f"{path} draws, it does not compute"
+
+
+def test_the_imported_circuits_is_ours() -> None:
+    assert Path(circuits.__file__).parent == ROOT / "circuits"
+
+
+def test_nothing_else_lies_at_the_top() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    assert {Path(name).parts[0] for name in tracked if "/" in name} <= {*ORDER, "tests", ".ci"}
+
+
+def test_every_registered_figure_loads() -> None:
+    found = {point.name: point.load() for point in entry_points(group="valuestream.figures")}
+    assert {"patch", "heads", "ablate", "gradients", "learning", "progress", "page", "render"} <= set(found)
+    assert all(callable(function) and function.__doc__ for function in found.values())
+
+
+def test_help_needs_no_torch() -> None:
+    script = (
+        "import sys\nfrom experiments.cli import main\n"
+        "try:\n    main(['patch', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformer_lens', 'pandas', 'plotly'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "heavy: []" in said
+
+
+def test_figures_import_without_transformer_lens_or_torch() -> None:
+    script = (
+        "import sys\nimport figures.theme, figures.page, figures.ablation, figures.patching, figures.gradients\n"
+        "import figures.icl, figures.bands, figures.render\n"
+        "print(sorted({'torch', 'transformer_lens'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
+
+
+def test_no_file_names_a_machine_or_an_index() -> None:
+    words = [r"/work/", r"/root/", "index" + "-url", "pypi" + r"\.org", "https?://[^/]*:[0-9]+/simple"]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in tracked:
+        text = (ROOT / name).read_text(errors="replace")
+        for word in words:
+            assert not re.search(word, text) or name == "tests/test_house.py", f"{name} holds {word}"
+
+
+def test_the_lock_has_plain_versions_of_everything_needed() -> None:
+    lines = [
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+    locked = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    assert {"torch", "transformer-lens", "plotly", "tyro", "pytest", "pyright", "ruff"} <= locked
+    assert "torch==2.13.0" in lines
