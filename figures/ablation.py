@@ -30,8 +30,7 @@ def ablation_bars(frame: pd.DataFrame) -> go.Figure:
         "passes on; 'z' and 'outgoing' one half each.<br>'forward cut' and 'gradient cut' set the stream's gate; the "
         "latter cannot change the forward pass."
     )
-    figure = themed(figure, "Ablation", caption, frame.run, height=520)
-    return figure.update_layout(margin={"b": 200}).update_annotations(selector={"text": caption}, yshift=-135)
+    return themed(figure, "Ablation", caption, frame.run, height=520, below=125)
 
 
 def _label(row: dict) -> str:

@@ -55,8 +55,7 @@ def progress_measures(metrics: pd.DataFrame, split: str = "ic") -> go.Figure:
     figure.update_yaxes(range=[0, 1.03])
     figure.update_annotations(font_size=13)
     caption = seeds_caption(chosen) + f" Measured on: {SPLIT_WORDS.get(split, split)}."
-    figure = themed(figure, "Progress measures", caption, chosen.run, height=620)
-    return figure.update_layout(legend={"y": 1.06})
+    return themed(figure, "Progress measures", caption, chosen.run, height=620)
 
 
 def head_scores(frame: pd.DataFrame) -> go.Figure:
@@ -92,5 +91,4 @@ def head_scores(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(range=[0, 1.03])
     figure.update_xaxes(title_text="step (updates)")
     caption = f"Mean attention over {frame.n.max()} sequences, with 95 % intervals over them. One run a variant."
-    figure = themed(figure, "Head scores over training", caption, frame.run, height=430 * rows)
-    return figure.update_layout(legend={"y": 1.08})
+    return themed(figure, "Head scores over training", caption, frame.run, height=430 * rows)

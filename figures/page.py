@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from circuits.files import write_atomically
+from figures.render import SHOWN
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -64,5 +65,6 @@ def _section(section: Section, number: int) -> str:
     if section.code is not None:
         parts.append(f"<pre>{html.escape(section.code)}</pre>")
     if section.figure is not None:
-        parts.append(section.figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{number}"))
+        name = f"figure-{number}"
+        parts.append(section.figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=SHOWN))
     return "\n".join(parts)

@@ -70,10 +70,8 @@ def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
         "comes in through the stream, 'outgoing' what a layer passes on. Intervals and p on hover."
     )
     runs = frame.run if "run" in frame else ()
-    figure = themed(figure, "Patching by route", caption, runs, height=190 + 42 * len(positions) + 150)
-    return figure.update_layout(margin={"b": 190, "l": 130}, title={"y": 0.97}).update_annotations(
-        selector={"text": caption}, yshift=-128
-    )
+    figure = themed(figure, "Patching by route", caption, runs, height=260 + 42 * len(positions), below=125)
+    return figure.update_layout(margin={"l": 130})
 
 
 def _column(row: dict) -> str:

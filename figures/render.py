@@ -11,6 +11,8 @@ from plotly.offline import get_plotlyjs
 from circuits.files import write_atomically
 
 PLOTLY_JS = "plotly.min.js"
+SHOWN = {"displaylogo": False, "displayModeBar": "hover", "responsive": True}
+"""How plotly shows a figure in HTML: its buttons only under the pointer."""
 
 
 def write_figure(figure: go.Figure, stem: str | Path, shared: str | Path | None = None) -> list[Path]:
@@ -26,7 +28,8 @@ def write_figure(figure: go.Figure, stem: str | Path, shared: str | Path | None 
         write_atomically(script, get_plotlyjs().encode())
     json_path, html_path = stem.with_suffix(".json"), stem.with_suffix(".html")
     write_atomically(json_path, (figure.to_json() or "").encode())
-    html = figure.to_html(include_plotlyjs=os.path.relpath(script, html_path.parent), div_id=stem.name)
+    where = os.path.relpath(script, html_path.parent)
+    html = figure.to_html(include_plotlyjs=where, div_id=stem.name, config=SHOWN)
     write_atomically(html_path, html.encode())
     return [json_path, html_path]
 

@@ -21,6 +21,8 @@ _KNOWN = {"classic": BLACK, "value": BLUE, "key": GREEN, "query": PINK, "cumulat
 _CYCLE = (ORANGE, SKY, GREEN, PINK, VERMILION, YELLOW)
 _DASHES = {"-stop": "dash", "-gradient-only": "dot"}
 _GATE_COLOURS = {"value-stop": SKY, "value-gradient-only": VERMILION}
+WIDTH = 950
+"""Pixels that a legend may take across."""
 FONT = "Inter, Helvetica, Arial, sans-serif"
 DIVERGING = [[0.0, "#B2182B"], [0.25, "#F4A582"], [0.5, "#F7F7F7"], [0.75, "#92C5DE"], [1.0, "#2166AC"]]
 
@@ -45,15 +47,34 @@ def faded(colour: str, opacity: float) -> str:
     return f"rgba({red},{green},{blue},{opacity})"
 
 
-def themed(figure: go.Figure, title: str, caption: str, runs: Iterable[str] = (), height: int = 440) -> go.Figure:
-    """Return ``figure`` with the house's look, a caption below it, and the ids of its runs in its metadata."""
+def themed(
+    figure: go.Figure,
+    title: str,
+    caption: str,
+    runs: Iterable[str] = (),
+    height: int = 440,
+    below: int = 48,
+) -> go.Figure:
+    """Return ``figure`` with the house's look, a caption below it, and the ids of its runs in its metadata.
+
+    ``below`` is the room that the labels of the horizontal axis take, in pixels. Title, legend and titles of plots
+    each have rows of their own, whatever the height.
+    """
+    top = 78 + 20 * _legend_rows(figure)
     figure.update_layout(
         template="plotly_white",
-        title={"text": title, "x": 0.0, "xanchor": "left", "xref": "paper", "font": {"size": 17}},
+        title={
+            "text": title,
+            "x": 0.0,
+            "xref": "paper",
+            "y": 1 - 26 / height,
+            "yref": "container",
+            "font": {"size": 17},
+        },
         font={"family": FONT, "size": 13},
         height=height,
-        margin={"l": 70, "r": 30, "t": 70, "b": 120},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 1.0, "xanchor": "right"},
+        margin={"l": 70, "r": 30, "t": top, "b": below + 60},
+        legend={"orientation": "h", "yref": "container", "y": 1 - 42 / height, "yanchor": "top", "x": 0.0},
         meta={"runs": sorted(set(runs)), "caption": caption},
     )
     figure.add_annotation(
@@ -62,7 +83,7 @@ def themed(figure: go.Figure, title: str, caption: str, runs: Iterable[str] = ()
         yref="paper",
         x=0,
         y=0,
-        yshift=-62,
+        yshift=-below,
         yanchor="top",
         xanchor="left",
         showarrow=False,
@@ -70,3 +91,9 @@ def themed(figure: go.Figure, title: str, caption: str, runs: Iterable[str] = ()
         font={"size": 11.5, "color": "#555555"},
     )
     return figure
+
+
+def _legend_rows(figure: go.Figure) -> int:
+    names = {trace.name for trace in figure.data if trace.showlegend is not False and trace.name}
+    pixels = sum(60 + 8 * len(name) for name in names)
+    return -(-pixels // WIDTH) if len(names) > 1 else 0
