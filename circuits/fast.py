@@ -11,7 +11,7 @@ what acts on h (``E``) and, through a stream, on x (``F``):
 The first layer's scores x_i W_Q W_K' x_j are linear in A = W_Q W_K', which is formed anew at every step, so both
 factors get their own gradients. In x A, one-hot positions are rows of A, label tokens a table of few rows; only the
 noisy items are multiplied. No parameter is folded into another: the same parameters, the same gradients, the same
-updates.
+updates. What is left of the work is thin products with x; they are bounded by memory, so each is a single pass.
 """
 
 from __future__ import annotations
@@ -34,64 +34,79 @@ Weight = Float[Tensor, "d_model d_head"]
 
 @dataclass(frozen=True)
 class SplitTokens:
-    """Input sequences with one-hot positions, whose tokens are kept apart by how cheap they are.
+    """Input sequences with one-hot positions, and their parts, by how cheaply a weight is multiplied with them.
 
     Tokens are held in the order [items, labels] rather than in sequence; ``place`` says where in the sequence each
     stands. The last item is the last token of the sequence. Attention does not care about the order, given its mask.
     """
 
-    n_ctx: int
-    """The number of one-hot positions: a whole input vector is its one-hot position and then its content."""
-    contents: Float[Tensor, "batch token d_content"]
-    items: Float[Tensor, "item batch d_content"]
-    """The items' contents again, all first ones, all second ones, ...: in one piece, as weights multiply them."""
-    labels: Int[Tensor, "label batch"]
+    x: Float[Tensor, "batch token d_model"]
+    """The whole input vectors: first the one-hot position, then the content."""
+    items: Float[Tensor, "batch item d_content"]
+    """The items' contents again, in one piece."""
+    labels: Int[Tensor, "batch label"]
     """Of every label token, the row of ``table`` that is its content."""
     table: Float[Tensor, "entry d_content"]
     positions: Int[Tensor, "batch token"]
     """The one-hot position of every token."""
     place: Int[Tensor, " token"]
 
+    @staticmethod
+    def join(
+        n_ctx: int,
+        items: Float[Tensor, "batch item d_content"],
+        labels: Int[Tensor, "batch label"],
+        table: Float[Tensor, "entry d_content"],
+        positions: Int[Tensor, "batch token"],
+        place: Int[Tensor, " token"],
+    ) -> SplitTokens:
+        """Return the tokens with their input vectors put together, over ``n_ctx`` one-hot positions."""
+        batch, n_items, d_content = items.shape
+        x = items.new_zeros(*positions.shape, n_ctx + d_content)
+        x[..., :n_ctx].scatter_(2, positions[..., None], 1.0)
+        x[:, :n_items, n_ctx:] = items
+        x[:, n_items:, n_ctx:] = table.index_select(0, labels.flatten()).view(batch, -1, d_content)
+        return SplitTokens(x, items, labels, table, positions, place)
+
+    @property
+    def n_ctx(self) -> int:
+        """The number of one-hot positions."""
+        return self.x.shape[-1] - self.table.shape[-1]
+
     @property
     def n_items(self) -> int:
         """The number of item tokens."""
-        return len(self.items)
+        return self.items.shape[1]
 
     @cached_property
     def mask(self) -> Float[Tensor, "token token"]:
         """0 where the token of a row may attend to that of a column, minus infinity elsewhere; added to the scores."""
         allowed = self.place[:, None] >= self.place[None, :]
-        return torch.where(allowed, 0.0, -torch.inf).to(self.contents.dtype)
+        return torch.where(allowed, 0.0, -torch.inf).to(self.x.dtype)
 
     @property
-    def x(self) -> Float[Tensor, "batch token d_model"]:
-        """The whole input vectors, in the order [items, labels]."""
-        one_hot = torch.nn.functional.one_hot(self.positions, self.n_ctx).to(self.contents.dtype)
-        return torch.cat([one_hot, self.contents], -1)
-
-    @cached_property
     def last(self) -> Float[Tensor, "batch d_model"]:
         """The input vector at the last position of every sequence."""
-        at = self.n_items - 1
-        vector = self.contents.new_zeros(len(self.contents), self.n_ctx + self.contents.shape[-1])
-        vector[:, self.n_ctx :] = self.contents[:, at]
-        return vector.scatter_(1, self.positions[:, at, None], 1.0)
+        return self.x[:, self.n_items - 1]
+
+    @property
+    def item_positions(self) -> Int[Tensor, " row"]:
+        """The one-hot positions of all items, sequence by sequence."""
+        return self.positions[:, : self.n_items].flatten()
+
+    @property
+    def label_positions(self) -> Int[Tensor, " row"]:
+        """The one-hot positions of all label tokens, sequence by sequence."""
+        return self.positions[:, self.n_items :].flatten()
 
     def dots(self, *vectors: Float[Tensor, "batch d_model"]) -> tuple[Float[Tensor, "batch token"], ...]:
-        """Return x_j . v for every token j and each of the vectors: one-hot positions pick a component of v."""
-        picked = [v[:, : self.n_ctx].gather(1, self.positions) for v in vectors]
-        if len(vectors) == 1:
-            return (picked[0] + (self.contents * vectors[0][:, None, self.n_ctx :]).sum(-1),)
-        products = torch.bmm(self.contents, torch.stack(vectors, 1)[..., self.n_ctx :].mT)
-        return tuple(p + dot for p, dot in zip(picked, products.unbind(-1), strict=True))
+        """Return x_j . v for every token j and each of the vectors."""
+        # With the few vectors to the left, x is read once and in order.
+        return torch.bmm(torch.stack(vectors, 1), self.x.mT).unbind(1)
 
     def sums(self, *weights: Float[Tensor, "batch token"]) -> tuple[Float[Tensor, "batch d_model"], ...]:
-        """Return sum_j a_j x_j for each of the weightings a: one-hot positions put a_j at their place."""
-        a = torch.stack(weights, 1)
-        sums = a.new_zeros(*a.shape[:2], self.n_ctx + self.contents.shape[-1])
-        sums[..., self.n_ctx :] = torch.bmm(a, self.contents)
-        sums[..., : self.n_ctx].scatter_(2, self.positions[:, None].expand_as(a), a)
-        return sums.unbind(1)
+        """Return sum_j a_j x_j for each of the weightings a."""
+        return torch.bmm(torch.stack(weights, 1), self.x).unbind(1)
 
 
 class FastRun(NamedTuple):
@@ -128,27 +143,24 @@ def why_not(config: ModelConfig) -> str | None:
 
 def _pair_products(A: Weight, tokens: SplitTokens) -> Float[Tensor, "batch token token"]:
     """x A x' for every sequence: positions are rows of A, labels rows of a table, only items are multiplied."""
-    n_items, n_ctx, positions = tokens.n_items, tokens.n_ctx, tokens.positions
-    rows = A.index_select(0, positions.T.flatten()).view(*positions.T.shape, len(A))
-    rows[:n_items].flatten(0, 1).addmm_(tokens.items.flatten(0, 1), A[n_ctx:])
-    rows[n_items:].flatten(0, 1).add_((tokens.table @ A[n_ctx:]).index_select(0, tokens.labels.flatten()))
-    rows = rows.transpose(0, 1)
+    x, n, n_ctx, positions = tokens.x, tokens.n_items, tokens.n_ctx, tokens.positions
+    rows = A.index_select(0, positions.flatten()).view(*positions.shape, -1)
+    rows[:, :n] += (tokens.items.flatten(0, 1) @ A[n_ctx:]).view(len(x), n, -1)
+    rows[:, n:] += (tokens.table @ A[n_ctx:]).index_select(0, tokens.labels.flatten()).view(len(x), -1, len(A))
     at_positions = rows[..., :n_ctx].gather(2, positions[:, None].expand(-1, positions.shape[1], -1))
-    return torch.baddbmm(at_positions, rows[..., n_ctx:], tokens.contents.mT)
+    return torch.baddbmm(at_positions, rows[..., n_ctx:], x[..., n_ctx:].mT)
 
 
 def _pair_gradient(d_scores: Float[Tensor, "batch token token"], tokens: SplitTokens) -> Weight:
     """The gradient of A behind :func:`_pair_products`: the sum over sequences of x' d_scores x."""
-    n_items, n_ctx, positions = tokens.n_items, tokens.n_ctx, tokens.positions
-    d_model = n_ctx + tokens.contents.shape[-1]
-    rows = d_scores.new_zeros(*positions.shape, d_model)
-    rows[..., n_ctx:] = torch.bmm(d_scores, tokens.contents)
-    rows[..., :n_ctx].scatter_(2, positions[:, None].expand_as(d_scores), d_scores)
-    at_items = rows[:, :n_items].transpose(0, 1).reshape(-1, d_model)
-    at_labels = rows[:, n_items:].transpose(0, 1).reshape(-1, d_model)
-    by_label = rows.new_zeros(len(tokens.table), d_model).index_add_(0, tokens.labels.flatten(), at_labels)
-    by_position = rows.new_zeros(n_ctx, d_model).index_add_(0, positions.flatten(), rows.flatten(0, 1))
-    by_content = torch.addmm(tokens.table.mT @ by_label, tokens.items.flatten(0, 1).mT, at_items)
+    x, n = tokens.x, tokens.n_items
+    d_model = x.shape[-1]
+    items = torch.bmm(d_scores[:, :n], x).flatten(0, 1)
+    labels = torch.bmm(d_scores[:, n:], x).flatten(0, 1)
+    by_label = x.new_zeros(len(tokens.table), d_model).index_add_(0, tokens.labels.flatten(), labels)
+    by_position = x.new_zeros(tokens.n_ctx, d_model).index_add_(0, tokens.item_positions, items)
+    by_position.index_add_(0, tokens.label_positions, labels)
+    by_content = torch.addmm(tokens.table.mT @ by_label, tokens.items.flatten(0, 1).mT, items)
     return torch.cat([by_position, by_content])
 
 

@@ -53,7 +53,7 @@ def themed(
     caption: str,
     runs: Iterable[str] = (),
     height: int = 440,
-    below: int = 48,
+    below: int = 56,
 ) -> go.Figure:
     """Return ``figure`` with the house's look, a caption below it, and the ids of its runs in its metadata.
 
@@ -73,7 +73,7 @@ def themed(
         },
         font={"family": FONT, "size": 13},
         height=height,
-        margin={"l": 70, "r": 30, "t": top, "b": below + 60},
+        margin={"l": 70, "r": 30, "t": top, "b": below + 54},
         legend={"orientation": "h", "yref": "container", "y": 1 - 42 / height, "yanchor": "top", "x": 0.0},
         meta={"runs": sorted(set(runs)), "caption": caption},
     )

@@ -86,7 +86,7 @@ def twin(model: HookedStreamTransformer, **changes: Any) -> HookedStreamTransfor
 
 def double_tokens(tokens: SplitTokens) -> SplitTokens:
     """Fast-path inputs in double precision."""
-    parts = {name: getattr(tokens, name).double() for name in ("contents", "items", "table")}
+    parts = {name: getattr(tokens, name).double() for name in ("x", "items", "table")}
     return dataclasses.replace(tokens, **parts)
 
 

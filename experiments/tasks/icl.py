@@ -119,11 +119,9 @@ class ICLBatch:
     @cached_property
     def tokens(self) -> SplitTokens:
         """The sequences as the fast path takes them."""
-        items, labels = self.items.transpose(0, 1).contiguous(), self.context_labels.T.contiguous()
-        vectors = self.label_vectors.index_select(0, self.context_labels.flatten()).view(len(self), -1, items.shape[-1])
-        contents = torch.cat([self.items, vectors], 1)
         positions = self.starts[:, None] + self.place
-        return SplitTokens(self.config.n_ctx, contents, items, labels, self.label_vectors, positions, self.place)
+        parts = (self.items, self.context_labels, self.label_vectors, positions, self.place)
+        return SplitTokens.join(self.config.n_ctx, *parts)
 
     @property
     def inputs(self) -> Float[Tensor, "batch pos d_input"]:
@@ -265,11 +263,10 @@ class ICLTask:
         vectors = torch.cat([self.class_vectors, self._vectors(blocks * c.n_novel, generator)])
         block = torch.arange(n, device=self.device)[:, None] // c.n_novel
         rows = torch.where(classes < c.n_classes, classes, classes + block * c.n_novel)
-        # In memory all first items, then all second ones, ...: as the fast path multiplies them.
-        mu = vectors.index_select(0, rows.T.flatten()).view(-1, n, c.d_content)
+        mu = vectors.index_select(0, rows.flatten()).view(n, -1, c.d_content)
         eta = torch.randn(mu.shape, generator=generator, device=self.device)
         norm = math.sqrt(1 + c.noise**2)
-        return mu.mul_(1 / norm).add_(eta, alpha=c.noise / math.sqrt(c.d_content) / norm).transpose(0, 1)
+        return mu.mul_(1 / norm).add_(eta, alpha=c.noise / math.sqrt(c.d_content) / norm)
 
     @staticmethod
     def _with_target(batch: ICLBatch, item: Tensor, classes: Tensor, labels: Tensor) -> ICLBatch:
