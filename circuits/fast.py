@@ -84,6 +84,11 @@ class SplitTokens:
         allowed = self.place[:, None] >= self.place[None, :]
         return torch.where(allowed, 0.0, -torch.inf).to(self.x.dtype)
 
+    @cached_property
+    def x_columns(self) -> Float[Tensor, "batch d_model token"]:
+        """``x`` again, with a token a column: so it stands in memory as the largest product wants it."""
+        return self.x.mT.contiguous()
+
     @property
     def last(self) -> Float[Tensor, "batch d_model"]:
         """The input vector at the last position of every sequence."""
@@ -147,19 +152,17 @@ def _pair_products(A: Weight, tokens: SplitTokens) -> Float[Tensor, "batch token
     rows = A.index_select(0, positions.flatten()).view(*positions.shape, -1)
     rows[:, :n] += (tokens.items.flatten(0, 1) @ A[n_ctx:]).view(len(x), n, -1)
     rows[:, n:] += (tokens.table @ A[n_ctx:]).index_select(0, tokens.labels.flatten()).view(len(x), -1, len(A))
-    at_positions = rows[..., :n_ctx].gather(2, positions[:, None].expand(-1, positions.shape[1], -1))
-    return torch.baddbmm(at_positions, rows[..., n_ctx:], x[..., n_ctx:].mT)
+    return torch.bmm(rows, tokens.x_columns)
 
 
 def _pair_gradient(d_scores: Float[Tensor, "batch token token"], tokens: SplitTokens) -> Weight:
     """The gradient of A behind :func:`_pair_products`: the sum over sequences of x' d_scores x."""
     x, n = tokens.x, tokens.n_items
     d_model = x.shape[-1]
-    items = torch.bmm(d_scores[:, :n], x).flatten(0, 1)
-    labels = torch.bmm(d_scores[:, n:], x).flatten(0, 1)
+    rows = torch.bmm(d_scores, x)
+    items, labels = rows[:, :n].reshape(-1, d_model), rows[:, n:].reshape(-1, d_model)
     by_label = x.new_zeros(len(tokens.table), d_model).index_add_(0, tokens.labels.flatten(), labels)
-    by_position = x.new_zeros(tokens.n_ctx, d_model).index_add_(0, tokens.item_positions, items)
-    by_position.index_add_(0, tokens.label_positions, labels)
+    by_position = x.new_zeros(tokens.n_ctx, d_model).index_add_(0, tokens.positions.flatten(), rows.flatten(0, 1))
     by_content = torch.addmm(tokens.table.mT @ by_label, tokens.items.flatten(0, 1).mT, items)
     return torch.cat([by_position, by_content])
 
@@ -260,7 +263,7 @@ def _mixed_weights(model: HookedStreamTransformer) -> _Weights:
             stream = model.config.stream_into(c)
             passed = used if stream and stream.passes_on == "mixed" else own
             gains = mix.gains(own[layer][c])
-            incoming = mix.incoming([_as_projection(passed[j][mix.reads]) for j in mix.sources], gains)[0, :, 0]
+            incoming = mix.incoming([_as_projection(passed[j][mix.reads]) for j in mix.sources], gains).flatten(0, 2)
             kept = scaled(_number(gains[0]), own[layer][c])
             within = layer in mix.sources
             used[layer][c] = kept + incoming if within else kept

@@ -72,7 +72,8 @@ def measure(model: HookedStreamTransformer, chunks: Iterable[ICLBatch]) -> dict[
     sums: dict[str, Tensor] = {}
     total = 0
     for batch in chunks:
-        for name, values in _per_example(look(model, batch), batch).items():
+        passing = batch[:]  # tokens for the fast path, which a batch keeps, are several times its own size
+        for name, values in _per_example(look(model, passing), batch).items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + values.sum(dtype=torch.float64)
         total += len(batch)
     return {name: value.item() / total for name, value in sums.items()}

@@ -121,10 +121,14 @@ def compiled_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor
     def loss(tokens: SplitTokens, labels: Tensor) -> Tensor:
         return F.cross_entropy(run_last(model, tokens).logits, labels)
 
-    compiled = torch.compile(loss, fullgraph=True)
+    # A step is some hundred short calls, so who calls them matters: C++ rather than Python.
+    compiled = torch.compile(loss, fullgraph=True, options={"cpp_wrapper": True})
 
     def of_batch(batch: ICLBatch) -> Tensor:
-        _ = batch.tokens.mask  # made outside of the compiled code, which cannot write to its arguments
+        _ = (
+            batch.tokens.mask,
+            batch.tokens.x_columns,
+        )  # made outside of the compiled code, which cannot write to its arguments
         return compiled(batch.tokens, batch.labels)
 
     return of_batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -94,6 +95,7 @@ def themed(
 
 
 def _legend_rows(figure: go.Figure) -> int:
-    names = {trace.name for trace in figure.data if trace.showlegend is not False and trace.name}
+    traces: list[Any] = list(figure.data)
+    names = {trace.name for trace in traces if trace.showlegend is not False and trace.name}
     pixels = sum(60 + 8 * len(name) for name in names)
     return -(-pixels // WIDTH) if len(names) > 1 else 0
