@@ -130,12 +130,13 @@ def demo(
         str, arg(help="'standard' (12 runs, minutes) or 'smallest' (only shows that it runs)")
     ] = "standard",
     out: Annotated[Path, arg(help="where the page and the figures go")] = Path("demo"),
+    images: Annotated[bool, arg(help="the figures as PNG and SVG too; needs kaleido and a browser")] = False,
     root: Root = Path("runs"),
 ) -> None:
     """Train four variants, ask everything of them, print the table and write one page with all figures."""
     from experiments import commands
 
-    commands.demo(size, root, out)
+    commands.demo(size, root, out, images)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

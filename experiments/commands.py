@@ -133,7 +133,7 @@ def gradients(name: str, root: Path, n: int, split: str) -> None:
     _written(analyses.keep(run, "gradients", frame))
 
 
-def demo(size: str, root: Path, out: Path) -> None:
+def demo(size: str, root: Path, out: Path, images: bool) -> None:
     """Train, ask, draw, and print the table and the page's path."""
-    page = demonstration.demo(size, root, out)
+    page = demonstration.demo(size, root, out, images=images)
     print(f"\nopen {page.resolve()}")

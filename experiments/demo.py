@@ -58,18 +58,25 @@ class Findings:
     gradients: pd.DataFrame
 
 
-def demo(size: str = "standard", root: str | Path = "runs", out: str | Path = "demo", progress: bool = True) -> Path:
+def demo(
+    size: str = "standard",
+    root: str | Path = "runs",
+    out: str | Path = "demo",
+    progress: bool = True,
+    images: bool = False,
+) -> Path:
     """Train, ask and draw; print the table of steps to 95 % and return the path of the page.
 
     Raises:
         UnknownNameError: for an unknown size.
+        RuntimeError: if ``images`` (PNG and SVG) are wanted and cannot be drawn here; the page is there all the same.
         RunError: as :func:`experiments.sweep.sweep`.
     """
     found = find(SIZES[known("size", size, SIZES)], root, progress)
     print(printable(found.table).to_string(index=False))
     for sentence in sentences(found):
         print(f"- {sentence}")
-    return write_page(found, Path(out))
+    return write_page(found, Path(out), images)
 
 
 def find(size: Size, root: str | Path, progress: bool = True) -> Findings:
@@ -209,7 +216,7 @@ def _shares(found: Findings) -> str:
 # --- the page -----------------------------------------------------------------------------------------------------
 
 
-def write_page(found: Findings, out: Path) -> Path:
+def write_page(found: Findings, out: Path, images: bool = False) -> Path:
     """Write the figures (JSON and HTML) and the page that holds them all, and return the page's path."""
     drawn = {
         "learning_curves": draw("learning", found.metrics),
@@ -221,7 +228,10 @@ def write_page(found: Findings, out: Path) -> Path:
     }
     for name, figure in drawn.items():
         draw("render", figure, out / name)
-    return drawing("page")(out / "index.html", TITLE, LEAD, _sections(found, drawn), _footer(found))
+    page = drawing("page")(out / "index.html", TITLE, LEAD, _sections(found, drawn), _footer(found))
+    if images:
+        drawing("images")(drawn, out)
+    return page
 
 
 TITLE = "Is it the information, or the gradient?"

@@ -106,7 +106,8 @@ def _in_workers(groups: list[list[Run]], workers: int, device: str, bar: _Bar, s
     context = multiprocessing.get_context("spawn")
     queue, listening = context.SimpleQueue(), None
     with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (queue, stop)) as pool:
-        futures = [pool.submit(_train_group, [run.path for run in group], device) for group in groups]
+        with _without_the_script():
+            futures = [pool.submit(_train_group, [run.path for run in group], device) for group in groups]
         listening = threading.Thread(target=_listen, args=(queue, bar), daemon=True)
         listening.start()
         try:
@@ -136,6 +137,19 @@ def _wait(futures: list[Future[bool]]) -> list[Exception]:
 def _listen(queue: Any, bar: _Bar) -> None:
     while (message := queue.get()) is not None:
         bar.report(*message)
+
+
+@contextmanager
+def _without_the_script() -> Iterator[None]:
+    # A spawned process first runs the main script again, which would start the sweep again; workers need none of it.
+    main = sys.modules["__main__"]
+    before = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    main.__dict__.pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(before)
 
 
 @contextmanager

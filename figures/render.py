@@ -48,17 +48,15 @@ def write_images(
         raise RuntimeError(
             "images need kaleido: pip install 'valuestream[images]', and a browser (chromium)"
         ) from error
-    paths: list[Path] = []
-    kaleido.start_sync_server(silence_warnings=True)
+    paths = {(name, kind): Path(folder) / f"{name}.{kind}" for name in figures for kind in formats}
+    Path(folder).mkdir(parents=True, exist_ok=True)
     try:
-        for name, figure in figures.items():
-            for kind in formats:
-                path = Path(folder) / f"{name}.{kind}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                figure.write_image(path, width=figure.layout.width or 1100, scale=2 if kind == "png" else 1)
-                paths.append(path)
+        kaleido.start_sync_server(silence_warnings=True)
+        for (name, kind), path in paths.items():
+            size = {"width": figures[name].layout.width or 1100, "scale": 2 if kind == "png" else 1}
+            kaleido.write_fig_sync(figures[name].to_dict(), path=path, opts={"format": kind, **size})
     except Exception as error:
         raise RuntimeError(f"no image could be drawn ({error}); install a browser such as chromium") from error
     finally:
         kaleido.stop_sync_server(silence_warnings=True)
-    return paths
+    return list(paths.values())

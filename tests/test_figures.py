@@ -17,8 +17,9 @@ from experiments import demo as demonstration
 from experiments.analyses import all_metrics, labelled, patch_run
 from experiments.demo import Size, demo, find, printable, sentences
 from figures.bands import over_seeds
+from figures.icl import learning_curves
 from figures.page import write_page
-from figures.render import write_figure
+from figures.render import write_figure, write_images
 from figures.theme import colours, faded
 from tests.helpers import run_named
 from tests.test_training import TINY
@@ -100,6 +101,21 @@ def test_written_figures_are_stable_and_open_offline(metrics: pd.DataFrame, tmp_
     assert "https://cdn" not in html
     assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
     assert json.loads(paths[0][0].read_text())["layout"]["meta"]["runs"]
+
+
+def images_or_reason(figures: dict[str, go.Figure], folder: Path) -> list[bytes] | str:
+    try:
+        return [path.read_bytes()[:4] for path in write_images(figures, folder)]
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_images_are_drawn_or_the_reason_is_given(metrics: pd.DataFrame, tmp_path: Path) -> None:
+    found = images_or_reason({"curves": learning_curves(metrics)}, tmp_path / "new")
+    if isinstance(found, str):
+        assert "install a browser such as chromium" in found
+    else:
+        assert found == [b"\x89PNG", b"<svg"]
 
 
 def test_pages_are_self_contained_and_escape_their_text(tmp_path: Path) -> None:

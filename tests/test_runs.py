@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +125,20 @@ def test_changed_or_missing_checkpoints_are_refused(run: Run) -> None:
 def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has no checkpoint yet; let it train on"):
         Run.at(tmp_path, tiny()).load_model()
+
+
+def test_a_script_sweeps_without_a_main_guard(tmp_path: Path) -> None:
+    """Workers must not run the script again, which the standard library's spawned processes otherwise do."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from dataclasses import replace\n"
+        "from experiments.config import TRAINING, icl_run\n"
+        "from experiments.sweep import sweep\n"
+        "print('once')\n"
+        "training = replace(TRAINING['small'], steps=2, n_eval=32)\n"
+        "runs = sweep([icl_run(v, 'small', 0, training) for v in ('classic', 'value')], 'runs', workers=2)\n"
+        "print(*(run.status for run in runs))\n"
+    )
+    ran = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["once", "finished", "finished"]
