@@ -44,10 +44,14 @@ def write_images(
     """
     try:
         import kaleido
+        from choreographer.browsers import Chromium
     except ImportError as error:
         raise RuntimeError(
             "images need kaleido: pip install 'valuestream[images]', and a browser (chromium)"
         ) from error
+    # Without one, kaleido's server waits for ever.
+    if not (os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False)):
+        raise RuntimeError("no image can be drawn: no browser was found; install one such as chromium")
     paths = {(name, kind): Path(folder) / f"{name}.{kind}" for name in figures for kind in formats}
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:
@@ -56,7 +60,7 @@ def write_images(
             size = {"width": figures[name].layout.width or 1100, "scale": 2 if kind == "png" else 1}
             kaleido.write_fig_sync(figures[name].to_dict(), path=path, opts={"format": kind, **size})
     except Exception as error:
-        raise RuntimeError(f"no image could be drawn ({error}); install a browser such as chromium") from error
+        raise RuntimeError(f"no image can be drawn: the browser failed ({error})") from error
     finally:
         kaleido.stop_sync_server(silence_warnings=True)
     return list(paths.values())

@@ -103,19 +103,19 @@ def test_written_figures_are_stable_and_open_offline(metrics: pd.DataFrame, tmp_
     assert json.loads(paths[0][0].read_text())["layout"]["meta"]["runs"]
 
 
-def images_or_reason(figures: dict[str, go.Figure], folder: Path) -> list[bytes] | str:
-    try:
-        return [path.read_bytes()[:4] for path in write_images(figures, folder)]
-    except RuntimeError as error:
-        return str(error)
+@pytest.mark.slow
+def test_images_are_drawn_where_there_is_a_browser(metrics: pd.DataFrame, tmp_path: Path) -> None:
+    paths = write_images({"curves": learning_curves(metrics)}, tmp_path / "new")
+    assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"<svg"]
 
 
-def test_images_are_drawn_or_the_reason_is_given(metrics: pd.DataFrame, tmp_path: Path) -> None:
-    found = images_or_reason({"curves": learning_curves(metrics)}, tmp_path / "new")
-    if isinstance(found, str):
-        assert "install a browser such as chromium" in found
-    else:
-        assert found == [b"\x89PNG", b"<svg"]
+def test_without_a_browser_images_are_refused_at_once(
+    metrics: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreographer.browsers.Chromium.find_browser", lambda **_: None)
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    with pytest.raises(RuntimeError, match="no browser was found; install one such as chromium"):
+        write_images({"curves": learning_curves(metrics)}, tmp_path)
 
 
 def test_pages_are_self_contained_and_escape_their_text(tmp_path: Path) -> None:
