@@ -82,7 +82,17 @@ def summary(model: HookedStreamTransformer) -> str:
     shown = table if config.streams else table[["layer", "carrier", "hooks"]]
     if not config.streams:
         lines.append("  no residual attention stream: layers talk through the residual stream alone")
-    return "\n".join([*lines, shown.to_string(index=False)])
+    return "\n".join([*lines, as_text(shown)])
+
+
+def as_text(frame: pd.DataFrame) -> str:
+    """Return a table as text, numbers to the right and words to the left."""
+    words = {str(c): frame[c].astype(str) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
+    widths = {c: max(len(c), int(words[c].str.len().max())) for c in words}
+    padded = frame.assign(**{c: words[c].str.ljust(widths[c]) for c in words})
+    named = padded.rename(columns={c: c.ljust(widths[c]) for c in words})
+    lines = named.to_string(index=False, float_format=lambda x: f"{x:.4g}").split("\n")
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _inputs(config: ModelConfig) -> str:

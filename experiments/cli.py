@@ -159,6 +159,10 @@ def main(arguments: list[str] | None = None) -> int:
     describe_all = "Mechanistic interpretability of transformers with residual attention streams."
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="valuestream", description=describe_all, args=arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads the output has had enough (`valuestream runs | head -1`), which is no error of anyone's.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("interrupted; every run is saved: give the same command again to go on", file=sys.stderr)
         return 130

@@ -11,6 +11,7 @@ import pandas as pd
 
 from circuits import HookedStreamTransformer, icl_config
 from circuits import variants as rules
+from circuits.describe import as_text
 from circuits.errors import known
 from experiments import analyses
 from experiments import demo as demonstration
@@ -21,12 +22,7 @@ from experiments.tasks.icl import PRESETS, SPLITS
 
 
 def _print(frame: pd.DataFrame) -> None:
-    """Numbers to the right, words to the left."""
-    words = {str(c): frame[c].astype(str) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
-    widths = {c: max(len(c), int(words[c].str.len().max())) for c in words}
-    padded = frame.assign(**{c: words[c].str.ljust(widths[c]) for c in words})
-    named = padded.rename(columns={c: c.ljust(widths[c]) for c in words})
-    print(named.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    print(as_text(frame))
 
 
 def _written(paths: Sequence[Path]) -> None:
