@@ -19,12 +19,15 @@ from transformer_lens.utilities.lm_utils import lm_cross_entropy_loss
 
 from circuits.attention import Attention, Residual
 from circuits.config import ModelConfig, ReluStack, TokenInputs
+from circuits.errors import known
 from circuits.initial import Initialised
 from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, Unembed
 from circuits.lens import bridge_config
 from circuits.stream_config import CARRIERS, Carrier, Gate
 from circuits.streams import Outgoing
 from circuits.surface import ToolSurface
+
+RETURN_TYPES = ("logits", "loss", "both")
 
 
 class State(NamedTuple):
@@ -131,7 +134,6 @@ class HookedStreamTransformer(ToolSurface):
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         outgoing: Outgoing | None = None,
-        **ignored: Any,
     ) -> Any:
         """Return logits (batch pos d_vocab_out), or what ``return_type`` asks for.
 
@@ -140,9 +142,11 @@ class HookedStreamTransformer(ToolSurface):
         residual stream before that layer comes back. ``"loss"`` is the mean next-token cross-entropy in nats.
 
         Raises:
-            ValueError: for inputs that do not fit, or a start at a later layer without the tensors it reads.
+            ValueError: for inputs that do not fit, a start at a later layer without the tensors it reads, an unknown
+                ``return_type``, or a loss of inputs that are not tokens.
         """
         self.check_not_compiled_with_hooks()
+        self._check_return_type(return_type, inputs)
         if start_at_layer is None:
             self._check_inputs(inputs)
             residual = self.input_residual(inputs)
@@ -226,6 +230,16 @@ class HookedStreamTransformer(ToolSurface):
             raise ValueError(f"a sequence of {inputs.shape[1]} positions is longer than n_ctx = {self.config.n_ctx}")
         if not self.training:
             self._check_values(inputs)
+
+    def _check_return_type(self, return_type: str | None, inputs: Tensor) -> None:
+        if return_type is None or return_type == "logits":
+            return
+        known("return_type", return_type, RETURN_TYPES)
+        if inputs.is_floating_point() or not isinstance(self.config.inputs, TokenInputs):
+            raise ValueError(
+                f"return_type = {return_type!r} is the loss of predicting the next token, and these inputs are not a "
+                "sequence of tokens; take the logits, and the loss of your task of them"
+            )
 
     def _vectors_wanted(self) -> str:
         width = getattr(self.config.inputs, "d_input", None)

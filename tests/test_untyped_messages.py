@@ -27,6 +27,8 @@ CASES: list[tuple[str, str]] = [
     ("Ablation('heads', layer=0, head=0)", "unknown part 'heads': did you mean 'head'"),
     ("Ablation('stream', 'median')", "unknown method 'median'"),
     ("GateChange(3, 'stopp')", "unknown gate 'stopp': did you mean 'stop'"),
+    ("model(x, return_type='los')", "unknown return_type 'los': did you mean 'loss'"),
+    ("model(x, return_type='loss')", "take the logits, and the loss of your task of them"),
     ("Every(0)", "the distance must be positive"),
 ]
 
