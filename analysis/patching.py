@@ -113,8 +113,7 @@ def patch(
 
     Raises:
         ValueError: for a model in training mode, a site that the model or the pair does not have, a metric that does
-        not
-            return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound smaller
+            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound smaller
             than one copy of the pair.
 
     Source: Meng et al., arXiv 2202.05262; Zhang & Nanda, arXiv 2309.16042 (directions and normalisation).

@@ -125,10 +125,8 @@ def compiled_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor
     compiled = torch.compile(loss, fullgraph=True, options={"cpp_wrapper": True})
 
     def of_batch(batch: ICLBatch) -> Tensor:
-        _ = (
-            batch.tokens.mask,
-            batch.tokens.x_columns,
-        )  # made outside of the compiled code, which cannot write to its arguments
+        # Made outside of the compiled code, which cannot write to its arguments.
+        _ = batch.tokens.mask, batch.tokens.x_columns
         return compiled(batch.tokens, batch.labels)
 
     return of_batch
@@ -259,7 +257,7 @@ def train(
     Raises:
         ValueError: if the runs cannot share their batches.
         RunError: if another process trains one of them, the disk is full, or (after the others have ended) one
-        diverged.
+            diverged.
     """
     runs = [run for run in runs if not run.finished]
     if not runs:
