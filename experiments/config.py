@@ -67,6 +67,10 @@ class SGD:
     rate: float = 0.01
     decay: float = 1e-6
 
+    def __post_init__(self) -> None:
+        if not (self.rate > 0 and 0 <= self.decay < 1):
+            raise ValueError(f"SGD needs a positive rate and a decay from 0 to below 1, got {self.rate}, {self.decay}")
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -74,6 +78,10 @@ class Adam:
 
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        if not (self.rate > 0 and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"Adam needs a positive rate and betas from 0 to below 1, got {self.rate}, {self.betas}")
 
 
 Optimizer = SGD | Adam

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from circuits.checkpoint import read_tensors, write_tensors
 from circuits.fast import SplitTokens, run_last, why_not
 from circuits.model import HookedStreamTransformer
-from experiments.config import SGD, Adam, Optimizer, RunConfig, Schedule
+from experiments.config import Adam, Optimizer, RunConfig, Schedule
 from experiments.evaluation import EvaluationSets, evaluate
 from experiments.runs import Run, RunError, explained
 from experiments.tasks.icl import ICLBatch, ICLTask
@@ -38,56 +37,41 @@ def _never() -> bool:
     return False
 
 
-_foreach_mul_: Callable[..., None] = getattr(torch, "_foreach_mul_")  # noqa: B009 # what torch.optim itself uses
-_foreach_add_: Callable[..., None] = getattr(torch, "_foreach_add_")  # noqa: B009
+class NamedOptimizer:
+    """An optimizer of torch's, with its state as plain tensors by parameter name."""
 
-
-class _SGD:
-    def __init__(self, config: SGD, parameters: dict[str, Tensor]):
-        self.config, self.parameters = config, list(parameters.values())
-
-    @torch.no_grad()
-    def step(self) -> None:
-        # One call for all parameters: with matrices this small, the calls are what costs.
-        _foreach_mul_(self.parameters, 1 - self.config.decay)
-        held = [(p, p.grad) for p in self.parameters if p.grad is not None]
-        _foreach_add_([p for p, _ in held], [g for _, g in held], alpha=-self.config.rate)
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        pass
-
-
-class _Adam:
-    def __init__(self, config: Adam, parameters: dict[str, Tensor]):
-        self.parameters = parameters
-        self.adam = torch.optim.Adam(parameters.values(), lr=config.rate, betas=config.betas, fused=True)
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: dict[str, Tensor]):
+        self.optimizer, self.parameters = optimizer, parameters
 
     def step(self) -> None:
-        self.adam.step()
+        """Make one update; a parameter that no gradient reached (behind a gate, say) has the gradient zero."""
+        for parameter in self.parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
-        held = {name: self.adam.state[p] for name, p in self.parameters.items()}
-        return {f"{name}|{key}": value for name, state in held.items() for key, value in state.items()}
+        """Return what the optimizer remembers, as ``<parameter>|<what>``."""
+        held = {name: self.optimizer.state[p] for name, p in self.parameters.items()}
+        return {
+            f"{name}|{key}": value for name, state in held.items() for key, value in state.items() if value is not None
+        }
 
     def load(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`state` returned."""
         for full, value in state.items():
             name, key = full.split("|")
-            self.adam.state[self.parameters[name]][key] = value.to(self.parameters[name].device)
+            self.optimizer.state[self.parameters[name]][key] = value.to(self.parameters[name].device)
 
 
-@runtime_checkable
-class _Optimizer(Protocol):
-    def step(self) -> None: ...
-    def state(self) -> dict[str, Tensor]: ...
-    def load(self, state: dict[str, Tensor]) -> None: ...
-
-
-def make_optimizer(config: Optimizer, parameters: dict[str, Tensor]) -> _Optimizer:
-    """Return the optimizer of a configuration, with its state as plain tensors by parameter name."""
-    return _SGD(config, parameters) if isinstance(config, SGD) else _Adam(config, parameters)
+def make_optimizer(config: Optimizer, parameters: dict[str, Tensor]) -> NamedOptimizer:
+    """Return the optimizer of a configuration, for parameters by name."""
+    if isinstance(config, Adam):
+        adam = torch.optim.Adam(parameters.values(), lr=config.rate, betas=config.betas, fused=True)
+        return NamedOptimizer(adam, parameters)
+    # torch multiplies the decay by the rate, the paper does not.
+    decay = config.decay / config.rate
+    return NamedOptimizer(torch.optim.SGD(parameters.values(), config.rate, weight_decay=decay, fused=True), parameters)
 
 
 def compiles() -> bool:

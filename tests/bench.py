@@ -81,8 +81,8 @@ class Steps:
         self.fast_loss = training_loss(self.model)
         self.compiled_loss = compiled_loss(self.model) if compiles() else None
         self.weights = {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters()}
-        self.update = make_optimizer(SGD(rate=0.0, decay=0.0), dict(self.model.named_parameters()))
-        self.literal_update = make_optimizer(SGD(rate=0.0, decay=0.0), self.weights)
+        self.update = make_optimizer(SGD(), dict(self.model.named_parameters()))
+        self.literal_update = make_optimizer(SGD(), self.weights)
         n = self.task.config.n_tokens
         self.mask = torch.full((n, n), -torch.inf).triu(1)
 

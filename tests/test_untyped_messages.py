@@ -29,6 +29,8 @@ CASES: list[tuple[str, str]] = [
     ("GateChange(3, 'stopp')", "unknown gate 'stopp': did you mean 'stop'"),
     ("model(x, return_type='los')", "unknown return_type 'los': did you mean 'loss'"),
     ("model(x, return_type='loss')", "take the logits, and the loss of your task of them"),
+    ("SGD(rate=0.0)", "SGD needs a positive rate and a decay from 0 to below 1, got 0.0"),
+    ("Adam(betas=(0.9, 1.0))", "Adam needs a positive rate and betas from 0 to below 1"),
     ("Every(0)", "the distance must be positive"),
 ]
 
@@ -36,7 +38,7 @@ SCRIPT = """
 from analysis import Ablation, Pair, Site, find_sites, patch
 from circuits import HookedStreamTransformer, Stream, icl_config
 from circuits.stream_config import LearnedGain
-from experiments.config import Every, GateChange
+from experiments.config import SGD, Adam, Every, GateChange
 from experiments.tasks import ICLTask
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
 pair = ICLTask("small").pairs(4)
