@@ -33,7 +33,8 @@ BATCH = 128
 EVERY = 500
 """The paper's distance between evaluations."""
 DEMO_VARIANTS = 4
-IN_A_ROW = 8
+IN_A_ROW = 32
+"""Steps of one kind before the next kind's turn: in training, nothing else runs between two steps."""
 
 
 def literal_logits(weights: dict[str, Tensor], x: Tensor, mask: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class Steps:
 
 
 def interleaved(rounds: int, **kinds: Callable[[int], None]) -> dict[str, list[float]]:
-    """CPU seconds of one step of every kind in every round: the kinds in turn, a few steps of each, as in training."""
+    """CPU seconds of one step of every kind in every round: the kinds in turn, some steps of each."""
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for i in range(-2, rounds):
         for name, step in kinds.items():
