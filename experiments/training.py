@@ -97,23 +97,46 @@ def training_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor
     return lambda batch: F.cross_entropy(model(batch.inputs)[:, -1], batch.labels)
 
 
-def compiled_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor]:
-    """Return :func:`training_loss` by the fast path, compiled as one graph; the first calls take tens of seconds."""
+Backward = Callable[[ICLBatch], Tensor]
+"""Gives every parameter its gradient of a batch's loss, and returns that loss."""
+
+
+def eager_backward(model: HookedStreamTransformer) -> Backward:
+    """Return the backward pass of :func:`training_loss`."""
+    loss_of = training_loss(model)
+
+    def backward(batch: ICLBatch) -> Tensor:
+        model.zero_grad()
+        loss = loss_of(batch)
+        loss.backward()
+        return loss.detach()
+
+    return backward
+
+
+def compiled_backward(model: HookedStreamTransformer) -> Backward:
+    """Return :func:`eager_backward` by the fast path, both ways compiled as one graph; first calls take some 20 s."""
     # One entry for every model of the group and every gate that it is given.
     torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.trace_autograd_ops = True
+    parameters = list(model.parameters())
 
-    def loss(tokens: SplitTokens, labels: Tensor) -> Tensor:
-        return F.cross_entropy(run_last(model, tokens).logits, labels)
+    def loss_and_gradients(tokens: SplitTokens, labels: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        loss = F.cross_entropy(run_last(model, tokens).logits, labels)
+        return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
 
     # A step is some hundred short calls, so who calls them matters: C++ rather than Python.
-    compiled = torch.compile(loss, fullgraph=True, options={"cpp_wrapper": True})
+    compiled = torch.compile(loss_and_gradients, fullgraph=True, options={"cpp_wrapper": True})
 
-    def of_batch(batch: ICLBatch) -> Tensor:
+    def backward(batch: ICLBatch) -> Tensor:
         # Made outside of the compiled code, which cannot write to its arguments.
         _ = batch.tokens.mask, batch.tokens.x_columns
-        return compiled(batch.tokens, batch.labels)
+        loss, gradients = compiled(batch.tokens, batch.labels)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss
 
-    return of_batch
+    return backward
 
 
 class Trainer:
@@ -124,7 +147,7 @@ class Trainer:
         self.model = HookedStreamTransformer(run.config.model, seed=run.config.seed).to(device).train()
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.parameters)
-        self.loss = (compiled_loss if run.record["engine"] == "compiled" else training_loss)(self.model)
+        self.backward = (compiled_backward if run.record["engine"] == "compiled" else eager_backward)(self.model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
         self.step, self.observed, self.accuracies = 0, -1, list[float]()
@@ -163,9 +186,7 @@ class Trainer:
 
     def update(self, batch: ICLBatch) -> None:
         """Make one update."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        self.loss(batch).backward()
+        self.backward(batch)
         self.optimizer.step()
         self.step += 1
 

@@ -26,7 +26,7 @@ from circuits.config import ModelConfig
 from experiments.config import SGD
 from experiments.evaluation import EvaluationSets, evaluate
 from experiments.tasks.icl import ICLTask
-from experiments.training import compiled_loss, compiles, make_optimizer, training_loss
+from experiments.training import compiled_backward, compiles, eager_backward, make_optimizer
 
 torch.set_num_threads(1)
 BATCH = 128
@@ -79,8 +79,8 @@ class Steps:
         self.inputs = [batch.inputs for batch in self.batches]
         self.model, self.hooked = HookedStreamTransformer(config).train(), HookedStreamTransformer(config).train()
         self.bare = without_hook_points(HookedStreamTransformer(config)).train()
-        self.fast_loss = training_loss(self.model)
-        self.compiled_loss = compiled_loss(self.model) if compiles() else None
+        self.backward = eager_backward(self.model)
+        self.compiled_backward = compiled_backward(self.model) if compiles() else None
         self.weights = {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters()}
         self.update = make_optimizer(SGD(), dict(self.model.named_parameters()))
         self.literal_update = make_optimizer(SGD(), self.weights)
@@ -88,14 +88,12 @@ class Steps:
         self.mask = torch.full((n, n), -torch.inf).triu(1)
 
     def fast(self, i: int) -> None:
-        self.model.zero_grad(set_to_none=True)
-        self.fast_loss(self.batches[i % 8]).backward()
+        self.backward(self.batches[i % 8])
         self.update.step()
 
     def compiled(self, i: int) -> None:
-        assert self.compiled_loss is not None, "asked only where there is a compiler"
-        self.model.zero_grad(set_to_none=True)
-        self.compiled_loss(self.batches[i % 8]).backward()
+        assert self.compiled_backward is not None, "asked only where there is a compiler"
+        self.compiled_backward(self.batches[i % 8])
         self.update.step()
 
     def literal(self, i: int) -> None:

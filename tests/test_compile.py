@@ -20,27 +20,32 @@ def run(script: str) -> str:
 
 STEP = """
 import torch
-from torch.nn import functional as F
 from circuits import HookedStreamTransformer, icl_config
 from experiments.tasks import ICLTask
-from experiments.training import compiled_loss, training_loss
+from experiments.training import compiled_backward, eager_backward
 torch.set_num_threads(1)
-for variant in ("classic", "value", "value-gradient-only"):
+batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
+
+def found(backward, model):
+    values = []
+    for batch in batches:
+        values += [backward(batch), *(p.grad for p in model.parameters() if p.grad is not None)]
+    return values
+
+def same(a, b):
+    return len(a) == len(b) and all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b))
+
+for variant in ("classic", "value", "value-gradient-only", "resformer-learned"):
     model = HookedStreamTransformer(icl_config(variant, "small"))
-    batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
-    found = []
-    for make in (training_loss, compiled_loss):
-        loss_of = make(model)
-        model.zero_grad()
-        losses = [loss_of(batch) for batch in batches]
-        sum(losses).backward()
-        found.append([torch.stack(losses).detach(), *(p.grad for p in model.parameters())])
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found)), variant
-    assert not torch.allclose(found[0][0], torch.zeros(2))
-    if variant == "value":
-        model.set_gate("off")
-        assert torch.allclose(loss_of(batches[0]), training_loss(model)(batches[0]), atol=1e-5)
-        assert not torch.allclose(loss_of(batches[0]), losses[0], atol=1e-4), "a new gate is compiled in"
+    eager, compiled = eager_backward(model), compiled_backward(model)
+    before = found(eager, model)
+    assert same(found(compiled, model), before), variant
+    assert not same(before[: len(before) // 2], before[len(before) // 2 :]), "another batch, another gradient"
+    if model.config.streams:
+        model.set_gate("off" if model.config.streams[0].gate == "full" else "full")
+        after = found(eager, model)
+        assert same(found(compiled, model), after), variant
+        assert not same(before, after), "a new gate is compiled in"
 print("equal")
 """
 
