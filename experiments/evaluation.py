@@ -11,15 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.progress import cla, ila, tila, tla
-from circuits.fast import SplitTokens, run_last, why_not
+from circuits.fast import FastRun, SplitTokens, run_last, why_not
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.icl import ICLBatch, ICLTask
 
 EVALUATED = ("test", "ic", "ic2", "iw")
-CHUNK = 256
+CHUNK = 250
 """Sequences in one forward pass of an evaluation: few enough to stay in a core's cache."""
 
-LastLogits = Callable[[SplitTokens], Float[Tensor, "batch label"]]
+RunLast = Callable[[HookedStreamTransformer, SplitTokens], FastRun]
+"""The fast path, or a compiled form of it."""
 Row = tuple[str, str, float]
 """Split, measure, value."""
 
@@ -47,11 +48,11 @@ class LastPosition:
     """Where the context's items and labels stand along the patterns' axes."""
 
 
-def look(model: HookedStreamTransformer, batch: ICLBatch) -> LastPosition:
+def look(model: HookedStreamTransformer, batch: ICLBatch, fast: RunLast = run_last) -> LastPosition:
     """Return logits and patterns of the first and last layer (mean over heads), by the fast path where it applies."""
     n = batch.config.n_pairs
     if why_not(model.config) is None:
-        run = run_last(model, batch.tokens)
+        run = fast(model, batch.tokens)
         items, labels = torch.arange(n), torch.arange(n) + n + 1
         return LastPosition(run.logits, run.first_pattern, run.last_pattern, items, labels)
     first, last = "blocks.0.attn.hook_pattern", f"blocks.{model.config.n_layers - 1}.attn.hook_pattern"
@@ -61,7 +62,7 @@ def look(model: HookedStreamTransformer, batch: ICLBatch) -> LastPosition:
 
 
 @torch.no_grad()
-def measure(model: HookedStreamTransformer, chunks: Iterable[ICLBatch]) -> dict[str, float]:
+def measure(model: HookedStreamTransformer, chunks: Iterable[ICLBatch], fast: RunLast = run_last) -> dict[str, float]:
     """Return the mean of every measure over sequences: accuracy, loss (nats) and the progress measures.
 
     Raises:
@@ -73,7 +74,7 @@ def measure(model: HookedStreamTransformer, chunks: Iterable[ICLBatch]) -> dict[
     total = 0
     for batch in chunks:
         passing = batch[:]  # tokens for the fast path, which a batch keeps, are several times its own size
-        for name, values in _per_example(look(model, passing), batch).items():
+        for name, values in _per_example(look(model, passing, fast), batch).items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + values.sum(dtype=torch.float64)
         total += len(batch)
     return {name: value.item() / total for name, value in sums.items()}
@@ -91,7 +92,7 @@ def _per_example(seen: LastPosition, batch: ICLBatch) -> dict[str, Float[Tensor,
     }
 
 
-def evaluate(model: HookedStreamTransformer, sets: EvaluationSets) -> list[Row]:
+def evaluate(model: HookedStreamTransformer, sets: EvaluationSets, fast: RunLast = run_last) -> list[Row]:
     """Return (split, measure, value) over all splits; ic2 counts against the shifted labels."""
-    per_split = {split: measure(model, chunks) for split, chunks in sets.chunks.items()}
+    per_split = {split: measure(model, chunks, fast) for split, chunks in sets.chunks.items()}
     return [(split, name, value) for split, values in per_split.items() for name, value in values.items()]

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from circuits.checkpoint import read_tensors, write_tensors
 from circuits.fast import SplitTokens, run_last, why_not
 from circuits.model import HookedStreamTransformer
 from experiments.config import Adam, Optimizer, RunConfig, Schedule
-from experiments.evaluation import EvaluationSets, evaluate
+from experiments.evaluation import EvaluationSets, RunLast, evaluate
 from experiments.runs import Run, RunError, explained
 from experiments.tasks.icl import ICLBatch, ICLTask
 
@@ -116,27 +117,41 @@ def eager_backward(model: HookedStreamTransformer) -> Backward:
 
 def compiled_backward(model: HookedStreamTransformer) -> Backward:
     """Return :func:`eager_backward` by the fast path, both ways compiled as one graph; first calls take some 20 s."""
-    # One entry for every model of the group and every gate that it is given.
-    torch._dynamo.config.recompile_limit = 256
-    torch._dynamo.config.trace_autograd_ops = True
     parameters = list(model.parameters())
 
     def loss_and_gradients(tokens: SplitTokens, labels: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         loss = F.cross_entropy(run_last(model, tokens).logits, labels)
         return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    # A step is some hundred short calls, so who calls them matters: C++ rather than Python.
-    compiled = torch.compile(loss_and_gradients, fullgraph=True, options={"cpp_wrapper": True})
+    compiled = _compiled(loss_and_gradients)
 
     def backward(batch: ICLBatch) -> Tensor:
-        # Made outside of the compiled code, which cannot write to its arguments.
-        _ = batch.tokens.mask, batch.tokens.x_columns
-        loss, gradients = compiled(batch.tokens, batch.labels)
+        loss, gradients = compiled(_whole(batch.tokens), batch.labels)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         return loss
 
     return backward
+
+
+def compiled_run_last() -> RunLast:
+    """Return :func:`circuits.fast.run_last`, compiled."""
+    compiled = _compiled(run_last)
+    return lambda model, tokens: compiled(model, _whole(tokens))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # One entry for every model of the group and every gate that it is given.
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.trace_autograd_ops = True
+    # A step is some hundred short calls, so who calls them matters: C++ rather than Python.
+    return torch.compile(function, fullgraph=True, options={"cpp_wrapper": True})
+
+
+def _whole(tokens: SplitTokens) -> SplitTokens:
+    # What is made when it is first asked for is made here: compiled code cannot write to its arguments.
+    _ = tokens.mask, tokens.x_columns
+    return tokens
 
 
 class Trainer:
@@ -147,7 +162,9 @@ class Trainer:
         self.model = HookedStreamTransformer(run.config.model, seed=run.config.seed).to(device).train()
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.parameters)
-        self.backward = (compiled_backward if run.record["engine"] == "compiled" else eager_backward)(self.model)
+        compiled = run.record["engine"] == "compiled"
+        self.backward = (compiled_backward if compiled else eager_backward)(self.model)
+        self.fast = compiled_run_last() if compiled else run_last
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
         self.step, self.observed, self.accuracies = 0, -1, list[float]()
@@ -197,7 +214,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.model.eval()
-        rows = evaluate(self.model, self.sets)
+        rows = evaluate(self.model, self.sets, self.fast)
         self.model.train()
         values = {(split, name): value for split, name, value in rows}
         if not math.isfinite(values["test", "loss"]):

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from circuits import HookedStreamTransformer, icl_config
 from circuits.attention import Attention
 from circuits.config import ModelConfig
+from circuits.fast import run_last
 from experiments.config import SGD
 from experiments.evaluation import EvaluationSets, evaluate
 from experiments.tasks.icl import ICLTask
-from experiments.training import compiled_backward, compiles, eager_backward, make_optimizer
+from experiments.training import compiled_backward, compiled_run_last, compiles, eager_backward, make_optimizer
 
 torch.set_num_threads(1)
 BATCH = 128
@@ -167,19 +168,21 @@ def two_against_one(rounds: int, seconds: float, preset: str) -> float:
 
 
 def evaluation_share(steps: Steps, n_eval: int, rounds: int) -> float:
-    """CPU time of evaluating at the paper's schedule over that of the training between two evaluations."""
+    """CPU time of evaluating at the paper's schedule over that of the training between two, as runs do it."""
+    fast, update = (compiled_run_last(), steps.compiled) if compiles() else (run_last, steps.fast)
     sets = EvaluationSets(steps.task, n_eval)
     shares = []
+    evaluate(steps.model.eval(), sets, fast)
     for _ in range(rounds):
         steps.model.eval()
         start = time.process_time()
-        evaluate(steps.model, sets)
+        evaluate(steps.model, sets, fast)
         evaluating = time.process_time() - start
         steps.model.train()
         start = time.process_time()
         for i in range(EVERY // 5):
             steps.data(i)
-            steps.fast(i)
+            update(i)
         shares.append(evaluating / (5 * (time.process_time() - start)))
     return median(shares)
 
@@ -203,17 +206,17 @@ def main() -> None:
     row("what", "found", "asked")
     for name, values in times.items():
         row(f"CPU time of one: {name.replace('_', ' ')}", f"{median(values) * 1e3:.2f} ms", "")
-    row("literal all-positions step / fast step", f"{ratio(times, 'literal', 'fast'):.2f} x", ">= 6 x")
-    if "compiled" in times:
-        row(
-            "literal all-positions step / fast step, compiled", f"{ratio(times, 'literal', 'compiled'):.2f} x", ">= 6 x"
-        )
+    taken = "compiled" if "compiled" in times else "fast"
+    how = {"fast": "eager", "compiled": "compiled"}
+    for kind in [kind for kind in how if kind in times]:
+        asked = ">= 6 x" if kind == taken else ""
+        row(f"literal all-positions step / fast step, {how[kind]}", f"{ratio(times, 'literal', kind):.2f} x", asked)
     row(
         "hooked step with hook points (none attached) / without",
         f"{ratio(times, 'with_points', 'without_points'):.3f} x",
         "<= 1.03 x",
     )
-    alone = ratio(times, "data", "fast")
+    alone = ratio(times, "data", taken)
     row(
         f"data generation / fast step, batch shared by {DEMO_VARIANTS} variants",
         f"{alone / DEMO_VARIANTS:.1%}",

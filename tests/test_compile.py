@@ -22,7 +22,8 @@ STEP = """
 import torch
 from circuits import HookedStreamTransformer, icl_config
 from experiments.tasks import ICLTask
-from experiments.training import compiled_backward, eager_backward
+from circuits.fast import run_last
+from experiments.training import compiled_backward, compiled_run_last, eager_backward
 torch.set_num_threads(1)
 batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
 
@@ -46,6 +47,9 @@ for variant in ("classic", "value", "value-gradient-only", "resformer-learned"):
         after = found(eager, model)
         assert same(found(compiled, model), after), variant
         assert not same(before, after), "a new gate is compiled in"
+    with torch.no_grad():
+        tokens = ICLTask("small").sample(50, "ic").tokens
+        assert same(compiled_run_last()(model, tokens), run_last(model, tokens)), variant
 print("equal")
 """
 
