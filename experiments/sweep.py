@@ -104,7 +104,7 @@ def _train_group(paths: list[Path], device: str) -> bool:
 
 def _in_workers(groups: list[list[Run]], workers: int, device: str, bar: _Bar, stop: Any) -> None:
     context = multiprocessing.get_context("spawn")
-    queue, listening = context.SimpleQueue(), None
+    queue = context.SimpleQueue()
     with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker, (queue, stop)) as pool:
         with _without_the_script():
             futures = [pool.submit(_train_group, [run.path for run in group], device) for group in groups]

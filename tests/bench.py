@@ -208,7 +208,7 @@ def main() -> None:
         row(f"CPU time of one: {name.replace('_', ' ')}", f"{median(values) * 1e3:.2f} ms", "")
     taken = "compiled" if "compiled" in times else "fast"
     how = {"fast": "eager", "compiled": "compiled"}
-    for kind in [kind for kind in how if kind in times]:
+    for kind in (name for name in times if name in how):
         asked = ">= 6 x" if kind == taken else ""
         row(f"literal all-positions step / fast step, {how[kind]}", f"{ratio(times, 'literal', kind):.2f} x", asked)
     row(
