@@ -20,9 +20,10 @@ from transformer_lens.patching import PatchingResult
 from analysis.drawing import draw
 from analysis.evalmode import require_eval_mode
 from analysis.pairs import Metric, Pair, evaluate, metric_named
-from analysis.sites import PATTERN, Site, check_sites
+from analysis.sites import check_sites
 from circuits.errors import known
 from circuits.model import HookedStreamTransformer, State
+from circuits.sites import PATTERN, Site
 
 Direction = Literal["denoise", "noise"]
 DIRECTIONS: dict[str, str] = {

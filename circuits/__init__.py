@@ -12,12 +12,14 @@ from circuits.variants import icl_config
 if TYPE_CHECKING:
     from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
     from circuits.model import HookedStreamTransformer, State
+    from circuits.sites import Site
 
 __getattr__ = lazily(
     "circuits",
     {
         **dict.fromkeys(("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"), "checkpoint"),
         **dict.fromkeys(("HookedStreamTransformer", "State"), "model"),
+        "Site": "sites",
     },
 )
 
@@ -25,6 +27,7 @@ __all__ = [
     "CheckpointError",
     "HookedStreamTransformer",
     "ModelConfig",
+    "Site",
     "State",
     "Stream",
     "UnknownNameError",

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from analysis import ablate, find_sites, patch, score_heads, split_gradient
 from analysis.drawing import draw
 from analysis.patching import Direction, PatchResult
-from analysis.sites import Site
 from circuits.model import HookedStreamTransformer
+from circuits.sites import Site
 from experiments.runs import Run
 from experiments.tasks.icl import ROLES
 
