@@ -1,98 +1,165 @@
-"""What breaks when a head, or the stream, or only the stream's gradient is taken away."""
+"""What breaks when a head, the stream, the stream's gradient, or any set of sites is taken away."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.evalmode import require_eval_mode
-from circuits.errors import known
+from circuits.errors import known, require
+from circuits.intervening import Activations, Counts, Intervening, Models
+from circuits.interventions import Intervention, Mean, Operation, Resample, Zero, operation_name
 from circuits.model import HookedStreamTransformer
+from circuits.replacement import Places
+from circuits.sites import Site, check_sites
+from circuits.stream_config import CARRIERS, Gate
 
-Part = Literal["head", "z", "outgoing", "stream", "forward cut", "gradient cut"]
-PARTS: dict[str, str] = {
-    "head": "a head altogether: its output and what it passes on through the stream",
-    "z": "a head's own output; its values still travel down the stream",
-    "outgoing": "what a head passes on through the stream; its own output stays",
-    "stream": "what comes in through the stream at a layer, replaced",
-    "forward cut": "every stream's forward value (gate gradient-only)",
-    "gradient cut": "every stream's gradient (gate stop): the forward pass stays, so accuracy and loss cannot change",
-}
-Method = Literal["zero", "mean"]
-METHODS: dict[str, str] = {
-    "zero": "replaced by zero",
-    "mean": "replaced by its mean over the given examples, position by position",
-}
+METHODS: dict[str, Operation] = {"zero": Zero(), "mean": Mean(), "resample": Resample()}
+"""Replaced by zero, by the mean over the given examples (position by position), or by another example's activation."""
+Method = str | Operation
+"""One of ``METHODS`` by name, or an operation: ``FromRun(checkpoint)``, ``Clamp(0.5)``."""
+Gates = tuple[tuple[Gate, Gate], ...]
+FORWARD_CUT: Gates = (("full", "gradient-only"), ("stop", "off"))
+GRADIENT_CUT: Gates = (("full", "stop"), ("gradient-only", "off"))
+"""What each gate becomes."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """One thing that is taken away; ``layer`` and ``head`` where the part has them."""
+    """What is taken away together, under one name: interventions at sites, or a change of gates, or both.
 
-    part: Part
-    method: Method = "zero"
-    layer: int | None = None
-    head: int | None = None
+    Make one with the class methods; add two to have both at once.
+    """
 
-    def __post_init__(self) -> None:
-        known("part", self.part, PARTS)
-        known("method", self.method, METHODS)
-        if self.part in ("head", "z", "outgoing") and (self.layer is None or self.head is None):
-            raise ValueError(f"ablating {self.part!r} needs a layer and a head")
+    part: str
+    interventions: tuple[Intervention, ...] = ()
+    gates: Gates = ()
 
-    def points(self, model: HookedStreamTransformer) -> list[str]:
-        """Return the hook points that are replaced; none for the cuts, which set a gate.
+    def __add__(self, other: Ablation) -> Ablation:
+        both = self.interventions + other.interventions
+        return Ablation(f"{self.part} + {other.part}", both, _one_after_the_other(self.gates, other.gates))
+
+    @classmethod
+    def sites(cls, name: str, sites: Iterable[Site], method: Method = "zero") -> Ablation:
+        """Return the ablation of any sites, together.
 
         Raises:
-            ValueError: if the model has nothing there.
+            UnknownNameError: for an unknown method (nearest suggested).
+            ValueError: if there is no site.
         """
-        if self.part in ("forward cut", "gradient cut"):
-            found, cut = ["gate"] if model.config.streams else [], True
-        else:
-            found, cut = [name for name in model.hook_dict if self._replaces(model, name)], False
-        if not found:
-            raise ValueError(f"{self} takes nothing away: model {model.config.name!r} has no such part")
-        return [] if cut else found
+        operation = METHODS[known("method", method, METHODS)] if isinstance(method, str) else method
+        together = tuple(Intervention(site, operation) for site in sites)
+        require(bool(together), f"ablation {name!r} takes nothing away: it has no site")
+        return cls(name, together)
 
-    def _replaces(self, model: HookedStreamTransformer, name: str) -> bool:
-        parts = name.split(".")
-        if parts[0] != "blocks" or (self.layer is not None and int(parts[1]) != self.layer):
-            return False
-        if self.part == "head":
-            # Its output, and its own projection wherever the layer passes that carrier on. (Not all that it passes on:
-            # in a running sum that holds the values of other layers too.)
-            attn = model.layers[int(parts[1])].attn
-            own = [f"hook_{c}" for c in (*attn.passes_own, *attn.passes_mixed)]
-            return parts[-1] in ("hook_z", *own)
-        return parts[-1].endswith({"z": "hook_z", "outgoing": "_stream", "stream": "_residual"}[self.part])
+    @classmethod
+    def head(cls, model: HookedStreamTransformer, layer: int, head: int, method: Method = "zero") -> Ablation:
+        """Return the ablation of a head altogether: its output, and its own projections that the stream takes on.
+
+        (Not all that it passes on: in a running sum that holds the values of other layers too.)
+        """
+        z = check_sites(model, [Site(layer, "z", head=head)])
+        return cls.sites("head", [*z, *_of_head(model, layer, head, "own")], method)
+
+    @classmethod
+    def z(cls, model: HookedStreamTransformer, layer: int, head: int, method: Method = "zero") -> Ablation:
+        """Return the ablation of a head's output; its values still travel down the stream."""
+        return cls.sites("z", check_sites(model, [Site(layer, "z", head=head)]), method)
+
+    @classmethod
+    def outgoing(cls, model: HookedStreamTransformer, layer: int, head: int, method: Method = "zero") -> Ablation:
+        """Return the ablation of all that a head passes on through the stream; its own output stays."""
+        check_sites(model, [Site(layer, "z", head=head)])
+        sites = _of_head(model, layer, head, "outgoing")
+        return cls.sites("outgoing", _some(sites, model, f"what layer {layer} passes on through a stream"), method)
+
+    @classmethod
+    def stream(cls, model: HookedStreamTransformer, method: Method = "zero") -> Ablation:
+        """Return the ablation of all that comes in through streams, at every layer."""
+        every = (Site(layer, c, "residual") for layer in range(model.config.n_layers) for c in CARRIERS)
+        return cls.sites("stream", _some([s for s in every if s.exists(model)], model, "a stream"), method)
+
+    @classmethod
+    def forward_cut(cls, model: HookedStreamTransformer) -> Ablation:
+        """Return the cut of every stream's forward value; its gradient stays."""
+        return cls("forward cut", gates=_some_gate(model, FORWARD_CUT))
+
+    @classmethod
+    def gradient_cut(cls, model: HookedStreamTransformer) -> Ablation:
+        """Return the cut of every stream's gradient; the forward pass stays, so accuracy and loss cannot change."""
+        return cls("gradient cut", gates=_some_gate(model, GRADIENT_CUT))
+
+    def describe(self) -> dict[str, str]:
+        """Return part, method, layer and head in words, ``all`` where it spans several and ``-`` for gates alone."""
+        sites = [i.site for i in self.interventions]
+        names = sorted({operation_name(i.operation) for i in self.interventions})
+        return {
+            "part": self.part,
+            "method": " + ".join(names) or "-",
+            "layer": _shared([site.layer for site in sites]),
+            "head": _shared([site.head for site in sites]),
+        }
 
 
-def standard_ablations(model: HookedStreamTransformer) -> list[Ablation]:
-    """Return every ablation that the model has something for: each head whole and in halves, the stream, both cuts."""
-    found = [Ablation("head", m, layer, head) for m in _BOTH for layer, head in _all_heads(model)]
-    found += [Ablation("z", m, layer, head) for m in _BOTH for layer, head in _all_heads(model)]
+def _one_after_the_other(one: Gates, two: Gates) -> Gates:
+    first: dict[Gate, Gate] = dict(one)
+    second: dict[Gate, Gate] = dict(two)
+    middle: dict[Gate, Gate] = {gate: first.get(gate, gate) for gate in (*first, *second)}
+    return tuple((gate, second.get(between, between)) for gate, between in middle.items())
+
+
+def _shared(values: list[int | None] | list[int]) -> str:
+    one = set(values)
+    return str(values[0]) if len(one) == 1 and None not in one else "all"
+
+
+def _of_head(model: HookedStreamTransformer, layer: int, head: int, route: str) -> list[Site]:
+    passed = [Site(layer, c, "outgoing", head) for c in CARRIERS if model.config.readers(layer, c)]
+    own = [Site(layer, s.component, "own", head) for s in passed]
+    return passed if route == "outgoing" else [site for site in own if site.exists(model)]
+
+
+def _some(sites: list[Site], model: HookedStreamTransformer, what: str) -> list[Site]:
+    require(bool(sites), f"this takes nothing away: model {model.config.name!r} has no such part, {what}")
+    return sites
+
+
+def _some_gate(model: HookedStreamTransformer, cut: Gates) -> Gates:
+    there = {gate for s in model.config.streams for gate in (s.gate, *(rule.gate for rule in s.gate_rules))}
+    some = bool(there & {gate for gate, _ in cut})
+    require(some, f"this takes nothing away: model {model.config.name!r} has no such part, an open gate to cut")
+    return cut
+
+
+def standard_ablations(model: HookedStreamTransformer, methods: Sequence[Method] = ("zero", "mean")) -> list[Ablation]:
+    """Return every ablation that the model has something for: each head whole and in halves, the stream, both cuts.
+
+    Without a stream a head's output is all of it, so there are no halves.
+    """
+    heads = [(layer, head) for layer in range(model.config.n_layers) for head in range(model.config.n_heads)]
+    found = [Ablation.head(model, *where, method) for method in methods for where in heads]
     if not model.config.streams:
-        return [a for a in found if a.part == "head"]
-    passing = {int(n.split(".")[1]) for n in model.hook_dict if n.endswith("_stream")}
-    found += [
-        Ablation("outgoing", m, layer, head) for m in _BOTH for layer, head in _all_heads(model) if layer in passing
-    ]
-    return [*found, *(Ablation("stream", m) for m in _BOTH), Ablation("forward cut"), Ablation("gradient cut")]
+        return found
+    found += [Ablation.z(model, *where, method) for method in methods for where in heads]
+    passing = [(layer, head) for layer, head in heads if _of_head(model, layer, head, "outgoing")]
+    found += [Ablation.outgoing(model, *where, method) for method in methods for where in passing]
+    found += [Ablation.stream(model, method) for method in methods]
+    return [*found, *_possible(model, Ablation.forward_cut), *_possible(model, Ablation.gradient_cut)]
 
 
-_BOTH: tuple[Method, Method] = ("zero", "mean")
-
-
-def _all_heads(model: HookedStreamTransformer) -> list[tuple[int, int]]:
-    return [(layer, head) for layer in range(model.config.n_layers) for head in range(model.config.n_heads)]
+def _possible(model: HookedStreamTransformer, cut: Callable[[HookedStreamTransformer], Ablation]) -> list[Ablation]:
+    try:
+        return [cut(model)]
+    except ValueError:
+        return []
 
 
 def ablate(
@@ -101,90 +168,99 @@ def ablate(
     answers: Int[Tensor, " batch"],
     ablations: Sequence[Ablation] | None = None,
     read_at: int = -1,
+    *,
+    positions: Places | None = None,
+    models: Models | None = None,
+    allow_nothing: bool = False,
 ) -> pd.DataFrame:
     """Return one row an ablation: accuracy and loss (nats) at ``read_at``, whole and ablated, and the gradient's.
 
     ``changed`` is the largest change of any activation that was replaced; ``gradient_norm`` and ``gradient_cosine``
     compare the gradient of the mean loss with and without the ablation: norm ratio, and cosine over all parameters.
+    Means and samples are of the whole model, also where several sites are replaced together. ``positions`` and
+    ``models`` as for :func:`circuits.intervening.intervened`. By default, all of :func:`standard_ablations`, where a
+    part that is nothing already (a stream behind a closed gate) has the change 0.
 
     Raises:
-        ValueError: for a model in training mode, or an ablation of something that the model does not have.
+        ValueError: for a model in training mode, an ablation of something that the model does not have, a single
+            example to resample, or numbers of inputs and answers that differ.
+        NothingChangedError: for an ablation that changed nothing at any of its sites, unless ``allow_nothing``.
     """
     require_eval_mode(model, "ablation")
+    require(len(inputs) == len(answers), f"{len(inputs)} inputs with {len(answers)} answers; give one an input")
     wanted = standard_ablations(model) if ablations is None else list(ablations)
-    points = [ablation.points(model) for ablation in wanted]
-    averaged = {name for a, names in zip(wanted, points, strict=True) if a.method == "mean" for name in names}
-    means = _means(model, inputs, averaged)
-    whole = _measured(model, inputs, answers, read_at)
-    rows = [_row(model, inputs, answers, read_at, a, p, means, whole) for a, p in zip(wanted, points, strict=True)]
+    require(bool(wanted), "there is no ablation to make; leave ablations out for the standard ones")
+    ready = [Intervening(model, ablation.interventions, models) for ablation in wanted]
+    _require_others(wanted, len(inputs))
+    asked = _Asked(model, inputs, answers, read_at, positions, _baseline(model, inputs, wanted))
+    whole = asked.measured()
+    rows = []
+    for ablation, applied in zip(wanted, ready, strict=True):
+        after = asked.measured(ablation, applied)
+        changed = _largest(applied.counts)
+        if changed == 0 and ablations is not None and not allow_nothing:
+            applied.counts.require_change()
+        rows.append(ablation.describe() | _compared(whole, after) | {"changed": changed})
     return pd.DataFrame(rows).assign(n=len(inputs))
+
+
+def _require_others(wanted: Sequence[Ablation], n: int) -> None:
+    resampled = [i for ablation in wanted for i in ablation.interventions if isinstance(i.operation, Resample)]
+    require(n > 1 or not resampled, "an activation is resampled from another example, and only one input was given")
+
+
+def _baseline(model: HookedStreamTransformer, inputs: Tensor, wanted: Sequence[Ablation]) -> Activations:
+    """What the whole model does where means or samples are put in its place."""
+    every = (i for ablation in wanted for i in ablation.interventions)
+    names = sorted({i.site.hook_name for i in every if isinstance(i.operation, (Mean, Resample))})
+    with torch.no_grad():
+        return model.run_with_cache(inputs, names_filter=names, return_cache_object=False)[1]
+
+
+def _largest(counts: Counts) -> float:
+    return float(counts.values[:, 1].max()) if counts.interventions else float("nan")
 
 
 @dataclass(frozen=True)
 class _Measured:
     accuracy: float
     loss: float
-    gradient: Tensor
-    changed: float = 0.0
+    gradient: Float[Tensor, " parameter"]
 
 
-def _means(model: HookedStreamTransformer, inputs: Tensor, names: set[str]) -> dict[str, Tensor]:
-    """Mean activations over the examples, position by position."""
-    with torch.no_grad():
-        _, cache = model.run_with_cache(inputs, names_filter=sorted(names), return_cache_object=False)
-    return {name: activation.mean(0, keepdim=True) for name, activation in cache.items()}
+@dataclass(frozen=True)
+class _Asked:
+    """The question that is asked of the whole model and of what is left of it."""
+
+    model: HookedStreamTransformer
+    inputs: Tensor
+    answers: Int[Tensor, " batch"]
+    read_at: int
+    positions: Places | None
+    baseline: Activations
+
+    def measured(self, ablation: Ablation | None = None, applied: Intervening | None = None) -> _Measured:
+        """Return accuracy, loss and gradient of the model, or of what an ablation leaves of it."""
+        regated = self.model.regated(dict(ablation.gates)) if ablation and ablation.gates else nullcontext()
+        acting = applied.at(None, self.positions, self.baseline) if applied else nullcontext()
+        with regated, acting:
+            logits = self.model(self.inputs)[:, self.read_at]
+            loss = F.cross_entropy(logits, self.answers)
+            parameters = list(self.model.parameters())
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return _Measured(
+            accuracy=float((logits.argmax(-1) == self.answers).float().mean()),
+            loss=float(loss.detach()),
+            gradient=torch.cat([g.flatten() for g in gradients]),
+        )
 
 
-def _measured(model: HookedStreamTransformer, inputs: Tensor, answers: Tensor, read_at: int) -> _Measured:
-    logits = model(inputs)[:, read_at]
-    loss = F.cross_entropy(logits, answers)
-    gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    flat = [torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), gradients, strict=True)]
-    return _Measured(
-        accuracy=float((logits.argmax(-1) == answers).float().mean()),
-        loss=float(loss.detach()),
-        gradient=torch.cat([g.flatten() for g in flat]),
-    )
-
-
-def _row(
-    model: HookedStreamTransformer,
-    inputs: Tensor,
-    answers: Tensor,
-    read_at: int,
-    ablation: Ablation,
-    points: list[str],
-    means: dict[str, Tensor],
-    whole: _Measured,
-) -> dict[str, Any]:
-    changes: list[float] = []
-    hooks: Any = [(name, _replacer(ablation, means, changes)) for name in points]
-    gates = {"forward cut": "gradient-only", "gradient cut": "stop"}
-    gate = model.gated(gates[ablation.part]) if ablation.part in gates else nullcontext()  # type: ignore[arg-type] # literals
-    with gate, model.hooks(fwd_hooks=hooks):
-        after = _measured(model, inputs, answers, read_at)
+def _compared(whole: _Measured, after: _Measured) -> dict[str, Any]:
     return {
-        "part": ablation.part,
-        "method": "-" if ablation.part in gates else ablation.method,
-        "layer": "all" if ablation.layer is None else str(ablation.layer),
-        "head": "all" if ablation.head is None else str(ablation.head),
         "accuracy": whole.accuracy,
         "accuracy_ablated": after.accuracy,
         "loss": whole.loss,
         "loss_ablated": after.loss,
         "gradient_norm": float(after.gradient.norm() / whole.gradient.norm()),
         "gradient_cosine": float(F.cosine_similarity(after.gradient, whole.gradient, dim=0)),
-        "changed": max(changes, default=float("nan")),
     }
-
-
-def _replacer(ablation: Ablation, means: dict[str, Tensor], changes: list[float]) -> Callable[..., Tensor]:
-    def replace(activation: Tensor, hook: Any) -> Tensor:
-        new = torch.zeros_like(activation) if ablation.method == "zero" else means[hook.name].expand_as(activation)
-        if ablation.head is not None:
-            kept = torch.arange(activation.shape[2], device=activation.device) != ablation.head
-            new = torch.where(kept[:, None], activation, new)
-        changes.append(float((new - activation).detach().abs().max()))
-        return new
-
-    return replace

@@ -1,33 +1,17 @@
-"""Which sites a model has, and whether it has those that were asked for."""
+"""Which sites a model has, by a product of layers, components, routes, heads and positions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Literal
 
 from circuits.errors import UnknownNameError, known
 from circuits.model import HookedStreamTransformer
-from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site
+from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site, check_sites
 from circuits.stream_config import CARRIERS
 
-
-def check_sites(model: HookedStreamTransformer, wanted: Iterable[Site]) -> list[Site]:
-    """Return ``wanted`` if the model has every one of them.
-
-    Raises:
-        UnknownNameError: naming the first that does not exist and the nearest hook points that do.
-        ValueError: for a layer or head beyond the model's.
-    """
-    sites = list(wanted)
-    for site in sites:
-        if site.exists(model):
-            continue
-        config = model.config
-        if site.layer not in range(config.n_layers) or (site.head or 0) not in range(config.n_heads):
-            raise ValueError(f"{site}: the model has {config.n_layers} layers of {config.n_heads} heads")
-        known("site", site.hook_name, model.hook_dict)
-    return sites
+__all__ = ["Site", "check_sites", "find_sites"]
 
 
 def find_sites(

@@ -11,6 +11,8 @@ from circuits.variants import icl_config
 
 if TYPE_CHECKING:
     from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
+    from circuits.intervening import NothingChangedError, intervened
+    from circuits.interventions import Intervention
     from circuits.model import HookedStreamTransformer, State
     from circuits.sites import Site
 
@@ -18,6 +20,8 @@ __getattr__ = lazily(
     "circuits",
     {
         **dict.fromkeys(("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"), "checkpoint"),
+        **dict.fromkeys(("NothingChangedError", "intervened"), "intervening"),
+        "Intervention": "interventions",
         **dict.fromkeys(("HookedStreamTransformer", "State"), "model"),
         "Site": "sites",
     },
@@ -26,12 +30,15 @@ __getattr__ = lazily(
 __all__ = [
     "CheckpointError",
     "HookedStreamTransformer",
+    "Intervention",
     "ModelConfig",
+    "NothingChangedError",
     "Site",
     "State",
     "Stream",
     "UnknownNameError",
     "icl_config",
+    "intervened",
     "load_checkpoint",
     "save_checkpoint",
     "transplant",

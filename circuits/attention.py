@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import einsum, rearrange, repeat
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
@@ -19,6 +20,8 @@ from circuits.streams import HeadTensor, Mix, Outgoing, scaled
 
 Residual = Float[Tensor, "batch pos d_model"]
 HeadInput = Float[Tensor, "batch pos *head d_model"]
+Hidden = Bool[Tensor, "... q k"]
+"""Which keys a query does not see."""
 
 
 class Attention(Initialised):
@@ -124,16 +127,48 @@ class Attention(Initialised):
         ``inputs`` holds (batch pos d_model) or per-head (batch pos head d_model) inputs of the three projections;
         ``earlier`` must hold every (layer, carrier) that this layer reads.
         """
-        own: dict[Carrier, HeadTensor] = {c: self.point(c)(self._project(inputs[c], c)) for c in self.own}
-        outgoing: Outgoing = {(self.layer, c): fork(self.point(f"{c}_stream"), own[c]) for c in self.passes_own}
-        used = own | {c: self._mixed(c, own, inputs[c], {**earlier, **outgoing}) for c in self.mixed}
-        for c in self.passes_mixed:
-            outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), used[c])
-        pattern = self._pattern(used["q"], used["k"])
-        z = self.point("z")(einsum(pattern, used["v"], "batch head q k, batch k head d_head -> batch q head d_head"))
-        return self._output(z, use_attn_result), outgoing
+        used, outgoing = self.mix_in(self.project(inputs), inputs, earlier)
+        return self.output(self.attend(used), use_attn_result), outgoing
 
-    def _project(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
+    def project(
+        self, inputs: dict[Carrier, Tensor], carriers: Sequence[Carrier] = CARRIERS
+    ) -> dict[Carrier, HeadTensor]:
+        """Return the layer's own queries, keys and values, those of ``carriers`` that it has."""
+        return {c: self.point(c)(self.project_one(inputs[c], c)) for c in self.own if c in carriers}
+
+    def mix_in(
+        self,
+        own: dict[Carrier, HeadTensor],
+        inputs: dict[Carrier, Tensor],
+        earlier: Outgoing,
+        carriers: Sequence[Carrier] = CARRIERS,
+    ) -> tuple[dict[Carrier, HeadTensor], Outgoing]:
+        """Return the queries, keys and values that attention uses (``carriers`` of them), and what the layer passes on.
+
+        ``own`` must hold what :meth:`needed_own` names. Each position is mixed by itself, so the tensors may be of some
+        positions only.
+        """
+        passed: list[Carrier] = [c for c in self.passes_own if c in own]
+        outgoing: Outgoing = {(self.layer, c): fork(self.point(f"{c}_stream"), own[c]) for c in passed}
+        used: dict[Carrier, HeadTensor] = {c: own[c] for c in carriers if c not in self.mixed}
+        used |= {c: self._mixed(c, own, inputs[c], {**earlier, **outgoing}) for c in self.mixed if c in carriers}
+        for c in self.passes_mixed:
+            if c in used:
+                outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), used[c])
+        return used, outgoing
+
+    def needed_own(self, carriers: Sequence[Carrier]) -> list[Carrier]:
+        """Return the own projections that mixing ``carriers`` takes, with those of within-layer connections."""
+        within = {mix.reads for c, mix in self.mixes() if c in carriers and self.layer in mix.sources}
+        return [c for c in self.own if c in carriers or c in within]
+
+    def attend(self, used: dict[Carrier, Tensor], hidden: Hidden | None = None) -> HeadTensor:
+        """Return every head's output, before the output matrix; for ``hidden`` see :meth:`pattern`."""
+        pattern = self.pattern(used["q"], used["k"], hidden)
+        return self.point("z")(einsum(pattern, used["v"], "batch head q k, batch k head d_head -> batch q head d_head"))
+
+    def project_one(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
+        """Return the queries, keys or values of an input."""
         weight, bias = getattr(self, f"W_{carrier.upper()}"), getattr(self, f"b_{carrier.upper()}")
         per_head = "head" if x.ndim == 4 else ""
         y = einsum(x, weight, f"batch pos {per_head} d_model, head d_model d_head -> batch pos head d_head")
@@ -148,15 +183,22 @@ class Attention(Initialised):
         incoming = fork(self.point(f"{c}_residual"), incoming)
         return fork(self.point(f"{c}_mixed"), scaled(gains[0], own[c]) + incoming if c in own else incoming)
 
-    def _pattern(self, q: HeadTensor, k: HeadTensor) -> Float[Tensor, "batch head q k"]:
+    def pattern(
+        self,
+        q: Float[Tensor, "batch q head d_head"],
+        k: Float[Tensor, "batch k head d_head"],
+        hidden: Hidden | None = None,
+    ) -> Float[Tensor, "batch head q k"]:
+        """Return the attention of every query to every key that is not ``hidden`` (default: the keys after it)."""
         scores = einsum(q, k, "batch q head d_head, batch k head d_head -> batch head q k")
         if self.config.attention_scale:
             scores = scores / math.sqrt(self.config.d_head)
-        n = scores.shape[-1]
-        scores = self.point("attn_scores")(scores.masked_fill(self.mask[:n, :n], -torch.inf))
+        hidden = self.mask[: scores.shape[-2], : scores.shape[-1]] if hidden is None else hidden
+        scores = self.point("attn_scores")(scores.masked_fill(hidden, -torch.inf))
         return self.point("pattern")(scores.softmax(-1))
 
-    def _output(self, z: HeadTensor, use_attn_result: bool) -> Residual:
+    def output(self, z: HeadTensor, use_attn_result: bool = False) -> Residual:
+        """Return what the layer adds to the residual stream."""
         if use_attn_result:
             result = self.point("result")(einsum(z, self.W_O, "b pos head width, head width out -> b pos head out"))
             return result.sum(-2) + self.b_O

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import cattrs
-from cattrs.strategies import configure_tagged_union
+from cattrs.strategies import configure_tagged_union, configure_union_passthrough
 
 from circuits.errors import known
 
@@ -21,6 +21,11 @@ _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 def register_union(union: Any) -> None:
     """Let values of a union of dataclasses be stored; the class name goes into the field ``type``."""
     configure_tagged_union(union, _converter, tag_name="type")
+
+
+def register_plain_union(union: Any) -> None:
+    """Let values of a union of numbers, strings and ``None`` be stored as they are."""
+    configure_union_passthrough(union, _converter)
 
 
 def to_plain(value: Any, kind: Any = None) -> Any:

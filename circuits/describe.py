@@ -20,7 +20,8 @@ def flows(model: HookedStreamTransformer) -> pd.DataFrame:
     """Return one row per layer and carrier: what attention uses there, where it comes from, and the hooks to see it.
 
     Columns: layer, carrier, own, sources, gain, transform, gate, hooks (short names, under ``blocks.<layer>.attn.``).
-    ``sources`` lists what comes in, as carrier and layer: ``v0`` is what layer 0 passes on of its values.
+    ``sources`` lists what comes in, as carrier and layer: ``v0`` is what layer 0 passes on of its values. Each of them
+    has a hook point of its own too, ``mix.<carrier>.hook_from_<layer>``.
     """
     rows = [_row(model, layer, carrier) for layer in range(model.config.n_layers) for carrier in CARRIERS]
     return pd.DataFrame(rows)

@@ -26,7 +26,7 @@ HEAD_POINTS = frozenset(
         *(f"{carrier}{route}" for carrier in CARRIERS for route in ("", "_residual", "_mixed", "_stream")),
     )
 )
-"""Points whose tensors are (batch pos head width): their position axis is the third from the end."""
+"""Points whose tensors are (batch pos head width), with those of single connections, ``hook_from_<layer>``."""
 
 FLAGGED_POINTS = {
     "hook_result": "use_attn_result",
@@ -42,6 +42,12 @@ _SHORT = re.compile(r"^(blocks\.\d+\.)(hook_[qkv]_(?:residual|mixed|stream))$")
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 Hook = Callable[..., Any]
+
+
+def has_heads(name: str) -> bool:
+    """Return whether a hook point's tensors are (batch pos head width): positions on the third axis from the end."""
+    last = name.rsplit(".", 1)[-1]
+    return last in HEAD_POINTS or last.startswith("hook_from_")
 
 
 def fork(point: HookPoint, tensor: Tensor) -> Tensor:
@@ -117,7 +123,7 @@ class HookedRoot(HookedRootModule):
         super().setup()
         self._points = list(self.hook_dict.values())
         for name, point in list(self.hook_dict.items()):
-            if name.rsplit(".", 1)[-1] in HEAD_POINTS:
+            if has_heads(name):
                 point.pos_dim = -3
             if (short := name.replace(".attn.", ".")) != name and full_name(short) == name:
                 self.mod_dict[short] = point

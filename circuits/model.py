@@ -7,7 +7,7 @@ weight properties, so that transformer-lens' tools work on it; read ``attention.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -69,12 +69,16 @@ class Block(nn.Module):
         inputs = self.attn.split_inputs(residual, flags.use_split_qkv_input, flags.use_attn_in)
         inputs = self._normalised(inputs)
         attn_out, outgoing = self.attn(inputs, earlier, flags.use_attn_result)
+        return self.finish(residual, attn_out, flags), outgoing
+
+    def finish(self, residual: Residual, attn_out: Residual, flags: Any) -> Residual:
+        """Return the residual stream after the block, from that before it and what attention adds."""
         residual = residual + self.hook_attn_out(attn_out)
         if self.mlp is not None:
             residual = self.hook_resid_mid(residual)
             mlp_in = self.hook_mlp_in(residual.clone()) if flags.use_hook_mlp_in else residual
             residual = residual + self.hook_mlp_out(self.mlp(self.ln2(mlp_in)))
-        return self.hook_resid_post(residual), outgoing
+        return self.hook_resid_post(residual)
 
     def _normalised(self, inputs: dict[Carrier, Tensor]) -> dict[Carrier, Tensor]:
         if inputs["q"] is inputs["k"] and inputs["k"] is inputs["v"]:
@@ -291,6 +295,25 @@ class HookedStreamTransformer(ToolSurface):
         """Set a gate for the length of a ``with`` block."""
         before = self.config.streams
         self.set_gate(gate, carrier)
+        try:
+            yield self
+        finally:
+            self._set_streams(before)
+
+    @contextmanager
+    def regated(self, change: Mapping[Gate, Gate]) -> Iterator[HookedStreamTransformer]:
+        """Exchange gates, those of single connections included, for the length of a ``with`` block."""
+        before = self.config.streams
+        self._set_streams(
+            dataclasses.replace(
+                stream,
+                gate=change.get(stream.gate, stream.gate),
+                gate_rules=tuple(
+                    dataclasses.replace(rule, gate=change.get(rule.gate, rule.gate)) for rule in stream.gate_rules
+                ),
+            )
+            for stream in before
+        )
         try:
             yield self
         finally:

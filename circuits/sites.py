@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from circuits.canonical import register_plain_union
+from circuits.config import ModelConfig
 from circuits.errors import known
 from circuits.model import HookedStreamTransformer
-from circuits.stream_config import CARRIERS
+from circuits.stream_config import CARRIERS, Carrier
 
 Route = Literal["own", "residual", "mixed", "outgoing"]
 ROUTES: dict[Route, str] = {
@@ -60,8 +63,50 @@ class Site:
 
     def exists(self, model: HookedStreamTransformer) -> bool:
         """Return whether the model has this site."""
-        if not 0 <= self.layer < model.config.n_layers:
+        return self.exists_in(model.config)
+
+    def exists_in(self, config: ModelConfig) -> bool:
+        """Return whether a model of this configuration has this site."""
+        if not 0 <= self.layer < config.n_layers or not 0 <= (self.head or 0) < config.n_heads:
             return False
-        if self.head is not None and not 0 <= self.head < model.config.n_heads:
-            return False
-        return self.component == "state" or self.hook_name in model.hook_dict
+        if self.component in ("resid_mid", "mlp_out"):
+            return config.mlp is not None
+        return self.component not in CARRIERS or self._carried(config)
+
+    def _carried(self, config: ModelConfig) -> bool:
+        carrier: Carrier = self.component  # type: ignore[assignment] # the caller has seen that it is one
+        if self.route == "own":
+            return config.has_own(self.layer, carrier)
+        if self.route == "mixed":
+            return config.stream_into(carrier) is not None
+        return bool((config.sources if self.route == "residual" else config.readers)(self.layer, carrier))
+
+
+register_plain_union(int | str | None)
+
+
+def check_sites(model: HookedStreamTransformer | ModelConfig, wanted: Iterable[Site]) -> list[Site]:
+    """Return ``wanted`` if the model, or one of that configuration, has every one of them.
+
+    Raises:
+        UnknownNameError: naming the first that does not exist and the nearest hook points that do.
+        ValueError: for a layer or head beyond the model's.
+    """
+    config = model if isinstance(model, ModelConfig) else model.config
+    sites = list(wanted)
+    for site in sites:
+        if site.exists_in(config):
+            continue
+        if site.layer not in range(config.n_layers) or (site.head or 0) not in range(config.n_heads):
+            raise ValueError(f"{site}: the model has {config.n_layers} layers of {config.n_heads} heads")
+        known("site", site.hook_name, _hook_names(config))
+    return sites
+
+
+def _hook_names(config: ModelConfig) -> Iterator[str]:
+    kinds: list[tuple[str, Route]] = [(c, "own") for c in COMPONENTS if c not in ("state", *CARRIERS)]
+    for route in ROUTES:
+        kinds.extend((c, route) for c in CARRIERS)
+    for layer in range(config.n_layers):
+        sites = (Site(layer, component, route) for component, route in kinds)
+        yield from (site.hook_name for site in sites if site.exists_in(config))

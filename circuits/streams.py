@@ -8,9 +8,11 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 
 from circuits.config import ModelConfig
 from circuits.initial import Constant, Eye, Initial, Initialised, Normal
+from circuits.lens import fork
 from circuits.stream_config import Carrier, FixedGain, Gate, HeadMixing, LearnedGain, LinearMap, Stream, TokenGain
 
 HeadTensor = Float[Tensor, "batch pos head d_head"]
@@ -51,7 +53,11 @@ def gate_heads(kinds: Sequence[Gate], term: Callable[[HeadTensor], HeadTensor], 
 
 
 class Mix(Initialised):
-    """The mixing rule of one reading layer for one carrier; it owns the rule's parameters and no hook point."""
+    """The mixing rule of one reading layer for one carrier, with the rule's parameters.
+
+    Hook points: ``hook_from_<source>`` (batch pos head d_head) for every connection, what this layer reads of that
+    source layer's outgoing tensor, before gain, transform and gate.
+    """
 
     def __init__(self, config: ModelConfig, stream: Stream, layer: int):
         super().__init__()
@@ -75,6 +81,8 @@ class Mix(Initialised):
         if isinstance(self.transform, LinearMap):
             self.W_map = nn.Parameter(torch.empty(n, heads, width, width))
         self._gain_std = config.weight_std("attention")
+        for source in self.sources:
+            self.add_module(f"hook_from_{source}", HookPoint())
 
     def initial(self) -> dict[str, Initial]:
         """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
@@ -107,11 +115,16 @@ class Mix(Initialised):
 
     def incoming(self, outgoing: Sequence[HeadTensor], gains: Gains) -> HeadTensor:
         """Return the sum over sources of gate(gain * transform(outgoing)), what the stream adds to this layer."""
+        read = [fork(self.point(source), tensor) for source, tensor in zip(self.sources, outgoing, strict=True)]
         terms = [
             gate_heads(kinds, self._term(i, gain), tensor)
-            for i, (tensor, gain, kinds) in enumerate(zip(outgoing, gains[1], self.gates, strict=True))
+            for i, (tensor, gain, kinds) in enumerate(zip(read, gains[1], self.gates, strict=True))
         ]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
+
+    def point(self, source: int) -> HookPoint:
+        """Return the hook point of the connection from the layer ``source``."""
+        return self.get_submodule(f"hook_from_{source}")  # type: ignore[return-value] # every such one is a HookPoint
 
     def _term(self, i: int, gain: Tensor | float) -> Callable[[HeadTensor], HeadTensor]:
         return lambda outgoing: scaled(gain, self._transformed(i, outgoing))

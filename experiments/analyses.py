@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from analysis import ablate, find_sites, patch, score_heads, split_gradient
+from analysis import ablate, find_sites, patch, standard_ablations
+from analysis.ablation import Method
 from analysis.drawing import draw
 from analysis.patching import Direction, PatchResult
+from circuits.errors import require
+from circuits.interventions import FromRun
 from circuits.model import HookedStreamTransformer
 from circuits.sites import Site
+from experiments.evaluation import held_out, split_loss
+from experiments.heads import scored
 from experiments.runs import Run
 from experiments.tasks.icl import ROLES
 
@@ -55,27 +58,73 @@ def patch_run(
 
 
 def heads_run(run: Run, n: int = 256, split: str = "ic", progress: bool = False) -> pd.DataFrame:
-    """Return the head scores of every checkpoint of a run: step, layer, head, score, value, stderr, n."""
+    """Return the head scores of every checkpoint of a run: step, and the columns of :func:`experiments.heads.scored`.
+
+    Raises:
+        UnknownNameError: for an unknown split (nearest suggested).
+    """
     task = run.task()
     batch = task.sample(n, split, seed=1)
-    scores = task.head_scores(batch)
-    return _over_checkpoints(run, lambda model: score_heads(model, batch.inputs, scores), progress)
+    return _over_checkpoints(run, lambda model: scored(model, task, batch), progress)
 
 
-def ablate_run(run: Run, n: int = 512, split: str = "ic", step: int = -1) -> pd.DataFrame:
-    """Return every standard ablation of a run's model on ``n`` sequences of a split."""
-    batch = run.task().sample(n, split, seed=1)
-    return ablate(run.load_model(step), batch.inputs, batch.labels)
+def ablate_run(
+    run: Run,
+    n: int = 512,
+    split: str = "ic",
+    step: int = -1,
+    methods: Sequence[Method] = ("zero", "mean"),
+    other: Run | None = None,
+) -> pd.DataFrame:
+    """Return every standard ablation of a run's model on ``n`` sequences of a split.
+
+    By each of the methods, and by what the last model of an ``other`` run has in its place on the same sequences.
+
+    Raises:
+        ValueError: for an ``other`` run that is this one, or whose classes and labels are others.
+    """
+    models = {}
+    if other is not None:
+        _check_other(run, other)
+        models, methods = {other.path.name: other.load_model()}, [*methods, FromRun(other.path.name)]
+    model, batch = run.load_model(step), run.task().sample(n, split, seed=1)
+    wanted = standard_ablations(model, methods)
+    # A stream behind a closed gate is nothing already; the column ``changed`` says so.
+    return ablate(model, batch.inputs, batch.labels, wanted, models=models, allow_nothing=True)
 
 
-def gradients_run(run: Run, n: int = 256, split: str = "train", progress: bool = False) -> pd.DataFrame:
-    """Return the split of the loss's gradient at every checkpoint: step, parameter, head, norms, shares, cosines."""
-    batch = run.task().sample(n, split, seed=2**40)  # no step trains on this batch
+def _check_other(run: Run, other: Run) -> None:
+    require(other.path != run.path, f"{other.path.name} is the run itself; name another one")
+    require(
+        (other.config.task, other.config.seed) == (run.config.task, run.config.seed),
+        f"{other.path.name} has other classes and labels than {run.path.name}: they are drawn from the task and the "
+        f"seed; name a run with the task of this one and seed {run.config.seed}",
+    )
 
-    def loss(logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits[:, -1], batch.labels)
 
-    return _over_checkpoints(run, lambda model: split_gradient(model, loss, batch.inputs).to_frame(), progress)
+def gradients_run(
+    run: Run, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the split by route of the loss's gradient at every checkpoint: step, tensor, head, norms, shares, cosines.
+
+    The tensors are the parameters, and the activations at the hook points named.
+    """
+    batch = held_out(run.task(), n, split)
+    return _over_checkpoints(run, lambda model: split_loss(model, batch, activations).to_frame(), progress)
+
+
+def gradient_pairs_run(
+    run: Run, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the stream's share of the loss's gradient at every checkpoint by the layer pair that it crossed.
+
+    Raises:
+        ValueError: for a run of a model without a stream.
+    """
+    batch = held_out(run.task(), n, split)
+    return _over_checkpoints(
+        run, lambda model: split_loss(model, batch, activations, "pair").pairs_to_frame(), progress
+    )
 
 
 def _over_checkpoints(run: Run, ask: Any, progress: bool) -> pd.DataFrame:
@@ -95,9 +144,14 @@ def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.concat([labelled(run.metrics(), run) for run in runs], ignore_index=True)
 
 
-def keep(run: Run, analysis: str, frame: pd.DataFrame) -> list[Path]:
-    """Write a result of a run, tidy and drawn (``results/<analysis>.parquet``, ``.json``, ``.html``); return paths."""
+def keep(run: Run, analysis: str, frame: pd.DataFrame, drawing: str | None = None) -> list[Path]:
+    """Write a result of a run, tidy and drawn (``results/<analysis>.parquet``, ``.json``, ``.html``); return paths.
+
+    The figure is the one registered as ``drawing`` (default: as the analysis is called).
+    """
     frame = labelled(frame, run)
+    # Drawn before anything is written, so that no half of a result can stand there.
+    figure = draw(drawing or analysis, frame)
     parquet = run.write_result(analysis, frame)
-    drawn = draw("render", draw(analysis, frame), parquet.with_suffix(""), shared=run.path.parent)
+    drawn = draw("render", figure, parquet.with_suffix(""), shared=run.path.parent)
     return [parquet, *drawn]

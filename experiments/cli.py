@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-Root = Annotated[Path, arg(help="where run directories are kept")]
-RunName = Positional[Annotated[str, arg(help="a run's directory, name or id, or how one of them begins")]]
-Step = Annotated[int, arg(help="which checkpoint; -1 is the last")]
+from experiments import route_cli
+from experiments.route_cli import Root, RunName, Step
 
 
 def train(
@@ -28,12 +27,23 @@ def train(
     engine: Annotated[Literal["auto", "eager", "compiled"], arg(help="auto compiles long runs")] = "auto",
     device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
     workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+    gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None,
+    interventions: Annotated[
+        Path | None,
+        arg(
+            help='a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": "pattern"}, '
+            '"operation": {"type": "Attend", "to": "previous"}, "strength": 1.0, "first": 0, "last": 500}; types: '
+            "Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, CutForward, "
+            "CutGradient"
+        ),
+    ] = None,
     root: Root = Path("runs"),
 ) -> None:
     """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
     from experiments import commands
 
-    commands.train(variants or (variant,), preset, seeds or (seed,), steps, layers, engine, device, workers, root)
+    which = (variants or (variant,), preset, seeds or (seed,), steps, layers, engine, device, workers, root)
+    commands.train(*which, gradients_every, interventions)
 
 
 def runs(root: Root = Path("runs")) -> None:
@@ -67,7 +77,7 @@ def patch(
         Literal["labels", "item"], arg(help="swap two labels of the context, or ask for another item")
     ] = "labels",
     n: Annotated[int, arg(help="clean/corrupt pairs")] = 128,
-    metric: Annotated[str, arg(help="logit_difference, probability, negative_loss or accuracy")] = "logit_difference",
+    metric: Annotated[str, arg(help="logit_difference, probability, rank, loss or accuracy")] = "logit_difference",
     direction: Annotated[
         Literal["denoise", "noise"], arg(help="clean into corrupt, or corrupt into clean")
     ] = "denoise",
@@ -94,7 +104,10 @@ def heads(
     split: Annotated[str, arg(help="ic, ic2, iw or test")] = "ic",
     root: Root = Path("runs"),
 ) -> None:
-    """Score every head at every checkpoint of a run: previous token, ILA, TILA, TLA; write and draw the curves."""
+    """Score every head at every checkpoint of a run; write and draw the curves.
+
+    Previous token, ILA, TILA, TLA, retrieval, copying by route, composition of heads by route; CLA of the model.
+    """
     from experiments import commands
 
     commands.heads(run, root, n, split)
@@ -105,24 +118,34 @@ def ablate(
     n: Annotated[int, arg(help="sequences")] = 512,
     split: Annotated[str, arg(help="ic, ic2, iw or test")] = "ic",
     step: Step = -1,
+    method: Annotated[
+        tuple[Literal["zero", "mean", "resample"], ...],
+        arg(help="what comes in place: zero, the mean over sequences, or another sequence's activation"),
+    ] = ("zero", "mean"),
+    from_run: Annotated[
+        str | None, arg(help="also put in place what another run's model has there on the same sequences")
+    ] = None,
     root: Root = Path("runs"),
 ) -> None:
     """Take away each head, whole and in halves, the stream, its value, its gradient; write and draw what breaks."""
     from experiments import commands
 
-    commands.ablate(run, root, n, split, step)
+    commands.ablate(run, root, n, split, step, method, from_run)
 
 
 def gradients(
     run: RunName,
     n: Annotated[int, arg(help="sequences")] = 256,
     split: Annotated[str, arg(help="train, test, ic, ic2 or iw")] = "train",
+    activations: Annotated[tuple[str, ...], arg(help="hook points, for the gradient there too")] = (),
+    by: Annotated[Literal["total", "pair"], arg(help="the stream's share, or that of every layer pair")] = "total",
+    logged: Annotated[bool, arg(help="what 'train --gradients-every' logged, instead of the checkpoints")] = False,
     root: Root = Path("runs"),
 ) -> None:
     """Split the gradient at every checkpoint into direct and stream share; write and draw the shares."""
     from experiments import commands
 
-    commands.gradients(run, root, n, split)
+    commands.gradients(run, root, n, split, activations, by, logged)
 
 
 def demo(
@@ -146,9 +169,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "variants": variants,
     "describe": describe,
     "patch": patch,
-    "heads": heads,
+    "paths": route_cli.paths,
+    "attribute": route_cli.attribute,
     "ablate": ablate,
+    "heads": heads,
     "gradients": gradients,
+    "circuit": route_cli.circuit,
 }
 
 

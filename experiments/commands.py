@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from circuits import HookedStreamTransformer, icl_config
+from circuits import HookedStreamTransformer, Intervention, icl_config
 from circuits import variants as rules
 from circuits.describe import as_text
 from circuits.errors import known
 from experiments import analyses
 from experiments import demo as demonstration
-from experiments.config import TRAINING, icl_run
+from experiments.config import TRAINING, Every, icl_run
+from experiments.heads import WHOLE
 from experiments.runs import Run, runs_table
 from experiments.sweep import sweep
 from experiments.tasks.icl import PRESETS, SPLITS
@@ -39,14 +41,30 @@ def train(
     device: str,
     workers: int | None,
     root: Path,
+    gradients_every: int | None,
+    interventions: Path | None,
 ) -> None:
     """Train variants x seeds and list how each ended."""
     training = TRAINING[known("preset", preset, PRESETS)]
     training = training if steps is None else replace(training, steps=steps)
+    if gradients_every is not None:
+        training = replace(training, gradients_at=(Every(gradients_every),))
+    if interventions is not None:
+        training = replace(training, interventions=_interventions(interventions))
     configs = [icl_run(v, preset, s, training, n_layers=layers) for s in seeds for v in variants]
     done = sweep(configs, root, workers, device, None if engine == "auto" else engine)
     table = runs_table(root)
     _print(table[table.run.isin([run.path.name for run in done])])
+
+
+def _interventions(file: Path) -> tuple[Intervention, ...]:
+    try:
+        stored = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error}); 'valuestream train --help' shows what is wanted") from error
+    if not isinstance(stored, list):
+        raise ValueError(f"{file} holds no list of interventions; put brackets around: [{{...}}, {{...}}]")
+    return tuple(Intervention.from_plain(data) for data in stored)
 
 
 def runs(root: Path) -> None:
@@ -102,31 +120,53 @@ def heads(name: str, root: Path, n: int, split: str) -> None:
         f"{run.path.name}: head scores at step {frame.step.max()} of {frame.step.nunique()} checkpoints, {n} sequences"
     )
     last = frame[frame.step == frame.step.max()]
-    _print(last.pivot(index=["layer", "head"], columns="score", values="value").reset_index())
+    whole = last[last.layer == WHOLE]
+    alone = last[(last.layer != WHOLE) & (last.partner == "")]
+    _print(_wide(alone))
+    _print(last[last.partner != ""][["partner", "layer", "head", "score", "value"]])
+    _print(whole[["score", "value", "stderr", "convention"]])
     _written(analyses.keep(run, "heads", frame))
 
 
-def ablate(name: str, root: Path, n: int, split: str, step: int) -> None:
+def _wide(scores: pd.DataFrame) -> pd.DataFrame:
+    """A row a head and a column a score, in the order in which they were computed."""
+    table = scores.pivot(index=["layer", "head"], columns="score", values="value")
+    shown = table[list(dict.fromkeys(scores.score))].map(lambda x: "-" if pd.isna(x) else f"{x:.4g}")
+    return shown.reset_index()
+
+
+def ablate(name: str, root: Path, n: int, split: str, step: int, methods: Sequence[str], from_run: str | None) -> None:
     """Ablate, write, draw, and print everything."""
     run = Run.find(name, root)
-    frame = analyses.ablate_run(run, n, known("split", split, SPLITS), step)
-    print(f"{run.path.name}: ablations on {n} sequences of {split}")
+    other = None if from_run is None else Run.find(from_run, root)
+    frame = analyses.ablate_run(run, n, known("split", split, SPLITS), step, methods, other)
+    taken = "" if other is None else f", 'from run' is {other.path.name}"
+    print(f"{run.path.name}: ablations on {n} sequences of {split}{taken}")
     _print(frame.drop(columns=["n"]))
     _written(analyses.keep(run, "ablate", frame))
 
 
-def gradients(name: str, root: Path, n: int, split: str) -> None:
-    """Split gradients over checkpoints, write, draw, and print the attention's."""
+def gradients(
+    name: str, root: Path, n: int, split: str, activations: Sequence[str], by: Literal["total", "pair"], logged: bool
+) -> None:
+    """Split gradients over checkpoints, or take those that were logged; write, draw, and print the attention's."""
     run = Run.find(name, root)
-    frame = analyses.gradients_run(run, n, known("split", split, SPLITS), progress=True)
-    attention = frame[frame.parameter.str.contains("attn")]
+    if logged and (by == "pair" or activations):
+        raise ValueError("what was logged are the parameters' shares in total; leave out --by and --activations")
+    known("split", split, SPLITS)
+    analysis, columns = "gradients", ["whole", "direct", "stream", "stream_share", "alignment"]
+    if by == "pair":
+        analysis, columns = "gradient_pairs", ["reader", "source", "read", "fed", "norm", "share", "cosine"]
+    ask = analyses.gradient_pairs_run if by == "pair" else analyses.gradients_run
+    frame = run.gradients() if logged else ask(run, n, split, True, activations)
+    attention = frame[frame.tensor.str.contains("attn")]
     steps = sorted(frame.step.unique())
     shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
-    print(
-        f"{run.path.name}: gradient of the loss by route, {n} sequences of {split}; first, middle and last checkpoint:"
-    )
-    _print(shown[["step", "parameter", "head", "whole", "direct", "stream", "stream_share", "alignment"]])
-    _written(analyses.keep(run, "gradients", frame))
+    of = "as logged in training" if logged else f"{n} sequences of {split}"
+    print(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")
+    reached = shown[shown.norm > 0] if by == "pair" else shown
+    _print(reached[["step", "tensor", "head", *columns]])
+    _written(analyses.keep(run, analysis, frame))
 
 
 def demo(size: str, root: Path, out: Path, images: bool) -> None:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from circuits.canonical import content_hash, from_plain, register_union, to_plain
 from circuits.config import ModelConfig
-from circuits.errors import known
+from circuits.errors import known, require
+from circuits.interventions import Intervention, Resample, check_interventions
 from circuits.stream_config import CARRIERS, GATES, Carrier, Gate
 from circuits.variants import icl_config
 from experiments.tasks.icl import PRESETS, ICLTaskConfig
@@ -127,11 +128,31 @@ class TrainingConfig:
     """Sequences in every evaluation set."""
     gates: tuple[GateChange, ...] = ()
     stop_at: StopAt | None = None
+    gradients_at: tuple[Schedule, ...] = ()
+    """When the loss's gradient is split by route, the last step included; empty: never."""
+    interventions: tuple[Intervention, ...] = ()
+    """What is done to activations, each in its window of steps; evaluations see the model with what acts then."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "n_eval"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for intervention in self.interventions:
+            self._check_intervention(intervention)
+
+    def _check_intervention(self, intervention: Intervention) -> None:
+        require(
+            intervention.first < self.steps,
+            f"{intervention} begins at step {intervention.first}, and the run ends at {self.steps}",
+        )
+        require(
+            not isinstance(intervention.site.position, str),
+            f"{intervention}: a batch in training has no position roles; give the position's index",
+        )
+        require(
+            self.batch_size > 1 or not isinstance(intervention.operation, Resample),
+            f"{intervention} needs another example, and batch_size is 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -156,6 +177,7 @@ class RunConfig:
             raise ValueError(f"{self.task.n_labels} labels, but the model has {self.model.readout.d_vocab_out} logits")
         if self.training.gates and not self.model.streams:
             raise ValueError("gates change on a model without a stream; choose a variant with one, or no gates")
+        check_interventions(self.model, self.training.interventions)
 
     @property
     def id(self) -> str:

@@ -205,7 +205,7 @@ def _broken(found: Findings) -> str:
 
 def _shares(found: Findings) -> str:
     rows = found.gradients
-    of_values = rows[(rows.variant == "value") & (rows.parameter == "blocks.0.attn.W_V")].sort_values("step")
+    of_values = rows[(rows.variant == "value") & (rows.tensor == "blocks.0.attn.W_V")].sort_values("step")
     first, last = of_values.iloc[0], of_values.iloc[-1]
     return (
         f"Of the gradient of layer 0's W_V, the share that came through the stream is {first.stream_share:.0%} at step "

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.gradient_split import GradientSplit
+from analysis.gradients import By, split_gradient
 from analysis.progress import cla, ila, tila, tla
 from circuits.fast import FastRun, SplitTokens, run_last, why_not
 from circuits.model import HookedStreamTransformer
@@ -32,6 +35,11 @@ class EvaluationSets:
         self.task, self.n = task, n
         self.chunks = {split: list(self._chunks(task.sample(n, split))) for split in EVALUATED}
 
+    @cached_property
+    def held_out(self) -> ICLBatch:
+        """Sequences on which the gradient is split by route."""
+        return held_out(self.task)
+
     def _chunks(self, batch: ICLBatch) -> Iterator[ICLBatch]:
         return (batch[start : start + CHUNK] for start in range(0, self.n, CHUNK))
 
@@ -49,9 +57,12 @@ class LastPosition:
 
 
 def look(model: HookedStreamTransformer, batch: ICLBatch, fast: RunLast = run_last) -> LastPosition:
-    """Return logits and patterns of the first and last layer (mean over heads), by the fast path where it applies."""
+    """Return logits and patterns of the first and last layer (mean over heads), by the fast path where it applies.
+
+    The fast path cannot see hooks: while any are attached, the hooked model runs.
+    """
     n = batch.config.n_pairs
-    if why_not(model.config) is None:
+    if why_not(model.config) is None and not model.list_hooks():
         run = fast(model, batch.tokens)
         items, labels = torch.arange(n), torch.arange(n) + n + 1
         return LastPosition(run.logits, run.first_pattern, run.last_pattern, items, labels)
@@ -96,3 +107,26 @@ def evaluate(model: HookedStreamTransformer, sets: EvaluationSets, fast: RunLast
     """Return (split, measure, value) over all splits; ic2 counts against the shifted labels."""
     per_split = {split: measure(model, chunks, fast) for split, chunks in sets.chunks.items()}
     return [(split, name, value) for split, values in per_split.items() for name, value in values.items()]
+
+
+# --- the gradient by route ----------------------------------------------------------------------------------------
+
+
+def held_out(task: ICLTask, n: int = 256, split: str = "train") -> ICLBatch:
+    """Return ``n`` sequences of a split, on which no step trains."""
+    return task.sample(n, split, seed=2**40)
+
+
+def split_loss(
+    model: HookedStreamTransformer, batch: ICLBatch, activations: Sequence[str] = (), by: By = "total"
+) -> GradientSplit:
+    """Return the split by route of the gradient of a batch's loss, the mean over its sequences in nats.
+
+    Raises:
+        ValueError: as :func:`analysis.gradients.split_gradient`.
+    """
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits[:, -1], batch.labels)
+
+    return split_gradient(model, loss, batch.inputs, activations, by)

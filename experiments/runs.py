@@ -3,6 +3,7 @@
     <root>/icl-value-small-s0-0123456789ab/
         run.json                           configuration, versions, git state, status, content hashes
         metrics.jsonl                      while running; metrics.parquet once closed
+        gradients.jsonl                    likewise, of runs that split their gradients by route while they train
         state.safetensors                  while running: where to resume
         checkpoints/step_00000100.safetensors
         results/<analysis>.parquet         tidy frames, with <analysis>.json and .html figures beside them
@@ -21,7 +22,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -39,6 +40,8 @@ from experiments.tasks.icl import ICLTask
 
 FORMAT = "valuestream-run-1"
 METRIC_COLUMNS = ["step", "split", "measure", "value"]
+LOGS = ("metrics", "gradients")
+"""What runs measure while they train."""
 
 
 class RunError(ValueError):
@@ -173,13 +176,33 @@ class Run:
         Raises:
             RunError: if the file is missing or does not have the hash that the run states.
         """
+        return self._logged("metrics", METRIC_COLUMNS)
+
+    def gradients(self) -> pd.DataFrame:
+        """Return the gradient's split by route as it was logged so far.
+
+        Columns: step, and those of :meth:`analysis.GradientSplit.to_frame`.
+
+        Raises:
+            RunError: if the run logs none, or none yet, or as :meth:`metrics`.
+        """
+        if not self.config.training.gradients_at:
+            raise RunError(
+                f"{self.path.name} logged no gradients; train with --gradients-every N (TrainingConfig.gradients_at), "
+                f"or split them at its checkpoints with 'valuestream gradients'"
+            )
+        frame = self._logged("gradients")
+        if frame.empty:
+            raise RunError(f"{self.path.name} has logged no gradients yet; let it train on")
+        return frame
+
+    def _logged(self, log: str, columns: list[str] | None = None) -> pd.DataFrame:
         if not self.finished:
-            file = self.path / "metrics.jsonl"
+            file = self.path / f"{log}.jsonl"
             lines = file.read_text().splitlines() if file.exists() else []
-            rows = [row for line in lines for row in json.loads(line)]
-            return pd.DataFrame(rows, columns=METRIC_COLUMNS)
-        file = self.path / "metrics.parquet"
-        if not file.is_file() or sha256(file) != self.record["metrics"]:
+            return pd.DataFrame([row for line in lines for row in json.loads(line)], columns=columns)
+        file = self.path / f"{log}.parquet"
+        if not file.is_file() or sha256(file) != self.record[log]:
             raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
         return pd.read_parquet(file)
 
@@ -244,31 +267,36 @@ class Run:
             raise RunError(f"{self.path.name} has no result {analysis!r}; there are {there}")
         return pd.read_parquet(file)
 
-    def append_metrics(self, rows: list[tuple[int, str, str, float]]) -> None:
-        """Add one evaluation's rows to metrics.jsonl, one line an evaluation."""
-        with explained(self.path), (self.path / "metrics.jsonl").open("a") as file:
+    def append_rows(self, log: str, rows: Sequence[Any]) -> None:
+        """Add one measurement's rows to ``<log>.jsonl``, one line a measurement."""
+        with explained(self.path), (self.path / f"{log}.jsonl").open("a") as file:
             file.write(json.dumps(rows) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def keep_metrics(self, evaluations: int) -> None:
+    def keep_rows(self, log: str, measurements: int) -> None:
         """Drop what was measured after the saved state; it will be measured again."""
-        file = self.path / "metrics.jsonl"
+        file = self.path / f"{log}.jsonl"
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        if len(lines) < evaluations:
+        if len(lines) < measurements:
             raise RunError(
-                f"{file} has {len(lines)} evaluations, the saved state had seen {evaluations}; remove the run"
+                f"{file} has {len(lines)} measurements, the saved state had seen {measurements}; remove the run"
             )
-        write_atomically(file, "".join(lines[:evaluations]).encode())
+        if file.exists():
+            write_atomically(file, "".join(lines[:measurements]).encode())
 
     def close(self) -> None:
-        """Turn the metrics into Parquet, drop the resume state and mark the run finished."""
-        frame = self.metrics()
-        with explained(self.path):
-            write_atomically(self.path / "metrics.parquet", parquet_bytes(frame))
-        self.record |= {"status": "finished", "metrics": sha256(self.path / "metrics.parquet")}
+        """Turn what was measured into Parquet, drop the resume state and mark the run finished."""
+        frames = {"metrics": self.metrics()}
+        if self.config.training.gradients_at:
+            frames["gradients"] = self.gradients()
+        for log, frame in frames.items():
+            with explained(self.path):
+                write_atomically(self.path / f"{log}.parquet", parquet_bytes(frame))
+            self.record[log] = sha256(self.path / f"{log}.parquet")
+        self.record["status"] = "finished"
         self.write_record()
-        for name in ("metrics.jsonl", "state.safetensors"):
+        for name in (*(f"{log}.jsonl" for log in LOGS), "state.safetensors"):
             (self.path / name).unlink(missing_ok=True)
 
     @contextmanager

@@ -8,17 +8,21 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.gradients import NotFiniteError
 from circuits.checkpoint import read_tensors, write_tensors
 from circuits.fast import SplitTokens, run_last, why_not
+from circuits.intervening import Intervening, NothingChangedError
+from circuits.interventions import Freeze
 from circuits.model import HookedStreamTransformer
 from experiments.config import Adam, Optimizer, RunConfig, Schedule
-from experiments.evaluation import EvaluationSets, RunLast, evaluate
+from experiments.evaluation import EvaluationSets, RunLast, evaluate, split_loss
 from experiments.runs import Run, RunError, explained
 from experiments.tasks.icl import ICLBatch, ICLTask
 
@@ -91,9 +95,12 @@ def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
     return {total}.union(*(schedule.steps(total) for schedule in schedules))
 
 
-def training_loss(model: HookedStreamTransformer) -> Callable[[ICLBatch], Tensor]:
-    """Return, as a function of a batch, the mean negative log-probability (nats) of the labels asked for."""
-    if why_not(model.config) is None:
+def training_loss(model: HookedStreamTransformer, hooked: bool = False) -> Callable[[ICLBatch], Tensor]:
+    """Return, as a function of a batch, the mean negative log-probability (nats) of the labels asked for.
+
+    By the fast path where it applies, unless ``hooked``: it cannot see hooks.
+    """
+    if why_not(model.config) is None and not hooked:
         return lambda batch: F.cross_entropy(run_last(model, batch.tokens).logits, batch.labels)
     return lambda batch: F.cross_entropy(model(batch.inputs)[:, -1], batch.labels)
 
@@ -102,9 +109,9 @@ Backward = Callable[[ICLBatch], Tensor]
 """Gives every parameter its gradient of a batch's loss, and returns that loss."""
 
 
-def eager_backward(model: HookedStreamTransformer) -> Backward:
+def eager_backward(model: HookedStreamTransformer, hooked: bool = False) -> Backward:
     """Return the backward pass of :func:`training_loss`."""
-    loss_of = training_loss(model)
+    loss_of = training_loss(model, hooked)
 
     def backward(batch: ICLBatch) -> Tensor:
         model.zero_grad()
@@ -164,10 +171,14 @@ class Trainer:
         self.optimizer = make_optimizer(self.config.optimizer, self.parameters)
         compiled = run.record["engine"] == "compiled"
         self.backward = (compiled_backward if compiled else eager_backward)(self.model)
+        self.hooked_backward = eager_backward(self.model, hooked=True)
         self.fast = compiled_run_last() if compiled else run_last
+        self.intervening = Intervening(self.model, self.config.interventions, at_step=run.load_model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
-        self.step, self.observed, self.accuracies = 0, -1, list[float]()
+        self.frozen_at = {i.first for i in self.config.interventions if isinstance(i.operation, Freeze)}
+        self.gradients_at = scheduled(self.config.gradients_at, self.config.steps) if self.config.gradients_at else ()
+        self.step, self.observed, self.accuracies, self.splits = 0, -1, list[float](), 0
         self.started = self.saved = time.monotonic()
         self._resume()
         self.first_step = self.step
@@ -186,15 +197,20 @@ class Trainer:
         return self.accuracies[-1] if self.accuracies else math.nan
 
     def observe(self) -> None:
-        """Do what is due at this step before its update, once: gates, evaluation, checkpoint; sometimes save.
+        """Do what is due at this step before its update, once: gates, measurements, checkpoint; sometimes save.
 
         Raises:
             RunError: if the loss is no longer finite, or the disk is full.
         """
         if self.step > self.observed:
             self._set_gates(since=self.step)
+            if self.step in self.frozen_at:
+                # What is frozen is read back, from now on, so that a resumed run has the same.
+                self.run.write_checkpoint(self.model, self.step)
             if self.step in self.evaluate_at:
                 self._evaluate()
+            if self.step in self.gradients_at or (self.gradients_at and self.done):
+                self._split_gradient()
             if self.step in self.checkpoint_at or self.done:
                 self.run.write_checkpoint(self.model, self.step)
             self.observed = self.step
@@ -202,10 +218,24 @@ class Trainer:
             self.save()
 
     def update(self, batch: ICLBatch) -> None:
-        """Make one update."""
-        self.backward(batch)
+        """Make one update, with the interventions that act at this step.
+
+        Raises:
+            RunError: if one of them changes nothing at its first step.
+        """
+        with self.intervening.at(self.step) as acting:
+            (self.hooked_backward if acting else self.backward)(batch)
+        if acting:
+            self._require_change()
         self.optimizer.step()
         self.step += 1
+
+    def _require_change(self) -> None:
+        begun = [i for i in self.config.interventions if self.step == i.first]
+        try:
+            self.intervening.counts.require_change(begun)
+        except NothingChangedError as error:
+            raise self._failed(f"at step {self.step} an intervention did nothing: {error}") from error
 
     def _set_gates(self, since: int) -> None:
         for change in sorted(self.config.gates, key=lambda change: change.step):
@@ -214,19 +244,35 @@ class Trainer:
 
     def _evaluate(self) -> None:
         self.model.eval()
-        rows = evaluate(self.model, self.sets, self.fast)
+        with self.intervening.at(self.step, counting=False):
+            rows = evaluate(self.model, self.sets, self.fast)
         self.model.train()
         values = {(split, name): value for split, name, value in rows}
         if not math.isfinite(values["test", "loss"]):
-            self.run.record["status"] = "failed"
-            self.run.write_record()
-            raise RunError(
-                f"{self.run.path.name} diverged: its test loss at step {self.step} is {values['test', 'loss']}; what "
-                f"was measured before is kept. Use a smaller rate, or another variant"
-            )
-        self.run.append_metrics([(self.step, *row) for row in rows])
+            raise self._diverged(f"its test loss at step {self.step} is {values['test', 'loss']}")
+        self.run.append_rows("metrics", [(self.step, *row) for row in rows])
         split = self.config.stop_at.split if self.config.stop_at else "ic"
         self.accuracies.append(values[split, "accuracy"])
+
+    def _split_gradient(self) -> None:
+        self.model.eval()
+        try:
+            with self.intervening.at(self.step, counting=False):
+                frame = split_loss(self.model, self.sets.held_out).to_frame()
+        except NotFiniteError as error:
+            raise self._diverged(f"at step {self.step} {error}") from error
+        self.model.train()
+        self.run.append_rows("gradients", frame.assign(step=self.step).to_dict("records"))
+        self.splits += 1
+
+    def _diverged(self, why: str) -> RunError:
+        kept = "what was measured before is kept. Use a smaller rate, or another variant"
+        return self._failed(f"diverged: {why}; {kept}")
+
+    def _failed(self, why: str) -> RunError:
+        self.run.record["status"] = "failed"
+        self.run.write_record()
+        return RunError(f"{self.run.path.name} {why}")
 
     # --- stopping and going on ----------------------------------------------------------------------------------------
 
@@ -234,7 +280,9 @@ class Trainer:
         """Write all that is needed to go on from here with the same bits: weights, optimizer, step, what was seen."""
         tensors = {f"model|{n}": p for n, p in self.parameters.items()}
         tensors |= {f"optimizer|{n}": t for n, t in self.optimizer.state().items()}
-        about = {"step": self.step, "observed": self.observed, "accuracies": self.accuracies}
+        if self.config.interventions:
+            tensors["interventions"] = self.intervening.counts.values
+        about = {"step": self.step, "observed": self.observed, "accuracies": self.accuracies, "splits": self.splits}
         with explained(self.run.path):
             write_tensors(self.run.path / "state.safetensors", tensors, about)
         self.saved = time.monotonic()
@@ -244,7 +292,7 @@ class Trainer:
             leftover.unlink()
         file = self.run.path / "state.safetensors"
         if not file.exists():
-            self.run.keep_metrics(0)
+            self._keep_rows()
             return
         tensors, about = read_tensors(file)
         with torch.no_grad():
@@ -252,9 +300,16 @@ class Trainer:
                 parameter.copy_(tensors[f"model|{name}"])
         prefix = "optimizer|"
         self.optimizer.load({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+        if self.config.interventions:
+            self.intervening.counts.values.copy_(tensors["interventions"])
         self.step, self.observed, self.accuracies = about["step"], about["observed"], about["accuracies"]
-        self.run.keep_metrics(len(self.accuracies))
+        self.splits = about["splits"]
+        self._keep_rows()
         self._set_gates(since=0)
+
+    def _keep_rows(self) -> None:
+        self.run.keep_rows("metrics", len(self.accuracies))
+        self.run.keep_rows("gradients", self.splits)
 
     def close(self) -> None:
         """Note how long this sitting took; close the run if it is done, else save where it is."""
@@ -262,6 +317,8 @@ class Trainer:
         with explained(self.run.path), (self.run.path / "sessions.jsonl").open("a") as file:
             file.write(json.dumps(session) + "\n")
         if self.done:
+            if self.config.interventions:
+                self.run.record["interventions"] = self.intervening.counts.records()
             self.run.close()
         else:
             self.save()
@@ -296,7 +353,19 @@ def train(
 
 
 def _train_together(trainers: list[Trainer], task: ICLTask, report: Report, stop: Callable[[], bool]) -> None:
-    active, diverged = list(trainers), list[RunError]()
+    active, failed = list(trainers), list[RunError]()
+
+    def goes_on(trainer: Trainer, doing: Callable[[], None]) -> bool:
+        try:
+            doing()
+        except RunError as error:
+            if trainer.run.status != "failed":
+                raise
+            failed.append(error)
+            active.remove(trainer)
+            return False
+        return True
+
     while active:
         if stop():
             for trainer in active:
@@ -304,13 +373,7 @@ def _train_together(trainers: list[Trainer], task: ICLTask, report: Report, stop
             raise KeyboardInterrupt
         step = min(trainer.step for trainer in active)
         for trainer in [trainer for trainer in active if trainer.step == step]:
-            try:
-                trainer.observe()
-            except RunError as error:
-                if trainer.run.status != "failed":
-                    raise
-                diverged.append(error)
-                active.remove(trainer)
+            if not goes_on(trainer, trainer.observe):
                 continue
             report(trainer.run.path.name, step, trainer.accuracy)
             if trainer.done:
@@ -320,6 +383,6 @@ def _train_together(trainers: list[Trainer], task: ICLTask, report: Report, stop
         if here:
             batch = task.sample(trainers[0].config.batch_size, "train", seed=step)
             for trainer in here:
-                trainer.update(batch)
-    if diverged:
-        raise diverged[0]
+                goes_on(trainer, partial(trainer.update, batch))
+    if failed:
+        raise failed[0]

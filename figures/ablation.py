@@ -27,8 +27,8 @@ def ablation_bars(frame: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(tickangle=-35)
     caption = (
         f"{frame.n.max()} sequences; error bars are binomial 95 % intervals. 'head' removes its output and what it "
-        "passes on; 'z' and 'outgoing' one half each.<br>'forward cut' and 'gradient cut' set the stream's gate; the "
-        "latter cannot change the forward pass."
+        "passes on; 'z' and 'outgoing' one half each. In brackets: what comes in its place.<br>"
+        "'forward cut' and 'gradient cut' set the stream's gate; the latter cannot change the forward pass."
     )
     return themed(figure, "Ablation", caption, frame.run, height=520, below=125)
 

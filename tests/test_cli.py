@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.runs import Run
+from experiments.runs import Run, list_runs
 from tests.helpers import run_named
 
 
@@ -75,6 +75,42 @@ def test_heads_ablate_gradients(capsys: pytest.CaptureFixture[str], trained_runs
         assert status == 0
         assert word in out
         assert all(files(run_named(trained_runs, "value"), analysis))
+
+
+def test_ablate_by_other_methods_and_from_another_run(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    words = ["ablate", "icl-classic", "--root", trained_runs, "--n", 32, "--method", "resample"]
+    status, out, _ = run(capsys, *words, "--from-run", "icl-value")
+    assert status == 0
+    assert "'from run' is icl-value-small-s0" in out
+    frame = run_named(trained_runs, "classic").results("ablate")
+    assert set(frame.method) == {"resample", "from run"}
+    for other, message in (
+        ("icl-classic", "is the run itself; name another one"),
+        ("icl-nothing", "unknown run"),
+    ):
+        status, _, err = run(capsys, *words, "--from-run", other)
+        assert status == 2
+        assert message in err
+
+
+def test_train_with_interventions(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "interventions.json"
+    words = ["train", "icl", "--steps", 4, "--root", tmp_path / "runs", "--workers", 1, "--interventions", file]
+    for text, message in (
+        ("{", "is not JSON"),
+        ("{}", "holds no list of interventions; put brackets around"),
+        ('[{"operation": {"type": "Zero"}}]', "an intervention needs the field 'site'"),
+        ('[{"site": {"layer": 5, "component": "v"}, "operation": {"type": "Zero"}}]', "the model has 2 layers"),
+    ):
+        file.write_text(text)
+        status, _, err = run(capsys, *words)
+        assert status == 2
+        assert message in err
+    assert not (tmp_path / "runs").exists(), "nothing was begun"
+    file.write_text('[{"site": {"layer": 0, "component": "v"}, "operation": {"type": "Zero"}, "first": 1, "last": 3}]')
+    assert run(capsys, *words)[0] == 0
+    (done,) = list_runs(tmp_path / "runs")
+    assert [record["fired"] for record in done.record["interventions"]] == [2]
 
 
 def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

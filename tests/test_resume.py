@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from experiments import training
-from experiments.config import Every, GateChange
+from experiments.config import Every, GateChange, RunConfig
 from experiments.runs import Run, RunError
 from experiments.sweep import sweep
 from experiments.training import train
@@ -28,7 +28,7 @@ CONFIG = tiny(
 )
 
 
-def child(root: Path, die_at: int) -> None:
+def child(root: Path, die_at: int, config: RunConfig = CONFIG) -> None:
     """Train, and die by SIGKILL at the n-th of all moments when something is about to reach the disk or the weights."""
     moments = 0
 
@@ -45,7 +45,7 @@ def child(root: Path, die_at: int) -> None:
     training.SAVE_SECONDS = 0.0
     os.fsync = dying(os.fsync)
     training.Trainer.update = dying(training.Trainer.update)  # type: ignore[method-assign] # in this process alone
-    train([Run.at(root, CONFIG)])
+    train([Run.at(root, config)])
 
 
 def test_killed_ten_times_it_ends_with_the_bytes_of_an_uninterrupted_run(tmp_path: Path) -> None:

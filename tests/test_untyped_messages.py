@@ -24,19 +24,28 @@ CASES: list[tuple[str, str]] = [
     ("patch(model, pair, find_sites(model), direction='denoising')", "did you mean 'denoise'"),
     ("Pair(x, x, y[:2], y, {})", "4 inputs with 2 answers and 4 wrong ones"),
     ("Pair(x, x, y, y, {'a': y[:2, None]})", "positions of 'a' are given for 2 of 4 examples"),
-    ("Ablation('heads', layer=0, head=0)", "unknown part 'heads': did you mean 'head'"),
-    ("Ablation('stream', 'median')", "unknown method 'median'"),
+    ("Ablation.stream(model, 'men')", "unknown method 'men': did you mean 'mean'"),
+    ("Intervention(Site(0, 'pattern'), Attend('previuos'))", "unknown attention 'previuos': did you mean 'previous'"),
     ("GateChange(3, 'stopp')", "unknown gate 'stopp': did you mean 'stop'"),
     ("model(x, return_type='los')", "unknown return_type 'los': did you mean 'loss'"),
     ("model(x, return_type='loss')", "take the logits, and the loss of your task of them"),
     ("SGD(rate=0.0)", "SGD needs a positive rate and a decay from 0 to below 1, got 0.0"),
     ("Adam(betas=(0.9, 1.0))", "Adam needs a positive rate and betas from 0 to below 1"),
+    ("copy_score(model, x[:, -1], y, 'streem')", "unknown route 'streem': did you mean 'stream'"),
+    ("copy_score(model, x[:, -1], y[:2])", "a copy score needs items and one answer each: 4 items, 2 answers"),
     ("Every(0)", "the distance must be positive"),
+    ("steps_to_threshold(None, 0.9, 'last')", "unknown rule 'last': there are 'first', 'sustained'"),
+    ("split_gradient(model, None, x, by='pairs')", "unknown way to split 'pairs': did you mean 'pair'"),
+    ("paired_seeds([1.0, 2.0], [2.0, 3.0], 'rato')", "unknown contrast 'rato': did you mean 'ratio'"),
 ]
 
 SCRIPT = """
-from analysis import Ablation, Pair, Site, find_sites, patch
-from circuits import HookedStreamTransformer, Stream, icl_config
+from analysis import Ablation, Pair, Site, find_sites, patch, split_gradient
+from analysis.seeds import paired_seeds
+from analysis.thresholds import steps_to_threshold
+from analysis.copying import copy_score
+from circuits import HookedStreamTransformer, Intervention, Stream, icl_config
+from circuits.interventions import Attend
 from circuits.stream_config import LearnedGain
 from experiments.config import SGD, Adam, Every, GateChange
 from experiments.tasks import ICLTask

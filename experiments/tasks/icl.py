@@ -133,6 +133,13 @@ class ICLBatch:
         """Which pairs of the context are of the target's class."""
         return self.classes[:, :-1] == self.classes[:, -1:]
 
+    @property
+    def holds_answer(self) -> Bool[Tensor, "batch pos"]:
+        """Which positions hold the label that is asked for."""
+        holds = torch.zeros(len(self), self.config.n_tokens, dtype=torch.bool, device=self.labels.device)
+        holds[:, 1::2] = self.context_labels == self.labels[:, None]
+        return holds
+
 
 class ICLTask:
     """The task of a preset (``"paper"``, ``"small"``) or a configuration, with class and label vectors from ``seed``.
@@ -180,6 +187,11 @@ class ICLTask:
             corrupt = _with_swapped_labels(clean, clean.labels, rival_label)
         positions = _roles(clean.matches, clean.classes[:, :-1] == rival_class[:, None])
         return Pair(clean.inputs, corrupt.inputs, clean.labels, rival_label, positions)
+
+    def label_inputs(self) -> tuple[Float[Tensor, "label d_input"], Int[Tensor, " label"]]:
+        """Return every label as an input vector without a position, and its number."""
+        vectors = torch.nn.functional.pad(self.label_vectors, (self.config.n_ctx, 0))
+        return vectors, torch.arange(self.config.n_labels, device=self.device)
 
     def head_scores(self, batch: ICLBatch) -> list[AttentionScore]:
         """Return the attention scores that this task gives meaning to, for the sequences of a batch.
