@@ -8,26 +8,28 @@ from plotly.subplots import make_subplots
 
 from figures.theme import BLACK, BLUE, VERMILION, colours, dash, themed
 
+_LEAST = 30
+"""Pixels that a row of a heat map takes."""
 _COLOURS = {"W_Q": VERMILION, "W_K": BLACK, "W_V": BLUE}
 
 
 def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     """Return stream share and alignment of the gradients that the stream reaches, against steps.
 
-    ``frame`` has columns variant, run, step, parameter, layer, weight, head, stream_share, alignment, whole. Parameters
-    that no gradient reaches through the stream are left out.
+    ``frame`` has columns variant, run, step, tensor, layer, part, head, stream, stream_share, alignment, whole. What no
+    gradient reaches through the stream, or is not of attention, is left out.
     """
-    reached = frame.groupby("parameter")["stream"].transform("max") > 0
-    shown = frame[reached & frame.parameter.str.contains("attn")]
+    reached = frame.groupby("tensor")["stream"].transform("max") > 0
+    shown = frame[reached & frame.tensor.str.contains("attn")]
     titles = ["share that came through the stream", "alignment of the two shares", "norm of the whole gradient"]
     figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.07)
     several = shown.variant.nunique() > 1
     palette = colours(shown.variant.unique())
-    for (variant, layer, weight, head), rows in shown.groupby(["variant", "layer", "weight", "head"], sort=False):
-        variant, weight = str(variant), str(weight)
+    for (variant, layer, part, head), rows in shown.groupby(["variant", "layer", "part", "head"], sort=False):
+        variant, part = str(variant), str(part)
         curve = rows.sort_values("step")
-        name = f"{variant}: {weight} of L{layer}H{head}"
-        colour = palette[variant] if several else _COLOURS.get(weight, BLACK)
+        name = f"{variant}: {part} of L{layer}H{head}"
+        colour = palette[variant] if several else _COLOURS.get(part, BLACK)
         for column, value in enumerate(("stream_share", "alignment", "whole"), 1):
             trace = go.Scatter(
                 x=curve.step,
@@ -44,7 +46,32 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(range=[-1.03, 1.03], row=1, col=2)
     figure.update_yaxes(type="log", row=1, col=3)
     caption = (
-        "Share = |stream| / (|direct| + |stream|) of each weight's gradient of the training loss; alignment = cosine "
-        "of these two.<br>The shares add up to the whole gradient exactly. One run a variant, one batch a checkpoint."
+        "Share = |stream| / (|direct| + |stream|) of each gradient of the training loss; alignment = cosine of these "
+        "two.<br>The shares add up to the whole gradient exactly. One run a variant, one held-out batch for all steps."
     )
     return themed(figure, "Gradient by route", caption, shown.run, height=460)
+
+
+def gradient_pairs(frame: pd.DataFrame) -> go.Figure:
+    """Return, for a run's last step, what share of each gradient crossed the stream at which layer pair first.
+
+    ``frame`` has columns run, step, tensor, layer, part, head, reader, source, read, fed, share (of the sum of the
+    norms of the direct share and of all crossings). What no gradient reaches through the stream, or is not of
+    attention, is left out.
+    """
+    last = frame[(frame.step == frame.step.max()) & frame.tensor.str.contains("attn")]
+    named = last.assign(
+        pair=last.read + last.source.astype(str) + " → " + last.fed + last.reader.astype(str),
+        weight=last.part + " of L" + last.layer.astype(str) + "H" + last["head"].astype(str),
+    )
+    table = named.pivot_table("share", "weight", "pair", sort=False)
+    table = table[table.max(axis=1) > 0]
+    heat = go.Heatmap(z=table, x=table.columns, y=table.index, zmin=0, zmax=1, colorscale="Blues")
+    figure = go.Figure(heat.update(texttemplate="%{z:.2f}"))
+    figure.update_xaxes(title_text="connection of the stream: source layer → reading layer")
+    figure.update_yaxes(autorange="reversed")
+    caption = (
+        "Share = norm of what crossed there first, seen from the weight, over the sum of the norms of the direct share "
+        f"and all crossings.<br>Step {frame.step.max()}, one held-out batch."
+    )
+    return themed(figure, "Gradient by layer pair", caption, last.run, height=240 + _LEAST * len(table))
