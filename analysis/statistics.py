@@ -1,16 +1,19 @@
-"""Seeds as data: times to a threshold, intervals and paired ratios; scipy underneath."""
+"""Seeds as data: intervals, effect sizes, corrections for many tests; scipy underneath.
+
+Paired designs are in :mod:`analysis.seeds`, times to a threshold in :mod:`analysis.thresholds`, what censored ones say
+in :mod:`analysis.survival`, and one call for all of it in :mod:`analysis.comparison`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import pandas as pd
-from scipy import stats
+from jaxtyping import Float
+from scipy import special, stats
 
-Rule = Literal["first", "sustained"]
+from circuits.errors import known, require
 
 
 @dataclass(frozen=True)
@@ -57,58 +60,82 @@ def paired_ratio(
     return Interval(float(np.exp(logs.mean)), float(np.exp(logs.low)), float(np.exp(logs.high)), logs.n)
 
 
-def steps_to_threshold(curve: pd.DataFrame, threshold: float, rule: Rule = "first") -> float:
-    """Return the first evaluated step at which a curve is at the threshold, NaN where it never is (censored).
+# --- effect sizes of pairs: scores are differences, one a pair --------------------------------------------------------
 
-    ``curve`` has columns step and value. ``"sustained"`` wants every later evaluation to be there too.
+
+def d_z(scores: Float[np.ndarray, " pair"]) -> float:
+    """Return Cohen's d for pairs: mean / standard deviation (n - 1) of the differences; 0 where all are 0.
+
+    Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, section 2.3.5.
     """
-    ordered = curve.sort_values("step")
-    above = ordered["value"].to_numpy() >= threshold
-    if rule == "sustained":
-        above = np.logical_and.accumulate(above[::-1])[::-1]
-    return float(ordered["step"].to_numpy()[above.argmax()]) if above.any() else float("nan")
+    mean, spread = float(np.mean(scores)), float(np.std(scores, ddof=1))
+    if np.ptp(scores) <= 1e-12 * np.abs(scores).max():
+        return float(np.copysign(np.inf, mean)) if mean else 0.0
+    return mean / spread
 
 
-def threshold_times(
-    metrics: pd.DataFrame, threshold: float = 0.95, split: str = "ic", measure: str = "accuracy", rule: Rule = "first"
-) -> pd.DataFrame:
-    """Return one row a run: variant, seed, steps to the threshold (NaN: not reached by ``last``), last step.
+def g_z(scores: Float[np.ndarray, " pair"]) -> float:
+    """Return Hedges' g for pairs: d_z times the exact correction for few pairs; NaN for two, which have none.
 
-    ``metrics`` has columns variant, seed, step, split, measure, value.
+    Source: Hedges, Journal of Educational Statistics 6(2), 1981, with n - 1 degrees of freedom.
     """
-    chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
-    rows = [
-        {"variant": v, "seed": s, "steps": steps_to_threshold(c, threshold, rule), "last": float(c.step.max())}
-        for (v, s), c in chosen.groupby(["variant", "seed"], sort=False, observed=True)
-    ]
-    return pd.DataFrame(rows, columns=["variant", "seed", "steps", "last"])
+    m = len(scores) - 1
+    if m < 2:
+        return float("nan")
+    correction = np.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / np.sqrt(m / 2)
+    return float(correction * d_z(scores))
 
 
-def threshold_table(times: pd.DataFrame, reference: str = "classic", confidence: float = 0.95) -> pd.DataFrame:
-    """Return one row a variant: runs, how many reached the threshold, mean steps, paired ratio to ``reference``.
+def rank_biserial(scores: Float[np.ndarray, " pair"]) -> float:
+    """Return the matched-pairs rank-biserial correlation, in [-1, 1]: the share of ranks above 0 minus that below.
 
-    Ratios pair runs of one seed and leave out pairs of which either run is censored; means are over the runs that
-    reached it, so with censored runs they are too low (column ``reached`` tells).
+    Ranks are of absolute differences, without zeros, ties sharing theirs; 0 where all are 0.
+
+    Source: Kerby, Comprehensive Psychology 3, 2014.
     """
-    by_seed = times.pivot(index="seed", columns="variant", values="steps")
-    rows = []
-    for variant in times["variant"].drop_duplicates():
-        reached = by_seed[variant].dropna()
-        steps = mean_interval(reached.to_numpy(), confidence)
-        row = {"variant": variant, "runs": int((times.variant == variant).sum()), "reached": len(reached)}
-        row |= {"steps": steps.mean, "steps_low": steps.low, "steps_high": steps.high}
-        row |= _ratio(by_seed, variant, reference, confidence)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    moved = scores[scores != 0]
+    if len(moved) == 0:
+        return 0.0
+    ranks = stats.rankdata(np.abs(moved))
+    return float((ranks * np.sign(moved)).sum() / ranks.sum())
 
 
-def _ratio(by_seed: pd.DataFrame, variant: str, reference: str, confidence: float) -> dict[str, float]:
-    nothing = {"ratio": float("nan"), "ratio_low": float("nan"), "ratio_high": float("nan"), "pairs": 0}
-    if reference not in by_seed or variant == reference:
-        return nothing
-    both = by_seed[[variant, reference]].dropna()
-    both = both[(both > 0).all(axis=1)]
-    if both.empty:
-        return nothing
-    ratio = paired_ratio(both[variant].to_numpy(), both[reference].to_numpy(), confidence)
-    return {"ratio": ratio.mean, "ratio_low": ratio.low, "ratio_high": ratio.high, "pairs": ratio.n}
+EFFECTS: dict[str, Callable[[np.ndarray], float]] = {"d_z": d_z, "g_z": g_z, "rank-biserial": rank_biserial}
+"""Effect sizes of pairs, by name."""
+
+
+# --- many comparisons ---------------------------------------------------------------------------------------------
+
+
+def adjust(p: Sequence[float] | np.ndarray, correction: str = "holm") -> Float[np.ndarray, " test"]:
+    """Return adjusted p-values, in the order given: reject where one is at most the level wanted.
+
+    ``"holm"`` and ``"bonferroni"`` hold the chance of any false rejection, ``"benjamini-hochberg"`` the share of false
+    ones among the rejected.
+
+    Raises:
+        ValueError: for an unknown correction or a p outside of [0, 1].
+
+    Source: Holm, Scandinavian Journal of Statistics 6, 1979; Benjamini and Hochberg, JRSS B 57, 1995.
+    """
+    known("correction", correction, CORRECTIONS)
+    each = np.asarray(p, dtype=float)
+    require(bool(((each >= 0) & (each <= 1)).all()), f"p-values lie between 0 and 1, got {each.tolist()}")
+    return CORRECTIONS[correction](each)
+
+
+def _holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    order = np.argsort(p)
+    steps_down = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps_down, 1.0)
+    return adjusted
+
+
+CORRECTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "holm": _holm,
+    "benjamini-hochberg": lambda p: np.asarray(stats.false_discovery_control(p, method="bh")),
+    "bonferroni": lambda p: np.minimum(p * len(p), 1.0),
+    "none": lambda p: p,
+}
+"""Corrections for many comparisons, by name."""

@@ -1,23 +1,25 @@
-"""Intervals, ratios and times to a threshold against what can be worked out by hand or by scipy."""
+"""Intervals, paired designs, effect sizes, corrections and times to a threshold, by hand, by scipy, by brute force."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import (
-    Interval,
-    mean_interval,
-    paired_ratio,
-    steps_to_threshold,
-    threshold_table,
-    threshold_times,
-)
+from analysis.comparison import compare
+from analysis.seeds import paired_seeds
+from analysis.statistics import CORRECTIONS, EFFECTS, Interval, adjust, mean_interval, paired_ratio
+from analysis.thresholds import steps_to_threshold, threshold_table, threshold_times
+
+FEW = settings(max_examples=40, deadline=None)
+numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 
 
 def test_mean_interval_is_students() -> None:
@@ -64,6 +66,14 @@ def test_times_to_a_threshold() -> None:
     assert steps_to_threshold(jumpy.sample(frac=1, random_state=0), 0.95) == 10
 
 
+@FEW
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 1))
+def test_a_sustained_crossing_is_never_before_the_first(values: list[float], threshold: float) -> None:
+    first, sustained = (steps_to_threshold(curve(*values), threshold, rule) for rule in ("first", "sustained"))
+    assert math.isnan(sustained) or sustained >= first
+    assert math.isnan(sustained) == (values[-1] < threshold)
+
+
 def metrics(**runs: tuple[Any, ...]) -> pd.DataFrame:
     frames = [
         curve(*values).assign(variant=name.rsplit("_", 1)[0], seed=int(name[-1]), split="ic", measure="accuracy")
@@ -88,14 +98,206 @@ def test_the_table_pairs_seeds_and_counts_the_censored() -> None:
         ("value", 0): 20,
         ("value", 1): 10,
     }
-    table = threshold_table(times).set_index("variant")
+    table: Any = threshold_table(times).set_index("variant")
     assert list(table.loc["value", ["runs", "reached", "pairs"]]) == [3, 2, 2]
     assert table.loc["value", "ratio"] == pytest.approx(0.5)
     assert table.loc["value", "steps"] == 15
-    assert math.isnan(float(table.loc["classic", "ratio"]))  # type: ignore[arg-type] # a number
+    assert table.loc["value", "restricted_pairs"] == 2
+    assert table.loc["value", "restricted_difference"] == -15
+    assert table.loc["value", "restricted_mean"] == pytest.approx((20 + 10 + 40) / 3)  # the censored run counts
+    assert table.loc["classic", "median"] == 20
+    assert 0 < table.loc["value", "logrank_p"] < 1
+    assert math.isnan(table.loc["classic", "ratio"])
 
 
 def test_without_the_reference_there_is_no_ratio() -> None:
     table = threshold_table(threshold_times(metrics(value_0=(0, 1)), 0.95))
     assert math.isnan(table.ratio.iloc[0])
     assert table.pairs.iloc[0] == 0
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+A, B = [3.0, 5.0, 10.0, 4.5, 7.0], [2.0, 6.5, 4.0, 4.0, 6.0]
+
+
+def test_paired_intervals_and_t_are_scipys() -> None:
+    pairs, known = paired_seeds(A, B), stats.ttest_rel(A, B)
+    found, ends = pairs.interval("t"), known.confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(A) - np.mean(B), ends.low, ends.high))
+    assert pairs.t_p() == pytest.approx(known.pvalue)
+    ratio, before = paired_seeds(A, B, "ratio").interval("t"), paired_ratio(A, B)
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((before.mean, before.low, before.high))
+
+
+def test_the_bootstrap_draws_whole_pairs() -> None:
+    drawn = [np.mean(d) for d in itertools.product(np.subtract(A, B), repeat=5)]  # every resample there is
+    found = paired_seeds(A, B).interval("bootstrap", n_resamples=20_000)
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.1)
+    assert paired_seeds(A, B).interval("bootstrap") == paired_seeds(A, B).interval("bootstrap")
+    few, others = (paired_seeds(A, B).interval("bootstrap", n_resamples=50, seed=seed) for seed in (0, 1))
+    assert few != others
+    # Unpaired, the spread between seeds would come in; here it is taken out.
+    shifted = paired_seeds(np.add([0, 100, 200], 1.0), [0.0, 100.0, 200.0]).interval("bootstrap")
+    assert (shifted.low, shifted.high) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("contrast", ["difference", "ratio"])
+def test_permutation_is_every_flip_of_signs(contrast: Any) -> None:
+    d = np.subtract(A, B) if contrast == "difference" else np.log(np.divide(A, B))
+    flips = [np.mean(d * signs) for signs in itertools.product([1, -1], repeat=len(d))]
+    wanted = np.mean(np.abs(flips) >= abs(np.mean(d)) - 1e-12)
+    assert paired_seeds(A, B, contrast).permutation_p() == pytest.approx(wanted)
+
+
+def test_permutation_knows_ties_whatever_their_size() -> None:
+    for size in (1e-9, 1.0, 1e9):
+        assert paired_seeds(size * np.array([0.1, 0.2, 0.3]), [0.0] * 3).permutation_p() == 0.25
+        assert paired_seeds(size * np.array([0.1, 0.2, -0.3]), [0.0] * 3).permutation_p() == 1.0
+    assert paired_seeds([1.0, 2.0], [1.0, 2.0]).permutation_p() == 1.0
+    many = np.random.default_rng(0).normal(1.0, 1.0, 30)  # too many to exchange them all
+    assert paired_seeds(many, 0 * many).permutation_p(999) <= 0.01
+
+
+def test_paired_intervals_cover_as_often_as_they_say_and_the_bootstrap_of_few_does_not() -> None:
+    rng = np.random.default_rng(0)
+    hits = {"t": 0, "bootstrap": 0}
+    for _ in range(400):
+        seeds = rng.normal(0, 5, 5)
+        pairs = paired_seeds(seeds + rng.normal(1.0, 1.0, 5), seeds)
+        for method in hits:
+            found = pairs.interval(method, n_resamples=999)
+            hits[method] += found.low <= 1.0 <= found.high
+    assert stats.binomtest(hits["t"], 400, 0.95).pvalue > 1e-3
+    assert stats.binomtest(hits["bootstrap"], 400, 0.83).pvalue > 1e-3  # as the docstring says
+
+
+def test_effect_sizes() -> None:
+    pairs, d = paired_seeds(A, B), np.subtract(A, B)
+    assert pairs.effect("d_z") == pytest.approx(d.mean() / d.std(ddof=1))
+    assert pairs.effect("g_z") / pairs.effect("d_z") == pytest.approx(1 - 3 / (4 * 4 - 1), abs=0.003)
+    statistic = stats.wilcoxon(d, alternative="greater").statistic
+    assert pairs.effect("rank-biserial") == pytest.approx(2 * statistic / 15 - 1)
+    assert [paired_seeds([2.0, 3.0], [1.0, 2.0]).effect(name) for name in ("d_z", "rank-biserial")] == [math.inf, 1.0]
+    assert [paired_seeds([2.0, 3.0], [2.0, 3.0]).effect(name) for name in ("d_z", "rank-biserial")] == [0.0, 0.0]
+    assert math.isnan(paired_seeds([2.0, 3.0], [1.0, 3.0]).effect("g_z"))
+
+
+def test_hedges_correction_takes_the_bias_out() -> None:
+    draws = np.random.default_rng(0).normal(1.0, 1.0, (20_000, 4))
+    found = {name: np.mean([EFFECTS[name](row) for row in draws[:4_000]]) for name in ("d_z", "g_z")}
+    assert found["g_z"] == pytest.approx(1.0, abs=0.05)
+    assert found["d_z"] > 1.2
+
+
+@FEW
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=6), st.sampled_from(["t", "bootstrap"]))
+def test_exchanging_the_two_turns_the_sign_and_no_p(pairs: list[tuple[float, float]], method: str) -> None:
+    a, b = map(list, zip(*pairs, strict=True))
+    there, back = paired_seeds(a, b), paired_seeds(b, a)
+    one, other = there.interval(method, n_resamples=199), back.interval(method, n_resamples=199)
+    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-9)
+    assert there.permutation_p() == pytest.approx(back.permutation_p())
+    assert there.effect("rank-biserial") == pytest.approx(-back.effect("rank-biserial"))
+
+
+def test_what_is_no_pair_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs two pairs or more, got 1: train more seeds"):
+        paired_seeds([1.0], [2.0])
+    with pytest.raises(ValueError, match="two equally long lists of finite numbers"):
+        paired_seeds([1.0, 2.0], [2.0])
+    with pytest.raises(ValueError, match="finite numbers"):
+        paired_seeds([1.0, math.nan], [2.0, 3.0])
+    with pytest.raises(ValueError, match="needs positive numbers on both sides"):
+        paired_seeds([1.0, 0.0], [2.0, 3.0], "ratio")
+    with pytest.raises(ValueError, match="unknown interval 'bootstrp': did you mean 'bootstrap'"):
+        paired_seeds(A, B).interval("bootstrp")
+    with pytest.raises(ValueError, match="a confidence lies between 0 and 1, got 95"):
+        paired_seeds(A, B).interval(confidence=95.0)
+    with pytest.raises(ValueError, match="unknown effect size 'cohen'"):
+        paired_seeds(A, B).effect("cohen")
+
+
+# --- many comparisons -------------------------------------------------------------------------------------------------
+
+
+def test_corrections_by_hand() -> None:
+    p = [0.04, 0.01, 0.03, 0.5]
+    assert adjust(p, "holm") == pytest.approx([0.09, 0.04, 0.09, 0.5])
+    assert adjust(p, "bonferroni") == pytest.approx([0.16, 0.04, 0.12, 1.0])
+    assert adjust(p, "benjamini-hochberg") == pytest.approx([0.16 / 3, 0.04, 0.16 / 3, 0.5])
+    assert adjust(p, "none") == pytest.approx(p)
+    with pytest.raises(ValueError, match="unknown correction 'holms': did you mean 'holm'"):
+        adjust(p, "holms")
+    with pytest.raises(ValueError, match="p-values lie between 0 and 1, got"):
+        adjust([0.5, math.nan])
+
+
+@FEW
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.sampled_from(list(CORRECTIONS)))
+def test_an_adjusted_p_is_no_smaller_and_keeps_the_order(p: list[float], correction: str) -> None:
+    adjusted = adjust(p, correction)
+    assert (adjusted >= np.array(p) - 1e-15).all()
+    assert (adjusted <= 1).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= -1e-15).all()
+    assert (adjust(p, "holm") <= adjust(p, "bonferroni") + 1e-15).all()
+
+
+def test_holm_holds_the_chance_of_any_false_rejection_and_none_does_not() -> None:
+    draws = np.random.default_rng(0).random((2_000, 5))
+    any_false = {name: np.mean([adjust(p, name).min() <= 0.05 for p in draws]) for name in CORRECTIONS}
+    assert any_false["holm"] == pytest.approx(0.05, abs=0.015)
+    assert any_false["none"] == pytest.approx(1 - 0.95**5, abs=0.03)
+
+
+# --- one call ---------------------------------------------------------------------------------------------------------
+
+
+def values(**by_variant: list[float]) -> pd.DataFrame:
+    return pd.DataFrame([(v, s, x) for v, each in by_variant.items() for s, x in enumerate(each)]).set_axis(
+        ["variant", "seed", "value"], axis=1
+    )
+
+
+def test_compare_puts_it_together() -> None:
+    frame = values(classic=B, value=A, key=B)
+    table = compare(frame.sample(frac=1, random_state=0), correction="bonferroni").set_index("variant")
+    pairs = paired_seeds(A, B)
+    row: Any = table.loc["value"]
+    assert set(table.index) == {"value", "key"}
+    assert (row.estimate, row.low, row.high) == pytest.approx(
+        (pairs.estimate, pairs.interval().low, pairs.interval().high)
+    )
+    assert (row.p, row.p_adjusted) == pytest.approx((pairs.permutation_p(), min(1.0, 2 * pairs.permutation_p())))
+    assert row.effect_size == pytest.approx(pairs.effect("g_z"))
+    assert list(row[["pairs", "reference", "contrast", "interval", "test", "effect", "correction", "confidence"]]) == [
+        *(5, "classic", "difference", "t", "permutation", "g_z", "bonferroni", 0.95)
+    ]
+    assert list(table.loc["key", ["estimate", "p", "effect_size"]]) == [0.0, 1.0, 0.0]
+    other = compare(frame, "key", contrast="ratio", interval="bootstrap", test="t", effect="rank-biserial")
+    assert other.set_index("variant").loc["value", "p"] == pytest.approx(paired_seeds(A, B, "ratio").t_p())
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    frame = values(classic=B, value=A)
+    with pytest.raises(
+        ValueError, match=r"'value' and 'classic' need the same seeds once each, got \[1, 2, 3, 4\] and"
+    ):
+        compare(frame[(frame.variant != "value") | (frame.seed > 0)])
+    with pytest.raises(ValueError, match="the same seeds once each"):
+        compare(pd.concat([frame, frame]))
+    with pytest.raises(ValueError, match="two pairs or more, got 1"):
+        compare(frame[frame.seed == 0])
+    with pytest.raises(ValueError, match="unknown reference 'clasic': did you mean 'classic'"):
+        compare(frame, "clasic")
+    with pytest.raises(ValueError, match="nothing to compare 'classic' with"):
+        compare(frame[frame.variant == "classic"])
+    with pytest.raises(ValueError, match=r"there is no \['value'\]"):
+        compare(frame.drop(columns="value"))
+    with pytest.raises(ValueError, match="the log-rank test is for times"):
+        compare(frame, test="log-rank")
+    with pytest.raises(ValueError, match="a horizon is for times"):
+        compare(frame, horizon=10.0)
+    with pytest.raises(ValueError, match="unknown correction 'tukey'"):
+        compare(frame, correction="tukey")

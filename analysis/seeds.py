@@ -1,0 +1,147 @@
+"""Paired designs over seeds: one estimate, its intervals, tests and effect sizes, censored or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from analysis.statistics import EFFECTS, Interval
+from circuits.errors import known, require
+
+Contrast = Literal["difference", "ratio"]
+CONTRASTS = ("difference", "ratio")
+INTERVALS = ("t", "bootstrap")
+
+
+@dataclass(frozen=True)
+class PairedSeeds:
+    """Pairs of runs, one of each variant and seed, and how their contrast is measured.
+
+    ``measure(first, second)`` takes the places of the two groups among all 2n runs (the variant's are 0 to n - 1, the
+    reference's n to 2n - 1, a pair n apart), any number of regroupings at once. ``scores`` are its pseudo-values, one a
+    pair: what each pair adds to the estimate. For the contrast ``"ratio"`` both are logarithms.
+    """
+
+    contrast: Contrast
+    measure: Callable[[Int[np.ndarray, "*more pair"], Int[np.ndarray, "*more pair"]], float | np.ndarray]
+    scores: Float[np.ndarray, " pair"]
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        require(n >= 2, f"a paired comparison needs two pairs or more, got {n}: train more seeds")
+
+    @property
+    def estimate(self) -> float:
+        """Return variant minus reference, or variant divided by reference."""
+        return self._back(self._centre)
+
+    @property
+    def _centre(self) -> float:
+        n = len(self.scores)
+        return float(self.measure(np.arange(n), np.arange(n, 2 * n)))
+
+    def _back(self, x: float) -> float:
+        return float(np.exp(x)) if self.contrast == "ratio" else float(x)
+
+    def _t(self) -> Any:
+        n = len(self.scores)
+        # Pairs that all say the same up to rounding have no spread.
+        spread = float(np.std(self.scores, ddof=1)) if np.ptp(self.scores) > 1e-12 * np.abs(self.scores).max() else 0.0
+        return stats.t(n - 1, loc=self._centre, scale=spread / np.sqrt(n)) if spread else None
+
+    def interval(
+        self, method: str = "t", confidence: float = 0.95, n_resamples: int = 9_999, seed: int = 0
+    ) -> Interval:
+        """Return the estimate with its interval over seeds.
+
+        ``"t"`` is Student's with the standard error of the scores (the jackknife's); ``"bootstrap"`` draws whole pairs
+        and takes percentiles (BCa can be undefined where censoring makes ties). With few pairs the bootstrap is too
+        narrow: of five, some 83 % of 95 % intervals hold the truth.
+
+        Raises:
+            ValueError: for an unknown method or a confidence outside of (0, 1).
+        """
+        known("interval", method, INTERVALS)
+        require(0 < confidence < 1, f"a confidence lies between 0 and 1, got {confidence}: 0.95 is usual")
+        if method == "t":
+            t = self._t()
+            low, high = t.interval(confidence) if t else (self._centre, self._centre)
+        else:
+            low, high = self._bootstrap(confidence, n_resamples, seed)
+        return Interval(self.estimate, self._back(low), self._back(high), len(self.scores))
+
+    def _bootstrap(self, confidence: float, n_resamples: int, seed: int) -> tuple[float, float]:
+        n = len(self.scores)
+        found = stats.bootstrap(
+            (np.arange(n),),
+            lambda pairs, axis: np.asarray(self.measure(pairs, pairs + n)),
+            vectorized=True,
+            method="percentile",
+            confidence_level=confidence,
+            n_resamples=n_resamples,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        return float(found.low), float(found.high)
+
+    def t_p(self) -> float:
+        """Return the two-sided p of Student's t test that belongs to the interval ``"t"``."""
+        t = self._t()
+        if t is None:
+            return 1.0 if self._centre == 0 else 0.0
+        return float(2 * t.sf(self._centre + abs(self._centre)))
+
+    def permutation_p(self, n_resamples: int = 9_999, seed: int = 0) -> float:
+        """Return the two-sided p of exchanging variant and reference within pairs: for a difference, its sign flips.
+
+        Exact where all 2**n exchanges are no more than ``n_resamples``; otherwise so many are drawn. The least p of n
+        pairs is 2 / 2**n: 0.25 for three, below 0.05 from six on.
+        """
+        n = len(self.scores)
+        scale = np.abs(self.scores).max() or 1.0  # scipy takes values within 1e-14 as equal, so size must not matter
+        found = stats.permutation_test(
+            (np.arange(n), np.arange(n, 2 * n)),
+            lambda first, second, axis: np.asarray(self.measure(first, second) / scale),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=n_resamples,
+            rng=np.random.default_rng(seed),
+        )
+        return float(found.pvalue)
+
+    def effect(self, name: str = "g_z") -> float:
+        """Return an effect size of the scores, positive where the variant's are larger; see ``EFFECTS``.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        return EFFECTS[known("effect size", name, EFFECTS)](self.scores)
+
+
+def paired_seeds(
+    values: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray, contrast: Contrast = "difference"
+) -> PairedSeeds:
+    """Return the pairs of two equally long lists of numbers, for their mean difference or geometric mean ratio.
+
+    Raises:
+        ValueError: if there are fewer than two pairs, a number is missing, or for a ratio not positive.
+    """
+    known("contrast", contrast, CONTRASTS)
+    a, b = np.asarray(values, dtype=float), np.asarray(reference, dtype=float)
+    require(
+        a.shape == b.shape and a.ndim == 1 and bool(np.isfinite([a, b]).all()),
+        f"pairs are two equally long lists of finite numbers, got {a.tolist()} and {b.tolist()}",
+    )
+    if contrast == "ratio":
+        require(
+            bool((a > 0).all() and (b > 0).all()),
+            f"a paired ratio needs positive numbers on both sides, got {a.tolist()} and {b.tolist()}: "
+            "take contrast='difference'",
+        )
+        a, b = np.log(a), np.log(b)
+    both = np.concatenate([a, b])
+    return PairedSeeds(contrast, lambda first, second: (both[first] - both[second]).mean(-1), a - b)
