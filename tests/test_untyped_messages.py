@@ -24,6 +24,7 @@ CASES: list[tuple[str, str]] = [
     ("patch(model, pair, find_sites(model), direction='denoising')", "did you mean 'denoise'"),
     ("Pair(x, x, y[:2], y, {})", "4 inputs with 2 answers and 4 wrong ones"),
     ("Pair(x, x, y, y, {'a': y[:2, None]})", "positions of 'a' are given for 2 of 4 examples"),
+    ("Pair(x, x + 1, y, y, {}, y[:2])", "read_at has 2 positions for 4 examples"),
     ("Ablation.stream(model, 'men')", "unknown method 'men': did you mean 'mean'"),
     ("Intervention(Site(0, 'pattern'), Attend('previuos'))", "unknown attention 'previuos': did you mean 'previous'"),
     ("GateChange(3, 'stopp')", "unknown gate 'stopp': did you mean 'stop'"),

@@ -1,0 +1,266 @@
+"""From scores of edges to a circuit, and how good it is: faithfulness, completeness, minimality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from scipy import stats
+from torch import Tensor
+
+from analysis.connections import connected, grown
+from analysis.drawing import draw
+from analysis.edge_attribution import EdgeScores
+from analysis.edges import EdgeRuns, Replacement, numbered, send
+from analysis.graph import Graph
+from analysis.pairs import Metric, Pair
+from analysis.two_runs import two_runs
+from circuits.errors import known, require
+from circuits.model import HookedStreamTransformer
+
+Rule = Literal["top", "greedy", "threshold"]
+RULES: dict[str, str] = {
+    "top": "the edges with the largest |score|",
+    "greedy": "grown from the logits: ever the edge with the largest |score| that leads to what is already in",
+    "threshold": "every edge whose |effect| is at least the threshold",
+}
+
+
+class EmptyCircuitError(ValueError):
+    """None of the chosen edges is on a way from the input to the logits."""
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A set of edges of a graph, by number, and how it was found."""
+
+    graph: Graph
+    edges: tuple[int, ...]
+    found: str = "given"
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    @classmethod
+    def of(cls, graph: Graph, names: Iterable[str]) -> Circuit:
+        """Return the circuit of edges by name.
+
+        Raises:
+            UnknownNameError: for an edge that the graph does not have (nearest suggested).
+        """
+        return cls(graph, tuple(sorted(set(graph.find(names)))))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its edges."""
+        return [self.graph.edges[i].name for i in self.edges]
+
+    @property
+    def mask(self) -> Bool[Tensor, " edge"]:
+        """Which edges of the graph are in."""
+        return numbered(self.edges, len(self.graph))
+
+    @property
+    def heads(self) -> set[tuple[int, int]]:
+        """The (layer, head) of every head that an edge touches."""
+        nodes = [node for i in self.edges for node in (self.graph.edges[i].source, self.graph.edges[i].target)]
+        return {(node.layer, node.head) for node in nodes if node.layer is not None and node.head is not None}
+
+    def overlap(self, other: Circuit) -> float:
+        """Return the share of edges in both among those in either (Jaccard), by name."""
+        mine, theirs = set(self.names), set(other.names)
+        return len(mine & theirs) / max(1, len(mine | theirs))
+
+
+def find_circuit(
+    scores: EdgeScores, rule: Rule = "greedy", size: int | None = None, threshold: float | None = None
+) -> Circuit:
+    """Return the circuit that a rule makes of scores; edges on no way from the input to the logits are left out.
+
+    ``size`` (edges) goes with ``top`` and ``greedy``, ``threshold`` (of |effect|, a share of the clean-corrupt gap)
+    with ``threshold``.
+
+    Raises:
+        ValueError: if what the rule needs is missing.
+        EmptyCircuitError: if nothing is left.
+
+    Source: Hanna et al., arXiv 2403.17806 (greedy growth); Conmy et al., arXiv 2304.14997 (thresholds).
+    """
+    known("rule", rule, RULES)
+    graph, order = scores.graph, scores.scores.abs()
+    if rule == "threshold":
+        require(threshold is not None and threshold > 0, f"threshold = {threshold}: it must be positive")
+        chosen = (scores.effects.abs() >= float(threshold or 0)).nonzero()[:, 0].tolist()
+    else:
+        require(size is not None and 0 < size <= len(graph), f"size = {size}: from 1 to the graph's {len(graph)} edges")
+        largest = order.argsort(descending=True, stable=True).tolist()
+        chosen = largest[:size] if rule == "top" else grown(graph, order.tolist(), size or 0)
+    kept = connected(graph, chosen)
+    if not kept:
+        raise EmptyCircuitError(
+            f"of {len(chosen)} edges none is on a way from the input to the logits; take more, or a lower threshold"
+        )
+    what = f"threshold {threshold}" if rule == "threshold" else f"{rule} {size}"
+    return Circuit(graph, tuple(kept), f"{what} by {scores.method}, {len(chosen) - len(kept)} pruned")
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a circuit is, all as shares of the metric's difference between the clean and the corrupt run.
+
+    ``faithfulness`` is what the clean run keeps with every edge outside replaced: 1 is the clean metric, 0 the corrupt.
+    ``incompleteness`` is the largest |circuit without K - model without K| over sampled parts K of the circuit: 0 where
+    nothing outside does what the circuit does. An edge's minimality is the largest change that taking it away makes
+    to the circuit without some K; the circuit's is that of its least edge.
+    """
+
+    circuit: Circuit
+    faithfulness: float
+    low: float
+    high: float
+    """Ends of faithfulness' 95 % bootstrap interval over examples."""
+    empty: float
+    """The same with every edge replaced: 0 where what replaces is the corrupt run's."""
+    incompleteness: float
+    minimality: float
+    edges: pd.DataFrame
+    """One row an edge of the circuit: edge, source, target, route, minimality."""
+    replacement: str
+    metric: str
+    n: int
+
+    def summary(self) -> pd.DataFrame:
+        """Return all numbers as one row."""
+        numbers = ("faithfulness", "low", "high", "empty", "incompleteness", "minimality", "replacement", "metric", "n")
+        row = {name: getattr(self, name) for name in numbers}
+        return pd.DataFrame([{"edges": len(self.circuit), "of": len(self.circuit.graph)} | row])
+
+    def figure(self) -> Any:
+        """Return the drawing of the circuit (a plotly figure)."""
+        return draw("circuit", self.edges)
+
+
+@torch.no_grad()
+def judge(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    circuit: Circuit,
+    metric: str | Metric = "logit_difference",
+    replacement: Replacement = "other run",
+    subsets: int = 4,
+    seed: int = 0,
+    max_memory: int | None = None,
+) -> Quality:
+    """Return how good a circuit is: clean runs in which what flows along all other edges is replaced.
+
+    Completeness and minimality look at the circuit whole and at ``subsets`` random parts of it (each edge in a part
+    with probability 1/2).
+
+    Raises:
+        ValueError: for a model in training mode, a circuit of another graph, an empty one, a metric that does not
+            return one finite number an example, or a pair whose clean and corrupt metric are equal.
+
+    Source: Wang et al., arXiv 2211.00593, section 4 (the three criteria); faithfulness is normalised as
+        transformer-lens' ``faithfulness`` is, which knows no stream edges.
+    """
+    runs = _Runs(model, pair, circuit, metric, replacement, max_memory)
+    parts = _parts(circuit, subsets, seed)
+    inside = circuit.mask
+    faithful, empty = runs.metrics(torch.stack([~inside, torch.ones_like(inside)]))
+    low, high = runs.interval(faithful)
+    without = runs.recovered(torch.stack([~inside | part for part in parts]))
+    from_model = runs.recovered(torch.stack(parts))
+    least = _minimality(runs, circuit, parts, without)
+    rows = [circuit.graph.edges[i] for i in circuit.edges]
+    edges = pd.DataFrame(
+        [{"edge": e.name, "source": e.source.name, "target": e.target.name, "route": e.route} for e in rows]
+    ).assign(minimality=least.numpy())
+    return Quality(
+        circuit=circuit,
+        faithfulness=runs.share(faithful),
+        low=low,
+        high=high,
+        empty=runs.share(empty),
+        incompleteness=float((without - from_model).abs().max()),
+        minimality=float(least.min()),
+        edges=edges,
+        replacement=replacement,
+        metric=runs.name,
+        n=len(pair),
+    )
+
+
+class _Runs:
+    """Clean runs with edges cut, measured as shares of the gap."""
+
+    def __init__(
+        self,
+        model: HookedStreamTransformer,
+        pair: Pair,
+        circuit: Circuit,
+        metric: str | Metric,
+        replacement: Replacement,
+        max_memory: int | None,
+    ):
+        graph = Graph(model)
+        require(bool(circuit.edges), "the circuit has no edges")
+        require(
+            [e.name for e in circuit.graph.edges] == [e.name for e in graph.edges],
+            f"the circuit is of a graph with {len(circuit.graph)} edges, this model's has {len(graph)} (or others); "
+            f"find a circuit of this model, or name its edges: Circuit.of(Graph(model), names)",
+        )
+        both = two_runs(model, pair, metric, "denoise", "judging a circuit")
+        self.name, self.clean, self.corrupt = both.metric, both.target, both.baseline
+        sent = send(model, graph, pair.corrupt).replaced(replacement)
+        self.runs = EdgeRuns(model, pair, sent, (self.name, both.function), pair.clean, graph, max_memory)
+
+    def metrics(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, "set example"]:
+        return self.runs.values(cuts)
+
+    def share(self, values: Float[Tensor, " example"]) -> float:
+        return float((values - self.corrupt).mean() / (self.clean - self.corrupt).mean())
+
+    def recovered(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, " set"]:
+        return (self.metrics(cuts) - self.corrupt).mean(1) / (self.clean - self.corrupt).mean()
+
+    def interval(self, values: Float[Tensor, " example"], confidence: float = 0.95) -> tuple[float, float]:
+        if len(values) < 2:
+            return float("nan"), float("nan")
+        moved, gap = ((x - self.corrupt).double().cpu().numpy() for x in (values, self.clean))
+        found = stats.bootstrap(
+            (moved, gap),
+            lambda a, b, axis: a.mean(axis) / b.mean(axis),
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            n_resamples=1000,
+            confidence_level=confidence,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        return float(found.low), float(found.high)
+
+
+def _parts(circuit: Circuit, subsets: int, seed: int) -> list[Bool[Tensor, " edge"]]:
+    """Parts K of the circuit: none of it, and random ones."""
+    generator = torch.Generator().manual_seed(seed)
+    inside = circuit.mask
+    drawn = [inside & (torch.rand(len(inside), generator=generator) < 0.5) for _ in range(subsets)]
+    return [torch.zeros_like(inside), *drawn]
+
+
+def _minimality(
+    runs: _Runs, circuit: Circuit, parts: list[Bool[Tensor, " edge"]], without: Float[Tensor, " part"]
+) -> Float[Tensor, " kept"]:
+    """For each edge, the largest change over the parts that it is not in."""
+    outside = ~circuit.mask
+    asked = [(row, k) for row, edge in enumerate(circuit.edges) for k, part in enumerate(parts) if not part[edge]]
+    cuts = torch.stack([outside | parts[k] for _, k in asked])
+    cuts[torch.arange(len(asked)), [circuit.edges[row] for row, _ in asked]] = True
+    changes = (runs.recovered(cuts) - without[[k for _, k in asked]]).abs()
+    least = torch.zeros(len(circuit), dtype=changes.dtype)
+    return least.scatter_reduce(0, torch.tensor([row for row, _ in asked]), changes, "amax")

@@ -1,0 +1,43 @@
+"""How much memory there is, and how many copies of a batch fit into a share of it."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from analysis.pairs import Pair
+
+MOST_EXAMPLES = 2048
+"""In one forward, however much memory there is: larger batches fall out of the cache and gain nothing."""
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def copies_within(max_memory: int | None, one: int, pair: Pair) -> int:
+    """Return how many copies of a pair, of ``one`` bytes each, go into one forward pass.
+
+    ``max_memory=None`` is a quarter of what is free.
+
+    Raises:
+        ValueError: if not even one fits.
+    """
+    bound = bound_for(max_memory, one, pair.clean.device)
+    return max(1, min(bound // one, MOST_EXAMPLES // len(pair)))
+
+
+def bound_for(max_memory: int | None, one: int, device: torch.device) -> int:
+    """Return the bound on memory in bytes, ``max_memory=None`` being a quarter of what is free.
+
+    Raises:
+        ValueError: if it is less than ``one``, what a single copy of the pair needs.
+    """
+    bound = free_memory(device) // 4 if max_memory is None else max_memory
+    if bound < one:
+        raise ValueError(
+            f"max_memory = {bound:,} bytes is less than one copy of the pair needs, about {one:,}; allow more, or "
+            f"patch fewer examples at a time (pair[:n])"
+        )
+    return bound

@@ -1,0 +1,71 @@
+"""The two runs of a pair that a question compares: the one that is changed, and the one that changes come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from analysis.evalmode import require_eval_mode
+from analysis.pairs import Metric, Pair, PerExample, check_gap, evaluate, metric_named, require_gradient
+from circuits.errors import known
+from circuits.model import HookedStreamTransformer
+
+Direction = Literal["denoise", "noise"]
+DIRECTIONS: dict[str, str] = {
+    "denoise": "the corrupt run with clean activations patched in; effect 1 = the clean metric is restored",
+    "noise": "the clean run with corrupt activations patched in; effect 1 = the metric falls to the corrupt one's",
+}
+
+
+@dataclass(frozen=True)
+class TwoRuns:
+    """The inputs of both runs and what a metric says of each."""
+
+    pair: Pair
+    source: Tensor
+    """The inputs that activations come from."""
+    base: Tensor
+    """The inputs of the run that is changed."""
+    metric: str
+    function: Metric
+    target: PerExample
+    """The metric of the source run."""
+    baseline: PerExample
+    """The metric of the base run."""
+    direction: str
+
+    @property
+    def gap(self) -> PerExample:
+        """The metric of the source run minus that of the base run."""
+        return self.target - self.baseline
+
+
+@torch.no_grad()
+def two_runs(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    metric: str | Metric,
+    direction: Direction,
+    operation: str,
+    gradient: bool = False,
+) -> TwoRuns:
+    """Return both runs, checked; ``gradient`` asks for a metric that has one.
+
+    Raises:
+        ValueError: for a model in training mode, an unknown metric or direction, a metric that does not return one
+            finite number an example or has no gradient, or a pair whose clean and corrupt metric are equal.
+    """
+    require_eval_mode(model, operation)
+    known("direction", direction, DIRECTIONS)
+    name, function = metric_named(metric)
+    source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)
+    logits = model(base)
+    if gradient:
+        with torch.enable_grad():
+            require_gradient(name, evaluate(function, name, logits.requires_grad_(), pair))
+    baseline, target = (evaluate(function, name, x.detach(), pair) for x in (logits, model(source)))
+    check_gap(name, target, baseline)
+    return TwoRuns(pair, source, base, name, function, target, baseline, direction)

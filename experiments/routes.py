@@ -1,0 +1,148 @@
+"""Paths, attributions and circuits of a run: the functions of ``analysis`` on its task's pairs and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from analysis import attribute, attribute_edges, find_circuit, find_paths, follow, head_shares, judge, patch_paths
+from analysis.attribution import METHODS, SiteScores
+from analysis.circuit import Circuit, Quality, Rule
+from analysis.edge_attribution import EDGE_METHODS, EdgeMethod, EdgeScores
+from analysis.edges import Replacement
+from analysis.pairs import Pair
+from analysis.paths import PathResult
+from analysis.two_runs import Direction
+from circuits.errors import known
+from circuits.model import HookedStreamTransformer
+from experiments.analyses import labelled, patched_sites
+from experiments.runs import Run
+
+
+def asked(run: Run, n: int, corruption: str, step: int = -1) -> tuple[HookedStreamTransformer, Pair]:
+    """Return a run's model at a step and ``n`` pairs of its task.
+
+    Raises:
+        RunError: if there is no checkpoint at ``step``.
+        UnknownNameError: for an unknown corruption (nearest suggested).
+    """
+    return run.load_model(step), run.task().pairs(n, corruption)
+
+
+def paths_run(
+    run: Run,
+    n: int = 128,
+    corruption: str = "labels",
+    metric: str = "logit_difference",
+    direction: Direction = "denoise",
+    step: int = -1,
+    max_memory: int | None = None,
+    progress: bool = False,
+    senders: Sequence[tuple[int, int]] | None = None,
+    receivers: Sequence[str] | None = None,
+    routes: Sequence[str] = ("residual", "stream"),
+) -> tuple[PathResult, pd.DataFrame]:
+    """Return the effects of direct paths between a run's heads, and every head's effect split by route."""
+    model, pair = asked(run, n, corruption, step)
+    paths = find_paths(model, senders, receivers, [r for r in routes if r != "stream" or model.config.streams])
+    found = patch_paths(model, pair, paths, metric, direction, max_memory, progress)
+    return found, head_shares(model, pair, None, metric, direction, max_memory)
+
+
+def attribute_run(
+    run: Run,
+    method: str = "EAP-IG",
+    n: int = 128,
+    corruption: str = "labels",
+    metric: str = "logit_difference",
+    direction: Direction = "denoise",
+    step: int = -1,
+    steps: int = 5,
+    check: int = 64,
+    max_memory: int | None = None,
+    progress: bool = False,
+    **which: Any,
+) -> EdgeScores | SiteScores:
+    """Return scores of edges (EAP, EAP-IG, exact) or of sites (AtP, AtP+QK, AtP*, IG); ``which`` chooses the sites.
+
+    Raises:
+        UnknownNameError: for an unknown method (nearest suggested).
+    """
+    known("method", method, {**EDGE_METHODS, **METHODS})
+    model, pair = asked(run, n, corruption, step)
+    rest: dict[str, Any] = {"steps": steps, "check": check, "max_memory": max_memory, "progress": progress}
+    if method in EDGE_METHODS:
+        return attribute_edges(model, pair, metric, method, direction, **rest)  # type: ignore[arg-type] # as checked
+    return attribute(model, pair, patched_sites(model, **which), metric, method, direction, **rest)  # type: ignore[arg-type] # as checked
+
+
+def rule_of(rule: Rule, size: int, threshold: float) -> Callable[[EdgeScores], Circuit]:
+    """Return the function that makes a circuit of scores; a size beyond the graph's takes all of it."""
+
+    def find(scores: EdgeScores) -> Circuit:
+        return find_circuit(scores, rule, None if rule == "threshold" else min(size, len(scores.graph)), threshold)
+
+    return find
+
+
+def circuit_run(
+    run: Run,
+    find: Callable[[EdgeScores], Circuit],
+    method: EdgeMethod = "EAP-IG",
+    n: int = 128,
+    corruption: str = "labels",
+    metric: str = "logit_difference",
+    replacement: Replacement = "other run",
+    step: int = -1,
+    steps: int = 5,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> tuple[EdgeScores, Quality]:
+    """Return a run's scores (noising: what the clean run loses without each edge) and its circuit's quality."""
+    known("method", method, EDGE_METHODS)
+    model, pair = asked(run, n, corruption, step)
+    scores = attribute_edges(model, pair, metric, method, "noise", steps, 64, max_memory, progress)
+    return scores, judge(model, pair, find(scores), metric, replacement, max_memory=max_memory)
+
+
+def circuit_frame(scores: EdgeScores, quality: Quality) -> pd.DataFrame:
+    """Return every edge of the graph: effect, whether it is in the circuit, minimality, and the circuit's numbers."""
+    frame = scores.to_frame()
+    kept = quality.edges.set_index("edge").minimality
+    numbers = quality.summary().drop(columns=["n", "metric"])
+    frame = frame.assign(kept=frame.edge.isin(kept.index), edge_minimality=frame.edge.map(kept))
+    return frame.merge(numbers, how="cross")
+
+
+def circuit_over_checkpoints(
+    run: Run,
+    circuit: Circuit,
+    find: Callable[[EdgeScores], Circuit],
+    method: EdgeMethod = "EAP-IG",
+    n: int = 128,
+    corruption: str = "labels",
+    metric: str = "logit_difference",
+    replacement: Replacement = "other run",
+    steps: int = 5,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Return how much of the behaviour a circuit carries at every checkpoint of a run, labelled with the run."""
+    models: Iterator[tuple[int, HookedStreamTransformer]] = (
+        (step, run.load_model(step))
+        for step in tqdm(run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
+    )
+    pair = run.task().pairs(n, corruption)
+    return labelled(follow(models, pair, circuit, find, metric, method, replacement, steps), run)
+
+
+def overlaps(circuits: dict[str, Circuit]) -> pd.DataFrame:
+    """Return the overlap of every two circuits (share of edges in both among those in either), by run."""
+    rows = [
+        {"run": a, "other": b, "overlap": one.overlap(other), "edges": len(one), "other_edges": len(other)}
+        for i, (a, one) in enumerate(circuits.items())
+        for b, other in list(circuits.items())[i + 1 :]
+    ]
+    return pd.DataFrame(rows, columns=["run", "other", "overlap", "edges", "other_edges"])
