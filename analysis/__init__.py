@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from analysis.comparison import compare
     from analysis.composition import head_composition
     from analysis.copying import copy_score, eigenvalue_copying
+    from analysis.edge_ablation import ablate_edges
     from analysis.edge_attribution import attribute_edges
     from analysis.following import follow
     from analysis.gradient_split import Connection, GradientSplit
@@ -32,6 +33,7 @@ __getattr__ = lazily(
         **dict.fromkeys(("Ablation", "ablate", "standard_ablations"), "ablation"),
         **dict.fromkeys(("attribute",), "attribution"),
         **dict.fromkeys(("Circuit", "find_circuit", "judge"), "circuit"),
+        **dict.fromkeys(("ablate_edges",), "edge_ablation"),
         **dict.fromkeys(("attribute_edges",), "edge_attribution"),
         **dict.fromkeys(("follow",), "following"),
         **dict.fromkeys(("Graph",), "graph"),
@@ -64,6 +66,7 @@ __all__ = [
     "PatchResult",
     "Site",
     "ablate",
+    "ablate_edges",
     "adjust",
     "attribute",
     "attribute_edges",

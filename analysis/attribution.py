@@ -121,7 +121,7 @@ def attribute(
     check_positions(wanted, pair)
     runs = two_runs(model, pair, metric, direction, "attribution", gradient=True)
     one = 4 * sum(t.numel() * t.element_size() for t in record(model, model.input_residual(runs.base[:1])).at.values())
-    size = copies_within(max_memory, one, pair[:1])
+    size = copies_within(max_memory, one, 1, pair.clean.device)
     found = []
     with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
         for rows in in_batches(len(pair), size):

@@ -155,6 +155,7 @@ def judge(
     subsets: int = 4,
     seed: int = 0,
     max_memory: int | None = None,
+    progress: bool = False,
 ) -> Quality:
     """Return how good a circuit is: clean runs in which what flows along all other edges is replaced.
 
@@ -168,7 +169,7 @@ def judge(
     Source: Wang et al., arXiv 2211.00593, section 4 (the three criteria); faithfulness is normalised as
         transformer-lens' ``faithfulness`` is, which knows no stream edges.
     """
-    runs = _Runs(model, pair, circuit, metric, replacement, max_memory)
+    runs = _Runs(model, pair, circuit, metric, replacement, max_memory, progress)
     parts = _parts(circuit, subsets, seed)
     inside = circuit.mask
     faithful, empty = runs.metrics(torch.stack([~inside, torch.ones_like(inside)]))
@@ -206,8 +207,9 @@ class _Runs:
         metric: str | Metric,
         replacement: Replacement,
         max_memory: int | None,
+        progress: bool,
     ):
-        graph = Graph(model)
+        graph, self.progress = Graph(model), progress
         require(bool(circuit.edges), "the circuit has no edges")
         require(
             [e.name for e in circuit.graph.edges] == [e.name for e in graph.edges],
@@ -215,12 +217,12 @@ class _Runs:
             f"find a circuit of this model, or name its edges: Circuit.of(Graph(model), names)",
         )
         both = two_runs(model, pair, metric, "denoise", "judging a circuit")
-        self.name, self.clean, self.corrupt = both.metric, both.target, both.baseline
+        self.both, self.name, self.clean, self.corrupt = both, both.metric, both.target, both.baseline
         sent = send(model, graph, pair.corrupt).replaced(replacement)
-        self.runs = EdgeRuns(model, pair, sent, (self.name, both.function), pair.clean, graph, max_memory)
+        self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory)
 
     def metrics(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, "set example"]:
-        return self.runs.values(cuts)
+        return torch.stack([self.both.measure(logits) for logits in self.runs.each(cuts, self.progress)])
 
     def share(self, values: Float[Tensor, " example"]) -> float:
         return float((values - self.corrupt).mean() / (self.clean - self.corrupt).mean())

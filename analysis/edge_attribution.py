@@ -137,7 +137,7 @@ def attribute_edges(
         return EdgeScores(graph, values, runs.gap, method, runs.metric, direction)
     fractions = [0.0] if method == "EAP" else [(i + 0.5) / steps for i in range(steps)]
     estimator = _Estimator(model, graph, (runs.metric, runs.function), fractions)
-    size = copies_within(max_memory, estimator.bytes(pair), pair[:1])
+    size = copies_within(max_memory, estimator.bytes(pair), 1, pair.clean.device)
     with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
         for rows in in_batches(len(pair), size):
             estimator.add(pair[rows], runs.source[rows], runs.base[rows])
@@ -170,9 +170,9 @@ def _exact(
     """By how much the metric changes if one edge alone carries what the source run would send, for some edges."""
     if not edges:
         return runs.baseline.new_zeros(0, len(runs.pair))
-    sent, metric = send(model, graph, runs.source), (runs.metric, runs.function)
-    cut = EdgeRuns(model, runs.pair, sent, metric, runs.base, graph, max_memory)
-    return cut.values(one_each(edges, len(graph)), progress) - runs.baseline
+    cut = EdgeRuns(model, runs.base, send(model, graph, runs.source), graph, max_memory)
+    found = cut.each(one_each(edges, len(graph)), progress)
+    return torch.stack([runs.measure(logits) for logits in found]) - runs.baseline
 
 
 class _Leaves(Recorder):

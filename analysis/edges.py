@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from analysis.graph import Graph, Place
 from analysis.memory import copies_within
-from analysis.pairs import Metric, Pair, evaluate
 from analysis.wiring import Control, PerHead, carry, run
 from circuits.attention import Residual
 from circuits.errors import known
@@ -47,8 +46,8 @@ class Sent:
             return Sent(_mean(self.writers), {k: _mean(t) for k, t in self.own.items()})
         return self
 
-    def rows(self, rows: slice) -> Sent:
-        """Return what is sent for some of the examples."""
+    def rows(self, rows: Int[Tensor, " batch"]) -> Sent:
+        """Return what is sent for some of the examples, or for others in their place."""
         return Sent(self.writers[rows], {k: t[rows] for k, t in self.own.items()})
 
 
@@ -196,35 +195,31 @@ class EdgeRuns:
     def __init__(
         self,
         model: HookedStreamTransformer,
-        pair: Pair,
-        replacement: Sent,
-        metric: tuple[str, Metric],
         inputs: Tensor,
+        replacement: Sent,
         graph: Graph,
         max_memory: int | None = None,
     ):
-        self.model, self.pair, self.graph, self.metric = model, pair, graph, metric
-        self.replacement = replacement
+        self.model, self.graph, self.replacement = model, graph, replacement
         self.residual = model.input_residual(inputs).detach()
         width = 3 * self.residual.numel() * (len(graph.writers) + 4 * model.config.n_heads)
-        self.at_once = copies_within(max_memory, width * self.residual.element_size(), pair)
+        self.at_once = copies_within(max_memory, width * self.residual.element_size(), len(inputs), inputs.device)
 
     @torch.no_grad()
-    def values(self, cuts: Bool[Tensor, "set edge"], progress: bool = False) -> Float[Tensor, "set batch"]:
-        """Return the metric of every example under each set of cut edges."""
-        found = []
-        with tqdm(total=len(cuts), unit=" sets", disable=not progress, leave=False, delay=2) as bar:
-            for chunk in cuts.split(self.at_once):
-                found.append(self._values(chunk))
-                bar.update(len(chunk))
-        return torch.cat(found)
-
-    def _values(self, cut: Bool[Tensor, "copy edge"]) -> Float[Tensor, "copy batch"]:
+    def logits(self, cut: Bool[Tensor, "copy edge"]) -> Float[Tensor, "copy batch pos d_vocab_out"]:
+        """Return the logits under each of a few sets of cut edges."""
         tiled = repeat(self.residual, "batch pos d -> (copy batch) pos d", copy=len(cut))
         cutter = Cutter(self.model, self.graph, tiled, self.replacement, cut)
-        logits = run(self.model, tiled, cutter)
-        name, function = self.metric
-        return torch.stack([evaluate(function, name, part, self.pair) for part in logits.split(len(self.pair))])
+        return run(self.model, tiled, cutter).unflatten(0, (len(cut), -1))
+
+    def each(
+        self, cuts: Bool[Tensor, "set edge"], progress: bool = False
+    ) -> Iterator[Float[Tensor, "batch pos d_vocab_out"]]:
+        """Return the logits under each of many sets of cut edges, set by set, as many in one forward as fit."""
+        with tqdm(total=len(cuts), unit=" sets", disable=not progress, leave=False, delay=2) as bar:
+            for chunk in cuts.split(self.at_once):
+                yield from self.logits(chunk)
+                bar.update(len(chunk))
 
 
 def one_each(edges: Sequence[int], total: int) -> Bool[Tensor, "set edge"]:

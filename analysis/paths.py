@@ -16,7 +16,7 @@ from analysis.activations import record
 from analysis.drawing import draw
 from analysis.graph import Edge, Graph, Node
 from analysis.memory import copies_within
-from analysis.pairs import Metric, Pair, evaluate
+from analysis.pairs import Metric, Pair
 from analysis.patching import PatchResult
 from analysis.two_runs import Direction, two_runs
 from analysis.wiring import Control, carry, run
@@ -105,12 +105,12 @@ def patch_paths(
     runs = two_runs(model, pair, metric, direction, "path patching")
     patched = _PathRuns(model, runs.base, runs.source)
     rows: dict[int, Tensor] = {}
-    copies = copies_within(max_memory, patched.bytes(), pair)
+    copies = copies_within(max_memory, patched.bytes(), len(pair), pair.clean.device)
     with tqdm(total=len(wanted), unit=" paths", disable=not progress, leave=False, delay=2) as bar:
         for chunk in _chunks(wanted, copies):
             logits = patched.logits([wanted[i] for i in chunk])
             for i, part in zip(chunk, logits.split(len(pair)), strict=True):
-                rows[i] = evaluate(runs.function, runs.metric, part, pair)
+                rows[i] = runs.measure(part)
             bar.update(len(chunk))
     return PathResult(
         values=torch.stack([rows[i] for i in range(len(wanted))]),

@@ -14,7 +14,7 @@ from torch import Tensor
 from analysis.activations import Activations, record
 from analysis.graph import Place, carried
 from analysis.memory import copies_within
-from analysis.pairs import Metric, Pair, evaluate
+from analysis.pairs import Metric, Pair
 from analysis.patching import PatchResult
 from analysis.two_runs import Direction, TwoRuns, two_runs
 from analysis.wiring import Control, run
@@ -53,7 +53,7 @@ def head_shares(
     where = _projections(model, carriers)
     before, after = (record(model, model.input_residual(x)) for x in (runs.base, runs.source))
     one = 3 * sum(t.numel() * t.element_size() for t in before.at.values()) // model.config.n_layers
-    at_once = copies_within(max_memory, one, pair)
+    at_once = copies_within(max_memory, one, len(pair), pair.clean.device)
     rows: list[Tensor] = []
     for layer in sorted({layer for (layer, _), _ in where}):
         here = [(place, head) for place, head in where if place[0] == layer]
@@ -61,7 +61,7 @@ def head_shares(
         for start in range(0, len(asked), at_once):
             chunk = asked[start : start + at_once]
             logits = _logits(model, before, after, layer, chunk)
-            rows += [evaluate(runs.function, runs.metric, part, pair) for part in logits.split(len(pair))]
+            rows += [runs.measure(part) for part in logits.split(len(pair))]
     return _frame(where, torch.stack(rows), runs)
 
 

@@ -37,6 +37,14 @@ class TwoRuns:
     """The metric of the base run."""
     direction: str
 
+    def measure(self, logits: Tensor) -> PerExample:
+        """Return the metric of other logits for the same pairs.
+
+        Raises:
+            ValueError: if it is not one finite number an example.
+        """
+        return evaluate(self.function, self.metric, logits, self.pair)
+
     @property
     def gap(self) -> PerExample:
         """The metric of the source run minus that of the base run."""

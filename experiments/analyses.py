@@ -12,11 +12,10 @@ from tqdm.auto import tqdm
 from analysis import ablate, find_sites, patch, standard_ablations
 from analysis.ablation import Method
 from analysis.drawing import draw
-from analysis.patching import Direction, PatchResult
+from analysis.patching import Direction, Patched, PatchResult
 from circuits.errors import require
 from circuits.interventions import FromRun
 from circuits.model import HookedStreamTransformer
-from circuits.sites import Site
 from experiments.evaluation import held_out, split_loss
 from experiments.heads import scored
 from experiments.runs import Run
@@ -31,9 +30,33 @@ def patched_sites(
     routes: Sequence[str] | None = None,
     heads: Literal["all", "each"] = "all",
     positions: Sequence[int | str] = ROLES,
-) -> list[Site]:
-    """Return the sites of a patch sweep: layers x components x routes x position roles."""
-    return find_sites(model, components, routes, heads=heads, positions=positions)
+    together: Sequence[str] = (),
+) -> list[Patched]:
+    """Return the sites of a patch sweep: layers x components x routes x position roles.
+
+    What ``together`` names (``resid_pre``, ``v.residual``) is patched at once too, in every layer that has all of it.
+
+    Raises:
+        UnknownNameError: for a component or route that the model has nowhere.
+        ValueError: if no layer has all that is to be patched together.
+    """
+    sites = find_sites(model, components, routes, heads=heads, positions=positions)
+    return [*sites, *(_joint_sites(model, together, positions) if together else [])]
+
+
+def _joint_sites(
+    model: HookedStreamTransformer, together: Sequence[str], positions: Sequence[int | str]
+) -> list[Patched]:
+    parts = [name.partition(".") for name in together]
+    of = [find_sites(model, [name], [route] if route else ["own"], positions=positions) for name, _, route in parts]
+    places: list[list[tuple[int, int | str | None]]] = [[(site.layer, site.position) for site in sites] for sites in of]
+    joint: list[Patched] = [
+        tuple(sites[at.index(place)] for sites, at in zip(of, places, strict=True))
+        for place in places[0]
+        if all(place in at for at in places)
+    ]
+    require(bool(joint), f"no layer of this model ({model.config.name}) has all of {', '.join(together)}")
+    return joint
 
 
 def patch_run(

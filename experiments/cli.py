@@ -84,9 +84,10 @@ def patch(
     components: Annotated[tuple[str, ...], arg(help="what to patch")] = ("state", "resid_pre", "q", "k", "v", "z"),
     routes: Annotated[tuple[str, ...], arg(help="of q, k and v: own, residual, mixed, outgoing (default: all)")] = (),
     heads: Annotated[Literal["all", "each"], arg(help="heads together, or one by one")] = "all",
+    together: Annotated[tuple[str, ...], arg(help="also this, patched at once, e.g. resid_pre v.residual")] = (),
     step: Step = -1,
     max_memory: Annotated[
-        int | None, arg(help="bytes of one forward pass (default: a quarter of what is free)")
+        int | None, arg(help="bytes that patching may take (default: a quarter of what is free)")
     ] = None,
     top: Annotated[int, arg(help="rows to print")] = 15,
     root: Root = Path("runs"),
@@ -94,7 +95,7 @@ def patch(
     """Patch every layer x position role x component x route of a run's model; write and draw the effects."""
     from experiments import commands
 
-    which: dict[str, Any] = {"components": components, "routes": routes or None, "heads": heads}
+    which: dict[str, Any] = {"components": components, "routes": routes or None, "heads": heads, "together": together}
     commands.patch(run, root, top, n, corruption, metric, direction, step, max_memory, which)
 
 
@@ -125,12 +126,15 @@ def ablate(
     from_run: Annotated[
         str | None, arg(help="also put in place what another run's model has there on the same sequences")
     ] = None,
+    edges: Annotated[
+        tuple[str, ...], arg(help="edges to cut together, as in 'L0H0.v > L1H0.v (stream)', or 'each' one by itself")
+    ] = (),
     root: Root = Path("runs"),
 ) -> None:
     """Take away each head, whole and in halves, the stream, its value, its gradient; write and draw what breaks."""
     from experiments import commands
 
-    commands.ablate(run, root, n, split, step, method, from_run)
+    commands.ablate(run, root, n, split, step, method, from_run, edges)
 
 
 def gradients(

@@ -14,7 +14,7 @@ from circuits import HookedStreamTransformer, Intervention, icl_config
 from circuits import variants as rules
 from circuits.describe import as_text
 from circuits.errors import known
-from experiments import analyses
+from experiments import analyses, routes
 from experiments import demo as demonstration
 from experiments.config import TRAINING, Every, icl_run
 from experiments.heads import WHOLE
@@ -135,15 +135,29 @@ def _wide(scores: pd.DataFrame) -> pd.DataFrame:
     return shown.reset_index()
 
 
-def ablate(name: str, root: Path, n: int, split: str, step: int, methods: Sequence[str], from_run: str | None) -> None:
-    """Ablate, write, draw, and print everything."""
+def ablate(
+    name: str,
+    root: Path,
+    n: int,
+    split: str,
+    step: int,
+    methods: Sequence[str],
+    from_run: str | None,
+    edges: Sequence[str],
+) -> None:
+    """Ablate sites, or edges if some are named; write, draw, and print everything."""
     run = Run.find(name, root)
     other = None if from_run is None else Run.find(from_run, root)
-    frame = analyses.ablate_run(run, n, known("split", split, SPLITS), step, methods, other)
+    known("split", split, SPLITS)
+    if edges:
+        wanted = None if list(edges) == ["each"] else edges
+        frame = routes.ablate_edges_run(run, wanted, methods, n, split, step, other, progress=True)
+    else:
+        frame = analyses.ablate_run(run, n, split, step, methods, other)
     taken = "" if other is None else f", 'from run' is {other.path.name}"
     print(f"{run.path.name}: ablations on {n} sequences of {split}{taken}")
     _print(frame.drop(columns=["n"]))
-    _written(analyses.keep(run, "ablate", frame))
+    _written(analyses.keep(run, "ablate_edges" if edges else "ablate", frame, "ablate"))
 
 
 def gradients(

@@ -8,7 +8,17 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from analysis import attribute, attribute_edges, find_circuit, find_paths, follow, head_shares, judge, patch_paths
+from analysis import (
+    ablate_edges,
+    attribute,
+    attribute_edges,
+    find_circuit,
+    find_paths,
+    follow,
+    head_shares,
+    judge,
+    patch_paths,
+)
 from analysis.attribution import METHODS, SiteScores
 from analysis.circuit import Circuit, Quality, Rule
 from analysis.edge_attribution import EDGE_METHODS, EdgeMethod, EdgeScores
@@ -79,6 +89,31 @@ def attribute_run(
     return attribute(model, pair, patched_sites(model, **which), metric, method, direction, **rest)  # type: ignore[arg-type] # as checked
 
 
+def ablate_edges_run(
+    run: Run,
+    edges: Sequence[str] | None,
+    methods: Sequence[str] = ("zero", "mean"),
+    n: int = 512,
+    split: str = "ic",
+    step: int = -1,
+    other: Run | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Return what breaks when edges of a run's model are cut: those named together, or each by itself (``None``).
+
+    Columns as those of :func:`experiments.analyses.ablate_run`, the edges in the place of the part.
+    """
+    model, batch = run.load_model(step), run.task().sample(n, split, seed=1)
+    theirs = None if other is None else other.load_model()
+    wanted = None if edges is None else [list(edges)]
+    asked = [*methods, *([] if theirs is None else ["from run"])]
+    frames = [
+        ablate_edges(model, batch.inputs, batch.labels, wanted, method, theirs, progress=progress)  # type: ignore[arg-type] # checked there
+        for method in asked
+    ]
+    return pd.concat(frames, ignore_index=True).rename(columns={"edges": "part"}).assign(layer="all", head="all")
+
+
 def rule_of(rule: Rule, size: int, threshold: float) -> Callable[[EdgeScores], Circuit]:
     """Return the function that makes a circuit of scores; a size beyond the graph's takes all of it."""
 
@@ -105,7 +140,7 @@ def circuit_run(
     known("method", method, EDGE_METHODS)
     model, pair = asked(run, n, corruption, step)
     scores = attribute_edges(model, pair, metric, method, "noise", steps, 64, max_memory, progress)
-    return scores, judge(model, pair, find(scores), metric, replacement, max_memory=max_memory)
+    return scores, judge(model, pair, find(scores), metric, replacement, max_memory=max_memory, progress=progress)
 
 
 def circuit_frame(scores: EdgeScores, quality: Quality) -> pd.DataFrame:

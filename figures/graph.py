@@ -102,7 +102,7 @@ def _shape(frame: pd.DataFrame) -> tuple[int, int]:
 
 
 def _edges(frame: pd.DataFrame, heads: int, layers: int) -> list[go.Scatter]:
-    largest = max(frame.effect.abs().max(), 1e-12)
+    largest = max(float(frame.effect.abs().max()), 1e-12)
     named = set(frame.edge.head(NAMED))
     return [
         _edge(row, [_point(row[end], heads, layers) for end in ("source", "target")], _width(heads), largest, named)

@@ -76,6 +76,10 @@ def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
 
 def _column(row: dict) -> str:
     head = "" if row["head"] == "all" else f" h{row['head']}"
-    component = _COMPONENT_WORDS.get(row["component"], row["component"])
-    route = "" if row["route"] == "-" else f" {row['route']}"
-    return f"L{row['layer']} {component}{head}{route}"
+    components, routes = row["component"].split(" + "), row["route"].split(" + ")
+    routes = routes if len(routes) == len(components) else routes * len(components)
+    named = [f"{_COMPONENT_WORDS.get(name, name)}{head}" for name in components]
+    parts = [name if route == "-" else f"{name} {route}" for name, route in zip(named, routes, strict=True)]
+    # Sites of several layers that are patched together say their layers themselves.
+    layer = "" if row["component"].startswith("L") else f"L{row['layer']} "
+    return layer + " + ".join(parts)

@@ -92,11 +92,12 @@ def test_numbers_are_what_their_definitions_say() -> None:
     names = [e.name for e in graph.edges][::2]
     circuit = Circuit.of(graph, names)
     quality = judge(model, pair, circuit, subsets=0)
-    runs = EdgeRuns(model, pair, send(model, graph, pair.corrupt), ("ld", logit_difference), pair.clean, graph)
+    runs = EdgeRuns(model, pair.clean, send(model, graph, pair.corrupt), graph)
     clean, corrupt = (logit_difference(model(x), pair).detach() for x in (pair.clean, pair.corrupt))
 
     def share(cut: torch.Tensor) -> float:
-        return float((runs.values(cut[None])[0] - corrupt).mean() / (clean - corrupt).mean())
+        found = logit_difference(runs.logits(cut[None])[0], pair)
+        return float((found - corrupt).mean() / (clean - corrupt).mean())
 
     outside = ~circuit.mask
     assert quality.faithfulness == pytest.approx(share(outside))

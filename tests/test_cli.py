@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from experiments import analyses
 from experiments.cli import main
 from experiments.runs import Run, list_runs
 from tests.helpers import run_named
@@ -69,6 +71,20 @@ def test_patch_by_head_route_and_direction(capsys: pytest.CaptureFixture[str], t
     assert "8 pairs (item), logit_difference, noise" in out
 
 
+def test_patch_together(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    words = ["patch", "icl-value", "--root", trained_runs, "--n", 8, "--components", "resid_pre", "--together"]
+    status, out, _ = run(capsys, *words, "resid_pre", "v.residual", "--metric", "loss")
+    assert status == 0
+    assert "resid_pre + v" in out
+    frame = pd.read_parquet(run_named(trained_runs, "value").path / "results" / "patch.parquet")
+    joint = frame[(frame.route == "- + residual") & (frame.position == "matching label")]
+    assert list(joint["layer"]) == [1], "nothing comes in at layer 0"
+    assert float(joint.effect.iloc[0]) == pytest.approx(1.0, abs=0.1)
+    status, _, err = run(capsys, *words, "resid_pre", "v.residul")
+    assert status == 2
+    assert "unknown route 'residul': did you mean 'residual'" in err
+
+
 def test_heads_ablate_gradients(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
     for analysis, word in (("heads", "tila"), ("ablate", "gradient cut"), ("gradients", "stream_share")):
         status, out, _ = run(capsys, analysis, "icl-value", "--root", trained_runs, "--n", 32)
@@ -111,6 +127,79 @@ def test_train_with_interventions(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert run(capsys, *words)[0] == 0
     (done,) = list_runs(tmp_path / "runs")
     assert [record["fired"] for record in done.record["interventions"]] == [2]
+
+
+def test_paths_attribute_circuit(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    value = run_named(trained_runs, "value")
+    words = ["icl-value", "--root", trained_runs, "--n", 16]
+    status, out, _ = run(capsys, "paths", *words)
+    assert status == 0
+    assert "L0H0.v L1H0.v   stream" in out
+    assert "interaction" in out
+    for method, line in (
+        ("EAP-IG", "L0H0.v > L1H0.v (stream)"),
+        ("AtP+QK", "matching label"),
+        ("exact", "of 14 edges"),
+    ):
+        status, out, _ = run(capsys, "attribute", *words, "--method", method, "--check", 4)
+        assert status == 0
+        assert line in out
+        assert ("against exact patching of 4" in out) is (method != "exact")
+    status, out, _ = run(capsys, "circuit", *words, "--checkpoints")
+    assert status == 0
+    assert "L0H0.v > L1H0.v (stream)" in out
+    assert "the same circuit at the run's checkpoints" in out
+    for analysis in ("paths", "shares", "attribute", "attribute_sites", "circuit", "circuit_steps"):
+        assert all(files(value, analysis)), analysis
+    frame = pd.read_parquet(value.path / "results" / "circuit.parquet")
+    assert frame.kept.sum() == frame.edge_minimality.notna().sum() > 0
+    assert frame.faithfulness.iloc[0] > 0.9
+
+
+def test_ablating_edges(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    words = ["ablate", "icl-value", "--root", trained_runs, "--n", 32, "--edges"]
+    status, out, _ = run(capsys, *words, "each")
+    assert status == 0
+    assert "input > L0H0.v (residual)" in out
+    assert all(files(run_named(trained_runs, "value"), "ablate_edges"))
+    status, out, _ = run(capsys, *words, "L0H0.v > L1H0.v (stream)", "L0H0 > L1H0.k (residual)", "--method", "resample")
+    assert status == 0
+    assert "L0H0.v > L1H0.v (stream) + L0H0 > L1H0.k (residual)" in out
+    status, _, err = run(capsys, *words, "L0H0.v > L1H0.v")
+    assert status == 2
+    assert "or 'L0H0.v > L1H0.v (stream)'" in err
+
+
+def test_circuits_of_two_runs_and_of_the_classic_one(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
+    words = ["--root", trained_runs, "--n", 16, "--rule", "greedy", "--size", 6, "--replacement", "mean"]
+    status, out, _ = run(capsys, "circuit", "icl-classic", "icl-value", *words)
+    assert status == 0
+    assert "overlap of the runs' circuits" in out
+    assert "(stream)" not in out.split("icl-value")[0]
+    status, out, _ = run(capsys, "paths", "icl-classic", "--root", trained_runs, "--n", 16, "--senders", "L0H0")
+    assert status == 0
+    assert "L0H0   L1H0.k   residual" in out
+    status, _, err = run(capsys, "paths", "icl-classic", "--root", trained_runs, "--senders", "H0")
+    assert status == 2
+    assert "a sender is a head, as in L0H1, not 'H0'" in err
+    status, _, err = run(capsys, "circuit", "icl-value", "--root", trained_runs, "--rule", "greedi")
+    assert "unknown rule 'greedi': did you mean 'greedy'" in err
+    status, _, err = run(capsys, "attribute", "icl-value", "--root", trained_runs, "--method", "EAP-GI")
+    assert "unknown method 'EAP-GI': did you mean 'EAP-IG'" in err
+
+
+def test_no_half_of_a_result_is_left(
+    capsys: pytest.CaptureFixture[str], trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(name: str, *_: Any, **__: Any) -> None:
+        raise RuntimeError(f"no {name}")
+
+    copy = shutil.copytree(run_named(trained_runs, "value").path, tmp_path / "copy", ignore=lambda *_: ["results"])
+    monkeypatch.setattr(analyses, "draw", fails)
+    status, _, err = run(capsys, "paths", copy, "--n", 4)
+    assert status == 2
+    assert "no paths" in err
+    assert not (copy / "results").exists()
 
 
 def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

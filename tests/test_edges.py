@@ -18,7 +18,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
 
 from analysis import Graph, Pair, attribute_edges
 from analysis.circuit import Circuit, judge
-from analysis.edges import EdgeRuns, Sent, one_each, send
+from analysis.edges import EdgeRuns, one_each, send
 from analysis.pairs import logit_difference
 from analysis.wiring import carry
 from circuits import HookedStreamTransformer, UnknownNameError
@@ -35,10 +35,19 @@ def pair_for(model: HookedStreamTransformer, n: int = 3) -> Pair:
     return Pair(clean, corrupt, answers, (answers + 1) % model.config.readout.d_vocab_out, {})
 
 
-def runs_for(model: HookedStreamTransformer, pair: Pair, sent: Sent | None = None) -> EdgeRuns:
-    graph = Graph(model)
-    metric = ("logit_difference", logit_difference)
-    return EdgeRuns(model, pair, sent or send(model, graph, pair.clean), metric, pair.corrupt, graph)
+class Measured:
+    """The logit difference of corrupt runs in which cut edges carry what the clean run sends."""
+
+    def __init__(self, model: HookedStreamTransformer, pair: Pair):
+        self.pair, self.graph = pair, Graph(model)
+        self.runs = EdgeRuns(model, pair.corrupt, send(model, self.graph, pair.clean), self.graph)
+
+    def values(self, cuts: Tensor) -> Tensor:
+        return torch.stack([logit_difference(logits, self.pair) for logits in self.runs.each(cuts)])
+
+
+def runs_for(model: HookedStreamTransformer, pair: Pair) -> Measured:
+    return Measured(model, pair)
 
 
 @pytest.mark.parametrize(("kind", "layers"), KINDS)
@@ -62,10 +71,12 @@ def test_cutting_nothing_is_the_run_and_cutting_everything_is_the_other(variant:
         assert not torch.allclose(moved[0], found[0])
 
 
-@pytest.mark.parametrize("variant", STREAMED)
-def test_what_the_stream_carries_adds_up_to_what_is_used(variant: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "layers"), [*((v, 4) for v in STREAMED), ("cumulative", 6), ("resformer-dense", 6), ("lime", 6)]
+)
+def test_what_the_stream_carries_adds_up_to_what_is_used(variant: str, layers: int) -> None:
     """Patching a projection is patching all its uses; each arrival is what the hooked model shows."""
-    model = build(variant, "tokens", 4)
+    model = build(variant, "tokens", layers)
     graph, pair = Graph(model), pair_for(model)
     runs = runs_for(model, pair)
     for source, uses in graph.carried.items():
@@ -195,14 +206,11 @@ def test_replacing_by_zero_and_by_the_mean(variant: str) -> None:
     graph = Graph(model)
     for kind in ("zero", "mean"):
         sent = send(model, graph, pair.clean).replaced(kind)  # type: ignore[arg-type] # literals
-        runs = EdgeRuns(model, pair, sent, ("first logit", _first_logit), pair.corrupt, graph)
-        found = runs.values(torch.stack([torch.ones(len(graph)).bool(), torch.zeros(len(graph)).bool()]))
+        runs = EdgeRuns(model, pair.corrupt, sent, graph)
+        cuts = torch.stack([torch.ones(len(graph)).bool(), torch.zeros(len(graph)).bool()])
+        found = runs.logits(cuts)[:, :, -1, 0]
         assert torch.allclose(found[0], found[0, :1].expand(4), atol=1e-10)
         assert not torch.allclose(found[1], found[1, :1].expand(4))
-
-
-def _first_logit(logits: Tensor, pair: Pair) -> Tensor:
-    return logits[:, -1, 0]
 
 
 def test_mistakes_are_explained() -> None:
@@ -211,5 +219,5 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown edge 'L0H0.v > L1H1.v \(stream\)': did you mean"):
         graph.find(["L0H0.v > L1H1.v (stream)"])
     with pytest.raises(ValueError, match="max_memory = 10 bytes is less than one copy of the pair needs"):
-        EdgeRuns(model, pair, send(model, graph, pair.clean), ("x", _first_logit), pair.corrupt, graph, 10)
+        EdgeRuns(model, pair.corrupt, send(model, graph, pair.clean), graph, 10)
     assert one_each([2], 4).tolist() == [[False, False, True, False]]

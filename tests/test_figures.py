@@ -81,7 +81,7 @@ def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
 
 
 def test_unknown_figures_are_suggested() -> None:
-    with pytest.raises(UnknownNameError, match="unknown figure 'patches': did you mean 'patch'"):
+    with pytest.raises(UnknownNameError, match="unknown figure 'patches': did you mean .*'patch'"):
         draw("patches")
 
 
