@@ -5,8 +5,6 @@ from __future__ import annotations
 import psutil
 import torch
 
-from analysis.pairs import Pair
-
 MOST_EXAMPLES = 2048
 """In one forward, however much memory there is: larger batches fall out of the cache and gain nothing."""
 
@@ -16,16 +14,16 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def copies_within(max_memory: int | None, one: int, pair: Pair) -> int:
-    """Return how many copies of a pair, of ``one`` bytes each, go into one forward pass.
+def copies_within(max_memory: int | None, one: int, examples: int, device: torch.device) -> int:
+    """Return how many copies of some examples, of ``one`` bytes each, go into one forward pass.
 
     ``max_memory=None`` is a quarter of what is free.
 
     Raises:
         ValueError: if not even one fits.
     """
-    bound = bound_for(max_memory, one, pair.clean.device)
-    return max(1, min(bound // one, MOST_EXAMPLES // len(pair)))
+    bound = bound_for(max_memory, one, device)
+    return max(1, min(bound // one, MOST_EXAMPLES // examples))
 
 
 def bound_for(max_memory: int | None, one: int, device: torch.device) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.errors import known
@@ -20,7 +20,8 @@ class Pair:
     """A batch of clean/corrupt inputs; row i of one belongs to row i of the other.
 
     Raises:
-        ValueError: if shapes, lengths or numbers of answers differ, saying which.
+        ValueError: if shapes, kinds or numbers of answers differ, a position is not in the inputs, or clean and corrupt
+            are the same, saying which.
     """
 
     clean: Tensor
@@ -31,14 +32,18 @@ class Pair:
     wrong: Int[Tensor, " batch"]
     """The right answer to the corrupt input, a wrong one to the clean input."""
     positions: Positions
-    read_at: int = -1
-    """The position whose logits are read."""
+    read_at: int | Int[Tensor, " batch"] = -1
+    """The position whose logits are read; a tensor holds one for every example (for prompts of different lengths)."""
 
     def __post_init__(self) -> None:
         if self.clean.shape != self.corrupt.shape:
             raise ValueError(
                 f"clean inputs are {tuple(self.clean.shape)} and corrupt ones {tuple(self.corrupt.shape)}: a pair "
                 f"needs equal batch sizes and lengths, position by position"
+            )
+        if self.clean.dtype != self.corrupt.dtype:
+            raise ValueError(
+                f"clean inputs are {self.clean.dtype} and corrupt ones {self.corrupt.dtype}: make them of one kind"
             )
         if not len(self.answers) == len(self.wrong) == len(self.clean):
             raise ValueError(
@@ -47,6 +52,15 @@ class Pair:
         for role, places in self.positions.items():
             if len(places) != len(self.clean):
                 raise ValueError(f"positions of {role!r} are given for {len(places)} of {len(self.clean)} examples")
+            self._check_within(f"positions of {role!r}", places)
+        if isinstance(self.read_at, Tensor) and len(self.read_at) != len(self.clean):
+            raise ValueError(f"read_at has {len(self.read_at)} positions for {len(self.clean)} examples")
+        self._check_within("read_at", torch.as_tensor(self.read_at))
+
+    def _check_within(self, what: str, places: Int[Tensor, "*any"]) -> None:
+        outside = places[(places < -self.n_pos) | (places >= self.n_pos)]
+        if len(outside):
+            raise ValueError(f"{what}: {int(outside[0])} is not a position of inputs of {self.n_pos} positions")
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -56,20 +70,48 @@ class Pair:
         """The length of the inputs."""
         return self.clean.shape[1]
 
+    @property
+    def reads(self) -> Int[Tensor, " batch"]:
+        """Where the logits of every example are read, counted from the start."""
+        at = torch.as_tensor(self.read_at, device=self.clean.device)
+        return (at % self.n_pos).expand(len(self))
+
     def __getitem__(self, rows: slice) -> Pair:
         """Return the pairs of some rows."""
         positions = {role: places[rows] for role, places in self.positions.items()}
         parts = (self.clean[rows], self.corrupt[rows], self.answers[rows], self.wrong[rows])
-        return Pair(*parts, positions=positions, read_at=self.read_at)
+        read_at = self.read_at[rows] if isinstance(self.read_at, Tensor) else self.read_at
+        return Pair(*parts, positions=positions, read_at=read_at)
+
+    def require_difference(self) -> None:
+        """Refuse pairs between which nothing can be patched.
+
+        Raises:
+            ValueError: if clean and corrupt inputs are the same in every example.
+        """
+        if torch.equal(self.clean, self.corrupt):
+            raise ValueError("clean and corrupt inputs are the same everywhere: nothing can be patched between them")
+
+    def where(self, position: int | str | None) -> Bool[Tensor, "batch pos"]:
+        """Return where a position, or a role, is in every example; ``None`` is everywhere."""
+        mask = torch.zeros(len(self), self.n_pos, dtype=torch.bool, device=self.clean.device)
+        if position is None:
+            return ~mask
+        if isinstance(position, int):
+            mask[:, position] = True
+            return mask
+        return mask.scatter_(1, self.positions[position].to(mask.device) % self.n_pos, True)
 
 
 PerExample = Float[Tensor, " batch"]
 Metric = Callable[[Float[Tensor, "batch pos d_vocab_out"], Pair], PerExample]
-"""From the logits of some rows and their pairs to one number a row. Higher is nearer to the clean behaviour."""
+"""From the logits of some rows and their pairs to one number a row."""
 
 
 def _read(logits: Tensor, pair: Pair) -> Float[Tensor, "batch d_vocab_out"]:
-    return logits[:, pair.read_at]
+    if isinstance(pair.read_at, int):
+        return logits[:, pair.read_at]
+    return logits[torch.arange(len(logits), device=logits.device), pair.reads]
 
 
 def _of(values: Float[Tensor, "batch d_vocab_out"], answers: Int[Tensor, " batch"]) -> PerExample:
@@ -87,9 +129,15 @@ def probability(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> P
     return _of(_read(logits, pair).softmax(-1), pair.answers)
 
 
-def negative_loss(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
-    """Return the log-probability of the clean answer in nats (minus its cross-entropy, so that higher is better)."""
-    return _of(_read(logits, pair).log_softmax(-1), pair.answers)
+def loss(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
+    """Return the cross-entropy of the clean answer in nats; lower is better."""
+    return -_of(_read(logits, pair).log_softmax(-1), pair.answers)
+
+
+def rank(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
+    """Return how many logits lie above the clean answer's: 0 is best, lower is better. It has no gradient."""
+    read = _read(logits, pair)
+    return (read > _of(read, pair.answers)[:, None]).sum(-1).to(logits.dtype)
 
 
 def accuracy(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
@@ -100,7 +148,8 @@ def accuracy(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerE
 METRICS: dict[str, Metric] = {
     "logit_difference": logit_difference,
     "probability": probability,
-    "negative_loss": negative_loss,
+    "rank": rank,
+    "loss": loss,
     "accuracy": accuracy,
 }
 
@@ -126,8 +175,46 @@ def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExampl
     if not isinstance(values, Tensor) or values.shape != (len(logits),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"metric {name!r} must return one number an example, ({len(logits)},); it returned {got}")
+    return check_finite(name, values)
+
+
+def check_finite(name: str, values: Float[Tensor, "*copy batch"]) -> Float[Tensor, "*copy batch"]:
+    """Return a metric's values after checking that every one is finite.
+
+    Raises:
+        ValueError: naming the metric, and for how many examples it is not.
+    """
     if not bool(torch.isfinite(values).all()):
         raise ValueError(
             f"metric {name!r} returned NaN or infinity for {int((~torch.isfinite(values)).sum())} example(s)"
         )
     return values
+
+
+def require_gradient(name: str, values: PerExample) -> PerExample:
+    """Return a metric's values after checking that they have a gradient.
+
+    Raises:
+        ValueError: naming the metric, and those that have one.
+    """
+    if not values.requires_grad:
+        smooth = [other for other in METRICS if other not in ("accuracy", "rank")]
+        raise ValueError(f"metric {name!r} has no gradient, so nothing can be estimated from it; use one of {smooth}")
+    return values
+
+
+class NoGapError(ValueError):
+    """A metric does not tell the clean from the corrupt run."""
+
+
+def check_gap(name: str, target: PerExample, baseline: PerExample) -> None:
+    """Refuse a pair of runs that a metric does not tell apart.
+
+    Raises:
+        NoGapError: if the means are equal, so that no effect can be measured against their difference.
+    """
+    if float((target - baseline).mean().abs()) <= 1e-6 * float(target.abs().mean() + baseline.abs().mean()):
+        raise NoGapError(
+            f"clean and corrupt {name} are equal on average ({float(target.mean()):.4g}), so no effect can be measured "
+            f"against their difference; choose a pair that the metric tells apart"
+        )

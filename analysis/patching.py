@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
-from einops import repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,19 +17,19 @@ from transformer_lens.patching import PatchingResult
 
 from analysis.drawing import draw
 from analysis.evalmode import require_eval_mode
-from analysis.pairs import Metric, Pair, evaluate, metric_named
+from analysis.pairs import METRICS, Metric, Pair, check_finite, check_gap, evaluate, metric_named
+from analysis.replay import Edit, Replay
 from analysis.sites import check_sites
+from analysis.two_runs import DIRECTIONS, Direction
 from circuits.errors import known
 from circuits.model import HookedStreamTransformer, State
-from circuits.sites import PATTERN, Site
+from circuits.sites import Site
+from circuits.stream_config import CARRIERS
 
-Direction = Literal["denoise", "noise"]
-DIRECTIONS: dict[str, str] = {
-    "denoise": "the corrupt run with clean activations patched in; effect 1 = the clean metric is restored",
-    "noise": "the clean run with corrupt activations patched in; effect 1 = the metric falls to the corrupt one's",
-}
-MOST_EXAMPLES = 2048
-"""In one forward, however much memory there is: larger batches fall out of the cache and gain nothing."""
+Patched = Site | tuple[Site, ...]
+"""What is patched at once: a site, or several together."""
+MOST_COPIES = 1024
+"""Between two steps of the progress bar."""
 
 
 @dataclass
@@ -43,7 +41,7 @@ class PatchResult(PatchingResult):
     the patch did nothing, 1 where it carried the whole difference.
     """
 
-    sites: list[Site] = field(default_factory=list)
+    sites: list[Patched] = field(default_factory=list)
     target: Tensor = field(default_factory=lambda: torch.zeros(0))
     direction: str = "denoise"
 
@@ -102,7 +100,7 @@ class PatchResult(PatchingResult):
 def patch(
     model: HookedStreamTransformer,
     pair: Pair,
-    sites: Sequence[Site],
+    sites: Sequence[Patched],
     metric: str | Metric = "logit_difference",
     direction: Direction = "denoise",
     max_memory: int | None = None,
@@ -110,53 +108,142 @@ def patch(
 ) -> PatchResult:
     """Return the effect of patching each site by itself, one result for all of them.
 
-    ``max_memory`` bounds the bytes of activations of one forward pass (default: a quarter of what is free).
+    A tuple of sites is patched together. ``max_memory`` bounds the bytes of activations, those that are kept and those
+    of one forward pass (default: a quarter of what is free).
 
     Raises:
-        ValueError: for a model in training mode, a site that the model or the pair does not have, a metric that does
-            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound smaller
-            than one copy of the pair.
+        ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
+            have, a metric that does not return one finite number an example, a pair whose clean and corrupt metric are
+            equal, or a bound smaller than one copy of the pair.
 
     Source: Meng et al., arXiv 2202.05262; Zhang & Nanda, arXiv 2309.16042 (directions and normalisation).
     """
     require_eval_mode(model, "patching")
     known("direction", direction, DIRECTIONS)
-    wanted = check_sites(model, sites)
-    if not wanted:
+    pair.require_difference()
+    wanted = list(sites)
+    joint = [_together(site) for site in wanted]
+    if not wanted or not all(joint):
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
-    name, function = metric_named(metric)
-    _check_positions(wanted, pair)
-    source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)
-    baseline = evaluate(function, name, model(base), pair)
-    target = evaluate(function, name, model(source), pair)
-    if float((target - baseline).mean().abs()) <= 1e-6 * float(target.abs().mean() + baseline.abs().mean()):
-        raise ValueError(
-            f"clean and corrupt {name} are equal on average ({float(target.mean()):.4g}), so no effect can be measured "
-            f"against their difference; choose a pair that the metric tells apart"
-        )
-    patcher = _Patcher(model, pair, source, base)
-    copies = _copies(model, pair, max_memory)
-    rows: dict[int, Tensor] = {}
-    with tqdm(total=len(wanted), unit=" sites", disable=not progress, leave=False, delay=2) as bar:
-        for chunk in _chunks(wanted, copies):
-            logits = patcher.run([wanted[i] for i in chunk])
-            for i, part in zip(chunk, logits.split(len(pair)), strict=True):
-                rows[i] = evaluate(function, name, part, pair)
-            bar.update(len(chunk))
+    check_positions(check_sites(model, [site for one in joint for site in one]), pair)
+    sweep = _Sweep(model, pair, joint, metric, direction, max_memory)
     return PatchResult(
-        values=torch.stack([rows[i] for i in range(len(wanted))]),
+        values=sweep.values(progress),
         axis_names=[],
-        index_df=_frame_of(wanted),
-        metric_names=[name],
+        index_df=frame_of(wanted),
+        metric_names=[sweep.name],
         reduced=False,
-        baseline=baseline,
+        baseline=sweep.baseline,
         sites=wanted,
-        target=target,
+        target=sweep.target,
         direction=direction,
     )
 
 
-def _check_positions(wanted: Sequence[Site], pair: Pair) -> None:
+class _Sweep:
+    """The source run, kept at the sites; the base run, ready to be run again; and the metric of both."""
+
+    def __init__(
+        self,
+        model: HookedStreamTransformer,
+        pair: Pair,
+        joint: Sequence[tuple[Site, ...]],
+        metric: str | Metric,
+        direction: Direction,
+        max_memory: int | None,
+    ):
+        self.model, self.pair, self.joint = model, pair, joint
+        self.name, self.metric = metric_named(metric)
+        source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)
+        names = {hook for one in joint for site in one for hook in _hooks(model, site)}
+        logits, cache = model.run_with_cache(source, names_filter=sorted(names), return_cache_object=False)
+        self.cache: dict[str, Tensor] = cache
+        self.states: dict[int, State] = {}
+        self.places: dict[int | str, Bool[Tensor, "batch pos"]] = {}
+        self.target = evaluate(self.metric, self.name, logits, pair)
+        only = _reads_only_there(self.metric, logits, pair, self.target)
+        held = sum(tensor.numel() * tensor.element_size() for tensor in cache.values())
+        self.replay = Replay(model, base, pair.reads if only else None, max_memory, held)
+        self.baseline = self._measured(self.replay.logits[:, 0] if only else self.replay.logits)
+        check_gap(self.name, self.target, self.baseline)
+
+    def values(self, progress: bool) -> Float[Tensor, "site batch"]:
+        values = self.baseline.new_empty(len(self.joint), len(self.pair))
+        # One layer after the other, so that copies that are run together are taken up in the same place.
+        order = sorted(range(len(self.joint)), key=lambda i: min(site.layer for site in self.joint[i]))
+        most = min(self.replay.at_once, MOST_COPIES)
+        with tqdm(total=len(order), unit=" sites", disable=not progress, leave=False, delay=2) as bar:
+            for start in range(0, len(order), most):
+                chunk = order[start : start + most]
+                logits = self.replay.run([[self._edit(site) for site in self.joint[i]] for i in chunk])
+                values[chunk] = self._all_measured(logits.unflatten(0, (len(chunk), len(self.pair))))
+                bar.update(len(chunk))
+        return values
+
+    def _measured(self, logits: Float[Tensor, "batch *pos d_vocab_out"]) -> Float[Tensor, " batch"]:
+        return evaluate(self.metric, self.name, self._everywhere(logits), self.pair)
+
+    def _everywhere(self, logits: Tensor) -> Float[Tensor, "batch pos d_vocab_out"]:
+        # A metric that reads one position finds the logits of that position wherever it looks.
+        return logits[:, None].expand(-1, self.pair.n_pos, -1) if logits.ndim == 2 else logits
+
+    def _all_measured(self, logits: Float[Tensor, "copy batch *pos d_vocab_out"]) -> Float[Tensor, "copy batch"]:
+        if self.metric not in METRICS.values():
+            return torch.stack([self._measured(part) for part in logits])
+        # Ours look at every example by itself, without control flow, and can be mapped over the copies.
+        values = torch.vmap(lambda part: self.metric(self._everywhere(part), self.pair))(logits)
+        return check_finite(self.name, values)
+
+    def _edit(self, site: Site) -> Edit:
+        if site.position is not None and site.position not in self.places:
+            self.places[site.position] = self.pair.where(site.position)
+        where = None if site.position is None else self.places[site.position]
+        if site.component == "state":
+            return Edit(site.layer, "state", self._state(site.layer), where=where)
+        point = site.hook_name.removeprefix(f"blocks.{site.layer}.")
+        return Edit(site.layer, point, self.cache[site.hook_name], site.head, where)
+
+    def _state(self, layer: int) -> State:
+        if layer not in self.states:
+            residual, *passed = (self.cache[hook] for hook in _hooks(self.model, Site(layer, "state")))
+            keys = self.model.reads_from(layer)
+            self.states[layer] = State(layer, residual, dict(zip(keys, passed, strict=True)))
+        return self.states[layer]
+
+
+def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:
+    """The hook points that a site's activation is read from; of a state, the residual stream's comes first."""
+    if site.component != "state":
+        return [site.hook_name]
+    streams = [f"blocks.{layer}.attn.hook_{carrier}_stream" for layer, carrier in model.reads_from(site.layer)]
+    return [f"blocks.{site.layer}.hook_resid_pre", *streams]
+
+
+def _reads_only_there(
+    metric: Metric, logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair, values: Float[Tensor, " batch"]
+) -> bool:
+    """Whether a metric looks at the logits of ``pair.read_at`` alone: it does not notice NaN at all others."""
+    rows = torch.arange(len(pair), device=logits.device)
+    probe = torch.full_like(logits, torch.nan)
+    probe[rows, pair.reads] = logits[rows, pair.reads]
+    try:
+        found = metric(probe, pair)
+    except Exception:  # a metric of anyone's may refuse NaN in any way
+        return False
+    return torch.equal(found, values)
+
+
+def _together(site: Patched) -> tuple[Site, ...]:
+    return site if isinstance(site, tuple) else (site,)
+
+
+def check_positions(wanted: Sequence[Site], pair: Pair) -> None:
+    """Refuse sites at positions that a pair does not have.
+
+    Raises:
+        UnknownNameError: for a role that the pair does not name (nearest suggested).
+        ValueError: for an index beyond its inputs.
+    """
     for site in wanted:
         if isinstance(site.position, str):
             known("position role", site.position, pair.positions)
@@ -164,110 +251,22 @@ def _check_positions(wanted: Sequence[Site], pair: Pair) -> None:
             raise ValueError(f"{site}: the pair has {pair.n_pos} positions")
 
 
-def _frame_of(wanted: Sequence[Site]) -> pd.DataFrame:
-    rows = [
-        {
-            "layer": site.layer,
-            "component": site.component,
-            "route": site.route if site.component in "qkv" else "-",
-            "head": "all" if site.head is None else str(site.head),
-            "position": "all" if site.position is None else str(site.position),
-        }
-        for site in wanted
-    ]
-    return pd.DataFrame(rows)
+def frame_of(wanted: Sequence[Patched]) -> pd.DataFrame:
+    """Return where every site is: layer, component, route, head, position.
+
+    Of sites that are patched together, what they share stands once, and the rest is joined by " + "; ``layer`` is the
+    first of their layers.
+    """
+    return pd.DataFrame([_row(_together(site)) for site in wanted])
 
 
-def _chunks(wanted: Sequence[Site], copies: int) -> Iterator[list[int]]:
-    """Indices of sites that go into one forward: states of one layer, or anything else, in order of layers."""
-    by_kind: dict[Any, list[int]] = {}
-    for i, site in enumerate(wanted):
-        by_kind.setdefault(site.layer if site.component == "state" else "hooks", []).append(i)
-    for indices in by_kind.values():
-        yield from (indices[start : start + copies] for start in range(0, len(indices), copies))
-
-
-def _copies(model: HookedStreamTransformer, pair: Pair, max_memory: int | None) -> int:
-    _, cache = model.run_with_cache(pair.clean[:1])
-    one = len(pair) * sum(tensor.numel() * tensor.element_size() for tensor in cache.values())
-    bound = free_memory(pair.clean.device) // 4 if max_memory is None else max_memory
-    if bound < one:
-        raise ValueError(
-            f"max_memory = {bound:,} bytes is less than one copy of the pair needs, about {one:,}; allow more, or "
-            f"patch fewer examples at a time (pair[:n])"
-        )
-    return max(1, min(bound // one, MOST_EXAMPLES // len(pair)))
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free on a device."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
-class _Patcher:
-    """Runs the base inputs once for every site of a list, each copy with its site taken from the source run."""
-
-    def __init__(self, model: HookedStreamTransformer, pair: Pair, source: Tensor, base: Tensor):
-        self.model, self.pair, self.source, self.base = model, pair, source, base
-        self.cached: dict[str, Tensor] = {}
-
-    def run(self, chunk: Sequence[Site]) -> Float[Tensor, "copies_batch pos d_vocab_out"]:
-        if chunk[0].component == "state":
-            return self._run_states(chunk)
-        rows: dict[str, list[tuple[int, Site]]] = {}
-        for copy, site in enumerate(chunk):
-            rows.setdefault(site.hook_name, []).append((copy, site))
-        self._cache([name for name in rows if name not in self.cached])
-        inputs = _tiled(self.base, len(chunk))
-        return self.model.run_with_hooks(inputs, fwd_hooks=[(name, self._setter(at)) for name, at in rows.items()])
-
-    def _cache(self, names: list[str]) -> None:
-        if names:
-            _, cache = self.model.run_with_cache(self.source, names_filter=names, return_cache_object=False)
-            self.cached |= cache
-
-    def _setter(self, rows: list[tuple[int, Site]]) -> Any:
-        def set_rows(activation: Tensor, hook: Any) -> Tensor:
-            patched = activation.clone()
-            for copy, site in rows:
-                part = patched[copy * len(self.pair) : (copy + 1) * len(self.pair)]
-                self._set(part, self.cached[hook.name], site)
-            return patched
-
-        return set_rows
-
-    def _run_states(self, chunk: Sequence[Site]) -> Tensor:
-        layer, n = chunk[0].layer, len(self.pair)
-        base, source = self.model.state(self.base, layer), self.model.state(self.source, layer)
-        residual = _tiled(base.residual, len(chunk))
-        outgoing = {key: _tiled(tensor, len(chunk)) for key, tensor in base.outgoing.items()}
-        for copy, site in enumerate(chunk):
-            rows = slice(copy * n, (copy + 1) * n)
-            for patched, clean in [(residual, source.residual), *((outgoing[k], source.outgoing[k]) for k in outgoing)]:
-                self._set(patched[rows], clean, site)
-        return self.model.run_state(State(layer, residual, outgoing))
-
-    def _set(self, into: Tensor, source: Tensor, site: Site) -> None:
-        """Write the site's part of ``source`` into ``into``, both one copy of the pair."""
-        into, source = _position_first(into, site), _position_first(source, site)
-        heads = slice(None) if site.head is None else site.head
-        if site.position is None:
-            into[:, :, heads] = source[:, :, heads]
-            return
-        batch = torch.arange(len(self.pair), device=into.device)[:, None]
-        places = self._places(site.position).to(into.device)
-        into[batch, places, heads] = source[batch, places, heads]
-
-    def _places(self, position: int | str) -> Int[Tensor, "batch place"]:
-        if isinstance(position, str):
-            return self.pair.positions[position]
-        return torch.full((len(self.pair), 1), position)
-
-
-def _position_first(tensor: Tensor, site: Site) -> Tensor:
-    """The tensor as (batch pos head ...) or (batch pos d_model), whichever component it is; a view."""
-    return tensor.transpose(1, 2) if site.component in PATTERN else tensor
-
-
-def _tiled(tensor: Tensor, copies: int) -> Tensor:
-    return repeat(tensor, "batch ... -> (copies batch) ...", copies=copies)
+def _row(together: Sequence[Site]) -> dict[str, int | str]:
+    one_layer = len({site.layer for site in together}) == 1
+    parts = {
+        "component": [site.component if one_layer else f"L{site.layer} {site.component}" for site in together],
+        "route": [site.route if site.component in CARRIERS else "-" for site in together],
+        "head": ["all" if site.head is None else str(site.head) for site in together],
+        "position": ["all" if site.position is None else str(site.position) for site in together],
+    }
+    joined = {name: words[0] if len(set(words)) == 1 else " + ".join(words) for name, words in parts.items()}
+    return {"layer": min(site.layer for site in together), **joined}

@@ -68,6 +68,7 @@ def two_runs(
     """
     require_eval_mode(model, operation)
     known("direction", direction, DIRECTIONS)
+    pair.require_difference()
     name, function = metric_named(metric)
     source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)
     logits = model(base)

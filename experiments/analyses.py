@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from analysis import ablate, find_sites, patch, standard_ablations
 from analysis.ablation import Method
 from analysis.drawing import draw
-from analysis.patching import Direction, Patched, PatchResult
+from analysis.patching import Patched, PatchResult
+from analysis.two_runs import Direction
 from circuits.errors import require
 from circuits.interventions import FromRun
 from circuits.model import HookedStreamTransformer

@@ -49,7 +49,9 @@ def test_node_scores_are_transformer_lens(variant: str) -> None:
     theirs = attribution_patch(model, pair.clean, pair.corrupt, lambda logits: logits[:, -1, 0].sum()).node_scores
     sites = find_sites(model, ["z", "mlp_out"], heads="each", positions=range(7))
     ours = attribute(model, pair, sites, first_logit, check=0).values.mean(1)
-    named = {(s.component, s.layer, s.head, s.position): float(x) for s, x in zip(sites, ours, strict=True)}
+    named: dict[Any, float] = {
+        (s.component, s.layer, s.head, s.position): float(x) for s, x in zip(sites, ours, strict=True)
+    }
     kinds = {"attn_head_out": "z", "mlp_out": "mlp_out"}
     compared = [(x, named[kinds[n.kind], n.layer, n.head, n.position]) for n, x in theirs.items() if n.kind in kinds]
     assert len(compared) == len(sites)

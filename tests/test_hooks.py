@@ -122,7 +122,7 @@ def test_p1_on_the_classic_model_the_residual_stream_is_the_state() -> None:
     model = build("classic", "tokens", 3)
     pair = pair_for(model)
     found = patch(model, pair, [Site(2, "state"), Site(2, "resid_pre")])
-    assert torch.equal(found.values[0], found.values[1])
+    assert torch.allclose(found.values[0], found.values[1], atol=1e-12)
 
 
 # --- P2: q, k and v no longer determine a head --------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 from transformer_lens import patching as tl
 
 from analysis import Pair, Site, find_sites, patch
-from analysis.pairs import METRICS, accuracy, logit_difference, negative_loss, probability
+from analysis.pairs import METRICS, accuracy, logit_difference, loss, probability, rank, require_gradient
 from circuits import HookedStreamTransformer, icl_config
 from circuits.model import State
 from tests.helpers import FULL, build, inputs_for, small_task
@@ -85,11 +87,12 @@ def test_a_memory_bound_changes_nothing_but_the_chunks(kind: str) -> None:
     model = build("value", kind)
     pair = pair_for(model)
     wanted = every_site(model)
-    _, cache = model.run_with_cache(pair.clean[:1])
-    one = len(pair) * sum(t.numel() * t.element_size() for t in cache.values())
+    with pytest.raises(ValueError, match=r"is less than one copy of the pair needs, about [\d,]+; allow more") as error:
+        patch(model, pair, wanted, max_memory=10_000)
+    one = int(str(error.value).split("about ")[1].split(";")[0].replace(",", ""))
     tight = patch(model, pair, wanted, max_memory=one)
     assert torch.allclose(tight.values, patch(model, pair, wanted).values, atol=1e-12)
-    with pytest.raises(ValueError, match=r"max_memory = .* is less than one copy of the pair needs"):
+    with pytest.raises(ValueError, match=f"max_memory = {one - 1:,} bytes is less than one copy"):
         patch(model, pair, wanted, max_memory=one - 1)
 
 
@@ -119,9 +122,6 @@ def test_equal_to_transformer_lens_on_the_classic_model() -> None:
 def test_self_patching_changes_nothing(variant: str) -> None:
     model = build(variant, "tokens", 3)
     pair = pair_for(model)
-    same = Pair(pair.corrupt, pair.corrupt, pair.answers, pair.wrong, pair.positions)
-    with pytest.raises(ValueError, match="clean and corrupt logit_difference are equal on average"):
-        patch(model, same, find_sites(model, ["resid_pre"]))
     half = Pair(
         torch.cat([pair.corrupt, pair.clean]),
         torch.cat([pair.corrupt, pair.corrupt]),
@@ -181,16 +181,137 @@ def test_frames_say_where_how_much_and_by_which_convention() -> None:
 
 def test_metrics_are_what_they_say() -> None:
     logits = torch.tensor([[[0.0, 0.0, 0.0], [2.0, 1.0, 0.0]]]).double()
-    inputs = torch.zeros(1, 2)
-    pair = Pair(inputs, inputs, torch.tensor([0]), torch.tensor([2]), {})
+    inputs, other = torch.zeros(1, 2), torch.ones(1, 2)
+    pair = Pair(inputs, other, torch.tensor([0]), torch.tensor([2]), {})
     e = np.exp([2.0, 1.0, 0.0])
     assert float(logit_difference(logits, pair)) == 2.0
     assert float(probability(logits, pair)) == pytest.approx(e[0] / e.sum())
-    assert float(negative_loss(logits, pair)) == pytest.approx(np.log(e[0] / e.sum()))
+    assert float(loss(logits, pair)) == pytest.approx(-np.log(e[0] / e.sum()))
     assert float(accuracy(logits, pair)) == 1.0
-    wrong = Pair(inputs, inputs, torch.tensor([1]), torch.tensor([2]), {}, read_at=0)
+    assert float(rank(logits, pair)) == 0.0
+    wrong = Pair(inputs, other, torch.tensor([1]), torch.tensor([2]), {}, read_at=0)
     assert float(logit_difference(logits, wrong)) == 0.0
-    assert set(METRICS) == {"logit_difference", "probability", "negative_loss", "accuracy"}
+    worst = Pair(inputs, other, torch.tensor([2]), torch.tensor([1]), {})
+    assert float(rank(logits, worst)) == 2.0
+    assert float(accuracy(logits, worst)) == 0.0
+    assert set(METRICS) == {"logit_difference", "probability", "rank", "loss", "accuracy"}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_say_whether_they_have_a_gradient(name: str) -> None:
+    logits = torch.randn(2, 3, 5, requires_grad=True)
+    pair = Pair(torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([0, 1]), torch.tensor([1, 2]), {})
+    values = METRICS[name](logits, pair)
+    if name in ("accuracy", "rank"):
+        with pytest.raises(ValueError, match=f"metric '{name}' has no gradient.*use one of .'logit_difference'"):
+            require_gradient(name, values)
+    else:
+        assert require_gradient(name, values) is values
+
+
+def test_each_example_may_be_read_at_a_position_of_its_own() -> None:
+    """As prompts of different lengths are: to pad them on the right changes nothing, since attention is causal."""
+    model = build("value", "tokens", 3)
+    pair = pair_for(model)
+    ends = torch.tensor([3, -1, 5, 2])
+    mixed = dataclasses.replace(pair, read_at=ends)
+    sites = every_site(model)[::4]
+    found = patch(model, mixed, sites)
+    for row, end in enumerate(ends.tolist()):
+        alone = patch(model, dataclasses.replace(pair, read_at=end), sites)
+        assert torch.allclose(found.values[:, row], alone.values[:, row], atol=1e-12)
+    at_end = patch(model, pair, sites)
+    assert not torch.allclose(found.values, at_end.values)
+    assert torch.equal(mixed[1:3].reads, torch.tensor([6, 5]))
+
+
+@pytest.mark.parametrize("variant", ["classic", "value", "resformer-dense"])
+def test_a_metric_of_ones_own_may_look_anywhere(variant: str) -> None:
+    model = build(variant, "tokens", 3)
+    pair = pair_for(model)
+
+    def everywhere(logits: Tensor, p: Pair) -> Tensor:
+        return logits[..., 0].square().mean(1)
+
+    def touchy(logits: Tensor, p: Pair) -> Tensor:
+        assert torch.isfinite(logits).all(), "a metric may refuse what is not a number"
+        return logits[:, -1, 0]
+
+    sites = every_site(model)[::3]
+    with torch.no_grad():
+        _, clean = model.run_with_cache(pair.clean)
+        logits = [one_at_a_time(model, pair, site, clean) for site in sites]
+    for metric in (everywhere, touchy):
+        expected = torch.stack([metric(each, pair) for each in logits])
+        assert torch.allclose(patch(model, pair, sites, metric).values, expected, atol=1e-10)
+
+
+def test_what_cannot_matter_has_no_effect_and_what_can_has() -> None:
+    model = build("value", "tokens", 3)
+    pair = pair_for(model)
+    found = patch(model, pair, find_sites(model, ["z"], layers=[2], positions=[5, 6]))
+    assert found.baseline is not None
+    assert torch.equal(found.values[0], found.baseline), "no one reads position 5 after the last attention"
+    assert not torch.allclose(found.values[1], found.baseline)
+
+
+# --- joint sites ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", FULL)
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_residual_and_stream_together_are_the_other_run_and_the_residual_alone_is_not(
+    variant: str, direction: Any
+) -> None:
+    model = build(variant, "tokens", 4)
+    pair = pair_for(model)
+    alone = [Site(layer, "resid_pre") for layer in (1, 2, 3)]
+    streams = [s for s in find_sites(model, ["q", "k", "v"]) if s.route == "residual"]
+    cuts = [(site, *(s for s in streams if s.layer >= site.layer)) for site in alone]
+    found = patch(model, pair, cuts, direction=direction)
+    assert torch.allclose(found.values, found.target.expand(3, -1), atol=1e-12)
+    trapped = patch(model, pair, alone, direction=direction)
+    for site, values in zip(alone, trapped.values, strict=True):
+        exact = torch.allclose(values, trapped.target, atol=1e-9)
+        assert exact is not bool(model.reads_from(site.layer)), "the stream goes round the cut"
+
+
+def test_joint_sites_of_several_layers_equal_hooks_at_all_of_them() -> None:
+    model = build("resformer-dense", "tokens", 4)
+    pair = pair_for(model)
+    together = (
+        Site(2, "mlp_out", position="two"),
+        Site(0, "v", head=1, position=3),
+        Site(1, "pattern", head=2),
+        Site(0, "v", "mixed", head=1),
+    )
+    _, cache = model.run_with_cache(pair.clean)
+
+    def write(site: Site) -> Any:
+        turn = site.component == "pattern"
+
+        def setter(into: Tensor, hook: Any) -> Tensor:
+            old, new = (t.transpose(1, 2) if turn else t for t in (into, cache[hook.name]))
+            chosen = pair.where(site.position).view(4, -1, *[1] * (into.ndim - 2))
+            if site.head is not None:
+                chosen = chosen & (torch.arange(4) == site.head)[:, None]
+            patched = torch.where(chosen, new, old)
+            return patched.transpose(1, 2) if turn else patched
+
+        return site.hook_name, setter
+
+    found = patch(model, pair, [together, together[:2], together[1]])
+    with torch.no_grad():
+        for values, sites in zip(found.values, (together, together[:2], together[1:2]), strict=True):
+            logits = model.run_with_hooks(pair.corrupt, fwd_hooks=[write(site) for site in sites])
+            assert torch.allclose(values, logit_difference(logits, pair), atol=1e-10)
+    assert not torch.allclose(found.values[0], found.values[1])
+    frame = found.to_frame()
+    assert list(frame.component) == ["L2 mlp_out + L0 v + L1 pattern + L0 v", "L2 mlp_out + L0 v", "v"]
+    assert list(frame.route) == ["- + own + - + mixed", "- + own", "own"]
+    assert list(frame["layer"]) == [0, 0, 0]
+    assert list(frame.position) == ["two + 3 + all + all", "two + 3", "3"]
+    assert len(found.figure().data) == 1
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -200,9 +321,13 @@ def test_mistakes_are_explained_before_work_starts() -> None:
     model = build("value")
     pair = pair_for(model)
     one = find_sites(model, ["resid_pre"])
+    pair_with: Any = partial(dataclasses.replace, pair)
     cases: list[tuple[Any, str]] = [
         (lambda: patch(model.train(), pair, one), r"evaluation mode; found training mode at .* Call model.eval\(\)"),
         (lambda: patch(model.eval(), pair, []), "there is no site to patch"),
+        (lambda: patch(model, pair, [()]), "there is no site to patch"),
+        (lambda: patch(model, pair, [(one[0], Site(9, "v"))]), "the model has 2 layers of 1 heads"),
+        (lambda: patch(model, pair, one, lambda logits, p: 0 * logits[:, 0, 0]), "clean and corrupt .* equal on av"),
         (
             lambda: patch(model, pair, [Site(0, "v", "residual")]),
             "unknown site 'blocks.0.attn.hook_v_residual': did you mean",
@@ -227,6 +352,11 @@ def test_mistakes_are_explained_before_work_starts() -> None:
             lambda: Pair(pair.clean, pair.corrupt[:, :-1], pair.answers, pair.wrong, {}),
             "a pair needs equal batch sizes",
         ),
+        (lambda: pair_with(corrupt=pair.corrupt.float()), "torch.float64 and corrupt ones torch.float32: make them"),
+        (lambda: patch(model, pair_with(corrupt=pair.clean), one), "the same everywhere: nothing can be patched"),
+        (lambda: pair_with(read_at=7), "read_at: 7 is not a position of inputs of 7 positions"),
+        (lambda: pair_with(read_at=torch.tensor([0, 1, 2, -8])), "read_at: -8 is not a position"),
+        (lambda: pair_with(positions={"END": torch.tensor([[9]] * 4)}), "positions of 'END': 9 is not a position"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
