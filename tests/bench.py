@@ -27,7 +27,7 @@ from circuits.fast import run_last
 from experiments.config import SGD
 from experiments.evaluation import EvaluationSets, evaluate
 from experiments.tasks.icl import ICLTask
-from experiments.training import compiled_backward, compiled_run_last, compiles, eager_backward, make_optimizer
+from experiments.updates import compiled_backward, compiled_run_last, compiles, eager_backward, make_optimizer
 
 torch.set_num_threads(1)
 BATCH = 128

@@ -23,7 +23,7 @@ import torch
 from circuits import HookedStreamTransformer, icl_config
 from experiments.tasks import ICLTask
 from circuits.fast import run_last
-from experiments.training import compiled_backward, compiled_run_last, eager_backward
+from experiments.updates import compiled_backward, compiled_run_last, eager_backward
 torch.set_num_threads(1)
 batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
 

@@ -16,7 +16,8 @@ from experiments.config import SGD, TRAINING, Adam, At, Every, GateChange, LogLi
 from experiments.evaluation import EvaluationSets, evaluate, measure
 from experiments.runs import Run, RunError
 from experiments.tasks.icl import ICLTask
-from experiments.training import Trainer, choose_engine, make_optimizer, scheduled, train, training_loss
+from experiments.training import Trainer, choose_engine, scheduled, train
+from experiments.updates import make_optimizer, training_loss
 
 TINY = dataclasses.replace(
     TRAINING["small"], steps=12, evaluate_at=(Every(4),), checkpoint_at=(Every(6),), n_eval=64, batch_size=32
