@@ -19,7 +19,7 @@ from analysis.agreement import Agreement, agreement, to_check
 from analysis.drawing import draw
 from analysis.edges import in_batches
 from analysis.linearised import Estimator, linearised
-from analysis.memory import copies_within
+from analysis.memory import bytes_of, copies_within
 from analysis.pairs import Metric, Pair
 from analysis.patching import check_positions, frame_of, patch
 from analysis.sites import check_sites
@@ -120,7 +120,7 @@ def attribute(
     require(method != "AtP*" or model.config.n_layers > 1, "AtP* drops one layer at a time and needs at least two")
     check_positions(wanted, pair)
     runs = two_runs(model, pair, metric, direction, "attribution", gradient=True)
-    one = 4 * sum(t.numel() * t.element_size() for t in record(model, model.input_residual(runs.base[:1])).at.values())
+    one = 6 * bytes_of(record(model, model.input_residual(runs.base[:1])).at.values())
     size = copies_within(max_memory, one, 1, pair.clean.device)
     found = []
     with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:

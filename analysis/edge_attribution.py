@@ -130,10 +130,12 @@ def attribute_edges(
     require(steps > 0, f"steps = {steps}: EAP-IG needs at least one input between the two runs")
     runs, graph = two_runs(model, pair, metric, direction, "attribution", gradient=method != "exact"), Graph(model)
     if method == "exact":
-        values = _exact(model, runs, graph, range(len(graph)), max_memory, progress)
+        values = _Exact(model, runs, graph, max_memory).of(range(len(graph)), progress)
         return EdgeScores(graph, values, runs.gap, method, runs.metric, direction)
     fractions = [0.0] if method == "EAP" else [(i + 0.5) / steps for i in range(steps)]
     estimator = EdgeEstimator(model, graph, (runs.metric, runs.function), fractions)
+    # What both need, before any work.
+    exact = _Exact(model, runs, graph, max_memory) if check else None
     size = copies_within(max_memory, estimator.bytes(pair), 1, pair.clean.device)
     with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
         for rows in in_batches(len(pair), size):
@@ -141,7 +143,7 @@ def attribute_edges(
             bar.update(rows.stop - rows.start)
     values, gap = torch.cat(estimator.values, 1), runs.gap
     checked = to_check(values.mean(1), check)
-    exact = _exact(model, runs, graph, checked, max_memory)
+    moved = exact.of(checked) if exact else values[:0]
     return EdgeScores(
         graph=graph,
         values=values,
@@ -151,22 +153,19 @@ def attribute_edges(
         direction=direction,
         sum_error=estimator.sum_error(),
         total=float(estimator.input_total() / gap.mean()),
-        agreement=agreement(values.mean(1)[checked] / gap.mean(), exact.mean(1) / gap.mean()),
+        agreement=agreement(values.mean(1)[checked] / gap.mean(), moved.mean(1) / gap.mean()),
     )
 
 
-@torch.no_grad()
-def _exact(
-    model: HookedStreamTransformer,
-    runs: TwoRuns,
-    graph: Graph,
-    edges: Sequence[int],
-    max_memory: int | None,
-    progress: bool = False,
-) -> Float[Tensor, "edge example"]:
-    """By how much the metric changes if one edge alone carries what the source run would send, for some edges."""
-    if not edges:
-        return runs.baseline.new_zeros(0, len(runs.pair))
-    cut = EdgeRuns(model, runs.base, send(model, graph, runs.source), graph, max_memory)
-    found = cut.each(one_each(edges, len(graph)), progress)
-    return torch.stack([runs.measure(logits) for logits in found]) - runs.baseline
+class _Exact:
+    """By how much the metric changes if one edge alone carries what the source run would send."""
+
+    def __init__(self, model: HookedStreamTransformer, runs: TwoRuns, graph: Graph, max_memory: int | None):
+        self.runs, self.total = runs, len(graph)
+        self.cut = EdgeRuns(model, runs.base, send(model, graph, runs.source), graph, max_memory)
+
+    @torch.no_grad()
+    def of(self, edges: Sequence[int], progress: bool = False) -> Float[Tensor, "edge example"]:
+        """Return the changes for some edges."""
+        found = self.cut.each(one_each(edges, self.total), progress)
+        return torch.stack([self.runs.measure(logits) for logits in found]) - self.runs.baseline

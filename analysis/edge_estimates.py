@@ -89,8 +89,8 @@ class EdgeEstimator:
 
     def bytes(self, pair: Pair) -> int:
         """Return about how many bytes one example takes."""
-        per_position = (len(self.graph.writers) + 3 * len(self.graph.readers)) * self.model.config.d_model
-        return 3 * pair.n_pos * per_position * self.model.W_U.element_size()
+        per_position = (6 * len(self.graph.writers) + 9 * len(self.graph.readers)) * self.model.config.d_model
+        return (pair.n_pos * per_position + 3 * len(self.graph)) * self.model.W_U.element_size()
 
     def add(self, pair: Pair, source: Tensor, base: Tensor) -> None:
         """Score some examples."""

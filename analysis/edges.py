@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from analysis.graph import Graph, Place
-from analysis.memory import copies_within
+from analysis.graph import Graph, Node, Place
+from analysis.memory import bytes_of, copies_within
 from analysis.wiring import Control, PerHead, carry, run
 from circuits.attention import Residual
 from circuits.errors import known
@@ -126,8 +126,7 @@ class Cutter(Recorder):
 
     def read_mlp(self, layer: int, residual: Residual) -> Residual:
         """Return an MLP's input, with what comes along cut edges exchanged."""
-        names = {(node.kind, node.layer): i for node, i in self.graph.reader_number.items()}
-        row = names["mlp", layer]
+        row = self.graph.reader_number[Node("mlp", layer)]
         change = self._change(slice(row, row + 1))
         return residual if change is None else residual + change[:, :, 0]
 
@@ -202,8 +201,16 @@ class EdgeRuns:
     ):
         self.model, self.graph, self.replacement = model, graph, replacement
         self.residual = model.input_residual(inputs).detach()
-        width = 3 * self.residual.numel() * (len(graph.writers) + 4 * model.config.n_heads)
-        self.at_once = copies_within(max_memory, width * self.residual.element_size(), len(inputs), inputs.device)
+        held = bytes_of([replacement.writers, *replacement.own.values(), self.residual])
+        self.at_once = copies_within(max_memory, self._one_copy(), len(inputs), inputs.device, held)
+
+    def _one_copy(self) -> int:
+        """About the bytes of a copy: what is written and its changes, every head's own input, an MLP, logits."""
+        config = self.model.config
+        widths = 6 * len(self.graph.writers) + 16 * config.n_heads + 16
+        wide = 3 * config.mlp.d_mlp if config.mlp else 0
+        of_position = widths * config.d_model + wide + 2 * config.readout.d_vocab_out
+        return self.residual[..., 0].numel() * of_position * self.residual.element_size()
 
     @torch.no_grad()
     def logits(self, cut: Bool[Tensor, "copy edge"]) -> Float[Tensor, "copy batch pos d_vocab_out"]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import psutil
 import torch
+from torch import Tensor
 
 MOST_EXAMPLES = 2048
 """In one forward, however much memory there is: larger batches fall out of the cache and gain nothing."""
@@ -14,16 +17,21 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def copies_within(max_memory: int | None, one: int, examples: int, device: torch.device) -> int:
+def copies_within(max_memory: int | None, one: int, examples: int, device: torch.device, held: int = 0) -> int:
     """Return how many copies of some examples, of ``one`` bytes each, go into one forward pass.
 
-    ``max_memory=None`` is a quarter of what is free.
+    ``max_memory=None`` is a quarter of what is free; ``held`` bytes are kept beside the copies.
 
     Raises:
         ValueError: if not even one fits.
     """
-    bound = bound_for(max_memory, one, device)
-    return max(1, min(bound // one, MOST_EXAMPLES // examples))
+    bound = bound_for(max_memory, held + one, device)
+    return max(1, min((bound - held) // one, MOST_EXAMPLES // examples))
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes that tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def bound_for(max_memory: int | None, one: int, device: torch.device) -> int:

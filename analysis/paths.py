@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from analysis.activations import record
 from analysis.drawing import draw
 from analysis.graph import Edge, Graph, Node
-from analysis.memory import copies_within
+from analysis.memory import bytes_of, copies_within
 from analysis.pairs import Metric, Pair
 from analysis.patching import PatchResult
 from analysis.two_runs import Direction, two_runs
@@ -105,7 +105,7 @@ def patch_paths(
     runs = two_runs(model, pair, metric, direction, "path patching")
     patched = _PathRuns(model, runs.base, runs.source)
     rows: dict[int, Tensor] = {}
-    copies = copies_within(max_memory, patched.bytes(), len(pair), pair.clean.device)
+    copies = copies_within(max_memory, patched.one_copy, len(pair), pair.clean.device, patched.held)
     with tqdm(total=len(wanted), unit=" paths", disable=not progress, leave=False, delay=2) as bar:
         for chunk in _chunks(wanted, copies):
             logits = patched.logits([wanted[i] for i in chunk])
@@ -190,10 +190,16 @@ class _PathRuns:
         self.final = model(base, stop_at_layer=model.config.n_layers)
         self.projected: tuple[Any, dict[Carrier, HeadTensor]] = (None, {})
 
-    def bytes(self) -> int:
-        """Return about how many bytes one copy takes."""
-        largest = sum(t.numel() * t.element_size() for t in self.base.at.values()) // self.model.config.n_layers
-        return 3 * largest
+    @property
+    def held(self) -> int:
+        """The bytes of what is kept of both runs."""
+        return bytes_of([*self.base.at.values(), *self.source.at.values(), self.final])
+
+    @property
+    def one_copy(self) -> int:
+        """The bytes of all activations and logits of a copy, more than a forward pass ever holds of it."""
+        logits = self.final.numel() // self.final.shape[-1] * self.model.config.readout.d_vocab_out
+        return bytes_of(self.base.at.values()) + 2 * logits * self.final.element_size()
 
     def logits(self, paths: Sequence[Edge]) -> Tensor:
         """Return the logits of one copy a path, all of them into one layer."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from analysis.activations import Activations, record
 from analysis.graph import Place, carried
-from analysis.memory import copies_within
+from analysis.memory import bytes_of, copies_within
 from analysis.pairs import Metric, Pair
 from analysis.patching import PatchResult
 from analysis.two_runs import Direction, TwoRuns, two_runs
@@ -52,8 +52,8 @@ def head_shares(
     runs = two_runs(model, pair, metric, direction, "splitting effects")
     where = _projections(model, carriers)
     before, after = (record(model, model.input_residual(x)) for x in (runs.base, runs.source))
-    one = 3 * sum(t.numel() * t.element_size() for t in before.at.values()) // model.config.n_layers
-    at_once = copies_within(max_memory, one, len(pair), pair.clean.device)
+    one = bytes_of(before.at.values()) + 2 * len(pair) * pair.n_pos * bytes_of([model.W_U[0]])
+    at_once = copies_within(max_memory, one, len(pair), pair.clean.device, held=2 * bytes_of(before.at.values()))
     rows: list[Tensor] = []
     for layer in sorted({layer for (layer, _), _ in where}):
         here = [(place, head) for place, head in where if place[0] == layer]
