@@ -24,6 +24,7 @@ from circuits import HookedStreamTransformer, icl_config
 from circuits.attention import Attention
 from circuits.config import ModelConfig
 from circuits.fast import run_last
+from circuits.streams import Mix
 from experiments.config import SGD
 from experiments.evaluation import EvaluationSets, evaluate
 from experiments.tasks.icl import ICLTask
@@ -65,7 +66,7 @@ def without_hook_points(model: HookedStreamTransformer) -> HookedStreamTransform
         for name in [n for n in module._modules if n.startswith("hook_")]:
             del module._modules[name]
             module.__dict__[name] = bare
-        if isinstance(module, Attention):
+        if isinstance(module, (Attention, Mix)):
             module.__dict__["point"] = lambda _name: bare
     model._points = []
     return model
