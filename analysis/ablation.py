@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from analysis.evalmode import require_eval_mode
 from circuits.errors import known, require
@@ -172,6 +173,7 @@ def ablate(
     positions: Places | None = None,
     models: Models | None = None,
     allow_nothing: bool = False,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Return one row an ablation: accuracy and loss (nats) at ``read_at``, whole and ablated, and the gradient's.
 
@@ -195,7 +197,8 @@ def ablate(
     asked = _Asked(model, inputs, answers, read_at, positions, _baseline(model, inputs, wanted))
     whole = asked.measured()
     rows = []
-    for ablation, applied in zip(wanted, ready, strict=True):
+    shown = tqdm(wanted, unit=" ablations", disable=not progress, leave=False, delay=2)
+    for ablation, applied in zip(shown, ready, strict=True):
         after = asked.measured(ablation, applied)
         changed = _largest(applied.counts)
         if changed == 0 and ablations is not None and not allow_nothing:

@@ -45,6 +45,12 @@ class PatchResult(PatchingResult):
     target: Tensor = field(default_factory=lambda: torch.zeros(0))
     direction: str = "denoise"
 
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """What the sites (or paths) differ in, and the values that occur, in the order of the rows."""
+        found = {str(name): list(dict.fromkeys(column)) for name, column in self.index_df.items()}
+        return {name: values for name, values in found.items() if len(values) > 1}
+
     def normalised_effect(self) -> Float[Tensor, " site"]:
         """Return the effect of every site."""
         return self.effect().mean(-1) / self._gap().mean()

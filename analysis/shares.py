@@ -10,6 +10,7 @@ import torch
 from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from analysis.activations import Activations, record
 from analysis.graph import Place, carried
@@ -39,6 +40,7 @@ def head_shares(
     metric: str | Metric = "logit_difference",
     direction: Direction = "denoise",
     max_memory: int | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Return the effect of every head's projection and its split by route: own + stream + interaction = total, exactly.
 
@@ -55,7 +57,8 @@ def head_shares(
     one = bytes_of(before.at.values()) + 2 * len(pair) * pair.n_pos * bytes_of([model.W_U[0]])
     at_once = copies_within(max_memory, one, len(pair), pair.clean.device, held=2 * bytes_of(before.at.values()))
     rows: list[Tensor] = []
-    for layer in sorted({layer for (layer, _), _ in where}):
+    layers = sorted({layer for (layer, _), _ in where})
+    for layer in tqdm(layers, unit=" layers", disable=not progress, leave=False, delay=2):
         here = [(place, head) for place, head in where if place[0] == layer]
         asked = [(place, head, share) for place, head in here for share in ("total", "own", "stream")]
         for start in range(0, len(asked), at_once):

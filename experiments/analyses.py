@@ -99,6 +99,7 @@ def ablate_run(
     step: int = -1,
     methods: Sequence[Method] = ("zero", "mean"),
     other: Run | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Return every standard ablation of a run's model on ``n`` sequences of a split.
 
@@ -114,7 +115,7 @@ def ablate_run(
     model, batch = run.load_model(step), run.task().sample(n, split, seed=1)
     wanted = standard_ablations(model, methods)
     # A stream behind a closed gate is nothing already; the column ``changed`` says so.
-    return ablate(model, batch.inputs, batch.labels, wanted, models=models, allow_nothing=True)
+    return ablate(model, batch.inputs, batch.labels, wanted, models=models, allow_nothing=True, progress=progress)
 
 
 def _check_other(run: Run, other: Run) -> None:

@@ -153,7 +153,7 @@ def ablate(
         wanted = None if list(edges) == ["each"] else edges
         frame = routes.ablate_edges_run(run, wanted, methods, n, split, step, other, progress=True)
     else:
-        frame = analyses.ablate_run(run, n, split, step, methods, other)
+        frame = analyses.ablate_run(run, n, split, step, methods, other, progress=True)
     taken = "" if other is None else f", 'from run' is {other.path.name}"
     print(f"{run.path.name}: ablations on {n} sequences of {split}{taken}")
     _print(frame.drop(columns=["n"]))

@@ -59,7 +59,7 @@ def paths_run(
     model, pair = asked(run, n, corruption, step)
     paths = find_paths(model, senders, receivers, [r for r in routes if r != "stream" or model.config.streams])
     found = patch_paths(model, pair, paths, metric, direction, max_memory, progress)
-    return found, head_shares(model, pair, None, metric, direction, max_memory)
+    return found, head_shares(model, pair, None, metric, direction, max_memory, progress)
 
 
 def attribute_run(

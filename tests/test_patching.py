@@ -171,6 +171,8 @@ def test_frames_say_where_how_much_and_by_which_convention() -> None:
     expected = ["layer", "component", "route", "head", "position", "effect", "low", "high", "p", "patched"]
     assert list(frame.columns) == [*expected, "clean", "corrupt", "n", "metric", "direction"]
     assert set(frame.route) == {"own", "residual", "mixed", "outgoing", "-"}
+    assert list(result.axes) == ["layer", "component", "route"]
+    assert result.axes["layer"] == [0, 1]
     assert (frame.n == 6).all()
     assert set(zip(frame.metric, frame.direction, strict=True)) == {("probability", "noise")}
     assert ((frame.low <= frame.effect + 1e-9) & (frame.effect - 1e-9 <= frame.high)).all()
