@@ -46,8 +46,9 @@ class EdgeScores:
     method: str
     metric: str
     direction: str
-    sum_error: float = 0.0
-    """The largest |sum over a node's outgoing edges - the node's own score|, relative to the largest node score."""
+    sum_error: float = float("nan")
+    """The largest |sum over a node's outgoing edges - the node's own score|, relative to the largest node score; exact
+    patches do not add up, so theirs is NaN."""
     total: float = float("nan")
     """What the input's outgoing edges add up to, as a share of the gap: 1 where the estimate is complete."""
     agreement: Agreement = EXACT

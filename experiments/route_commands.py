@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ def attribute(name: str, root: Path, top: int, method: str, options: dict[str, A
             f"against exact patching of {exact.checked} {what}: rank correlation {exact.rank_correlation:.3f}, worst "
             f"error {exact.worst_error:.3f}; the whole input is estimated at {found.total:.3f} of what it does"
         )
-    if isinstance(found, EdgeScores):
+    if isinstance(found, EdgeScores) and not math.isnan(found.sum_error):
         print(f"sums over a node's edges miss its own score by at most {found.sum_error:.1e} of the largest")
     analysis = "attribute" if of_edges else "attribute_sites"
     paths = keep(run, analysis, frame, None if of_edges else "patch")
