@@ -120,6 +120,10 @@ def attribute(
     require(method != "AtP*" or model.config.n_layers > 1, "AtP* drops one layer at a time and needs at least two")
     check_positions(wanted, pair)
     runs = two_runs(model, pair, metric, direction, "attribution", gradient=True)
+    if check and max_memory is not None:
+        # The comparison at the end is refused now if it will not fit: what it keeps is one activation a hook point.
+        one_each = {site.hook_name: site for site in wanted}
+        patch(model, pair, list(one_each.values()), metric, direction, max_memory)
     one = 6 * bytes_of(record(model, model.input_residual(runs.base[:1])).at.values())
     size = copies_within(max_memory, one, 1, pair.clean.device)
     found = []
@@ -133,8 +137,8 @@ def attribute(
     checked = to_check(values.mean(1), check)
     return SiteScores(
         sites=wanted,
-        values=values,
-        gap=gap,
+        values=values.cpu(),
+        gap=gap.cpu(),
         method=f"IG ({steps} steps)" if method == "IG" else method,
         metric=runs.metric,
         direction=direction,

@@ -265,4 +265,4 @@ def _minimality(
     cuts[torch.arange(len(asked)), [circuit.edges[row] for row, _ in asked]] = True
     changes = (runs.recovered(cuts) - without[[k for _, k in asked]]).abs()
     least = torch.zeros(len(circuit), dtype=changes.dtype)
-    return least.scatter_reduce(0, torch.tensor([row for row, _ in asked]), changes, "amax")
+    return least.scatter_reduce(0, torch.tensor([row for row, _ in asked]), changes.cpu(), "amax")

@@ -132,7 +132,7 @@ def attribute_edges(
     runs, graph = two_runs(model, pair, metric, direction, "attribution", gradient=method != "exact"), Graph(model)
     if method == "exact":
         values = _Exact(model, runs, graph, max_memory).of(range(len(graph)), progress)
-        return EdgeScores(graph, values, runs.gap, method, runs.metric, direction)
+        return EdgeScores(graph, values.cpu(), runs.gap.cpu(), method, runs.metric, direction)
     fractions = [0.0] if method == "EAP" else [(i + 0.5) / steps for i in range(steps)]
     estimator = EdgeEstimator(model, graph, (runs.metric, runs.function), fractions)
     # What both need, before any work.
@@ -147,8 +147,8 @@ def attribute_edges(
     moved = exact.of(checked) if exact else values[:0]
     return EdgeScores(
         graph=graph,
-        values=values,
-        gap=gap,
+        values=values.cpu(),
+        gap=gap.cpu(),
         method=method if method == "EAP" else f"EAP-IG ({steps} steps)",
         metric=runs.metric,
         direction=direction,

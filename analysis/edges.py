@@ -116,7 +116,7 @@ class Cutter(Recorder):
         self.copies = len(cut)
         self.replacement = replacement
         # Edge -1 is no edge; it is never cut.
-        self.cut = torch.cat([cut, torch.zeros_like(cut[:, :1])], 1)
+        self.cut = torch.cat([cut, torch.zeros_like(cut[:, :1])], 1).to(residual.device)
 
     def read(self, layer: int, carrier: Carrier, residual: Residual) -> Residual | PerHead:
         """Return every head's input, with what comes along cut edges exchanged."""

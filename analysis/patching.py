@@ -134,14 +134,14 @@ def patch(
     check_positions(check_sites(model, [site for one in joint for site in one]), pair)
     sweep = _Sweep(model, pair, joint, metric, direction, max_memory)
     return PatchResult(
-        values=sweep.values(progress),
+        values=sweep.values(progress).cpu(),
         axis_names=[],
         index_df=frame_of(wanted),
         metric_names=[sweep.name],
         reduced=False,
-        baseline=sweep.baseline,
+        baseline=sweep.baseline.cpu(),
         sites=wanted,
-        target=sweep.target,
+        target=sweep.target.cpu(),
         direction=direction,
     )
 

@@ -113,13 +113,13 @@ def patch_paths(
                 rows[i] = runs.measure(part)
             bar.update(len(chunk))
     return PathResult(
-        values=torch.stack([rows[i] for i in range(len(wanted))]),
+        values=torch.stack([rows[i] for i in range(len(wanted))]).cpu(),
         axis_names=[],
         index_df=_frame(wanted),
         metric_names=[runs.metric],
         reduced=False,
-        baseline=runs.baseline,
-        target=runs.target,
+        baseline=runs.baseline.cpu(),
+        target=runs.target.cpu(),
         direction=direction,
     )
 

@@ -149,13 +149,13 @@ def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> p
         for share in SHARES
     ]
     result = PatchResult(
-        values=values,
+        values=values.cpu(),
         axis_names=[],
         index_df=pd.DataFrame(index),
         metric_names=[runs.metric],
         reduced=False,
-        baseline=runs.baseline,
-        target=runs.target,
+        baseline=runs.baseline.cpu(),
+        target=runs.target.cpu(),
         direction=runs.direction,
     )
     return result.to_frame()

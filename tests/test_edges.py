@@ -24,7 +24,7 @@ from analysis.wiring import carry
 from circuits import HookedStreamTransformer, UnknownNameError
 from circuits.stream_config import Stream
 from tests.helpers import ALL, FULL, STREAMED, build, inputs_for, model_of, token_config
-from tests.test_gradients import one_stream
+from tests.random_streams import one_stream
 
 KINDS = [("vectors", 2), ("tokens", 3)]
 

@@ -19,20 +19,12 @@ from analysis.gradient_split import connections
 from analysis.gradients import NotFiniteError
 from circuits import HookedStreamTransformer
 from circuits.stream_config import (
-    Cumulative,
     Dense,
-    First,
-    FixedGain,
     GateRule,
-    HeadMixing,
-    Identity,
-    LearnedGain,
-    LinearMap,
-    Previous,
     Stream,
-    TokenGain,
 )
 from tests.helpers import ALL, build, gradients, inputs_for, model_of, token_config, twin
+from tests.random_streams import one_stream
 
 KINDS = [("vectors", 2), ("vectors", 3), ("tokens", 3)]
 
@@ -348,17 +340,6 @@ def test_mistakes_are_explained() -> None:
         split_gradient(model, loss, x, ["blocks.0.attn.hook_result"])
     with pytest.raises(ValueError, match=r"this split knows no layer pairs; use split_gradient\(..., by='pair'\)"):
         split_gradient(model, loss, x).pairs_to_frame()
-
-
-PARTS = {
-    "carrier": ["q", "k", "v"],
-    "source": ["q", "k", "v", None],
-    "topology": [Previous(), Cumulative(), First(), Dense()],
-    "gain": [FixedGain(0.8, 1.2), LearnedGain(0.6, 0.7, per_head=True), TokenGain()],
-    "transform": [Identity(), HeadMixing(), LinearMap()],
-    "gate": ["full", "stop", "gradient-only", "off"],
-}
-one_stream = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in PARTS.items()})  # type: ignore[arg-type] # lists of several kinds
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

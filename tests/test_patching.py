@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from transformer_lens import patching as tl
 
@@ -16,7 +18,9 @@ from analysis import Pair, Site, find_sites, patch
 from analysis.pairs import METRICS, accuracy, logit_difference, loss, probability, rank, require_gradient
 from circuits import HookedStreamTransformer, icl_config
 from circuits.model import State
-from tests.helpers import FULL, build, inputs_for, small_task
+from circuits.stream_config import Stream
+from tests.helpers import FULL, build, inputs_for, model_of, small_task, token_config
+from tests.random_streams import one_stream
 
 KINDS = [("vectors", 2), ("tokens", 3)]
 
@@ -276,6 +280,19 @@ def test_residual_and_stream_together_are_the_other_run_and_the_residual_alone_i
     for site, values in zip(alone, trapped.values, strict=True):
         exact = torch.allclose(values, trapped.target, atol=1e-9)
         assert exact is not bool(model.reads_from(site.layer)), "the stream goes round the cut"
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(parts=st.lists(one_stream, max_size=2), layers=st.integers(2, 4), seed=st.integers(0, 99))
+def test_the_joint_cut_restores_the_other_run_for_random_architectures(parts: Any, layers: int, seed: int) -> None:
+    try:
+        config = token_config("classic", layers, streams=tuple(Stream(**part) for part in parts), n_heads=2)
+    except ValueError:
+        return  # contradictory; other tests see to the message
+    model = model_of(config, seed)
+    pair = pair_for(model)
+    cut = patch(model, pair, find_sites(model, ["state"]))
+    assert torch.allclose(cut.values, cut.target.expand(layers, -1), atol=1e-10)
 
 
 def test_joint_sites_of_several_layers_equal_hooks_at_all_of_them() -> None:

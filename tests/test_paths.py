@@ -18,8 +18,8 @@ from circuits.stream_config import Stream
 from figures.paths import path_heat_maps, share_bars
 from tests.handmade import stream_model
 from tests.helpers import FULL, build, model_of, token_config
+from tests.random_streams import one_stream
 from tests.test_edges import pair_for
-from tests.test_gradients import one_stream
 
 STREAMED = ["value", "cumulative", "key", "query", "svformer", "resformer-dense", "x-transformers", "cross-carrier"]
 
