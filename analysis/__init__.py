@@ -1,4 +1,4 @@
-"""Questions to a model: patches, paths, attributions, circuits, ablations, heads, gradients, and statistics over seeds."""
+"""Questions to a model: patches, paths, attributions, circuits, ablations, heads, gradients; statistics over seeds."""
 
 from typing import TYPE_CHECKING
 
