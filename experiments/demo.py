@@ -14,6 +14,7 @@ from analysis.drawing import draw, drawing
 from circuits.errors import known
 from experiments.analyses import ablate_run, all_metrics, gradients_run, heads_run, labelled, patch_run
 from experiments.config import TRAINING, At, Every, TrainingConfig, icl_run
+from experiments.routes import attribute_run
 from experiments.runs import Run
 from experiments.sweep import sweep
 
@@ -54,6 +55,7 @@ class Findings:
     table: pd.DataFrame
     heads: pd.DataFrame
     patches: pd.DataFrame
+    edges: pd.DataFrame
     ablations: pd.DataFrame
     gradients: pd.DataFrame
 
@@ -92,6 +94,7 @@ def find(size: Size, root: str | Path, progress: bool = True) -> Findings:
         table=threshold_table(threshold_times(metrics, THRESHOLD)),
         heads=_together(heads_run, two, n=size.sequences),
         patches=_together(lambda run, n: patch_run(run, n).to_frame(), two, n=size.pairs),
+        edges=_together(lambda run, n: attribute_run(run, "EAP-IG", n).to_frame(), two, n=size.pairs),
         ablations=_together(ablate_run, two, n=size.sequences),
         gradients=_together(gradients_run, [r for r in first if r.config.variant != "classic"], n=size.sequences),
     )
@@ -223,6 +226,7 @@ def write_page(found: Findings, out: Path, images: bool = False) -> Path:
         "progress_measures": draw("progress", found.metrics),
         "head_scores": draw("heads", found.heads),
         "patching": draw("patch", found.patches),
+        "edges": draw("attribute", found.edges),
         "ablation": draw("ablate", found.ablations),
         "gradient_shares": draw("gradients", found.gradients),
     }
@@ -249,6 +253,7 @@ def _sections(found: Findings, drawn: dict[str, Any]) -> list[dict[str, Any]]:
         {"heading": "By which progress", "figure": drawn["progress_measures"]},
         {"heading": "Which heads do it", "figure": drawn["head_scores"]},
         {"heading": "By which route", "figure": drawn["patching"]},
+        {"heading": "By which edges", "figure": drawn["edges"]},
         {"heading": "What breaks", "figure": drawn["ablation"]},
         {"heading": "Where the gradient came from", "figure": drawn["gradient_shares"]},
         {"heading": "The models", "code": models},

@@ -145,7 +145,15 @@ def test_the_demonstration_from_training_to_page(
         assert variant in said
     assert "Too few runs reached 95% to compare classic (0 of 2) with value (0 of 2)." in said
     text = page.read_text()
-    figures = ["learning_curves", "progress_measures", "head_scores", "patching", "ablation", "gradient_shares"]
+    figures = [
+        "learning_curves",
+        "progress_measures",
+        "head_scores",
+        "patching",
+        "edges",
+        "ablation",
+        "gradient_shares",
+    ]
     for name in figures:
         assert (page.parent / f"{name}.json").is_file()
         assert (page.parent / f"{name}.html").is_file()
