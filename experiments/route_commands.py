@@ -14,7 +14,7 @@ from analysis.circuit import RULES, Circuit
 from analysis.edge_attribution import EdgeScores
 from analysis.edges import REPLACEMENTS
 from circuits.describe import as_text
-from circuits.errors import known
+from circuits.errors import known, require
 from experiments import routes
 from experiments.analyses import keep
 from experiments.runs import Run
@@ -97,6 +97,7 @@ def circuit(
     options: dict[str, Any],
 ) -> None:
     """Find and judge each run's circuit, write, draw, print; follow it over checkpoints; compare runs."""
+    require(bool(names), "name one run or more; 'valuestream runs' lists them")
     known("rule", rule, RULES)
     known("replacement", options["replacement"], REPLACEMENTS)
     find = routes.rule_of(rule, size, threshold)

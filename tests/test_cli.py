@@ -216,6 +216,7 @@ def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["describe", "kye"], "unknown variant 'kye': did you mean 'key'"),
         (["demo", "--size", "standrad"], "unknown size 'standrad': did you mean 'standard'"),
         (["heads", "nothing"], "there are no runs in"),
+        (["circuit"], "name one run or more"),
         (["describe", "value", "--layers", "1"], "has no layer to read in a model of 1 layer"),
     ],
 )
