@@ -17,9 +17,8 @@ from tqdm.auto import tqdm
 from analysis.activations import record
 from analysis.agreement import Agreement, agreement, to_check
 from analysis.drawing import draw
-from analysis.edges import in_batches
 from analysis.linearised import Estimator, linearised
-from analysis.memory import bytes_of, copies_within
+from analysis.memory import bytes_of, copies_within, in_batches
 from analysis.pairs import Metric, Pair
 from analysis.patching import check_positions, frame_of, patch
 from analysis.sites import check_sites

@@ -141,8 +141,10 @@ class Quality:
         return pd.DataFrame([{"edges": len(self.circuit), "of": len(self.circuit.graph)} | row])
 
     def figure(self) -> Any:
-        """Return the drawing of the circuit (a plotly figure)."""
-        return draw("circuit", self.edges)
+        """Return the drawing of the circuit (a plotly figure), every edge as wide as its minimality."""
+        numbers = self.summary().drop(columns=["minimality"]).assign(method="minimality")
+        drawn = self.edges.rename(columns={"minimality": "effect"}).merge(numbers.drop(columns="edges"), how="cross")
+        return draw("circuit", drawn)
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from analysis.agreement import EXACT, Agreement, agreement, to_check
 from analysis.drawing import draw
 from analysis.edge_estimates import EdgeEstimator
-from analysis.edges import EdgeRuns, in_batches, one_each, send
+from analysis.edges import EdgeRuns, one_each, send
 from analysis.graph import Edge, Graph
-from analysis.memory import copies_within
+from analysis.memory import copies_within, in_batches
 from analysis.pairs import Metric, Pair
 from analysis.two_runs import Direction, TwoRuns, two_runs
 from analysis.wiring import flowing

@@ -239,8 +239,3 @@ def numbered(edges: Int[Tensor, " edge"] | Sequence[int], total: int) -> Bool[Te
     mask = torch.zeros(total, dtype=torch.bool)
     mask[torch.as_tensor(list(edges), dtype=torch.int64)] = True
     return mask
-
-
-def in_batches(n: int, size: int) -> Iterator[slice]:
-    """Return the slices that part ``n`` examples into batches of at most ``size``."""
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -23,11 +23,8 @@ from circuits.stream_config import CARRIERS, Carrier, HeadMixing
 
 Kind = Literal["input", "head", "mlp", "projection", "logits"]
 EdgeRoute = Literal["residual", "own", "stream"]
-EDGE_ROUTES: dict[EdgeRoute, str] = {
-    "residual": "from what is written to the residual stream to what is projected from it",
-    "own": "from a projection to the head that it belongs to, where the stream carries it as well",
-    "stream": "from a projection to a head of another layer (or carrier), through the stream",
-}
+"""Residual: from what is written to what is projected of it. Own: from a projection that the stream carries to its own
+head. Stream: from a projection to a head of another layer (or carrier)."""
 Place = tuple[int, Carrier]
 """A layer and a carrier: where the heads' projections are made, or where they are used."""
 

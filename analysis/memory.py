@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import psutil
 import torch
@@ -47,3 +47,8 @@ def bound_for(max_memory: int | None, one: int, device: torch.device) -> int:
             f"patch fewer examples at a time (pair[:n])"
         )
     return bound
+
+
+def in_batches(n: int, size: int) -> Iterator[slice]:
+    """Return the slices that part ``n`` examples into batches of at most ``size``."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -110,7 +110,7 @@ def ablate_run(
     """
     models = {}
     if other is not None:
-        _check_other(run, other)
+        check_other(run, other)
         models, methods = {other.path.name: other.load_model()}, [*methods, FromRun(other.path.name)]
     model, batch = run.load_model(step), run.task().sample(n, split, seed=1)
     wanted = standard_ablations(model, methods)
@@ -118,7 +118,12 @@ def ablate_run(
     return ablate(model, batch.inputs, batch.labels, wanted, models=models, allow_nothing=True, progress=progress)
 
 
-def _check_other(run: Run, other: Run) -> None:
+def check_other(run: Run, other: Run) -> None:
+    """Refuse another run whose activations cannot stand in the place of a run's.
+
+    Raises:
+        ValueError: if it is the run itself, or has other classes and labels.
+    """
     require(other.path != run.path, f"{other.path.name} is the run itself; name another one")
     require(
         (other.config.task, other.config.seed) == (run.config.task, run.config.seed),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.circuit import RULES, Circuit
+from analysis.circuit import Circuit
 from analysis.edge_attribution import EdgeScores
 from analysis.edges import REPLACEMENTS
 from circuits.describe import as_text
@@ -98,7 +98,6 @@ def circuit(
 ) -> None:
     """Find and judge each run's circuit, write, draw, print; follow it over checkpoints; compare runs."""
     require(bool(names), "name one run or more; 'valuestream runs' lists them")
-    known("rule", rule, RULES)
     known("replacement", options["replacement"], REPLACEMENTS)
     find = routes.rule_of(rule, size, threshold)
     found: dict[str, Circuit] = {}
@@ -113,7 +112,7 @@ def circuit(
         _show(quality.summary().drop(columns=["edges", "of"]))
         written = keep(run, "circuit", frame)
         if checkpoints:
-            rest = {k: v for k, v in options.items() if k not in ("step", "max_memory")}
+            rest = {k: v for k, v in options.items() if k != "step"}
             over = routes.circuit_over_checkpoints(run, quality.circuit, find, progress=True, **rest)
             print("the same circuit at the run's checkpoints")
             _show(over[["step", "gap", "faithfulness", "low", "high", "overlap"]])

@@ -20,15 +20,15 @@ from analysis import (
     patch_paths,
 )
 from analysis.attribution import METHODS, SiteScores
-from analysis.circuit import Circuit, Quality, Rule
+from analysis.circuit import RULES, Circuit, Quality
 from analysis.edge_attribution import EDGE_METHODS, EdgeMethod, EdgeScores
 from analysis.edges import Replacement
 from analysis.pairs import Pair
 from analysis.paths import PathResult
 from analysis.two_runs import Direction
-from circuits.errors import known
+from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
-from experiments.analyses import labelled, patched_sites
+from experiments.analyses import check_other, labelled, patched_sites
 from experiments.runs import Run
 
 
@@ -102,7 +102,13 @@ def ablate_edges_run(
     """Return what breaks when edges of a run's model are cut: those named together, or each by itself (``None``).
 
     Columns as those of :func:`experiments.analyses.ablate_run`, the edges in the place of the part.
+
+    Raises:
+        UnknownNameError: for an edge that the model does not have (nearest suggested).
+        ValueError: for an ``other`` run that is this one, or whose classes and labels are others.
     """
+    if other is not None:
+        check_other(run, other)
     model, batch = run.load_model(step), run.task().sample(n, split, seed=1)
     theirs = None if other is None else other.load_model()
     wanted = None if edges is None else [list(edges)]
@@ -114,11 +120,19 @@ def ablate_edges_run(
     return pd.concat(frames, ignore_index=True).rename(columns={"edges": "part"}).assign(layer="all", head="all")
 
 
-def rule_of(rule: Rule, size: int, threshold: float) -> Callable[[EdgeScores], Circuit]:
-    """Return the function that makes a circuit of scores; a size beyond the graph's takes all of it."""
+def rule_of(rule: str, size: int, threshold: float) -> Callable[[EdgeScores], Circuit]:
+    """Return the function that makes a circuit of scores; a size beyond the graph's takes all of it.
+
+    Raises:
+        UnknownNameError: for an unknown rule (nearest suggested).
+        ValueError: for a size or a threshold that is not positive.
+    """
+    chosen: Any = known("rule", rule, RULES)
+    require(rule == "threshold" or size > 0, f"size = {size}: a circuit needs at least one edge")
+    require(rule != "threshold" or threshold > 0, f"threshold = {threshold}: it must be positive")
 
     def find(scores: EdgeScores) -> Circuit:
-        return find_circuit(scores, rule, None if rule == "threshold" else min(size, len(scores.graph)), threshold)
+        return find_circuit(scores, chosen, None if rule == "threshold" else min(size, len(scores.graph)), threshold)
 
     return find
 
@@ -162,6 +176,7 @@ def circuit_over_checkpoints(
     metric: str = "logit_difference",
     replacement: Replacement = "other run",
     steps: int = 5,
+    max_memory: int | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Return how much of the behaviour a circuit carries at every checkpoint of a run, labelled with the run."""
@@ -170,7 +185,7 @@ def circuit_over_checkpoints(
         for step in tqdm(run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
     )
     pair = run.task().pairs(n, corruption)
-    return labelled(follow(models, pair, circuit, find, metric, method, replacement, steps), run)
+    return labelled(follow(models, pair, circuit, find, metric, method, replacement, steps, max_memory), run)
 
 
 def overlaps(circuits: dict[str, Circuit]) -> pd.DataFrame:

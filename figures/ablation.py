@@ -23,13 +23,19 @@ def ablation_bars(frame: pd.DataFrame) -> go.Figure:
         error = {"type": "data", "array": spread, "thickness": 1, "width": 2}
         bars = go.Bar(x=labels, y=rows.accuracy_ablated, name=name, marker_color=palette[str(variant)], error_y=error)
         figure.add_trace(bars)
-    figure.update_yaxes(range=[0, 1.05], title_text="accuracy (ic)")
+    figure.update_yaxes(range=[0, 1.05], title_text="accuracy")
     figure.update_xaxes(tickangle=-35)
-    caption = (
-        f"{frame.n.max()} sequences; error bars are binomial 95 % intervals. 'head' removes its output and what it "
-        "passes on; 'z' and 'outgoing' one half each. In brackets: what comes in its place.<br>"
-        "'forward cut' and 'gradient cut' set the stream's gate; the latter cannot change the forward pass."
+    parts = (
+        "'head' removes its output and what it passes on; 'z' and 'outgoing' one half each. In brackets: what comes in "
+        "its place.<br>'forward cut' and 'gradient cut' set the stream's gate; the latter cannot change the forward "
+        "pass."
     )
+    edges = (
+        "Of a cut edge its reader alone gets something else, named in the last brackets.<br>A plus joins edges that "
+        "are cut at once."
+    )
+    of_edges = frame.part.str.contains(" > ", regex=False).any()
+    caption = f"{frame.n.max()} sequences; error bars are binomial 95 % intervals. {edges if of_edges else parts}"
     return themed(figure, "Ablation", caption, frame.run, height=520, below=125)
 
 

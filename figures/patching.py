@@ -70,7 +70,11 @@ def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
         "comes in through the stream, 'outgoing' what a layer passes on. Intervals and p on hover."
     )
     runs = frame.run if "run" in frame else ()
-    figure = themed(figure, "Patching by route", caption, runs, height=260 + 42 * len(positions), below=125)
+    title = "Patching by route"
+    if "method" in frame:
+        title = f"Patching by route, estimated ({first['method']})"
+        caption = "Estimates, by gradients, of: " + caption
+    figure = themed(figure, title, caption, runs, height=260 + 42 * len(positions), below=125)
     return figure.update_layout(margin={"l": 130})
 
 

@@ -181,6 +181,8 @@ def test_frames_compare_with_patching() -> None:
     assert set(frame.method) == {"AtP"}
     assert set(frame.checked) == {2}
     assert len(found.figure().data) == 1
+    assert "estimated (AtP)" in found.figure().layout.title.text
+    assert "estimated" not in patch(model, pair, found.sites).figure().layout.title.text
     one = attribute(model, pair[:1], found.sites, check=0).to_frame()
     assert one[["low", "high", "p"]].isna().all().all()
 

@@ -167,6 +167,8 @@ def test_drawings_tell_the_routes_apart() -> None:
     assert {trace.legendgroup for trace in lines} == {"residual", "stream", "own"}
     assert len({trace.line.color.split(",0.")[0] for trace in lines}) > 1
     assert "Faithfulness 1.000" in str(figure.layout.meta["caption"])
+    own = [trace for trace in traces(quality.figure()) if trace.mode == "lines+text"]
+    assert len(own) == len(made.edges), "a quality draws itself"
     both = pd.concat([frame.assign(variant=v, run=v, kept=True) for v in ("a", "b")])
     assert len([t for t in traces(edge_drawing(both)) if t.mode == "lines+text"]) == 2 * min(MOST, len(frame))
 

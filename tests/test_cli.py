@@ -184,6 +184,12 @@ def test_circuits_of_two_runs_and_of_the_classic_one(capsys: pytest.CaptureFixtu
     assert "a sender is a head, as in L0H1, not 'H0'" in err
     status, _, err = run(capsys, "circuit", "icl-value", "--root", trained_runs, "--rule", "greedi")
     assert "unknown rule 'greedi': did you mean 'greedy'" in err
+    status, _, err = run(capsys, "circuit", "icl-value", "--root", trained_runs, "--threshold", "0")
+    assert "threshold = 0.0: it must be positive" in err
+    status, _, err = run(
+        capsys, "ablate", "icl-value", "--root", trained_runs, "--edges", "each", "--from-run", "icl-value"
+    )
+    assert "is the run itself; name another one" in err
     status, _, err = run(capsys, "attribute", "icl-value", "--root", trained_runs, "--method", "EAP-GI")
     assert "unknown method 'EAP-GI': did you mean 'EAP-IG'" in err
 

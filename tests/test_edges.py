@@ -176,6 +176,29 @@ def test_equal_to_transformer_lens_on_the_classic_model() -> None:
     )
 
 
+def test_the_sums_of_a_graph_without_the_stream_do_not_show_what_is_missing() -> None:
+    """The trap: transformer-lens' edges out of a head add up to its score on a stream model too, and none of them is
+    the stream's; ours has one that carries something, and what it carries is booked on the head's own port there."""
+    model = build("value", "tokens", 2)
+    model.allow_stream_blind_tools()
+    pair = pair_for(model, 1)
+
+    def score(granularity: Any) -> dict[Node, float]:
+        config = EdgeAttributionConfig(granularity=granularity)
+        return attribution_patch(model, pair.clean, pair.corrupt, lambda x: x[:, -1, 1].sum(), config).node_scores
+
+    summed, direct = score("edge"), score("node")
+    assert max(abs(summed[node] - direct[node]) for node in summed) < 1e-5, "nothing seems to be missing"
+
+    def first(logits: Tensor, pair: Pair) -> Tensor:
+        return logits[:, -1, 1]
+
+    found = attribute_edges(model, pair, first, check=0)
+    stream = torch.tensor([edge.route == "stream" for edge in found.graph.edges])
+    assert found.scores[stream].abs().max() > 1e-3
+    assert found.sum_error < 1e-10
+
+
 def _name(node: Node) -> str:
     words = {"embed": "input", "mlp_out": f"MLP{node.layer}", "mlp_in": f"MLP{node.layer}", "logits": "logits"}
     port = {"q_input": ".q", "k_input": ".k", "v_input": ".v"}.get(node.kind, "")
