@@ -34,6 +34,10 @@ PATH_ROUTES: dict[str, str] = {
 }
 
 
+SENDERS = ("head", "projection")
+"""The kinds of nodes that a path may leave."""
+
+
 @dataclass
 class PathResult(PatchResult):
     """The effects of paths, per example; as :class:`analysis.patching.PatchResult`, a row a path."""
@@ -72,7 +76,7 @@ def find_paths(
         edge
         for edge in graph.edges
         if edge.route in routes and (edge.source.layer, edge.source.head) in sending and edge.target.name in wanted
-        if edge.source.kind in ("head", "projection")
+        if edge.source.kind in SENDERS
     ]
     require(bool(found), f"no {' or '.join(routes)} path leads from {sorted(sending)} to {sorted(wanted)}")
     return found
@@ -94,14 +98,17 @@ def patch_paths(
     through the stream. Sign, direction and normalisation as in :func:`analysis.patch`.
 
     Raises:
-        ValueError: for a model in training mode, a metric that does not return one finite number an example, a pair
-            whose clean and corrupt metric are equal, or a memory bound smaller than one copy of the pair.
+        ValueError: for a path that leaves no head, a model in training mode, a metric that does not return one finite
+            number an example, a pair whose clean and corrupt metric are equal, or a memory bound smaller than one copy
+            of the pair.
 
     Source: Wang et al., arXiv 2211.00593 (direct path patching); on a model without streams the numbers are
         transformer-lens' ``get_act_patch_direct_path``.
     """
     wanted = find_paths(model) if paths is None else list(paths)
     require(bool(wanted), "there is no path to patch; analysis.find_paths(model, ...) makes a list of them")
+    odd = [path.name for path in wanted if path.route not in PATH_ROUTES or path.source.kind not in SENDERS]
+    require(not odd, f"{odd[:1]}: a path leaves a head, by the residual stream or by the stream; see find_paths")
     runs = two_runs(model, pair, metric, direction, "path patching")
     patched = _PathRuns(model, runs.base, runs.source)
     rows: dict[int, Tensor] = {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformer_lens import patching as tl
 
-from analysis import Pair, Site, find_paths, head_shares, patch, patch_paths
+from analysis import Graph, Pair, Site, find_paths, head_shares, patch, patch_paths
 from analysis.pairs import logit_difference
 from circuits import HookedStreamTransformer
 from circuits.stream_config import Stream
@@ -195,6 +195,10 @@ def test_mistakes_are_explained() -> None:
         (lambda: find_paths(classic, routes=["stream"]), "no stream path leads from"),
         (lambda: find_paths(model, [(1, 0)], ["L1H0.v"]), "no residual or stream path leads from"),
         (lambda: patch_paths(model, pair, []), "there is no path to patch"),
+        (
+            lambda: patch_paths(model, pair, Graph(model).edges[:1]),
+            r"input > L0H0.q \(residual\).*a path leaves a head",
+        ),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
