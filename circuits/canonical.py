@@ -16,21 +16,33 @@ from circuits.errors import known
 T = TypeVar("T")
 
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+_brief = cattrs.Converter(omit_if_default=True)
 
 
 def register_union(union: Any) -> None:
     """Let values of a union of dataclasses be stored; the class name goes into the field ``type``."""
-    configure_tagged_union(union, _converter, tag_name="type")
+    for converter in (_converter, _brief):
+        configure_tagged_union(union, converter, tag_name="type")
 
 
 def register_plain_union(union: Any) -> None:
     """Let values of a union of numbers, strings and ``None`` be stored as they are."""
-    configure_union_passthrough(union, _converter)
+    for converter in (_converter, _brief):
+        configure_union_passthrough(union, converter)
 
 
 def to_plain(value: Any, kind: Any = None) -> Any:
     """Return a configuration as dictionaries, lists, numbers and strings that JSON can hold."""
     return json.loads(json.dumps(_converter.unstructure(value, kind or type(value))))
+
+
+def essence(value: Any) -> Any:
+    """Return :func:`to_plain` without the fields that have their defaults.
+
+    Its hash names a run: a field that is added later, with a default that means what was done before, leaves the
+    names of earlier runs as they were. So a default never changes its meaning.
+    """
+    return json.loads(json.dumps(_brief.unstructure(value, type(value))))
 
 
 def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:

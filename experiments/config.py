@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from circuits.canonical import content_hash, from_plain, register_union, to_plain
+from circuits.canonical import content_hash, essence, from_plain, register_union, to_plain
 from circuits.config import ModelConfig
 from circuits.errors import known, require
 from circuits.interventions import Intervention, Resample, check_interventions
@@ -181,8 +181,8 @@ class RunConfig:
 
     @property
     def id(self) -> str:
-        """Return the first 12 digits of the hash of the configuration."""
-        return content_hash(self.to_plain())[:12]
+        """Return the first 12 digits of the hash of the configuration, without the fields that have their defaults."""
+        return content_hash(essence(self))[:12]
 
     @property
     def name(self) -> str:
