@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuits.errors import known
+from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
 from circuits.stream_config import CARRIERS, Carrier, HeadMixing
 
@@ -79,6 +79,12 @@ class Graph:
 
     def __init__(self, model: HookedStreamTransformer):
         config = model.config
+        tied = [stream.carrier for stream in config.streams if stream.weights != "own"]
+        require(
+            not tied,
+            f"the stream into {tied} carries what no head computes (its weights are not the layer's own), so it is no "
+            f"edge between heads: patch or ablate the sites 'residual' and 'outgoing' instead",
+        )
         self.n_layers, self.n_heads, self.mlp = config.n_layers, config.n_heads, config.mlp is not None
         self.config = config
         self.writers = self._writers()

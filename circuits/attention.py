@@ -57,6 +57,7 @@ class Attention(Initialised):
         self._weight("b_O", (d_model,), learned=config.biases)
         if not config.output_matrix:
             self.W_O.copy_(rearrange(torch.eye(d_model), "(head width) out -> head width out", head=heads))
+        self._extra_weights((heads, d_model, width))
         self.register_buffer("mask", torch.ones(config.n_ctx, config.n_ctx).triu(1).bool(), persistent=False)
         self.mix = nn.ModuleDict(
             {s.carrier: Mix(config, s, layer) for s in config.streams if s.topology.sources(layer)}
@@ -79,6 +80,27 @@ class Attention(Initialised):
         else:
             self.register_buffer(name, torch.zeros(shape), persistent=False)
 
+    def _extra_weights(self, shape: tuple[int, ...]) -> None:
+        # Where a stream does not carry the layer's own projections, what makes them has weights of its own.
+        for c in self.passes_own:
+            name, kind = f"W_{c.upper()}_stream", self.config.extra_weights(c)
+            if kind == "untied":
+                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+            elif kind == "initial":
+                self.register_buffer(name, torch.empty(shape))
+
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Start all own parameters afresh, and with them what keeps their initial values."""
+        super().reset_parameters(seed)
+        for c in self.passes_own:
+            if self.config.extra_weights(c) == "initial":
+                self.passing_weight(c).copy_(getattr(self, f"W_{c.upper()}").detach())
+
+    def passing_weight(self, carrier: Carrier) -> Tensor:
+        """Return the weight that makes what this layer passes on of ``carrier`` (head d_model d_head)."""
+        own = self.config.extra_weights(carrier) == "own"
+        return getattr(self, f"W_{carrier.upper()}" if own else f"W_{carrier.upper()}_stream")
+
     def _make_hook_points(self) -> None:
         carriers: list[str] = list(self.own)
         carriers += [f"{c}_residual" for c in self.mix]
@@ -91,6 +113,7 @@ class Attention(Initialised):
     def initial(self) -> dict[str, Initial]:
         """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
         weights: dict[str, Initial] = {f"W_{n}": Normal(self.config.weight_std("attention")) for n in "QKVO"}
+        weights |= {f"W_{n}_stream": Normal(self.config.weight_std("attention")) for n in "QKV"}
         return weights | {f"b_{n}": Constant(0.0) for n in "QKVO"}
 
     @property
@@ -149,13 +172,20 @@ class Attention(Initialised):
         positions only.
         """
         passed: list[Carrier] = [c for c in self.passes_own if c in own]
-        outgoing: Outgoing = {(self.layer, c): fork(self.point(f"{c}_stream"), own[c]) for c in passed}
+        outgoing: Outgoing = {
+            (self.layer, c): fork(self.point(f"{c}_stream"), self._passing(c, own, inputs)) for c in passed
+        }
         used: dict[Carrier, HeadTensor] = {c: own[c] for c in carriers if c not in self.mixed}
         used |= {c: self._mixed(c, own, inputs[c], {**earlier, **outgoing}) for c in self.mixed if c in carriers}
         for c in self.passes_mixed:
             if c in used:
                 outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), used[c])
         return used, outgoing
+
+    def _passing(self, c: Carrier, own: dict[Carrier, HeadTensor], inputs: dict[Carrier, Tensor]) -> HeadTensor:
+        if self.config.extra_weights(c) == "own":
+            return own[c]
+        return self._project(inputs[c], self.passing_weight(c), c)
 
     def needed_own(self, carriers: Sequence[Carrier]) -> list[Carrier]:
         """Return the own projections that mixing ``carriers`` takes, with those of within-layer connections."""
@@ -169,7 +199,10 @@ class Attention(Initialised):
 
     def project_one(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
         """Return the queries, keys or values of an input."""
-        weight, bias = getattr(self, f"W_{carrier.upper()}"), getattr(self, f"b_{carrier.upper()}")
+        return self._project(x, getattr(self, f"W_{carrier.upper()}"), carrier)
+
+    def _project(self, x: HeadInput, weight: Tensor, carrier: Carrier) -> HeadTensor:
+        bias = getattr(self, f"b_{carrier.upper()}")
         per_head = "head" if x.ndim == 4 else ""
         y = einsum(x, weight, f"batch pos {per_head} d_model, head d_model d_head -> batch pos head d_head")
         return y + bias if self.config.biases else y

@@ -73,9 +73,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def architecture(config: ModelConfig) -> dict[str, Any]:
-    """Return what two configurations must share to be the same architecture: all but name and initialisation."""
+    """Return what two configurations must share to be the same architecture: all but name and how weights start."""
     plain = config.to_plain()
-    return {key: value for key, value in plain.items() if key not in ("name", "init")}
+    return {key: value for key, value in plain.items() if key not in ("name", "init", "starts")}
 
 
 def save_checkpoint(path: str | Path, model: HookedStreamTransformer, **about: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from circuits.canonical import from_plain, register_union, to_plain
 from circuits.errors import require
-from circuits.stream_config import CARRIERS, Carrier, Listed, Stream
+from circuits.stream_config import CARRIERS, Carrier, Listed, Stream, Weights
 
 Positions = Literal["one-hot", "learned", "none"]
 POSITIONS: tuple[Positions, ...] = ("one-hot", "learned", "none")
@@ -76,6 +76,16 @@ class ToyInit:
 
 Init = NormalInit | ToyInit
 
+
+@dataclass(frozen=True)
+class Start:
+    """A change to a weight before training: ``scale`` times itself, plus the weight named ``add`` as it started."""
+
+    weight: str
+    scale: float = 1.0
+    add: str | None = None
+
+
 for _union in (Inputs, Readout, Init):
     register_union(_union)
 
@@ -106,6 +116,8 @@ class ModelConfig:
     """Layer norm before attention, MLP and readout; the ``Pre`` kinds have no parameters."""
     streams: tuple[Stream, ...] = ()
     init: Init = NormalInit()
+    starts: tuple[Start, ...] = ()
+    """Changes to the weights that ``init`` makes."""
     name: str = field(default="custom", compare=False)
     """A label for people; two architectures that differ in nothing else are the same."""
 
@@ -156,8 +168,11 @@ class ModelConfig:
         for stream in self.streams:
             self._check_stream(stream)
         for carrier in CARRIERS:
-            kinds = {s.passes_on for s in self.streams if s.reads == carrier}
-            require(len(kinds) < 2, f"one stream reads raw {carrier} and another its running sum; choose one")
+            kinds = {(s.passes_on, s.weights) for s in self.streams if s.reads == carrier}
+            require(
+                len(kinds) < 2,
+                f"two streams read {carrier}, and they want different things of it ({sorted(kinds)}); choose one",
+            )
 
     def _check_stream(self, stream: Stream) -> None:
         topology = type(stream.topology).__name__
@@ -191,6 +206,10 @@ class ModelConfig:
         """Return the layers whose outgoing tensors come in at ``layer`` for ``carrier``."""
         stream = self.stream_into(carrier)
         return stream.topology.sources(layer) if stream else ()
+
+    def extra_weights(self, carrier: Carrier) -> Weights:
+        """Return whose weights make what layers pass on of ``carrier``."""
+        return next((s.weights for s in self.streams if s.reads == carrier), "own")
 
     def readers(self, layer: int, carrier: Carrier) -> tuple[tuple[int, Carrier], ...]:
         """Return the (layer, fed carrier) pairs that read what ``layer`` passes on of ``carrier``."""

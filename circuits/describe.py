@@ -39,10 +39,15 @@ def _row(model: HookedStreamTransformer, layer: int, carrier: Carrier) -> dict[s
         "own": "yes" if config.has_own(layer, carrier) else "none",
         "sources": " + ".join(f"{reading.reads}{source}" for source in sources) if reading else "-",
         "gain": _gain(reading) if reading else "-",
-        "transform": _TRANSFORM_WORDS.get(type(reading.transform), "identity") if reading else "-",
+        "transform": _transform(reading) if reading else "-",
         "gate": _gates(config, reading, layer) if reading else "-",
         "hooks": " ".join(name for name in names if prefix + name in model.hook_dict),
     }
+
+
+def _transform(stream: Stream) -> str:
+    made = {"own": "", "initial": ", of initial weights", "untied": ", of weights of its own"}[stream.weights]
+    return _TRANSFORM_WORDS.get(type(stream.transform), "identity") + made
 
 
 def _gain(stream: Stream) -> str:

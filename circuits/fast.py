@@ -256,12 +256,15 @@ def _mixed_weights(model: HookedStreamTransformer) -> _Weights:
     own: list[dict[Carrier, Weight]] = [
         {c: getattr(block.attn, f"W_{c.upper()}").squeeze(0) for c in CARRIERS} for block in model.layers
     ]
+    raw: list[dict[Carrier, Weight]] = [
+        {c: block.attn.passing_weight(c).squeeze(0) for c in block.attn.passes_own} for block in model.layers
+    ]
     used: list[dict[Carrier, Weight]] = [dict(own[0]), dict(own[1])]
     on_x: dict[Carrier, Weight] = {}
     for layer, block in enumerate(model.layers):
         for c, mix in block.attn.mixes():
             stream = model.config.stream_into(c)
-            passed = used if stream and stream.passes_on == "mixed" else own
+            passed = used if stream and stream.passes_on == "mixed" else raw
             gains = mix.gains(own[layer][c])
             incoming = mix.incoming([_as_projection(passed[j][mix.reads]) for j in mix.sources], gains).flatten(0, 2)
             kept = scaled(_number(gains[0]), own[layer][c])

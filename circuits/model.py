@@ -127,6 +127,21 @@ class HookedStreamTransformer(ToolSurface):
         for module in self.modules():
             if isinstance(module, Initialised):
                 module.reset_parameters(seed)
+        self._change_starts()
+
+    @torch.no_grad()
+    def _change_starts(self) -> None:
+        parameters = dict(self.named_parameters())
+        at_start = {
+            change.add: parameters[known("weight", change.add, parameters)].clone()
+            for change in self.config.starts
+            if change.add
+        }
+        for change in self.config.starts:
+            weight = parameters[known("weight", change.weight, parameters)]
+            weight.mul_(change.scale)
+            if change.add:
+                weight.add_(at_start[change.add])
 
     # --- forward ------------------------------------------------------------------------------------------------
 

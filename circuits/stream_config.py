@@ -151,6 +151,12 @@ class LinearMap:
 Transform = Identity | HeadMixing | LinearMap
 
 
+Weights = Literal["own", "initial", "untied"]
+"""Whose weights make what a layer passes on: its own projection's; those as they were at the start, never trained; or
+others, trained, that make nothing else. The last two add the path of a stream without tying it to a layer's values."""
+WEIGHTS: tuple[Weights, ...] = ("own", "initial", "untied")
+
+
 @dataclass(frozen=True)
 class GateRule:
     """A gate for some of a stream's connections; ``None`` means all. Of several that match, the last one holds."""
@@ -178,6 +184,7 @@ class Stream:
     transform: Transform = Identity()
     gate: Gate = "full"
     gate_rules: tuple[GateRule, ...] = ()
+    weights: Weights = "own"
 
     @property
     def reads(self) -> Carrier:
@@ -207,6 +214,13 @@ class Stream:
         require(self.reads in CARRIERS, f"source must be one of {CARRIERS} or None, got {self.source!r}")
         for gate in (self.gate, *(rule.gate for rule in self.gate_rules)):
             require(gate in GATES, f"gate must be one of {GATES}, got {gate!r}")
+        require(self.weights in WEIGHTS, f"weights must be one of {WEIGHTS}, got {self.weights!r}")
+        if self.weights != "own":
+            require(
+                self.passes_on == "own",
+                f"a running sum is of what layers used, and {self.weights} weights make what none uses: choose another "
+                f"topology than Cumulative, or weights='own'",
+            )
         if isinstance(self.topology, WithinLayer):
             require(
                 self.reads != self.carrier,

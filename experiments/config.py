@@ -92,6 +92,17 @@ for _union in (Schedule, Optimizer):
 
 
 @dataclass(frozen=True)
+class Rate:
+    """The parameters whose names begin so learn at ``factor`` times the optimizer's rate."""
+
+    begins: str
+    factor: float
+
+    def __post_init__(self) -> None:
+        require(self.factor >= 0, f"a rate's factor must be 0 or more, got {self.factor}")
+
+
+@dataclass(frozen=True)
 class GateChange:
     """From ``step`` on, the stream that feeds ``carrier`` (``None``: every stream) has this gate."""
 
@@ -130,6 +141,8 @@ class TrainingConfig:
     stop_at: StopAt | None = None
     gradients_at: tuple[Schedule, ...] = ()
     """When the loss's gradient is split by route, the last step included; empty: never."""
+    rates: tuple[Rate, ...] = ()
+    """Parameters that learn faster or slower than the others; of several that fit, the last one holds."""
     interventions: tuple[Intervention, ...] = ()
     """What is done to activations, each in its window of steps; evaluations see the model with what acts then."""
 

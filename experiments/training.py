@@ -58,7 +58,7 @@ class Trainer:
         self.run, self.sets, self.config = run, sets, run.config.training
         self.model = HookedStreamTransformer(run.config.model, seed=run.config.seed).to(device).train()
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
-        self.optimizer = make_optimizer(self.config.optimizer, self.parameters)
+        self.optimizer = make_optimizer(self.config.optimizer, self.parameters, self.config.rates)
         compiled = run.record["engine"] == "compiled"
         self.backward = (compiled_backward if compiled else eager_backward)(self.model)
         self.hooked_backward = eager_backward(self.model, hooked=True)

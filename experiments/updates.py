@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from circuits.errors import known
 from circuits.fast import SplitTokens, run_last, why_not
 from circuits.model import HookedStreamTransformer
-from experiments.config import Adam, Optimizer
+from experiments.config import Adam, Optimizer, Rate
 from experiments.evaluation import RunLast
 from experiments.tasks.icl import ICLBatch
 
@@ -44,14 +45,33 @@ class NamedOptimizer:
             self.optimizer.state[self.parameters[name]][key] = value.to(self.parameters[name].device)
 
 
-def make_optimizer(config: Optimizer, parameters: dict[str, Tensor]) -> NamedOptimizer:
-    """Return the optimizer of a configuration, for parameters by name."""
+def make_optimizer(config: Optimizer, parameters: dict[str, Tensor], rates: Sequence[Rate] = ()) -> NamedOptimizer:
+    """Return the optimizer of a configuration, for parameters by name.
+
+    Raises:
+        UnknownNameError: for a rate whose beginning no parameter's name has (nearest suggested).
+    """
+    groups = _groups(config.rate, parameters, rates)
     if isinstance(config, Adam):
-        adam = torch.optim.Adam(parameters.values(), lr=config.rate, betas=config.betas, fused=True)
+        adam = torch.optim.Adam(groups, lr=config.rate, betas=config.betas, fused=True)
         return NamedOptimizer(adam, parameters)
     # torch multiplies the decay by the rate, the paper does not.
-    decay = config.decay / config.rate
-    return NamedOptimizer(torch.optim.SGD(parameters.values(), config.rate, weight_decay=decay, fused=True), parameters)
+    for group in groups:
+        group["weight_decay"] = config.decay / group["lr"] if group["lr"] else 0.0
+    return NamedOptimizer(torch.optim.SGD(groups, config.rate, fused=True), parameters)
+
+
+def _groups(rate: float, parameters: dict[str, Tensor], rates: Sequence[Rate]) -> list[dict[str, Any]]:
+    factors = dict.fromkeys(parameters, 1.0)
+    for special in rates:
+        fitting = [name for name in parameters if name.startswith(special.begins)]
+        if not fitting:
+            known("parameter", special.begins, parameters)
+        factors |= dict.fromkeys(fitting, special.factor)
+    return [
+        {"params": [p for n, p in parameters.items() if factors[n] == factor], "lr": rate * factor}
+        for factor in dict.fromkeys(factors.values())
+    ]
 
 
 def compiles() -> bool:

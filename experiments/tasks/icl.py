@@ -56,6 +56,8 @@ class ICLTaskConfig:
     """Of the sequences with known classes."""
     p_novel: float = 0.5
     noise: float = 0.1
+    label_noise: float = 0.0
+    """In training, how often a label of the context is another one, uniformly; what is asked for stays right."""
     n_novel: int = 128
     """So many fresh novel classes for every so many sequences."""
 
@@ -69,6 +71,9 @@ class ICLTaskConfig:
             raise ValueError(
                 f"{self.n_pairs // self.burstiness} classes a context need as many of {self.n_labels} labels"
             )
+        for name in ("p_bursty", "p_novel", "label_noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, from 0 to 1, got {getattr(self, name)}")
         if not 0 < self.n_pairs <= self.n_max:
             raise ValueError(f"{self.n_pairs} pairs do not fit the position block, which is made for {self.n_max}")
 
@@ -230,6 +235,8 @@ class ICLTask:
         labels = classes[:, -1] % c.n_labels
         if split == "ic2":
             labels, context_labels = (labels + 1) % c.n_labels, (context_labels + 1) % c.n_labels
+        if split == "train" and c.label_noise:
+            context_labels = self._mislabelled(context_labels, generator)
         starts = torch.randint(c.n_ctx - c.n_tokens + 1, (n,), generator=generator, device=self.device)
         items = self._items(classes, generator)
         return ICLBatch(c, items, context_labels, labels, classes, starts, self.label_vectors)
@@ -258,6 +265,11 @@ class ICLTask:
         target = torch.randint(c.n_pairs, (n, 1), generator=generator, device=self.device)
         with_target = torch.cat([order, order.gather(1, target)], 1)
         return classes.gather(1, with_target), labels.gather(1, order)
+
+    def _mislabelled(self, labels: Int[Tensor, "n pair"], generator: torch.Generator) -> Int[Tensor, "n pair"]:
+        shift = torch.randint(1, self.config.n_labels, labels.shape, generator=generator, device=self.device)
+        wrong = torch.rand(labels.shape, generator=generator, device=self.device) < self.config.label_noise
+        return torch.where(wrong, (labels + shift) % self.config.n_labels, labels)
 
     def _independent(self, n: int, outside: bool, generator: torch.Generator) -> Int[Tensor, "n item"]:
         """Known classes, uniform and independent; with ``outside`` the target's is one that is not in the context."""
