@@ -16,6 +16,7 @@ from circuits.config import Start
 from circuits.errors import known
 from circuits.stream_config import Previous, Stream, WithinLayer
 from circuits.variants import streams
+from experiments.answers import ASKS
 from experiments.config import SGD, TRAINING, Adam, Every, GateChange, Optimizer, Rate, RunConfig, StopAt, icl_run
 from experiments.config import TrainingConfig as Training
 from experiments.tasks.icl import PRESETS
@@ -43,10 +44,12 @@ class Experiment:
     """A question and what is trained to answer it."""
 
     name: str
-    asks: str
     build: Callable[[Size], list[Arm]]
-    reference: str = "classic"
-    threshold: float = 0.95
+
+    @property
+    def asks(self) -> str:
+        """The question."""
+        return ASKS[self.name]
 
     def arms(self, size: Size = "full") -> list[Arm]:
         """Return the runs; none where a size leaves the experiment out.
@@ -64,10 +67,11 @@ PAPER_N_EVAL = 4_000
 95 %, for a third more time.)"""
 WHOLE = Training(steps=75_000, optimizer=SGD(), n_eval=PAPER_N_EVAL, gradients_at=(Every(1_000, 0, 40_000),))
 """The paper's schedule to its end."""
-TO_THRESHOLD = replace(WHOLE, steps=40_000, stop_at=StopAt(0.98, "ic", 3))
+TO_98 = replace(WHOLE, steps=40_000, stop_at=StopAt(0.98, "ic", 3))
 """To 40,000 steps, or until in-context accuracy has been 98 % at three evaluations in a row."""
+TO_95 = replace(TO_98, stop_at=StopAt(0.95, "ic", 3))
 AROUND_TRANSITION = (Every(5_000), Every(1_000, 15_000, 40_000))
-WHOLE_SEEDS, CHECKPOINT_SEEDS = 3, 2
+WHOLE_SEEDS, GRADIENT_SEEDS, CHECKPOINT_SEEDS = 3, 5, 2
 
 SMALL = replace(TRAINING["small"], steps=3_000, checkpoint_at=(), stop_at=StopAt(0.98, "ic", 3))
 """The small preset to 3,000 steps, or until in-context accuracy has been 98 % at three evaluations in a row."""
@@ -78,9 +82,15 @@ def _seeds(size: Size, full: int, miniature: int = 2) -> range:
     return range(full if size == "full" else miniature)
 
 
-def at_paper_size(variant: str, seed: int, whole: bool = True) -> RunConfig:
-    """Return a run at paper size: the first seeds to the very end, the first two with checkpoints."""
-    training = WHOLE if whole and seed < WHOLE_SEEDS else TO_THRESHOLD
+def at_paper_size(variant: str, seed: int) -> RunConfig:
+    """Return a run at paper size.
+
+    Classic and value go to the very end with the first seeds; they and the value stream's gates to 98 % with the first
+    five, all others to 95 %. The first two seeds keep checkpoints.
+    """
+    training = TO_98 if variant in GATES and seed < GRADIENT_SEEDS else TO_95
+    if variant in ("classic", "value") and seed < WHOLE_SEEDS:
+        training = WHOLE
     if seed < CHECKPOINT_SEEDS:
         training = replace(training, checkpoint_at=AROUND_TRANSITION)
     return icl_run(variant, "paper", seed, training)
@@ -110,39 +120,48 @@ def _streams(size: Size) -> list[Arm]:
 
 
 def _gradient_paper(size: Size) -> list[Arm]:
-    whole = ("classic", "value")
-    return [Arm(at_paper_size(v, seed, whole=v in whole)) for seed in _seeds(size, 5, 0) for v in GATES]
+    return [Arm(at_paper_size(v, seed)) for seed in _seeds(size, GRADIENT_SEEDS, 0) for v in GATES]
 
 
 def _gradient(size: Size) -> list[Arm]:
     return [Arm(icl_run(v, "small", seed, SMALL_GRADIENTS)) for seed in _seeds(size, 10, 3) for v in GATES]
 
 
-def _windows(seed: int, training: Training, preset: str, before: int, within: int, after: int) -> list[Arm]:
-    """The stream opened, closed, or closed to the gradient alone, at steps before, within and after the transition."""
-    changes = {
-        "opened": lambda at: (GateChange(0, "off"), GateChange(at, "full")),
-        "closed": lambda at: (GateChange(at, "off"),),
-        "gradient cut": lambda at: (GateChange(at, "stop"),),
-    }
-    times = {"before": before, "within": within, "after": after}
-    return [
-        named(f"{what} {when} ({at:,})", "value", seed, replace(training, gates=change(at)), preset)
-        for what, change in changes.items()
-        for when, at in times.items()
-    ]
-
-
+CHANGES: dict[str, Callable[[int], tuple[GateChange, ...]]] = {
+    "opened": lambda at: (GateChange(0, "off"), GateChange(at, "full")),
+    "closed": lambda at: (GateChange(at, "off"),),
+    "gradient cut": lambda at: (GateChange(at, "stop"),),
+}
+"""What happens to the stream at a step: open from then on, closed from then on, or closed to the gradient alone."""
 WINDOW = replace(SMALL, steps=1_500, stop_at=None)
-WINDOW_STEPS = (150, 400, 800)
+WINDOW_STEPS = {"before": 150, "within": 400, "after": 800}
+"""Before, within and after the transition of a value model."""
+WINDOW_STEPS_PAPER = {"before": 8_000, "within": 18_000, "after": 30_000}
 
 
-def _windows_small(size: Size) -> list[Arm]:
+def _changed(what: str, when: str, at: int, seed: int, training: Training, preset: str) -> Arm:
+    return named(f"{what} {when} ({at:,})", "value", seed, replace(training, gates=CHANGES[what](at)), preset)
+
+
+def _windows(size: Size) -> list[Arm]:
     arms = []
     for seed in _seeds(size, 10):
         arms += [Arm(icl_run(v, "small", seed, WINDOW)) for v in ("classic", "value")]
-        arms += _windows(seed, WINDOW, "small", *WINDOW_STEPS)
+        arms += [
+            _changed(what, when, at, seed, WINDOW, "small") for what in CHANGES for when, at in WINDOW_STEPS.items()
+        ]
     return arms
+
+
+def _windows_paper(size: Size) -> list[Arm]:
+    arms = []
+    for seed in _seeds(size, 5, 0):
+        arms += [Arm(at_paper_size(v, seed)) for v in ("classic", "value")]
+        for what in ("opened", "closed"):
+            for when, at in WINDOW_STEPS_PAPER.items():
+                training = replace(WHOLE, steps=36_000) if when == "after" else TO_95
+                arms.append(_changed(what, when, at, seed, training, "paper"))
+    return [arm for arm in arms if not arm.label.startswith("opened after")]
 
 
 # --- is it something duller ------------------------------------------------------------------------------------------
@@ -272,15 +291,16 @@ def _tuned(optimizer: Optimizer) -> Training:
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
     for e in (
-        Experiment("streams-paper", "Which stream speeds up in-context learning, at the paper's size?", _streams_paper),
-        Experiment("streams", "Which stream speeds up in-context learning, in the small preset?", _streams),
-        Experiment("gradient-paper", "Is it the value or its gradient, at the paper's size?", _gradient_paper),
-        Experiment("gradient", "Is it the value or its gradient, in the small preset?", _gradient),
-        Experiment("windows", "When must the stream be open?", _windows_small),
-        Experiment("controls", "Is it something duller than a stream of values?", _controls),
-        Experiment("connections", "Which connection helps, in how many layers?", _connections),
-        Experiment("data", "On which data does it help?", _data),
-        Experiment("optimisers", "Does it help with every optimiser, tuned alike?", _optimisers),
+        Experiment("streams-paper", _streams_paper),
+        Experiment("streams", _streams),
+        Experiment("gradient-paper", _gradient_paper),
+        Experiment("gradient", _gradient),
+        Experiment("windows", _windows),
+        Experiment("windows-paper", _windows_paper),
+        Experiment("controls", _controls),
+        Experiment("connections", _connections),
+        Experiment("data", _data),
+        Experiment("optimisers", _optimisers),
     )
 }
 

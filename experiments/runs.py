@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import io
 import json
 import os
 import platform
@@ -36,6 +34,7 @@ from circuits.errors import UnknownNameError, known
 from circuits.files import write_atomically
 from circuits.model import HookedStreamTransformer
 from experiments.config import RunConfig
+from experiments.frames import parquet_bytes, sha256
 from experiments.tasks.icl import ICLTask
 
 FORMAT = "valuestream-run-1"
@@ -64,11 +63,6 @@ def _git() -> dict[str, Any] | None:
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 (hexadecimal) of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager
@@ -313,13 +307,6 @@ class Run:
             except OSError as error:
                 raise RunError(f"another process is training {self.path}; wait for it, or stop it first") from error
             yield
-
-
-def parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Return a frame as Parquet; equal frames give equal bytes."""
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
-    return buffer.getvalue()
 
 
 def list_runs(root: str | Path = "runs") -> list[Run]:

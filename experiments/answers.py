@@ -1,0 +1,174 @@
+"""What the committed results say: one table a question, computed from the bundle alone, and sentences to quote.
+
+Times are steps to a threshold of in-context accuracy (split ic). A run that never gets there is censored at its last
+planned step, as is one that diverged. Ratios are of restricted means, paired by seed; p-values are of exchanging the
+two runs of a pair, Holm-adjusted over all rows of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.comparison import compare
+from analysis.statistics import adjust, mean_interval
+from analysis.survival import restricted_mean, times_of
+from analysis.thresholds import Rule, threshold_times
+from experiments.bundle import Bundle
+
+THRESHOLD = 0.95
+THRESHOLDS = (0.90, 0.95, 0.98)
+RULES: tuple[Rule, ...] = ("first", "sustained")
+REFERENCE = "classic"
+MEASURED = ("test", "ic", "ic2", "iw")
+ASKS = {
+    "streams-paper": "Which stream speeds up in-context learning, at the paper's size?",
+    "streams": "Which stream speeds up in-context learning, in the small preset?",
+    "gradient-paper": "Is it the value that the stream carries or its gradient, at the paper's size?",
+    "gradient": "Is it the value that the stream carries or its gradient, in the small preset?",
+    "windows-paper": "When must the stream be open, at the paper's size?",
+    "windows": "When must the stream be open, in the small preset?",
+    "controls": "Is it something duller than a stream of values?",
+    "connections": "Which connection helps, in how many layers?",
+    "data": "On which data does it help?",
+    "optimisers": "Does it help with every optimiser and rate?",
+}
+
+
+def times(bundle: Bundle, name: str, threshold: float = THRESHOLD, rule: Rule = "first") -> pd.DataFrame:
+    """Return one row a run of an experiment: condition, variant, seed, steps to the threshold (NaN: censored), last.
+
+    Raises:
+        UnknownNameError: for an experiment that the bundle does not hold.
+    """
+    metrics = bundle.metrics(name)
+    found = [
+        threshold_times(rows, threshold, rule=rule).assign(condition=condition)
+        for condition, rows in metrics.groupby("condition", sort=False, observed=True)
+    ]
+    arms = bundle.experiment(name)[["condition", "variant", "seed", "status", "steps", "stops_at"]]
+    both = pd.concat(found, ignore_index=True).merge(arms.rename(columns={"steps": "planned"}))
+    # A run that ended at a lower accuracy was not followed to this threshold, and those that learn sooner end sooner:
+    # to count it as censored there would be biased.
+    both = both[~(both.stops_at < threshold)]
+    diverged = both.status == "failed"
+    return both.assign(last=both["last"].where(~diverged, both.planned)).drop(columns=["planned", "stops_at"])
+
+
+def speed(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Return how soon every variant gets there, against the reference, within each condition.
+
+    ``runs`` is what :func:`times` returns. Columns: condition, variant, runs, reached, steps (restricted mean) with
+    steps_low and steps_high, pairs, ratio, low, high, p, p_adjusted. The reference's own rows have no ratio.
+    """
+    rows = [
+        _against(rows, str(variant), reference) | {"condition": condition}
+        for condition, rows in runs.groupby("condition", sort=False)
+        for variant in dict.fromkeys(rows.variant)
+    ]
+    table = pd.DataFrame(rows)
+    compared = table.p.notna()
+    table["p_adjusted"] = np.nan
+    table.loc[compared, "p_adjusted"] = adjust(table.p[compared].to_numpy(), "holm")
+    first = ["condition", "variant", "runs", "reached", "diverged", "steps", "steps_low", "steps_high"]
+    return table[[*first, "pairs", "ratio", "low", "high", "p", "p_adjusted"]]
+
+
+def _against(rows: pd.DataFrame, variant: str, reference: str) -> dict[str, Any]:
+    mine = rows[rows.variant == variant]
+    known = times_of(mine, variant)
+    mean = restricted_mean(known, min(known.known_until, float(mine["last"].max())))
+    row = {"variant": variant, "runs": len(mine), "reached": int(mine.steps.notna().sum())}
+    row |= {"diverged": int((mine.status == "failed").sum())}
+    row |= {"steps": mean.mean, "steps_low": mean.low, "steps_high": mean.high}
+    shared = sorted(set(mine.seed) & set(rows.seed[rows.variant == reference]))
+    nothing = dict.fromkeys(("ratio", "low", "high", "p"), float("nan"))
+    if variant == reference or len(shared) < 2:
+        return row | {"pairs": 0} | nothing
+    pair = rows[rows.seed.isin(shared) & rows.variant.isin([variant, reference])]
+    if pair.steps.isna().all():
+        return row | {"pairs": len(shared)} | nothing
+    found = compare(pair, reference, contrast="ratio", correction="none").iloc[0]
+    return row | {"pairs": int(found.pairs), "ratio": found.estimate, **{n: found[n] for n in ("low", "high", "p")}}
+
+
+def sensitivity(bundle: Bundle, names: Sequence[str]) -> pd.DataFrame:
+    """Return :func:`speed` at every threshold and rule, for experiments by name (column experiment)."""
+    return pd.concat(
+        [
+            speed(times(bundle, name, threshold, rule)).assign(experiment=name, threshold=threshold, rule=rule)
+            for name in names
+            for threshold in THRESHOLDS
+            for rule in RULES
+        ],
+        ignore_index=True,
+    )
+
+
+def final(bundle: Bundle, name: str, measure: str = "accuracy", at_step: int | None = None) -> pd.DataFrame:
+    """Return where runs end: condition, variant, split, n, mean, low, high over seeds of a measure at their last step.
+
+    ``at_step`` takes that step instead, of the runs that have it.
+    """
+    metrics = bundle.metrics(name)
+    chosen = metrics[metrics.measure == measure]
+    if at_step is None:
+        chosen = chosen[chosen.step == chosen.groupby("run")["step"].transform("max")]
+    else:
+        chosen = chosen[chosen.step == at_step]
+    rows = []
+    for (condition, variant, split), values in chosen.groupby(["condition", "variant", "split"], sort=False):
+        found = mean_interval(values["value"].to_numpy())
+        rows.append(
+            {"condition": condition, "variant": variant, "split": split, "n": found.n}
+            | {"mean": found.mean, "low": found.low, "high": found.high}
+        )
+    return pd.DataFrame(rows)
+
+
+def tuned(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Return every variant at its own best rate against the reference at its own, for each kind of optimiser.
+
+    Conditions are called "<optimiser>, rate <rate>". The best rate has the least restricted mean over the same seeds on
+    which it is then compared, alike for every variant.
+    """
+    parts = runs.assign(
+        kind=runs.condition.str.split(", rate ").str[0], rate=runs.condition.str.split(", rate ").str[1]
+    )
+    best = []
+    for (kind, _), rows in parts.groupby(["kind", "variant"], sort=False):
+        capped = rows.assign(steps=rows.steps.fillna(rows["last"]))
+        rate = capped.groupby("rate")["steps"].mean().idxmin()
+        best.append(rows[rows.rate == rate].assign(condition=kind))
+    chosen = pd.concat(best, ignore_index=True)
+    rates = chosen.drop_duplicates(["condition", "variant"])[["condition", "variant", "rate"]]
+    return speed(chosen, reference).merge(rates, on=["condition", "variant"])
+
+
+def shares(bundle: Bundle, name: str, tensor: str = "blocks.0.attn.W_V") -> pd.DataFrame:
+    """Return the stream's share of a one-headed weight's gradient over training: variant, seed, run, step, value.
+
+    The share is |stream| / (|direct| + |stream|) of the norms; see :func:`analysis.split_gradient`.
+    """
+    rows = bundle.gradients(name)
+    chosen = rows[rows.tensor == tensor]
+    return chosen.rename(columns={"stream_share": "value"})[["condition", "variant", "seed", "run", "step", "value"]]
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def verdict(row: Any) -> str:
+    """Return what a row of :func:`speed` says, as a sentence to quote; a null result is one too."""
+    where = "" if row.condition == "as in the paper" else f" ({row.condition})"
+    if np.isnan(row.ratio):
+        return f"{row.variant}{where}: no run of either got there, so nothing can be said."
+    shown = row.p_adjusted < 0.05
+    what = "no difference shown" if not shown else ("sooner" if row.ratio < 1 else "later")
+    return (
+        f"{row.variant}{where}: {row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}] times {REFERENCE}'s steps, {what} "
+        f"(p = {row.p_adjusted:.2g}; {row.reached} of {row.runs} runs got there)."
+    )

@@ -1,0 +1,164 @@
+"""The committed results: what finished runs measured, in a few Parquet files that every table and figure is made of.
+
+    figures/data/
+        manifest.json        schema, and the hash of every file
+        arms.parquet         experiment, condition, variant (its label), seed, run (id)
+        runs.parquet         run (id), name, configuration, status, versions, seconds, hashes of what it measured
+        metrics.parquet      run, step, split, measure, value
+        gradients.parquet    run, step, tensor, ...: the gradient by route
+        <others>.parquet     results of analyses, each row with the run that it is of
+
+Only files are read here, nothing is computed and no model is known; :mod:`experiments.collect` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from circuits.canonical import content_hash
+from circuits.errors import known
+from experiments.frames import frame_hash, sha256
+
+SCHEMA = "valuestream-bundle-1"
+COMMITTED = Path(__file__).parents[1] / "figures" / "data"
+"""The bundle of this repository."""
+LOGS = ("metrics", "gradients")
+
+
+class BundleError(ValueError):
+    """A directory that is no bundle, of another schema, incomplete or changed."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Committed results. Open one with :meth:`open`."""
+
+    path: Path
+    files: dict[str, str]
+    """Every file of it, with its hash."""
+
+    @classmethod
+    def open(cls, path: str | Path = COMMITTED) -> Bundle:
+        """Return the bundle in a directory, its files checked against their hashes.
+
+        Raises:
+            BundleError: if there is none, it has another schema, or a file is missing or was changed; where it is one
+                run's results that were changed, it is named.
+        """
+        path = Path(path)
+        manifest = path / "manifest.json"
+        if not manifest.is_file():
+            raise BundleError(
+                f"{path} holds no bundle of results: it has no manifest.json; 'valuestream collect' makes it"
+            )
+        held = json.loads(manifest.read_text())
+        if held.get("schema") != SCHEMA:
+            raise BundleError(
+                f"{path} has the schema {held.get('schema')!r}, this version reads {SCHEMA!r}; check out the version "
+                "that wrote it, or collect the runs again"
+            )
+        bundle = cls(path, held["files"])
+        bundle._check_files()
+        return bundle
+
+    def _check_files(self) -> None:
+        missing = [name for name in self.files if not (self.path / name).is_file()]
+        if missing:
+            raise BundleError(f"{self.path} lacks {', '.join(missing)}; restore them from the repository")
+        changed = [name for name, wanted in self.files.items() if sha256(self.path / name) != wanted]
+        if changed:
+            self.check_runs()
+            raise BundleError(f"{', '.join(changed)} in {self.path} does not have the hash that the manifest states")
+
+    def check_runs(self) -> None:
+        """Check every run's configuration against its id, and what it measured against its hashes.
+
+        Raises:
+            BundleError: naming the runs that disagree.
+        """
+        runs = self.runs
+        wrong = [row.run for row in runs.itertuples() if content_hash(json.loads(str(row.config)))[:12] != row.run]
+        if wrong:
+            raise BundleError(f"in {self.path} the configurations of {_some(wrong)} do not have their hashes")
+        for log in LOGS:
+            by_run = dict(list(self.frame(log).groupby("run", sort=False, observed=True)))
+            stated = dict(zip(runs.run, runs[log], strict=True))
+            wrong = [run for run, digest in stated.items() if digest != (_digest(by_run[run]) if run in by_run else "")]
+            if wrong:
+                raise BundleError(
+                    f"in {self.path} the {log} of {_some(wrong)} do not have the hash that the run states: they were "
+                    f"changed; restore {log}.parquet from the repository"
+                )
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """Return a frame of the bundle by name.
+
+        Raises:
+            UnknownNameError: if there is none (nearest suggested).
+        """
+        known("frame of the bundle", name, [file.removesuffix(".parquet") for file in self.files])
+        return pd.read_parquet(self.path / f"{name}.parquet")
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a frame of that name."""
+        return f"{name}.parquet" in self.files
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row a run."""
+        return self.frame("runs")
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """Experiment, condition, variant, seed and run of every arm."""
+        return self.frame("arms")
+
+    @cached_property
+    def _metrics(self) -> pd.DataFrame:
+        return self.frame("metrics")
+
+    def finished(self) -> set[str]:
+        """Return the ids of the runs that it holds whole."""
+        return set(self.runs.run[self.runs.status == "finished"])
+
+    def experiment(self, name: str) -> pd.DataFrame:
+        """Return the arms of an experiment with planned steps and status of their runs.
+
+        Raises:
+            UnknownNameError: for an experiment of which the bundle holds no run (nearest suggested).
+        """
+        known("experiment in the bundle", name, self.arms.experiment.unique())
+        arms = self.arms[self.arms.experiment == name].drop(columns="experiment")
+        return arms.merge(self.runs[["run", "name", "steps", "stops_at", "status"]], on="run")
+
+    def metrics(self, name: str) -> pd.DataFrame:
+        """Return what the runs of an experiment measured: condition, variant, seed, run (name), step, split, measure,
+        value."""
+        return self._of(name, self._metrics)
+
+    def gradients(self, name: str) -> pd.DataFrame:
+        """Return the gradient by route of the runs of an experiment that logged it."""
+        return self._of(name, self.frame("gradients"))
+
+    def _of(self, name: str, log: pd.DataFrame) -> pd.DataFrame:
+        arms = self.experiment(name).drop(columns=["steps", "stops_at", "status"])
+        return arms.merge(log, on="run").drop(columns="run").rename(columns={"name": "run"})
+
+
+def log_hash(rows: pd.DataFrame) -> str:
+    """Return the hash of one run's rows of a log, as the bundle holds them."""
+    return _digest(rows)
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    return frame_hash(rows.drop(columns="run").reset_index(drop=True))
+
+
+def _some(names: list[Any]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,135 @@
+"""From run directories to the bundle of committed results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from circuits.canonical import canonical_json, essence
+from circuits.files import write_atomically
+from experiments.bundle import COMMITTED, LOGS, SCHEMA, Bundle, BundleError, log_hash
+from experiments.frames import DIGITS, parquet_bytes, sha256
+from experiments.paper import EXPERIMENTS, Arm, Size, experiment
+from experiments.runs import Run
+
+ENDED = ("finished", "failed")
+"""Runs that count: those that came to their end, and those that diverged on the way."""
+
+
+def collect(
+    roots: Sequence[str | Path],
+    bundle: str | Path = COMMITTED,
+    names: Iterable[str] = tuple(EXPERIMENTS),
+    size: Size = "full",
+) -> dict[str, tuple[int, int]]:
+    """Write the runs of experiments into a bundle; return, by experiment, how many of its runs it holds now, of all.
+
+    A run is looked for under ``roots``, and where it is in none of them the bundle's own copy is kept, as are all
+    frames of analyses (see :func:`add_frames`).
+
+    Raises:
+        UnknownNameError: for an unknown experiment.
+        RunError: for a run directory that is damaged.
+        BundleError: for a bundle of another schema.
+    """
+    arms = {name: experiment(name).arms(size) for name in names}
+    old = Bundle.open(bundle) if (Path(bundle) / "manifest.json").exists() else None
+    kept = _rows_of(old, arms) if old else {}
+    found = {run.config.id: run for run in _runs(roots, arms) if run.status in ENDED}
+    fresh = {run_id: _read(run) for run_id, run in found.items()}
+    held = {**kept, **fresh}
+    frames = {
+        "arms": pd.DataFrame(
+            [
+                {"experiment": name, **_arm(arm)}
+                for name, those in arms.items()
+                for arm in those
+                if arm.config.id in held
+            ],
+            columns=["experiment", "condition", "variant", "seed", "run"],
+        ),
+        "runs": pd.DataFrame([held[run]["about"] for run in held]),
+    }
+    frames |= {log: pd.concat([held[run][log] for run in held], ignore_index=True) for log in LOGS}
+    write(bundle, frames)
+    return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
+
+
+def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED) -> None:
+    """Write frames of analyses into a bundle, rounded as everything in it."""
+    write(bundle, frames)
+
+
+def write(bundle: str | Path, frames: Mapping[str, pd.DataFrame]) -> None:
+    """Write frames and then the manifest, so that a bundle half written is refused and not read."""
+    path = Path(bundle)
+    path.mkdir(parents=True, exist_ok=True)
+    manifest = path / "manifest.json"
+    files: dict[str, str] = json.loads(manifest.read_text())["files"] if manifest.exists() else {}
+    for name, frame in frames.items():
+        file = path / f"{name}.parquet"
+        write_atomically(file, parquet_bytes(_rounded(frame), level=19))
+        files[file.name] = sha256(file)
+    text = json.dumps({"schema": SCHEMA, "files": dict(sorted(files.items()))}, indent=1) + "\n"
+    write_atomically(manifest, text.encode())
+
+
+def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[Run]:
+    wanted = {arm.config.name for those in arms.values() for arm in those}
+    there = [Path(root) / name for root in roots for name in sorted(wanted)]
+    return [Run.open(path) for path in there if (path / "run.json").is_file()]
+
+
+def _arm(arm: Arm) -> dict[str, Any]:
+    return {"condition": arm.condition, "variant": arm.label, "seed": arm.config.seed, "run": arm.config.id}
+
+
+def _read(run: Run) -> dict[str, Any]:
+    """One run's row and logs, as the bundle holds them."""
+    logs = {"metrics": run.metrics(), "gradients": pd.DataFrame()}
+    if run.config.training.gradients_at:
+        logs["gradients"] = run.gradients()
+    logs = {log: _rounded(frame.assign(run=run.config.id)) for log, frame in logs.items()}
+    about = {
+        "run": run.config.id,
+        "name": run.path.name,
+        "variant": run.config.variant,
+        "preset": run.config.preset,
+        "seed": run.config.seed,
+        "steps": run.config.training.steps,
+        "stops_at": stop.accuracy if (stop := run.config.training.stop_at) else float("nan"),
+        "status": run.status,
+        "engine": run.record["engine"],
+        "seconds": _seconds(run),
+        "config": canonical_json(essence(run.config)),
+        "environment": canonical_json(run.record["environment"]),
+    }
+    about |= {log: log_hash(frame) if len(frame) else "" for log, frame in logs.items()}
+    return {"about": about, **logs}
+
+
+def _seconds(run: Run) -> float:
+    file = run.path / "sessions.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return sum(json.loads(line)["seconds"] for line in lines)
+
+
+def _rows_of(old: Bundle, arms: Mapping[str, Sequence[Arm]]) -> dict[str, dict[str, Any]]:
+    wanted = {arm.config.id for those in arms.values() for arm in those}
+    logs = {log: dict(list(old.frame(log).groupby("run", sort=False, observed=True))) for log in LOGS}
+    return {
+        row["run"]: {"about": row, **{log: logs[log].get(row["run"], pd.DataFrame()) for log in LOGS}}
+        for row in old.runs.to_dict("records")
+        if row["run"] in wanted
+    }
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.round(DIGITS)
+
+
+__all__ = ["BundleError", "add_frames", "collect"]

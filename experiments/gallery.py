@@ -1,0 +1,106 @@
+"""Every figure of the study: what it is drawn from, what it is drawn by, and which experiments lie behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from analysis.drawing import draw
+from analysis.survival import survival_curves
+from circuits.errors import known
+from experiments import answers
+from experiments.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: ``arguments`` of the drawing, made from the bundle."""
+
+    name: str
+    drawing: str
+    arguments: Callable[[Bundle], dict[str, Any]]
+    experiments: tuple[str, ...] = ()
+    frames: tuple[str, ...] = ()
+    """Frames of analyses that it needs."""
+
+    def drawable(self, bundle: Bundle) -> bool:
+        """Return whether the bundle holds what lies behind it."""
+        there = set(bundle.arms.experiment)
+        return set(self.experiments) <= there and all(bundle.has(frame) for frame in self.frames)
+
+    def draw(self, bundle: Bundle) -> Any:
+        """Return the figure."""
+        return draw(self.drawing, **self.arguments(bundle))
+
+
+def _metrics(name: str, bundle: Bundle, **more: Any) -> dict[str, Any]:
+    return {"metrics": bundle.metrics(name), **more}
+
+
+def _ratios(name: str, bundle: Bundle) -> dict[str, Any]:
+    table = answers.speed(answers.times(bundle, name))
+    return {"table": table, "runs": bundle.experiment(name).name, "title": answers.ASKS[name]}
+
+
+def _tuned(bundle: Bundle) -> dict[str, Any]:
+    table = answers.tuned(answers.times(bundle, "optimisers"))
+    title = "Every variant at its own best rate"
+    return {"table": table, "runs": bundle.experiment("optimisers").name, "title": title}
+
+
+def _survival(name: str, bundle: Bundle) -> dict[str, Any]:
+    curves = survival_curves(answers.times(bundle, name))
+    return {"curves": curves, "runs": bundle.experiment(name).name, "title": "Runs below 95 %: " + answers.ASKS[name]}
+
+
+def _shares(name: str, bundle: Bundle) -> dict[str, Any]:
+    return {"shares": answers.shares(bundle, name).query("variant != 'classic'")}
+
+
+def _sensitivity(bundle: Bundle) -> dict[str, Any]:
+    table = answers.sensitivity(bundle, ("streams-paper", "gradient-paper"))
+    runs = [*bundle.experiment("streams-paper").name, *bundle.experiment("gradient-paper").name]
+    return {"table": table, "runs": runs}
+
+
+def _of(make: Callable[..., dict[str, Any]], name: str, file: str, drawing: str, **more: Any) -> Picture:
+    return Picture(file, drawing, partial(make, name, **more), (name,))
+
+
+PICTURES: dict[str, Picture] = {
+    p.name: p
+    for p in (
+        _of(_metrics, "streams-paper", "streams_paper_curves", "learning"),
+        _of(_metrics, "streams-paper", "streams_paper_all", "all_curves"),
+        _of(_metrics, "streams-paper", "streams_paper_progress", "progress"),
+        _of(_survival, "streams-paper", "streams_paper_survival", "survival"),
+        _of(_ratios, "streams-paper", "streams_paper_ratios", "time_ratios"),
+        _of(_ratios, "streams", "streams_ratios", "time_ratios"),
+        _of(_metrics, "gradient-paper", "gradient_paper_curves", "learning"),
+        _of(_metrics, "gradient-paper", "gradient_paper_progress", "progress"),
+        _of(_ratios, "gradient-paper", "gradient_paper_ratios", "time_ratios"),
+        _of(_shares, "gradient-paper", "gradient_paper_shares", "gradient_share_curves"),
+        _of(_metrics, "gradient", "gradient_curves", "learning"),
+        _of(_ratios, "gradient", "gradient_ratios", "time_ratios"),
+        _of(_shares, "gradient", "gradient_shares", "gradient_share_curves"),
+        _of(_metrics, "windows-paper", "windows_paper", "windows"),
+        _of(_metrics, "windows", "windows", "windows"),
+        _of(_ratios, "controls", "controls", "time_ratios"),
+        _of(_ratios, "connections", "connections", "time_ratios"),
+        _of(_ratios, "data", "data", "time_ratios"),
+        _of(_ratios, "optimisers", "optimisers", "time_ratios"),
+        Picture("optimisers_tuned", "time_ratios", _tuned, ("optimisers",)),
+        Picture("sensitivity", "sensitivity", _sensitivity, ("streams-paper", "gradient-paper")),
+    )
+}
+
+
+def chosen(names: Iterable[str]) -> list[Picture]:
+    """Return pictures by name, all of them where none is named.
+
+    Raises:
+        UnknownNameError: for an unknown figure (nearest suggested).
+    """
+    return [PICTURES[known("figure", name, PICTURES)] for name in names] or list(PICTURES.values())

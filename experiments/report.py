@@ -1,0 +1,171 @@
+"""The committed results as text: a table and its sentences for every question, put between markers of a page.
+
+A page has ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; what stands between them is written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from circuits.errors import known
+from experiments import answers
+from experiments.bundle import COMMITTED, Bundle
+
+PAGES = (COMMITTED.parent / "README.md", COMMITTED.parents[1] / "README.md")
+"""The pages of this repository that hold tables of its bundle."""
+LISTED = 14
+"""Tables with more rows than this are put into words by condition instead of row by row."""
+_MARKER = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end (?P=name) -->)", re.DOTALL)
+
+
+def fill(text: str, bundle: Bundle) -> str:
+    """Return a page with every block between markers written anew from the bundle.
+
+    Raises:
+        UnknownNameError: for a block that is not known (nearest suggested).
+    """
+
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
+        known("block of a page", name, BLOCKS)
+        return f"{match[1]}{BLOCKS[name](bundle)}\n{match[4]}"
+
+    return _MARKER.sub(block, text)
+
+
+def fill_pages(bundle: Bundle) -> list[Path]:
+    """Rewrite the pages of this repository from the bundle and return those that changed."""
+    changed = []
+    for page in PAGES:
+        before = page.read_text()
+        after = fill(before, bundle)
+        if after != before:
+            page.write_text(after)
+            changed.append(page)
+    return changed
+
+
+# --- tables as text --------------------------------------------------------------------------------------------------
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return a frame of words as a Markdown table."""
+    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def interval(mean: float, low: float, high: float, form: str) -> str:
+    """Return a number with its interval; a dash where there is none."""
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:{form}}" if np.isnan(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def speed_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`experiments.answers.speed` in words."""
+    rows = [
+        {
+            "condition": row.condition,
+            "variant": row.variant,
+            "got there": f"{row.reached} of {row.runs}" + (f" ({row.diverged} diverged)" if row.diverged else ""),
+            "steps": interval(row.steps, row.steps_low, row.steps_high, ",.0f"),
+            "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
+            "p (Holm)": "-" if np.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}",
+        }
+        for row in table.itertuples()
+    ]
+    found = pd.DataFrame(rows)
+    return found.drop(columns="condition") if found.condition.nunique() == 1 else found
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """Return what a table says: a sentence a row, or a condition where it is long."""
+    compared = table[table.pairs > 0]
+    if len(compared) <= LISTED:
+        return "\n".join(f"- {answers.verdict(row)}" for row in compared.itertuples())
+    return "\n".join(
+        f"- {condition}: {_condensed(rows)}" for condition, rows in compared.groupby("condition", sort=False)
+    )
+
+
+def _condensed(rows: pd.DataFrame) -> str:
+    clear = rows.p_adjusted < 0.05
+    groups = {
+        "sooner": rows[clear & (rows.ratio < 1)],
+        "later": rows[clear & (rows.ratio > 1)],
+        "not distinguishable": rows[~clear & rows.ratio.notna()],
+        "never there, nor the reference": rows[rows.ratio.isna()],
+    }
+    parts = [
+        f"{what}: "
+        + ", ".join(f"{r.variant}" + ("" if np.isnan(r.ratio) else f" {r.ratio:.2f}") for r in group.itertuples())
+        for what, group in groups.items()
+        if len(group)
+    ]
+    return "; ".join(parts) + "."
+
+
+def _speed(name: str) -> Callable[[Bundle], str]:
+    def block(bundle: Bundle) -> str:
+        table = answers.speed(answers.times(bundle, name))
+        return f"{markdown(speed_table(table))}\n\n{in_words(table)}"
+
+    return block
+
+
+def _tuned(bundle: Bundle) -> str:
+    table = answers.tuned(answers.times(bundle, "optimisers"))
+    words = speed_table(table)
+    words.insert(2, "best rate", table.rate.to_numpy())
+    return f"{markdown(words)}\n\n{in_words(table)}"
+
+
+def _sensitivity(bundle: Bundle) -> str:
+    table = answers.sensitivity(bundle, SENSITIVE)
+    rows = [
+        {
+            "experiment": row.experiment,
+            "variant": row.variant,
+            "threshold": f"{row.threshold:.0%}",
+            "crossing": row.rule,
+            "got there": f"{row.reached} of {row.runs}",
+            "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
+        }
+        for row in table[table.pairs > 0].itertuples()
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+SENSITIVE = ("streams-paper", "gradient-paper", "gradient")
+"""The experiments whose times are read at several thresholds."""
+
+
+def _final(name: str, at_step: int | None = None) -> Callable[[Bundle], str]:
+    def block(bundle: Bundle) -> str:
+        table = answers.final(bundle, name, at_step=at_step)
+        table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in table.itertuples()]
+        wide: Any = table.pivot(index="variant", columns="split", values="text")[list(answers.MEASURED)]
+        n = table.groupby("variant").n.max()
+        wide.insert(0, "runs", n)
+        order = list(dict.fromkeys(table.variant))
+        return markdown(wide.loc[order].reset_index())
+
+    return block
+
+
+BLOCKS: dict[str, Callable[[Bundle], str]] = {
+    **{name: _speed(name) for name in answers.ASKS if name != "optimisers"},
+    "optimisers": _tuned,
+    "optimisers-all": _speed("optimisers"),
+    "sensitivity": _sensitivity,
+    "whole": _final("streams-paper", at_step=75_000),
+    "windows-final": _final("windows"),
+}
+"""What may stand between markers, by name."""

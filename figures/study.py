@@ -1,0 +1,219 @@
+"""Figures of many runs: learning curves by split, ratios of times with their intervals, survival, windows, shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from figures.bands import band, over_seeds, seeds_caption
+from figures.icl import SPLIT_WORDS
+from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, dash, faded, themed
+
+GREY = "#777777"
+CLEAR, UNCLEAR = BLUE, GREY
+SPLITS = ("test", "ic", "ic2", "iw")
+LOSS_SPLITS = ("test", "ic", "iw")
+
+
+def all_curves(metrics: pd.DataFrame, title: str = "All evaluation sets") -> go.Figure:
+    """Return accuracy (above) and loss (below) on every evaluation set against steps, a curve a variant.
+
+    ``metrics`` has columns variant, seed, run, step, split, measure, value.
+    """
+    titles = [SPLIT_WORDS[split].replace(": ", ":<br>").replace(", target", ",<br>target") for split in SPLITS]
+    figure = make_subplots(
+        2, 4, subplot_titles=titles, shared_xaxes=True, horizontal_spacing=0.045, vertical_spacing=0.07
+    )
+    palette = colours(metrics.variant.unique())
+    for row, measure in enumerate(("accuracy", "loss"), start=1):
+        for column, split in enumerate(SPLITS, start=1):
+            chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
+            for variant, rows in chosen.groupby("variant", sort=False):
+                shown = {"showlegend": row == column == 1}
+                traces = band(over_seeds(rows), str(variant), palette[str(variant)], dash(str(variant)), **shown)
+                figure.add_traces(traces, rows=[row] * len(traces), cols=[column] * len(traces))
+    figure.update_yaxes(range=[0, 1.03], row=1)
+    figure.update_yaxes(title_text="accuracy", row=1, col=1)
+    figure.update_yaxes(title_text="loss (nats)", row=2, col=1)
+    figure.update_xaxes(title_text="step", row=2)
+    figure.update_annotations(font_size=12)
+    return themed(figure, title, seeds_caption(metrics), metrics.run, height=640)
+
+
+def time_ratios(
+    table: pd.DataFrame, runs: Sequence[str] = (), title: str = "Steps to 95 %, against classic"
+) -> go.Figure:
+    """Return the ratio of every variant's steps to the reference's, a dot with its interval, a panel a condition.
+
+    ``table`` has columns condition, variant, ratio, low, high, p_adjusted, reached, runs, pairs; rows without a ratio
+    are left out. Blue: distinguishable from 1 after correction; grey: not.
+    """
+    shown = table[table.ratio.notna()]
+    conditions = list(dict.fromkeys(shown.condition))
+    names = list(dict.fromkeys(shown.variant))[::-1]
+    columns = min(len(conditions), 4)
+    rows = -(-len(conditions) // columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=conditions if len(conditions) > 1 else None,
+        shared_yaxes=True,
+        shared_xaxes=True,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.28 / rows if rows > 1 else 0,
+    )
+    for i, condition in enumerate(conditions):
+        place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
+        for trace in _ratio_dots(shown[shown.condition == condition], first=i == 0):
+            figure.add_trace(trace, **place)
+        figure.add_vline(x=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, **place)
+    figure.update_yaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4])
+    figure.update_xaxes(type="log", tickvals=[0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4], tickangle=0)
+    figure.update_xaxes(title_text="times the reference's steps", row=rows)
+    figure.update_annotations(font_size=12)
+    pairs = shown.pairs.astype(int)
+    n = f"{pairs.min()}" if pairs.min() == pairs.max() else f"{pairs.min()} to {pairs.max()}"
+    caption = (
+        f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, 95 % intervals; log axis.<br>"
+        "Blue: p < 0.05 in a permutation test within pairs, Holm-adjusted over all rows of the table; grey: not."
+    )
+    height = rows * max(130, 21 * len(names) + 40) + 190
+    themed(figure, title, caption, runs, height=height)
+    return figure.update_layout(margin={"l": 10 + 7 * max(len(name) for name in names)})
+
+
+def _ratio_dots(rows: pd.DataFrame, first: bool) -> list[go.Scatter]:
+    traces = []
+    for clear, colour in ((True, CLEAR), (False, UNCLEAR)):
+        part = rows[(rows.p_adjusted < 0.05) == clear]
+        text = [
+            f"{r.variant}: {r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}], p = {r.p_adjusted:.2g}, {r.reached} of {r.runs}"
+            for r in part.itertuples()
+        ]
+        error = {"type": "data", "array": part.high - part.ratio, "arrayminus": part.ratio - part.low, "width": 3}
+        traces.append(
+            go.Scatter(
+                x=part.ratio,
+                y=part.variant,
+                error_x=error,
+                mode="markers",
+                marker={"color": colour, "size": 8},
+                name="p < 0.05" if clear else "not distinguishable from 1",
+                legendgroup=str(clear),
+                showlegend=first,
+                hovertext=text,
+                hoverinfo="text",
+            )
+        )
+    return traces
+
+
+def survival(curves: pd.DataFrame, runs: Sequence[str] = (), title: str = "Runs below 95 %") -> go.Figure:
+    """Return the share of runs that have not reached the threshold yet, against steps, with pointwise 95 % bands.
+
+    ``curves`` has columns variant, step, survival, low, high, at_risk (see :func:`analysis.survival_curves`).
+    """
+    figure = go.Figure()
+    palette = colours(curves.variant.unique())
+    for variant, rows in curves.groupby("variant", sort=False):
+        name, colour = str(variant), palette[str(variant)]
+        steps: dict[str, Any] = {"x": rows.step, "legendgroup": name, "line_shape": "hv", "mode": "lines"}
+        figure.add_trace(go.Scatter(y=rows.low, line={"width": 0}, showlegend=False, hoverinfo="skip", **steps))
+        fill = {"fill": "tonexty", "fillcolor": faded(colour, 0.12), "line": {"width": 0}}
+        figure.add_trace(go.Scatter(y=rows.high, showlegend=False, hoverinfo="skip", **fill, **steps))
+        line = {"color": colour, "dash": dash(name), "width": 2.2}
+        figure.add_trace(go.Scatter(y=rows.survival, name=name, line=line, **steps))
+    figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
+    figure.update_yaxes(title_text="share of runs still below", range=[0, 1.03])
+    counts = curves.groupby("variant", sort=False)["at_risk"].max()
+    n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    caption = f"Kaplan-Meier, {n} runs a variant; bands are pointwise 95 % intervals (log-log)."
+    return themed(figure, title, caption, runs)
+
+
+def gradient_share_curves(shares: pd.DataFrame, title: str = "Gradient that came through the stream") -> go.Figure:
+    """Return the stream's share of a weight's gradient over training, a curve a variant with its band over seeds.
+
+    ``shares`` has columns variant, seed, run, step, value: |stream| / (|direct| + |stream|).
+    """
+    figure = go.Figure()
+    palette = colours(shares.variant.unique())
+    for variant, rows in shares.groupby("variant", sort=False):
+        figure.add_traces(band(over_seeds(rows), str(variant), palette[str(variant)], dash(str(variant))))
+    figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
+    figure.update_yaxes(title_text="|stream| / (|direct| + |stream|)", rangemode="tozero")
+    caption = seeds_caption(shares) + " Norms of the two shares of the gradient of layer 0's W_V; they add up to it."
+    return themed(figure, title, caption, shares.run)
+
+
+WHENS = {"before": VERMILION, "within": ORANGE, "after": GREEN}
+
+
+def windows(
+    metrics: pd.DataFrame, split: str = "ic", title: str = "The stream opened and closed while training"
+) -> go.Figure:
+    """Return accuracy of runs whose stream changes at a step: a panel a change, a curve a step, with the two references.
+
+    Variants are called "<change> <when> (<step>)"; when is before, within or after the transition.
+    """
+    chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
+    changes = ("opened", "closed", "gradient cut")
+    figure = make_subplots(
+        1, 3, subplot_titles=[f"stream {c}" for c in changes], shared_yaxes=True, horizontal_spacing=0.02
+    )
+    curves = {str(v): over_seeds(rows) for v, rows in chosen.groupby("variant", sort=False)}
+    for column, change in enumerate(changes, start=1):
+        first = {"showlegend": column == 1}
+        for name, colour, style in (("classic", BLACK, "solid"), ("value", BLUE, "solid")):
+            for trace in band(curves[name], name, colour, style, **first):
+                figure.add_trace(trace, row=1, col=column)
+        for name in (v for v in curves if v.startswith(change)):
+            when = next(w for w in WHENS if f" {w} " in name)
+            at = int(name.split("(")[1].rstrip(")").replace(",", ""))
+            for trace in band(curves[name], f"changed {when} the transition", WHENS[when], "dash", **first):
+                figure.add_trace(trace, row=1, col=column)
+            figure.add_vline(x=at, line={"color": WHENS[when], "width": 1, "dash": "dot"}, row=1, col=column)  # type: ignore[arg-type] # plotly takes numbers
+    figure.update_xaxes(title_text="step (updates)")
+    figure.update_yaxes(title_text=f"accuracy ({SPLIT_WORDS[split]})", range=[0, 1.03], col=1)
+    caption = seeds_caption(chosen) + " Dotted lines: the step of the change."
+    return themed(figure, title, caption, chosen.run, height=470)
+
+
+def sensitivity(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
+    """Return the ratio of times at several thresholds, first and sustained crossings: a panel an experiment and variant.
+
+    ``table`` has columns experiment, variant, threshold, rule, ratio, low, high.
+    """
+    shown = table[table.ratio.notna()]
+    groups = list(dict.fromkeys(zip(shown.experiment, shown.variant, strict=True)))
+    figure = make_subplots(1, len(groups), subplot_titles=[f"{v}<br>({e})" for e, v in groups], shared_yaxes=True)
+    for i, (name, variant) in enumerate(groups, start=1):
+        rows = shown[(shown.experiment == name) & (shown.variant == variant)]
+        for shift, (rule, colour) in enumerate({"first": BLUE, "sustained": PINK}.items()):
+            part = rows[rows.rule == rule]
+            error = {"type": "data", "array": part.high - part.ratio, "arrayminus": part.ratio - part.low, "width": 3}
+            x = part.threshold * 100 + (shift - 0.5) * 0.5
+            trace = go.Scatter(
+                x=x, y=part.ratio, error_y=error, mode="markers", marker={"color": colour, "size": 7}, name=rule
+            )
+            figure.add_trace(trace.update(legendgroup=rule, showlegend=i == 1), row=1, col=i)
+        figure.add_hline(y=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, row=1, col=i)  # type: ignore[arg-type] # plotly takes numbers
+    figure.update_xaxes(tickvals=sorted(shown.threshold.unique() * 100), ticksuffix=" %", range=[88, 100])
+    figure.update_yaxes(title_text="times classic's steps", col=1)
+    figure.update_annotations(font_size=12)
+    caption = "Crossings: first, or the first after which every evaluation is above. 95 % intervals, paired over seeds."
+    return themed(figure, "Does it depend on the threshold?", caption, runs, height=420)
+
+
+__all__ = [
+    "all_curves",
+    "gradient_share_curves",
+    "sensitivity",
+    "survival",
+    "time_ratios",
+    "windows",
+]
