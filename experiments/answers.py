@@ -35,6 +35,7 @@ ASKS = {
     "connections": "Which connection helps, in how many layers?",
     "data": "On which data does it help?",
     "optimisers": "Does it help with every optimiser and rate?",
+    "mechanism": "Which heads and routes do it?",
 }
 
 

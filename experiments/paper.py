@@ -105,11 +105,15 @@ def named(label: str, variant: str, seed: int, training: Training = SMALL, prese
 # --- which carrier: the paper's comparison ---------------------------------------------------------------------------
 
 CARRIERS = ("classic", "value", "key", "query")
+PAIR = ("classic", "value")
+QUERY_KEY_SEEDS = 5
+"""At paper size queries and keys have fewer seeds than classic and value."""
 GATES = ("classic", "value", "value-stop", "value-gradient-only")
 
 
 def _streams_paper(size: Size) -> list[Arm]:
-    return [Arm(at_paper_size(v, seed)) for seed in _seeds(size, 10, 0) for v in CARRIERS]
+    every = _seeds(size, 10, 0)
+    return [Arm(at_paper_size(v, seed)) for seed in every for v in CARRIERS if seed < QUERY_KEY_SEEDS or v in PAIR]
 
 
 def _streams(size: Size) -> list[Arm]:
@@ -137,6 +141,8 @@ WINDOW = replace(SMALL, steps=1_500, stop_at=None)
 WINDOW_STEPS = {"before": 150, "within": 400, "after": 800}
 """Before, within and after the transition of a value model."""
 WINDOW_STEPS_PAPER = {"before": 8_000, "within": 18_000, "after": 30_000}
+WINDOWS_PAPER = (("opened", "within"), ("closed", "within"), ("closed", "after"))
+"""What is done at the paper's size, where a run is minutes."""
 
 
 def _changed(what: str, when: str, at: int, seed: int, training: Training, preset: str) -> Arm:
@@ -157,11 +163,10 @@ def _windows_paper(size: Size) -> list[Arm]:
     arms = []
     for seed in _seeds(size, 5, 0):
         arms += [Arm(at_paper_size(v, seed)) for v in ("classic", "value")]
-        for what in ("opened", "closed"):
-            for when, at in WINDOW_STEPS_PAPER.items():
-                training = replace(WHOLE, steps=36_000) if when == "after" else TO_95
-                arms.append(_changed(what, when, at, seed, training, "paper"))
-    return [arm for arm in arms if not arm.label.startswith("opened after")]
+        for what, when in WINDOWS_PAPER:
+            training = replace(WHOLE, steps=36_000) if when == "after" else TO_95
+            arms.append(_changed(what, when, WINDOW_STEPS_PAPER[when], seed, training, "paper"))
+    return arms
 
 
 # --- is it something duller ------------------------------------------------------------------------------------------
@@ -211,6 +216,20 @@ RULES = (
     "cross-carrier",
     "transformed",
 )
+DEEP_RULES = (
+    "value",
+    "key",
+    "query",
+    "cumulative",
+    "resformer-constant",
+    "resformer-learned",
+    "resformer-dense",
+    "svformer",
+    "within-layer",
+    "cross-carrier",
+    "transformed",
+)
+"""Those that are trained in more than two layers too."""
 COMBINED: dict[str, tuple[Stream, ...]] = {
     "value + key": (Stream("v"), Stream("k")),
     "value + query": (Stream("v"), Stream("q")),
@@ -231,10 +250,11 @@ def _connections(size: Size) -> list[Arm]:
 
 def _at_depth(n_layers: int, seed: int) -> list[Arm]:
     condition = f"{n_layers} layers"
-    by_rule: dict[str, Any] = {rule: streams(rule, n_layers) for rule in ("classic", *RULES)}
+    rules, combined = (RULES, COMBINED) if n_layers == 2 else (DEEP_RULES, {})
+    by_rule: dict[str, Any] = {rule: streams(rule, n_layers) for rule in ("classic", *rules)}
     return [
         replace(named(rule, "classic", seed, SMALL, n_layers=n_layers, streams=built), condition=condition)
-        for rule, built in {**by_rule, **COMBINED}.items()
+        for rule, built in {**by_rule, **combined}.items()
     ]
 
 
@@ -267,9 +287,9 @@ def _data(size: Size) -> list[Arm]:
 
 RATES: dict[str, tuple[Optimizer, ...]] = {
     "Adam": tuple(Adam(rate) for rate in (3e-4, 1e-3, 3e-3, 1e-2)),
-    "SGD": tuple(SGD(rate) for rate in (0.03, 0.1, 0.3, 1.0)),
+    "SGD": tuple(SGD(rate) for rate in (0.1, 0.3, 1.0)),
 }
-SGD_STEPS = 8_000
+SGD_STEPS = 4_000
 
 
 def _optimisers(size: Size) -> list[Arm]:
@@ -288,6 +308,15 @@ def _tuned(optimizer: Optimizer) -> Training:
     return replace(SMALL, optimizer=optimizer, steps=steps, evaluate_at=(every,))
 
 
+# --- runs to look into -----------------------------------------------------------------------------------------------
+
+LOOKED_INTO = replace(TRAINING["small"], checkpoint_at=(Every(50),))
+
+
+def _mechanism(size: Size) -> list[Arm]:
+    return [Arm(icl_run(v, "small", seed, LOOKED_INTO)) for seed in _seeds(size, 5, 1) for v in ("classic", "value")]
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     e.name: e
     for e in (
@@ -301,6 +330,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("connections", _connections),
         Experiment("data", _data),
         Experiment("optimisers", _optimisers),
+        Experiment("mechanism", _mechanism),
     )
 }
 

@@ -51,6 +51,16 @@ def fill_pages(bundle: Bundle) -> list[Path]:
     return changed
 
 
+def whole(bundle: Bundle, title: str) -> str:
+    """Return a page of its own with every block for which the bundle holds runs."""
+    there = set(bundle.arms.experiment)
+    parts = [f"# {title}"]
+    for name, block in BLOCKS.items():
+        if set(BEHIND.get(name, (name,))) <= there:
+            parts.append(f"## {answers.ASKS.get(name, name)}\n\n{block(bundle)}")
+    return "\n\n".join(parts) + "\n"
+
+
 # --- tables as text --------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +171,7 @@ def _final(name: str, at_step: int | None = None) -> Callable[[Bundle], str]:
 
 
 BLOCKS: dict[str, Callable[[Bundle], str]] = {
-    **{name: _speed(name) for name in answers.ASKS if name != "optimisers"},
+    **{name: _speed(name) for name in answers.ASKS if name not in ("optimisers", "mechanism")},
     "optimisers": _tuned,
     "optimisers-all": _speed("optimisers"),
     "sensitivity": _sensitivity,
@@ -169,3 +179,10 @@ BLOCKS: dict[str, Callable[[Bundle], str]] = {
     "windows-final": _final("windows"),
 }
 """What may stand between markers, by name."""
+BEHIND = {
+    "optimisers-all": ("optimisers",),
+    "sensitivity": SENSITIVE,
+    "whole": ("streams-paper",),
+    "windows-final": ("windows",),
+}
+"""The experiments behind a block that is not called as its experiment."""

@@ -33,10 +33,12 @@ Report = Callable[[str, int, float], None]
 """Called with a run's name, its step and its last accuracy; how progress bars learn of progress."""
 
 
-def _silent(_run: str, _step: int, _accuracy: float) -> None: ...
+def silent(_run: str, _step: int, _accuracy: float) -> None:
+    """Report nothing."""
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Return that training is not to stop."""
     return False
 
 
@@ -214,9 +216,7 @@ class Trainer:
             self.save()
 
 
-def train(
-    runs: Sequence[Run], device: str = "cpu", report: Report = _silent, stop: Callable[[], bool] = _never
-) -> None:
+def train(runs: Sequence[Run], device: str = "cpu", report: Report = silent, stop: Callable[[], bool] = never) -> None:
     """Train runs that share task, seed and batch size to their ends; those that are finished cost nothing.
 
     Every batch is drawn once and given to all runs that are at its step. ``stop`` is asked between steps; once it says
@@ -239,11 +239,30 @@ def train(
             locks.enter_context(run.locked())
         task = runs[0].task(device)
         sets = EvaluationSets(task, runs[0].config.training.n_eval)
-        _train_together([Trainer(run, sets, device) for run in runs], task, report, stop)
+        update = partial(_update_each, task)
+        train_together([Trainer(run, sets, device) for run in runs], update, report, stop)
 
 
-def _train_together(trainers: list[Trainer], task: ICLTask, report: Report, stop: Callable[[], bool]) -> None:
-    active, failed = list(trainers), list[RunError]()
+GoesOn = Callable[[Trainer, Callable[[], None]], bool]
+"""Does something for a run and says whether the run goes on: one that fails leaves the others alone."""
+Update = Callable[[Sequence[Trainer], GoesOn], None]
+"""Makes one update of runs that are all at the same step."""
+
+
+def _update_each(task: ICLTask, here: Sequence[Trainer], goes_on: GoesOn) -> None:
+    batch = task.sample(here[0].config.batch_size, "train", seed=here[0].step)
+    for trainer in here:
+        goes_on(trainer, partial(trainer.update, batch))
+
+
+def train_together(active: list[Trainer], update: Update, report: Report, stop: Callable[[], bool]) -> None:
+    """Bring runs to their ends, those that are behind first; a run that ends leaves the list ``active``.
+
+    Raises:
+        KeyboardInterrupt: once ``stop`` says so, with every run saved.
+        RunError: as :func:`train`.
+    """
+    failed: list[RunError] = []
 
     def goes_on(trainer: Trainer, doing: Callable[[], None]) -> bool:
         try:
@@ -271,8 +290,6 @@ def _train_together(trainers: list[Trainer], task: ICLTask, report: Report, stop
                 trainer.close()
         here = [trainer for trainer in active if trainer.step == step]
         if here:
-            batch = task.sample(trainers[0].config.batch_size, "train", seed=step)
-            for trainer in here:
-                goes_on(trainer, partial(trainer.update, batch))
+            update(here, goes_on)
     if failed:
         raise failed[0]

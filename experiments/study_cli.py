@@ -1,0 +1,95 @@
+"""Commands on whole experiments: train many, collect results, analyse, draw everything again. Only names and help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from experiments.route_cli import Root
+
+Size = Annotated[Literal["full", "miniature"], arg(help="all seeds, or fewer and nothing at the paper's size")]
+BundlePath = Annotated[Path | None, arg(help="directory of committed results (default: that of this repository)")]
+Roots = Annotated[tuple[Path, ...], arg(help="directories with runs")]
+
+
+def sweep(
+    names: Positional[Annotated[tuple[str, ...], arg(help="experiments; none lists them")]] = (),
+    engine: Annotated[
+        Literal["processes", "ray"], arg(help="one process a core here, or a Ray cluster (the extra 'ray')")
+    ] = "processes",
+    size: Size = "full",
+    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+    address: Annotated[
+        str | None, arg(help="of the Ray cluster, e.g. ray://head:10001 (default: one on this machine)")
+    ] = None,
+    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
+    retries: Annotated[int, arg(help="how often a run is tried again whose worker died")] = 2,
+    again: Annotated[bool, arg(help="train also what the committed results hold")] = False,
+    bundle: BundlePath = None,
+    root: Root = Path("runs"),
+) -> None:
+    """Train named experiments. What is finished, here or in the committed results, costs nothing; the rest resumes."""
+    from experiments import study_commands
+
+    study_commands.sweep(names, engine, size, workers, address, device, retries, again, bundle, root)
+
+
+def collect(
+    roots: Roots = (Path("runs"),),
+    size: Size = "full",
+    bundle: BundlePath = None,
+) -> None:
+    """Put the finished runs of all experiments into the committed results."""
+    from experiments import study_commands
+
+    study_commands.collect(roots, size, bundle)
+
+
+def amicl(
+    size: Size = "full",
+    bundle: BundlePath = None,
+) -> None:
+    """Run the associative memory model: counts, curves, heat maps, the best a by task; into the committed results."""
+    from experiments import study_commands
+
+    study_commands.amicl(size, bundle)
+
+
+def mechanism(
+    roots: Roots = (Path("runs"),),
+    n: Annotated[int, arg(help="sequences or pairs a question")] = 256,
+    bundle: BundlePath = None,
+) -> None:
+    """Ask heads, routes and circuits of all runs with checkpoints round the transition; into the committed results."""
+    from experiments import study_commands
+
+    study_commands.mechanism(roots, n, bundle)
+
+
+def figures(
+    only: Annotated[tuple[str, ...], arg(help="figures by name (default: all)")] = (),
+    out: Annotated[Path | None, arg(help="where they go (default: figures/rendered of this repository)")] = None,
+    images: Annotated[
+        Literal["auto", "yes", "no"], arg(help="SVG and PNG too; auto: where kaleido and a browser are found")
+    ] = "auto",
+    recompute: Annotated[bool, arg(help="train and analyse again what lies behind them, and collect it")] = False,
+    root: Root = Path("runs"),
+    bundle: BundlePath = None,
+) -> None:
+    """Draw every figure and write every table from the committed results, offline."""
+    from experiments import study_commands
+
+    study_commands.figures(only, out, images, recompute, root, bundle)
+
+
+def reproduce(
+    preset: Annotated[Literal["small"], arg(help="the whole study in miniature, at the small preset")] = "small",
+    out: Annotated[Path, arg(help="where results, figures and the report go")] = Path("reproduction"),
+    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+) -> None:
+    """Repeat the whole study in miniature: train, analyse, draw, and write a report with every table."""
+    from experiments import study_commands
+
+    study_commands.reproduce(preset, out, workers)

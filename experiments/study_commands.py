@@ -1,0 +1,172 @@
+"""What the commands on whole experiments do once they are called."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from analysis.drawing import draw, drawing
+from experiments import gallery, report
+from experiments.answers import ASKS
+from experiments.bundle import COMMITTED, Bundle
+
+if TYPE_CHECKING:
+    from experiments.paper import Size
+    from experiments.runs import Run
+
+
+def sweep(
+    names: Sequence[str],
+    engine: Literal["processes", "ray"],
+    size: Size,
+    workers: int | None,
+    address: str | None,
+    device: str,
+    retries: int,
+    again: bool,
+    bundle: Path | None,
+    root: Path,
+) -> None:
+    """Train experiments by name, or list them."""
+    from experiments.paper import EXPERIMENTS, configs
+    from experiments.sweep import sweep as train_all
+
+    if not names:
+        _list_experiments(EXPERIMENTS, size, _held(bundle))
+        return
+    wanted = configs(names, size)
+    held = set() if again else _held(bundle)
+    missing = [config for config in wanted if config.id not in held]
+    if len(missing) < len(wanted):
+        print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are in the committed results (--again trains them)")
+    train_all(missing, root, workers, device, engine=engine, address=address, retries=retries)
+
+
+def _held(bundle: Path | None) -> set[str]:
+    path = bundle or COMMITTED
+    return Bundle.open(path).finished() if (path / "manifest.json").exists() else set()
+
+
+def _list_experiments(experiments: dict[str, Any], size: Size, held: set[str]) -> None:
+    from circuits.describe import as_text
+
+    rows = []
+    for name, experiment in experiments.items():
+        ids = {arm.config.id for arm in experiment.arms(size)}
+        rows.append({"experiment": name, "asks": ASKS[name], "runs": len(ids), "in the bundle": len(ids & held)})
+    print(as_text(pd.DataFrame(rows)))
+
+
+def collect(roots: Sequence[Path], size: Size, bundle: Path | None) -> None:
+    """Collect runs, and say of every experiment how many the bundle holds."""
+    from experiments.collect import collect as gather
+
+    path = bundle or COMMITTED
+    for name, (held, wanted) in gather(roots, path, size=size).items():
+        print(f"{name}: {held} of {wanted} runs")
+    total = sum(file.stat().st_size for file in path.glob("*"))
+    print(f"wrote {path} ({total / 1e6:.1f} MB)")
+
+
+def amicl(size: Size, bundle: Path | None) -> None:
+    """Run the associative memory model and keep its frames."""
+    from experiments.amicl import study
+    from experiments.collect import add_frames
+
+    started = time.perf_counter()
+    frames = study(size)
+    add_frames(frames, bundle or COMMITTED)
+    print(f"wrote {', '.join(frames)} into {bundle or COMMITTED} ({time.perf_counter() - started:.0f} s)")
+
+
+def mechanism(roots: Sequence[Path], n: int, bundle: Path | None, size: Size = "full") -> None:
+    """Analyse the runs that keep checkpoints, and keep the frames."""
+    from experiments.collect import add_frames
+    from experiments.mechanism import study
+    from experiments.paper import configs
+
+    wanted = [config.name for config in configs(["gradient-paper", "mechanism"], size)]
+    frames = study(list(_with_checkpoints(roots, wanted)), n)
+    add_frames(frames, bundle or COMMITTED)
+    print(f"wrote {', '.join(frames)} into {bundle or COMMITTED}")
+
+
+def _with_checkpoints(roots: Sequence[Path], names: Sequence[str]) -> Iterable[Run]:
+    from experiments.runs import Run
+
+    for path in (root / name for name in names for root in roots):
+        if (path / "run.json").is_file():
+            run = Run.open(path)
+            if run.finished and len(run.checkpoints()) > 2:
+                yield run
+
+
+def figures(
+    only: Sequence[str],
+    out: Path | None,
+    images: Literal["auto", "yes", "no"],
+    recompute: bool,
+    root: Path,
+    bundle: Path | None,
+) -> None:
+    """Draw from the bundle; rewrite the pages if it is this repository's."""
+    wanted = gallery.chosen(only)
+    path, folder = bundle or COMMITTED, out or COMMITTED.parent / "rendered"
+    if recompute:
+        _recompute(wanted, root, path)
+    held = Bundle.open(path)
+    drawn = {p.name: p.draw(held) for p in wanted if p.drawable(held)}
+    left = [p.name for p in wanted if p.name not in drawn]
+    for name, figure in drawn.items():
+        draw("render", figure, folder / name, folder)
+    if images != "no":
+        _images(drawn, folder, must=images == "yes")
+    print(
+        f"wrote {len(drawn)} figures into {folder}"
+        + (f"; the bundle has nothing for {', '.join(left)}" if left else "")
+    )
+    if bundle is None and not only:
+        for page in report.fill_pages(held):
+            print(f"wrote the tables of {page}")
+
+
+def _images(drawn: dict[str, Any], folder: Path, must: bool) -> None:
+    try:
+        drawing("images")(drawn, folder)
+    except RuntimeError as error:
+        if must:
+            raise
+        print(f"no SVG or PNG: {error}")
+
+
+def _recompute(pictures: Sequence[gallery.Picture], root: Path, bundle: Path) -> None:
+    names = list(dict.fromkeys(name for picture in pictures for name in picture.experiments))
+    frames = {frame.split("_")[0] for picture in pictures for frame in picture.frames}
+    if "mechanism" in frames:
+        names += [name for name in ("gradient-paper", "mechanism") if name not in names]
+    if names:
+        sweep(names, "processes", "full", None, None, "cpu", 2, True, bundle, root)
+        collect([root], "full", bundle)
+    if "amicl" in frames:
+        amicl("full", bundle)
+    if "mechanism" in frames:
+        mechanism([root], 256, bundle)
+
+
+def reproduce(preset: str, out: Path, workers: int | None) -> None:
+    """Train, analyse and draw the study in miniature, and write its report."""
+    from experiments.paper import EXPERIMENTS
+
+    data, runs = out / "data", out / "runs"
+    sweep(list(EXPERIMENTS), "processes", "miniature", workers, None, "cpu", 2, True, data, runs)
+    collect([runs], "miniature", data)
+    amicl("miniature", data)
+    mechanism([runs], 128, data, "miniature")
+    figures((), out / "figures", "auto", False, runs, data)
+    text = report.whole(Bundle.open(data), f"The study in miniature ({preset} preset)")
+    (out / "report.md").write_text(text)
+    print(f"read {out / 'report.md'}")
