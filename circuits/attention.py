@@ -24,6 +24,11 @@ Hidden = Bool[Tensor, "... q k"]
 """Which keys a query does not see."""
 
 
+def _projected(x: HeadInput, weight: Float[Tensor, "head d_model d_head"]) -> HeadTensor:
+    per_head = "head" if x.ndim == 4 else ""
+    return einsum(x, weight, f"batch pos {per_head} d_model, head d_model d_head -> batch pos head d_head")
+
+
 class Attention(Initialised):
     """One attention layer.
 
@@ -185,7 +190,7 @@ class Attention(Initialised):
     def _passing(self, c: Carrier, own: dict[Carrier, HeadTensor], inputs: dict[Carrier, Tensor]) -> HeadTensor:
         if self.config.extra_weights(c) == "own":
             return own[c]
-        return self._project(inputs[c], self.passing_weight(c), c)
+        return _projected(inputs[c], self.passing_weight(c))
 
     def needed_own(self, carriers: Sequence[Carrier]) -> list[Carrier]:
         """Return the own projections that mixing ``carriers`` takes, with those of within-layer connections."""
@@ -199,13 +204,8 @@ class Attention(Initialised):
 
     def project_one(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
         """Return the queries, keys or values of an input."""
-        return self._project(x, getattr(self, f"W_{carrier.upper()}"), carrier)
-
-    def _project(self, x: HeadInput, weight: Tensor, carrier: Carrier) -> HeadTensor:
-        bias = getattr(self, f"b_{carrier.upper()}")
-        per_head = "head" if x.ndim == 4 else ""
-        y = einsum(x, weight, f"batch pos {per_head} d_model, head d_model d_head -> batch pos head d_head")
-        return y + bias if self.config.biases else y
+        y = _projected(x, getattr(self, f"W_{carrier.upper()}"))
+        return y + getattr(self, f"b_{carrier.upper()}") if self.config.biases else y
 
     def _mixed(self, c: Carrier, own: dict[Carrier, HeadTensor], x: HeadInput, available: Outgoing) -> HeadTensor:
         if c not in self.mix:

@@ -79,9 +79,11 @@ def study(size: Literal["full", "miniature"] = "full", seed: int = 0) -> dict[st
     full = known("size", size, ["full", "miniature"]) == "full"
     trials, sizes = (1000, SIZES) if full else (100, SIZES[:4])
     tasks = accuracy_by_task(trials if full else 200, _octaves(8 if full else 2), seed=seed)
+    lines = curves(trials, seed, n_a=100 if full else 21, sizes=sizes)
     return {
         "amicl_counts": counts(trials, seed, 5 * trials),
-        "amicl_curves": curves(trials, seed, n_a=100 if full else 21, sizes=sizes),
+        "amicl_curves": lines,
+        "amicl_agreement": against_paper(lines),
         "amicl_heat_maps": heat_maps(seed),
         "amicl_tasks": tasks,
         "amicl_best_a": best_a(tasks),

@@ -1,8 +1,8 @@
 """What the committed results say: one table a question, computed from the bundle alone, and sentences to quote.
 
 Times are steps to a threshold of in-context accuracy (split ic). A run that never gets there is censored at its last
-planned step, as is one that diverged. Ratios are of restricted means, paired by seed; p-values are of exchanging the
-two runs of a pair, Holm-adjusted over all rows of a table.
+planned step, as is one that diverged. Ratios are of restricted means, paired by seed (pseudo-values of the log
+ratio); intervals and p-values are Student's over pairs, the p-values Holm-adjusted over all rows of a table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.comparison import compare
 from analysis.statistics import adjust, mean_interval
-from analysis.survival import restricted_mean, times_of
+from analysis.survival import restricted_mean, shared_horizon, times_of
 from analysis.thresholds import Rule, threshold_times
 from experiments.bundle import Bundle
 
@@ -23,6 +23,8 @@ THRESHOLD = 0.95
 THRESHOLDS = (0.90, 0.95, 0.98)
 RULES: tuple[Rule, ...] = ("first", "sustained")
 REFERENCE = "classic"
+LAST_STEP = 75_000
+"""Of the paper's schedule."""
 MEASURED = ("test", "ic", "ic2", "iw")
 ASKS = {
     "streams-paper": "Which stream speeds up in-context learning, at the paper's size?",
@@ -90,9 +92,9 @@ def _against(rows: pd.DataFrame, variant: str, reference: str) -> dict[str, Any]
     if variant == reference or len(shared) < 2:
         return row | {"pairs": 0} | nothing
     pair = rows[rows.seed.isin(shared) & rows.variant.isin([variant, reference])]
-    if pair.steps.isna().all():
+    if not (pair.steps < shared_horizon(pair)).any():
         return row | {"pairs": len(shared)} | nothing
-    found = compare(pair, reference, contrast="ratio", correction="none").iloc[0]
+    found = compare(pair, reference, contrast="ratio", test="t", correction="none").iloc[0]
     return row | {"pairs": int(found.pairs), "ratio": found.estimate, **{n: found[n] for n in ("low", "high", "p")}}
 
 
@@ -156,7 +158,60 @@ def shares(bundle: Bundle, name: str, tensor: str = "blocks.0.attn.W_V") -> pd.D
     """
     rows = bundle.gradients(name)
     chosen = rows[rows.tensor == tensor]
-    return chosen.rename(columns={"stream_share": "value"})[["condition", "variant", "seed", "run", "step", "value"]]
+    chosen = chosen.rename(columns={"stream_share": "value"}).astype({"step": int})
+    return chosen[["condition", "variant", "seed", "run", "step", "value"]]
+
+
+PHASES = ("before", "within", "after", "end")
+WITHOUT: dict[str, tuple[str, str, str]] = {
+    "without head L0H0": ("site", "head", "mean"),
+    "its keys' path cut": ("edge", "L0H0 > L1H0.k (residual)", "mean"),
+    "stream cut forward": ("site", "forward cut", "-"),
+}
+"""Columns of the mechanism's table that are accuracies under an ablation: kind, part, method."""
+PATCHED: dict[str, tuple[str, str]] = {
+    "residual stream restored": ("resid_pre", "-"),
+    "stream restored": ("v", "residual"),
+    "both restored": ("state", "-"),
+}
+"""Columns that are normalised effects of patching before layer 1 at the right labels: component, route."""
+
+
+def mechanism(bundle: Bundle) -> pd.DataFrame:
+    """Return one row a preset, variant and phase, means over seeds: accuracy whole and under the ablations of
+    ``WITHOUT``, the patching effects of ``PATCHED``, and the faithfulness of the circuit found at the end.
+
+    What a model does not have (a stream, say) is NaN.
+    """
+    ablated, patched = bundle.frame("mechanism_ablations"), bundle.frame("mechanism_patches")
+    group = ["preset", "variant", "phase"]
+    columns = {"runs": ablated.groupby(group)["run"].nunique(), "step": ablated.groupby(group)["step"].mean()}
+    columns["accuracy"] = ablated.groupby(group)["accuracy"].mean()
+    for name, (what, part, method) in WITHOUT.items():
+        chosen = ablated[(ablated.what == what) & (ablated.part == part) & (ablated.method == method)]
+        first = chosen[chosen["layer"].astype(str).isin(["0", "all"])]
+        columns[name] = first.groupby(group)["accuracy_ablated"].mean()
+    at = patched[(patched.layer == 1) & (patched.position == "matching label")]
+    for name, (component, route) in PATCHED.items():
+        columns[name] = at[(at.component == component) & (at.route == route)].groupby(group)["effect"].mean()
+    columns["faithfulness"] = bundle.frame("mechanism_circuits").groupby(group)["faithfulness"].mean()
+    table = pd.DataFrame(columns).reset_index()
+    return table.assign(phase=pd.Categorical(table.phase, PHASES)).sort_values(group, ignore_index=True)
+
+
+def circuits(bundle: Bundle) -> pd.DataFrame:
+    """Return the edges of the circuits found at the runs' ends.
+
+    Columns: preset, variant, edge, in how many runs' circuits it is (kept), of how many (runs), its mean effect and
+    minimality, and the means over runs of the circuits' faithfulness, incompleteness and size (edges, of).
+    """
+    edges = bundle.frame("mechanism_edges")
+    group = ["preset", "variant"]
+    found = edges.groupby([*group, "edge"], sort=False).agg(
+        kept=("kept", "sum"), runs=("run", "nunique"), effect=("effect", "mean"), minimality=("edge_minimality", "mean")
+    )
+    by_run = edges.drop_duplicates("run").groupby(group)[["faithfulness", "incompleteness", "edges", "of"]].mean()
+    return found[found.kept > 0].reset_index().merge(by_run.reset_index(), on=group)
 
 
 # --- in words --------------------------------------------------------------------------------------------------------
@@ -166,7 +221,7 @@ def verdict(row: Any) -> str:
     """Return what a row of :func:`speed` says, as a sentence to quote; a null result is one too."""
     where = "" if row.condition == "as in the paper" else f" ({row.condition})"
     if np.isnan(row.ratio):
-        return f"{row.variant}{where}: no run of either got there, so nothing can be said."
+        return f"{row.variant}{where}: too few runs got there to say anything."
     shown = row.p_adjusted < 0.05
     what = "no difference shown" if not shown else ("sooner" if row.ratio < 1 else "later")
     return (

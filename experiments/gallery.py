@@ -39,6 +39,12 @@ def _metrics(name: str, bundle: Bundle, **more: Any) -> dict[str, Any]:
     return {"metrics": bundle.metrics(name), **more}
 
 
+def _whole(name: str, bundle: Bundle) -> dict[str, Any]:
+    """Of the runs that went to the paper's last step alone."""
+    metrics = bundle.metrics(name)
+    return {"metrics": metrics[metrics.groupby("run")["step"].transform("max") == answers.LAST_STEP]}
+
+
 def _ratios(name: str, bundle: Bundle) -> dict[str, Any]:
     table = answers.speed(answers.times(bundle, name))
     return {"table": table, "runs": bundle.experiment(name).name, "title": answers.ASKS[name]}
@@ -65,6 +71,10 @@ def _sensitivity(bundle: Bundle) -> dict[str, Any]:
     return {"table": table, "runs": runs}
 
 
+def _frame(name: str, argument: str, bundle: Bundle, **more: Any) -> dict[str, Any]:
+    return {argument: bundle.frame(name), **more}
+
+
 def _of(make: Callable[..., dict[str, Any]], name: str, file: str, drawing: str, **more: Any) -> Picture:
     return Picture(file, drawing, partial(make, name, **more), (name,))
 
@@ -73,7 +83,7 @@ PICTURES: dict[str, Picture] = {
     p.name: p
     for p in (
         _of(_metrics, "streams-paper", "streams_paper_curves", "learning"),
-        _of(_metrics, "streams-paper", "streams_paper_all", "all_curves"),
+        _of(_whole, "streams-paper", "streams_paper_all", "all_curves"),
         _of(_metrics, "streams-paper", "streams_paper_progress", "progress"),
         _of(_survival, "streams-paper", "streams_paper_survival", "survival"),
         _of(_ratios, "streams-paper", "streams_paper_ratios", "time_ratios"),
@@ -92,6 +102,16 @@ PICTURES: dict[str, Picture] = {
         _of(_ratios, "data", "data", "time_ratios"),
         _of(_ratios, "optimisers", "optimisers", "time_ratios"),
         Picture("optimisers_tuned", "time_ratios", _tuned, ("optimisers",)),
+        *(
+            Picture(f"amicl_{file}", f"amicl_{drawing}", partial(_frame, frame, argument, **more), (), (frame,))
+            for file, drawing, frame, argument, more in (
+                ("by_a", "by_a", "amicl_curves", "curves", {}),
+                ("by_size", "by_size", "amicl_curves", "curves", {}),
+                ("heat_maps", "heat_maps", "amicl_heat_maps", "frame", {}),
+                ("heat_maps_authors", "heat_maps", "amicl_heat_maps", "frame", {"which": "authors"}),
+                ("best_a", "best_a", "amicl_tasks", "tasks", {}),
+            )
+        ),
         Picture("sensitivity", "sensitivity", _sensitivity, ("streams-paper", "gradient-paper")),
     )
 }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.statistics import mean_interval
 from circuits.errors import known
 from experiments import answers
 from experiments.bundle import COMMITTED, Bundle
@@ -111,7 +112,7 @@ def _condensed(rows: pd.DataFrame) -> str:
         "sooner": rows[clear & (rows.ratio < 1)],
         "later": rows[clear & (rows.ratio > 1)],
         "not distinguishable": rows[~clear & rows.ratio.notna()],
-        "never there, nor the reference": rows[rows.ratio.isna()],
+        "too few got there to compare": rows[rows.ratio.isna()],
     }
     parts = [
         f"{what}: "
@@ -170,13 +171,109 @@ def _final(name: str, at_step: int | None = None) -> Callable[[Bundle], str]:
     return block
 
 
+def _mechanism(bundle: Bundle) -> str:
+    table = answers.mechanism(bundle)
+    words = table.assign(step=table.step.map("{:,.0f}".format))
+    for column in table.columns[5:]:
+        words[column] = ["-" if np.isnan(x) else f"{x:.2f}" for x in table[column]]
+    words["accuracy"] = table.accuracy.map("{:.2f}".format)
+    return markdown(words)
+
+
+def _circuits(bundle: Bundle) -> str:
+    table = answers.circuits(bundle)
+    rows = [
+        {
+            "preset": row.preset,
+            "variant": row.variant,
+            "edge": f"`{row.edge}`",
+            "in circuits": f"{row.kept} of {row.runs}",
+            "effect": f"{row.effect:.2f}",
+            "minimality": "-" if np.isnan(row.minimality) else f"{row.minimality:.2f}",
+            "circuits' faithfulness": f"{row.faithfulness:.2f}",
+        }
+        for row in table.itertuples()
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _shares(name: str) -> Callable[[Bundle], str]:
+    def block(bundle: Bundle) -> str:
+        found = answers.shares(bundle, name).query("variant != 'classic'")
+        everywhere = found.groupby("step")["run"].nunique()
+        steps = sorted(everywhere.index[everywhere == everywhere.max()])
+        chosen = [steps[round(i * (len(steps) - 1) / 5)] for i in range(6)]
+        rows = [
+            {"variant": variant} | {f"step {s:,}": _mean(rows[rows.step == s]["value"]) for s in chosen}
+            for variant, rows in found.groupby("variant", sort=False)
+        ]
+        return markdown(pd.DataFrame(rows))
+
+    return block
+
+
+def _mean(values: pd.Series) -> str:
+    found = mean_interval(values.to_numpy())
+    return interval(found.mean, found.low, found.high, ".2f") + f" ({found.n})" if found.n else "-"
+
+
+def _amicl_counts(bundle: Bundle) -> str:
+    table = bundle.frame("amicl_counts")
+    names = {"d": "D", "n_classes": "K", "length": "s", "a": "a", "paper": "paper", "correct": "here", "z": "z"}
+    more = {"expected": "of 1,000, from more trials", "z_expected": "z of that"}
+    kept = table.rename(columns=names | more)
+    return markdown(kept[[*names.values(), *more.values()]].map(_number))
+
+
+def _amicl_curves(bundle: Bundle) -> str:
+    table = bundle.frame("amicl_agreement")
+    rows = [
+        {
+            "curve": curve,
+            "points": len(points),
+            "agree": int(points.agrees.sum()),
+            "largest difference": f"{(points.accuracy - points.paper).abs().max():.3f}",
+            "mean difference": f"{(points.accuracy - points.paper).mean():+.3f}",
+        }
+        for curve, points in table.groupby("curve", sort=False)
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _amicl_best(bundle: Bundle) -> str:
+    table = bundle.frame("amicl_best_a")
+    rows = [
+        {
+            "task": row.task + (f" (reach {row.reach})" if row.reach != 1 else ""),
+            "D": row.d,
+            "similarity": row.similarity,
+            "best a": interval(row.best_a, row.best_low, row.best_high, ".2f"),
+            "accuracy there": interval(row.accuracy, row.low, row.high, ".3f"),
+            "as good": f"{row.as_good_from:.2f} to {row.as_good_to:.2f}" + (" (and up)" if row.open_above else ""),
+        }
+        for row in table.itertuples()
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _number(x: Any) -> Any:
+    return f"{x:.4g}" if isinstance(x, float) else x
+
+
 BLOCKS: dict[str, Callable[[Bundle], str]] = {
     **{name: _speed(name) for name in answers.ASKS if name not in ("optimisers", "mechanism")},
     "optimisers": _tuned,
     "optimisers-all": _speed("optimisers"),
     "sensitivity": _sensitivity,
-    "whole": _final("streams-paper", at_step=75_000),
+    "whole": _final("streams-paper", at_step=answers.LAST_STEP),
     "windows-final": _final("windows"),
+    "shares-paper": _shares("gradient-paper"),
+    "shares": _shares("gradient"),
+    "mechanism": _mechanism,
+    "circuits": _circuits,
+    "amicl-counts": _amicl_counts,
+    "amicl-curves": _amicl_curves,
+    "amicl-best": _amicl_best,
 }
 """What may stand between markers, by name."""
 BEHIND = {
@@ -184,5 +281,9 @@ BEHIND = {
     "sensitivity": SENSITIVE,
     "whole": ("streams-paper",),
     "windows-final": ("windows",),
+    "shares-paper": ("gradient-paper",),
+    "shares": ("gradient",),
+    **dict.fromkeys(("mechanism", "circuits"), ("mechanism",)),
+    **dict.fromkeys(("amicl-counts", "amicl-curves", "amicl-best"), ()),
 }
 """The experiments behind a block that is not called as its experiment."""

@@ -12,12 +12,16 @@ from figures.theme import faded
 
 
 def over_seeds(frame: pd.DataFrame, by: str = "step") -> pd.DataFrame:
-    """Return mean, low and high (95 % t interval over seeds) of ``value`` at every ``by``."""
+    """Return mean, low and high (95 % t interval over seeds) of ``value`` at every ``by`` that all seeds have.
+
+    Beyond the first end of a run the mean would be of those that learn later, or not at all.
+    """
     rows = []
     for at, values in frame.groupby(by)["value"]:
         interval = mean_interval(values.to_numpy())
         rows.append({by: at, "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n})
-    return pd.DataFrame(rows)
+    curve = pd.DataFrame(rows)
+    return curve[curve.n == curve.n.max()]
 
 
 def band(curve: pd.DataFrame, name: str, colour: str, style: str = "solid", **where: Any) -> list[go.Scatter]:

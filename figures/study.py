@@ -15,6 +15,7 @@ from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, 
 
 GREY = "#777777"
 CLEAR, UNCLEAR = BLUE, GREY
+TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 5)
 SPLITS = ("test", "ic", "ic2", "iw")
 LOSS_SPLITS = ("test", "ic", "iw")
 
@@ -37,6 +38,8 @@ def all_curves(metrics: pd.DataFrame, title: str = "All evaluation sets") -> go.
                 traces = band(over_seeds(rows), str(variant), palette[str(variant)], dash(str(variant)), **shown)
                 figure.add_traces(traces, rows=[row] * len(traces), cols=[column] * len(traces))
     figure.update_yaxes(range=[0, 1.03], row=1)
+    losses = metrics[metrics.measure == "loss"].groupby(["variant", "split", "step"])["value"].mean()
+    figure.update_yaxes(range=[0, 1.15 * losses.max()], row=2)
     figure.update_yaxes(title_text="accuracy", row=1, col=1)
     figure.update_yaxes(title_text="loss (nats)", row=2, col=1)
     figure.update_xaxes(title_text="step", row=2)
@@ -72,14 +75,14 @@ def time_ratios(
             figure.add_trace(trace, **place)
         figure.add_vline(x=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, **place)
     figure.update_yaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4])
-    figure.update_xaxes(type="log", tickvals=[0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4], tickangle=0)
+    figure.update_xaxes(type="log", tickvals=TICKS, tickangle=0)
     figure.update_xaxes(title_text="times the reference's steps", row=rows)
     figure.update_annotations(font_size=12)
     pairs = shown.pairs.astype(int)
     n = f"{pairs.min()}" if pairs.min() == pairs.max() else f"{pairs.min()} to {pairs.max()}"
     caption = (
         f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, 95 % intervals; log axis.<br>"
-        "Blue: p < 0.05 in a permutation test within pairs, Holm-adjusted over all rows of the table; grey: not."
+        "Blue: p < 0.05 in a paired t test of the log ratio, Holm-adjusted over all rows of the table; grey: not."
     )
     height = rows * max(130, 21 * len(names) + 40) + 190
     themed(figure, title, caption, runs, height=height)

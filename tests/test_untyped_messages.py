@@ -11,6 +11,7 @@ import sys
 CASES: list[tuple[str, str]] = [
     ("Stream('w')", "carrier must be one of ('q', 'k', 'v'), got 'w'"),
     ("Stream('v', source='x')", "source must be one of ('q', 'k', 'v') or None, got 'x'"),
+    ("Stream('v', weights='frozen')", "weights must be one of ('own', 'initial', 'untied'), got 'frozen'"),
     ("Stream('v', gate='shut')", "gate must be one of ('full', 'stop', 'gradient-only', 'off'), got 'shut'"),
     ("LearnedGain(tie='loose')", "tie must be one of"),
     (
