@@ -209,7 +209,10 @@ class ModelConfig:
 
     def extra_weights(self, carrier: Carrier) -> Weights:
         """Return whose weights make what layers pass on of ``carrier``."""
-        return next((s.weights for s in self.streams if s.reads == carrier), "own")
+        for stream in self.streams:
+            if stream.reads == carrier:
+                return stream.weights
+        return "own"
 
     def readers(self, layer: int, carrier: Carrier) -> tuple[tuple[int, Carrier], ...]:
         """Return the (layer, fed carrier) pairs that read what ``layer`` passes on of ``carrier``."""

@@ -241,7 +241,9 @@ class _LastPosition(torch.autograd.Function):
         )
 
 
-class _Weights(NamedTuple):
+class MixedWeights(NamedTuple):
+    """The weights of both layers, by carrier."""
+
     first: dict[Carrier, Weight]
     """On x, in the first layer."""
     on_h: dict[Carrier, Weight]
@@ -250,7 +252,8 @@ class _Weights(NamedTuple):
     """On x, in the second layer: what the stream carries."""
 
 
-def _mixed_weights(model: HookedStreamTransformer) -> _Weights:
+def mixed_weights(model: HookedStreamTransformer) -> MixedWeights:
+    """Return the weights that attention uses, by what they act on: the rule of the streams, applied to weights."""
     # Mixing is linear in the projections, and the input is data. So the rule of circuits.streams, gates included,
     # acts on the weights as it acts on what they project: as if the input were the identity matrix.
     own: list[dict[Carrier, Weight]] = [
@@ -272,7 +275,7 @@ def _mixed_weights(model: HookedStreamTransformer) -> _Weights:
             used[layer][c] = kept + incoming if within else kept
             if not within:
                 on_x[c] = incoming
-    return _Weights(used[0], used[1], on_x)
+    return MixedWeights(used[0], used[1], on_x)
 
 
 def _as_projection(weight: Weight) -> Float[Tensor, "1 d_model 1 d_head"]:
@@ -288,7 +291,7 @@ def run_last(model: HookedStreamTransformer, tokens: SplitTokens) -> FastRun:
 
     The model must be one that :func:`why_not` accepts, without hooks attached (they would not fire).
     """
-    first, on_h, on_x = _mixed_weights(model)
+    first, on_h, on_x = mixed_weights(model)
     if model.config.attention_scale:
         scale = model.config.d_head**-0.5
         first, on_h = {**first, "q": first["q"] * scale}, {**on_h, "q": on_h["q"] * scale}

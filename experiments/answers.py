@@ -49,7 +49,7 @@ def times(bundle: Bundle, name: str, threshold: float = THRESHOLD, rule: Rule = 
     """
     metrics = bundle.metrics(name)
     found = [
-        threshold_times(rows, threshold, rule=rule).assign(condition=condition)
+        threshold_times(rows, threshold, rule=rule).assign(condition=str(condition))
         for condition, rows in metrics.groupby("condition", sort=False, observed=True)
     ]
     arms = bundle.experiment(name)[["condition", "variant", "seed", "status", "steps", "stops_at"]]
@@ -145,7 +145,7 @@ def tuned(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     for (kind, _), rows in parts.groupby(["kind", "variant"], sort=False):
         capped = rows.assign(steps=rows.steps.fillna(rows["last"]))
         rate = capped.groupby("rate")["steps"].mean().idxmin()
-        best.append(rows[rows.rate == rate].assign(condition=kind))
+        best.append(rows[rows.rate == rate].assign(condition=str(kind)))
     chosen = pd.concat(best, ignore_index=True)
     rates = chosen.drop_duplicates(["condition", "variant"])[["condition", "variant", "rate"]]
     return speed(chosen, reference).merge(rates, on=["condition", "variant"])

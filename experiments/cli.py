@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from experiments import route_cli
+from experiments import route_cli, study_cli
 from experiments.route_cli import Root, RunName, Step
 
 
@@ -24,7 +24,7 @@ def train(
     seeds: Annotated[tuple[int, ...], arg(help="several of them, instead of --seed")] = (),
     steps: Annotated[int | None, arg(help="updates, instead of the preset's")] = None,
     layers: Annotated[int, arg(help="attention layers")] = 2,
-    engine: Annotated[Literal["auto", "eager", "compiled"], arg(help="auto compiles long runs")] = "auto",
+    compute: Annotated[Literal["auto", "eager", "compiled"], arg(help="auto compiles long runs")] = "auto",
     device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
     workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
     gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None,
@@ -42,7 +42,7 @@ def train(
     """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
     from experiments import commands
 
-    which = (variants or (variant,), preset, seeds or (seed,), steps, layers, engine, device, workers, root)
+    which = (variants or (variant,), preset, seeds or (seed,), steps, layers, compute, device, workers, root)
     commands.train(*which, gradients_every, interventions)
 
 
@@ -179,6 +179,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "heads": heads,
     "gradients": gradients,
     "circuit": route_cli.circuit,
+    "sweep": study_cli.sweep,
+    "collect": study_cli.collect,
+    "amicl": study_cli.amicl,
+    "mechanism": study_cli.mechanism,
+    "figures": study_cli.figures,
+    "reproduce": study_cli.reproduce,
 }
 
 

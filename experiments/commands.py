@@ -37,7 +37,7 @@ def train(
     seeds: Sequence[int],
     steps: int | None,
     layers: int,
-    engine: str,
+    compute: str,
     device: str,
     workers: int | None,
     root: Path,
@@ -52,7 +52,7 @@ def train(
     if interventions is not None:
         training = replace(training, interventions=_interventions(interventions))
     configs = [icl_run(v, preset, s, training, n_layers=layers) for s in seeds for v in variants]
-    done = sweep(configs, root, workers, device, None if engine == "auto" else engine)
+    done = sweep(configs, root, workers, device, compute=None if compute == "auto" else compute)
     table = runs_table(root)
     _print(table[table.run.isin([run.path.name for run in done])])
 

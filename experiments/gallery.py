@@ -71,6 +71,28 @@ def _sensitivity(bundle: Bundle) -> dict[str, Any]:
     return {"table": table, "runs": runs}
 
 
+def _phases(bundle: Bundle) -> dict[str, Any]:
+    runs = sorted(bundle.frame("mechanism_edges").run.unique())
+    table = answers.mechanism(bundle)
+    return {
+        "table": table[table.variant.isin(["classic", "value"])],
+        "broken": list(answers.WITHOUT),
+        "restored": list(answers.PATCHED),
+        "runs": runs,
+    }
+
+
+def _heads(bundle: Bundle) -> dict[str, Any]:
+    """Of the first seed's classic and value runs of the largest preset that there is."""
+    heads = bundle.frame("mechanism_heads")
+    preset = "paper" if (heads.preset == "paper").any() else "small"
+    shown = heads.variant.isin(["classic", "value"]) & heads.score.isin(HEAD_SCORES)
+    return {"frame": heads[shown & (heads.preset == preset) & (heads.seed == 0)]}
+
+
+HEAD_SCORES = ("previous token", "ila", "tila", "tla")
+
+
 def _frame(name: str, argument: str, bundle: Bundle, **more: Any) -> dict[str, Any]:
     return {argument: bundle.frame(name), **more}
 
@@ -102,6 +124,8 @@ PICTURES: dict[str, Picture] = {
         _of(_ratios, "data", "data", "time_ratios"),
         _of(_ratios, "optimisers", "optimisers", "time_ratios"),
         Picture("optimisers_tuned", "time_ratios", _tuned, ("optimisers",)),
+        Picture("mechanism_phases", "phases", _phases, (), ("mechanism_ablations", "mechanism_patches")),
+        Picture("mechanism_heads", "heads", _heads, (), ("mechanism_heads",)),
         *(
             Picture(f"amicl_{file}", f"amicl_{drawing}", partial(_frame, frame, argument, **more), (), (frame,))
             for file, drawing, frame, argument, more in (

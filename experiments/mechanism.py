@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -92,8 +92,7 @@ def _ablations(run: Run, n: int, step: int) -> pd.DataFrame:
     return pd.concat([whole.assign(what="site"), edges.assign(what="edge")], ignore_index=True)
 
 
-def _each(at: dict[str, int], ask: object) -> pd.DataFrame:
-    assert callable(ask)
+def _each(at: dict[str, int], ask: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([ask(step).assign(phase=phase, step=step) for phase, step in at.items()], ignore_index=True)
 
 
@@ -102,8 +101,8 @@ def _spread(steps: Sequence[int], at: dict[str, int]) -> list[int]:
     return sorted({*steps[::every], *at.values()})
 
 
-def _only(run: Run, steps: object) -> Run:
+def _only(run: Run, steps: Iterable[int]) -> Run:
     """The same run as if it had no other checkpoints than those."""
-    kept = {str(step) for step in steps}  # type: ignore[attr-defined] # any iterable
+    kept = {str(step) for step in steps}
     record = {**run.record, "checkpoints": {s: h for s, h in run.record["checkpoints"].items() if s in kept}}
     return Run(run.path, record)

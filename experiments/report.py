@@ -6,7 +6,7 @@ A page has ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; what stands betwee
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ def whole(bundle: Bundle, title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _rows(frame: pd.DataFrame) -> Iterable[Any]:
+    return frame.itertuples()
+
+
 # --- tables as text --------------------------------------------------------------------------------------------------
 
 
@@ -90,7 +94,7 @@ def speed_table(table: pd.DataFrame) -> pd.DataFrame:
             "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
             "p (Holm)": "-" if np.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}",
         }
-        for row in table.itertuples()
+        for row in _rows(table)
     ]
     found = pd.DataFrame(rows)
     return found.drop(columns="condition") if found.condition.nunique() == 1 else found
@@ -100,7 +104,7 @@ def in_words(table: pd.DataFrame) -> str:
     """Return what a table says: a sentence a row, or a condition where it is long."""
     compared = table[table.pairs > 0]
     if len(compared) <= LISTED:
-        return "\n".join(f"- {answers.verdict(row)}" for row in compared.itertuples())
+        return "\n".join(f"- {answers.verdict(row)}" for row in _rows(compared))
     return "\n".join(
         f"- {condition}: {_condensed(rows)}" for condition, rows in compared.groupby("condition", sort=False)
     )
@@ -115,8 +119,7 @@ def _condensed(rows: pd.DataFrame) -> str:
         "too few got there to compare": rows[rows.ratio.isna()],
     }
     parts = [
-        f"{what}: "
-        + ", ".join(f"{r.variant}" + ("" if np.isnan(r.ratio) else f" {r.ratio:.2f}") for r in group.itertuples())
+        f"{what}: " + ", ".join(f"{r.variant}" + ("" if np.isnan(r.ratio) else f" {r.ratio:.2f}") for r in _rows(group))
         for what, group in groups.items()
         if len(group)
     ]
@@ -149,7 +152,7 @@ def _sensitivity(bundle: Bundle) -> str:
             "got there": f"{row.reached} of {row.runs}",
             "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
         }
-        for row in table[table.pairs > 0].itertuples()
+        for row in _rows(table[table.pairs > 0])
     ]
     return markdown(pd.DataFrame(rows))
 
@@ -161,7 +164,7 @@ SENSITIVE = ("streams-paper", "gradient-paper", "gradient")
 def _final(name: str, at_step: int | None = None) -> Callable[[Bundle], str]:
     def block(bundle: Bundle) -> str:
         table = answers.final(bundle, name, at_step=at_step)
-        table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in table.itertuples()]
+        table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in _rows(table)]
         wide: Any = table.pivot(index="variant", columns="split", values="text")[list(answers.MEASURED)]
         n = table.groupby("variant").n.max()
         wide.insert(0, "runs", n)
@@ -192,7 +195,7 @@ def _circuits(bundle: Bundle) -> str:
             "minimality": "-" if np.isnan(row.minimality) else f"{row.minimality:.2f}",
             "circuits' faithfulness": f"{row.faithfulness:.2f}",
         }
-        for row in table.itertuples()
+        for row in _rows(table)
     ]
     return markdown(pd.DataFrame(rows))
 
@@ -251,7 +254,7 @@ def _amicl_best(bundle: Bundle) -> str:
             "accuracy there": interval(row.accuracy, row.low, row.high, ".3f"),
             "as good": f"{row.as_good_from:.2f} to {row.as_good_to:.2f}" + (" (and up)" if row.open_above else ""),
         }
-        for row in table.itertuples()
+        for row in _rows(table)
     ]
     return markdown(pd.DataFrame(rows))
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from circuits.canonical import canonical_json, differences
 from circuits.errors import require
-from circuits.fast import _mixed_weights as mixed_weights
+from circuits.fast import mixed_weights as mixed_weights
 from circuits.fast import why_not
 from circuits.model import HookedStreamTransformer
 from circuits.stream_config import Carrier

@@ -22,7 +22,7 @@ def sweep(
     size: Size = "full",
     workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
     address: Annotated[
-        str | None, arg(help="of the Ray cluster, e.g. ray://head:10001 (default: one on this machine)")
+        str | None, arg(help="of the Ray cluster, e.g. head:6379 (default: one on this machine)")
     ] = None,
     device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
     retries: Annotated[int, arg(help="how often a run is tried again whose worker died")] = 2,

@@ -42,7 +42,7 @@ def never() -> bool:
     return False
 
 
-def choose_engine(config: RunConfig) -> str:
+def choose_compute(config: RunConfig) -> str:
     """Return ``"compiled"`` or ``"eager"``, whichever suits a run on this machine."""
     pays = config.training.steps >= COMPILE_FROM and why_not(config.model) is None
     return "compiled" if pays and compiles() else "eager"

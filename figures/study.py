@@ -159,7 +159,7 @@ WHENS = {"before": VERMILION, "within": ORANGE, "after": GREEN}
 def windows(
     metrics: pd.DataFrame, split: str = "ic", title: str = "The stream opened and closed while training"
 ) -> go.Figure:
-    """Return accuracy of runs whose stream changes at a step: a panel a change, a curve a step, with the two references.
+    """Return accuracy of runs whose stream changes at a step: a panel a change, a curve a step, and two references.
 
     Variants are called "<change> <when> (<step>)"; when is before, within or after the transition.
     """
@@ -187,7 +187,7 @@ def windows(
 
 
 def sensitivity(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
-    """Return the ratio of times at several thresholds, first and sustained crossings: a panel an experiment and variant.
+    """Return the ratio of times at several thresholds and rules of crossing: a panel an experiment and variant.
 
     ``table`` has columns experiment, variant, threshold, rule, ratio, low, high.
     """

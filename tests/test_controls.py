@@ -49,7 +49,7 @@ def test_a_stream_of_initial_weights_starts_as_a_stream_of_values_and_never_move
         before = model(x, return_type="logits")
         hidden = model.run_with_cache(x)[1]["blocks.1.attn.hook_v_residual"]
         with torch.no_grad():
-            model.blocks[0].attn.W_V.add_(1.0)
+            model.layers[0].attn.W_V.add_(1.0)
         moved = not torch.equal(model.run_with_cache(x)[1]["blocks.1.attn.hook_v_residual"], hidden)
         assert moved == (model is tied)
         assert not torch.equal(model(x), before)
@@ -87,7 +87,7 @@ def test_other_weights_live_in_checkpoints(weights: Any, tmp_path: Path) -> None
     model = HookedStreamTransformer(with_weights(weights), seed=5)
     save_checkpoint(tmp_path / "model.safetensors", model)
     with torch.no_grad():
-        model.blocks[0].attn.passing_weight("v").zero_()
+        model.layers[0].attn.passing_weight("v").zero_()
     loaded = load_checkpoint(tmp_path / "model.safetensors")
     assert loaded.layers[0].attn.passing_weight("v").abs().sum() > 0
     x = inputs_for(model.config).float()
@@ -165,7 +165,7 @@ def test_a_model_that_started_otherwise_is_the_same_architecture(tmp_path: Path)
 def test_rates_scale_the_steps_of_the_named_parameters(optimizer: Any) -> None:
     def step(*rates: Rate) -> dict[str, torch.Tensor]:
         model = HookedStreamTransformer(vector_config("value"), seed=1)
-        parameters = dict(model.named_parameters())
+        parameters: dict[str, torch.Tensor] = dict(model.named_parameters())
         before = {n: p.detach().clone() for n, p in parameters.items()}
         loss(model.double()).backward()
         make_optimizer(optimizer, parameters, rates).step()
@@ -185,7 +185,7 @@ def test_rates_scale_the_steps_of_the_named_parameters(optimizer: Any) -> None:
 
 
 def test_rates_must_name_something() -> None:
-    parameters = dict(HookedStreamTransformer(vector_config("value")).named_parameters())
+    parameters: dict[str, torch.Tensor] = dict(HookedStreamTransformer(vector_config("value")).named_parameters())
     with pytest.raises(UnknownNameError, match="unknown parameter"):
         make_optimizer(SGD(), parameters, [Rate("blocks.9.attn.W_V", 2.0)])
     with pytest.raises(ValueError, match="must be 0 or more"):

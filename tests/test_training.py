@@ -16,7 +16,7 @@ from experiments.config import SGD, TRAINING, Adam, At, Every, GateChange, LogLi
 from experiments.evaluation import EvaluationSets, evaluate, measure
 from experiments.runs import Run, RunError
 from experiments.tasks.icl import ICLTask
-from experiments.training import Trainer, choose_engine, scheduled, train
+from experiments.training import Trainer, choose_compute, scheduled, train
 from experiments.updates import make_optimizer, training_loss
 
 TINY = dataclasses.replace(
@@ -115,9 +115,9 @@ def test_runs_are_looked_at_when_the_schedule_says(tmp_path: Path) -> None:
 
 
 def test_long_runs_are_compiled_where_that_pays() -> None:
-    assert choose_engine(icl_run("value", "small")) == "eager"
-    assert choose_engine(icl_run("x-transformers", "paper")) == "eager"
-    assert choose_engine(icl_run("value", "paper")) in ("compiled", "eager")
+    assert choose_compute(icl_run("value", "small")) == "eager"
+    assert choose_compute(icl_run("x-transformers", "paper")) == "eager"
+    assert choose_compute(icl_run("value", "paper")) in ("compiled", "eager")
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

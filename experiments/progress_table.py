@@ -1,0 +1,178 @@
+"""Progress of many runs: one live table in a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # rich is imported once there is something to draw
+    from rich.console import Group
+
+State = Literal["done", "running", "failed", "waiting"]
+STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
+ROWS = 8
+"""So many running runs have their own line."""
+REDRAW_SECONDS, LINE_SECONDS = 0.5, 30.0
+SPEED_SECONDS = 60.0
+"""The speed is that of the last minute."""
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, coarse: ``40 s``, ``5 min``, ``2 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Tally:
+    """What is known of every run: its state, step and accuracy; and of all together: steps a second and time left."""
+
+    def __init__(self, steps: Mapping[str, int]):
+        self.steps = dict(steps)
+        self.states: dict[str, State] = dict.fromkeys(steps, "waiting")
+        self.at: dict[str, int] = {}
+        self.accuracies: dict[str, float] = {}
+        self.made = 0
+        self.started = time.monotonic()
+        self._seen = deque([(self.started, 0)])
+
+    def report(self, name: str, step: int, accuracy: float) -> None:
+        """Take one run's progress. What was done in an earlier sitting, or again after a death, is not speed."""
+        self.made += max(0, step - self.at.get(name, step))
+        self.at[name], self.accuracies[name], self.states[name] = step, accuracy, "running"
+
+    def set(self, name: str, state: State) -> None:
+        """Take one run's new state."""
+        self.states[name] = state
+
+    def look(self, now: float) -> None:
+        """Note how many steps are made by now, once a second."""
+        if now - self._seen[-1][0] < 1:
+            return
+        self._seen.append((now, self.made))
+        while now - self._seen[0][0] > SPEED_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def speed(self) -> float:
+        """Steps a second, of all runs together; 0 before anything is known."""
+        (begin, before), (end, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (end - begin) if end > begin else 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds to the end at this speed; infinite before anything is known."""
+        open_runs = [name for name, state in self.states.items() if state in ("running", "waiting")]
+        steps = sum(self.steps[name] - self.at.get(name, 0) for name in open_runs)
+        return steps / self.speed if self.speed else math.inf
+
+    @property
+    def running(self) -> list[str]:
+        """The runs that are being trained, by name."""
+        return sorted(name for name, state in self.states.items() if state == "running")
+
+    def counts(self) -> str:
+        """Return how many runs are in which state, as words."""
+        count = Counter(self.states.values())
+        return f"{len(self.states)} runs: " + ", ".join(f"{count[state]} {state}" for state in STATES)
+
+    def sentence(self) -> str:
+        """Return where all runs stand, as one line."""
+        if not self.running:
+            return f"{self.counts()}; {duration(time.monotonic() - self.started)}"
+        left = f", {duration(self.left)} left" if math.isfinite(self.left) else ""
+        return f"{self.counts()}; {self.speed:,.0f} steps/s{left}"
+
+
+class _Lines:
+    """For logs: one line at a time."""
+
+    seconds = LINE_SECONDS
+
+    def draw(self, tally: Tally) -> None:
+        print(tally.sentence(), file=sys.stderr, flush=True)
+
+    def end(self, tally: Tally) -> None:
+        self.draw(tally)
+
+
+class _Table:
+    """For terminals: drawn over itself. Whatever else is printed appears above it."""
+
+    seconds = REDRAW_SECONDS
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        # No thread of its own: the trainer's process is single-threaded for speed.
+        self.live = Live(console=Console(stderr=True), auto_refresh=False)
+        self.live.start()
+
+    def draw(self, tally: Tally) -> None:
+        self.live.update(table(tally), refresh=True)
+
+    def end(self, tally: Tally) -> None:
+        self.draw(tally)
+        self.live.stop()
+
+
+def table(tally: Tally) -> Group:
+    """Return the line of all runs and, below, a table of those that are being trained, as rich draws them."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = Table(box=None, padding=(0, 2, 0, 0))
+    rows.add_column("run", no_wrap=True, overflow="ellipsis")
+    for column in ("step", "of", "accuracy"):
+        rows.add_column(column, justify="right")
+    for name in tally.running[:ROWS]:
+        accuracy = tally.accuracies.get(name, math.nan)
+        shown = "-" if math.isnan(accuracy) else f"{accuracy:.3f}"
+        rows.add_row(name, f"{tally.at.get(name, 0):,}", f"{tally.steps[name]:,}", shown)
+    more = len(tally.running) - ROWS
+    if more > 0:
+        rows.add_row(f"and {more} more", "", "", "")
+    return Group(Text(tally.sentence()), *([rows] if tally.running else []))
+
+
+class Progress:
+    """A tally that shows itself on the error stream: a live table, plain lines, or (``show=False``) nothing."""
+
+    def __init__(self, steps: Mapping[str, int], show: bool = True):
+        self.tally = Tally(steps)
+        self.show = show
+        self._display: _Table | _Lines | None = None
+        self._drawn = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.show:
+            self._display = _Table() if sys.stderr.isatty() else _Lines()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._display is not None:
+            self._display.end(self.tally)
+
+    def report(self, name: str, step: int, accuracy: float) -> None:
+        """Take one run's progress."""
+        self.tally.report(name, step, accuracy)
+        self.refresh()
+
+    def set(self, name: str, state: State) -> None:
+        """Take one run's new state."""
+        self.tally.set(name, state)
+
+    def refresh(self) -> None:
+        """Draw, if it is time to."""
+        now = time.monotonic()
+        self.tally.look(now)
+        if self._display is not None and now - self._drawn >= self._display.seconds:
+            self._drawn = now
+            self._display.draw(self.tally)
