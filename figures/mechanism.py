@@ -38,7 +38,7 @@ def phases(table: pd.DataFrame, broken: list[str], restored: list[str], runs: li
     figure.update_yaxes(range=[-0.03, 1.13])
     figure.update_annotations(font_size=13)
     caption = (
-        "Means over runs. Left: accuracy on novel classes, whole and with a part replaced by its mean or cut. Right: share "
-        "of the logit<br>difference that comes back when one thing is put back before layer 1 at the right labels."
+        "Means over runs. Left: accuracy on novel classes, whole and with a part replaced by its mean, or cut. Right: "
+        "share of the<br>logit difference that comes back with one thing put back before layer 1 at the right labels."
     )
     return themed(figure, "Which routes do it, phase by phase", caption, runs, height=200 + 330 * len(presets))
