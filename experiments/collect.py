@@ -34,7 +34,7 @@ def collect(
     Raises:
         UnknownNameError: for an unknown experiment.
         RunError: for a run directory that is damaged.
-        BundleError: for a bundle of another schema.
+        BundleError: if there is no finished run at all, or for a bundle of another schema.
     """
     arms = {name: experiment(name).arms(size) for name in names}
     old = Bundle.open(bundle) if (Path(bundle) / "manifest.json").exists() else None
@@ -42,6 +42,9 @@ def collect(
     found = {run.config.id: run for run in _runs(roots, arms) if run.status in ENDED}
     fresh = {run_id: _read(run) for run_id, run in found.items()}
     held = {**kept, **fresh}
+    if not held:
+        where = ", ".join(map(str, roots))
+        raise BundleError(f"there is no finished run of {', '.join(arms)} in {where}; 'valuestream sweep' trains them")
     frames = {
         "arms": pd.DataFrame(
             [
@@ -115,7 +118,7 @@ def _read(run: Run) -> dict[str, Any]:
 def _seconds(run: Run) -> float:
     file = run.path / "sessions.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
-    return sum(json.loads(line)["seconds"] for line in lines)
+    return float(sum(json.loads(line)["seconds"] for line in lines))
 
 
 def _rows_of(old: Bundle, arms: Mapping[str, Sequence[Arm]]) -> dict[str, dict[str, Any]]:
@@ -130,6 +133,3 @@ def _rows_of(old: Bundle, arms: Mapping[str, Sequence[Arm]]) -> dict[str, dict[s
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.round(DIGITS)
-
-
-__all__ = ["BundleError", "add_frames", "collect"]

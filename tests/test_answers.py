@@ -100,7 +100,7 @@ def test_runs_that_ended_at_a_lower_accuracy_say_nothing_of_a_higher_one(tmp_pat
 
 def test_conditions_are_compared_within_themselves_and_corrected_together(tmp_path: Path) -> None:
     rows = []
-    for condition, factor in (("a", 1.0), ("b", 2.0)):
+    for condition, factor in (("a", 1.0), ("b", 1.5)):
         rows += runs_of("classic", [factor * s for s in CLASSIC], condition=condition)
         rows += runs_of("value", [factor * s * 0.9 for s in CLASSIC], condition=condition)
     table = answers.speed(answers.times(bundle_of(tmp_path, rows, "data"), "data")).dropna(subset="ratio")
