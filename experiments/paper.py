@@ -140,8 +140,8 @@ CHANGES: dict[str, Callable[[int], tuple[GateChange, ...]]] = {
 WINDOW = replace(SMALL, steps=1_500, stop_at=None)
 WINDOW_STEPS = {"before": 150, "within": 400, "after": 800}
 """Before, within and after the transition of a value model."""
-WINDOW_STEPS_PAPER = {"before": 8_000, "within": 18_000, "after": 30_000}
-WINDOWS_PAPER = (("opened", "within"), ("closed", "within"), ("closed", "after"))
+WINDOW_STEPS_PAPER = {"within": 18_000}
+WINDOWS_PAPER = (("opened", "within"), ("closed", "within"))
 """What is done at the paper's size, where a run is minutes."""
 
 
@@ -164,8 +164,7 @@ def _windows_paper(size: Size) -> list[Arm]:
     for seed in _seeds(size, 5, 0):
         arms += [Arm(at_paper_size(v, seed)) for v in ("classic", "value")]
         for what, when in WINDOWS_PAPER:
-            training = replace(WHOLE, steps=36_000) if when == "after" else TO_95
-            arms.append(_changed(what, when, WINDOW_STEPS_PAPER[when], seed, training, "paper"))
+            arms.append(_changed(what, when, WINDOW_STEPS_PAPER[when], seed, TO_95, "paper"))
     return arms
 
 
@@ -221,13 +220,10 @@ DEEP_RULES = (
     "key",
     "query",
     "cumulative",
-    "resformer-constant",
     "resformer-learned",
     "resformer-dense",
     "svformer",
     "within-layer",
-    "cross-carrier",
-    "transformed",
 )
 """Those that are trained in more than two layers too."""
 COMBINED: dict[str, tuple[Stream, ...]] = {
@@ -297,7 +293,7 @@ def _optimisers(size: Size) -> list[Arm]:
     return [
         Arm(icl_run(v, "small", seed, _tuned(optimizer)), f"{kind}, rate {optimizer.rate:g}")
         for kind, optimizer in grid
-        for seed in _seeds(size, 5)
+        for seed in _seeds(size, 3)
         for v in CARRIERS
     ]
 

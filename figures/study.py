@@ -153,6 +153,11 @@ def gradient_share_curves(shares: pd.DataFrame, title: str = "Gradient that came
     return themed(figure, title, caption, shares.run)
 
 
+CHANGE_WORDS = {
+    "opened": "stream opened",
+    "closed": "stream closed",
+    "gradient cut": "gradient through the stream cut",
+}
 WHENS = {"before": VERMILION, "within": ORANGE, "after": GREEN}
 
 
@@ -164,12 +169,11 @@ def windows(
     Variants are called "<change> <when> (<step>)"; when is before, within or after the transition.
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
-    changes = ("opened", "closed", "gradient cut")
     figure = make_subplots(
-        1, 3, subplot_titles=[f"stream {c}" for c in changes], shared_yaxes=True, horizontal_spacing=0.02
+        1, 3, subplot_titles=list(CHANGE_WORDS.values()), shared_yaxes=True, horizontal_spacing=0.035
     )
     curves = {str(v): over_seeds(rows) for v, rows in chosen.groupby("variant", sort=False)}
-    for column, change in enumerate(changes, start=1):
+    for column, change in enumerate(CHANGE_WORDS, start=1):
         first = {"showlegend": column == 1}
         for name, colour, style in (("classic", BLACK, "solid"), ("value", BLUE, "solid")):
             for trace in band(curves[name], name, colour, style, **first):
