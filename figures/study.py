@@ -169,11 +169,11 @@ def windows(
     Variants are called "<change> <when> (<step>)"; when is before, within or after the transition.
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
-    figure = make_subplots(
-        1, 3, subplot_titles=list(CHANGE_WORDS.values()), shared_yaxes=True, horizontal_spacing=0.035
-    )
+    changes = [c for c in CHANGE_WORDS if chosen.variant.str.startswith(c).any()]
+    titles = [CHANGE_WORDS[c] for c in changes]
+    figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
     curves = {str(v): over_seeds(rows) for v, rows in chosen.groupby("variant", sort=False)}
-    for column, change in enumerate(CHANGE_WORDS, start=1):
+    for column, change in enumerate(changes, start=1):
         first = {"showlegend": column == 1}
         for name, colour, style in (("classic", BLACK, "solid"), ("value", BLUE, "solid")):
             for trace in band(curves[name], name, colour, style, **first):
