@@ -10,6 +10,7 @@ from circuits.stream_config import Stream
 from circuits.variants import icl_config
 
 if TYPE_CHECKING:
+    from circuits.amicl import AMICL, Sequences
     from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
     from circuits.intervening import NothingChangedError, intervened
     from circuits.interventions import Intervention
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "circuits",
     {
+        **dict.fromkeys(("AMICL", "Sequences"), "amicl"),
         **dict.fromkeys(("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"), "checkpoint"),
         **dict.fromkeys(("NothingChangedError", "intervened"), "intervening"),
         "Intervention": "interventions",
@@ -28,11 +30,13 @@ __getattr__ = lazily(
 )
 
 __all__ = [
+    "AMICL",
     "CheckpointError",
     "HookedStreamTransformer",
     "Intervention",
     "ModelConfig",
     "NothingChangedError",
+    "Sequences",
     "Site",
     "State",
     "Stream",

@@ -80,7 +80,7 @@ def test_help_needs_no_torch() -> None:
 def test_figures_import_without_transformer_lens_or_torch() -> None:
     script = (
         "import sys\nimport figures.theme, figures.page, figures.ablation, figures.patching, figures.gradients\n"
-        "import figures.icl, figures.bands, figures.render\n"
+        "import figures.icl, figures.bands, figures.render, figures.amicl, figures.study, figures.mechanism\n"
         "print(sorted({'torch', 'transformer_lens'} & set(sys.modules)))"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -38,6 +38,8 @@ CASES: list[tuple[str, str]] = [
     ("Every(0)", "the distance must be positive"),
     ("steps_to_threshold(None, 0.9, 'last')", "unknown rule 'last': there are 'first', 'sustained'"),
     ("split_gradient(model, None, x, by='pairs')", "unknown way to split 'pairs': did you mean 'pair'"),
+    ("amicl_study('ful')", "unknown size 'ful': did you mean 'full'"),
+    ("experiment('data').arms('miniatur')", "unknown size 'miniatur': did you mean 'miniature'"),
     ("paired_seeds([1.0, 2.0], [2.0, 3.0], 'rato')", "unknown contrast 'rato': did you mean 'ratio'"),
 ]
 
@@ -51,6 +53,8 @@ from circuits.interventions import Attend
 from circuits.stream_config import LearnedGain
 from experiments.config import SGD, Adam, Every, GateChange
 from experiments.tasks import ICLTask
+from experiments.amicl import study as amicl_study
+from experiments.paper import experiment
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
 pair = ICLTask("small").pairs(4)
 x, y = pair.clean, pair.answers
