@@ -181,7 +181,8 @@ def mechanism(bundle: Bundle) -> pd.DataFrame:
     """Return one row a preset, variant and phase, means over seeds: accuracy whole and under the ablations of
     ``WITHOUT``, the patching effects of ``PATCHED``, and the faithfulness of the circuit found at the end.
 
-    What a model does not have (a stream, say) is NaN.
+    What a model does not have (a stream, say) is NaN, and so are effects before the transition, which would be shares
+    of next to no difference.
     """
     ablated, patched = bundle.frame("mechanism_ablations"), bundle.frame("mechanism_patches")
     group = ["preset", "variant", "phase"]
@@ -191,7 +192,7 @@ def mechanism(bundle: Bundle) -> pd.DataFrame:
         chosen = ablated[(ablated.what == what) & (ablated.part == part) & (ablated.method == method)]
         first = chosen[chosen["layer"].astype(str).isin(["0", "all"])]
         columns[name] = first.groupby(group)["accuracy_ablated"].mean()
-    at = patched[(patched.layer == 1) & (patched.position == "matching label")]
+    at = patched[(patched.layer == 1) & (patched.position == "matching label") & (patched.phase != "before")]
     for name, (component, route) in PATCHED.items():
         columns[name] = at[(at.component == component) & (at.route == route)].groupby(group)["effect"].mean()
     columns["faithfulness"] = bundle.frame("mechanism_circuits").groupby(group)["faithfulness"].mean()

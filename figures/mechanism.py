@@ -8,7 +8,8 @@ from plotly.subplots import make_subplots
 
 from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, dash, themed
 
-_COLOURS = (BLACK, VERMILION, ORANGE, BLUE, GREEN, PINK)
+_COLOURS = ((BLACK, VERMILION, ORANGE, BLUE), (GREEN, BLUE, PINK))
+"""Of what is broken (whole first), and of what is restored."""
 PRESET_WORDS = {"paper": "paper's size", "small": "small preset"}
 
 
@@ -24,7 +25,7 @@ def phases(table: pd.DataFrame, broken: list[str], restored: list[str], runs: li
     for row, preset in enumerate(presets, start=1):
         for column, measures in enumerate((["accuracy", *broken], restored), start=1):
             for variant, curve in table[table.preset == preset].groupby("variant", sort=False):
-                for colour, measure in zip(_COLOURS, measures, strict=False):
+                for colour, measure in zip(_COLOURS[column - 1], measures, strict=False):
                     if curve[measure].isna().all():
                         continue
                     name = f"{variant}: {'whole' if measure == 'accuracy' else measure}"
@@ -35,7 +36,8 @@ def phases(table: pd.DataFrame, broken: list[str], restored: list[str], runs: li
                     figure.add_trace(trace, row=row, col=column)
     order = ["before", "within", "after", "end"]
     figure.update_xaxes(categoryorder="array", categoryarray=order, range=[-0.2, 3.2])
-    figure.update_yaxes(range=[-0.03, 1.13])
+    figure.update_yaxes(range=[-0.03, 1.03], col=1)
+    figure.update_yaxes(rangemode="tozero", col=2)
     figure.update_annotations(font_size=13)
     caption = (
         "Means over runs. Left: accuracy on novel classes, whole and with a part replaced by its mean, or cut. Right: "

@@ -65,7 +65,7 @@ def time_ratios(
         columns,
         subplot_titles=conditions if len(conditions) > 1 else None,
         shared_yaxes=True,
-        shared_xaxes=True,
+        shared_xaxes="all",
         horizontal_spacing=0.02,
         vertical_spacing=0.28 / rows if rows > 1 else 0,
     )
@@ -76,7 +76,10 @@ def time_ratios(
         figure.add_vline(x=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, **place)
     figure.update_yaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4])
     figure.update_xaxes(type="log", tickvals=TICKS, tickangle=0)
-    figure.update_xaxes(title_text="times the reference's steps", row=rows)
+    for i in range(len(conditions)):
+        if i + columns >= len(conditions):  # nothing below it
+            lowest = {"row": i // columns + 1, "col": i % columns + 1}
+            figure.update_xaxes(title_text="times the reference's steps", showticklabels=True, **lowest)
     figure.update_annotations(font_size=12)
     pairs = shown.pairs.astype(int)
     n = f"{pairs.min()}" if pairs.min() == pairs.max() else f"{pairs.min()} to {pairs.max()}"
@@ -170,6 +173,8 @@ def windows(
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
     changes = [c for c in CHANGE_WORDS if chosen.variant.str.startswith(c).any()]
+    if not changes:
+        raise ValueError(f"no variant here is called after a change ({', '.join(CHANGE_WORDS)}); train 'windows' first")
     titles = [CHANGE_WORDS[c] for c in changes]
     figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
     curves = {str(v): over_seeds(rows) for v, rows in chosen.groupby("variant", sort=False)}
