@@ -141,7 +141,7 @@ def windows(size: Size) -> list[Arm]:
 def windows_paper(size: Size) -> list[Arm]:
     """Return the arms of the experiment ``windows-paper``."""
     arms = []
-    for seed in _seeds(size, 5, 0):
+    for seed in _seeds(size, 3, 0):
         arms += [Arm(at_paper_size(v, seed)) for v in ("classic", "value")]
         for what, when in WINDOWS_PAPER:
             arms.append(_changed(what, when, WINDOW_STEPS_PAPER[when], seed, TO_95, "paper"))
@@ -216,14 +216,14 @@ COMBINED: dict[str, tuple[Stream, ...]] = {
     "v into q": (Stream("q", source="v", topology=Previous()),),
     "v into k, same layer": (Stream("k", source="v", topology=WithinLayer()),),
 }
-DEPTHS = (2, 3, 4)
-"""In two layers some rules are the same model under two names (value and cumulative, say): their rows must agree."""
+DEPTHS = {2: 5, 3: 5, 4: 3}
+"""Layers, and with how many seeds. In two layers some rules are the same model under two names (value and cumulative, say): their rows must agree."""
 
 
 def connections(size: Size) -> list[Arm]:
     """Return the arms of the experiment ``connections``."""
-    depths = DEPTHS if size == "full" else DEPTHS[:1]
-    return [arm for n in depths for seed in _seeds(size, 5) for arm in _at_depth(n, seed)]
+    depths = DEPTHS if size == "full" else {2: 5}
+    return [arm for n, seeds in depths.items() for seed in _seeds(size, seeds) for arm in _at_depth(n, seed)]
 
 
 def _at_depth(n_layers: int, seed: int) -> list[Arm]:
