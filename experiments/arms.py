@@ -217,7 +217,8 @@ COMBINED: dict[str, tuple[Stream, ...]] = {
     "v into k, same layer": (Stream("k", source="v", topology=WithinLayer()),),
 }
 DEPTHS = {2: 5, 3: 5, 4: 3}
-"""Layers, and with how many seeds. In two layers some rules are the same model under two names (value and cumulative, say): their rows must agree."""
+"""Layers, and with how many seeds. In two layers some rules are the same model under two names (value and cumulative,
+say): their rows must agree."""
 
 
 def connections(size: Size) -> list[Arm]:

@@ -209,6 +209,7 @@ def train_in_workers(work: Work, workers: int, device: str, stop: Event) -> None
                 crew.dismiss()
                 told = True
             crew.hire()
+            work.look(worker.group for worker in crew.workers)
             work.progress.refresh()
     finally:
         crew.disband()

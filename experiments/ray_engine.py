@@ -205,6 +205,7 @@ class _Cluster:
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return
         self.looked = time.monotonic()
+        self.work.look(self.going.values())
         for run in (run for group in self.going.values() for run in group):
             seen = last_seen(run)
             if seen is not None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.progress_table import Progress
+from experiments.progress_table import Progress, State
 from experiments.runs import Run, RunError
 from experiments.stacked import stacks, train_stacked
 from experiments.training import Report, train
 
+LOOK_SECONDS = 5.0
+ENDED: dict[str, State] = {"finished": "done", "failed": "failed"}
+"""What the table calls a run that ended, by its status."""
 STACK = 16
 """How many seeds train stacked in one process of an accelerator at most; drawing their batches bounds larger stacks."""
 
@@ -71,6 +75,7 @@ class Work:
         self.waiting = deque(grouped(runs, workers, device))
         self.retries, self.progress = retries, progress
         self.problems: list[Exception] = []
+        self._looked = 0.0
         self._deaths = Counter[str]()
 
     def next(self) -> list[Run]:
@@ -79,6 +84,17 @@ class Work:
         for run in group:
             self.progress.set(run.path.name, "running")
         return group
+
+    def look(self, groups: Iterable[Sequence[Run]]) -> None:
+        """Count the runs that came to their end while others of their group still train; now and then."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for run in (run for group in groups for run in group):
+            state = ENDED.get(Run.open(run.path).status)
+            if state:
+                self.progress.set(run.path.name, state)
 
     def ended(self, group: Sequence[Run], error: Exception | None = None) -> None:
         """Take the end of a group: all are finished, or saved after an interrupt, or there was an error."""

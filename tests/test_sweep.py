@@ -306,3 +306,13 @@ def test_a_terminal_gets_a_table_and_a_log_gets_lines(monkeypatch: pytest.Monkey
         "2 runs: 0 done, 1 running, 0 failed, 1 waiting; 0 steps/s",
         "2 runs: 1 done, 0 running, 0 failed, 1 waiting; 0 s",
     ]
+
+
+def test_a_run_that_ended_counts_while_its_group_still_trains(tmp_path: Path) -> None:
+    first, second = all_at(tmp_path, EIGHT[:2])
+    sweep([first.config], tmp_path, workers=1, progress=False)
+    work = work_of(tmp_path, EIGHT[:2])
+    work.progress.set(first.path.name, "running")
+    work.look([[first, second]])
+    assert work.progress.tally.states[first.path.name] == "done"
+    assert work.progress.tally.states[second.path.name] == "waiting"
