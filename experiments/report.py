@@ -263,11 +263,81 @@ def _number(x: Any) -> Any:
     return f"{x:.4g}" if isinstance(x, float) else x
 
 
+SAID = 0.24
+"""How much sooner the value stream is said to be at 95 %."""
+
+
+def _paper(bundle: Bundle) -> str:
+    """What the paper says, what is found here, and whether the two agree."""
+    counts, points = bundle.frame("amicl_counts"), bundle.frame("amicl_agreement")
+    fits = f"{counts.within_three.sum()} of {len(counts)} within three standard errors"
+    reads = f"{points.agrees.sum()} of {len(points)} agree"
+    rows = [
+        ("AMICL, counts of 1,000", "printed", fits, _whether(counts.within_three.all())),
+        ("AMICL, curves", "read off the plots", reads, _whether(points.agrees.all())),
+        *_claimed_speed(bundle),
+        *_claimed_cause(bundle),
+    ]
+    return markdown(pd.DataFrame(rows, columns=["what", "paper", "here (95 % intervals)", "verdict"]))
+
+
+def _claimed_speed(bundle: Bundle) -> list[tuple[str, ...]]:
+    value, sooner = (
+        _row(answers.speed(answers.times(bundle, "streams-paper", threshold)), "value") for threshold in (0.95, 0.90)
+    )
+    runs = answers.times(bundle, "streams-paper")
+    carriers = answers.speed(runs[runs.variant != "classic"], "value")
+    query, key = _row(carriers, "query"), _row(carriers, "key")
+    outside = "less than said" if 1 - value.low < SAID else "more than said"
+    verdict = "agrees" if 1 - value.high <= SAID <= 1 - value.low else outside
+    return [
+        ("fewer steps to 95 %, value", f"about {SAID:.0%} (said)", _fewer(value), verdict),
+        ("fewer steps to 90 %, value", "-", _fewer(sooner), "-"),
+        ("the best carrier", "value (said)", f"query: {_times(query)} value's steps", _against_value(query)),
+        ("", "", f"key: {_times(key)} value's steps", _against_value(key)),
+    ]
+
+
+def _claimed_cause(bundle: Bundle) -> list[tuple[str, ...]]:
+    table = answers.speed(answers.times(bundle, "gradient-paper"))
+    stop, only = _row(table, "value-stop"), _row(table, "value-gradient-only")
+    helps = {row.variant: bool(row.p_adjusted < 0.05 and row.ratio < 1) for row in (stop, only)}
+    verdicts = {(True, False): "not the gradient", (False, True): "the gradient"}
+    verdict = verdicts.get((helps["value-stop"], helps["value-gradient-only"]), "open")
+    return [
+        ("the cause", "extra gradient (suggested)", f"gradient cut: {_times(stop)} classic's steps", verdict),
+        ("", "", f"gradient alone: {_times(only)} classic's steps", ""),
+    ]
+
+
+def _whether(agrees: bool) -> str:
+    return "agrees" if agrees else "differs in part"
+
+
+def _against_value(row: Any) -> str:
+    if row.p_adjusted >= 0.05:
+        return "not told apart from value"
+    return "later than value" if row.ratio > 1 else "sooner than value"
+
+
+def _row(table: pd.DataFrame, variant: str) -> Any:
+    return next(iter(_rows(table[table.variant == variant])))
+
+
+def _fewer(row: Any) -> str:
+    return f"{1 - row.ratio:.0%} [{1 - row.high:.0%}, {1 - row.low:.0%}]"
+
+
+def _times(row: Any) -> str:
+    return interval(row.ratio, row.low, row.high, ".2f") + " times"
+
+
 BLOCKS: dict[str, Callable[[Bundle], str]] = {
     **{name: _speed(name) for name in answers.ASKS if name not in ("optimisers", "mechanism")},
     "optimisers": _tuned,
     "optimisers-all": _speed("optimisers"),
     "sensitivity": _sensitivity,
+    "paper": _paper,
     "whole": _final("streams-paper", at_step=answers.LAST_STEP),
     "windows-final": _final("windows"),
     "shares-paper": _shares("gradient-paper"),
@@ -282,6 +352,7 @@ BLOCKS: dict[str, Callable[[Bundle], str]] = {
 BEHIND = {
     "optimisers-all": ("optimisers",),
     "sensitivity": SENSITIVE,
+    "paper": ("streams-paper", "gradient-paper"),
     "whole": ("streams-paper",),
     "windows-final": ("windows",),
     "shares-paper": ("gradient-paper",),
