@@ -47,18 +47,22 @@ def _whole(name: str, bundle: Bundle) -> dict[str, Any]:
 
 def _ratios(name: str, bundle: Bundle) -> dict[str, Any]:
     table = answers.speed(answers.times(bundle, name))
-    return {"table": table, "runs": bundle.experiment(name).name, "title": answers.ASKS[name]}
+    return {"table": table, "runs": list(bundle.experiment(name).name), "title": answers.ASKS[name]}
 
 
 def _tuned(bundle: Bundle) -> dict[str, Any]:
     table = answers.tuned(answers.times(bundle, "optimisers"))
     title = "Every variant at its own best rate"
-    return {"table": table, "runs": bundle.experiment("optimisers").name, "title": title}
+    return {"table": table, "runs": list(bundle.experiment("optimisers").name), "title": title}
 
 
 def _survival(name: str, bundle: Bundle) -> dict[str, Any]:
     curves = survival_curves(answers.times(bundle, name))
-    return {"curves": curves, "runs": bundle.experiment(name).name, "title": "Runs below 95 %: " + answers.ASKS[name]}
+    return {
+        "curves": curves,
+        "runs": list(bundle.experiment(name).name),
+        "title": "Runs below 95 %: " + answers.ASKS[name],
+    }
 
 
 def _shares(name: str, bundle: Bundle) -> dict[str, Any]:

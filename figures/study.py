@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,10 @@ from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, 
 
 GREY = "#777777"
 CLEAR, UNCLEAR = BLUE, GREY
-TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4, 5)
+TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4)
+FEW_TICKS = (0.2, 0.5, 1, 2, 4)
+SHOWN = (0.15, 4.5)
+"""Ratios that an axis shows at most; intervals may leave it."""
 SPLITS = ("test", "ic", "ic2", "iw")
 LOSS_SPLITS = ("test", "ic", "iw")
 
@@ -71,11 +75,14 @@ def time_ratios(
     )
     for i, condition in enumerate(conditions):
         place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
-        for trace in _ratio_dots(shown[shown.condition == condition], first=i == 0):
+        for trace in _ratio_dots(shown[shown.condition == condition]):
+            trace.showlegend = trace.name not in {other.name for other in figure.data}  # type: ignore[attr-defined] # traces
             figure.add_trace(trace, **place)
         figure.add_vline(x=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, **place)
     figure.update_yaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4])
-    figure.update_xaxes(type="log", tickvals=TICKS, tickangle=0)
+    low, high = max(SHOWN[0], shown.low.min() * 0.93), min(SHOWN[1], max(shown.high.max(), 1) * 1.07)
+    ticks = TICKS if high / low < 4 else FEW_TICKS
+    figure.update_xaxes(type="log", tickvals=ticks, tickangle=0, range=[math.log10(low), math.log10(high)])
     for i in range(len(conditions)):
         if i + columns >= len(conditions):  # nothing below it
             lowest = {"row": i // columns + 1, "col": i % columns + 1}
@@ -83,8 +90,9 @@ def time_ratios(
     figure.update_annotations(font_size=12)
     pairs = shown.pairs.astype(int)
     n = f"{pairs.min()}" if pairs.min() == pairs.max() else f"{pairs.min()} to {pairs.max()}"
+    cut = " (some leave the frame)" if shown.low.min() < low or shown.high.max() > high else ""
     caption = (
-        f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, 95 % intervals; log axis.<br>"
+        f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, 95 % intervals{cut}; log axis.<br>"
         "Blue: p < 0.05 in a paired t test of the log ratio, Holm-adjusted over all rows of the table; grey: not."
     )
     height = rows * max(130, 21 * len(names) + 40) + 190
@@ -92,10 +100,12 @@ def time_ratios(
     return figure.update_layout(margin={"l": 10 + 7 * max(len(name) for name in names)})
 
 
-def _ratio_dots(rows: pd.DataFrame, first: bool) -> list[go.Scatter]:
+def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
     traces = []
     for clear, colour in ((True, CLEAR), (False, UNCLEAR)):
         part = rows[(rows.p_adjusted < 0.05) == clear]
+        if part.empty:
+            continue
         text = [
             f"{r.variant}: {r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}], p = {r.p_adjusted:.2g}, {r.reached} of {r.runs}"
             for r in part.itertuples()
@@ -110,7 +120,6 @@ def _ratio_dots(rows: pd.DataFrame, first: bool) -> list[go.Scatter]:
                 marker={"color": colour, "size": 8},
                 name="p < 0.05" if clear else "not distinguishable from 1",
                 legendgroup=str(clear),
-                showlegend=first,
                 hovertext=text,
                 hoverinfo="text",
             )
