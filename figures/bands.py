@@ -58,4 +58,6 @@ def seeds_caption(frame: pd.DataFrame) -> str:
     if n.max() == 1:
         return "One seed; no interval."
     many = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
-    return f"Mean over {many} seeds; bands are 95 % t intervals over seeds."
+    ends = frame.groupby(["variant", "seed"])["step"].max().groupby("variant").nunique()
+    early = " A curve ends where the first of its runs ended." if ends.max() > 1 else ""
+    return f"Mean over {many} seeds; bands are 95 % t intervals over seeds.{early}"

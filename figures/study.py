@@ -186,6 +186,8 @@ def windows(
         raise ValueError(f"no variant here is called after a change ({', '.join(CHANGE_WORDS)}); train 'windows' first")
     titles = [CHANGE_WORDS[c] for c in changes]
     figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
+    changed = chosen.variant.str.startswith(tuple(changes))
+    chosen = chosen[chosen.step <= 1.25 * chosen.step[changed].max()]  # the references may have gone on much further
     curves = {str(v): over_seeds(rows) for v, rows in chosen.groupby("variant", sort=False)}
     for column, change in enumerate(changes, start=1):
         first = {"showlegend": column == 1}
