@@ -273,8 +273,8 @@ def _paper(bundle: Bundle) -> str:
     fits = f"{counts.within_three.sum()} of {len(counts)} within three standard errors"
     reads = f"{points.agrees.sum()} of {len(points)} agree"
     rows = [
-        ("AMICL, counts of 1,000", "printed", fits, _whether(counts.within_three.all())),
-        ("AMICL, curves", "read off the plots", reads, _whether(points.agrees.all())),
+        ("AMICL, counts of 1,000", "printed", fits, _whether(bool(counts.within_three.all()))),
+        ("AMICL, curves", "read off the plots", reads, _whether(bool(points.agrees.all()))),
         *_claimed_speed(bundle),
         *_claimed_cause(bundle),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -57,7 +58,8 @@ def write_images(
     try:
         kaleido.start_sync_server(silence_warnings=True)
         for (name, kind), path in paths.items():
-            size = {"width": figures[name].layout.width or 1100, "scale": 2 if kind == "png" else 1}
+            layout: Any = figures[name].layout
+            size = {"width": layout.width or 1100, "scale": 2 if kind == "png" else 1}
             kaleido.write_fig_sync(figures[name].to_dict(), path=path, opts={"format": kind, **size})
     except Exception as error:
         raise RuntimeError(f"no image can be drawn: the browser failed ({error})") from error

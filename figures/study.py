@@ -69,7 +69,7 @@ def time_ratios(
         columns,
         subplot_titles=conditions if len(conditions) > 1 else None,
         shared_yaxes=True,
-        shared_xaxes="all",
+        shared_xaxes="all",  # type: ignore[arg-type] # documented, beside True
         horizontal_spacing=0.02,
         vertical_spacing=0.28 / rows if rows > 1 else 0,
     )
@@ -85,7 +85,7 @@ def time_ratios(
     figure.update_xaxes(type="log", tickvals=ticks, tickangle=0, range=[math.log10(low), math.log10(high)])
     for i in range(len(conditions)):
         if i + columns >= len(conditions):  # nothing below it
-            lowest = {"row": i // columns + 1, "col": i % columns + 1}
+            lowest: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
             figure.update_xaxes(title_text="times the reference's steps", showticklabels=True, **lowest)
     figure.update_annotations(font_size=12)
     pairs = shown.pairs.astype(int)

@@ -161,7 +161,7 @@ def test_drawings_tell_the_routes_apart() -> None:
     scores = attribute_edges(made.model, made.pair)
     frame = scores.to_frame().merge(quality.edges[["edge", "minimality"]], on="edge", how="left")
     frame = frame.assign(kept=frame.edge.isin(made.edges), faithfulness=1.0, low=1.0, high=1.0, replacement="zero")
-    figure = circuit_drawing(frame)
+    figure: Any = circuit_drawing(frame)
     lines = [trace for trace in traces(figure) if trace.mode == "lines+text"]
     assert len(lines) == len(made.edges)
     assert {trace.legendgroup for trace in lines} == {"residual", "stream", "own"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -50,7 +51,7 @@ def test_every_row_says_what_it_is_of(frames: dict[str, pd.DataFrame]) -> None:
 
 def test_the_previous_token_head_is_needed_with_the_stream_too(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     add_frames(frames, tmp_path)
-    table = answers.mechanism(Bundle.open(tmp_path)).set_index(["variant", "phase"])
+    table: Any = answers.mechanism(Bundle.open(tmp_path)).set_index(["variant", "phase"])
     for variant in ("classic", "value"):
         end = table.loc[(variant, "end")]
         assert end.accuracy > 0.95
