@@ -141,7 +141,7 @@ def windows(size: Size) -> list[Arm]:
 def windows_paper(size: Size) -> list[Arm]:
     """Return the arms of the experiment ``windows-paper``."""
     arms = []
-    for seed in _seeds(size, 3, 0):
+    for seed in _seeds(size, 5, 0):
         arms += [Arm(at_paper_size(v, seed)) for v in ("classic", "value")]
         for what, when in WINDOWS_PAPER:
             arms.append(_changed(what, when, WINDOW_STEPS_PAPER[when], seed, TO_95, "paper"))
@@ -216,7 +216,7 @@ COMBINED: dict[str, tuple[Stream, ...]] = {
     "v into q": (Stream("q", source="v", topology=Previous()),),
     "v into k, same layer": (Stream("k", source="v", topology=WithinLayer()),),
 }
-DEPTHS = {2: 5, 3: 5, 4: 3}
+DEPTHS = {2: 5, 3: 5, 4: 5}
 """Layers, and with how many seeds. In two layers some rules are the same model under two names (value and cumulative,
 say): their rows must agree."""
 
