@@ -168,10 +168,12 @@ class ModelConfig:
         for stream in self.streams:
             self._check_stream(stream)
         for carrier in CARRIERS:
-            kinds = {(s.passes_on, s.weights) for s in self.streams if s.reads == carrier}
+            reading = [s for s in self.streams if s.reads == carrier]
+            kinds, weights = {s.passes_on for s in reading}, sorted({s.weights for s in reading})
+            require(len(kinds) < 2, f"one stream reads raw {carrier} and another its running sum; choose one")
             require(
-                len(kinds) < 2,
-                f"two streams read {carrier}, and they want different things of it ({sorted(kinds)}); choose one",
+                len(weights) < 2,
+                f"two streams read {carrier} made by different weights ({' and '.join(weights)}); choose one",
             )
 
     def _check_stream(self, stream: Stream) -> None:

@@ -216,7 +216,7 @@ COMBINED: dict[str, tuple[Stream, ...]] = {
     "v into q": (Stream("q", source="v", topology=Previous()),),
     "v into k, same layer": (Stream("k", source="v", topology=WithinLayer()),),
 }
-DEPTHS = {2: 5, 3: 5, 4: 5}
+DEPTHS = {2: 5, 3: 5, 4: 4}
 """Layers, and with how many seeds. In two layers some rules are the same model under two names (value and cumulative,
 say): their rows must agree."""
 

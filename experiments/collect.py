@@ -57,7 +57,7 @@ def collect(
         ),
         "runs": pd.DataFrame([held[run]["about"] for run in held]),
     }
-    frames |= {log: pd.concat([held[run][log] for run in held], ignore_index=True) for log in LOGS}
+    frames |= {log: _together([rows[log] for rows in held.values()]) for log in LOGS}
     write(bundle, frames)
     return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
 
@@ -129,6 +129,12 @@ def _rows_of(old: Bundle, arms: Mapping[str, Sequence[Arm]]) -> dict[str, dict[s
         for row in old.runs.to_dict("records")
         if row["run"] in wanted
     }
+
+
+def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    # Empty frames have no types, and would take them from the others.
+    full = [frame for frame in frames if len(frame)]
+    return pd.concat(full, ignore_index=True) if full else pd.DataFrame({"run": []})
 
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:

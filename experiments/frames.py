@@ -30,6 +30,7 @@ def frame_hash(frame: pd.DataFrame) -> str:
     It is of the rows in order and of the columns by name, whatever their types, so it survives a round trip through
     Parquet.
     """
-    ordered = frame[sorted(frame.columns)]
+    numbers = {name: "float64" for name in frame.select_dtypes("number")}
+    ordered = frame[sorted(frame.columns)].astype(numbers)
     text = ordered.to_csv(index=False, float_format=f"%.{DIGITS}f", lineterminator="\n")
     return hashlib.sha256(text.encode()).hexdigest()

@@ -429,7 +429,8 @@ def test_the_set_as_good_finds_an_upper_end_where_there_is_one() -> None:
 
 def test_the_miniature_study_has_every_frame_and_is_the_same_twice() -> None:
     first, second = study.study("miniature"), study.study("miniature")
-    assert set(first) == {"amicl_counts", "amicl_curves", "amicl_heat_maps", "amicl_tasks", "amicl_best_a"}
+    names = ("counts", "curves", "agreement", "heat_maps", "tasks", "best_a")
+    assert set(first) == {f"amicl_{name}" for name in names}
     for name, frame in first.items():
         pd.testing.assert_frame_equal(frame, second[name])
     assert not first["amicl_curves"].equals(study.curves(100, 1, 21, study.SIZES[:4]))

@@ -26,7 +26,9 @@ TINY = replace(TRAINING["small"], steps=30, evaluate_at=(Every(10),), checkpoint
 
 def tiny_arms(size: str = "full") -> list[Arm]:
     training = replace(TINY, gradients_at=(Every(10),))
-    return [Arm(icl_run(v, "small", s, training)) for s in range(2) for v in ("classic", "value")]
+    arms = [Arm(icl_run(v, "small", s, training)) for s in range(2) for v in ("classic", "value")]
+    # One logs no gradients, so that frames with and without them stand beside each other.
+    return [*arms[:3], Arm(icl_run("value", "small", 1, TINY))]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def test_what_goes_in_comes_out(bundle: Path, root: Path) -> None:
         mine = held.metrics("tiny").query("run == @run.path.name")
         assert mine[["step", "split", "measure", "value"]].equals(run.metrics().round(5).set_index(mine.index))
         shares = held.gradients("tiny").query("run == @run.path.name")
-        assert shares.stream_share.tolist() == run.gradients().stream_share.round(5).tolist()
+        logged = run.gradients().stream_share.round(5).tolist() if run.config.training.gradients_at else []
+        assert shares.stream_share.tolist() == logged
         row = held.runs.set_index("run").loc[arm.config.id]
         assert RunConfig.from_plain(json.loads(str(row.config))) == arm.config
         assert (row.status, row.steps, row.seed) == ("finished", 30, arm.config.seed)

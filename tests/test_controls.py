@@ -123,7 +123,7 @@ def test_a_running_sum_has_no_other_weights() -> None:
     with pytest.raises(ValueError, match="running sum is of what layers used"):
         Stream("v", topology=Cumulative(), weights="untied")
     both = (Stream("v", weights="untied"), Stream("k", source="v"))
-    with pytest.raises(ValueError, match="want different things of it"):
+    with pytest.raises(ValueError, match="made by different weights"):
         vector_config("classic", streams=both)
 
 
