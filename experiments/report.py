@@ -58,7 +58,7 @@ def whole(bundle: Bundle, title: str) -> str:
     parts = [f"# {title}"]
     for name, block in BLOCKS.items():
         if set(BEHIND.get(name, (name,))) <= there:
-            parts.append(f"## {answers.ASKS.get(name, name)}\n\n{block(bundle)}")
+            parts.append(f"## {HEADINGS.get(name) or answers.ASKS[name]}\n\n{block(bundle)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -349,6 +349,20 @@ BLOCKS: dict[str, Callable[[Bundle], str]] = {
     "amicl-best": _amicl_best,
 }
 """What may stand between markers, by name."""
+HEADINGS = {
+    "optimisers-all": "The same at every rate",
+    "sensitivity": "Does it depend on the threshold?",
+    "paper": "The paper's claims, and what is found here",
+    "whole": "Where the longest runs end",
+    "windows-final": "Where the runs end whose stream was opened or closed",
+    "shares-paper": "How much gradient comes through the stream, at the paper's size",
+    "shares": "How much gradient comes through the stream",
+    "circuits": "The circuits at the end",
+    "amicl-counts": "The associative memory: printed counts",
+    "amicl-curves": "The associative memory: curves",
+    "amicl-best": "The associative memory: which a is best",
+}
+"""The headings of blocks that are not called as an experiment."""
 BEHIND = {
     "optimisers-all": ("optimisers",),
     "sensitivity": SENSITIVE,

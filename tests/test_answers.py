@@ -151,3 +151,9 @@ def test_a_page_that_says_otherwise_is_found_out() -> None:
     changed = text.replace(" of 10 |", " of 11 |", 1)
     assert changed != text
     assert report.fill(changed, held) == text
+
+
+def test_a_page_of_its_own_has_a_heading_for_every_block() -> None:
+    text = report.whole(Bundle.open(COMMITTED), "Everything")
+    assert text.startswith("# Everything\n")
+    assert text.count("\n## ") == len(report.BLOCKS)
