@@ -58,21 +58,20 @@ def collect(
         "runs": pd.DataFrame([held[run]["about"] for run in held]),
     }
     frames |= {log: _together([rows[log] for rows in held.values()]) for log in LOGS}
-    write(bundle, frames)
+    add_frames(frames, bundle)
     return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
 
 
 def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED) -> None:
-    """Write frames of analyses into a bundle, rounded as everything in it."""
-    write(bundle, frames)
+    """Write frames into a bundle, rounded, and then its manifest: a bundle half written is refused, and not read.
 
-
-def write(bundle: str | Path, frames: Mapping[str, pd.DataFrame]) -> None:
-    """Write frames and then the manifest, so that a bundle half written is refused and not read."""
+    Raises:
+        BundleError: for a bundle of another schema, or one that was changed.
+    """
     path = Path(bundle)
-    path.mkdir(parents=True, exist_ok=True)
     manifest = path / "manifest.json"
-    files: dict[str, str] = json.loads(manifest.read_text())["files"] if manifest.exists() else {}
+    files = dict(Bundle.open(path).files) if manifest.exists() else {}
+    path.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         file = path / f"{name}.parquet"
         write_atomically(file, parquet_bytes(_rounded(frame), level=19))

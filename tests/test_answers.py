@@ -13,7 +13,7 @@ from analysis.statistics import paired_ratio
 from circuits.errors import UnknownNameError
 from experiments import answers, report
 from experiments.bundle import COMMITTED, Bundle
-from experiments.collect import write
+from experiments.collect import add_frames
 
 CLASSIC = [1000, 1200, 900, 1100, 1050]
 
@@ -35,7 +35,7 @@ def bundle_of(path: Path, rows: list[dict[str, Any]], name: str = "gradient") ->
         for step, value in curve(row["reaches"], last, row.get("level", 0.99)):
             metrics.append({"run": run, "step": step, "split": "ic", "measure": "accuracy", "value": value})
     frames = {"arms": pd.DataFrame(arms), "runs": pd.DataFrame(runs), "metrics": pd.DataFrame(metrics)}
-    write(path, frames | {"gradients": pd.DataFrame({"run": []})})
+    add_frames(frames | {"gradients": pd.DataFrame({"run": []})}, path)
     return Bundle.open(path)
 
 

@@ -125,6 +125,9 @@ def test_another_schema_and_missing_files_are_refused(bundle: Path, tmp_path: Pa
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "schema": "valuestream-bundle-9"}))
     with pytest.raises(BundleError, match="has the schema 'valuestream-bundle-9', this version reads"):
         Bundle.open(bundle)
+    with pytest.raises(BundleError, match="has the schema 'valuestream-bundle-9', this version reads"):
+        add_frames({"more": pd.DataFrame({"x": [1.0]})}, bundle)
+    assert not (bundle / "more.parquet").exists()
 
 
 def test_names_that_it_does_not_hold(bundle: Path) -> None:
