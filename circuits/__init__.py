@@ -6,6 +6,7 @@ from circuits import variants
 from circuits.config import ModelConfig
 from circuits.errors import UnknownNameError
 from circuits.lazy import lazily
+from circuits.lm import LM_SIZES, lm_config, parameter_count
 from circuits.stream_config import Stream
 from circuits.variants import icl_config
 
@@ -31,6 +32,7 @@ __getattr__ = lazily(
 
 __all__ = [
     "AMICL",
+    "LM_SIZES",
     "CheckpointError",
     "HookedStreamTransformer",
     "Intervention",
@@ -43,7 +45,9 @@ __all__ = [
     "UnknownNameError",
     "icl_config",
     "intervened",
+    "lm_config",
     "load_checkpoint",
+    "parameter_count",
     "save_checkpoint",
     "transplant",
     "variants",

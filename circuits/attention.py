@@ -9,12 +9,14 @@ import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
 from circuits.config import ModelConfig
 from circuits.initial import Constant, Initial, Initialised, Normal
-from circuits.lens import fork
+from circuits.layers import affine
+from circuits.lens import fork, is_hooked
 from circuits.stream_config import CARRIERS, Carrier
 from circuits.streams import HeadTensor, Mix, Outgoing, scaled
 
@@ -24,9 +26,15 @@ Hidden = Bool[Tensor, "... q k"]
 """Which keys a query does not see."""
 
 
-def _projected(x: HeadInput, weight: Float[Tensor, "head d_model d_head"]) -> HeadTensor:
-    per_head = "head" if x.ndim == 4 else ""
-    return einsum(x, weight, f"batch pos {per_head} d_model, head d_model d_head -> batch pos head d_head")
+def _projected(
+    x: HeadInput, weight: Float[Tensor, "head d_model d_head"], bias: Float[Tensor, "head d_head"] | None = None
+) -> HeadTensor:
+    if x.ndim == 4:
+        y = einsum(x, weight, "batch pos head d_model, head d_model d_head -> batch pos head d_head")
+        return y if bias is None else y + bias
+    rows = rearrange(weight, "head d_model d_head -> (head d_head) d_model")
+    y = F.linear(x, rows, None if bias is None else bias.flatten())
+    return rearrange(y, "batch pos (head d_head) -> batch pos head d_head", head=len(weight))
 
 
 class Attention(Initialised):
@@ -38,7 +46,6 @@ class Attention(Initialised):
     ``hook_attn_scores`` and ``hook_pattern`` (batch head query key), ``hook_z``, ``hook_result``.
     """
 
-    mask: Tensor
     W_Q: Tensor
     W_K: Tensor
     W_V: Tensor
@@ -63,7 +70,6 @@ class Attention(Initialised):
         if not config.output_matrix:
             self.W_O.copy_(rearrange(torch.eye(d_model), "(head width) out -> head width out", head=heads))
         self._extra_weights((heads, d_model, width))
-        self.register_buffer("mask", torch.ones(config.n_ctx, config.n_ctx).triu(1).bool(), persistent=False)
         self.mix = nn.ModuleDict(
             {s.carrier: Mix(config, s, layer) for s in config.streams if s.topology.sources(layer)}
         )
@@ -198,14 +204,34 @@ class Attention(Initialised):
         return [c for c in self.own if c in carriers or c in within]
 
     def attend(self, used: dict[Carrier, Tensor], hidden: Hidden | None = None) -> HeadTensor:
-        """Return every head's output, before the output matrix; for ``hidden`` see :meth:`pattern`."""
-        pattern = self.pattern(used["q"], used["k"], hidden)
-        return self.point("z")(einsum(pattern, used["v"], "batch head q k, batch k head d_head -> batch q head d_head"))
+        """Return every head's output, before the output matrix; for ``hidden`` see :meth:`pattern`.
+
+        Where nothing listens at scores and pattern they are never formed: torch's fused attention takes their place.
+        Its derivative cannot be derived again; for second derivatives run the model inside
+        ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+        """
+        q, k, v = used["q"], used["k"], used["v"]
+        listened = any(is_hooked(self.point(name)) for name in ("attn_scores", "pattern"))
+        if listened or hidden is not None or q.shape[1] != k.shape[1]:
+            pattern = self._dropped(self.pattern(q, k, hidden))
+            return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
+        # A branch of its own, as the fused backward pass reads its output again.
+        return fork(self.point("z"), self._fused(q, k, v))
+
+    def _fused(self, q: HeadTensor, k: HeadTensor, v: HeadTensor) -> HeadTensor:
+        scale = None if self.config.attention_scale else 1.0
+        dropout = self.config.dropout if self.training else 0.0
+        by_head = (x.transpose(1, 2) for x in (q, k, v))
+        z = F.scaled_dot_product_attention(*by_head, dropout_p=dropout, is_causal=True, scale=scale)
+        return z.transpose(1, 2)
+
+    def _dropped(self, pattern: Tensor) -> Tensor:
+        return F.dropout(pattern, self.config.dropout) if self.config.dropout and self.training else pattern
 
     def project_one(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
         """Return the queries, keys or values of an input."""
-        y = _projected(x, getattr(self, f"W_{carrier.upper()}"))
-        return y + getattr(self, f"b_{carrier.upper()}") if self.config.biases else y
+        bias = getattr(self, f"b_{carrier.upper()}") if self.config.biases else None
+        return _projected(x, getattr(self, f"W_{carrier.upper()}"), bias)
 
     def _mixed(self, c: Carrier, own: dict[Carrier, HeadTensor], x: HeadInput, available: Outgoing) -> HeadTensor:
         if c not in self.mix:
@@ -226,7 +252,8 @@ class Attention(Initialised):
         scores = einsum(q, k, "batch q head d_head, batch k head d_head -> batch head q k")
         if self.config.attention_scale:
             scores = scores / math.sqrt(self.config.d_head)
-        hidden = self.mask[: scores.shape[-2], : scores.shape[-1]] if hidden is None else hidden
+        if hidden is None:
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = self.point("attn_scores")(scores.masked_fill(hidden, -torch.inf))
         return self.point("pattern")(scores.softmax(-1))
 
@@ -235,10 +262,10 @@ class Attention(Initialised):
         if use_attn_result:
             result = self.point("result")(einsum(z, self.W_O, "b pos head width, head width out -> b pos head out"))
             return result.sum(-2) + self.b_O
+        joined = rearrange(z, "batch pos head width -> batch pos (head width)")
         if not self.config.output_matrix:
-            return rearrange(z, "batch pos head width -> batch pos (head width)")
-        out = einsum(z, self.W_O, "batch pos head width, head width out -> batch pos out")
-        return out + self.b_O if self.config.biases else out
+            return joined
+        return affine(joined, self.W_O.flatten(0, 1), self.b_O if self.config.biases else None)
 
     def needs(self) -> list[tuple[int, Carrier]]:
         """Return the (layer, carrier) of every tensor from other layers that this layer reads."""

@@ -115,6 +115,10 @@ class ModelConfig:
     normalization: Normalization | None = None
     """Layer norm before attention, MLP and readout; the ``Pre`` kinds have no parameters."""
     streams: tuple[Stream, ...] = ()
+    dropout: float = 0.0
+    """In training mode: on the embeddings' sum, on the pattern, and on what attention and MLP add to the residual."""
+    tied_embedding: bool = False
+    """W_U is the transpose of W_E, one matrix."""
     init: Init = NormalInit()
     starts: tuple[Start, ...] = ()
     """Changes to the weights that ``init`` makes."""
@@ -130,6 +134,7 @@ class ModelConfig:
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         self._check_sizes()
         self._check_inputs()
+        self._check_tied()
         self._check_streams()
 
     def _check_sizes(self) -> None:
@@ -140,6 +145,25 @@ class ModelConfig:
             self.output_matrix or self.n_heads * self.d_head == self.d_model,
             f"without an output matrix the heads' outputs are the residual's: {self.n_heads} heads x d_head "
             f"{self.d_head} must be d_model = {self.d_model}",
+        )
+        require(0 <= self.dropout < 1, f"dropout must be at least 0 and less than 1, got {self.dropout!r}")
+
+    def _check_tied(self) -> None:
+        if not self.tied_embedding:
+            return
+        remedy = "; change that or leave tied_embedding out"
+        require(
+            isinstance(self.inputs, TokenInputs),
+            f"a tied embedding reads and writes the same tokens: inputs must be TokenInputs, got {self.inputs}{remedy}",
+        )
+        require(
+            isinstance(self.readout, Unembedding) and not self.readout.bias,
+            f"a tied embedding is the whole readout: an Unembedding without a bias, got {self.readout}{remedy}",
+        )
+        d_vocab, d_vocab_out = getattr(self.inputs, "d_vocab", None), self.readout.d_vocab_out
+        require(
+            d_vocab == d_vocab_out,
+            f"a tied embedding has one row a token: d_vocab_out = {d_vocab_out} must be d_vocab = {d_vocab}{remedy}",
         )
 
     def _check_inputs(self) -> None:

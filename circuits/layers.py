@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.config import MLP, ModelConfig, TokenInputs
 from circuits.initial import Constant, Initial, Initialised, Normal
+from circuits.lens import is_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
 
@@ -27,6 +27,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
 }
+
+
+def affine(x: Tensor, weight: Float[Tensor, "d_in d_out"], bias: Tensor | None = None) -> Tensor:
+    """Return x @ weight + bias in one call, over the last axis of ``x``."""
+    return F.linear(x, weight.T, bias)
 
 
 class Embed(Initialised):
@@ -84,10 +89,17 @@ class Norm(Initialised):
 
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
         """Return the normalised input."""
+        if not is_hooked(self.hook_scale):
+            return self.hook_normalized(self._fused(x))
         x = x - x.mean(-1, keepdim=True) if self.centred else x
         x = x / self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
         x = x if self.w is None else x * self.w
         return self.hook_normalized(x if self.b is None else x + self.b)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        if self.centred:
+            return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
+        return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
 
 
 class FeedForward(Initialised):
@@ -111,8 +123,8 @@ class FeedForward(Initialised):
 
     def forward(self, x: Residual) -> Residual:
         """Return what the MLP adds to the residual stream."""
-        hidden = self.hook_post(self.act_fn(self.hook_pre(x @ self.W_in + self.b_in)))
-        return hidden @ self.W_out + self.b_out
+        hidden = self.hook_post(self.act_fn(self.hook_pre(affine(x, self.W_in, self.b_in))))
+        return affine(hidden, self.W_out, self.b_out)
 
 
 class ReluLayer(Initialised):
@@ -138,15 +150,21 @@ class ReluLayer(Initialised):
 class Unembed(Initialised):
     """Logits z @ W_U + b_U; ``W_U`` (d_model d_vocab_out)."""
 
+    W_U: Tensor
+    b_U: Tensor
+
     def __init__(self, config: ModelConfig, bias: bool):
         super().__init__()
         out = config.readout.d_vocab_out
-        self.W_U = nn.Parameter(torch.empty(config.d_model, out))
+        self._make_weight(config.d_model, out)
         if bias:
             self.b_U = nn.Parameter(torch.empty(out))
         else:
             self.register_buffer("b_U", torch.zeros(out), persistent=False)
         self._std = config.weight_std("unembed")
+
+    def _make_weight(self, d_model: int, out: int) -> None:
+        self.W_U = nn.Parameter(torch.empty(d_model, out))
 
     def initial(self) -> dict[str, Initial]:
         """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
@@ -154,4 +172,21 @@ class Unembed(Initialised):
 
     def forward(self, z: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Return the logits at every position."""
-        return einsum(z, self.W_U, "batch pos d_model, d_model out -> batch pos out") + self.b_U
+        return affine(z, self.W_U, self._parameters.get("b_U"))
+
+
+class TiedUnembed(Unembed):
+    """Logits z @ W_U, where ``W_U`` is the transpose of an :class:`Embed`'s ``W_E`` and no parameter of its own."""
+
+    def __init__(self, config: ModelConfig, embed: Embed):
+        super().__init__(config, bias=False)
+        # In a tuple, so that torch does not count the matrix as this module's, too.
+        self._embed = (embed,)
+
+    def _make_weight(self, d_model: int, out: int) -> None:
+        pass
+
+    @property
+    def W_U(self) -> Tensor:  # type: ignore[override] # read where Unembed has a parameter
+        """The transpose of the embedding."""
+        return self._embed[0].W_E.T

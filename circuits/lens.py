@@ -58,6 +58,12 @@ def fork(point: HookPoint, tensor: Tensor) -> Tensor:
     return point(tensor.clone() if point.fwd_hooks else tensor)
 
 
+def is_hooked(point: HookPoint) -> bool:
+    """Return whether anything listens at a hook point: transformer-lens' hooks or torch's own."""
+    hooks = (point._forward_hooks, point._forward_pre_hooks, point._backward_hooks, point._backward_pre_hooks)
+    return any(bool(attached) for attached in hooks)
+
+
 def full_name(name: str) -> str:
     """Return a hook's full name: ``get_act_name("v_mixed", 1)`` gives ``blocks.1.hook_v_mixed``, without ``attn``."""
     return _SHORT.sub(r"\1attn.\2", name)

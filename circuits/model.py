@@ -12,22 +12,30 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities.lm_utils import lm_cross_entropy_loss
 
 from circuits.attention import Attention, Residual
 from circuits.config import ModelConfig, ReluStack, TokenInputs
 from circuits.errors import known
 from circuits.initial import Initialised
-from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, Unembed
+from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed
 from circuits.lens import bridge_config
 from circuits.stream_config import CARRIERS, Carrier, Gate
 from circuits.streams import Outgoing
 from circuits.surface import ToolSurface
 
 RETURN_TYPES = ("logits", "loss", "both")
+IGNORED = -100
+
+
+def next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy, in nats, of predicting every token but the first from those before it."""
+    # A target to ignore at the last position, instead of a copy of the logits without it.
+    targets = F.pad(tokens[:, 1:].long(), (0, 1), value=IGNORED)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 class State(NamedTuple):
@@ -53,6 +61,7 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         norm = (lambda: Norm(config)) if config.normalization else nn.Identity
+        self.dropout = config.dropout
         self.ln1 = norm()
         self.attn = Attention(config, layer)
         self.mlp = FeedForward(config, config.mlp) if config.mlp else None
@@ -73,12 +82,15 @@ class Block(nn.Module):
 
     def finish(self, residual: Residual, attn_out: Residual, flags: Any) -> Residual:
         """Return the residual stream after the block, from that before it and what attention adds."""
-        residual = residual + self.hook_attn_out(attn_out)
+        residual = residual + self.hook_attn_out(self._dropped(attn_out))
         if self.mlp is not None:
             residual = self.hook_resid_mid(residual)
             mlp_in = self.hook_mlp_in(residual.clone()) if flags.use_hook_mlp_in else residual
-            residual = residual + self.hook_mlp_out(self.mlp(self.ln2(mlp_in)))
+            residual = residual + self.hook_mlp_out(self._dropped(self.mlp(self.ln2(mlp_in))))
         return self.hook_resid_post(residual)
+
+    def _dropped(self, addition: Residual) -> Residual:
+        return F.dropout(addition, self.dropout) if self.dropout and self.training else addition
 
     def _normalised(self, inputs: dict[Carrier, Tensor]) -> dict[Carrier, Tensor]:
         if inputs["q"] is inputs["k"] and inputs["k"] is inputs["v"]:
@@ -105,12 +117,18 @@ class HookedStreamTransformer(ToolSurface):
             self.hook_pos_embed = HookPoint()
         self.pos_embed = PosEmbed(config) if config.positions == "learned" else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self._still_read = [frozenset(self.reads_from(layer + 1)) for layer in range(config.n_layers)]
         self.ln_final = Norm(config) if config.normalization else nn.Identity()
         depth = config.readout.depth if isinstance(config.readout, ReluStack) else 0
         self.readout = nn.ModuleList(ReluLayer(config) for _ in range(depth))
-        self.unembed = Unembed(config, bias=getattr(config.readout, "bias", False))
+        self.unembed = self._unembed()
         self.setup()
         self.init_weights(seed)
+
+    def _unembed(self) -> Unembed:
+        if self.config.tied_embedding and isinstance(self.embed, Embed):
+            return TiedUnembed(self.config, self.embed)
+        return Unembed(self.config, bias=getattr(self.config.readout, "bias", False))
 
     @property
     def layers(self) -> list[Block]:
@@ -124,6 +142,8 @@ class HookedStreamTransformer(ToolSurface):
 
     def init_weights(self, seed: int) -> None:
         """Start every parameter afresh from ``seed``; parameters that two architectures share start equal."""
+        if next(self.parameters()).is_meta:
+            return  # shapes without values, as counting parameters needs
         for module in self.modules():
             if isinstance(module, Initialised):
                 module.reset_parameters(seed)
@@ -181,17 +201,22 @@ class HookedStreamTransformer(ToolSurface):
         logits = self.read_out(residual)
         if return_type == "logits":
             return logits
-        loss = lm_cross_entropy_loss(logits, inputs)
+        loss = next_token_loss(logits, inputs)
         return loss if return_type == "loss" else (logits, loss)
 
     def _run(self, residual: Residual, outgoing: Outgoing, layers: Sequence[int]) -> tuple[Residual, Outgoing]:
         for layer in layers:
             residual, passed = self.layers[layer](residual, outgoing, self.cfg)
-            outgoing = {**outgoing, **passed}
+            # What nobody reads any more is let go, as it would only take memory.
+            outgoing = {key: x for key, x in {**outgoing, **passed}.items() if key in self._still_read[layer]}
         return residual, outgoing
 
     def input_residual(self, inputs: Tensor) -> Residual:
         """Return the residual stream before the first layer: embeddings plus positions."""
+        embedded = self._embedded(inputs)
+        return F.dropout(embedded, self.config.dropout) if self.config.dropout and self.training else embedded
+
+    def _embedded(self, inputs: Tensor) -> Residual:
         if self._bank is not None and not inputs.is_floating_point():
             inputs = self._bank[inputs]
         if self.config.positions == "one-hot":

@@ -22,7 +22,8 @@ from threading import Event
 
 import torch
 
-from experiments.runs import Run, RunError
+from experiments.lm_runs import AnyRun
+from experiments.runs import RunError
 from experiments.work import Work, outcome
 
 REPORT_SECONDS = 0.25
@@ -98,7 +99,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, device), name="sweep worker")
-        self.group: list[Run] = []
+        self.group: list[AnyRun] = []
         self.ready = False
         with _one_thread_each(), _without_the_script(), _interrupts_kept():
             self.process.start()

@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from experiments.runs import Run, RunError
+from experiments.lm_runs import AnyRun, open_run
+from experiments.runs import RunError
 from experiments.work import Work, outcome
 
 CONNECT_SECONDS = 10.0
@@ -74,7 +75,7 @@ def _wait_for_locks(paths: Sequence[Path]) -> None:
         try:
             with ExitStack() as locks:
                 for path in paths:
-                    locks.enter_context(Run.open(path).locked())
+                    locks.enter_context(open_run(path).locked())
             return
         except RunError:
             time.sleep(1)
@@ -170,7 +171,7 @@ class _Cluster:
         options = {"num_cpus": 1, "num_gpus": gpu_share if _on_gpu(device) else 0, "max_retries": 0}
         self.task = ray.remote(**options)(_train_group)
         self.tried: set[str] = set()
-        self.going: dict[Any, list[Run]] = {}
+        self.going: dict[Any, list[AnyRun]] = {}
         self.looked = 0.0
 
     def submit(self, most: int) -> None:
@@ -187,7 +188,7 @@ class _Cluster:
         for task in ended:
             self._take(task, self.going.pop(task))
 
-    def _take(self, task: Any, group: list[Run]) -> None:
+    def _take(self, task: Any, group: list[AnyRun]) -> None:
         errors = self.ray.exceptions
         try:
             self.work.ended(group, self.ray.get(task))
@@ -220,7 +221,7 @@ class _Cluster:
             self.collect(1.0)
 
 
-def last_seen(run: Run) -> tuple[int, float] | None:
+def last_seen(run: AnyRun) -> tuple[int, float] | None:
     """Return the step and the accuracy on ic of a run's last measurement on the disk, if there is one."""
     try:
         with (run.path / "metrics.jsonl").open("rb") as file:

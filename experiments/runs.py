@@ -20,12 +20,12 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import pandas as pd
 
@@ -39,8 +39,6 @@ from experiments.tasks.icl import ICLTask
 
 FORMAT = "valuestream-run-1"
 METRIC_COLUMNS = ["step", "split", "measure", "value"]
-LOGS = ("metrics", "gradients")
-"""What runs measure while they train."""
 
 
 class RunError(ValueError):
@@ -79,53 +77,93 @@ def explained(run: Path) -> Iterator[None]:
         ) from error
 
 
-class Run:
-    """One run's directory. Make one with :meth:`at`, read one with :meth:`open`."""
+class Config(Protocol):
+    """What a run's configuration tells of itself."""
+
+    @property
+    def variant(self) -> str:
+        """The name of the mixing rule."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What weights and data are drawn from."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """The hash that names the run."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name of the run's directory."""
+        ...
+
+    def to_plain(self) -> dict[str, Any]:
+        """The configuration as plain data."""
+        ...
+
+
+C = TypeVar("C", bound=Config)
+
+
+class RunDirectory(Generic[C]):
+    """One run's directory, of one kind of runs. Make one with :meth:`at`, read one with :meth:`open`."""
+
+    kind: ClassVar[str]
+    """What ``run.json`` says of the kind."""
+    what: ClassVar[str]
+    """The kind in words."""
+    train_with: ClassVar[str]
+    """The command that makes such runs."""
+    logs: ClassVar[tuple[str, ...]] = ("metrics",)
+    """What such runs measure while they train."""
 
     def __init__(self, path: Path, record: dict[str, Any]):
         self.path, self.record = path, record
-        self.config = RunConfig.from_plain(record["config"])
+        self.config: C = self._config(record["config"])
 
     def __repr__(self) -> str:
-        return f"Run({self.path.name}, {self.status})"
+        return f"{type(self).__name__}({self.path.name}, {self.status})"
+
+    @staticmethod
+    def _config(plain: dict[str, Any]) -> Any:
+        raise NotImplementedError
 
     # --- making and finding -----------------------------------------------------------------------------------------
 
     @classmethod
-    def at(cls, root: str | Path, config: RunConfig, engine: str = "eager") -> Run:
+    def at(cls, root: str | Path, config: C, engine: str = "eager") -> Self:
         """Return the run of a configuration under ``root``, new or as it stands there."""
         path = Path(root) / config.name
         if (path / "run.json").exists():
             return cls.open(path)
-        run = cls(path, {"format": FORMAT, "id": config.id, "config": config.to_plain(), "engine": engine})
-        run.record |= {"status": "running", "environment": environment(), "checkpoints": {}}
+        record = {"format": FORMAT, "kind": cls.kind, "id": config.id, "config": config.to_plain(), "engine": engine}
+        run = cls(path, record | {"status": "running", "environment": environment(), "checkpoints": {}})
         run.write_record()
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Run:
+    def open(cls, path: str | Path) -> Self:
         """Return the run in a directory.
 
         Raises:
-            RunError: if the directory is no run, is from another version, is half written or was changed.
+            RunError: if the directory is no run, is of another kind, from another version, half written or changed.
         """
         path = Path(path)
-        file = path / "run.json"
-        if not file.is_file():
-            raise RunError(f"{path} is not a run directory: it has no run.json; 'valuestream runs' lists the runs")
-        try:
-            record = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(f"{file} is half written or damaged ({error}); remove {path} and train again") from error
-        if record.get("format") != FORMAT:
-            raise RunError(f"{path} has the format {record.get('format')!r}, this version reads {FORMAT!r}")
+        record = read_record(path)
+        if kind_of(record) != cls.kind:
+            raise RunError(f"{path.name} is no run of {cls.what} but of kind {kind_of(record)!r}; name one that is")
         run = cls(path, record)
         if run.config.id != record["id"]:
-            raise RunError(f"the configuration in {file} does not have the hash {record['id']}: the file was changed")
+            raise RunError(
+                f"the configuration in {path / 'run.json'} does not have the hash {record['id']}: the file was changed"
+            )
         return run
 
     @classmethod
-    def find(cls, name: str | Path, root: str | Path = "runs") -> Run:
+    def find(cls, name: str | Path, root: str | Path = "runs") -> Self:
         """Return a run by its path, or by its name, id or the beginning of either under ``root``.
 
         Raises:
@@ -133,7 +171,7 @@ class Run:
         """
         if Path(name).is_dir():
             return cls.open(name)
-        there = {run.path.name: run for run in list_runs(root)}
+        there = {run.path.name: run for run in cls.under(root)}
         begins = str(name)
         fits = [r for r in there.values() if r.path.name.startswith(begins) or r.record["id"].startswith(begins)]
         if len(fits) > 1:
@@ -141,12 +179,18 @@ class Run:
         if fits:
             return fits[0]
         if not there:
-            raise RunError(f"there are no runs in {root}; train one with 'valuestream train icl'")
+            raise RunError(f"there are no runs of {cls.what} in {root}; train one with '{cls.train_with}'")
         try:
             known("run", str(name), there)
         except UnknownNameError as error:
             raise RunError(str(error)) from error
         raise AssertionError("unreachable: a known name fits")
+
+    @classmethod
+    def under(cls, root: str | Path = "runs") -> list[Self]:
+        """Return the runs of this kind under ``root``, by name."""
+        files = sorted(Path(root).glob("*/run.json"))
+        return [cls.open(file.parent) for file in files if kind_of(read_record(file.parent)) == cls.kind]
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -160,10 +204,6 @@ class Run:
         """Whether the run is closed; a finished run is never trained again."""
         return self.status == "finished"
 
-    def task(self, device: str = "cpu") -> ICLTask:
-        """Return the task, with this run's class and label vectors."""
-        return ICLTask(self.config.task, seed=self.config.seed, device=device)
-
     def metrics(self) -> pd.DataFrame:
         """Return what was measured so far, tidy: step, split, measure, value.
 
@@ -171,24 +211,6 @@ class Run:
             RunError: if the file is missing or does not have the hash that the run states.
         """
         return self._logged("metrics", METRIC_COLUMNS)
-
-    def gradients(self) -> pd.DataFrame:
-        """Return the gradient's split by route as it was logged so far.
-
-        Columns: step, and those of :meth:`analysis.GradientSplit.to_frame`.
-
-        Raises:
-            RunError: if the run logs none, or none yet, or as :meth:`metrics`.
-        """
-        if not self.config.training.gradients_at:
-            raise RunError(
-                f"{self.path.name} logged no gradients; train with --gradients-every N (TrainingConfig.gradients_at), "
-                f"or split them at its checkpoints with 'valuestream gradients'"
-            )
-        frame = self._logged("gradients")
-        if frame.empty:
-            raise RunError(f"{self.path.name} has logged no gradients yet; let it train on")
-        return frame
 
     def _logged(self, log: str, columns: list[str] | None = None) -> pd.DataFrame:
         if not self.finished:
@@ -281,17 +303,17 @@ class Run:
 
     def close(self) -> None:
         """Turn what was measured into Parquet, drop the resume state and mark the run finished."""
-        frames = {"metrics": self.metrics()}
-        if self.config.training.gradients_at:
-            frames["gradients"] = self.gradients()
-        for log, frame in frames.items():
+        for log, frame in self._frames().items():
             with explained(self.path):
                 write_atomically(self.path / f"{log}.parquet", parquet_bytes(frame))
             self.record[log] = sha256(self.path / f"{log}.parquet")
         self.record["status"] = "finished"
         self.write_record()
-        for name in (*(f"{log}.jsonl" for log in LOGS), "state.safetensors"):
+        for name in (*(f"{log}.jsonl" for log in self.logs), "state.safetensors"):
             (self.path / name).unlink(missing_ok=True)
+
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        return {"metrics": self.metrics()}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -309,9 +331,71 @@ class Run:
             yield
 
 
+class Run(RunDirectory[RunConfig]):
+    """The directory of a run of the in-context classifier."""
+
+    kind = "icl"
+    what = "the in-context classifier"
+    train_with = "valuestream train icl"
+    logs = ("metrics", "gradients")
+
+    @staticmethod
+    def _config(plain: dict[str, Any]) -> RunConfig:
+        return RunConfig.from_plain(plain)
+
+    def task(self, device: str = "cpu") -> ICLTask:
+        """Return the task, with this run's class and label vectors."""
+        return ICLTask(self.config.task, seed=self.config.seed, device=device)
+
+    def gradients(self) -> pd.DataFrame:
+        """Return the gradient's split by route as it was logged so far.
+
+        Columns: step, and those of :meth:`analysis.GradientSplit.to_frame`.
+
+        Raises:
+            RunError: if the run logs none, or none yet, or as :meth:`metrics`.
+        """
+        if not self.config.training.gradients_at:
+            raise RunError(
+                f"{self.path.name} logged no gradients; train with --gradients-every N (TrainingConfig.gradients_at), "
+                f"or split them at its checkpoints with 'valuestream gradients'"
+            )
+        frame = self._logged("gradients")
+        if frame.empty:
+            raise RunError(f"{self.path.name} has logged no gradients yet; let it train on")
+        return frame
+
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        logged = {"gradients": self.gradients()} if self.config.training.gradients_at else {}
+        return super()._frames() | logged
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a run's ``run.json`` says.
+
+    Raises:
+        RunError: if the directory is no run, is from another version or half written.
+    """
+    file = path / "run.json"
+    if not file.is_file():
+        raise RunError(f"{path} is not a run directory: it has no run.json; 'valuestream runs' lists the runs")
+    try:
+        record = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"{file} is half written or damaged ({error}); remove {path} and train again") from error
+    if record.get("format") != FORMAT:
+        raise RunError(f"{path} has the format {record.get('format')!r}, this version reads {FORMAT!r}")
+    return record
+
+
+def kind_of(record: Mapping[str, Any]) -> str:
+    """Return the kind of a run, of what its ``run.json`` says; the first runs were all of one kind, and say none."""
+    return record.get("kind", Run.kind)
+
+
 def list_runs(root: str | Path = "runs") -> list[Run]:
-    """Return the readable runs under ``root``, by name."""
-    return [Run.open(file.parent) for file in sorted(Path(root).glob("*/run.json"))]
+    """Return the runs of the in-context classifier under ``root``, by name."""
+    return Run.under(root)
 
 
 def runs_table(root: str | Path = "runs") -> pd.DataFrame:

@@ -16,10 +16,11 @@ import torch
 
 from circuits.errors import known, require
 from experiments import ray_engine
-from experiments.config import RunConfig
+from experiments.lm import LMRunConfig
+from experiments.lm_runs import AnyConfig, AnyRun, open_run, run_at
 from experiments.process_engine import train_in_workers
 from experiments.progress_table import Progress
-from experiments.runs import Run, RunError
+from experiments.runs import RunError
 from experiments.training import choose_compute
 from experiments.work import Work, accelerated, train_group
 
@@ -32,8 +33,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def chosen_compute(config: AnyConfig, device: str) -> str:
+    """Return how a new run computes where nobody says how."""
+    if isinstance(config, LMRunConfig):
+        return "compiled" if accelerated(device) else "eager"
+    return "stacked" if accelerated(device) else choose_compute(config)
+
+
 def sweep(
-    configs: Sequence[RunConfig],
+    configs: Sequence[AnyConfig],
     root: str | Path = "runs",
     workers: int | None = None,
     device: str = "cpu",
@@ -44,7 +52,7 @@ def sweep(
     retries: int = 2,
     address: str | None = None,
     gpu_share: float = 0.25,
-) -> list[Run]:
+) -> list[AnyRun]:
     """Train every configuration that is not finished under ``root``, and return all their runs, in order.
 
     ``engine`` says where: in ``workers`` processes of this machine (default: one a core; with one, in this process), or
@@ -68,10 +76,7 @@ def sweep(
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":
         ray_engine.require_ray()
-    runs = [
-        Run.at(root, config, compute or ("stacked" if accelerated(device) else choose_compute(config)))
-        for config in configs
-    ]
+    runs = [run_at(root, config, compute or chosen_compute(config, device)) for config in configs]
     pending = list({run.path: run for run in runs if not run.finished}.values())
     if pending and engine == "ray":
         with ray_engine.connected(address) as ray:
@@ -85,12 +90,12 @@ def sweep(
                 _train_here(work, device, stop)
             else:
                 train_in_workers(work, most, device, stop)
-    return [Run.open(run.path) for run in runs]
+    return [open_run(run.path) for run in runs]
 
 
 @contextmanager
 def _working(
-    pending: Sequence[Run], runs: Sequence[Run], workers: int, device: str, retries: int, progress: bool
+    pending: Sequence[AnyRun], runs: Sequence[AnyRun], workers: int, device: str, retries: int, progress: bool
 ) -> Iterator[tuple[Work, Event]]:
     """The work of a sweep with its table, and an event that Ctrl-C sets; raises in the end what went wrong."""
     steps = {run.path.name: run.config.training.steps for run in runs}

@@ -1,0 +1,107 @@
+"""The directory of a run of a language model: as every run's, with the tokenizer beside the checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from circuits.model import HookedStreamTransformer
+from experiments.config import RunConfig
+from experiments.lm import LMRunConfig, make_task
+from experiments.runs import Run, RunDirectory, RunError, kind_of, read_record
+from experiments.tasks.tokens import TokenTask
+from experiments.tokenizers import load_tokenizer, save_tokenizer
+
+AnyConfig = RunConfig | LMRunConfig
+
+
+class LMRun(RunDirectory[LMRunConfig]):
+    """The directory of a run of a language model."""
+
+    kind = "lm"
+    what = "a language model"
+    train_with = "valuestream train lm"
+
+    @staticmethod
+    def _config(plain: dict[str, Any]) -> LMRunConfig:
+        return LMRunConfig.from_plain(plain)
+
+    def task(self, device: str = "cpu") -> TokenTask:
+        """Return the task, with this run's draws."""
+        return make_task(self.config.task, self.config.seed, device)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the tokenizer is kept; a task of numbers has none."""
+        return self.path / "tokenizer"
+
+    def keep_tokenizer(self, tokenizer: Any) -> None:
+        """Store the tokenizer beside the checkpoints, and note its hash.
+
+        Raises:
+            RunError: for another tokenizer than the one that is stored there.
+        """
+        if tokenizer is None:
+            return
+        before = self.record.get("tokenizer")
+        self.record["tokenizer"] = save_tokenizer(tokenizer, self.tokenizer_path)
+        if before not in (None, self.record["tokenizer"]):
+            raise RunError(
+                f"{self.path.name} began with another tokenizer (SHA-256 {before[:12]}) than its task has now; use the "
+                f"version that it began with (run.json names the commit), or remove the run"
+            )
+        self.write_record()
+
+    def load_model(self, step: int = -1) -> HookedStreamTransformer:
+        """Return the model at a step with a checkpoint (default: the last), in evaluation mode, with its tokenizer.
+
+        Raises:
+            RunError: if there is no checkpoint at that step, or it is not the one that the run wrote.
+        """
+        model = super().load_model(step)
+        if self.tokenizer_path.is_dir():
+            model.set_tokenizer(load_tokenizer(self.tokenizer_path))
+        return model
+
+
+AnyRun = Run | LMRun
+KINDS: dict[str, type[Run] | type[LMRun]] = {Run.kind: Run, LMRun.kind: LMRun}
+
+
+def run_at(root: str | Path, config: AnyConfig, engine: str = "eager") -> AnyRun:
+    """Return the run of a configuration of either kind, new or as it stands under ``root``."""
+    if isinstance(config, LMRunConfig):
+        return LMRun.at(root, config, engine)
+    return Run.at(root, config, engine)
+
+
+def open_run(path: str | Path) -> AnyRun:
+    """Return the run in a directory, of whichever kind.
+
+    Raises:
+        RunError: as :meth:`RunDirectory.open`.
+    """
+    return KINDS[kind_of(read_record(Path(path)))].open(path)
+
+
+def lm_runs_table(root: str | Path = "runs") -> pd.DataFrame:
+    """Return one row a run of a language model: name, task, variant, size, seed, status, step, validation loss."""
+    return pd.DataFrame([_row(run) for run in LMRun.under(root)])
+
+
+def _row(run: LMRun) -> dict[str, Any]:
+    metrics = run.metrics()
+    seen = metrics[(metrics.split == "validation") & (metrics.measure == "loss")]
+    last = seen.iloc[-1] if len(seen) else None
+    config = run.config
+    return {
+        "run": run.path.name,
+        "variant": config.variant,
+        "size": config.size,
+        "seed": config.seed,
+        "status": run.status,
+        "step": int(last.step) if last is not None else 0,
+        "validation loss": round(float(last.value), 4) if last is not None else float("nan"),
+    }

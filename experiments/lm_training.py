@@ -1,0 +1,307 @@
+"""Training a language model: one loop, whether one process trains or several share every batch."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuits.canonical import derive_seed
+from circuits.checkpoint import read_tensors, write_tensors
+from circuits.errors import require
+from circuits.model import HookedStreamTransformer
+from experiments.lm import AdamW, LMOptimizer, LMTraining
+from experiments.lm_evaluation import LMEvaluationSets, lm_evaluate
+from experiments.lm_runs import LMRun
+from experiments.runs import RunError, explained
+from experiments.tasks.tokens import TokenBatch, TokenTask, next_token_loss
+from experiments.tokenizers import check_fits
+from experiments.training import SAVE_SECONDS, Report, never, scheduled, silent
+from experiments.updates import NamedOptimizer, make_optimizer
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors by name, and the plain data that is stored beside them."""
+
+
+class Alone:
+    """One process that trains by itself. Several that share a model are :class:`experiments.sharded.Sharded`."""
+
+    rank, world = 0, 1
+
+    def wrap(self, model: HookedStreamTransformer) -> HookedStreamTransformer:
+        """Return the model as it is trained here."""
+        return model
+
+    def part(self, batch: TokenBatch) -> TokenBatch:
+        """Return the rows that this process computes."""
+        return batch
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum of a number over all processes."""
+        return value
+
+    def agreed(self, stop: bool) -> bool:
+        """Return whether any process wants to stop."""
+        return stop
+
+    def whole(self, model: HookedStreamTransformer) -> HookedStreamTransformer:
+        """Return the model with all its weights here, for evaluating and storing it."""
+        return model
+
+    def save(self, run: LMRun, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """Write where to resume."""
+        write_tensors(run.path / "state.safetensors", tensors, about)
+
+    def load(self, run: LMRun, tensors: dict[str, Tensor]) -> State | None:
+        """Return what was saved last, or ``None``; ``tensors`` are the present ones, by the same names."""
+        file = run.path / "state.safetensors"
+        return read_tensors(file) if file.exists() else None
+
+
+def make_lm_optimizer(config: LMOptimizer, parameters: dict[str, Tensor]) -> NamedOptimizer:
+    """Return the optimizer of a configuration; of AdamW, only weight matrices decay, and no part of a mixing rule."""
+    if not isinstance(config, AdamW):
+        return make_optimizer(config, parameters)
+    groups = [
+        {"params": [p for name, p in parameters.items() if _decays(name) == decays], "weight_decay": decay}
+        for decays, decay in ((True, config.decay), (False, 0.0))
+    ]
+    adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.rate, betas=config.betas, fused=True)
+    return NamedOptimizer(adam, parameters)
+
+
+def _decays(name: str) -> bool:
+    # By name, as biases of heads are matrices too; mixing rules start at the identity, not near nothing.
+    return name.rsplit(".", 1)[-1].startswith("W_") and ".mix." not in name
+
+
+def rate_at(config: LMOptimizer, step: int, steps: int) -> float:
+    """Return the rate of the update that follows ``step`` updates, in a run of ``steps``."""
+    if not isinstance(config, AdamW):
+        return config.rate
+    rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    done = min(1.0, max(0, step - config.warmup) / max(1, steps - config.warmup))
+    falling = config.final + (1 - config.final) * (1 + math.cos(math.pi * done)) / 2
+    return config.rate * rising * falling
+
+
+def precise(training: LMTraining, device: torch.device) -> Any:
+    """Return the context in which products are computed."""
+    if training.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def check_precision(training: LMTraining, device: str) -> None:
+    """Refuse a precision that the device does not have.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if training.precision == "bfloat16" and torch.device(device).type == "cuda":
+        require(torch.cuda.is_bf16_supported(), "this GPU does not compute in bfloat16; train with precision float32")
+
+
+class LMTrainer:
+    """One run in training: its model, its optimizer, and the step it is at."""
+
+    def __init__(self, run: LMRun, device: str = "cpu", group: Alone | None = None):
+        self.run, self.config, self.group = run, run.config.training, group or Alone()
+        check_precision(self.config, device)
+        self.device = torch.device(device)
+        self.task: TokenTask = run.task(device)
+        model = HookedStreamTransformer(run.config.model, seed=run.config.seed)
+        if self.task.tokenizer is not None:
+            check_fits(self.task.tokenizer, model.cfg.d_vocab)
+        self.model = self.group.wrap(model.to(self.device)).train()
+        self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
+        self.optimizer = make_lm_optimizer(self.config.optimizer, self.parameters)
+        self.compute_loss = torch.compile(self._loss) if run.record["engine"] == "compiled" else self._loss
+        self.sets = LMEvaluationSets(self.task, self.config.n_eval, self.config.n_questions)
+        self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
+        self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
+        self.step, self.observed, self.evaluations, self.loss = 0, -1, 0, math.nan
+        self.sum = torch.zeros(2, dtype=torch.float64, device=self.device)
+        """Of the training losses since the last evaluation, and their number."""
+        self.started = self.saved = time.monotonic()
+        self._resume()
+        self.first_step = self.step
+
+    @property
+    def done(self) -> bool:
+        """Whether the last step is reached."""
+        return self.step >= self.config.steps
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of this sitting by its seconds, evaluations included."""
+        tokens = (self.step - self.first_step) * self.run.config.tokens_per_step
+        return tokens / max(1e-9, time.monotonic() - self.started)
+
+    # --- one update -------------------------------------------------------------------------------------------------
+
+    def _loss(self, batch: TokenBatch) -> Tensor:
+        return next_token_loss(self.model(batch.tokens), batch)
+
+    def _parts(self) -> Iterator[TokenBatch]:
+        batch = self.task.sample(self.config.batch_size, "train", seed=self.step)
+        rows = self.config.batch_size // self.config.accumulate
+        return (batch[start : start + rows] for start in range(0, len(batch), rows))
+
+    def update(self) -> None:
+        """Make one update.
+
+        Raises:
+            RunError: if the loss is not finite.
+        """
+        if self.run.config.model.dropout:
+            torch.manual_seed(derive_seed("dropout", self.run.config.seed, self.step, self.group.rank))
+        self.model.zero_grad()
+        parts = [(self.group.part(part), (part.targets >= 0).sum()) for part in self._parts()]
+        counted = torch.stack([n for _, n in parts]).sum()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        for part, _ in parts:
+            # The mean is over what counts in the whole batch, wherever its rows are computed.
+            share = (part.targets >= 0).sum() / counted
+            with precise(self.config, self.device):
+                piece = self.compute_loss(part) * share
+            (piece * self.group.world).backward()
+            loss += piece.detach()
+        self._learn(float(self.group.total(loss)))
+
+    def _learn(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise self._failed(
+                f"diverged: its loss at step {self.step} is {loss}; what was measured before is kept. Use a smaller "
+                f"rate"
+            )
+        self.sum += torch.tensor([loss, 1.0], dtype=torch.float64)
+        rate = rate_at(self.config.optimizer, self.step, self.config.steps)
+        for group in self.optimizer.optimizer.param_groups:
+            group["lr"] = rate
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+
+    def _failed(self, why: str) -> RunError:
+        if self.group.rank == 0:
+            self.run.record["status"] = "failed"
+            self.run.write_record()
+        return RunError(f"{self.run.path.name} {why}")
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def observe(self) -> None:
+        """Do what is due at this step before its update, once: measurements, checkpoint; sometimes save."""
+        if self.step > self.observed:
+            if self.step in self.evaluate_at or self.step in self.checkpoint_at:
+                self._look()
+            self.observed = self.step
+        if time.monotonic() - self.saved > SAVE_SECONDS:
+            self.save()
+
+    def _look(self) -> None:
+        model = self.group.whole(self.model)
+        if self.group.rank == 0:
+            model.eval()
+            if self.step in self.evaluate_at:
+                self._evaluate(model)
+            if self.step in self.checkpoint_at:
+                self.run.write_checkpoint(model, self.step)
+            model.train()
+        if self.step in self.evaluate_at:
+            self.sum.zero_()
+            self.evaluations += 1
+
+    def _evaluate(self, model: HookedStreamTransformer) -> None:
+        rows = lm_evaluate(model, self.sets)
+        total, n = self.sum.tolist()
+        if n:
+            rows.append(("train", "loss", total / n))
+        self.loss = rows[0][2]
+        self.run.append_rows("metrics", [(self.step, *row) for row in rows])
+
+    # --- stopping and going on ----------------------------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model|{n}": p for n, p in self.model.state_dict().items()}
+        return tensors | {f"optimizer|{n}": t for n, t in self.optimizer.state().items()} | {"sum": self.sum}
+
+    def save(self) -> None:
+        """Write all that is needed to go on from here with the same bits; till then what was there before is whole."""
+        about = {"step": self.step, "observed": self.observed, "evaluations": self.evaluations, "loss": self.loss}
+        with explained(self.run.path):
+            self.group.save(self.run, self._tensors(), {**about, "loss": None if math.isnan(self.loss) else self.loss})
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        if self.group.rank == 0:
+            for leftover in self.run.path.rglob(".*.tmp"):
+                leftover.unlink()
+            self.run.keep_tokenizer(self.task.tokenizer)
+        saved = self.group.load(self.run, self._tensors())
+        if saved is not None:
+            tensors, about = saved
+            own = self.model.state_dict()
+            with torch.no_grad():
+                for name, tensor in own.items():
+                    tensor.copy_(tensors[f"model|{name}"])
+                self.sum.copy_(tensors["sum"])
+            prefix = "optimizer|"
+            self.optimizer.load({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+            self.step, self.observed, self.evaluations = about["step"], about["observed"], about["evaluations"]
+            self.loss = math.nan if about["loss"] is None else about["loss"]
+        if self.group.rank == 0:
+            self.run.keep_rows("metrics", self.evaluations)
+
+    def close(self) -> None:
+        """Note how long this sitting took; close the run if it is done, else save where it is."""
+        if not self.done:
+            self.save()
+        if self.group.rank != 0:
+            return
+        session = {"from": self.first_step, "to": self.step, "seconds": round(time.monotonic() - self.started, 3)}
+        with explained(self.run.path), (self.run.path / "sessions.jsonl").open("a") as file:
+            file.write(json.dumps(session | {"tokens_per_second": round(self.tokens_per_second)}) + "\n")
+        if self.done:
+            self.run.close()
+
+
+def train_lm(
+    run: LMRun,
+    device: str = "cpu",
+    report: Report = silent,
+    stop: Callable[[], bool] = never,
+    group: Alone | None = None,
+) -> None:
+    """Bring a run to its end; a finished one costs nothing.
+
+    ``stop`` is asked between steps; once it says so, the run is saved and ``KeyboardInterrupt`` raised. However a run
+    ends, the same call goes on from the last saved state.
+
+    Raises:
+        RunError: if another process trains it, the disk is full, or it diverged.
+        ValueError: before anything is trained, for a tokenizer, corpus or precision that does not fit.
+    """
+    group = group or Alone()
+    if run.finished:
+        return
+    with run.locked() if group.rank == 0 else nullcontext():
+        trainer = LMTrainer(run, device, group)
+        while True:
+            if group.agreed(stop()):
+                trainer.close()
+                raise KeyboardInterrupt
+            trainer.observe()
+            report(run.path.name, trainer.step, trainer.loss)
+            if trainer.done:
+                break
+            trainer.update()
+        trainer.close()

@@ -1,0 +1,127 @@
+"""Repeated random tokens: after a block of them has stood once, each is followed by what followed it before.
+
+That is what induction heads say (Olsson et al., arXiv 2209.11895). The block has one length in all windows, so a head
+that looks back by position does as well; its induction score is as high, but it needs no previous-token head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import repeat
+from jaxtyping import Int
+from torch import Tensor
+
+from analysis.heads import AttentionScore, duplicate_token, induction, previous_token
+from analysis.pairs import Pair
+from circuits.canonical import derive_seed
+from circuits.errors import known, require
+from experiments.tasks.phrases import choose, distinct
+from experiments.tasks.tokens import TokenBatch
+
+SPLITS: dict[str, str] = {"train": "windows to learn from", "validation": "other draws of the same windows"}
+CORRUPTIONS: dict[str, str] = {
+    "successor": "the first time, another token follows the one that is read, so that one is the answer"
+}
+OPENING = 0
+"""The token that begins every window, and is in no block."""
+
+
+@dataclass(frozen=True)
+class RepeatsConfig:
+    """Blocks of ``lag`` different tokens out of ``vocabulary``, repeated to the end of the window.
+
+    Raises:
+        ValueError: for a block of less than two tokens, of as many as there are, or that no window can hold twice.
+    """
+
+    vocabulary: int = 64
+    lag: int = 16
+    n_ctx: int = 64
+
+    def __post_init__(self) -> None:
+        require(self.lag >= 2, f"lag is the length of the block, 2 at least, got {self.lag}")
+        require(
+            self.vocabulary > self.lag,
+            f"a block has lag = {self.lag} different tokens, and the corruption needs another one: vocabulary must be "
+            f"{self.lag + 1} at least, got {self.vocabulary}",
+        )
+        require(
+            self.n_ctx > 2 * self.lag,
+            f"a window holds an opening and the block of lag = {self.lag} twice: n_ctx must be {2 * self.lag + 1} at "
+            f"least, got {self.n_ctx}",
+        )
+
+
+class RepeatsTask:
+    """Windows of token numbers: 0, then a block of tokens from 1 to ``vocabulary``, repeated; there is no tokenizer.
+
+    The predictions that count are those whose own token has occurred before, which induction can make; in the first
+    block there is nothing to predict but that no token comes twice.
+    """
+
+    tokenizer = None
+
+    def __init__(self, config: RepeatsConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
+        self.config = config or RepeatsConfig()
+        self.seed, self.device = seed, torch.device(device)
+        self.d_vocab, self.n_ctx = self.config.vocabulary + 1, self.config.n_ctx
+
+    # --- what a trainer asks ----------------------------------------------------------------------------------------
+
+    def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
+        """Return ``n`` windows of a split; equal arguments give equal windows.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        generator = self._generator("sample", known("split", split, SPLITS), seed)
+        tokens = self._windows(self._blocks(n, generator)[:, :-1], self.n_ctx)
+        # What follows the first block follows from the lag alone, so it does not count.
+        counted = torch.arange(self.n_ctx, device=self.device) > self.config.lag
+        return TokenBatch(tokens, repeat(counted, "pos -> batch pos", batch=n).clone())
+
+    def questions(self, n: int) -> dict[str, Pair]:
+        """Return one evaluation set of ``n`` pairs, "second": the answers are in the second block."""
+        return {"second": self.pairs(n)}
+
+    # --- what an analysis asks --------------------------------------------------------------------------------------
+
+    def pairs(self, n: int, corruption: str = "successor", seed: int = 0, split: str = "train") -> Pair:
+        """Return ``n`` windows of two blocks with a counterfactual of each, read somewhere in the second block.
+
+        Clean and corrupt differ in one token of the first block. Position roles: "first", where the token that is read
+        stands in the first block; "first+1", the one after it, which is the answer; END, where it is read.
+
+        Raises:
+            UnknownNameError: for an unknown corruption or split (nearest suggested).
+        """
+        labels = (known("corruption", corruption, CORRUPTIONS), known("split", split, SPLITS), seed)
+        generator = self._generator("pairs", *labels)
+        blocks, lag = self._blocks(n, generator), self.config.lag
+        clean = self._windows(blocks[:, :-1], 2 * lag + 1)
+        # Of the block's last token no successor stands in the first block.
+        first = 1 + choose((n, 1), lag - 1, generator)
+        after, wrong = first + 1, blocks[:, -1:]
+        positions = {"first": first, "first+1": after, "END": first + lag}
+        answers = clean.gather(1, after)[:, 0]
+        return Pair(clean, clean.scatter(1, after, wrong), answers, wrong[:, 0], positions, read_at=(first + lag)[:, 0])
+
+    def head_scores(self, batch: TokenBatch | Pair) -> list[AttentionScore]:
+        """Return the scores of previous-token, duplicate-token and induction heads, on windows or clean sides."""
+        tokens = batch.clean if isinstance(batch, Pair) else batch.tokens
+        return [previous_token(*tokens.shape), duplicate_token(tokens), induction(tokens)]
+
+    # --- the generator ----------------------------------------------------------------------------------------------
+
+    def _generator(self, *labels: str | int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derive_seed("repeats", self.seed, *labels))
+
+    def _blocks(self, n: int, generator: torch.Generator) -> Int[Tensor, "n one_more"]:
+        """Blocks and, last, a token that is not in them."""
+        return 1 + distinct(n, self.config.lag + 1, self.config.vocabulary, generator)
+
+    def _windows(self, blocks: Int[Tensor, "n lag"], length: int) -> Int[Tensor, "n length"]:
+        places = torch.arange(length - 1, device=self.device) % self.config.lag
+        return torch.nn.functional.pad(blocks[:, places], (1, 0), value=OPENING)

@@ -1,0 +1,285 @@
+"""Short stories in plain English, made by a grammar, in which few sentences are about indirect objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from analysis.heads import AttentionScore
+from analysis.pairs import Pair
+from circuits.canonical import content_hash, derive_seed
+from circuits.errors import known, require
+from experiments.tasks import words
+from experiments.tasks.ioi import IOIConfig, IOITask
+from experiments.tasks.phrases import Phrasebook, Templates, choose, distinct, words_of
+from experiments.tasks.tokens import TokenBatch
+from experiments.tokenizers import word_level
+
+SPLITS: dict[str, str] = {"train": "stories to learn from", "validation": "other stories of the same grammar"}
+KINDS = ("opening", "middle", "giving", "ending", "ioi")
+"""The kinds of sentences."""
+_CHARACTERS = ("A", "B", "C")
+
+
+@dataclass(frozen=True)
+class StoriesConfig:
+    """How stories are made. A window begins with a story and holds as much of the next ones as fits.
+
+    Raises:
+        ValueError: for shares outside 0 to 1, or windows too short for a sentence.
+    """
+
+    n_ctx: int = 64
+    p_ioi: float = 0.3
+    """The share of stories with one sentence on an indirect object."""
+    p_giving: float = 0.3
+    """The share of stories in which things change hands in other words."""
+    middles: int = 4
+    """Sentences between the opening and the ending."""
+    grammar: str = ""
+    """The fingerprint of words and sentences, filled in: other words are another corpus."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grammar", self.grammar or fingerprint())
+        for name in ("p_ioi", "p_giving"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share, from 0 to 1, got {getattr(self, name)}")
+        if self.n_ctx < 24 or self.middles < 1:
+            raise ValueError(f"a window must have 24 tokens and a story 1 middle at least, got {self}")
+
+
+def vocabulary() -> list[str]:
+    """Return every word of the generated tasks once, sorted."""
+    from experiments.tasks.nested import TEXTS
+
+    paper = [text for text, _, _ in words.PAPER_PROMPTS]
+    sentences = (*words.OPENINGS, *words.MIDDLES, *words.GIVING, *words.ENDINGS)
+    fillers = [text for texts in words.SLOTS.values() for text in texts]
+    pronouns = [text for both in words.PRONOUNS.values() for text in both]
+    indirect = (*words.TEMPLATES, *words.HELD_OUT_TEMPLATES, *paper)
+    return words_of([*sentences, *indirect, *TEXTS, *fillers, *pronouns, *words.GIRLS, *words.BOYS])
+
+
+@cache
+def fingerprint() -> str:
+    """Return the first 12 digits of the hash of all words and sentences, so that a run knows what it learned from."""
+    sentences = {name: value for name, value in vars(words).items() if name.isupper()}
+    return content_hash([sentences, vocabulary()])[:12]
+
+
+def plain_english() -> Any:
+    """Return the word-level tokenizer of the generated tasks (:func:`experiments.tokenizers.word_level`)."""
+    return word_level(vocabulary())
+
+
+@dataclass(frozen=True)
+class Stories:
+    """Some stories as windows, with what their sentences are."""
+
+    batch: TokenBatch
+    kinds: Int[Tensor, "story sentence"]
+    """The kind of every sentence, an index into ``KINDS``."""
+    sentence_starts: Int[Tensor, "story sentence"]
+    """Where in its window every sentence begins; may lie beyond the window's end."""
+
+
+class StoriesTask:
+    """Stories on end: every window is drawn from the seeds alone, so the corpus has no end and no file.
+
+    Characters of stories with such sentences are names of training; those of the others are all names.
+
+    Raises:
+        ValueError: for stories of another grammar than this version's.
+    """
+
+    def __init__(self, config: StoriesConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
+        self.config = config or StoriesConfig()
+        require(
+            self.config.grammar == fingerprint(),
+            f"these stories have the grammar {self.config.grammar}, this version makes {fingerprint()}; use the "
+            f"version that the run was trained with (its run.json names the commit)",
+        )
+        self.seed, self.device = seed, torch.device(device)
+        self.tokenizer = plain_english()
+        self.d_vocab, self.n_ctx = len(self.tokenizer), self.config.n_ctx
+        self.book = Phrasebook(lambda text: self.tokenizer.encode(text, add_special_tokens=False), device)
+        self._slots = (*_CHARACTERS, "S", "IO", "P", "place", *self._pronoun_slots(), *self._free_slots())
+        pools = {
+            "opening": words.OPENINGS,
+            "middle": words.MIDDLES,
+            "giving": words.GIVING,
+            "ending": words.ENDINGS,
+            "ioi": words.TEMPLATES,
+        }
+        every = [text for kind in KINDS for text in pools[kind]]
+        self._templates = Templates(self.book, every, self._slots)
+        ends = torch.tensor([len(pools[kind]) for kind in KINDS]).cumsum(0)
+        self._first = {kind: int(end) - len(pools[kind]) for kind, end in zip(KINDS, ends, strict=True)}
+        self._many = {kind: len(pools[kind]) for kind in KINDS}
+        self._ends = ends.to(self.device)
+        self._names = self.book.pieces([*words.GIRLS, *words.BOYS])
+        held_out = [name in words.HELD_OUT_NAMES for name in (*words.GIRLS, *words.BOYS)]
+        self._held_out = torch.tensor(held_out, device=self.device)
+        self._fillers = {slot: self.book.pieces(texts) for slot, texts in words.SLOTS.items()}
+        self._pronouns = {kind: self.book.pieces(both) for kind, both in words.PRONOUNS.items()}
+        self._opening = self.book.special(self.tokenizer.bos_token_id)
+
+    @cached_property
+    def ioi(self) -> IOITask:
+        """The task on indirect objects in the words of the stories; prompts begin as stories do."""
+        config = IOIConfig(n_ctx=self.n_ctx)
+        return IOITask(config, self.tokenizer, self.seed, self.device, opening=self.tokenizer.bos_token_id)
+
+    def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
+        """Return ``n`` windows of a split; equal arguments give equal windows.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        return self.stories(n, split, seed).batch
+
+    def questions(self, n: int) -> dict[str, Pair]:
+        """Return the evaluation sets of :meth:`IOITask.questions`."""
+        return self.ioi.questions(n)
+
+    def pairs(self, n: int, corruption: str = "flip", seed: int = 0, split: str = "train") -> Pair:
+        """Return clean/corrupt prompts, as :meth:`IOITask.pairs`."""
+        return self.ioi.pairs(n, corruption, seed, split)
+
+    def head_scores(self, pair: Pair) -> list[AttentionScore]:
+        """Return the scores of the kinds of heads of the IOI circuit, as :meth:`IOITask.head_scores`."""
+        return self.ioi.head_scores(pair)
+
+    # --- the generator ----------------------------------------------------------------------------------------------
+
+    def stories(self, n: int, split: str = "train", seed: int = 0) -> Stories:
+        """Return ``n`` windows and what their sentences are; each holds two stories, the second mostly cut.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        label = derive_seed("stories", self.seed, known("split", split, SPLITS), seed)
+        generator = torch.Generator(self.device).manual_seed(label)
+        per_window = self._stories_per_window()
+        which, fillers = self._draw(n * per_window, generator)
+        places = self._templates.fill(which, fillers)  # story sentence place
+        opening = torch.full((len(places), 1), self._opening, device=self.device)
+        flat = torch.cat([opening, places.flatten(1)], 1).reshape(n, -1)
+        laid = self.book.lay(flat, self.tokenizer.pad_token_id)
+        tokens = torch.nn.functional.pad(laid.tokens, (0, max(0, self.n_ctx - laid.tokens.shape[1])), value=0)
+        width = places.shape[2]
+        at = torch.arange(which.shape[1] * per_window, device=self.device)
+        # Before the places of a sentence stand those of the sentences before it and one opening a story.
+        starts = laid.starts[:, at * width + at // which.shape[1] + 1]
+        kinds = torch.bucketize(which, self._ends, right=True).reshape(n, -1)
+        return Stories(TokenBatch(tokens[:, : self.n_ctx].contiguous()), kinds, starts)
+
+    def _stories_per_window(self) -> int:
+        # The shortest sentences have five tokens.
+        return 1 + self.n_ctx // (5 * (self.config.middles + 2) + 1)
+
+    def _draw(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "n sentence"], Int[Tensor, "n sentence slot"]]:
+        """The template of every sentence, and what fills its slots."""
+        has_ioi, has_giving = (
+            torch.rand(n, generator=generator, device=self.device) < p
+            for p in (self.config.p_ioi, self.config.p_giving)
+        )
+        which = self._sentences(has_ioi, has_giving, generator)
+        return which, self._filled(which, has_ioi | has_giving, generator)
+
+    def _sentences(
+        self, has_ioi: Bool[Tensor, " n"], has_giving: Bool[Tensor, " n"], generator: torch.Generator
+    ) -> Int[Tensor, "n sentence"]:
+        n, middles = len(has_ioi), self.config.middles
+        drawn = {kind: self._first[kind] + choose(n, self._many[kind], generator) for kind in KINDS}
+        # Different middles in a story, then one of them (or the opening) gives way to a special sentence.
+        between = self._first["middle"] + distinct(n, middles, self._many["middle"], generator)
+        which = torch.cat([drawn["opening"][:, None], between, drawn["ending"][:, None]], 1)
+        places = distinct(n, 2, middles + 1, generator)
+        for kind, has, at in (("giving", has_giving, places[:, :1]), ("ioi", has_ioi, places[:, 1:])):
+            at = at.clamp(min=1) if kind == "giving" else at
+            which = torch.where(
+                has[:, None] & (at == torch.arange(which.shape[1], device=self.device)), drawn[kind][:, None], which
+            )
+        return which
+
+    def _filled(
+        self, which: Int[Tensor, "n sentence"], only_trained: Bool[Tensor, " n"], generator: torch.Generator
+    ) -> Int[Tensor, "n sentence slot"]:
+        n, sentences = which.shape
+        keys = torch.rand(n, len(self._names), generator=generator, device=self.device)
+        keys = keys.masked_fill(only_trained[:, None] & self._held_out, -1.0)
+        people = keys.topk(len(_CHARACTERS)).indices
+        boys = (people >= len(words.GIRLS)).long()
+        slots = {c: self._names[people[:, i]] for i, c in enumerate(_CHARACTERS)}
+        slots |= {
+            f"{c}.{kind}": both[boys[:, i]] for i, c in enumerate(_CHARACTERS) for kind, both in self._pronouns.items()
+        }
+        slots["P"] = self._fillers["place"][choose(n, len(words.PLACES), generator)]
+        # In such a sentence either name may stand first, and be repeated.
+        swapped = choose((n, 2), 2, generator).bool()
+        a, b = slots["A"], slots["B"]
+        s_first = swapped[:, 0] == swapped[:, 1]
+        slots["S"], slots["IO"] = torch.where(s_first, a, b), torch.where(s_first, b, a)
+        per_sentence = {slot: value[:, None].expand(n, sentences) for slot, value in slots.items()}
+        is_ioi = (which >= self._first["ioi"]) & swapped[:, :1]
+        per_sentence |= {
+            "A": torch.where(is_ioi, b[:, None], per_sentence["A"]),
+            "B": torch.where(is_ioi, a[:, None], per_sentence["B"]),
+        }
+        for slot in ("place", *self._free_slots()):
+            some = self._fillers[slot]
+            per_sentence[slot] = some[choose((n, sentences), len(some), generator)]
+        return torch.stack([per_sentence[slot] for slot in self._slots], -1)
+
+    @staticmethod
+    def _pronoun_slots() -> tuple[str, ...]:
+        return tuple(f"{c}.{kind}" for c in _CHARACTERS for kind in words.PRONOUNS)
+
+    @staticmethod
+    def _free_slots() -> tuple[str, ...]:
+        return tuple(slot for slot in words.SLOTS if slot != "place")
+
+
+def statistics(task: StoriesTask, n: int = 2_000, split: str = "train") -> pd.DataFrame:
+    """Return what a corpus is made of, a row a fact (fact, value), counted on ``n`` windows.
+
+    Shares of sentences and tokens are of those that stand whole in their windows.
+    """
+    made = task.stories(n, split)
+    tokens = made.batch.tokens
+    real = tokens != task.tokenizer.pad_token_id
+    whole = made.sentence_starts[:, 1:] <= task.n_ctx
+    kinds = made.kinds[:, :-1][whole]
+    lengths = made.sentence_starts.diff(dim=1)[whole]
+    rows: dict[str, float] = {
+        "windows": n,
+        "tokens a window": task.n_ctx,
+        "word types": task.d_vocab,
+        "word types seen": int(tokens[real].unique().numel()),
+        "names": len(words.GIRLS) + len(words.BOYS),
+        "names held out": len(words.HELD_OUT_NAMES),
+        "share of tokens that are padding": 1 - float(real.float().mean()),
+        "tokens a sentence": float(lengths.float().mean()),
+    }
+    rows |= {f"share of sentences: {kind}": float((kinds == i).float().mean()) for i, kind in enumerate(KINDS)}
+    rows |= {"share of tokens in sentences on indirect objects": _token_share(kinds, lengths)}
+    rows |= {"entropy of single words (nats)": _entropy(tokens[real])}
+    return pd.DataFrame({"fact": list(rows), "value": list(rows.values())})
+
+
+def _token_share(kinds: Int[Tensor, " sentence"], lengths: Int[Tensor, " sentence"]) -> float:
+    return float(lengths[kinds == KINDS.index("ioi")].sum() / lengths.sum())
+
+
+def _entropy(tokens: Int[Tensor, " token"]) -> float:
+    shares = tokens.bincount().float() / tokens.numel()
+    return float(-(shares[shares > 0] * shares[shares > 0].log()).sum())

@@ -1,0 +1,148 @@
+"""Tokens of a corpus on the disk, made once and mapped into memory ever after."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt
+from numpy.lib import format as npy
+from tqdm import tqdm
+
+from circuits.canonical import content_hash
+from circuits.errors import require
+from experiments.corpora import Corpus, made
+from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint
+
+LAYOUT = 1
+"""Stored tokens of another layout are made anew."""
+MOST_UNKNOWN = 0.5
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """The tokens of all documents, one document behind the other."""
+
+    tokens: UInt[np.ndarray, " token"]
+    ends: Int[np.ndarray, " document"]
+    """Where each document ends in ``tokens``, and the next one begins."""
+    hashes: UInt[np.ndarray, " document"]
+    """64 bits hashed from each document's text: equal for equal documents, whatever their order."""
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " document"]:
+        """The number of tokens of each document."""
+        return np.diff(self.ends, prepend=0)
+
+
+def tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path) -> TokenStore:
+    """Return the tokens of a corpus; they are made if the cache does not hold them, and only then is it read.
+
+    Raises:
+        ValueError: for a corpus that is empty or cannot be read, a tokenizer that knows less than half of its words,
+            or a cache that cannot be written.
+    """
+    key = content_hash([LAYOUT, corpus.identity, fingerprint(tokenizer)])
+    folder = cache / "tokens" / key[:24]
+    if not folder.is_dir():
+        _make(folder, corpus, tokenizer)
+    arrays = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _types(tokenizer))
+    return TokenStore(*map(np.asarray, arrays))
+
+
+def _types(tokenizer: PreTrainedTokenizerBase) -> dict[str, np.dtype]:
+    small = len(tokenizer) <= np.iinfo(np.uint16).max + 1
+    return {"tokens": np.dtype(np.uint16 if small else np.uint32), "ends": np.dtype("i8"), "hashes": np.dtype("u8")}
+
+
+def _make(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
+    scratch = made(folder.parent) / f".{folder.name}.tmp"
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        # Runs that start together wait for the first, and find what it has made.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            _write(scratch, corpus, tokenizer)
+            scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
+    unknown = end = n_documents = 0
+    with ExitStack() as stack:
+        types = _types(tokenizer).items()
+        files = {name: stack.enter_context(_growing(folder / f"{name}.npy", dtype)) for name, dtype in types}
+        for texts in tqdm(corpus.batches(), f"tokenising {corpus.name}", unit=" batches", disable=None):
+            tokens, lengths = _encode(texts, tokenizer)
+            files["tokens"].append(tokens)
+            files["ends"].append(end + np.cumsum(lengths))
+            files["hashes"].append(np.array([_hash(text) for text in texts], dtype=np.uint64))
+            end, n_documents = end + len(tokens), n_documents + len(texts)
+            unknown += int((tokens == tokenizer.unk_token_id).sum())
+            _check_known(unknown, end, corpus, tokenizer)
+    require(n_documents > 0, f"corpus {corpus.name} is empty: it holds no document that is not blank")
+
+
+def _encode(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " document"]]:
+    rows = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+    lengths = np.array([len(row) for row in rows])
+    tokens = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    beyond = int(tokens.max(initial=0)) >= len(tokenizer)
+    require(not beyond, f"the tokenizer gives token {tokens.max(initial=0)}, but says it has {len(tokenizer)}")
+    return tokens, lengths
+
+
+def _hash(text: str) -> int:
+    # JSON may hold halves of surrogate pairs, which have no UTF-8 of their own.
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _check_known(unknown: int, n: int, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
+    require(
+        unknown <= MOST_UNKNOWN * n,
+        f"the tokenizer does not know most of corpus {corpus.name}: {unknown} of {n} tokens are "
+        f"{tokenizer.unk_token!r}; choose a tokenizer that was made for such texts",
+    )
+
+
+class _Growing:
+    """An array's file, written piece by piece."""
+
+    def __init__(self, path: Path, dtype: np.dtype):
+        self.file, self.dtype, self.length = path.open("wb"), dtype, 0
+        self.head()
+
+    def head(self) -> None:
+        """Write the header for the present length; numpy pads it so that any length has room."""
+        self.file.seek(0)
+        about = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.length,)}
+        npy.write_array_header_1_0(self.file, about)
+
+    def append(self, values: np.ndarray) -> None:
+        """Write more values behind the others."""
+        self.file.write(values.astype(self.dtype).tobytes())
+        self.length += len(values)
+
+
+@contextmanager
+def _growing(path: Path, dtype: np.dtype) -> Iterator[_Growing]:
+    array = _Growing(path, dtype)
+    with array.file:
+        yield array
+        array.head()
+        array.file.flush()
+        os.fsync(array.file.fileno())

@@ -1,0 +1,216 @@
+"""A training step of a small language model against plain PyTorch of the same mathematics, eager and compiled.
+
+
+Every figure is a median of ratios of steps measured next to each other on one thread, because a machine's speed drifts.
+Memory is by how much a few steps raise the resident size of a process of their own. Run ``python -m tests.bench_lm``;
+nothing here is a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from circuits import HookedStreamTransformer, ModelConfig, lm_config
+from experiments.updates import compiles
+
+torch.set_num_threads(1)
+BATCH, LENGTH = 32, 96
+KINDS = ("plain", "classic", "value")
+WANTED = {"classic": 0.95, "value": 0.92}
+
+
+class PlainBlock(nn.Module):
+    """A GPT-2 block as one writes it by hand: fused projections, fused attention, nothing to hook."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        d, hidden = config.d_model, 4 * config.d_model
+        self.heads = config.n_heads
+        self.ln1, self.ln2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, hidden), nn.Linear(hidden, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the residual stream after the block."""
+        batch, pos, d = x.shape
+        q, k, v = (t.view(batch, pos, self.heads, -1).transpose(1, 2) for t in self.qkv(self.ln1(x)).split(d, dim=2))
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(z.transpose(1, 2).reshape(batch, pos, d))
+        return x + self.down(F.gelu(self.up(self.ln2(x))))
+
+    def take(self, block: nn.Module) -> None:
+        """Take the weights of a block of :class:`circuits.HookedStreamTransformer`."""
+        attn, mlp = block.attn, block.mlp
+        columns = [getattr(attn, f"W_{c}").transpose(0, 1).flatten(1) for c in "QKV"]
+        pairs = {
+            self.qkv: (torch.cat(columns, 1), torch.cat([getattr(attn, f"b_{c}").flatten() for c in "QKV"])),
+            self.out: (attn.W_O.flatten(0, 1), attn.b_O),
+            self.up: (mlp.W_in, mlp.b_in),
+            self.down: (mlp.W_out, mlp.b_out),
+        }
+        for linear, (weight, bias) in pairs.items():
+            linear.weight.copy_(weight.T)
+            linear.bias.copy_(bias)
+        for norm, ours in ((self.ln1, block.ln1), (self.ln2, block.ln2)):
+            norm.weight.copy_(ours.w)
+            norm.bias.copy_(ours.b)
+
+
+class PlainGPT(nn.Module):
+    """The classic model of a configuration of :func:`circuits.lm_config` in plain PyTorch."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.tokens = nn.Embedding(config.readout.d_vocab_out, config.d_model)
+        self.positions = nn.Embedding(config.n_ctx, config.d_model)
+        self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.n_layers))
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the mean next-token loss."""
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.norm(x), self.tokens.weight)
+        targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], -100)], 1)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    @torch.no_grad()
+    def take(self, model: HookedStreamTransformer) -> PlainGPT:
+        """Take the weights of a classic model."""
+        self.tokens.weight.copy_(model.W_E)
+        self.positions.weight.copy_(model.W_pos)
+        self.norm.weight.copy_(model.ln_final.w)
+        self.norm.bias.copy_(model.ln_final.b)
+        for ours, theirs in zip(self.blocks, model.blocks, strict=True):
+            ours.take(theirs)
+        return self
+
+
+def batches(n: int = 4) -> list[Tensor]:
+    """Return token batches."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(600, (BATCH, LENGTH), generator=generator) for _ in range(n)]
+
+
+def losses(compiled: bool) -> dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """Return every kind's model and its loss as a function of tokens."""
+    found = {kind: build(kind) for kind in KINDS}
+    return {kind: (model, torch.compile(loss) if compiled else loss) for kind, (model, loss) in found.items()}
+
+
+def build(kind: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return one kind's model and its loss as a function of tokens."""
+    config = lm_config("3m", "value" if kind == "value" else "classic")
+    ours = HookedStreamTransformer(config).train()
+    if kind == "plain":
+        plain = PlainGPT(config).take(ours)
+        return plain, plain
+    return ours, lambda tokens: ours(tokens, "loss")
+
+
+def step(model: nn.Module, loss: Callable[[Tensor], Tensor], tokens: Tensor) -> None:
+    """Make one step without its update."""
+    model.zero_grad(set_to_none=True)
+    loss(tokens).backward()
+
+
+def interleaved(rounds: int, compiled: bool) -> dict[str, list[float]]:
+    """Return CPU seconds of one step of every kind in every round; which goes first changes from round to round."""
+    kinds, data = losses(compiled), batches()
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for i in range(-2, rounds):
+        for j in range(len(KINDS)):
+            kind = KINDS[(i + j) % len(KINDS)]
+            start = time.process_time()
+            step(*kinds[kind], data[i % len(data)])
+            if i >= 0:
+                times[kind].append(time.process_time() - start)
+    return times
+
+
+def check_losses() -> float:
+    """Return how far the classic model's loss is from the plain one's, at most, and raise if that is more than 1e-5."""
+    kinds = losses(compiled=False)
+    with torch.no_grad():
+        gaps = [abs(float(kinds["plain"][1](x) - kinds["classic"][1](x))) for x in batches()]
+    assert max(gaps) < 1e-5, gaps
+    return max(gaps)
+
+
+def peak(kind: str) -> float:
+    """Return by how many MB three steps of one kind raise the highest resident size of a process of their own."""
+    # With every large tensor mapped by itself: what malloc keeps and cannot use again would drown the difference.
+    command, variables = [sys.executable, "-m", "tests.bench_lm", "--peak", kind], {"MALLOC_MMAP_THRESHOLD_": "100000"}
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
+    return float(ran.stdout)
+
+
+def print_peak(kind: str) -> None:
+    """Make three steps and print by how many MB they raise this process's highest resident size."""
+    before = resident()
+    model, loss = build(kind)
+    for tokens in batches(3):
+        step(model, loss, tokens)
+    print(resident() - before)
+
+
+def resident() -> float:
+    """Return this process's highest resident size in MB; not ``getrusage``'s, which starts from the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def row(what: str, found: str, asked: str = "") -> None:
+    """Print a line of the table."""
+    print(f"{what:<66} {found:>16}   {asked}", flush=True)
+
+
+def report_speed(rounds: int, compiled: bool) -> None:
+    """Print every kind's speed, and over that of the plain model."""
+    how, times = "compiled" if compiled else "eager", interleaved(rounds, compiled)
+    for kind, values in times.items():
+        row(f"tokens a second, {kind}, {how}", f"{BATCH * LENGTH / median(values):.0f}")
+    for kind, wanted in WANTED.items():
+        ratios = [plain / ours for plain, ours in zip(times["plain"], times[kind], strict=True)]
+        row(f"tokens a second, {kind} / plain, {how}", f"{median(ratios):.3f} x", f">= {wanted} x")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds, of a step of each kind")
+    parser.add_argument("--peak", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--eager-only", action="store_true", help="leave out the compiled steps")
+    options = parser.parse_args()
+    if options.peak:
+        print_peak(options.peak)
+        return
+    print(
+        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread, 3m, {BATCH} x {LENGTH}"
+    )
+    row("largest difference of the classic model's loss and the plain one's", f"{check_losses():.1e}", "< 1e-5")
+    for compiled in [False] if options.eager_only or not compiles() else [False, True]:
+        report_speed(options.rounds, compiled)
+    peaks = {kind: median(peak(kind) for _ in range(3)) for kind in KINDS}
+    row("memory of a step, plain", f"{peaks['plain']:.0f} MB")
+    for kind in WANTED:
+        row(f"memory of a step, {kind} / plain", f"{peaks[kind] / peaks['plain']:.3f} x", "<= 1.05 x")
+
+
+if __name__ == "__main__":
+    main()
