@@ -38,6 +38,9 @@ ASKS = {
     "data": "On which data does it help?",
     "optimisers": "Does it help with every optimiser and rate?",
     "mechanism": "Which heads and routes do it?",
+    "lm": "Does the stream help a language model to identify indirect objects, and is it the gradient?",
+    "lm-sizes": "Does what it brings grow with the model?",
+    "lm-nested": "Does it help with relations inside relations?",
 }
 
 

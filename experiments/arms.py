@@ -14,6 +14,7 @@ from circuits.stream_config import Previous, Stream, WithinLayer
 from circuits.variants import streams as streams_of
 from experiments.config import SGD, TRAINING, Adam, Every, GateChange, Optimizer, Rate, RunConfig, StopAt, icl_run
 from experiments.config import TrainingConfig as Training
+from experiments.lm import AnyConfig
 from experiments.tasks.icl import PRESETS
 
 Size = Literal["full", "miniature"]
@@ -24,7 +25,7 @@ SIZES: tuple[Size, ...] = ("full", "miniature")
 class Arm:
     """One run of an experiment: its label in tables is the configuration's ``variant``."""
 
-    config: RunConfig
+    config: AnyConfig
     condition: str = "as in the paper"
     """What differs from the other conditions of the experiment; arms are compared within one."""
 

@@ -14,6 +14,7 @@ from circuits.files import write_atomically
 from experiments.bundle import COMMITTED, LOGS, SCHEMA, Bundle, BundleError, log_hash
 from experiments.frames import DIGITS, parquet_bytes, sha256
 from experiments.paper import EXPERIMENTS, Arm, Size, experiment
+from experiments.lm_runs import AnyRun, open_run
 from experiments.runs import Run
 
 ENDED = ("finished", "failed")
@@ -80,20 +81,20 @@ def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTE
     write_atomically(manifest, text.encode())
 
 
-def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[Run]:
+def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[AnyRun]:
     wanted = {arm.config.name for those in arms.values() for arm in those}
     there = [Path(root) / name for root in roots for name in sorted(wanted)]
-    return [Run.open(path) for path in there if (path / "run.json").is_file()]
+    return [open_run(path) for path in there if (path / "run.json").is_file()]
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
     return {"condition": arm.condition, "variant": arm.label, "seed": arm.config.seed, "run": arm.config.id}
 
 
-def _read(run: Run) -> dict[str, Any]:
+def _read(run: AnyRun) -> dict[str, Any]:
     """One run's row and logs, as the bundle holds them."""
     logs = {"metrics": run.metrics(), "gradients": pd.DataFrame()}
-    if run.config.training.gradients_at:
+    if isinstance(run, Run) and run.config.training.gradients_at:
         logs["gradients"] = run.gradients()
     logs = {log: _rounded(frame.assign(run=run.config.id)) for log, frame in logs.items()}
     about = {
@@ -103,7 +104,7 @@ def _read(run: Run) -> dict[str, Any]:
         "preset": run.config.preset,
         "seed": run.config.seed,
         "steps": run.config.training.steps,
-        "stops_at": stop.accuracy if (stop := run.config.training.stop_at) else float("nan"),
+        "stops_at": _stops_at(run),
         "status": run.status,
         "engine": run.record["engine"],
         "seconds": _seconds(run),
@@ -114,7 +115,12 @@ def _read(run: Run) -> dict[str, Any]:
     return {"about": about, **logs}
 
 
-def _seconds(run: Run) -> float:
+def _stops_at(run: AnyRun) -> float:
+    stop = run.config.training.stop_at if isinstance(run, Run) else None
+    return stop.accuracy if stop else float("nan")
+
+
+def _seconds(run: AnyRun) -> float:
     file = run.path / "sessions.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return float(sum(json.loads(line)["seconds"] for line in lines))

@@ -38,7 +38,7 @@ SETTLED_SECONDS = 2.0
 
 def default_cache() -> Path:
     """Return where tokens are kept: the environment's ``VALUESTREAM_CACHE``, else ``.cache/valuestream`` at home."""
-    return Path(os.environ.get("VALUESTREAM_CACHE") or Path.home() / ".cache" / "valuestream")
+    return Path(os.environ.get("VALUESTREAM_CACHE") or "~/.cache/valuestream").expanduser()
 
 
 def made(folder: Path) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from circuits.canonical import content_hash, essence, from_plain, register_union, to_plain
 from circuits.config import ModelConfig, TokenInputs
 from circuits.errors import known, require
 from circuits.lm import LM_SIZES, lm_config
-from experiments.config import Adam, Every, Schedule
+from experiments.config import Adam, Every, RunConfig, Schedule
 from experiments.tasks.ioi import IOIConfig
 from experiments.tasks.nested import NestedConfig
 from experiments.tasks.repeats import RepeatsConfig
@@ -172,6 +172,9 @@ class LMRunConfig:
         return from_plain(cls, data)
 
 
+AnyConfig = RunConfig | LMRunConfig
+"""Of a run of either kind."""
+
 LM_TRAINING: dict[str, LMTraining] = {
     "0.2m": LMTraining(steps=3_000, optimizer=AdamW(rate=3e-3), checkpoint_at=(Every(500),)),
     "1m": LMTraining(steps=2_000, optimizer=AdamW(rate=2e-3), checkpoint_at=(Every(500),)),
@@ -237,7 +240,3 @@ def vocabulary_size(task: TokenTaskConfig) -> int:
     """Return how many tokens a task's model must know."""
     return make_task(task, 0).d_vocab
 
-
-def shortened(config: LMRunConfig, steps: int) -> LMRunConfig:
-    """Return the same run with another number of steps."""
-    return replace(config, training=replace(config.training, steps=steps))

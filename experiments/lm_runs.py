@@ -8,13 +8,11 @@ from typing import Any
 import pandas as pd
 
 from circuits.model import HookedStreamTransformer
-from experiments.config import RunConfig
-from experiments.lm import LMRunConfig, make_task
+from experiments.lm import AnyConfig, LMRunConfig, make_task
 from experiments.runs import Run, RunDirectory, RunError, kind_of, read_record
 from experiments.tasks.tokens import TokenTask
 from experiments.tokenizers import load_tokenizer, save_tokenizer
 
-AnyConfig = RunConfig | LMRunConfig
 
 
 class LMRun(RunDirectory[LMRunConfig]):

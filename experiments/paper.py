@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from circuits.errors import known
-from experiments import arms
+from experiments import arms, lm_arms
 from experiments.answers import ASKS
 from experiments.arms import SIZES, Arm, Size
-from experiments.config import RunConfig
+from experiments.lm import AnyConfig
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("data", arms.data),
         Experiment("optimisers", arms.optimisers),
         Experiment("mechanism", arms.mechanism),
+        Experiment("lm", lm_arms.stories),
+        Experiment("lm-sizes", lm_arms.sizes),
+        Experiment("lm-nested", lm_arms.nested),
     )
 }
 
@@ -64,6 +67,6 @@ def experiment(name: str) -> Experiment:
     return EXPERIMENTS[known("experiment", name, EXPERIMENTS)]
 
 
-def configs(names: Sequence[str], size: Size = "full") -> list[RunConfig]:
+def configs(names: Sequence[str], size: Size = "full") -> list[AnyConfig]:
     """Return the configurations of several experiments, each once, in order."""
     return list(dict.fromkeys(arm.config for name in names for arm in experiment(name).arms(size)))

@@ -332,8 +332,11 @@ def _times(row: Any) -> str:
     return interval(row.ratio, row.low, row.high, ".2f") + " times"
 
 
+OF_THEIR_OWN = ("optimisers", "mechanism", "lm", "lm-sizes", "lm-nested")
+"""Experiments whose answers are no plain table of times."""
+
 BLOCKS: dict[str, Callable[[Bundle], str]] = {
-    **{name: _speed(name) for name in answers.ASKS if name not in ("optimisers", "mechanism")},
+    **{name: _speed(name) for name in answers.ASKS if name not in OF_THEIR_OWN},
     "optimisers": _tuned,
     "optimisers-all": _speed("optimisers"),
     "sensitivity": _sensitivity,

@@ -16,8 +16,8 @@ import torch
 
 from circuits.errors import known, require
 from experiments import ray_engine
-from experiments.lm import LMRunConfig
-from experiments.lm_runs import AnyConfig, AnyRun, open_run, run_at
+from experiments.lm import AnyConfig, LMRunConfig
+from experiments.lm_runs import AnyRun, open_run, run_at
 from experiments.process_engine import train_in_workers
 from experiments.progress_table import Progress
 from experiments.runs import RunError

@@ -11,7 +11,7 @@ import torch
 
 from circuits.errors import UnknownNameError
 from experiments.tasks.nested import DEEPEST, NAMES, QUESTIONS, THINGS, NestedConfig, NestedTask, text_length
-from experiments.tasks.tokens import next_token_loss
+from experiments.tasks.tokens import TokenTask, next_token_loss
 
 N = 500
 Fact = tuple[str, str, str]
@@ -197,6 +197,7 @@ def test_equal_seeds_give_equal_texts_and_others_do_not(task: NestedTask) -> Non
 
 
 def test_questions_are_by_depth_and_by_kind(task: NestedTask) -> None:
+    assert isinstance(task, TokenTask)
     found = task.questions(20)
     assert list(found) == ["depth 0", "depth 1", "depth 2", "depth 3", "giver", "receiver", "object"]
     assert all(len(pair) == 20 for pair in found.values())

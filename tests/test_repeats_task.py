@@ -10,10 +10,15 @@ from torch import Tensor
 
 from circuits.errors import UnknownNameError
 from experiments.tasks.repeats import OPENING, RepeatsConfig, RepeatsTask
-from experiments.tasks.tokens import next_token_loss
+from experiments.tasks.tokens import TokenTask, next_token_loss
 
 N = 200
-SHAPES = [RepeatsConfig(), RepeatsConfig(vocabulary=3, lag=2, n_ctx=5), RepeatsConfig(vocabulary=10, lag=7, n_ctx=40)]
+SHAPES = [
+    RepeatsConfig(),
+    RepeatsConfig(vocabulary=3, lag=2, n_ctx=5),
+    RepeatsConfig(vocabulary=10, lag=7, n_ctx=40),
+    RepeatsConfig(vocabulary=30, lag=20, n_ctx=50, shortest=2),
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +46,18 @@ def test_what_counts_is_exactly_what_induction_predicts_and_it_is_right(config: 
 @pytest.mark.parametrize("config", SHAPES, ids=str)
 def test_windows_are_an_opening_and_one_block_of_different_tokens_repeated(config: RepeatsConfig) -> None:
     task = RepeatsTask(config)
-    tokens, lag = task.sample(N).tokens, config.lag
+    tokens = task.sample(N).tokens
     assert tokens.shape == (N, config.n_ctx)
     assert (tokens[:, 0] == OPENING).all()
     assert tokens[:, 1:].min() == 1
     assert tokens.max() == config.vocabulary == task.d_vocab - 1
-    assert torch.equal(tokens[:, lag + 1 :], tokens[:, 1:-lag])
-    block = tokens[:, 1 : lag + 1].sort(1).values
-    assert (block.diff(dim=1) > 0).all()
+    lags = set()
+    for row in tokens[:, 1:].tolist():
+        lag = row.index(row[0], 1)
+        lags.add(lag)
+        assert len(set(row[:lag])) == lag
+        assert row[lag:] == row[:-lag]
+    assert lags == set(range(config.shortest or config.lag, config.lag + 1))
 
 
 def test_all_tokens_are_equally_likely(task: RepeatsTask) -> None:
@@ -92,8 +101,10 @@ def test_positions_hold_what_they_say(config: RepeatsConfig) -> None:
     assert torch.equal(pair.clean[rows, after], pair.answers)
     assert torch.equal(pair.corrupt[rows, after], pair.wrong)
     assert torch.equal(after, first + 1)
-    assert ((end > config.lag) & (end < 2 * config.lag)).all()
-    assert set(first.tolist()) == set(range(1, config.lag)), "every place with a successor in the block is read"
+    lags = pair.clean[:, 2:].eq(pair.clean[:, 1:2]).int().argmax(1) + 1
+    assert torch.equal(end - first, lags), "the second block is read"
+    assert (first < lags).all()
+    assert config.shortest or set(first.tolist()) == set(range(1, config.lag)), "all places with a successor are read"
 
 
 def test_equal_seeds_give_equal_windows_and_others_do_not(task: RepeatsTask) -> None:
@@ -114,6 +125,7 @@ def test_there_is_one_evaluation_set(task: RepeatsTask) -> None:
     found = task.questions(9)
     assert {name: len(pair) for name, pair in found.items()} == {"second": 9}
     assert task.tokenizer is None
+    assert isinstance(task, TokenTask)
 
 
 def test_head_scores_tell_the_three_kinds_of_heads_apart(task: RepeatsTask) -> None:
@@ -139,6 +151,7 @@ def test_head_scores_tell_the_three_kinds_of_heads_apart(task: RepeatsTask) -> N
         ({"lag": 1}, "2 at least"),
         ({"vocabulary": 16}, "17 at least"),
         ({"n_ctx": 32}, "33 at least"),
+        ({"shortest": 1}, "from 2 to lag"),
     ],
 )
 def test_impossible_configurations_are_refused(wrong: dict[str, int], said: str) -> None:
@@ -146,6 +159,8 @@ def test_impossible_configurations_are_refused(wrong: dict[str, int], said: str)
         replace(RepeatsConfig(), **wrong)
     bound = {name: value + 1 for name, value in wrong.items()}
     assert replace(RepeatsConfig(), **bound), "the bound itself is possible"
+    with pytest.raises(ValueError, match="from 2 to lag"):
+        RepeatsConfig(lag=16, shortest=17)
 
 
 def test_unknown_names_are_refused_with_the_nearest(task: RepeatsTask) -> None:

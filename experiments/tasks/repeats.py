@@ -1,7 +1,7 @@
 """Repeated random tokens: after a block of them has stood once, each is followed by what followed it before.
 
-That is what induction heads say (Olsson et al., arXiv 2209.11895). The block has one length in all windows, so a head
-that looks back by position does as well; its induction score is as high, but it needs no previous-token head.
+That is what induction heads say (Olsson et al., arXiv 2209.11895). Where the block has one length in all windows, a head
+that looks back by position does as well, and small models learn that first; different lengths leave induction only.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from einops import repeat
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional
 
 from analysis.heads import AttentionScore, duplicate_token, induction, previous_token
 from analysis.pairs import Pair
@@ -33,15 +33,22 @@ class RepeatsConfig:
     """Blocks of ``lag`` different tokens out of ``vocabulary``, repeated to the end of the window.
 
     Raises:
-        ValueError: for a block of less than two tokens, of as many as there are, or that no window can hold twice.
+        ValueError: for a block of less than two tokens, of as many as there are, or that no window can hold twice; for
+            a shortest block longer than ``lag``.
     """
 
     vocabulary: int = 64
     lag: int = 16
     n_ctx: int = 64
+    shortest: int | None = None
+    """Every window has a block length from this to ``lag``, equally likely; ``None``: it is always ``lag``."""
 
     def __post_init__(self) -> None:
         require(self.lag >= 2, f"lag is the length of the block, 2 at least, got {self.lag}")
+        require(
+            self.shortest is None or 2 <= self.shortest <= self.lag,
+            f"the shortest block has from 2 to lag = {self.lag} tokens, got {self.shortest}",
+        )
         require(
             self.vocabulary > self.lag,
             f"a block has lag = {self.lag} different tokens, and the corruption needs another one: vocabulary must be "
@@ -77,10 +84,10 @@ class RepeatsTask:
             UnknownNameError: for an unknown split (nearest suggested).
         """
         generator = self._generator("sample", known("split", split, SPLITS), seed)
-        tokens = self._windows(self._blocks(n, generator)[:, :-1], self.n_ctx)
-        # What follows the first block follows from the lag alone, so it does not count.
-        counted = torch.arange(self.n_ctx, device=self.device) > self.config.lag
-        return TokenBatch(tokens, repeat(counted, "pos -> batch pos", batch=n).clone())
+        blocks, lags = self._blocks(n, generator)
+        # What follows the first block follows from its length alone, so it does not count.
+        counted = torch.arange(self.n_ctx, device=self.device) > lags
+        return TokenBatch(self._windows(blocks, lags, self.n_ctx), counted)
 
     def questions(self, n: int) -> dict[str, Pair]:
         """Return one evaluation set of ``n`` pairs, "second": the answers are in the second block."""
@@ -89,7 +96,7 @@ class RepeatsTask:
     # --- what an analysis asks --------------------------------------------------------------------------------------
 
     def pairs(self, n: int, corruption: str = "successor", seed: int = 0, split: str = "train") -> Pair:
-        """Return ``n`` windows of two blocks with a counterfactual of each, read somewhere in the second block.
+        """Return ``n`` windows (batch 2 lag + 1) with a counterfactual of each, read somewhere in the second block.
 
         Clean and corrupt differ in one token of the first block. Position roles: "first", where the token that is read
         stands in the first block; "first+1", the one after it, which is the answer; END, where it is read.
@@ -99,14 +106,15 @@ class RepeatsTask:
         """
         labels = (known("corruption", corruption, CORRUPTIONS), known("split", split, SPLITS), seed)
         generator = self._generator("pairs", *labels)
-        blocks, lag = self._blocks(n, generator), self.config.lag
-        clean = self._windows(blocks[:, :-1], 2 * lag + 1)
+        blocks, lags = self._blocks(n, generator)
+        clean = self._windows(blocks, lags, 2 * self.config.lag + 1)
         # Of the block's last token no successor stands in the first block.
-        first = 1 + choose((n, 1), lag - 1, generator)
-        after, wrong = first + 1, blocks[:, -1:]
-        positions = {"first": first, "first+1": after, "END": first + lag}
+        draws = torch.rand((n, 1), generator=generator, device=self.device)
+        first = 1 + (draws * (lags - 1)).long()
+        after, end, wrong = first + 1, first + lags, blocks[:, -1:]
+        positions = {"first": first, "first+1": after, "END": end}
         answers = clean.gather(1, after)[:, 0]
-        return Pair(clean, clean.scatter(1, after, wrong), answers, wrong[:, 0], positions, read_at=(first + lag)[:, 0])
+        return Pair(clean, clean.scatter(1, after, wrong), answers, wrong[:, 0], positions, read_at=end[:, 0])
 
     def head_scores(self, batch: TokenBatch | Pair) -> list[AttentionScore]:
         """Return the scores of previous-token, duplicate-token and induction heads, on windows or clean sides."""
@@ -118,10 +126,17 @@ class RepeatsTask:
     def _generator(self, *labels: str | int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derive_seed("repeats", self.seed, *labels))
 
-    def _blocks(self, n: int, generator: torch.Generator) -> Int[Tensor, "n one_more"]:
-        """Blocks and, last, a token that is not in them."""
-        return 1 + distinct(n, self.config.lag + 1, self.config.vocabulary, generator)
+    def _blocks(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "n one_more_than_lag"], Int[Tensor, "n 1"]]:
+        """Blocks, the last token of each a spare one that never stands in its window, and their lengths."""
+        longest = self.config.lag
+        shortest = longest if self.config.shortest is None else self.config.shortest
+        lags = shortest + choose((n, 1), longest - shortest + 1, generator)
+        return 1 + distinct(n, longest + 1, self.config.vocabulary, generator), lags
 
-    def _windows(self, blocks: Int[Tensor, "n lag"], length: int) -> Int[Tensor, "n length"]:
-        places = torch.arange(length - 1, device=self.device) % self.config.lag
-        return torch.nn.functional.pad(blocks[:, places], (1, 0), value=OPENING)
+    def _windows(
+        self, blocks: Int[Tensor, "n one_more_than_lag"], lags: Int[Tensor, "n 1"], length: int
+    ) -> Int[Tensor, "n length"]:
+        places = torch.arange(length - 1, device=self.device) % lags
+        return functional.pad(blocks.gather(1, places), (1, 0), value=OPENING)

@@ -1,0 +1,47 @@
+"""What is trained for each question about language models: builders of plain lists of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from experiments.arms import Arm, Size
+from experiments.lm import LM_TRAINING, LMTraining, lm_run
+
+VARIANTS = ("classic", "value", "value-stop", "value-gradient-only", "resformer-constant", "cumulative")
+FEW = ("classic", "value", "value-stop")
+PAIR = ("classic", "value")
+SEEDS, LARGER_SEEDS = 5, 3
+SIZES = ("0.2m", "1m", "3m")
+
+
+def _arms(
+    size: str, task: str, variants: Sequence[str], n_seeds: int, training: LMTraining, condition: str
+) -> list[Arm]:
+    return [
+        Arm(lm_run(size, task, variant, seed, training), condition) for seed in range(n_seeds) for variant in variants
+    ]
+
+
+def _seeds(size: Size, full: int) -> int:
+    return full if size == "full" else 2
+
+
+def stories(size: Size) -> list[Arm]:
+    """Return every variant on stories, asked about indirect objects."""
+    variants = VARIANTS if size == "full" else FEW
+    return _arms("0.2m", "stories", variants, _seeds(size, SEEDS), LM_TRAINING["0.2m"], "0.2m")
+
+
+def sizes(size: Size) -> list[Arm]:
+    """Return classic and value in three sizes; the smallest are those of :func:`stories`."""
+    if size != "full":
+        return []
+    seeds = {name: SEEDS if name == "0.2m" else LARGER_SEEDS for name in SIZES}
+    return [arm for name in SIZES for arm in _arms(name, "stories", PAIR, seeds[name], LM_TRAINING[name], name)]
+
+
+def nested(size: Size) -> list[Arm]:
+    """Return classic and value on relations inside relations."""
+    training = replace(LM_TRAINING["0.2m"], checkpoint_at=())
+    return [] if size != "full" else _arms("0.2m", "nested", PAIR, SEEDS, training, "0.2m")
