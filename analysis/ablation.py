@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from analysis.evalmode import require_eval_mode
+from analysis.pairs import ReadAt, read
 from circuits.errors import known, require
 from circuits.intervening import Activations, Counts, Intervening, Models
 from circuits.interventions import Intervention, Mean, Operation, Resample, Zero, operation_name
@@ -168,7 +169,7 @@ def ablate(
     inputs: Tensor,
     answers: Int[Tensor, " batch"],
     ablations: Sequence[Ablation] | None = None,
-    read_at: int = -1,
+    read_at: ReadAt = -1,
     *,
     positions: Places | None = None,
     models: Models | None = None,
@@ -238,7 +239,7 @@ class _Asked:
     model: HookedStreamTransformer
     inputs: Tensor
     answers: Int[Tensor, " batch"]
-    read_at: int
+    read_at: ReadAt
     positions: Places | None
     baseline: Activations
 
@@ -247,7 +248,7 @@ class _Asked:
         regated = self.model.regated(dict(ablation.gates)) if ablation and ablation.gates else nullcontext()
         acting = applied.at(None, self.positions, self.baseline) if applied else nullcontext()
         with regated, acting:
-            logits = self.model(self.inputs)[:, self.read_at]
+            logits = read(self.model(self.inputs), self.read_at)
             loss = F.cross_entropy(logits, self.answers)
             parameters = list(self.model.parameters())
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)

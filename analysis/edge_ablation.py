@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from analysis.edges import EdgeRuns, Sent, numbered, send
 from analysis.evalmode import require_eval_mode
 from analysis.graph import Graph
+from analysis.pairs import ReadAt, read
 from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
 from circuits.replacement import others
@@ -36,7 +37,7 @@ def ablate_edges(
     method: CutMethod = "mean",
     other: HookedStreamTransformer | None = None,
     seed: int = 0,
-    read_at: int = -1,
+    read_at: ReadAt = -1,
     max_memory: int | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -56,9 +57,9 @@ def ablate_edges(
     names = [[s] if isinstance(s, str) else list(s) for s in sets]
     cuts = torch.stack([numbered(graph.find(group), len(graph)) for group in names])
     sent = _sent(model, graph, inputs, known("method", method, CUT_METHODS), other, seed)
-    whole = model(inputs)[:, read_at]
+    whole = read(model(inputs), read_at)
     rows = [
-        _row(whole, logits[:, read_at], answers)
+        _row(whole, read(logits, read_at), answers)
         for logits in EdgeRuns(model, inputs, sent, graph, max_memory).each(cuts, progress)
     ]
     frame = pd.DataFrame(rows).assign(method=method, n=len(inputs))

@@ -39,16 +39,18 @@ class AttentionScore:
 
     def of(self, pattern: Float[Tensor, "batch head q k"]) -> Float[Tensor, "batch head"]:
         """Return the score of every head on every example."""
-        batch = torch.arange(len(pattern), device=pattern.device)[:, None, None]
-        attention = pattern.transpose(1, 2)[batch[..., 0], self.queries]  # batch query head k
-        keys = self.keys[:, :, None].expand(-1, -1, attention.shape[2], -1)
+        on = pattern.device
+        batch = torch.arange(len(pattern), device=on)[:, None, None]
+        attention = pattern.transpose(1, 2)[batch[..., 0], self.queries.to(on)]  # batch query head k
+        keys = self.keys.to(on)[:, :, None].expand(-1, -1, attention.shape[2], -1)
         picked = attention.gather(-1, keys)
         if self.weights is not None:
-            picked = picked * self.weights[:, :, None]
+            picked = picked * self.weights.to(on)[:, :, None]
         by_query = picked.sum(-1)
         if self.used is None:
             return by_query.mean(1)
-        return (by_query * self.used[..., None]).sum(1) / self.used.sum(1, keepdim=True)
+        used = self.used.to(on)
+        return (by_query * used[..., None]).sum(1) / used.sum(1, keepdim=True)
 
 
 def previous_token(batch: int, n_pos: int) -> AttentionScore:

@@ -15,6 +15,10 @@ Positions = dict[str, Int[Tensor, "batch _"]]
 """Positions by role, one row an example: ``{"target item": (batch 1), "matching label": (batch 2), ...}``."""
 
 
+ReadAt = int | Int[Tensor, " batch"]
+"""The position whose logits are read; a tensor holds one for every example (for prompts of different lengths)."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A batch of clean/corrupt inputs; row i of one belongs to row i of the other.
@@ -32,8 +36,7 @@ class Pair:
     wrong: Int[Tensor, " batch"]
     """The right answer to the corrupt input, a wrong one to the clean input."""
     positions: Positions
-    read_at: int | Int[Tensor, " batch"] = -1
-    """The position whose logits are read; a tensor holds one for every example (for prompts of different lengths)."""
+    read_at: ReadAt = -1
 
     def __post_init__(self) -> None:
         if self.clean.shape != self.corrupt.shape:
@@ -108,10 +111,11 @@ Metric = Callable[[Float[Tensor, "batch pos d_vocab_out"], Pair], PerExample]
 """From the logits of some rows and their pairs to one number a row."""
 
 
-def _read(logits: Tensor, pair: Pair) -> Float[Tensor, "batch d_vocab_out"]:
-    if isinstance(pair.read_at, int):
-        return logits[:, pair.read_at]
-    return logits[torch.arange(len(logits), device=logits.device), pair.reads]
+def read(logits: Float[Tensor, "batch pos d_vocab_out"], at: ReadAt) -> Float[Tensor, "batch d_vocab_out"]:
+    """Return the logits at a position, or at one of its own for every example."""
+    if isinstance(at, int):
+        return logits[:, at]
+    return logits[torch.arange(len(logits), device=logits.device), at.to(logits.device)]
 
 
 def _of(values: Float[Tensor, "batch d_vocab_out"], answers: Int[Tensor, " batch"]) -> PerExample:
@@ -120,29 +124,29 @@ def _of(values: Float[Tensor, "batch d_vocab_out"], answers: Int[Tensor, " batch
 
 def logit_difference(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
     """Return the logit of the clean answer minus that of the corrupt one, at the position that is read."""
-    read = _read(logits, pair)
-    return _of(read, pair.answers) - _of(read, pair.wrong)
+    there = read(logits, pair.read_at)
+    return _of(there, pair.answers) - _of(there, pair.wrong)
 
 
 def probability(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
     """Return the probability of the clean answer."""
-    return _of(_read(logits, pair).softmax(-1), pair.answers)
+    return _of(read(logits, pair.read_at).softmax(-1), pair.answers)
 
 
 def loss(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
     """Return the cross-entropy of the clean answer in nats; lower is better."""
-    return -_of(_read(logits, pair).log_softmax(-1), pair.answers)
+    return -_of(read(logits, pair.read_at).log_softmax(-1), pair.answers)
 
 
 def rank(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
     """Return how many logits lie above the clean answer's: 0 is best, lower is better. It has no gradient."""
-    read = _read(logits, pair)
-    return (read > _of(read, pair.answers)[:, None]).sum(-1).to(logits.dtype)
+    there = read(logits, pair.read_at)
+    return (there > _of(there, pair.answers)[:, None]).sum(-1).to(logits.dtype)
 
 
 def accuracy(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
     """Return 1 where the clean answer has the highest logit, else 0. It has no gradient."""
-    return (_read(logits, pair).argmax(-1) == pair.answers).to(logits.dtype)
+    return (read(logits, pair.read_at).argmax(-1) == pair.answers).to(logits.dtype)
 
 
 METRICS: dict[str, Metric] = {

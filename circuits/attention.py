@@ -9,6 +9,7 @@ import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
@@ -35,6 +36,14 @@ def _projected(
     rows = rearrange(weight, "head d_model d_head -> (head d_head) d_model")
     y = F.linear(x, rows, None if bias is None else bias.flatten())
     return rearrange(y, "batch pos (head d_head) -> batch pos head d_head", head=len(weight))
+
+
+def _transformed() -> bool:
+    """Return whether torch.func's transforms or forward-mode differentiation are at work, which fused attention lacks
+    rules for."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 class Attention(Initialised):
@@ -211,12 +220,14 @@ class Attention(Initialised):
         ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
         """
         q, k, v = used["q"], used["k"], used["v"]
-        listened = any(is_hooked(self.point(name)) for name in ("attn_scores", "pattern"))
-        if listened or hidden is not None or q.shape[1] != k.shape[1]:
-            pattern = self._dropped(self.pattern(q, k, hidden))
-            return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
-        # A branch of its own, as the fused backward pass reads its output again.
-        return fork(self.point("z"), self._fused(q, k, v))
+        if hidden is None and q.shape[1] == k.shape[1] and self._may_fuse():
+            # A branch of its own, as the fused backward pass reads its output again.
+            return fork(self.point("z"), self._fused(q, k, v))
+        pattern = self._dropped(self.pattern(q, k, hidden))
+        return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
+
+    def _may_fuse(self) -> bool:
+        return not (is_hooked(self.point("attn_scores")) or is_hooked(self.point("pattern")) or _transformed())
 
     def _fused(self, q: HeadTensor, k: HeadTensor, v: HeadTensor) -> HeadTensor:
         scale = None if self.config.attention_scale else 1.0

@@ -1,11 +1,11 @@
-"""The parts around attention: embeddings, norms, MLP and readouts, under HookedTransformer's names."""
+"""The parts around attention: embeddings, norms, MLP, readouts and the loss, under HookedTransformer's names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
@@ -27,6 +27,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
 }
+
+
+_IGNORED = -100
+"""Stands where there is no target."""
 
 
 def affine(x: Tensor, weight: Float[Tensor, "d_in d_out"], bias: Tensor | None = None) -> Tensor:
@@ -190,3 +194,10 @@ class TiedUnembed(Unembed):
     def W_U(self) -> Tensor:  # type: ignore[override] # read where Unembed has a parameter
         """The transpose of the embedding."""
         return self._embed[0].W_E.T
+
+
+def next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy, in nats, of predicting every token but the first from those before it."""
+    # A target to ignore at the last position, instead of a copy of the logits without it.
+    targets = F.pad(tokens[:, 1:].long(), (0, 1), value=_IGNORED)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED)

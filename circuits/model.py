@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
@@ -21,21 +21,13 @@ from circuits.attention import Attention, Residual
 from circuits.config import ModelConfig, ReluStack, TokenInputs
 from circuits.errors import known
 from circuits.initial import Initialised
-from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed
+from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
 from circuits.lens import bridge_config
 from circuits.stream_config import CARRIERS, Carrier, Gate
 from circuits.streams import Outgoing
 from circuits.surface import ToolSurface
 
 RETURN_TYPES = ("logits", "loss", "both")
-IGNORED = -100
-
-
-def next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy, in nats, of predicting every token but the first from those before it."""
-    # A target to ignore at the last position, instead of a copy of the logits without it.
-    targets = F.pad(tokens[:, 1:].long(), (0, 1), value=IGNORED)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 class State(NamedTuple):
@@ -167,7 +159,7 @@ class HookedStreamTransformer(ToolSurface):
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Tensor | str | Sequence[str],
         return_type: Literal["logits", "loss", "both"] | None = "logits",
         *,
         start_at_layer: int | None = None,
@@ -176,15 +168,18 @@ class HookedStreamTransformer(ToolSurface):
     ) -> Any:
         """Return logits (batch pos d_vocab_out), or what ``return_type`` asks for.
 
-        ``inputs`` are (batch pos d_input) vectors, (batch pos) tokens, or with ``start_at_layer`` the residual stream
-        (batch pos d_model), together with the ``outgoing`` tensors that later layers read. With ``stop_at_layer`` the
-        residual stream before that layer comes back. ``"loss"`` is the mean next-token cross-entropy in nats.
+        ``inputs`` are (batch pos d_input) vectors, (batch pos) tokens, text if the model has a tokenizer, or with
+        ``start_at_layer`` the residual stream (batch pos d_model), together with the ``outgoing`` tensors that later
+        layers read. With ``stop_at_layer`` the residual stream before that layer comes back. ``"loss"`` is the mean
+        next-token cross-entropy in nats.
 
         Raises:
             ValueError: for inputs that do not fit, a start at a later layer without the tensors it reads, an unknown
                 ``return_type``, or a loss of inputs that are not tokens.
         """
         self.check_not_compiled_with_hooks()
+        if not isinstance(inputs, Tensor):
+            inputs = self._tokens_to_run(inputs, return_type)
         self._check_return_type(return_type, inputs)
         if start_at_layer is None:
             self._check_inputs(inputs)
@@ -292,6 +287,8 @@ class HookedStreamTransformer(ToolSurface):
         )
 
     def _check_values(self, inputs: Tensor) -> None:
+        if not inputs.numel():
+            raise ValueError(f"there is nothing to run: the inputs have the shape {tuple(inputs.shape)}")
         if isinstance(self.config.inputs, TokenInputs):
             low, high = int(inputs.min()), int(inputs.max())
             if low < 0 or high >= self.config.inputs.d_vocab:

@@ -1,4 +1,4 @@
-"""What transformer-lens' tools ask of a model besides running it: flags, tokens, weights under their names."""
+"""What transformer-lens' tools ask of a model besides running it: flags, text, weights under their names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
-from circuits.config import ModelConfig
-from circuits.lens import HookedRoot
+from circuits.text import TextSurface
 
 
 def _stacked(part: str, name: str) -> property:
@@ -23,10 +22,9 @@ def _stacked(part: str, name: str) -> property:
     return property(get, doc=f"{name} of all layers, stacked (layer first).")
 
 
-class ToolSurface(HookedRoot):
+class ToolSurface(TextSurface):
     """The parts of HookedTransformer's surface that its tools rely on."""
 
-    config: ModelConfig
     blocks: nn.ModuleList
     embed: nn.Module
     pos_embed: nn.Module | None
@@ -80,21 +78,7 @@ class ToolSurface(HookedRoot):
         """Acknowledge that transformer-lens' edge tools do not see the stream's edges, and let them run."""
         self._stream_blind_allowed = True
 
-    def to_tokens(self, tokens: Any, **_: Any) -> Tensor:
-        """Return ``tokens`` as a (batch pos) tensor of token numbers; text needs a tokenizer, which is not here."""
-        if not isinstance(tokens, Tensor) or tokens.is_floating_point():
-            raise ValueError(
-                f"this model has no tokenizer: pass a tensor of token numbers, got {type(tokens).__name__}"
-            )
-        return tokens if tokens.ndim == 2 else tokens[None]
-
-    def to_single_token(self, token: Any) -> int:
-        """Return the number of one token; a string needs a tokenizer, which this model lacks."""
-        if isinstance(token, str):
-            raise ValueError(f"this model has no tokenizer: pass a token number, not {token!r}")
-        return int(token)
-
-    def tokens_to_residual_directions(self, tokens: int | Tensor) -> Tensor:
+    def tokens_to_residual_directions(self, tokens: str | int | Tensor) -> Tensor:
         """Return the direction of the residual stream that raises each token's logit (d_model last).
 
         Raises:
@@ -103,8 +87,7 @@ class ToolSurface(HookedRoot):
         if self.readout or self.config.normalization in ("LN", "RMS"):
             why = "a ReLU stack stands" if self.readout else "a final norm with learned weights stands"
             raise ValueError(f"direct logit attribution needs a linear readout, but {why} before W_U")
-        directions = self.W_U.T[tokens]
-        return directions
+        return self.W_U.T[self.to_single_token(tokens) if isinstance(tokens, str) else tokens]
 
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Tensor:
         """Return the sum of all biases (d_model) written to the residual stream before ``layer``."""

@@ -12,15 +12,19 @@ from tqdm.auto import tqdm
 from analysis import ablate, find_sites, patch, standard_ablations
 from analysis.ablation import Method
 from analysis.drawing import draw
+from analysis.gradient_split import GradientSplit
+from analysis.gradients import By
 from analysis.patching import Patched, PatchResult
 from analysis.two_runs import Direction
 from circuits.errors import require
 from circuits.interventions import FromRun
 from circuits.model import HookedStreamTransformer
+from experiments.asked import pairs, questioner, sequences
 from experiments.evaluation import held_out, split_loss
-from experiments.heads import scored
+from experiments.heads import scored, scored_prompts
+from experiments.lm_evaluation import split_lm_loss
+from experiments.lm_runs import AnyRun
 from experiments.runs import Run
-from experiments.tasks.icl import ROLES
 
 PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
 
@@ -30,12 +34,14 @@ def patched_sites(
     components: Sequence[str] = PATCHED,
     routes: Sequence[str] | None = None,
     heads: Literal["all", "each"] = "all",
-    positions: Sequence[int | str] = ROLES,
+    positions: Sequence[int | str] = (),
     together: Sequence[str] = (),
 ) -> list[Patched]:
     """Return the sites of a patch sweep: layers x components x routes x position roles.
 
     What ``together`` names (``resid_pre``, ``v.residual``) is patched at once too, in every layer that has all of it.
+
+    ``positions`` are the roles of the pair that is patched.
 
     Raises:
         UnknownNameError: for a component or route that the model has nowhere.
@@ -61,9 +67,9 @@ def _joint_sites(
 
 
 def patch_run(
-    run: Run,
+    run: AnyRun,
     n: int = 128,
-    corruption: str = "labels",
+    corruption: str | None = None,
     metric: str = "logit_difference",
     direction: Direction = "denoise",
     step: int = -1,
@@ -77,28 +83,33 @@ def patch_run(
         RunError: if there is no checkpoint at ``step``.
         ValueError: as :func:`analysis.patch`.
     """
-    model, pair = run.load_model(step), run.task().pairs(n, corruption)
-    return patch(model, pair, patched_sites(model, **which), metric, direction, max_memory, progress)
+    model, pair = run.load_model(step), pairs(run, n, corruption)
+    sites = patched_sites(model, **{"positions": list(pair.positions), **which})
+    return patch(model, pair, sites, metric, direction, max_memory, progress)
 
 
-def heads_run(run: Run, n: int = 256, split: str = "ic", progress: bool = False) -> pd.DataFrame:
+def heads_run(run: AnyRun, n: int = 256, split: str | None = None, progress: bool = False) -> pd.DataFrame:
     """Return the head scores of every checkpoint of a run: step, and the columns of :func:`experiments.heads.scored`.
 
     Raises:
         UnknownNameError: for an unknown split (nearest suggested).
     """
-    task = run.task()
-    batch = task.sample(n, split, seed=1)
-    return _over_checkpoints(run, lambda model: scored(model, task, batch), progress)
+    if isinstance(run, Run):
+        task = run.task()
+        batch = task.sample(n, split or "ic", seed=1)
+        return _over_checkpoints(run, lambda model: scored(model, task, batch), progress)
+    asker = questioner(run)
+    pair = asker.pairs(n, seed=1, **({} if split is None else {"split": split}))
+    return _over_checkpoints(run, lambda model: scored_prompts(model, asker.head_scores(pair), pair), progress)
 
 
 def ablate_run(
-    run: Run,
+    run: AnyRun,
     n: int = 512,
-    split: str = "ic",
+    split: str | None = None,
     step: int = -1,
     methods: Sequence[Method] = ("zero", "mean"),
-    other: Run | None = None,
+    other: AnyRun | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Return every standard ablation of a run's model on ``n`` sequences of a split.
@@ -112,13 +123,14 @@ def ablate_run(
     if other is not None:
         check_other(run, other)
         models, methods = {other.path.name: other.load_model()}, [*methods, FromRun(other.path.name)]
-    model, batch = run.load_model(step), run.task().sample(n, split, seed=1)
+    model, asked = run.load_model(step), sequences(run, n, split)
     wanted = standard_ablations(model, methods)
     # A stream behind a closed gate is nothing already; the column ``changed`` says so.
-    return ablate(model, batch.inputs, batch.labels, wanted, models=models, allow_nothing=True, progress=progress)
+    rest: dict[str, Any] = {"models": models, "allow_nothing": True, "progress": progress}
+    return ablate(model, asked.inputs, asked.answers, wanted, asked.read_at, **rest)
 
 
-def check_other(run: Run, other: Run) -> None:
+def check_other(run: AnyRun, other: AnyRun) -> None:
     """Refuse another run whose activations cannot stand in the place of a run's.
 
     Raises:
@@ -133,48 +145,54 @@ def check_other(run: Run, other: Run) -> None:
 
 
 def gradients_run(
-    run: Run, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
+    run: AnyRun, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Return the split by route of the loss's gradient at every checkpoint: step, tensor, head, norms, shares, cosines.
 
     The tensors are the parameters, and the activations at the hook points named.
     """
-    batch = held_out(run.task(), n, split)
-    return _over_checkpoints(run, lambda model: split_loss(model, batch, activations).to_frame(), progress)
+    return _over_checkpoints(run, lambda model: _split(run, model, n, split, activations).to_frame(), progress)
 
 
 def gradient_pairs_run(
-    run: Run, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
+    run: AnyRun, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Return the stream's share of the loss's gradient at every checkpoint by the layer pair that it crossed.
 
     Raises:
         ValueError: for a run of a model without a stream.
     """
-    batch = held_out(run.task(), n, split)
     return _over_checkpoints(
-        run, lambda model: split_loss(model, batch, activations, "pair").pairs_to_frame(), progress
+        run, lambda model: _split(run, model, n, split, activations, "pair").pairs_to_frame(), progress
     )
 
 
-def _over_checkpoints(run: Run, ask: Any, progress: bool) -> pd.DataFrame:
+def _split(
+    run: AnyRun, model: HookedStreamTransformer, n: int, split: str, activations: Sequence[str], by: By = "total"
+) -> GradientSplit:
+    if isinstance(run, Run):
+        return split_loss(model, held_out(run.task(), n, split), activations, by)
+    return split_lm_loss(model, run.task().sample(n, split, seed=2**40), activations, by)
+
+
+def _over_checkpoints(run: AnyRun, ask: Any, progress: bool) -> pd.DataFrame:
     steps = run.checkpoints()
     shown = tqdm(steps, unit=" checkpoints", disable=not progress, leave=False, delay=2)
     frames = [ask(run.load_model(step)).assign(step=step) for step in shown]
     return pd.concat(frames, ignore_index=True)
 
 
-def labelled(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+def labelled(frame: pd.DataFrame, run: AnyRun) -> pd.DataFrame:
     """Return a frame that says which run, variant and seed it is of."""
     return frame.assign(run=run.path.name, variant=run.config.variant, seed=run.config.seed)
 
 
-def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
+def all_metrics(runs: Iterable[AnyRun]) -> pd.DataFrame:
     """Return the metrics of several runs, with columns run, variant, seed, step, split, measure, value."""
     return pd.concat([labelled(run.metrics(), run) for run in runs], ignore_index=True)
 
 
-def keep(run: Run, analysis: str, frame: pd.DataFrame, drawing: str | None = None) -> list[Path]:
+def keep(run: AnyRun, analysis: str, frame: pd.DataFrame, drawing: str | None = None) -> list[Path]:
     """Write a result of a run, tidy and drawn (``results/<analysis>.parquet``, ``.json``, ``.html``); return paths.
 
     The figure is the one registered as ``drawing`` (default: as the analysis is called).

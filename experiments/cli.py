@@ -5,29 +5,33 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
-from experiments import route_cli, study_cli
+from experiments import lm_cli, route_cli, study_cli
+from experiments.lm_cli import TrainLM
 from experiments.route_cli import Root, RunName, Step
 
 
-def train(
-    task: Positional[Annotated[Literal["icl"], arg(help="what is learned: in-context classification")]],
-    variant: Annotated[str, arg(help="a named mixing rule; 'valuestream variants' lists them")] = "value",
-    variants: Annotated[tuple[str, ...], arg(help="several of them, instead of --variant")] = (),
-    preset: Annotated[str, arg(help="'paper' (width 150, SGD) or 'small' (width 64, Adam, a minute)")] = "small",
-    seed: Annotated[int, arg(help="of weights, data and class vectors; equal seeds pair variants")] = 0,
-    seeds: Annotated[tuple[int, ...], arg(help="several of them, instead of --seed")] = (),
-    steps: Annotated[int | None, arg(help="updates, instead of the preset's")] = None,
-    layers: Annotated[int, arg(help="attention layers")] = 2,
-    compute: Annotated[Literal["auto", "eager", "compiled"], arg(help="auto compiles long runs")] = "auto",
-    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
-    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
-    gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None,
+@dataclass(frozen=True)
+class TrainICL:
+    """Train the in-context classifier, one run or all variants x seeds side by side."""
+
+    variant: Annotated[str, arg(help="a named mixing rule; 'valuestream variants' lists them")] = "value"
+    variants: Annotated[tuple[str, ...], arg(help="several of them, instead of --variant")] = ()
+    preset: Annotated[str, arg(help="'paper' (width 150, SGD) or 'small' (width 64, Adam, a minute)")] = "small"
+    seed: Annotated[int, arg(help="of weights, data and class vectors; equal seeds pair variants")] = 0
+    seeds: Annotated[tuple[int, ...], arg(help="several of them, instead of --seed")] = ()
+    steps: Annotated[int | None, arg(help="updates, instead of the preset's")] = None
+    layers: Annotated[int, arg(help="attention layers")] = 2
+    compute: Annotated[Literal["auto", "eager", "compiled"], arg(help="auto compiles long runs")] = "auto"
+    device: Annotated[str, arg(help="cpu or cuda")] = "cpu"
+    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None
+    gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None
     interventions: Annotated[
         Path | None,
         arg(
@@ -36,14 +40,23 @@ def train(
             "Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, CutForward, "
             "CutGradient"
         ),
-    ] = None,
-    root: Root = Path("runs"),
+    ] = None
+    root: Root = Path("runs")
+
+
+def train(
+    what: OmitArgPrefixes[
+        Annotated[TrainICL, subcommand("icl", prefix_name=False)]
+        | Annotated[TrainLM, subcommand("lm", prefix_name=False)]
+    ],
 ) -> None:
     """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
-    from experiments import commands
+    from experiments import commands, lm_commands
 
-    which = (variants or (variant,), preset, seeds or (seed,), steps, layers, compute, device, workers, root)
-    commands.train(*which, gradients_every, interventions)
+    if isinstance(what, TrainICL):
+        commands.train(what)
+    else:
+        lm_commands.train(what)
 
 
 def runs(root: Root = Path("runs")) -> None:
@@ -73,9 +86,7 @@ def describe(
 
 def patch(
     run: RunName,
-    corruption: Annotated[
-        Literal["labels", "item"], arg(help="swap two labels of the context, or ask for another item")
-    ] = "labels",
+    corruption: route_cli.Corruption = None,
     n: Annotated[int, arg(help="clean/corrupt pairs")] = 128,
     metric: Annotated[str, arg(help="logit_difference, probability, rank, loss or accuracy")] = "logit_difference",
     direction: Annotated[
@@ -102,7 +113,7 @@ def patch(
 def heads(
     run: RunName,
     n: Annotated[int, arg(help="sequences")] = 256,
-    split: Annotated[str, arg(help="ic, ic2, iw or test")] = "ic",
+    split: route_cli.Split = None,
     root: Root = Path("runs"),
 ) -> None:
     """Score every head at every checkpoint of a run; write and draw the curves.
@@ -117,7 +128,7 @@ def heads(
 def ablate(
     run: RunName,
     n: Annotated[int, arg(help="sequences")] = 512,
-    split: Annotated[str, arg(help="ic, ic2, iw or test")] = "ic",
+    split: route_cli.Split = None,
     step: Step = -1,
     method: Annotated[
         tuple[Literal["zero", "mean", "resample"], ...],
@@ -140,7 +151,7 @@ def ablate(
 def gradients(
     run: RunName,
     n: Annotated[int, arg(help="sequences")] = 256,
-    split: Annotated[str, arg(help="train, test, ic, ic2 or iw")] = "train",
+    split: Annotated[str, arg(help="train, test, ic, ic2 or iw; of a language model train or validation")] = "train",
     activations: Annotated[tuple[str, ...], arg(help="hook points, for the gradient there too")] = (),
     by: Annotated[Literal["total", "pair"], arg(help="the stream's share, or that of every layer pair")] = "total",
     logged: Annotated[bool, arg(help="what 'train --gradients-every' logged, instead of the checkpoints")] = False,
@@ -179,6 +190,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "heads": heads,
     "gradients": gradients,
     "circuit": route_cli.circuit,
+    "ioi": lm_cli.ioi,
+    "corpus": lm_cli.corpus,
     "sweep": study_cli.sweep,
     "collect": study_cli.collect,
     "amicl": study_cli.amicl,

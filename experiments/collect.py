@@ -13,8 +13,8 @@ from circuits.canonical import canonical_json, essence
 from circuits.files import write_atomically
 from experiments.bundle import COMMITTED, LOGS, SCHEMA, Bundle, BundleError, log_hash
 from experiments.frames import DIGITS, parquet_bytes, sha256
-from experiments.paper import EXPERIMENTS, Arm, Size, experiment
 from experiments.lm_runs import AnyRun, open_run
+from experiments.paper import EXPERIMENTS, Arm, Size, experiment
 from experiments.runs import Run
 
 ENDED = ("finished", "failed")

@@ -13,14 +13,17 @@ import pandas as pd
 from circuits import HookedStreamTransformer, Intervention, icl_config
 from circuits import variants as rules
 from circuits.describe import as_text
-from circuits.errors import known
+from circuits.errors import known, require
 from experiments import analyses, routes
 from experiments import demo as demonstration
+from experiments.asked import find_run, first_corruption, first_split
+from experiments.cli import TrainICL
 from experiments.config import TRAINING, Every, icl_run
 from experiments.heads import WHOLE
+from experiments.lm_runs import AnyRun, lm_runs_table
 from experiments.runs import Run, runs_table
 from experiments.sweep import sweep
-from experiments.tasks.icl import PRESETS, SPLITS
+from experiments.tasks.icl import PRESETS
 
 
 def _print(frame: pd.DataFrame) -> None:
@@ -31,29 +34,22 @@ def _written(paths: Sequence[Path]) -> None:
     print("wrote " + ", ".join(str(path) for path in paths))
 
 
-def train(
-    variants: Sequence[str],
-    preset: str,
-    seeds: Sequence[int],
-    steps: int | None,
-    layers: int,
-    compute: str,
-    device: str,
-    workers: int | None,
-    root: Path,
-    gradients_every: int | None,
-    interventions: Path | None,
-) -> None:
+def train(what: TrainICL) -> None:
     """Train variants x seeds and list how each ended."""
-    training = TRAINING[known("preset", preset, PRESETS)]
-    training = training if steps is None else replace(training, steps=steps)
-    if gradients_every is not None:
-        training = replace(training, gradients_at=(Every(gradients_every),))
-    if interventions is not None:
-        training = replace(training, interventions=_interventions(interventions))
-    configs = [icl_run(v, preset, s, training, n_layers=layers) for s in seeds for v in variants]
-    done = sweep(configs, root, workers, device, compute=None if compute == "auto" else compute)
-    table = runs_table(root)
+    training = TRAINING[known("preset", what.preset, PRESETS)]
+    training = training if what.steps is None else replace(training, steps=what.steps)
+    if what.gradients_every is not None:
+        training = replace(training, gradients_at=(Every(what.gradients_every),))
+    if what.interventions is not None:
+        training = replace(training, interventions=_interventions(what.interventions))
+    configs = [
+        icl_run(variant, what.preset, seed, training, n_layers=what.layers)
+        for seed in what.seeds or (what.seed,)
+        for variant in what.variants or (what.variant,)
+    ]
+    compute = None if what.compute == "auto" else what.compute
+    done = sweep(configs, what.root, what.workers, what.device, compute=compute)
+    table = runs_table(what.root)
     _print(table[table.run.isin([run.path.name for run in done])])
 
 
@@ -69,11 +65,11 @@ def _interventions(file: Path) -> tuple[Intervention, ...]:
 
 def runs(root: Path) -> None:
     """List the runs."""
-    table = runs_table(root)
-    if table.empty:
+    tables = [table for table in (runs_table(root), lm_runs_table(root)) if not table.empty]
+    if not tables:
         print(f"no runs in {root}; train one with: valuestream train icl --variant value --preset small")
-        return
-    _print(table)
+    for table in tables:
+        _print(table)
 
 
 def variants() -> None:
@@ -95,7 +91,7 @@ def patch(
     root: Path,
     top: int,
     n: int,
-    corruption: str,
+    corruption: str | None,
     metric: str,
     direction: Any,
     step: int,
@@ -103,7 +99,8 @@ def patch(
     which: dict[str, Any],
 ) -> None:
     """Patch, write, draw, and print the largest effects."""
-    run = Run.find(name, root)
+    run = find_run(name, root)
+    corruption = corruption or first_corruption(run)
     result = analyses.patch_run(run, n, corruption, metric, direction, step, max_memory, progress=True, **which)
     frame = result.to_frame()
     largest = frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(top)
@@ -112,10 +109,10 @@ def patch(
     _written(analyses.keep(run, "patch", frame))
 
 
-def heads(name: str, root: Path, n: int, split: str) -> None:
+def heads(name: str, root: Path, n: int, split: str | None) -> None:
     """Score heads over checkpoints, write, draw, and print the last."""
-    run = Run.find(name, root)
-    frame = analyses.heads_run(run, n, known("split", split, SPLITS), progress=True)
+    run = find_run(name, root)
+    frame = analyses.heads_run(run, n, split, progress=True)
     print(
         f"{run.path.name}: head scores at step {frame.step.max()} of {frame.step.nunique()} checkpoints, {n} sequences"
     )
@@ -139,23 +136,23 @@ def ablate(
     name: str,
     root: Path,
     n: int,
-    split: str,
+    split: str | None,
     step: int,
     methods: Sequence[str],
     from_run: str | None,
     edges: Sequence[str],
 ) -> None:
     """Ablate sites, or edges if some are named; write, draw, and print everything."""
-    run = Run.find(name, root)
-    other = None if from_run is None else Run.find(from_run, root)
-    known("split", split, SPLITS)
+    run = find_run(name, root)
+    other = None if from_run is None else find_run(from_run, root)
     if edges:
         wanted = None if list(edges) == ["each"] else edges
         frame = routes.ablate_edges_run(run, wanted, methods, n, split, step, other, progress=True)
     else:
         frame = analyses.ablate_run(run, n, split, step, methods, other, progress=True)
     taken = "" if other is None else f", 'from run' is {other.path.name}"
-    print(f"{run.path.name}: ablations on {n} sequences of {split}{taken}")
+    of = f" of {split or first_split(run)}"
+    print(f"{run.path.name}: ablations on {n} sequences{of}{taken}")
     _print(frame.drop(columns=["n"]))
     _written(analyses.keep(run, "ablate_edges" if edges else "ablate", frame, "ablate"))
 
@@ -164,15 +161,14 @@ def gradients(
     name: str, root: Path, n: int, split: str, activations: Sequence[str], by: Literal["total", "pair"], logged: bool
 ) -> None:
     """Split gradients over checkpoints, or take those that were logged; write, draw, and print the attention's."""
-    run = Run.find(name, root)
+    run = find_run(name, root)
     if logged and (by == "pair" or activations):
         raise ValueError("what was logged are the parameters' shares in total; leave out --by and --activations")
-    known("split", split, SPLITS)
     analysis, columns = "gradients", ["whole", "direct", "stream", "stream_share", "alignment"]
     if by == "pair":
         analysis, columns = "gradient_pairs", ["reader", "source", "read", "fed", "norm", "share", "cosine"]
     ask = analyses.gradient_pairs_run if by == "pair" else analyses.gradients_run
-    frame = run.gradients() if logged else ask(run, n, split, True, activations)
+    frame = _logged(run) if logged else ask(run, n, split, True, activations)
     attention = frame[frame.tensor.str.contains("attn")]
     steps = sorted(frame.step.unique())
     shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
@@ -181,6 +177,11 @@ def gradients(
     reached = shown[shown.norm > 0] if by == "pair" else shown
     _print(reached[["step", "tensor", "head", *columns]])
     _written(analyses.keep(run, analysis, frame))
+
+
+def _logged(run: AnyRun) -> pd.DataFrame:
+    require(isinstance(run, Run), "language models log no gradients; leave out --logged to split them at checkpoints")
+    return run.gradients()  # type: ignore[union-attr] # as required
 
 
 def demo(size: str, root: Path, out: Path, images: bool) -> None:

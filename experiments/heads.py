@@ -1,13 +1,16 @@
-"""Everything that can be said of the heads of a model of the in-context task, in one tidy frame."""
+"""Everything that can be said of the heads of a model, in one tidy frame."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 
 from analysis.composition import CONVENTION, has_fixed_gains, head_composition
 from analysis.copying import CopyRoute, copy_score
-from analysis.heads import score_heads, score_retrieval, tidy
+from analysis.heads import AttentionScore, score_heads, score_retrieval, tidy
+from analysis.pairs import Pair
 from analysis.progress import cla
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.icl import ICLBatch, ICLTask
@@ -35,6 +38,21 @@ def scored(model: HookedStreamTransformer, task: ICLTask, batch: ICLBatch) -> pd
         *([_composed(model)] if model.config.n_layers > 1 else []),
     ]
     whole = pd.concat([frame.assign(partner=frame.get("partner", "")) for frame in frames], ignore_index=True)
+    return whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]]
+
+
+def scored_prompts(model: HookedStreamTransformer, scores: Sequence[AttentionScore], pair: Pair) -> pd.DataFrame:
+    """Return the attention scores and retrieval of a language model's heads on a pair's clean prompts, as
+    :func:`scored`.
+
+    Raises:
+        ValueError: for a model in training mode.
+    """
+    frames = [
+        score_heads(model, pair.clean, scores),
+        score_retrieval(model, pair.clean, pair.answers, read_at=pair.read_at),
+    ]
+    whole = pd.concat(frames, ignore_index=True).assign(partner="")
     return whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]]
 
 

@@ -21,7 +21,7 @@ TokenTaskConfig = StoriesConfig | IOIConfig | RepeatsConfig | NestedConfig | Tex
 GENERATED: dict[str, TokenTaskConfig] = {
     "stories": StoriesConfig(),
     "ioi": IOIConfig(),
-    "repeats": RepeatsConfig(),
+    "repeats": RepeatsConfig(lag=24, shortest=4),
     "nested": NestedConfig(),
 }
 """The tasks that need no corpus, by name; the other one is ``text``."""
@@ -239,4 +239,3 @@ def lm_run(
 def vocabulary_size(task: TokenTaskConfig) -> int:
     """Return how many tokens a task's model must know."""
     return make_task(task, 0).d_vocab
-

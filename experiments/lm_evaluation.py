@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.evalmode import require_eval_mode
+from analysis.gradient_split import GradientSplit
+from analysis.gradients import By, split_gradient
 from analysis.pairs import METRICS, Pair
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.tokens import TokenBatch, TokenTask, next_token_loss
@@ -100,3 +102,14 @@ def lm_evaluate(model: HookedStreamTransformer, sets: LMEvaluationSets) -> list[
     for name, pair in sets.questions.items():
         rows += [(name, measure, float(values.mean())) for measure, values in answers(model, pair).items()]
     return rows
+
+
+def split_lm_loss(
+    model: HookedStreamTransformer, batch: TokenBatch, activations: Sequence[str] = (), by: By = "total"
+) -> GradientSplit:
+    """Return the split by route of the gradient of a batch's loss, the mean over predictions that count, in nats.
+
+    Raises:
+        ValueError: as :func:`analysis.gradients.split_gradient`.
+    """
+    return split_gradient(model, lambda logits: next_token_loss(logits, batch), batch.tokens, activations, by)

@@ -10,9 +10,9 @@ import pandas as pd
 from circuits.model import HookedStreamTransformer
 from experiments.lm import AnyConfig, LMRunConfig, make_task
 from experiments.runs import Run, RunDirectory, RunError, kind_of, read_record
+from experiments.sharded_state import drop_shards
 from experiments.tasks.tokens import TokenTask
 from experiments.tokenizers import load_tokenizer, save_tokenizer
-
 
 
 class LMRun(RunDirectory[LMRunConfig]):
@@ -51,6 +51,11 @@ class LMRun(RunDirectory[LMRunConfig]):
                 f"version that it began with (run.json names the commit), or remove the run"
             )
         self.write_record()
+
+    def close(self) -> None:
+        """Close the run as any other, and drop what several processes saved to resume from."""
+        super().close()
+        drop_shards(self.path)
 
     def load_model(self, step: int = -1) -> HookedStreamTransformer:
         """Return the model at a step with a checkpoint (default: the last), in evaluation mode, with its tokenizer.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,13 +21,13 @@ from experiments.lm import AdamW, LMOptimizer, LMTraining
 from experiments.lm_evaluation import LMEvaluationSets, lm_evaluate
 from experiments.lm_runs import LMRun
 from experiments.runs import RunError, explained
+from experiments.sharded_state import State, drop_shards, newest_state, read_shards
 from experiments.tasks.tokens import TokenBatch, TokenTask, next_token_loss
 from experiments.tokenizers import check_fits
 from experiments.training import SAVE_SECONDS, Report, never, scheduled, silent
-from experiments.updates import NamedOptimizer, make_optimizer
+from experiments.updates import NamedOptimizer
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors by name, and the plain data that is stored beside them."""
+Loss = Callable[[TokenBatch], Tensor]
 
 
 class Alone:
@@ -37,6 +38,10 @@ class Alone:
     def wrap(self, model: HookedStreamTransformer) -> HookedStreamTransformer:
         """Return the model as it is trained here."""
         return model
+
+    def compiled(self, model: HookedStreamTransformer, loss: Loss) -> Loss:
+        """Return the model's loss, compiled."""
+        return torch.compile(loss)
 
     def part(self, batch: TokenBatch) -> TokenBatch:
         """Return the rows that this process computes."""
@@ -50,6 +55,11 @@ class Alone:
         """Return whether any process wants to stop."""
         return stop
 
+    def finish_gradients(self, parameters: Iterable[Tensor], most: float | None) -> None:
+        """Make gradients those of the whole batch, and bring the norm of all together to ``most``."""
+        if most is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, most)
+
     def whole(self, model: HookedStreamTransformer) -> HookedStreamTransformer:
         """Return the model with all its weights here, for evaluating and storing it."""
         return model
@@ -57,23 +67,25 @@ class Alone:
     def save(self, run: LMRun, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Write where to resume."""
         write_tensors(run.path / "state.safetensors", tensors, about)
+        drop_shards(run.path)
 
     def load(self, run: LMRun, tensors: dict[str, Tensor]) -> State | None:
-        """Return what was saved last, or ``None``; ``tensors`` are the present ones, by the same names."""
-        file = run.path / "state.safetensors"
-        return read_tensors(file) if file.exists() else None
+        """Return what was saved last, by however many processes, or ``None``; ``tensors`` are the present ones."""
+        newest = newest_state(run.path)
+        if newest is None:
+            return None
+        return read_shards(newest, {}) if newest.is_dir() else read_tensors(newest)
 
 
 def make_lm_optimizer(config: LMOptimizer, parameters: dict[str, Tensor]) -> NamedOptimizer:
     """Return the optimizer of a configuration; of AdamW, only weight matrices decay, and no part of a mixing rule."""
-    if not isinstance(config, AdamW):
-        return make_optimizer(config, parameters)
-    groups = [
-        {"params": [p for name, p in parameters.items() if _decays(name) == decays], "weight_decay": decay}
-        for decays, decay in ((True, config.decay), (False, 0.0))
-    ]
-    adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.rate, betas=config.betas, fused=True)
-    return NamedOptimizer(adam, parameters)
+    decay, kind = (config.decay, torch.optim.AdamW) if isinstance(config, AdamW) else (0.0, torch.optim.Adam)
+    groups: dict[Any, list[Tensor]] = defaultdict(list)
+    for name, parameter in parameters.items():
+        # Of one type each, as one fused update does not take parameters in parts together with whole ones.
+        groups[decay if _decays(name) else 0.0, type(parameter)].append(parameter)
+    named = [{"params": group, "weight_decay": decay} for (decay, _), group in groups.items()]
+    return NamedOptimizer(kind(named, lr=config.rate, betas=config.betas, fused=True), parameters)
 
 
 def _decays(name: str) -> bool:
@@ -122,7 +134,8 @@ class LMTrainer:
         self.model = self.group.wrap(model.to(self.device)).train()
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.optimizer = make_lm_optimizer(self.config.optimizer, self.parameters)
-        self.compute_loss = torch.compile(self._loss) if run.record["engine"] == "compiled" else self._loss
+        compiled = run.record["engine"] == "compiled"
+        self.compute_loss: Loss = self.group.compiled(self.model, self._loss) if compiled else self._loss
         self.sets = LMEvaluationSets(self.task, self.config.n_eval, self.config.n_questions)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
@@ -130,6 +143,8 @@ class LMTrainer:
         self.sum = torch.zeros(2, dtype=torch.float64, device=self.device)
         """Of the training losses since the last evaluation, and their number."""
         self.started = self.saved = time.monotonic()
+        self.saving = 0.0
+        """Seconds that the last save took: large models save more seldom, a twentieth of the time at most."""
         self._resume()
         self.first_step = self.step
 
@@ -170,7 +185,8 @@ class LMTrainer:
             # The mean is over what counts in the whole batch, wherever its rows are computed.
             share = (part.targets >= 0).sum() / counted
             with precise(self.config, self.device):
-                piece = self.compute_loss(part) * share
+                # The mean of nothing is no number.
+                piece = torch.where(share > 0, self.compute_loss(part), 0.0) * share
             (piece * self.group.world).backward()
             loss += piece.detach()
         self._learn(float(self.group.total(loss)))
@@ -181,12 +197,11 @@ class LMTrainer:
                 f"diverged: its loss at step {self.step} is {loss}; what was measured before is kept. Use a smaller "
                 f"rate"
             )
-        self.sum += torch.tensor([loss, 1.0], dtype=torch.float64)
+        self.sum += torch.tensor([loss, 1.0], dtype=torch.float64, device=self.device)
         rate = rate_at(self.config.optimizer, self.step, self.config.steps)
         for group in self.optimizer.optimizer.param_groups:
             group["lr"] = rate
-        if self.config.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
+        self.group.finish_gradients(self.parameters.values(), self.config.clip)
         self.optimizer.step()
         self.step += 1
 
@@ -204,7 +219,8 @@ class LMTrainer:
             if self.step in self.evaluate_at or self.step in self.checkpoint_at:
                 self._look()
             self.observed = self.step
-        if time.monotonic() - self.saved > SAVE_SECONDS:
+        # Clocks differ between processes, and all must save or none.
+        if self.group.agreed(time.monotonic() - self.saved > SAVE_SECONDS * max(1.0, self.saving)):
             self.save()
 
     def _look(self) -> None:
@@ -237,9 +253,11 @@ class LMTrainer:
     def save(self) -> None:
         """Write all that is needed to go on from here with the same bits; till then what was there before is whole."""
         about = {"step": self.step, "observed": self.observed, "evaluations": self.evaluations, "loss": self.loss}
+        began = time.monotonic()
         with explained(self.run.path):
             self.group.save(self.run, self._tensors(), {**about, "loss": None if math.isnan(self.loss) else self.loss})
         self.saved = time.monotonic()
+        self.saving = self.saved - began
 
     def _resume(self) -> None:
         if self.group.rank == 0:

@@ -62,7 +62,8 @@ def whole(bundle: Bundle, title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _rows(frame: pd.DataFrame) -> Iterable[Any]:
+def rows_of(frame: pd.DataFrame) -> Iterable[Any]:
+    """Return a frame's rows as named tuples."""
     return frame.itertuples()
 
 
@@ -94,7 +95,7 @@ def speed_table(table: pd.DataFrame) -> pd.DataFrame:
             "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
             "p (Holm)": "-" if np.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}",
         }
-        for row in _rows(table)
+        for row in rows_of(table)
     ]
     found = pd.DataFrame(rows)
     return found.drop(columns="condition") if found.condition.nunique() == 1 else found
@@ -104,7 +105,7 @@ def in_words(table: pd.DataFrame) -> str:
     """Return what a table says: a sentence a row, or a condition where it is long."""
     compared = table[table.pairs > 0]
     if len(compared) <= LISTED:
-        return "\n".join(f"- {answers.verdict(row)}" for row in _rows(compared))
+        return "\n".join(f"- {answers.verdict(row)}" for row in rows_of(compared))
     return "\n".join(
         f"- {condition}: {_condensed(rows)}" for condition, rows in compared.groupby("condition", sort=False)
     )
@@ -119,7 +120,8 @@ def _condensed(rows: pd.DataFrame) -> str:
         "too few got there to compare": rows[rows.ratio.isna()],
     }
     parts = [
-        f"{what}: " + ", ".join(f"{r.variant}" + ("" if np.isnan(r.ratio) else f" {r.ratio:.2f}") for r in _rows(group))
+        f"{what}: "
+        + ", ".join(f"{r.variant}" + ("" if np.isnan(r.ratio) else f" {r.ratio:.2f}") for r in rows_of(group))
         for what, group in groups.items()
         if len(group)
     ]
@@ -152,7 +154,7 @@ def _sensitivity(bundle: Bundle) -> str:
             "got there": f"{row.reached} of {row.runs}",
             "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
         }
-        for row in _rows(table[table.pairs > 0])
+        for row in rows_of(table[table.pairs > 0])
     ]
     return markdown(pd.DataFrame(rows))
 
@@ -164,7 +166,7 @@ SENSITIVE = ("streams-paper", "gradient-paper", "gradient")
 def _final(name: str, at_step: int | None = None) -> Callable[[Bundle], str]:
     def block(bundle: Bundle) -> str:
         table = answers.final(bundle, name, at_step=at_step)
-        table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in _rows(table)]
+        table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in rows_of(table)]
         wide: Any = table.pivot(index="variant", columns="split", values="text")[list(answers.MEASURED)]
         n = table.groupby("variant").n.max()
         wide.insert(0, "runs", n)
@@ -195,7 +197,7 @@ def _circuits(bundle: Bundle) -> str:
             "minimality": "-" if np.isnan(row.minimality) else f"{row.minimality:.2f}",
             "circuits' faithfulness": f"{row.faithfulness:.2f}",
         }
-        for row in _rows(table)
+        for row in rows_of(table)
     ]
     return markdown(pd.DataFrame(rows))
 
@@ -254,7 +256,7 @@ def _amicl_best(bundle: Bundle) -> str:
             "accuracy there": interval(row.accuracy, row.low, row.high, ".3f"),
             "as good": f"{row.as_good_from:.2f} to {row.as_good_to:.2f}" + (" (and up)" if row.open_above else ""),
         }
-        for row in _rows(table)
+        for row in rows_of(table)
     ]
     return markdown(pd.DataFrame(rows))
 
@@ -321,7 +323,7 @@ def _against_value(row: Any) -> str:
 
 
 def _row(table: pd.DataFrame, variant: str) -> Any:
-    return next(iter(_rows(table[table.variant == variant])))
+    return next(iter(rows_of(table[table.variant == variant])))
 
 
 def _fewer(row: Any) -> str:

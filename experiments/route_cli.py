@@ -11,7 +11,17 @@ Root = Annotated[Path, arg(help="where run directories are kept")]
 RunName = Positional[Annotated[str, arg(help="a run's directory, name or id, or how one of them begins")]]
 Step = Annotated[int, arg(help="which checkpoint; -1 is the last")]
 Pairs = Annotated[int, arg(help="clean/corrupt pairs")]
-Corruption = Annotated[Literal["labels", "item"], arg(help="swap two labels of the context, or ask for another item")]
+Corruption = Annotated[
+    str | None,
+    arg(
+        help="of the classifier: labels (two of the context swapped) or item (another is asked for); of indirect "
+        "objects: flip, s2 or abc; default: the first of them"
+    ),
+]
+Split = Annotated[
+    str | None,
+    arg(help="of the classifier: ic, ic2, iw or test; of indirect objects: train, names, templates, held-out or paper"),
+]
 Metric = Annotated[str, arg(help="logit_difference, probability or another of analysis.METRICS")]
 Direction = Annotated[Literal["denoise", "noise"], arg(help="clean into corrupt, or corrupt into clean")]
 Memory = Annotated[int | None, arg(help="bytes of one forward pass (default: a quarter of what is free)")]
@@ -23,7 +33,7 @@ def paths(
     senders: Annotated[tuple[str, ...], arg(help="heads, as in L0H0 (default: all)")] = (),
     receivers: Annotated[tuple[str, ...], arg(help="as in L1H0.v, MLP1, logits (default: all)")] = (),
     routes: Annotated[tuple[str, ...], arg(help="residual, stream")] = ("residual", "stream"),
-    corruption: Corruption = "labels",
+    corruption: Corruption = None,
     n: Pairs = 128,
     metric: Metric = "logit_difference",
     direction: Direction = "denoise",
@@ -47,7 +57,7 @@ def attribute(
     check: Annotated[int, arg(help="edges or sites that are patched exactly, to compare")] = 64,
     components: Annotated[tuple[str, ...], arg(help="of sites")] = ("state", "resid_pre", "q", "k", "v", "z"),
     heads: Annotated[Literal["all", "each"], arg(help="of sites: heads together, or one by one")] = "all",
-    corruption: Corruption = "labels",
+    corruption: Corruption = None,
     n: Pairs = 128,
     metric: Metric = "logit_difference",
     direction: Direction = "denoise",
@@ -74,7 +84,7 @@ def circuit(
     replacement: Annotated[str, arg(help="for edges outside: 'other run', mean or zero")] = "other run",
     checkpoints: Annotated[bool, arg(help="follow the circuit over the run's checkpoints too")] = False,
     steps: Annotated[int, arg(help="inputs between the two runs, for EAP-IG")] = 5,
-    corruption: Corruption = "labels",
+    corruption: Corruption = None,
     n: Pairs = 128,
     metric: Metric = "logit_difference",
     step: Step = -1,

@@ -17,7 +17,7 @@ from circuits.describe import as_text
 from circuits.errors import known, require
 from experiments import routes
 from experiments.analyses import keep
-from experiments.runs import Run
+from experiments.asked import find_run
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -49,7 +49,7 @@ def paths(
     name: str, root: Path, top: int, senders: Sequence[str], receivers: Sequence[str], options: dict[str, Any]
 ) -> None:
     """Patch direct paths, write, draw, and print the largest and every head's effect by route."""
-    run = Run.find(name, root)
+    run = find_run(name, root)
     found, shares = routes.paths_run(
         run, senders=heads_named(senders) or None, receivers=list(receivers) or None, progress=True, **options
     )
@@ -64,7 +64,7 @@ def paths(
 
 def attribute(name: str, root: Path, top: int, method: str, options: dict[str, Any]) -> None:
     """Attribute, write, draw, and print the largest scores with how well they agree with exact patching."""
-    run = Run.find(name, root)
+    run = find_run(name, root)
     found = routes.attribute_run(run, method, progress=True, **options)
     frame = found.to_frame()
     of_edges = isinstance(found, EdgeScores)
@@ -101,7 +101,7 @@ def circuit(
     known("replacement", options["replacement"], REPLACEMENTS)
     find = routes.rule_of(rule, size, threshold)
     found: dict[str, Circuit] = {}
-    for run in [Run.find(name, root) for name in names]:
+    for run in [find_run(name, root) for name in names]:
         scores, quality = routes.circuit_run(run, find, progress=True, **options)
         found[run.path.name] = quality.circuit
         frame = routes.circuit_frame(scores, quality)

@@ -29,23 +29,24 @@ from analysis.two_runs import Direction
 from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
 from experiments.analyses import check_other, labelled, patched_sites
-from experiments.runs import Run
+from experiments.asked import pairs, sequences
+from experiments.lm_runs import AnyRun
 
 
-def asked(run: Run, n: int, corruption: str, step: int = -1) -> tuple[HookedStreamTransformer, Pair]:
+def asked(run: AnyRun, n: int, corruption: str | None, step: int = -1) -> tuple[HookedStreamTransformer, Pair]:
     """Return a run's model at a step and ``n`` pairs of its task.
 
     Raises:
         RunError: if there is no checkpoint at ``step``.
         UnknownNameError: for an unknown corruption (nearest suggested).
     """
-    return run.load_model(step), run.task().pairs(n, corruption)
+    return run.load_model(step), pairs(run, n, corruption)
 
 
 def paths_run(
-    run: Run,
+    run: AnyRun,
     n: int = 128,
-    corruption: str = "labels",
+    corruption: str | None = None,
     metric: str = "logit_difference",
     direction: Direction = "denoise",
     step: int = -1,
@@ -63,10 +64,10 @@ def paths_run(
 
 
 def attribute_run(
-    run: Run,
+    run: AnyRun,
     method: str = "EAP-IG",
     n: int = 128,
-    corruption: str = "labels",
+    corruption: str | None = None,
     metric: str = "logit_difference",
     direction: Direction = "denoise",
     step: int = -1,
@@ -86,17 +87,18 @@ def attribute_run(
     rest: dict[str, Any] = {"steps": steps, "check": check, "max_memory": max_memory, "progress": progress}
     if method in EDGE_METHODS:
         return attribute_edges(model, pair, metric, method, direction, **rest)  # type: ignore[arg-type] # as checked
-    return attribute(model, pair, patched_sites(model, **which), metric, method, direction, **rest)  # type: ignore[arg-type] # as checked
+    sites = patched_sites(model, **{"positions": list(pair.positions), **which})
+    return attribute(model, pair, sites, metric, method, direction, **rest)  # type: ignore[arg-type] # as checked
 
 
 def ablate_edges_run(
-    run: Run,
+    run: AnyRun,
     edges: Sequence[str] | None,
     methods: Sequence[str] = ("zero", "mean"),
     n: int = 512,
-    split: str = "ic",
+    split: str | None = None,
     step: int = -1,
-    other: Run | None = None,
+    other: AnyRun | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Return what breaks when edges of a run's model are cut: those named together, or each by itself (``None``).
@@ -109,13 +111,13 @@ def ablate_edges_run(
     """
     if other is not None:
         check_other(run, other)
-    model, batch = run.load_model(step), run.task().sample(n, split, seed=1)
+    model, asked = run.load_model(step), sequences(run, n, split)
     theirs = None if other is None else other.load_model()
     wanted = None if edges is None else [list(edges)]
-    asked = [*methods, *([] if theirs is None else ["from run"])]
+    every: list[Any] = [*methods, *([] if theirs is None else ["from run"])]
     frames = [
-        ablate_edges(model, batch.inputs, batch.labels, wanted, method, theirs, progress=progress)  # type: ignore[arg-type] # checked there
-        for method in asked
+        ablate_edges(model, asked.inputs, asked.answers, wanted, method, theirs, 0, asked.read_at, progress=progress)
+        for method in every
     ]
     return pd.concat(frames, ignore_index=True).rename(columns={"edges": "part"}).assign(layer="all", head="all")
 
@@ -138,11 +140,11 @@ def rule_of(rule: str, size: int, threshold: float) -> Callable[[EdgeScores], Ci
 
 
 def circuit_run(
-    run: Run,
+    run: AnyRun,
     find: Callable[[EdgeScores], Circuit],
     method: EdgeMethod = "EAP-IG",
     n: int = 128,
-    corruption: str = "labels",
+    corruption: str | None = None,
     metric: str = "logit_difference",
     replacement: Replacement = "other run",
     step: int = -1,
@@ -167,12 +169,12 @@ def circuit_frame(scores: EdgeScores, quality: Quality) -> pd.DataFrame:
 
 
 def circuit_over_checkpoints(
-    run: Run,
+    run: AnyRun,
     circuit: Circuit,
     find: Callable[[EdgeScores], Circuit],
     method: EdgeMethod = "EAP-IG",
     n: int = 128,
-    corruption: str = "labels",
+    corruption: str | None = None,
     metric: str = "logit_difference",
     replacement: Replacement = "other run",
     steps: int = 5,
@@ -184,7 +186,7 @@ def circuit_over_checkpoints(
         (step, run.load_model(step))
         for step in tqdm(run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
     )
-    pair = run.task().pairs(n, corruption)
+    pair = pairs(run, n, corruption)
     return labelled(follow(models, pair, circuit, find, metric, method, replacement, steps, max_memory), run)
 
 

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import pandas as pd
 
@@ -77,6 +77,7 @@ def explained(run: Path) -> Iterator[None]:
         ) from error
 
 
+@runtime_checkable
 class Config(Protocol):
     """What a run's configuration tells of itself."""
 
@@ -106,6 +107,7 @@ class Config(Protocol):
 
 
 C = TypeVar("C", bound=Config)
+R = TypeVar("R", bound="RunDirectory[Any]")
 
 
 class RunDirectory(Generic[C]):
@@ -134,7 +136,7 @@ class RunDirectory(Generic[C]):
     # --- making and finding -----------------------------------------------------------------------------------------
 
     @classmethod
-    def at(cls, root: str | Path, config: C, engine: str = "eager") -> Self:
+    def at(cls: type[R], root: str | Path, config: Any, engine: str = "eager") -> R:
         """Return the run of a configuration under ``root``, new or as it stands there."""
         path = Path(root) / config.name
         if (path / "run.json").exists():
@@ -145,7 +147,7 @@ class RunDirectory(Generic[C]):
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls: type[R], path: str | Path) -> R:
         """Return the run in a directory.
 
         Raises:
@@ -163,7 +165,7 @@ class RunDirectory(Generic[C]):
         return run
 
     @classmethod
-    def find(cls, name: str | Path, root: str | Path = "runs") -> Self:
+    def find(cls: type[R], name: str | Path, root: str | Path = "runs") -> R:
         """Return a run by its path, or by its name, id or the beginning of either under ``root``.
 
         Raises:
@@ -187,7 +189,7 @@ class RunDirectory(Generic[C]):
         raise AssertionError("unreachable: a known name fits")
 
     @classmethod
-    def under(cls, root: str | Path = "runs") -> list[Self]:
+    def under(cls: type[R], root: str | Path = "runs") -> list[R]:
         """Return the runs of this kind under ``root``, by name."""
         files = sorted(Path(root).glob("*/run.json"))
         return [cls.open(file.parent) for file in files if kind_of(read_record(file.parent)) == cls.kind]

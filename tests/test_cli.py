@@ -221,7 +221,7 @@ def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["train", "icl", "--preset", "smal"], "unknown preset 'smal': did you mean 'small'"),
         (["describe", "kye"], "unknown variant 'kye': did you mean 'key'"),
         (["demo", "--size", "standrad"], "unknown size 'standrad': did you mean 'standard'"),
-        (["heads", "nothing"], "there are no runs in"),
+        (["heads", "nothing"], "there are no runs of"),
         (["circuit"], "name one run or more"),
         (["describe", "value", "--layers", "1"], "has no layer to read in a model of 1 layer"),
     ],

@@ -6,14 +6,14 @@ Source: Wang et al., arXiv 2211.00593; the four prompts of arXiv 2412.15113.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from analysis.heads import AttentionScore, previous_token, role_scores
+from analysis.heads import AttentionScore, between, previous_token, role_scores
 from analysis.pairs import Pair
 from circuits.canonical import derive_seed
 from circuits.errors import known, require
@@ -31,7 +31,7 @@ SPLITS: dict[str, str] = {
 CORRUPTIONS: dict[str, str] = {
     "flip": "the two names change places everywhere, so the answer is the other one",
     "s2": "the second mention of the subject is the indirect object instead, so the answer is the other one",
-    "abc": "all three names are others, all different: no name is repeated, and there is nothing to infer",
+    "abc": "all three names are others (of so many as there are), all different: nothing is repeated to infer from",
 }
 SLOTS = ("A", "B", "S", "IO", "place", "object")
 NEEDED = ("A", "B", "S", "IO")
@@ -130,7 +130,7 @@ class IOITask:
 
     def questions(self, n: int) -> dict[str, Pair]:
         """Return the evaluation sets, "ioi train" and so on, of ``n`` prompts each (of the paper's, all eight)."""
-        return {f"ioi {split}": self.prompts(n, split).pair for split in SPLITS if self._has(split)}
+        return {f"ioi {split}": self.prompts(n, split).pair for split in SPLITS if self.has(split)}
 
     # --- what an analysis asks --------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class IOITask:
             UnknownNameError, ValueError: as :meth:`pairs`, and for a split whose templates the task lacks.
         """
         known("corruption", corruption, CORRUPTIONS)
-        require(self._has(known("split", split, SPLITS)), f"there are no templates for the split {split!r}")
+        require(self.has(known("split", split, SPLITS)), f"there are no templates for the split {split!r}")
         generator = self._generator("prompts", split, corruption, seed)
         if split == "paper":
             kind, names, drawn = "paper", "train", self._paper()
@@ -170,15 +170,21 @@ class IOITask:
         return Prompts(pair, self._texts[kind], drawn["template"], drawn["baba"])
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:
-        """Return the scores of the kinds of heads of the IOI circuit, on a pair's clean prompts."""
-        return [previous_token(len(pair), pair.n_pos), *role_scores(pair)]
+        """Return the scores of the kinds of heads of the IOI circuit, on a pair's clean prompts; padding is left out.
+
+        "induction" is the attention from S2 to the token after S1.
+        """
+        previous = previous_token(len(pair), pair.n_pos)
+        previous = replace(previous, used=previous.queries <= pair.reads.cpu()[:, None])
+        return [previous, between(pair, "induction", "S2", "S1+1"), *role_scores(pair)]
 
     # --- the generator ----------------------------------------------------------------------------------------------
 
     def _generator(self, *labels: str | int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derive_seed("ioi", self.seed, *labels))
 
-    def _has(self, split: str) -> bool:
+    def has(self, split: str) -> bool:
+        """Return whether there are templates for a split."""
         return split in ("train", "names", "paper") or "held-out" in self._templates
 
     def _single(self, names: Sequence[str]) -> Int[Tensor, " name"]:

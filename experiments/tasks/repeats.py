@@ -1,7 +1,7 @@
 """Repeated random tokens: after a block of them has stood once, each is followed by what followed it before.
 
-That is what induction heads say (Olsson et al., arXiv 2209.11895). Where the block has one length in all windows, a head
-that looks back by position does as well, and small models learn that first; different lengths leave induction only.
+That is what induction heads say (Olsson et al., arXiv 2209.11895). Where the block has one length in all windows, a
+head that looks back by position says it too, and small models learn that; where lengths differ, it does not.
 """
 
 from __future__ import annotations

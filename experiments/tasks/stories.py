@@ -39,7 +39,7 @@ class StoriesConfig:
     p_ioi: float = 0.3
     """The share of stories with one sentence on an indirect object."""
     p_giving: float = 0.3
-    """The share of stories in which things change hands in other words."""
+    """The share of stories in which things change hands in other words; in a few, the one above takes that place."""
     middles: int = 4
     """Sentences between the opening and the ending."""
     grammar: str = ""
@@ -50,8 +50,9 @@ class StoriesConfig:
         for name in ("p_ioi", "p_giving"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, from 0 to 1, got {getattr(self, name)}")
-        if self.n_ctx < 24 or self.middles < 1:
-            raise ValueError(f"a window must have 24 tokens and a story 1 middle at least, got {self}")
+        most = len(words.MIDDLES)
+        if self.n_ctx < 24 or not 1 <= self.middles <= most:
+            raise ValueError(f"a window must have 24 tokens at least, and a story 1 to {most} middles, got {self}")
 
 
 def vocabulary() -> list[str]:
@@ -172,7 +173,8 @@ class StoriesTask:
         opening = torch.full((len(places), 1), self._opening, device=self.device)
         flat = torch.cat([opening, places.flatten(1)], 1).reshape(n, -1)
         laid = self.book.lay(flat, self.tokenizer.pad_token_id)
-        tokens = torch.nn.functional.pad(laid.tokens, (0, max(0, self.n_ctx - laid.tokens.shape[1])), value=0)
+        short = max(0, self.n_ctx - laid.tokens.shape[1])
+        tokens = torch.nn.functional.pad(laid.tokens, (0, short), value=self.tokenizer.pad_token_id)
         width = places.shape[2]
         at = torch.arange(which.shape[1] * per_window, device=self.device)
         # Before the places of a sentence stand those of the sentences before it and one opening a story.
@@ -259,7 +261,9 @@ def statistics(task: StoriesTask, n: int = 2_000, split: str = "train") -> pd.Da
     real = tokens != task.tokenizer.pad_token_id
     whole = made.sentence_starts[:, 1:] <= task.n_ctx
     kinds = made.kinds[:, :-1][whole]
-    lengths = made.sentence_starts.diff(dim=1)[whole]
+    # Between a story's last sentence and the next one stands the token that opens a story.
+    ends = (made.kinds[:, :-1] == KINDS.index("ending")).long()
+    lengths = (made.sentence_starts.diff(dim=1) - ends)[whole]
     rows: dict[str, float] = {
         "windows": n,
         "tokens a window": task.n_ctx,

@@ -57,6 +57,7 @@ class TokenBatch:
 
 
 @runtime_checkable
+@runtime_checkable
 class TokenTask(Protocol):
     """What the trainer asks of a task of token numbers."""
 

@@ -1,0 +1,112 @@
+"""What a run is asked: pairs and sequences of its task, whichever kind of run it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from analysis.pairs import Pair, ReadAt
+from circuits.errors import known, require
+from experiments.lm_runs import AnyRun, LMRun, open_run
+from experiments.runs import Run, RunError
+from experiments.tasks.icl import SPLITS as ICL_SPLITS
+from experiments.tasks.ioi import IOIConfig, IOITask
+from experiments.tasks.stories import StoriesTask
+from experiments.tasks.text import TextTask
+
+
+def find_run(name: str | Path, root: str | Path = "runs") -> AnyRun:
+    """Return a run of either kind by its path, or by its name, id or the beginning of either under ``root``.
+
+    Raises:
+        RunError: if there is no such run (nearest suggested), or more than one.
+    """
+    if Path(name).is_dir():
+        return open_run(name)
+    errors = []
+    for kind in (Run, LMRun):
+        try:
+            return kind.find(name, root)
+        except RunError as error:
+            errors.append(str(error))
+    # Of the two, the one that knows runs to suggest says more.
+    raise RunError(next((error for error in errors if "there are no runs" not in error), errors[0]))
+
+
+def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:
+    """Return the task on indirect objects in the tokens of a run, its prompts opened as its training texts are.
+
+    Raises:
+        ValueError: for a task of numbers, or a tokenizer in which a name is several tokens.
+    """
+    task = run.task(device)
+    if isinstance(task, IOITask):
+        return task
+    if isinstance(task, StoriesTask):
+        return task.ioi
+    require(
+        task.tokenizer is not None,
+        f"{run.path.name} was trained on numbers, which know no names; ask a run of stories, ioi, nested or text",
+    )
+    opening = None if isinstance(task, TextTask) else getattr(task.tokenizer, "bos_token_id", None)
+    return IOITask(IOIConfig(n_ctx=task.n_ctx), task.tokenizer, run.config.seed, device, opening)
+
+
+def questioner(run: AnyRun) -> Any:
+    """Return the task that asks a run, with ``pairs`` and ``head_scores``: its own, or of corpora that on indirect
+    objects."""
+    if isinstance(run, Run):
+        return run.task()
+    task = run.task()
+    return ioi_task(run) if isinstance(task, StoriesTask | TextTask) else task
+
+
+def first_corruption(run: AnyRun) -> str:
+    """Return the corruption that a run's task is asked with where none is named."""
+    if isinstance(run, Run):
+        return "labels"
+    return signature(questioner(run).pairs).parameters["corruption"].default
+
+
+def pairs(run: AnyRun, n: int, corruption: str | None = None) -> Pair:
+    """Return ``n`` clean/corrupt pairs of a run's task; ``None`` takes the task's first corruption.
+
+    Raises:
+        UnknownNameError: for a corruption that the task does not know (nearest suggested).
+    """
+    return questioner(run).pairs(n, corruption or first_corruption(run))
+
+
+def first_split(run: AnyRun) -> str:
+    """Return the split that a run is asked on where none is named."""
+    return "ic" if isinstance(run, Run) else signature(questioner(run).pairs).parameters["split"].default
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Inputs with their right answers, and where these are read."""
+
+    inputs: Tensor
+    answers: Int[Tensor, " batch"]
+    read_at: ReadAt = -1
+    positions: Mapping[str, Tensor] | None = None
+
+
+def sequences(run: AnyRun, n: int, split: str | None = None, seed: int = 1) -> Sequences:
+    """Return ``n`` sequences of a split; ``None`` is ic, or the first split of a language model's questions.
+
+    Raises:
+        UnknownNameError: for a split that the task does not know (nearest suggested).
+    """
+    split = split or first_split(run)
+    if isinstance(run, Run):
+        batch = run.task().sample(n, known("split", split, ICL_SPLITS), seed)
+        return Sequences(batch.inputs, batch.labels)
+    pair = questioner(run).pairs(n, seed=seed, split=split)
+    return Sequences(pair.clean, pair.answers, pair.read_at, pair.positions)

@@ -1,0 +1,57 @@
+"""What torchrun starts in the tests of several processes: it trains runs one after the other, and dies where told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from experiments import lm_training
+from experiments.lm_runs import LMRun
+from experiments.lm_training import LMTrainer, train_lm
+from experiments.sharded import Sharded
+
+
+def dying(function: Any, at: int) -> Any:
+    """The function, but the call of this number kills the process."""
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+MOMENTS = {
+    "update": (LMTrainer, "update"),
+    "fsync": (os, "fsync"),
+    "rename": (Path, "rename"),
+    "rmtree": (shutil, "rmtree"),
+}
+"""Where a process can be told to die, and what it calls there."""
+
+
+def main() -> None:
+    """Train the runs of the command line, saving before every step."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--die", nargs=3, metavar=("RANK", "MOMENT", "NUMBER"))
+    asked = parser.parse_args()
+    lm_training.SAVE_SECONDS = 0.0
+    group = Sharded.from_environment("cpu")
+    if asked.die and int(asked.die[0]) == group.rank:
+        owner, name = MOMENTS[asked.die[1]]
+        setattr(owner, name, dying(getattr(owner, name), int(asked.die[2])))
+    for run in asked.runs:
+        train_lm(LMRun.open(run), "cpu", group=group)
+
+
+if __name__ == "__main__":
+    main()
