@@ -44,15 +44,24 @@ ASKS = {
 }
 
 
-def times(bundle: Bundle, name: str, threshold: float = THRESHOLD, rule: Rule = "first") -> pd.DataFrame:
+def times(
+    bundle: Bundle,
+    name: str,
+    threshold: float = THRESHOLD,
+    rule: Rule = "first",
+    split: str = "ic",
+    measure: str = "accuracy",
+) -> pd.DataFrame:
     """Return one row a run of an experiment: condition, variant, seed, steps to the threshold (NaN: censored), last.
+
+    The threshold is one of a measure on a split.
 
     Raises:
         UnknownNameError: for an experiment that the bundle does not hold.
     """
     metrics = bundle.metrics(name)
     found = [
-        threshold_times(rows, threshold, rule=rule).assign(condition=str(condition))
+        threshold_times(rows, threshold, split, measure, rule).assign(condition=str(condition))
         for condition, rows in metrics.groupby("condition", sort=False, observed=True)
     ]
     arms = bundle.experiment(name)[["condition", "variant", "seed", "status", "steps", "stops_at"]]

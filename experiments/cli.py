@@ -196,6 +196,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "collect": study_cli.collect,
     "amicl": study_cli.amicl,
     "mechanism": study_cli.mechanism,
+    "lm-mechanism": study_cli.lm_mechanism,
+    "lm-cost": study_cli.lm_cost,
     "figures": study_cli.figures,
     "reproduce": study_cli.reproduce,
 }

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.drawing import draw
 from analysis.survival import survival_curves
 from circuits.errors import known
-from experiments import answers
+from experiments import answers, lm_answers
 from experiments.bundle import Bundle
 
 
@@ -97,6 +97,37 @@ def _heads(bundle: Bundle) -> dict[str, Any]:
 HEAD_SCORES = ("previous token", "ila", "tila", "tla")
 
 
+def _lm_curves(name: str, bundle: Bundle) -> dict[str, Any]:
+    return {"metrics": lm_answers.curves(bundle, name)}
+
+
+def _lm_ratios(name: str, bundle: Bundle) -> dict[str, Any]:
+    table = answers.speed(lm_answers.times(bundle, name))
+    return {"table": table, "runs": list(bundle.experiment(name).name), "title": answers.ASKS[name]}
+
+
+def _lm_sentences(bundle: Bundle) -> dict[str, Any]:
+    held = bundle.frame("lm_ioi")
+    table = lm_answers.paper_prompts(bundle)
+    return {"table": table, "runs": sorted(held.run[held.variant.isin(table.variant)].unique())}
+
+
+def _lm_table(make: Callable[[Bundle], Any], names: tuple[str, ...], bundle: Bundle) -> dict[str, Any]:
+    return {"table": make(bundle), "runs": [run for name in names for run in bundle.experiment(name).name]}
+
+
+def _lm_seed(frame: str, bundle: Bundle, last: bool = False) -> dict[str, Any]:
+    """Of the first seed's runs, at their last checkpoint."""
+    held = bundle.frame(frame)
+    held = held[held.seed == 0]
+    return {"frame": held[held.step == held.step.max()] if last else held}
+
+
+def _lm_circuit(variant: str, bundle: Bundle) -> dict[str, Any]:
+    held = bundle.frame("lm_edges")
+    return {"frame": held[(held.seed == 0) & (held.variant == variant)]}
+
+
 def _frame(name: str, argument: str, bundle: Bundle, **more: Any) -> dict[str, Any]:
     return {argument: bundle.frame(name), **more}
 
@@ -141,6 +172,27 @@ PICTURES: dict[str, Picture] = {
             )
         ),
         Picture("sensitivity", "sensitivity", _sensitivity, ("streams-paper", "gradient-paper")),
+        _of(_lm_curves, "lm", "lm_loss", "loss_curves"),
+        _of(_lm_curves, "lm", "lm_ioi_curves", "ioi_curves"),
+        _of(_lm_ratios, "lm", "lm_ratios", "time_ratios"),
+        _of(_lm_curves, "lm-nested", "lm_nested", "nested_curves"),
+        Picture("lm_ioi_by_sentence", "ioi_by_sentence", _lm_sentences, (), ("lm_ioi",)),
+        Picture(
+            "lm_scaling", "scaling", partial(_lm_table, lm_answers.scaling, ("lm-sizes",)), ("lm-sizes",), ("lm_cost",)
+        ),
+        Picture(
+            "lm_cost",
+            "cost_against_gain",
+            partial(_lm_table, lm_answers.cost, ("lm", "lm-sizes")),
+            ("lm", "lm-sizes"),
+            ("lm_cost",),
+        ),
+        Picture("lm_patches", "route_maps", partial(_lm_seed, "lm_patches"), (), ("lm_patches",)),
+        Picture("lm_heads", "head_score_maps", partial(_lm_seed, "lm_heads", last=True), (), ("lm_heads",)),
+        *(
+            Picture(f"lm_circuit_{variant}", "circuit", partial(_lm_circuit, variant), (), ("lm_edges",))
+            for variant in ("classic", "value")
+        ),
     )
 }
 

@@ -18,10 +18,10 @@ from experiments.ioi import OWN, By, measured, other_body, paper_table, summary
 from experiments.lm import GENERATED, LM_TRAINING, TASKS, AdamW, LMRunConfig, LMTraining, TokenTaskConfig, lm_run
 from experiments.lm_cli import TrainLM
 from experiments.lm_runs import LMRun, lm_runs_table, run_at
-from experiments.report import interval, rows_of
 from experiments.sweep import chosen_compute, sweep
 from experiments.tasks.stories import StoriesTask, statistics
 from experiments.tasks.text import TextTaskConfig
+from experiments.text_tables import interval, rows_of
 
 SHOWN = ("probability", "wrong_probability", "logit_difference", "accuracy")
 
@@ -64,7 +64,7 @@ def _task(what: TrainLM) -> TokenTaskConfig:
         what.corpus is not None and what.tokenizer is not None,
         "the task text needs --corpus (a file, a folder or a name on the hub) and --tokenizer (likewise)",
     )
-    return TextTaskConfig(corpus=str(what.corpus), column=what.column, tokenizer=str(what.tokenizer), **window)
+    return TextTaskConfig.of(str(what.corpus), str(what.tokenizer), column=what.column, **window)
 
 
 def _training(what: TrainLM) -> LMTraining:

@@ -6,7 +6,7 @@ A page has ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; what stands betwee
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from analysis.statistics import mean_interval
 from circuits.errors import known
 from experiments import answers
 from experiments.bundle import COMMITTED, Bundle
+from experiments.lm_report import LM_BEHIND, LM_BLOCKS, LM_HEADINGS
+from experiments.text_tables import in_words, interval, markdown, rows_of, speed_table
 
 PAGES = (COMMITTED.parent / "README.md", COMMITTED.parents[1] / "README.md")
 """The pages of this repository that hold tables of its bundle."""
-LISTED = 14
-"""Tables with more rows than this are put into words by condition instead of row by row."""
 _MARKER = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 
 
@@ -60,72 +60,6 @@ def whole(bundle: Bundle, title: str) -> str:
         if set(BEHIND.get(name, (name,))) <= there:
             parts.append(f"## {HEADINGS.get(name) or answers.ASKS[name]}\n\n{block(bundle)}")
     return "\n\n".join(parts) + "\n"
-
-
-def rows_of(frame: pd.DataFrame) -> Iterable[Any]:
-    """Return a frame's rows as named tuples."""
-    return frame.itertuples()
-
-
-# --- tables as text --------------------------------------------------------------------------------------------------
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Return a frame of words as a Markdown table."""
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
-    return "\n".join(lines)
-
-
-def interval(mean: float, low: float, high: float, form: str) -> str:
-    """Return a number with its interval; a dash where there is none."""
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:{form}}" if np.isnan(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def speed_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return :func:`experiments.answers.speed` in words."""
-    rows = [
-        {
-            "condition": row.condition,
-            "variant": row.variant,
-            "got there": f"{row.reached} of {row.runs}" + (f" ({row.diverged} diverged)" if row.diverged else ""),
-            "steps": interval(row.steps, row.steps_low, row.steps_high, ",.0f"),
-            "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
-            "p (Holm)": "-" if np.isnan(row.p_adjusted) else f"{row.p_adjusted:.2g}",
-        }
-        for row in rows_of(table)
-    ]
-    found = pd.DataFrame(rows)
-    return found.drop(columns="condition") if found.condition.nunique() == 1 else found
-
-
-def in_words(table: pd.DataFrame) -> str:
-    """Return what a table says: a sentence a row, or a condition where it is long."""
-    compared = table[table.pairs > 0]
-    if len(compared) <= LISTED:
-        return "\n".join(f"- {answers.verdict(row)}" for row in rows_of(compared))
-    return "\n".join(
-        f"- {condition}: {_condensed(rows)}" for condition, rows in compared.groupby("condition", sort=False)
-    )
-
-
-def _condensed(rows: pd.DataFrame) -> str:
-    clear = rows.p_adjusted < 0.05
-    groups = {
-        "sooner": rows[clear & (rows.ratio < 1)],
-        "later": rows[clear & (rows.ratio > 1)],
-        "not distinguishable": rows[~clear & rows.ratio.notna()],
-        "too few got there to compare": rows[rows.ratio.isna()],
-    }
-    parts = [
-        f"{what}: "
-        + ", ".join(f"{r.variant}" + ("" if np.isnan(r.ratio) else f" {r.ratio:.2f}") for r in rows_of(group))
-        for what, group in groups.items()
-        if len(group)
-    ]
-    return "; ".join(parts) + "."
 
 
 def _speed(name: str) -> Callable[[Bundle], str]:
@@ -352,6 +286,7 @@ BLOCKS: dict[str, Callable[[Bundle], str]] = {
     "amicl-counts": _amicl_counts,
     "amicl-curves": _amicl_curves,
     "amicl-best": _amicl_best,
+    **LM_BLOCKS,
 }
 """What may stand between markers, by name."""
 HEADINGS = {
@@ -366,6 +301,7 @@ HEADINGS = {
     "amicl-counts": "The associative memory: printed counts",
     "amicl-curves": "The associative memory: curves",
     "amicl-best": "The associative memory: which a is best",
+    **LM_HEADINGS,
 }
 """The headings of blocks that are not called as an experiment."""
 BEHIND = {
@@ -378,5 +314,6 @@ BEHIND = {
     "shares": ("gradient",),
     **dict.fromkeys(("mechanism", "circuits"), ("mechanism",)),
     **dict.fromkeys(("amicl-counts", "amicl-curves", "amicl-best"), ()),
+    **LM_BEHIND,
 }
 """The experiments behind a block that is not called as its experiment."""

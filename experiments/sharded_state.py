@@ -70,11 +70,13 @@ def _about(folder: Path) -> dict[str, Any]:
 
 def drop_shards(run: Path, but: Path | None = None, pattern: str = "*") -> None:
     """Remove the folders of shards of a run that fit a pattern, all but one."""
-    for folder in (run / FOLDER).glob(pattern):
-        if folder != but:
-            # Without it the folder does not count, however much else of it is still there.
-            (folder / ABOUT).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+    folders = [folder for folder in (run / FOLDER).glob(pattern) if folder != but]
+    for folder in folders:
+        # Without it the folder does not count, however much else of it is still there.
+        (folder / ABOUT).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    if (run / FOLDER).is_dir() and not any((run / FOLDER).iterdir()):
+        (run / FOLDER).rmdir()
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

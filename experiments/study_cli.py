@@ -68,6 +68,27 @@ def mechanism(
     study_commands.mechanism(roots, n, bundle)
 
 
+def lm_mechanism(
+    roots: Roots = (Path("runs"),),
+    bundle: BundlePath = None,
+) -> None:
+    """Ask the language models for indirect objects (also transplanted), heads, routes, circuits; into the results."""
+    from experiments import study_commands
+
+    study_commands.lm_mechanism(roots, bundle)
+
+
+def lm_cost(
+    rounds: Annotated[int, arg(help="turns of every variant")] = 40,
+    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
+    bundle: BundlePath = None,
+) -> None:
+    """Measure what a training step of every variant costs, in one interleaved run; into the committed results."""
+    from experiments import study_commands
+
+    study_commands.lm_cost(rounds, device, bundle)
+
+
 def figures(
     only: Annotated[tuple[str, ...], arg(help="figures by name (default: all)")] = (),
     out: Annotated[Path | None, arg(help="where they go (default: figures/rendered of this repository)")] = None,

@@ -14,6 +14,9 @@ from experiments import gallery, report
 from experiments.answers import ASKS
 from experiments.bundle import COMMITTED, Bundle
 
+LM_EXPERIMENTS = ("lm", "lm-sizes")
+"""Those whose runs are asked for heads, routes and circuits too."""
+
 if TYPE_CHECKING:
     from experiments.paper import Size
     from experiments.runs import Run
@@ -95,6 +98,33 @@ def mechanism(roots: Sequence[Path], n: int, bundle: Path | None, size: Size = "
     print(f"wrote {', '.join(frames)} into {bundle or COMMITTED}")
 
 
+def lm_mechanism(roots: Sequence[Path], bundle: Path | None, size: Size = "full") -> None:
+    """Analyse the language models' runs, and keep the frames."""
+    from experiments.collect import add_frames
+    from experiments.lm_mechanism import study
+    from experiments.lm_runs import LMRun
+    from experiments.paper import configs
+
+    paths = [root / config.name for config in configs(LM_EXPERIMENTS, size) for root in roots]
+    runs = [LMRun.open(path) for path in paths if (path / "run.json").is_file()]
+    frames = study([run for run in runs if run.finished])
+    add_frames(frames, bundle or COMMITTED)
+    print(f"wrote {', '.join(frames)} into {bundle or COMMITTED}")
+
+
+def lm_cost(rounds: int, device: str, bundle: Path | None) -> None:
+    """Time and weigh the steps of every variant, and keep the frame."""
+    from circuits.describe import as_text
+    from experiments.collect import add_frames
+    from experiments.lm_arms import PAIR, SIZES, VARIANTS
+    from experiments.lm_cost import step_costs
+
+    asked = {size: VARIANTS if size == SIZES[0] else PAIR for size in SIZES}
+    frame = pd.concat([step_costs(size, variants, rounds, device) for size, variants in asked.items()])
+    add_frames({"lm_cost": frame.reset_index(drop=True)}, bundle or COMMITTED)
+    print(as_text(frame))
+
+
 def _with_checkpoints(roots: Sequence[Path], names: Sequence[str]) -> Iterable[Run]:
     from experiments.runs import Run
 
@@ -148,6 +178,8 @@ def _recompute(pictures: Sequence[gallery.Picture], root: Path, bundle: Path) ->
     frames = {frame.split("_")[0] for picture in pictures for frame in picture.frames}
     if "mechanism" in frames:
         names += [name for name in ("gradient-paper", "mechanism") if name not in names]
+    if "lm" in frames:
+        names += [name for name in LM_EXPERIMENTS if name not in names]
     if names:
         sweep(names, "processes", "full", None, None, "cpu", 2, True, bundle, root)
         collect([root], "full", bundle)
@@ -155,6 +187,9 @@ def _recompute(pictures: Sequence[gallery.Picture], root: Path, bundle: Path) ->
         amicl("full", bundle)
     if "mechanism" in frames:
         mechanism([root], 256, bundle)
+    if "lm" in frames:
+        lm_mechanism([root], bundle)
+        lm_cost(40, "cpu", bundle)
 
 
 def reproduce(preset: str, out: Path, workers: int | None) -> None:
@@ -166,6 +201,8 @@ def reproduce(preset: str, out: Path, workers: int | None) -> None:
     collect([runs], "miniature", data)
     amicl("miniature", data)
     mechanism([runs], 128, data, "miniature")
+    lm_mechanism([runs], data, "miniature")
+    lm_cost(10, "cpu", data)
     figures((), out / "figures", "auto", False, runs, data)
     text = report.whole(Bundle.open(data), f"The study in miniature ({preset} preset)")
     (out / "report.md").write_text(text)

@@ -190,11 +190,13 @@ def _over_runs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rank(cells: pd.DataFrame, component: str, route: str) -> tuple[int, int]:
-    return list(dict.fromkeys(cells.component)).index(component), ROUTES.index(known("route", route, ROUTES))
+    # Routes of sites that are patched together have names of their own.
+    return list(dict.fromkeys(cells.component)).index(component), [*ROUTES, route].index(route)
 
 
 def _site(component: str, route: str) -> str:
-    return component if route == "-" else f"{component}, {route}"
+    name = "resid + stream" if component == "state" else component
+    return name if route == "-" else f"{name}, {route}"
 
 
 def _effects(cells: pd.DataFrame, layers: list[int]) -> go.Heatmap:
@@ -220,7 +222,8 @@ def _effects(cells: pd.DataFrame, layers: list[int]) -> go.Heatmap:
 
 
 def _printed(values: np.ndarray) -> list[list[str]]:
-    return [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
+    # Adding 0.0 takes the sign off a zero.
+    return [["" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}" for value in row] for row in values]
 
 
 def _route_caption(frame: pd.DataFrame) -> str:
@@ -242,18 +245,21 @@ def _route_caption(frame: pd.DataFrame) -> str:
 def head_score_maps(frame: pd.DataFrame, title: str = "Heads of the circuit for indirect objects") -> go.Figure:
     """Return heat maps of head scores, layers down and heads across: a row a run, a column a score.
 
-    ``frame`` has columns variant, run, layer, head, score, value, stderr. Heads of different runs are different heads,
-    so runs are not averaged. Scores lie between 0 and 1, and so does the scale of all panels.
+    ``frame`` has columns variant, run, layer, head, score, value, stderr, and may have seed. Heads of different runs
+    are different heads, so runs are not averaged. Scores lie between 0 and 1, and so does the scale of all panels.
 
     Raises:
         ValueError: if a head of a run has a score twice, at several steps for example.
     """
     twice = frame.duplicated(["run", "layer", "head", "score"])
     require(not twice.any(), f"{int(twice.sum())} scores are there twice (of several steps?); choose one of them first")
-    runs = frame[["variant", "run"]].drop_duplicates().to_records(index=False).tolist()
+    runs = frame.drop_duplicates("run").to_dict("records")
     scores = [s for s in SCORES if s in set(frame.score)] + [s for s in dict.fromkeys(frame.score) if s not in SCORES]
     several = frame.groupby("variant")["run"].nunique().max() > 1
-    names = [f"{variant} ({run[-6:]})" if several else variant for variant, run in runs]
+    called = [f"seed {run['seed']}" if "seed" in run else str(run["run"])[-6:] for run in runs]
+    names = [
+        f"{run['variant']}, {one}" if several else str(run["variant"]) for run, one in zip(runs, called, strict=True)
+    ]
     panel = 30 + 26 * frame.layer.nunique()
     figure = make_subplots(
         len(runs),
@@ -264,10 +270,10 @@ def head_score_maps(frame: pd.DataFrame, title: str = "Heads of the circuit for 
         horizontal_spacing=0.02,
         vertical_spacing=20 / ((panel + 20) * len(runs)),
     )
-    for i, (_, run) in enumerate(runs, start=1):
-        figure.update_yaxes(title_text=f"<b>{names[i - 1]}</b><br>layer", row=i, col=1)
+    for i, (run, name) in enumerate(zip(runs, names, strict=True), start=1):
+        figure.update_yaxes(title_text=f"<b>{name}</b><br>layer", row=i, col=1)
         for j, score in enumerate(scores, start=1):
-            chosen = frame[(frame.run == run) & (frame.score == score)]
+            chosen = frame[(frame.run == run["run"]) & (frame.score == score)]
             figure.add_trace(_head_map(chosen), row=i, col=j)
     bar = {"title": "score", "thickness": 12}
     figure.update_layout(coloraxis={"cmin": 0, "cmax": 1, "colorscale": _SHADES, "colorbar": bar})

@@ -223,7 +223,7 @@ def scaling(table: pd.DataFrame, runs: Sequence[str] = (), title: str = "Does it
 
 def _points(rows: pd.DataFrame, name: str, colour: str, aside: float, showlegend: bool) -> go.Scatter:
     text = [
-        f"{name}, {r['size']}: {r['mean']:.3g} [{r['low']:.3g}, {r['high']:.3g}], {r['pairs']} pairs; a step takes "
+        f"{name}, {r['size']}: {r['mean']:.3g} [{r['low']:.3g}, {r['high']:.3g}], {r['pairs']:.0f} pairs; a step takes "
         f"{r['step_time_ratio']:.2f} times classic's"
         for r in rows.to_dict("records")
     ]

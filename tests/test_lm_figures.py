@@ -344,6 +344,13 @@ def test_route_maps_of_several_runs_are_means_with_their_interval() -> None:
     assert "Means over 3 runs" in caption(figure)
 
 
+def test_route_maps_name_sites_that_are_patched_together_and_zeros_without_a_sign() -> None:
+    frame = patches().query("route == 'own'").assign(component="state", route="-", effect=-0.001)
+    joint: Any = ioi.route_maps(pd.concat([frame, frame.assign(component="resid_pre + v", route="- + residual")]))
+    assert titles(joint)[::2] == ["classic: resid + stream", "classic: resid_pre + v, - + residual"]
+    assert joint.data[0].text[0][0] == "0.00"
+
+
 def test_route_maps_are_not_of_single_heads() -> None:
     with pytest.raises(ValueError, match="every site here is of a single head"):
         ioi.route_maps(patches(head="1"))
@@ -368,6 +375,9 @@ def test_head_scores_have_a_map_a_score_and_run() -> None:
 def test_heads_of_several_runs_are_not_averaged() -> None:
     figure: Any = ioi.head_score_maps(scores_of(runs=2))
     assert len(figure.data) == 20
+    assert figure.layout.yaxis6.title.text == "<b>classic, assic-1</b><br>layer"
+    seeded: Any = ioi.head_score_maps(scores_of(runs=2).assign(seed=lambda t: t.run.str[-1]))
+    assert seeded.layout.yaxis6.title.text == "<b>classic, seed 1</b><br>layer"
     with pytest.raises(ValueError, match="160 scores are there twice"):
         ioi.head_score_maps(pd.concat([scores_of(), scores_of()]))
 
