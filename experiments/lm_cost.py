@@ -34,7 +34,7 @@ def step_costs(
     task = make_task(configs[reference].task, 0, device)
     batch = task.sample(configs[reference].training.batch_size, "train")
     steps = {variant: _stepper(config, batch, device) for variant, config in configs.items()}
-    held = {variant: step.held() for variant, step in steps.items()}
+    held = {variant: _held(step.model, step.batch) for variant, step in steps.items()}
     seconds = {variant: np.zeros(rounds) for variant in variants}
     for i in range(-2, rounds):  # two rounds to warm up
         for variant in list(variants)[:: 1 if i % 2 else -1]:
@@ -62,18 +62,20 @@ class _Stepper:
         next_token_loss(self.model(self.batch.tokens), self.batch).backward()
         self.step()
 
-    def held(self) -> int:
-        """Return the bytes of all different tensors that the forward pass keeps for the backward one."""
-        kept: dict[int, int] = {}
 
-        def keep(tensor: Tensor) -> Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+def _held(model: HookedStreamTransformer, batch: TokenBatch) -> int:
+    """Return the bytes of all different tensors that the forward pass makes and keeps for the backward one."""
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = next_token_loss(self.model(self.batch.tokens), self.batch)
-        del loss
-        return sum(kept.values())
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = next_token_loss(model(batch.tokens), batch)
+    del loss
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
 
 def _stepper(config: LMRunConfig, batch: TokenBatch, device: str) -> _Stepper:
@@ -89,3 +91,20 @@ def _timed(step: _Stepper, device: str) -> float:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - started) / IN_A_ROW
+
+
+def training_memory(config: LMRunConfig, processes: int = 1) -> dict[str, float]:
+    """Return what training takes on each of some processes, in GB (1e9 bytes), counted without allocating anything.
+
+    Weights, gradients and the two moments of Adam are float32 and shared out among the processes; activations are what
+    one part of a batch (of so many accumulated) keeps for the backward pass, in float32, each process with its rows.
+    In bfloat16 activations are about half.
+    """
+    with torch.device("meta"):
+        model = HookedStreamTransformer(config.model).train()
+        rows = config.training.batch_size // config.training.accumulate // processes
+        batch = TokenBatch(torch.zeros(max(1, rows), config.task.n_ctx, dtype=torch.long))
+        activations = _held(model, batch)
+    weights = 4 * parameter_count(config.model) / processes / 1e9
+    parts = {"weights": weights, "gradients": weights, "moments": 2 * weights, "activations": activations / 1e9}
+    return parts | {"total": sum(parts.values())}

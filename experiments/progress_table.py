@@ -30,20 +30,25 @@ def duration(seconds: float) -> str:
 
 
 class Tally:
-    """What is known of every run: its state, step and accuracy; and of all together: steps a second and time left."""
+    """What is known of every run: its state, step and accuracy; and of all together: steps a second and time left.
 
-    def __init__(self, steps: Mapping[str, int]):
-        self.steps = dict(steps)
+    Of language models, the accuracy is the validation loss, and ``tokens`` are how many every step of a run sees.
+    """
+
+    def __init__(self, steps: Mapping[str, int], tokens: Mapping[str, int] | None = None):
+        self.steps, self.tokens = dict(steps), dict(tokens or {})
         self.states: dict[str, State] = dict.fromkeys(steps, "waiting")
         self.at: dict[str, int] = {}
         self.accuracies: dict[str, float] = {}
-        self.made = 0
+        self.made = self.read = 0
         self.started = time.monotonic()
-        self._seen = deque([(self.started, 0)])
+        self._seen = deque([(self.started, 0, 0)])
 
     def report(self, name: str, step: int, accuracy: float) -> None:
         """Take one run's progress. What was done in an earlier sitting, or again after a death, is not speed."""
-        self.made += max(0, step - self.at.get(name, step))
+        new = max(0, step - self.at.get(name, step))
+        self.made += new
+        self.read += new * self.tokens.get(name, 0)
         self.at[name], self.accuracies[name], self.states[name] = step, accuracy, "running"
 
     def set(self, name: str, state: State) -> None:
@@ -54,14 +59,20 @@ class Tally:
         """Note how many steps are made by now, once a second."""
         if now - self._seen[-1][0] < 1:
             return
-        self._seen.append((now, self.made))
+        self._seen.append((now, self.made, self.read))
         while now - self._seen[0][0] > SPEED_SECONDS:
             self._seen.popleft()
 
     @property
     def speed(self) -> float:
         """Steps a second, of all runs together; 0 before anything is known."""
-        (begin, before), (end, after) = self._seen[0], self._seen[-1]
+        (begin, before, _), (end, after, _) = self._seen[0], self._seen[-1]
+        return (after - before) / (end - begin) if end > begin else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens a second, of all runs together; 0 before anything is known, and where runs read none."""
+        (begin, _, before), (end, _, after) = self._seen[0], self._seen[-1]
         return (after - before) / (end - begin) if end > begin else 0.0
 
     @property
@@ -86,7 +97,8 @@ class Tally:
         if not self.running:
             return f"{self.counts()}; {duration(time.monotonic() - self.started)}"
         left = f", {duration(self.left)} left" if math.isfinite(self.left) else ""
-        return f"{self.counts()}; {self.speed:,.0f} steps/s{left}"
+        tokens = f", {self.tokens_per_second:,.0f} tokens/s" if self.tokens_per_second else ""
+        return f"{self.counts()}; {self.speed:,.0f} steps/s{tokens}{left}"
 
 
 class _Lines:
@@ -130,7 +142,7 @@ def table(tally: Tally) -> Group:
 
     rows = Table(box=None, padding=(0, 2, 0, 0))
     rows.add_column("run", no_wrap=True, overflow="ellipsis")
-    for column in ("step", "of", "accuracy"):
+    for column in ("step", "of", "loss" if tally.tokens else "accuracy"):
         rows.add_column(column, justify="right")
     for name in tally.running[:ROWS]:
         accuracy = tally.accuracies.get(name, math.nan)
@@ -145,8 +157,8 @@ def table(tally: Tally) -> Group:
 class Progress:
     """A tally that shows itself on the error stream: a live table, plain lines, or (``show=False``) nothing."""
 
-    def __init__(self, steps: Mapping[str, int], show: bool = True):
-        self.tally = Tally(steps)
+    def __init__(self, steps: Mapping[str, int], show: bool = True, tokens: Mapping[str, int] | None = None):
+        self.tally = Tally(steps, tokens)
         self.show = show
         self._display: _Table | _Lines | None = None
         self._drawn = time.monotonic()

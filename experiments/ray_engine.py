@@ -222,7 +222,7 @@ class _Cluster:
 
 
 def last_seen(run: AnyRun) -> tuple[int, float] | None:
-    """Return the step and the accuracy on ic of a run's last measurement on the disk, if there is one."""
+    """Return the step and the accuracy on ic (or validation loss) of a run's last measurement, if there is one."""
     try:
         with (run.path / "metrics.jsonl").open("rb") as file:
             file.seek(-min(TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -230,7 +230,7 @@ def last_seen(run: AnyRun) -> tuple[int, float] | None:
     except (OSError, ValueError, IndexError):
         return None
     values = {(split, measure): value for _, split, measure, value in rows}
-    return rows[0][0], values.get(("ic", "accuracy"), math.nan)
+    return rows[0][0], values.get(("ic", "accuracy"), values.get(("validation", "loss"), math.nan))
 
 
 def train_on_ray(ray: Any, work: Work, most: int, device: str, gpu_share: float, stop: Event) -> None:

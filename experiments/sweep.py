@@ -17,7 +17,7 @@ import torch
 from circuits.errors import known, require
 from experiments import ray_engine
 from experiments.lm import AnyConfig, LMRunConfig
-from experiments.lm_runs import AnyRun, open_run, run_at
+from experiments.lm_runs import AnyRun, LMRun, open_run, run_at
 from experiments.process_engine import train_in_workers
 from experiments.progress_table import Progress
 from experiments.runs import RunError
@@ -99,7 +99,8 @@ def _working(
 ) -> Iterator[tuple[Work, Event]]:
     """The work of a sweep with its table, and an event that Ctrl-C sets; raises in the end what went wrong."""
     steps = {run.path.name: run.config.training.steps for run in runs}
-    with Progress(steps, progress) as shown, _interruptible() as stop:
+    tokens = {run.path.name: run.config.tokens_per_step for run in runs if isinstance(run, LMRun)}
+    with Progress(steps, progress, tokens) as shown, _interruptible() as stop:
         for run in runs:
             shown.set(run.path.name, "done" if run.finished else "waiting")
         work = Work(pending, workers, device, retries, shown)

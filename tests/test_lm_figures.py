@@ -375,7 +375,7 @@ def test_head_scores_have_a_map_a_score_and_run() -> None:
 def test_heads_of_several_runs_are_not_averaged() -> None:
     figure: Any = ioi.head_score_maps(scores_of(runs=2))
     assert len(figure.data) == 20
-    assert figure.layout.yaxis6.title.text == "<b>classic, assic-1</b><br>layer"
+    assert figure.layout.yaxis6.title.text == "<b>classic, ssic-1</b><br>layer"
     seeded: Any = ioi.head_score_maps(scores_of(runs=2).assign(seed=lambda t: t.run.str[-1]))
     assert seeded.layout.yaxis6.title.text == "<b>classic, seed 1</b><br>layer"
     with pytest.raises(ValueError, match="160 scores are there twice"):

@@ -1,0 +1,76 @@
+"""Tiny runs of language models, and sentences read back from their text."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Every
+from experiments.lm import AdamW, LMRunConfig, LMTraining, TokenTaskConfig, lm_run
+from experiments.lm_runs import LMRun
+from experiments.lm_training import train_lm
+from experiments.tasks import words
+
+TINY = LMTraining(
+    steps=12,
+    optimizer=AdamW(rate=3e-3, warmup=4),
+    batch_size=4,
+    evaluate_at=(Every(4),),
+    checkpoint_at=(Every(6),),
+    n_eval=8,
+    n_questions=6,
+)
+ALL_NAMES = (*words.GIRLS, *words.BOYS)
+
+
+def tiny_lm(
+    variant: str = "value", seed: int = 0, task: str | TokenTaskConfig = "ioi", dropout: float = 0.0, **changes: Any
+) -> LMRunConfig:
+    """A run of a few updates of the smallest model."""
+    return lm_run("0.2m", task, variant, seed, dataclasses.replace(TINY, **changes), dropout=dropout)
+
+
+def trained_lm(root: Path, config: LMRunConfig) -> LMRun:
+    """The run of a configuration, brought to its end."""
+    train_lm(LMRun.at(root, config))
+    return LMRun.at(root, config)
+
+
+def train_small_lms(root: Path) -> None:
+    """Train what the session's fixture needs, in one process at a time."""
+    with (root / ".training").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for variant in ("classic", "value"):
+            trained_lm(root, tiny_lm(variant, task="stories"))
+
+
+def lm_run_named(root: Path, variant: str) -> LMRun:
+    """One of the session's runs."""
+    return LMRun.at(root, tiny_lm(variant, task="stories"))
+
+
+# --- reading text back ------------------------------------------------------------------------------------------------
+
+
+def filled(template: str, text: str, fillers: Mapping[str, Sequence[str]]) -> list[tuple[str, str]] | None:
+    """What the slots of a template hold in a text, in order, or ``None`` where the text is not of the template."""
+    pieces = re.split(r"\{([^}]*)\}", template)
+    pattern = "".join(
+        f"({'|'.join(map(re.escape, fillers[piece]))})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
+    )
+    match = re.fullmatch(pattern, text)
+    return None if match is None else list(zip(pieces[1::2], match.groups(), strict=True))
+
+
+def words_in(text: str) -> list[str]:
+    """The words and marks of a text."""
+    return re.findall(r"\w+|[^\w\s]", text)
+
+
+def named_in(text: str) -> list[str]:
+    """The names that a text holds, in order."""
+    return [word for word in words_in(text) if word in ALL_NAMES]
