@@ -117,9 +117,11 @@ def _lm_table(make: Callable[[Bundle], Any], names: tuple[str, ...], bundle: Bun
 
 
 def _lm_seed(frame: str, bundle: Bundle, last: bool = False) -> dict[str, Any]:
-    """Of the first seed's runs, at their last checkpoint."""
+    """Of the first seed's runs (at their last checkpoint); of patched components those that tell the routes apart."""
     held = bundle.frame(frame)
     held = held[held.seed == 0]
+    if "component" in held:
+        held = held[held.component.isin(["state", "resid_pre", "v"])]
     return {"frame": held[held.step == held.step.max()] if last else held}
 
 

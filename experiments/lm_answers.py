@@ -84,7 +84,8 @@ def finals(bundle: Bundle, name: str, columns: dict[str, tuple[str, str]] | None
 
 
 def _difference(ends: pd.DataFrame, variant: str) -> dict[str, float]:
-    nothing = dict.fromkeys(("difference", "difference_low", "difference_high", "p"), float("nan"))
+    names = ("difference", "difference_low", "difference_high", "p")
+    nothing: dict[str, float] = {name: float("nan") for name in names}
     wide = ends[ends.variant.isin([variant, REFERENCE])].pivot(index="seed", columns="variant", values="value").dropna()
     if variant == REFERENCE or len(wide) < 2:
         return nothing
@@ -126,7 +127,7 @@ def paper_prompts(bundle: Bundle, variants: Sequence[str] = (REFERENCE, "value")
     """Return the paper's table: variant, body, sentence, prompt, answer, mean, low, high, n; intervals over seeds."""
     held = bundle.frame("lm_ioi")
     chosen = held[(held.by == "template") & (held.set == "paper") & held.variant.isin(variants)]
-    chosen = chosen[chosen.measure.isin(["probability", "wrong_probability"]) & (held["size"] == "0.2m")]
+    chosen = chosen[chosen.measure.isin(["probability", "wrong_probability"]) & (chosen["size"] == "0.2m")]
     prompts = list(dict.fromkeys(chosen.part))
     rows = []
     for key, values in chosen.groupby(["part", "variant", "body", "measure"], sort=False, observed=True):
@@ -163,7 +164,7 @@ def scaling(bundle: Bundle) -> pd.DataFrame:
 
     Columns: size, parameters, variant, measure, mean, low, high, pairs, step_time_ratio.
     """
-    costs = bundle.frame("lm_cost").set_index(["size", "variant"])
+    costs = bundle.frame("lm_cost")[["size", "variant", "parameters", "time"]]
     speed = answers.speed(times(bundle, "lm-sizes"))
     rows = []
     for row in speed[speed.variant != REFERENCE].itertuples():
@@ -178,11 +179,7 @@ def scaling(bundle: Bundle) -> pd.DataFrame:
             numbers = {"mean": row.difference, "low": row.difference_low, "high": row.difference_high, "pairs": row.n}
             rows.append({"size": row.condition, "variant": row.variant, "measure": title} | numbers)
     table = pd.DataFrame(rows)
-    at = [(size, variant) for size, variant in zip(table["size"], table.variant, strict=True)]
-    return table.assign(
-        parameters=[int(costs.loc[(size, variant), "parameters"]) for size, variant in at],
-        step_time_ratio=[float(costs.loc[(size, variant), "time"]) for size, variant in at],
-    )
+    return table.merge(costs.rename(columns={"time": "step_time_ratio"}), on=["size", "variant"])
 
 
 # --- the circuit -----------------------------------------------------------------------------------------------------

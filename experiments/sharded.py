@@ -85,7 +85,8 @@ class Sharded(Alone):
         """Return the loss with every block compiled: between them weights are gathered, which no graph can hold."""
         torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
         for block in model.blocks:
-            block.forward = torch.compile(block.forward)
+            # Their numbers are constants, which dynamic shapes would take for variables.
+            block.forward = torch.compile(block.forward, dynamic=False)
         return loss
 
     def part(self, batch: TokenBatch) -> TokenBatch:

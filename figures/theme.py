@@ -18,7 +18,15 @@ BLACK, BLUE, SKY, GREEN, ORANGE, VERMILION, PINK, YELLOW = (
     "#CC79A7",
     "#B8A800",
 )
-_KNOWN = {"classic": BLACK, "value": BLUE, "key": GREEN, "query": PINK, "cumulative": SKY, "svformer": YELLOW}
+_KNOWN = {
+    "classic": BLACK,
+    "value": BLUE,
+    "key": GREEN,
+    "query": PINK,
+    "cumulative": PINK,
+    "resformer-constant": ORANGE,
+    "svformer": YELLOW,
+}
 _CYCLE = (ORANGE, SKY, GREEN, PINK, VERMILION, YELLOW)
 _DASHES = {"-stop": "dash", "-gradient-only": "dot"}
 _GATE_COLOURS = {"value-stop": SKY, "value-gradient-only": VERMILION}

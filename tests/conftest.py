@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.helpers import train_small
+from tests.lm_helpers import train_small_lms
 
 torch.set_num_threads(1)
 
@@ -24,4 +25,14 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
     root = (base if worker_id == "master" else base.parent) / "trained"
     root.mkdir(exist_ok=True)
     train_small(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def lm_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of a classic and a value run of the smallest language model on stories, a few updates each."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "lm-trained"
+    root.mkdir(exist_ok=True)
+    train_small_lms(root)
     return root

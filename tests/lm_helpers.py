@@ -56,14 +56,22 @@ def lm_run_named(root: Path, variant: str) -> LMRun:
 # --- reading text back ------------------------------------------------------------------------------------------------
 
 
-def filled(template: str, text: str, fillers: Mapping[str, Sequence[str]]) -> list[tuple[str, str]] | None:
-    """What the slots of a template hold in a text, in order, or ``None`` where the text is not of the template."""
-    pieces = re.split(r"\{([^}]*)\}", template)
-    pattern = "".join(
-        f"({'|'.join(map(re.escape, fillers[piece]))})" if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)
-    )
-    match = re.fullmatch(pattern, text)
-    return None if match is None else list(zip(pieces[1::2], match.groups(), strict=True))
+class Reader:
+    """Reads sentences of templates, given what may stand in each slot."""
+
+    def __init__(self, fillers: Mapping[str, Sequence[str]]):
+        self._choices = {slot: f"({'|'.join(map(re.escape, texts))})" for slot, texts in fillers.items()}
+        self._patterns: dict[str, tuple[re.Pattern[str], list[str]]] = {}
+
+    def filled(self, template: str, text: str) -> list[tuple[str, str]] | None:
+        """What a template's slots hold in a text, in order, or ``None`` where the text is not of the template."""
+        if template not in self._patterns:
+            pieces = re.split(r"\{([^}]*)\}", template)
+            parts = [self._choices[piece] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces)]
+            self._patterns[template] = re.compile("".join(parts)), pieces[1::2]
+        pattern, slots = self._patterns[template]
+        match = pattern.fullmatch(text)
+        return None if match is None else list(zip(slots, match.groups(), strict=True))
 
 
 def words_in(text: str) -> list[str]:

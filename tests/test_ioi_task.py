@@ -16,15 +16,12 @@ from experiments.tasks.ioi import CORRUPTIONS, SPLITS, IOIConfig, IOITask, Promp
 from experiments.tasks.stories import plain_english
 from experiments.tasks.tokens import TokenTask
 from experiments.tokenizers import word_level
-from tests.lm_helpers import ALL_NAMES, filled, named_in
+from tests.lm_helpers import ALL_NAMES, Reader, named_in
 
 TOKENIZER = plain_english()
 N = 64
-FILLERS = {
-    **dict.fromkeys(("A", "B", "S", "IO"), ALL_NAMES),
-    "place": words.PLACES,
-    "object": words.OBJECTS,
-}
+NAMED = dict.fromkeys(("A", "B", "S", "IO"), ALL_NAMES)
+READER = Reader({**NAMED, "place": words.PLACES, "object": words.OBJECTS})
 PAPER = {
     "After John and Mary went to the store, John gave a bottle of milk to": "Mary",
     "After John and Mary went to the store, Mary gave a bottle of milk to": "John",
@@ -66,7 +63,7 @@ def right_and_wrong(prompt: str) -> tuple[str, str]:
 
 def template_of(prompt: str, templates: Any) -> list[str]:
     """The templates whose text up to the indirect object this may be."""
-    return [t for t in templates if filled(t.partition(" {IO}")[0], prompt, FILLERS) is not None]
+    return [t for t in templates if READER.filled(t.partition(" {IO}")[0], prompt) is not None]
 
 
 EVERY = [(split, corruption) for split in SPLITS for corruption in CORRUPTIONS]
@@ -145,8 +142,8 @@ def test_both_orders_occur_about_equally_and_all_templates_names_and_words(task:
     held = Counter(
         filler
         for i, prompt in enumerate(texts(prompts.pair.clean, prompts.pair.reads))
-        for slot, filler in filled(prompts.templates[int(prompts.template[i])].partition(" {IO}")[0], prompt, FILLERS)
-        or []
+        for template in [prompts.templates[int(prompts.template[i])].partition(" {IO}")[0]]
+        for slot, filler in READER.filled(template, prompt) or []
         if slot in ("place", "object")
     )
     assert set(held) == {*words.PLACES, *words.OBJECTS}
@@ -205,7 +202,7 @@ def test_windows_are_whole_sentences_of_training_of_which_all_predictions_count(
     for row, counted, length in zip(batch.tokens, batch.counted, lengths.tolist(), strict=True):
         assert counted.tolist() == [p + 1 < length for p in range(task.n_ctx)]
         sentence = TOKENIZER.decode(row[1:length])
-        fits = [found for t in words.TEMPLATES if (found := filled(t, sentence, FILLERS)) is not None]
+        fits = [found for t in words.TEMPLATES if (found := READER.filled(t, sentence)) is not None]
         assert fits, sentence
         slots = dict(fits[0])
         assert {slots["S"], slots["IO"]} == {slots["A"], slots["B"]}

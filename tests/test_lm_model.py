@@ -37,7 +37,7 @@ from circuits import (
 from circuits.canonical import content_hash, essence
 from circuits.config import ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.layers import affine
-from tests.helpers import FULL, build, gradients, inputs_for, model_of, token_config, vector_config
+from tests.helpers import FULL, build, gradients, inputs_for, model_of, token_config
 
 SMALL = {"n_layers": 3, "n_ctx": 16, "d_vocab": 19}
 
@@ -209,8 +209,8 @@ def test_dropout_is_on_the_embeddings_and_on_what_attention_and_mlp_add() -> Non
     _, cache = model.run_with_cache(inputs_for(model.config, batch=8))
     for name in ("blocks.0.hook_resid_pre", "blocks.1.hook_attn_out", "blocks.1.hook_mlp_out"):
         assert float((cache[name] == 0).double().mean()) == pytest.approx(0.5, abs=0.05), name
-    for name in ("hook_embed", "blocks.1.hook_resid_post", "blocks.1.attn.hook_z"):
-        assert float((cache[name] == 0).double().mean()) < 0.05, name
+    for name in ("hook_embed", "blocks.1.hook_resid_post", "blocks.1.attn.hook_v", "blocks.1.mlp.hook_post"):
+        assert bool(cache[name].all()), name
 
 
 @pytest.mark.parametrize("listened", [False, True])
@@ -281,34 +281,36 @@ def both_ways(model: HookedStreamTransformer, x: Tensor) -> tuple[list[Tensor], 
         return fused, found()
 
 
-@pytest.mark.parametrize("variant", FULL)
-@pytest.mark.parametrize("scale", [True, False])
+def furthest(model: HookedStreamTransformer, x: Tensor) -> float:
+    """How far output and gradients are apart the two ways, over the largest entry of each where that is above 1."""
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(*both_ways(model, x), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "scale"), [*((variant, True) for variant in FULL), ("classic", False), ("value", False)]
+)
 def test_fused_calls_give_what_is_spelled_out_gives(variant: str, scale: bool) -> None:
     model = small(variant, attention_scale=scale)
-    for a, b in zip(*both_ways(model, inputs_for(model.config)), strict=True):
-        assert torch.allclose(a, b, atol=1e-10, rtol=1e-10)
-    model = model.float()
-    for a, b in zip(*both_ways(model, inputs_for(model.config)), strict=True):
-        assert torch.allclose(a, b, atol=1e-5, rtol=1e-4)
+    assert furthest(model, inputs_for(model.config)) < 1e-10
+    assert 0 < furthest(model.float(), inputs_for(model.config)) < 1e-5
 
 
 @pytest.mark.parametrize("normalization", ["LN", "LNPre", "RMS", "RMSPre", None])
 @pytest.mark.parametrize(("n_heads", "d_head"), [(4, 16), (2, 5), (1, 24), (3, 40)])
 def test_fused_calls_do_for_every_norm_and_width_of_heads(normalization: Any, n_heads: int, d_head: int) -> None:
     config = token_config("resformer-learned", normalization=normalization, n_heads=n_heads, d_head=d_head)
-    model = model_of(config)
-    for a, b in zip(*both_ways(model, inputs_for(config)), strict=True):
-        assert torch.allclose(a, b, atol=1e-10, rtol=1e-10)
+    assert furthest(model_of(config), inputs_for(config)) < 1e-10
 
 
 @pytest.mark.parametrize("variant", ["classic", "value", "lime"])
 def test_the_in_context_classifier_is_the_same_either_way(variant: str) -> None:
     model = build(variant)
-    for a, b in zip(*both_ways(model, inputs_for(model.config)), strict=True):
-        assert torch.allclose(a, b, atol=1e-10, rtol=1e-10)
-    model = model_of(vector_config(variant)).float()
-    for a, b in zip(*both_ways(model, inputs_for(model.config).float()), strict=True):
-        assert torch.allclose(a, b, atol=1e-6, rtol=1e-5)
+    assert furthest(model, inputs_for(model.config)) < 1e-10
+    real = HookedStreamTransformer(icl_config(variant, "small")).eval()
+    out, wanted = (found[0] for found in both_ways(real, inputs_for(real.config, batch=16, length=17).float()))
+    assert torch.allclose(out, wanted, atol=1e-6, rtol=0)
 
 
 def test_scores_are_formed_only_where_something_listens() -> None:
@@ -373,6 +375,7 @@ def test_a_listener_at_the_scale_sees_what_the_fused_norm_divides_by() -> None:
     assert torch.allclose(seen[0], cache[normalized], atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own use of it
 def test_models_that_are_mapped_over_and_derived_forwards_are_served() -> None:
     model = small()
     x = inputs_for(model.config)

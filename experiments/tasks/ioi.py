@@ -164,9 +164,9 @@ class IOITask:
         corrupt = self._lay(kind, drawn, self._corrupted(drawn, corruption, names, generator))
         positions, ends = self._positions(kind, drawn, clean)
         hide = torch.arange(clean.tokens.shape[1], device=self.device) > ends[:, None]
-        sides = [laid.tokens.masked_fill(hide, self._pad)[:, : int(ends.max()) + 1] for laid in (clean, corrupt)]
+        shown, other = (laid.tokens.masked_fill(hide, self._pad)[:, : int(ends.max()) + 1] for laid in (clean, corrupt))
         answers, wrong = (self._token_of(drawn[who]) for who in ("io", "s"))
-        pair = Pair(*sides, answers, wrong, positions, read_at=ends)
+        pair = Pair(shown, other, answers, wrong, positions, read_at=ends)
         return Prompts(pair, self._texts[kind], drawn["template"], drawn["baba"])
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:
