@@ -206,12 +206,13 @@ def lm_run(
     variant: str = "value",
     seed: int = 0,
     training: LMTraining | None = None,
+    d_vocab: int | None = None,
     **model: Any,
 ) -> LMRunConfig:
     """Return the configuration of one run; ``model`` overrides fields of the model.
 
     The vocabulary is that of the task's tokenizer, if the model is one of the small ones; ``8m`` and ``1b`` have
-    GPT-2's. A task of several kinds of text is given as its configuration.
+    GPT-2's; ``d_vocab`` gives another. A task of several kinds of text is given as its configuration.
 
     Raises:
         UnknownNameError: for an unknown size, task, variant or field (nearest suggested).
@@ -225,9 +226,9 @@ def lm_run(
         )
         task = GENERATED[task]
     n_tokens = vocabulary_size(task)
-    d_vocab = None if LM_SIZES[size].n_ctx > 1024 else n_tokens
-    fields: dict[str, Any] = {} if LM_SIZES[size].n_ctx >= task.n_ctx and d_vocab is None else {"n_ctx": task.n_ctx}
-    config = lm_config(size, variant, d_vocab, **(fields | model))
+    own = None if LM_SIZES[size].n_ctx > 1024 else n_tokens
+    fields: dict[str, Any] = {} if LM_SIZES[size].n_ctx >= task.n_ctx and own is None else {"n_ctx": task.n_ctx}
+    config = lm_config(size, variant, own if d_vocab is None else d_vocab, **(fields | model))
     inputs = config.inputs
     require(
         isinstance(inputs, TokenInputs) and inputs.d_vocab >= n_tokens,

@@ -186,8 +186,8 @@ def scaling(bundle: Bundle) -> pd.DataFrame:
 
 
 def circuits(bundle: Bundle) -> pd.DataFrame:
-    """Return one row a run: variant, seed, edges, of (all edges), stream (edges through it), faithfulness,
-    incompleteness, and how much of all kept effect goes through the stream.
+    """Return one row a run: variant, seed, edges, of (all edges), stream (edges through it) and their share of all
+    kept effect, faithfulness, incompleteness, and minimality (mean over the kept edges).
 
     A circuit holds the edges without which more than 2 % of the logit difference is lost.
     """
@@ -199,7 +199,8 @@ def circuits(bundle: Bundle) -> pd.DataFrame:
         first = all_edges.iloc[0]
         row = {"variant": variant, "seed": seed, "edges": len(kept), "of": len(all_edges), "stream": len(stream)}
         row |= {"stream_share": float(stream.effect.abs().sum() / kept.effect.abs().sum()) if len(kept) else np.nan}
-        rows.append(row | {"faithfulness": float(first.faithfulness), "incompleteness": float(first.incompleteness)})
+        row |= {name: float(first[name]) for name in ("faithfulness", "incompleteness")}
+        rows.append(row | {"minimality": float(kept.edge_minimality.mean())})
     return pd.DataFrame(rows)
 
 

@@ -11,7 +11,7 @@ from analysis import find_sites, patch
 from experiments.analyses import heads_run, labelled, patched_sites
 from experiments.asked import pairs
 from experiments.ioi import OWN, measured, other_body
-from experiments.lm_arms import PAIR
+from experiments.lm_arms import PAIR, SEEDS
 from experiments.lm_runs import LMRun
 from experiments.routes import circuit_frame, circuit_run, rule_of
 
@@ -23,7 +23,7 @@ FIND = rule_of("threshold", 0, 0.02)
 """A run's circuit: all edges without which more than 2 % of the logit difference is lost, by EAP-IG."""
 
 
-def study(runs: Sequence[LMRun], seeds: Sequence[int] = (0, 1, 2), progress: bool = True) -> dict[str, pd.DataFrame]:
+def study(runs: Sequence[LMRun], seeds: Sequence[int] = range(SEEDS), progress: bool = True) -> dict[str, pd.DataFrame]:
     """Return frames by name; every row names run, variant, seed and size.
 
     "lm_ioi": means over prompts of every run, matched and transplanted, by set, template and order. Of classic and

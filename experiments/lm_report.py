@@ -99,6 +99,7 @@ def _circuits(bundle: Bundle) -> str:
             "through the stream": f"{r.stream} ({r.stream_share:.0%} of the effect)",
             "faithfulness": f"{r.faithfulness:.2f}",
             "incompleteness": f"{r.incompleteness:.2f}",
+            "minimality": f"{r.minimality:.2f}",
         }
         for r in rows_of(table)
     ]
@@ -154,9 +155,24 @@ def _whose(bundle: Bundle) -> str:
     return (
         f"The circuits ({len(classic)} seeds each): {classic.edges.mean():.0f} of {classic['of'].mean():,.0f} edges in "
         f"classic models with faithfulness {classic.faithfulness.mean():.2f}, and {value.edges.mean():.0f} of "
-        f"{value['of'].mean():,.0f} in value-stream models with {value.faithfulness.mean():.2f}; of the latter "
-        f"{value.stream.mean():.0f} edges, with {value.stream_share.mean():.0%} of all kept effect, run through the "
-        f"stream."
+        f"{value['of'].mean():,.0f} in value-stream models with {value.faithfulness.mean():.2f}. Of the kept edges of "
+        f"value-stream models {value.stream.mean():.1f} on average run through the stream, with "
+        f"{value.stream_share.mean():.0%} of all kept effect; " + _restored(bundle)
+    )
+
+
+def _restored(bundle: Bundle) -> str:
+    held = bundle.frame("lm_patches")
+    at = held[(held["head"] == "all") & (held.layer == 1) & (held.position == "S2") & (held.variant == "value")]
+
+    def by_seed(component: str, route: str) -> str:
+        rows = at[(at.component == component) & (at.route == route)].sort_values("seed")
+        return ", ".join(f"{effect:.0%}" for effect in rows.effect)
+
+    return (
+        "with the names flipped, patching S2 before layer 1 restores, seed by seed, of the logit difference "
+        f"{by_seed('state', '-')} if residual and value stream are patched together, {by_seed('resid_pre', '-')} by "
+        f"the residual stream alone, and {by_seed('v', 'residual')} by the value stream alone."
     )
 
 

@@ -1,4 +1,4 @@
-"""Prompts on indirect objects, read back from their text: answers, orders, positions, counterfactuals, splits, errors."""
+"""Prompts on indirect objects, read back from their text: answers, orders, positions, counterfactuals, splits."""
 
 from __future__ import annotations
 
@@ -159,9 +159,11 @@ def test_names_and_templates_are_those_of_their_split(task: IOITask, split: str)
         for prompt in (*texts(pair.clean, pair.reads), *texts(pair.corrupt, pair.reads)):
             names = held_out if split in ("names", "held-out") else trained
             assert set(named_in(prompt)) <= names
-            is_held_out = bool(template_of(prompt, words.HELD_OUT_TEMPLATES))
-            assert is_held_out is (split in ("templates", "held-out") or "After John and Mary" in prompt)
-            assert bool(template_of(prompt, words.TEMPLATES)) is (split in ("train", "names"))
+            # Of the paper's, those with "When" are of a training template, those with "After" of one held out.
+            after = split == "paper" and prompt.startswith("After")
+            is_held_out = split in ("templates", "held-out") or after
+            assert bool(template_of(prompt, words.HELD_OUT_TEMPLATES)) is is_held_out
+            assert bool(template_of(prompt, words.TEMPLATES)) is not is_held_out
 
 
 def test_the_papers_prompts_are_its_four_with_either_subject(task: IOITask) -> None:
@@ -281,7 +283,7 @@ def test_scores_find_a_head_that_does_exactly_that(task: IOITask) -> None:
 
 # --- bad input --------------------------------------------------------------------------------------------------------
 
-TWO_WORDS = word_level([*"Mary Ann John Tom gave the ball to and .".split()])
+TWO_WORDS = word_level(["Mary", "Ann", "John", "Tom"])
 
 
 @pytest.mark.parametrize(
@@ -289,7 +291,7 @@ TWO_WORDS = word_level([*"Mary Ann John Tom gave the ball to and .".split()])
     [
         (
             lambda: IOITask(
-                IOIConfig(names=("Mary Ann", "John", "Tom"), held_out_names=("Mary", "Ann", "Tom")), TWO_WORDS
+                IOIConfig(names=("Mary Ann", "John", "Tom"), held_out_names=("Mary", "Ann", "X")), TWO_WORDS
             ),
             r"names must be single tokens, .* these are more: Mary Ann \(2\); take other names \(IOIConfig.names\)",
         ),

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 from scipy import stats
 
 from circuits.canonical import from_plain, to_plain

@@ -259,11 +259,11 @@ def statistics(task: StoriesTask, n: int = 2_000, split: str = "train") -> pd.Da
     made = task.stories(n, split)
     tokens = made.batch.tokens
     real = tokens != task.tokenizer.pad_token_id
-    whole = made.sentence_starts[:, 1:] <= task.n_ctx
-    kinds = made.kinds[:, :-1][whole]
     # Between a story's last sentence and the next one stands the token that opens a story.
-    ends = (made.kinds[:, :-1] == KINDS.index("ending")).long()
-    lengths = (made.sentence_starts.diff(dim=1) - ends)[whole]
+    ends = made.sentence_starts[:, 1:] - (made.kinds[:, :-1] == KINDS.index("ending")).long()
+    whole = ends <= task.n_ctx
+    kinds = made.kinds[:, :-1][whole]
+    lengths = (ends - made.sentence_starts[:, :-1])[whole]
     rows: dict[str, float] = {
         "windows": n,
         "tokens a window": task.n_ctx,
