@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from experiments.arms import Arm, Size
-from experiments.lm import LM_TRAINING, LMTraining, lm_run
+from experiments.lm import LM_TRAINING, LMTraining, TokenTaskConfig, lm_run
+from experiments.tasks.nested import NestedConfig
 
 VARIANTS = ("classic", "value", "value-stop", "value-gradient-only", "resformer-constant", "cumulative")
 FEW = ("classic", "value", "value-stop")
@@ -16,7 +17,7 @@ SIZES = ("0.2m", "1m", "3m")
 
 
 def _arms(
-    size: str, task: str, variants: Sequence[str], n_seeds: int, training: LMTraining, condition: str
+    size: str, task: str | TokenTaskConfig, variants: Sequence[str], n_seeds: int, training: LMTraining, condition: str
 ) -> list[Arm]:
     return [
         Arm(lm_run(size, task, variant, seed, training), condition) for seed in range(n_seeds) for variant in variants
@@ -42,6 +43,7 @@ def sizes(size: Size) -> list[Arm]:
 
 
 def nested(size: Size) -> list[Arm]:
-    """Return classic and value on relations inside relations."""
-    training = replace(LM_TRAINING["0.2m"], checkpoint_at=())
-    return [] if size != "full" else _arms("0.2m", "nested", PAIR, SEEDS, training, "0.2m")
+    """Return classic and value on relations inside relations, learning from the answers alone."""
+    training = replace(LM_TRAINING["0.2m"], steps=4_000, checkpoint_at=())
+    task = NestedConfig(answers_only=True)
+    return [] if size != "full" else _arms("0.2m", task, PAIR, SEEDS, training, "0.2m")

@@ -67,6 +67,8 @@ class NestedConfig:
     depths: tuple[int, ...] = (0, 1, 2, 3)
     n_ctx: int = 64
     questions: tuple[str, ...] = tuple(QUESTIONS)
+    answers_only: bool = False
+    """Whether only the answers count in the loss: who gives what is drawn at random, and most of the rest is noise."""
 
     def __post_init__(self) -> None:
         for field, given in (("depths", self.depths), ("questions", self.questions)):
@@ -103,7 +105,7 @@ class NestedTask:
     """The task in the words of the stories (:func:`experiments.tasks.stories.plain_english`).
 
     A window is filled with texts, each opened by the token that begins a story; the first is whole, the last is cut. So
-    there is no padding, and all predictions count, those of names and things too, which nothing tells.
+    there is no padding, and unless only answers count, those of names and things do too, which nothing tells.
     """
 
     def __init__(self, config: NestedConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
@@ -127,6 +129,8 @@ class NestedTask:
         self._asked = self._place[slots.index("O")].maximum(self._place[slots.index("N")])
         self._names, self._things = self.book.pieces(NAMES), self.book.pieces(THINGS)
         self._opening = self.book.special(self.tokenizer.bos_token_id)
+        # Every question ends with it, and nothing else does.
+        self._mark = self.book.tokens("?")[0]
 
     # --- what a trainer asks ----------------------------------------------------------------------------------------
 
@@ -140,7 +144,8 @@ class NestedTask:
         per_window = -(-self.n_ctx // text_length(min(self.config.depths)))
         drawn = self._draw(n * per_window, self.config.depths, self.config.questions, generator)
         places = rearrange(self._places(drawn), "(n text) place -> n (text place)", n=n)
-        return TokenBatch(self._lay(places).tokens[:, : self.n_ctx].contiguous())
+        tokens = self._lay(places).tokens[:, : self.n_ctx].contiguous()
+        return TokenBatch(tokens, tokens == self._mark if self.config.answers_only else None)
 
     def questions(self, n: int) -> dict[str, Pair]:
         """Return evaluation sets of ``n`` pairs each: "depth 0"... with all questions, "giver"... of all depths."""
