@@ -9,7 +9,6 @@ import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
@@ -17,7 +16,7 @@ from transformer_lens.hook_points import HookPoint
 from circuits.config import ModelConfig
 from circuits.initial import Constant, Initial, Initialised, Normal
 from circuits.layers import affine
-from circuits.lens import fork, is_hooked
+from circuits.lens import Fusing, fork
 from circuits.stream_config import CARRIERS, Carrier
 from circuits.streams import HeadTensor, Mix, Outgoing, scaled
 
@@ -38,15 +37,7 @@ def _projected(
     return rearrange(y, "batch pos (head d_head) -> batch pos head d_head", head=len(weight))
 
 
-def _transformed() -> bool:
-    """Return whether torch.func's transforms or forward-mode differentiation are at work, which fused attention lacks
-    rules for."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-class Attention(Initialised):
+class Attention(Initialised, Fusing):
     """One attention layer.
 
     Hook points, for every carrier c in q, k, v (each batch pos head d_head), only where they can fire:
@@ -215,19 +206,17 @@ class Attention(Initialised):
     def attend(self, used: dict[Carrier, Tensor], hidden: Hidden | None = None) -> HeadTensor:
         """Return every head's output, before the output matrix; for ``hidden`` see :meth:`pattern`.
 
-        Where nothing listens at scores and pattern they are never formed: torch's fused attention takes their place.
-        Its derivative cannot be derived again; for second derivatives run the model inside
-        ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+        In training mode, where nothing listens at scores and pattern, they are never formed: torch's fused attention
+        takes their place. Its derivative cannot be derived again; for second derivatives in training mode run the model
+        inside ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
         """
         q, k, v = used["q"], used["k"], used["v"]
-        if hidden is None and q.shape[1] == k.shape[1] and self._may_fuse():
+        of_all = hidden is None and q.shape[1] == k.shape[1]
+        if of_all and self.may_fuse(self.point("attn_scores"), self.point("pattern")):
             # A branch of its own, as the fused backward pass reads its output again.
             return fork(self.point("z"), self._fused(q, k, v))
         pattern = self._dropped(self.pattern(q, k, hidden))
         return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
-
-    def _may_fuse(self) -> bool:
-        return not (is_hooked(self.point("attn_scores")) or is_hooked(self.point("pattern")) or _transformed())
 
     def _fused(self, q: HeadTensor, k: HeadTensor, v: HeadTensor) -> HeadTensor:
         scale = None if self.config.attention_scale else 1.0

@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.config import MLP, ModelConfig, TokenInputs
 from circuits.initial import Constant, Initial, Initialised, Normal
-from circuits.lens import is_hooked
+from circuits.lens import Fusing
 
 Residual = Float[Tensor, "batch pos d_model"]
 
@@ -75,7 +75,7 @@ class PosEmbed(Initialised):
         return self.W_pos[:pos].expand(batch, -1, -1)
 
 
-class Norm(Initialised):
+class Norm(Initialised, Fusing):
     """Layer norm of one of TransformerLens' kinds: LN, LNPre, RMS, RMSPre (the ``Pre`` kinds have no parameters)."""
 
     def __init__(self, config: ModelConfig, eps: float = 1e-5):
@@ -93,7 +93,7 @@ class Norm(Initialised):
 
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
         """Return the normalised input."""
-        if not is_hooked(self.hook_scale):
+        if self.may_fuse(self.hook_scale):
             return self.hook_normalized(self._fused(x))
         x = x - x.mean(-1, keepdim=True) if self.centred else x
         x = x / self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())

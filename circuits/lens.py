@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from transformer_lens import ActivationCache, HookedRootModule, TransformerBridgeConfig
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.slice import Slice
@@ -62,6 +63,29 @@ def is_hooked(point: HookPoint) -> bool:
     """Return whether anything listens at a hook point: transformer-lens' hooks or torch's own."""
     hooks = (point._forward_hooks, point._forward_pre_hooks, point._backward_hooks, point._backward_pre_hooks)
     return any(bool(attached) for attached in hooks)
+
+
+def _transformed() -> bool:
+    """Return whether torch.func's transforms or forward-mode differentiation, which not all fused calls have rules for,
+    are at work."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+class Fusing(nn.Module):
+    """A module that may leave out what nobody looks at, and take one of torch's fused calls instead.
+
+    In evaluation mode it does so only on request: there a run that is watched equals one that is not, bit by bit, and
+    can be derived as often as wanted.
+    """
+
+    fuse_in_evaluation = False
+
+    def may_fuse(self, *points: HookPoint) -> bool:
+        """Return whether what stands at ``points`` need not be formed."""
+        wanted = self.training or self.fuse_in_evaluation
+        return wanted and not any(is_hooked(point) for point in points) and not _transformed()
 
 
 def full_name(name: str) -> str:

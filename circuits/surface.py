@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
+from circuits.lens import Fusing
 from circuits.text import TextSurface
 
 
@@ -73,6 +74,16 @@ class ToolSurface(TextSurface):
     def set_use_hook_mlp_in(self, use: bool) -> None:
         """Fork the residual stream before the MLP, at ``hook_mlp_in``."""
         self.cfg.use_hook_mlp_in = use
+
+    def set_use_fused_evaluation(self, use: bool) -> None:
+        """Use torch's fused attention and norms in evaluation mode as in training: faster, in less memory.
+
+        Off by default, so that a run that is watched equals one that is not bit by bit; with it they agree to rounding,
+        as fused calls take over wherever nothing listens at scores, pattern or a norm's scale.
+        """
+        for module in self.modules():
+            if isinstance(module, Fusing):
+                module.fuse_in_evaluation = use
 
     def allow_stream_blind_tools(self) -> None:
         """Acknowledge that transformer-lens' edge tools do not see the stream's edges, and let them run."""

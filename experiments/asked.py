@@ -35,8 +35,9 @@ def find_run(name: str | Path, root: str | Path = "runs") -> AnyRun:
             return kind.find(name, root)
         except RunError as error:
             errors.append(str(error))
-    # Of the two, the one that knows runs to suggest says more.
-    raise RunError(next((error for error in errors if "there are no runs" not in error), errors[0]))
+    # Of the two, the one that knows runs that fit, or are near, says more than one that knows others, or none.
+    telling = (" fits ", "did you mean", "unknown run", "")
+    raise RunError(min(errors, key=lambda error: next(i for i, words in enumerate(telling) if words in error)))
 
 
 def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:

@@ -120,8 +120,13 @@ def heads(name: str, root: Path, n: int, split: str | None) -> None:
     whole = last[last.layer == WHOLE]
     alone = last[(last.layer != WHOLE) & (last.partner == "")]
     _print(_wide(alone))
-    _print(last[last.partner != ""][["partner", "layer", "head", "score", "value"]])
-    _print(whole[["score", "value", "stderr", "convention"]])
+    composed = last[last.partner != ""]
+    for rest in (
+        composed[["partner", "layer", "head", "score", "value"]],
+        whole[["score", "value", "stderr", "convention"]],
+    ):
+        if len(rest):
+            _print(rest)
     _written(analyses.keep(run, "heads", frame))
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from circuits.model import HookedStreamTransformer
 from experiments.lm import AnyConfig, LMRunConfig, make_task
-from experiments.runs import Run, RunDirectory, RunError, kind_of, read_record
+from experiments.runs import Run, RunDirectory, RunError, explained, kind_of, read_record
 from experiments.sharded_state import drop_shards
 from experiments.tasks.tokens import TokenTask
-from experiments.tokenizers import load_tokenizer, save_tokenizer
+from experiments.tokenizers import fingerprint, load_tokenizer, save_tokenizer
 
 
 class LMRun(RunDirectory[LMRunConfig]):
@@ -44,12 +44,13 @@ class LMRun(RunDirectory[LMRunConfig]):
         if tokenizer is None:
             return
         before = self.record.get("tokenizer")
-        self.record["tokenizer"] = save_tokenizer(tokenizer, self.tokenizer_path)
-        if before not in (None, self.record["tokenizer"]):
+        if before not in (None, fingerprint(tokenizer)):
             raise RunError(
                 f"{self.path.name} began with another tokenizer (SHA-256 {before[:12]}) than its task has now; use the "
                 f"version that it began with (run.json names the commit), or remove the run"
             )
+        with explained(self.path):
+            self.record["tokenizer"] = save_tokenizer(tokenizer, self.tokenizer_path)
         self.write_record()
 
     def close(self) -> None:

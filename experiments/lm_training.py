@@ -193,10 +193,7 @@ class LMTrainer:
 
     def _learn(self, loss: float) -> None:
         if not math.isfinite(loss):
-            raise self._failed(
-                f"diverged: its loss at step {self.step} is {loss}; what was measured before is kept. Use a smaller "
-                f"rate"
-            )
+            raise self._diverged(f"its loss at step {self.step} is {loss}")
         self.sum += torch.tensor([loss, 1.0], dtype=torch.float64, device=self.device)
         rate = rate_at(self.config.optimizer, self.step, self.config.steps)
         for group in self.optimizer.optimizer.param_groups:
@@ -204,6 +201,9 @@ class LMTrainer:
         self.group.finish_gradients(self.parameters.values(), self.config.clip)
         self.optimizer.step()
         self.step += 1
+
+    def _diverged(self, why: str) -> RunError:
+        return self._failed(f"diverged: {why}; what was measured before is kept. Use a smaller rate")
 
     def _failed(self, why: str) -> RunError:
         if self.group.rank == 0:
@@ -238,10 +238,12 @@ class LMTrainer:
 
     def _evaluate(self, model: HookedStreamTransformer) -> None:
         rows = lm_evaluate(model, self.sets)
+        self.loss = rows[0][2]
+        if not math.isfinite(self.loss):
+            raise self._diverged(f"its validation loss at step {self.step} is {self.loss}")
         total, n = self.sum.tolist()
         if n:
             rows.append(("train", "loss", total / n))
-        self.loss = rows[0][2]
         self.run.append_rows("metrics", [(self.step, *row) for row in rows])
 
     # --- stopping and going on ----------------------------------------------------------------------------------------

@@ -107,16 +107,17 @@ def write_shards(run: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
 
 
 def _write_files(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     if distributed.get_rank() == 0:
         drop_shards(folder.parent.parent, pattern=folder.name)
         folder.mkdir(parents=True)
     anywhere(False)
-    writer = checkpoint.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        checkpoint.save(dict(tensors), storage_writer=writer)
-    except checkpoint.CheckpointException as error:
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except CheckpointException as error:
         # It is no Exception, and hides what happened (a full disk, say) from those who could explain it.
         cause, _ = next(iter(error.failures.values()))
         raise cause from error
@@ -156,18 +157,19 @@ def read_shards(folder: Path, like: Mapping[str, Tensor]) -> State:
     Raises:
         CheckpointError: in every process, if a file is missing or does not have the hash that ``about.json`` states.
     """
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     about = _about(folder)
     if anywhere(_hashes(folder) != about.pop("files")):
         raise CheckpointError(f"files of {folder} are missing, were changed or damaged; remove it and train again")
-    reader = checkpoint.HuggingFaceStorageReader(str(folder))
-    held = reader.read_metadata().state_dict_metadata
+    reader = HuggingFaceStorageReader(str(folder))
+    held: dict[str, Any] = reader.read_metadata().state_dict_metadata
     tensors = {name: _room(laid_out_like(name, held[name].size, like), held[name]) for name in held}
     with warnings.catch_warnings():
         # Each process reads for itself, which is meant.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        checkpoint.load(tensors, storage_reader=reader, no_dist=True)
+        load(tensors, storage_reader=reader, no_dist=True)
     return tensors, about
 
 

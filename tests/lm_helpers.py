@@ -30,7 +30,8 @@ ALL_NAMES = (*words.GIRLS, *words.BOYS)
 def tiny_lm(
     variant: str = "value", seed: int = 0, task: str | TokenTaskConfig = "ioi", dropout: float = 0.0, **changes: Any
 ) -> LMRunConfig:
-    """A run of a few updates of the smallest model."""
+    """A run of a few updates of the smallest model, asked little."""
+    changes = {"n_eval": 4, "n_questions": 2} | changes
     return lm_run("0.2m", task, variant, seed, dataclasses.replace(TINY, **changes), dropout=dropout)
 
 
@@ -40,17 +41,22 @@ def trained_lm(root: Path, config: LMRunConfig) -> LMRun:
     return LMRun.at(root, config)
 
 
+def small_lm(variant: str) -> LMRunConfig:
+    """One of the session's runs."""
+    return tiny_lm(variant, task="stories", n_eval=8, n_questions=6)
+
+
 def train_small_lms(root: Path) -> None:
     """Train what the session's fixture needs, in one process at a time."""
     with (root / ".training").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for variant in ("classic", "value"):
-            trained_lm(root, tiny_lm(variant, task="stories"))
+            trained_lm(root, small_lm(variant))
 
 
 def lm_run_named(root: Path, variant: str) -> LMRun:
     """One of the session's runs."""
-    return LMRun.at(root, tiny_lm(variant, task="stories"))
+    return LMRun.at(root, small_lm(variant))
 
 
 # --- reading text back ------------------------------------------------------------------------------------------------

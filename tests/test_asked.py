@@ -101,8 +101,8 @@ def test_pairs_are_those_of_the_task_with_its_first_corruption(icl: Run, tmp_pat
     stories = lm(tmp_path)
     assert pairs(stories, 5, "abc").corrupt.equal(ioi_task(stories).pairs(5, "abc").corrupt)
     for run, near in ((icl, "did you mean 'labels'"), (stories, "there are 'flip', 's2', 'abc'")):
-        with pytest.raises(ValueError, match=f"unknown corruption 'labls': {near}"):
-            pairs(run, 2, "labls")
+        with pytest.raises(ValueError, match=f"unknown corruption 'lables': {near}"):
+            pairs(run, 2, "lables")
 
 
 def test_sequences_are_those_of_a_split_with_their_answers(icl: Run, tmp_path: Path) -> None:

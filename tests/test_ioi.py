@@ -115,7 +115,7 @@ def test_the_numbers_of_every_prompt_are_those_of_the_metrics(
             assert rows.value.to_numpy() == pytest.approx(values.detach().numpy(), abs=1e-6)
             assert list(rows.template) == [prompts.templates[i] for i in prompts.template.tolist()]
             assert list(rows.order) == [ORDERS[i] for i in prompts.baba.tolist()]
-    with pytest.raises(ValueError, match=r"evaluation mode; call model.eval\(\) first"):
+    with pytest.raises(ValueError, match="evaluation mode; found training mode"):
         every_prompt(HookedStreamTransformer(model.config).train(), task, 2)
 
 

@@ -86,7 +86,6 @@ def test_mistakes_end_with_a_sentence_and_nothing_is_begun(
         (["--task", "text", "--corpus", "x.txt", "--tokenizer", "y.json"], "tokenizer 'y.json' could not be loaded"),
         (["--batch", "6", "--accumulate", "4"], "6 windows do not divide into 4 parts; choose numbers that do"),
         (["--window", "8"], "a window must have 24 tokens at least"),
-        (["--task", "ioi", "--window", "8"], "more than the window of n_ctx = 8; give more"),
         (["--steps", "0"], "steps must be positive, got 0"),
         (["--rate", "0"], "positive rate"),
     ]
@@ -213,12 +212,18 @@ def test_heads_and_gradients(capsys: pytest.CaptureFixture[str], lm_runs: Path) 
 
 
 def test_ablate(capsys: pytest.CaptureFixture[str], lm_runs: Path) -> None:
-    words = ["ablate", "lm-stories-value", "--root", lm_runs, "--n", 4, "--method", "mean"]
-    status, out, _ = run(capsys, *words, "--split", "paper", "--from-run", "lm-stories-classic")
+    words = ["--root", lm_runs, "--n", 3, "--method", "mean"]
+    status, out, _ = run(
+        capsys, "ablate", "lm-stories-classic", *words, "--split", "held-out", "--from-run", "lm-stories-value"
+    )
     assert status == 0
-    assert "ablations on 4 sequences of paper, 'from run' is lm-stories-classic" in out
-    assert set(written(lm_runs, "value", "ablate").method) >= {"mean", "from run"}
-    status, out, _ = run(capsys, *words, "--edges", "L0H0.v > L1H0.v (stream)")
+    assert "ablations on 3 sequences of held-out, 'from run' is lm-stories-value" in out
+    frame = written(lm_runs, "classic", "ablate")
+    assert set(frame.method) == {"mean", "from run"}
+    assert (frame.n == 3).all()
+    status, _, err = run(capsys, "ablate", "lm-stories-value", *words, "--from-run", "lm-stories-value")
+    assert (status, "is the run itself; name another one" in err) == (2, True)
+    status, out, _ = run(capsys, "ablate", "lm-stories-value", *words, "--edges", "L0H0.v > L1H0.v (stream)")
     assert status == 0
     assert "L0H0.v > L1H0.v (stream)" in out
 
@@ -234,7 +239,7 @@ def test_paths_attribute_and_circuit(capsys: pytest.CaptureFixture[str], lm_runs
     assert "against exact patching of 2 edges" in out
     status, out, _ = run(capsys, "attribute", *words, "--method", "AtP", "--check", 2, "--components", "v")
     assert status == 0
-    assert "S1+1" in out
+    assert "AtP of 70 sites, 2 pairs" in out
     words += ["--method", "EAP", "--rule", "top", "--size", 3, "--replacement", "zero"]
     status, out, _ = run(capsys, "circuit", *words)
     assert status == 0

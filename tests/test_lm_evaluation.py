@@ -54,7 +54,7 @@ def test_the_validation_loss_is_the_mean_over_what_counts(
 ) -> None:
     batch = task.sample(11, "validation")
     assert batch.counted is not None
-    logs = model(batch.tokens).log_softmax(-1)
+    logs = model(batch.tokens).detach().log_softmax(-1)
     each = [
         -float(logs[i, p, batch.tokens[i, p + 1]])
         for i in range(11)
@@ -94,7 +94,7 @@ def test_answers_by_hand(
     assert tuple(found) == MEASURES
     assert len(pair.reads.unique()) > 1, "prompts are read at different places"
     for i in range(13):
-        logits = model(pair.clean[i : i + 1, : int(pair.reads[i]) + 1])[0, -1]
+        logits = model(pair.clean[i : i + 1, : int(pair.reads[i]) + 1])[0, -1].detach()
         right, wrong = int(pair.answers[i]), int(pair.wrong[i])
         probabilities = logits.exp() / logits.exp().sum()
         expected = {
@@ -172,7 +172,7 @@ def test_training_mode_is_not_measured(
     task: IOITask, measure: Callable[[HookedStreamTransformer, IOITask], object]
 ) -> None:
     model = HookedStreamTransformer(CONFIG.model)
-    with pytest.raises(ValueError, match=r"evaluation mode; call model.eval\(\) first"):
+    with pytest.raises(ValueError, match="evaluation mode; found training mode"):
         measure(model.train(), task)
     measure(model.eval(), task)
 

@@ -37,7 +37,7 @@ from circuits import (
 from circuits.canonical import content_hash, essence
 from circuits.config import ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.layers import affine
-from tests.helpers import FULL, build, gradients, inputs_for, model_of, token_config
+from tests.helpers import FULL, build, gradients, inputs_for, model_of, small_task, token_config
 
 SMALL = {"n_layers": 3, "n_ctx": 16, "d_vocab": 19}
 
@@ -209,7 +209,7 @@ def test_dropout_is_on_the_embeddings_and_on_what_attention_and_mlp_add() -> Non
     _, cache = model.run_with_cache(inputs_for(model.config, batch=8))
     for name in ("blocks.0.hook_resid_pre", "blocks.1.hook_attn_out", "blocks.1.hook_mlp_out"):
         assert float((cache[name] == 0).double().mean()) == pytest.approx(0.5, abs=0.05), name
-    for name in ("hook_embed", "blocks.1.hook_resid_post", "blocks.1.attn.hook_v", "blocks.1.mlp.hook_post"):
+    for name in ("hook_embed", "blocks.1.attn.hook_v", "blocks.1.attn.hook_v_mixed", "blocks.1.mlp.hook_post"):
         assert bool(cache[name].all()), name
 
 
@@ -271,6 +271,8 @@ def fused_calls(run: Callable[[], Any]) -> int:
 def both_ways(model: HookedStreamTransformer, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Output and gradients without and with listeners."""
 
+    model.train()
+
     def found() -> list[Tensor]:
         out = model(x)
         weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(5)).to(out.dtype)
@@ -283,9 +285,8 @@ def both_ways(model: HookedStreamTransformer, x: Tensor) -> tuple[list[Tensor], 
 
 def furthest(model: HookedStreamTransformer, x: Tensor) -> float:
     """How far output and gradients are apart the two ways, over the largest entry of each where that is above 1."""
-    return max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(*both_ways(model, x), strict=True)
-    )
+    found = zip(*both_ways(model, x), strict=True)
+    return max(float((a - b).detach().abs().max() / b.detach().abs().max().clamp(min=1)) for a, b in found)
 
 
 @pytest.mark.parametrize(
@@ -309,12 +310,12 @@ def test_the_in_context_classifier_is_the_same_either_way(variant: str) -> None:
     model = build(variant)
     assert furthest(model, inputs_for(model.config)) < 1e-10
     real = HookedStreamTransformer(icl_config(variant, "small")).eval()
-    out, wanted = (found[0] for found in both_ways(real, inputs_for(real.config, batch=16, length=17).float()))
+    out, wanted = (found[0] for found in both_ways(real, small_task().sample(16, seed=1).inputs))
     assert torch.allclose(out, wanted, atol=1e-6, rtol=0)
 
 
 def test_scores_are_formed_only_where_something_listens() -> None:
-    model = small()
+    model = small().train()
     x = inputs_for(model.config)
     assert fused_calls(lambda: model(x)) == 3
     for name in ("attn_scores", "pattern"):
@@ -328,8 +329,21 @@ def test_scores_are_formed_only_where_something_listens() -> None:
     assert fused_calls(lambda: model.run_with_cache(x, names_filter=lambda name: name.endswith("hook_z"))) == 3
 
 
-def test_a_pattern_that_is_replaced_is_used() -> None:
+def test_in_evaluation_a_watched_run_equals_an_unwatched_one_bit_by_bit_unless_asked_otherwise() -> None:
     model = small()
+    x = inputs_for(model.config)
+    assert fused_calls(lambda: model(x)) == 0
+    assert torch.equal(model.run_with_cache(x)[0], model(x))
+    model.set_use_fused_evaluation(True)
+    assert fused_calls(lambda: model(x)) == 3
+    assert torch.allclose(model.run_with_cache(x)[0], model(x), atol=1e-12)
+    assert not torch.equal(model.run_with_cache(x)[0], model(x))
+    model.set_use_fused_evaluation(False)
+    assert fused_calls(lambda: model(x)) == 0
+
+
+def test_a_pattern_that_is_replaced_is_used() -> None:
+    model = small().train()
     x = inputs_for(model.config)
 
     def last_sees_only_itself(pattern: Tensor, hook: HookPoint) -> Tensor:
@@ -344,7 +358,7 @@ def test_a_pattern_that_is_replaced_is_used() -> None:
 
 @pytest.mark.parametrize("listened", [False, True])
 def test_z_fires_and_takes_writes_in_place_either_way(listened: bool) -> None:
-    model = small()
+    model = small().train()
     x = inputs_for(model.config)
 
     def silence(z: Tensor, hook: HookPoint) -> Tensor:
@@ -364,6 +378,7 @@ def test_a_listener_at_the_scale_sees_what_the_fused_norm_divides_by() -> None:
     model = small()
     x = inputs_for(model.config)
     _, cache = model.run_with_cache(x)
+    model.train()
     for layer in range(3):
         residual = cache["resid_pre", layer]
         centred = residual - residual.mean(-1, keepdim=True)
@@ -377,7 +392,7 @@ def test_a_listener_at_the_scale_sees_what_the_fused_norm_divides_by() -> None:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own use of it
 def test_models_that_are_mapped_over_and_derived_forwards_are_served() -> None:
-    model = small()
+    model = small().train()
     x = inputs_for(model.config)
     parameters, buffers = stack_module_state([model, small(n_layers=3)])
     body = copy.deepcopy(model)
@@ -399,7 +414,7 @@ def test_models_that_are_mapped_over_and_derived_forwards_are_served() -> None:
         assert torch.allclose(forward_ad.unpack_dual(dual).tangent, wanted, atol=1e-6)
 
 
-def test_second_derivatives_are_those_of_the_spelled_out_model_with_the_math_backend() -> None:
+def test_second_derivatives_exist_in_evaluation_mode_and_in_training_mode_with_the_math_backend() -> None:
     model = small("classic")
     x = inputs_for(model.config)
 
@@ -408,8 +423,8 @@ def test_second_derivatives_are_those_of_the_spelled_out_model_with_the_math_bac
         (second,) = torch.autograd.grad(first.square().sum(), model.layers[0].attn.W_Q)
         return second
 
-    with spelled_out(model):
-        wanted = curvature()
+    wanted = curvature()
+    model.train()
     with sdpa_kernel(SDPBackend.MATH):
         assert torch.allclose(curvature(), wanted, atol=1e-10)
     with pytest.raises(RuntimeError, match=r"derivative for .*attention.* is not implemented"):
@@ -493,7 +508,6 @@ for variant in ("classic", "value"):
     eager = found(loss)
     whole = torch.compile(loss, fullgraph=True)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(eager, found(whole), strict=True)), variant
-    model.eval()
     compiled = torch.compile(model)
     with torch.no_grad():
         assert torch.allclose(compiled(x), model(x), atol=1e-5)

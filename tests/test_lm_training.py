@@ -84,7 +84,8 @@ def test_updates_are_those_by_hand(tmp_path: Path, clip: float | None) -> None:
         optimizer.step()
         after = run.load_model(step + 1)
         for (name, p), q in zip(model.named_parameters(), after.parameters(), strict=True):
-            assert torch.allclose(p, q, atol=2e-5), (step, name)
+            # Biases of keys change no pattern, so theirs is a gradient of rounding errors, which Adam blows up.
+            assert name.endswith("b_K") or torch.allclose(p, q, atol=2e-5), (step, name)
 
 
 def test_the_rate_rises_to_its_height_and_falls_to_its_end() -> None:
@@ -229,7 +230,7 @@ def test_evaluation_is_in_evaluation_mode_and_leaves_the_model_in_training_mode(
     ]
     batch = trainer.task.sample(4)
     assert not trainer.model(batch.tokens).equal(trainer.model(batch.tokens)), "while it trains it does drop out"
-    with pytest.raises(ValueError, match=r"evaluation mode; call model.eval\(\) first"):
+    with pytest.raises(ValueError, match="evaluation mode; found training mode"):
         lm_evaluate(trainer.model, sets)
 
 
@@ -258,7 +259,7 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(tmp_path
     whole = trained_lm(tmp_path / "whole", config)
     run = stopped(tmp_path / "stopped", config, after)
     assert run.status == "running"
-    assert run.metrics().step.max() == 4 * (after // 4)
+    assert run.metrics().step.max() == 4 * ((after - 1) // 4)
     train_lm(run)
     assert files_of(run) == files_of(whole)
     sessions = [json.loads(line) for line in (run.path / "sessions.jsonl").read_text().splitlines()]
@@ -337,11 +338,14 @@ def test_a_run_that_diverges_says_so_and_keeps_what_was_measured(tmp_path: Path)
 
 
 def test_a_run_whose_last_update_diverges_is_not_finished(tmp_path: Path) -> None:
-    wild = tiny_lm(steps=2, evaluate_at=EACH, optimizer=AdamW(rate=1e30, warmup=0, final=1.0), clip=None)
-    with pytest.raises(RunError, match="diverged"):
+    wild = tiny_lm(
+        steps=1, evaluate_at=EACH, checkpoint_at=EACH, optimizer=AdamW(rate=1e30, warmup=0, final=1.0), clip=None
+    )
+    with pytest.raises(RunError, match="diverged: its validation loss at step 1 is nan; what was measured before"):
         train_lm(LMRun.at(tmp_path, wild))
     assert LMRun.at(tmp_path, wild).status == "failed"
     assert np.isfinite(LMRun.at(tmp_path, wild).metrics().value).all()
+    assert LMRun.at(tmp_path, wild).checkpoints() == [0]
 
 
 def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,8 +412,8 @@ def test_a_run_is_opened_as_what_it_is(tmp_path: Path) -> None:
     assert isinstance(run_at(tmp_path, run.config), LMRun)
     with pytest.raises(RunError, match="is no run of the in-context classifier but of kind 'lm'; name one that is"):
         Run.open(run.path)
-    with pytest.raises(RunError, match="unknown run 'lm-ioi-valeu': did you mean"):
-        LMRun.find("lm-ioi-valeu", tmp_path)
+    with pytest.raises(RunError, match="unknown run 'lm-ioi-valeu-0.2m-s0': did you mean"):
+        LMRun.find("lm-ioi-valeu-0.2m-s0", tmp_path)
     with pytest.raises(
         RunError, match="there are no runs of a language model in .*; train one with 'valuestream train"
     ):
