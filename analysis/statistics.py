@@ -31,12 +31,17 @@ class Interval:
         return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
+def same(x: np.ndarray) -> bool:
+    """Return whether numbers differ by no more than rounding does; no test can say anything of such."""
+    return bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
+
+
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Interval:
     """Return the mean with Student's t interval; a single number has no interval (NaN ends)."""
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    if len(x) == 1 or np.ptp(x) == 0:
+    if len(x) == 1 or same(x):
         spread = float("nan") if len(x) == 1 else 0.0
         return Interval(float(x.mean()), float(x.mean()) - spread, float(x.mean()) + spread, len(x))
     interval = stats.ttest_1samp(x, 0.0).confidence_interval(confidence)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import adjust, mean_interval, paired_ratio
+from analysis.statistics import adjust, mean_interval, paired_ratio, same
 from experiments import answers
 from experiments.answers import REFERENCE
 from experiments.bundle import Bundle
@@ -102,7 +102,7 @@ def _difference(ends: pd.DataFrame, variant: str) -> dict[str, float]:
 def _t_test(differences: np.ndarray) -> float:
     from scipy import stats
 
-    return float(stats.ttest_1samp(differences, 0.0).pvalue) if np.ptp(differences) else float("nan")
+    return float("nan") if same(differences) else float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 # --- matched and transplanted ----------------------------------------------------------------------------------------
