@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack  # type: ignore[import-not-found] # torch's stubs lag
 from torch.autograd import forward_ad
 from transformer_lens import ActivationCache, HookedRootModule, TransformerBridgeConfig
 from transformer_lens.hook_points import HookPoint
@@ -70,7 +71,7 @@ def _transformed() -> bool:
     are at work."""
     if torch.compiler.is_compiling():
         return False
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 class Fusing(nn.Module):

@@ -55,7 +55,7 @@ class TextSurface(HookedRoot):
         """
         if isinstance(tokens, Tensor) and not tokens.is_floating_point():
             return tokens if tokens.ndim == 2 else tokens[None]
-        texts = [tokens] if isinstance(tokens, str) else tokens
+        texts: Any = [tokens] if isinstance(tokens, str) else tokens
         is_text = isinstance(texts, (list, tuple)) and texts and all(isinstance(text, str) for text in texts)
         if self.tokenizer is None or not is_text:
             lack = "takes text or" if self.tokenizer else "has no tokenizer: pass"
@@ -66,7 +66,8 @@ class TextSurface(HookedRoot):
         prepend = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
         bos = self._speaks("text").bos_token_id
         require(not prepend or bos is not None, "prepend_bos asks for a beginning token, which this tokenizer lacks")
-        return [bos] * bool(prepend) + list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        numbers = self._speaks("text")(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ([bos] if prepend else []) + numbers
 
     def _padded(self, rows: list[list[int]]) -> Int[Tensor, "batch pos"]:
         length, speaks = max(map(len, rows)), self._speaks("text")

@@ -234,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         train_sharded(asked.run, asked.device, stop=_told_to_stop())
     except KeyboardInterrupt:
-        print("stopped and saved; the same command goes on from there", file=sys.stderr)
+        if os.environ["RANK"] == "0":
+            print("stopped and saved; the same command goes on from there", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"process {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)

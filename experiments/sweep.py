@@ -10,17 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
 from circuits.errors import known, require
 from experiments import ray_engine
+from experiments.config import RunConfig
 from experiments.lm import AnyConfig, LMRunConfig
 from experiments.lm_runs import AnyRun, LMRun, open_run, run_at
 from experiments.process_engine import train_in_workers
 from experiments.progress_table import Progress
-from experiments.runs import RunError
+from experiments.runs import Run, RunError
 from experiments.training import choose_compute
 from experiments.work import Work, accelerated, train_group
 
@@ -40,6 +41,12 @@ def chosen_compute(config: AnyConfig, device: str) -> str:
     return "stacked" if accelerated(device) else choose_compute(config)
 
 
+@overload
+def sweep(configs: Sequence[RunConfig], *where: Any, **how: Any) -> list[Run]: ...
+@overload
+def sweep(configs: Sequence[LMRunConfig], *where: Any, **how: Any) -> list[LMRun]: ...
+@overload
+def sweep(configs: Sequence[AnyConfig], *where: Any, **how: Any) -> Sequence[AnyRun]: ...
 def sweep(
     configs: Sequence[AnyConfig],
     root: str | Path = "runs",
@@ -52,7 +59,7 @@ def sweep(
     retries: int = 2,
     address: str | None = None,
     gpu_share: float = 0.25,
-) -> list[AnyRun]:
+) -> Any:
     """Train every configuration that is not finished under ``root``, and return all their runs, in order.
 
     ``engine`` says where: in ``workers`` processes of this machine (default: one a core; with one, in this process), or

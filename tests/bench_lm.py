@@ -52,22 +52,21 @@ class PlainBlock(nn.Module):
         x = x + self.out(z.transpose(1, 2).reshape(batch, pos, d))
         return x + self.down(F.gelu(self.up(self.ln2(x))))
 
-    def take(self, block: nn.Module) -> None:
-        """Take the weights of a block of :class:`circuits.HookedStreamTransformer`."""
-        attn, mlp = block.attn, block.mlp
-        columns = [getattr(attn, f"W_{c}").transpose(0, 1).flatten(1) for c in "QKV"]
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Take the weights of a block of :class:`circuits.HookedStreamTransformer`, by their names in it."""
+        qkv = torch.cat([weights[f"attn.W_{c}"].transpose(0, 1).flatten(1) for c in "QKV"], 1)
         pairs = {
-            self.qkv: (torch.cat(columns, 1), torch.cat([getattr(attn, f"b_{c}").flatten() for c in "QKV"])),
-            self.out: (attn.W_O.flatten(0, 1), attn.b_O),
-            self.up: (mlp.W_in, mlp.b_in),
-            self.down: (mlp.W_out, mlp.b_out),
+            self.qkv: (qkv, torch.cat([weights[f"attn.b_{c}"].flatten() for c in "QKV"])),
+            self.out: (weights["attn.W_O"].flatten(0, 1), weights["attn.b_O"]),
+            self.up: (weights["mlp.W_in"], weights["mlp.b_in"]),
+            self.down: (weights["mlp.W_out"], weights["mlp.b_out"]),
         }
         for linear, (weight, bias) in pairs.items():
             linear.weight.copy_(weight.T)
             linear.bias.copy_(bias)
-        for norm, ours in ((self.ln1, block.ln1), (self.ln2, block.ln2)):
-            norm.weight.copy_(ours.w)
-            norm.bias.copy_(ours.b)
+        for name, norm in (("ln1", self.ln1), ("ln2", self.ln2)):
+            norm.weight.copy_(weights[f"{name}.w"])
+            norm.bias.copy_(weights[f"{name}.b"])
 
 
 class PlainGPT(nn.Module):
@@ -77,13 +76,14 @@ class PlainGPT(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(config.readout.d_vocab_out, config.d_model)
         self.positions = nn.Embedding(config.n_ctx, config.d_model)
-        self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.n_layers))
+        self.list_of_blocks = [PlainBlock(config) for _ in range(config.n_layers)]
+        self.blocks = nn.ModuleList(self.list_of_blocks)
         self.norm = nn.LayerNorm(config.d_model)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the mean next-token loss."""
         x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
-        for block in self.blocks:
+        for block in self.list_of_blocks:
             x = block(x)
         logits = F.linear(self.norm(x), self.tokens.weight)
         targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], -100)], 1)
@@ -92,12 +92,14 @@ class PlainGPT(nn.Module):
     @torch.no_grad()
     def take(self, model: HookedStreamTransformer) -> PlainGPT:
         """Take the weights of a classic model."""
-        self.tokens.weight.copy_(model.W_E)
-        self.positions.weight.copy_(model.W_pos)
-        self.norm.weight.copy_(model.ln_final.w)
-        self.norm.bias.copy_(model.ln_final.b)
-        for ours, theirs in zip(self.blocks, model.blocks, strict=True):
-            ours.take(theirs)
+        weights = model.state_dict()
+        self.tokens.weight.copy_(weights["embed.W_E"])
+        self.positions.weight.copy_(weights["pos_embed.W_pos"])
+        self.norm.weight.copy_(weights["ln_final.w"])
+        self.norm.bias.copy_(weights["ln_final.b"])
+        for i, block in enumerate(self.list_of_blocks):
+            start = f"blocks.{i}."
+            block.take({name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)})
         return self
 
 

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from experiments import lm_training
+from experiments import lm_training, sharded_state
 from experiments.lm_runs import LMRun
 from experiments.lm_training import LMTrainer, train_lm
 from experiments.sharded import Sharded
@@ -32,6 +32,7 @@ def dying(function: Any, at: int) -> Any:
 MOMENTS = {
     "update": (LMTrainer, "update"),
     "fsync": (os, "fsync"),
+    "write": (sharded_state, "write_atomically"),
     "rename": (Path, "rename"),
     "rmtree": (shutil, "rmtree"),
 }

@@ -240,8 +240,10 @@ def test_paths_attribute_and_circuit(capsys: pytest.CaptureFixture[str], lm_runs
     status, out, _ = run(capsys, "attribute", *words, "--method", "AtP", "--check", 2, "--components", "v")
     assert status == 0
     assert "AtP of 70 sites, 2 pairs" in out
-    words += ["--method", "EAP", "--rule", "top", "--size", 3, "--replacement", "zero"]
-    status, out, _ = run(capsys, "circuit", *words)
+    words += ["--method", "EAP", "--rule", "top", "--replacement", "zero", "--size"]
+    status, _, err = run(capsys, "circuit", *words, 1)
+    assert (status, "of 1 edges none is on a way from the input to the logits; take more" in err) == (2, True)
+    status, out, _ = run(capsys, "circuit", *words, 30)
     assert status == 0
     assert "circuit of" in out
     for analysis in ("paths", "shares", "attribute", "attribute_sites", "circuit"):

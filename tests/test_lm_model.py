@@ -39,7 +39,7 @@ from circuits.config import ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.layers import affine
 from tests.helpers import FULL, build, gradients, inputs_for, model_of, small_task, token_config
 
-SMALL = {"n_layers": 3, "n_ctx": 16, "d_vocab": 19}
+SMALL: dict[str, Any] = {"n_layers": 3, "n_ctx": 16, "d_vocab": 19}
 
 
 def small(variant: str = "value", **overrides: Any) -> HookedStreamTransformer:
@@ -118,7 +118,7 @@ def test_new_fields_leave_the_names_of_earlier_configurations_as_they_were() -> 
 def test_a_tied_unembedding_is_the_embedding_transposed_and_stored_once() -> None:
     model = small()
     assert torch.equal(model.W_U, model.W_E.T)
-    assert torch.equal(model.unembed.W_U, model.W_U)
+    assert torch.equal(getattr(model.unembed, "W_U"), model.W_U)
     assert model.W_U.data_ptr() == model.W_E.data_ptr()
     names = [name for name in model.state_dict() if "W_E" in name or "W_U" in name]
     assert names == ["embed.W_E"]
@@ -320,8 +320,8 @@ def test_scores_are_formed_only_where_something_listens() -> None:
     assert fused_calls(lambda: model(x)) == 3
     for name in ("attn_scores", "pattern"):
         for direction in ("fwd", "bwd"):
-            hooks = [(f"blocks.1.attn.hook_{name}", lambda t, hook: None)]
-            with model.hooks(**{f"{direction}_hooks": hooks}):
+            hooks: Any = {f"{direction}_hooks": [(f"blocks.1.attn.hook_{name}", lambda t, hook: None)]}
+            with model.hooks(**hooks):
                 assert fused_calls(lambda: model(x)) == 2, (name, direction)
         with listening(model.layers[1].attn.point(name)):
             assert fused_calls(lambda: model(x)) == 2, f"torch's own hook at {name}"
@@ -365,7 +365,7 @@ def test_z_fires_and_takes_writes_in_place_either_way(listened: bool) -> None:
         z[:, :, 2] = 0
         return z
 
-    hooks = [("blocks.1.attn.hook_z", silence)]
+    hooks: Any = [("blocks.1.attn.hook_z", silence)]
     with spelled_out(model) if listened else nothing(), model.hooks(fwd_hooks=hooks):
         out = model(x)
         found = gradients(model, out.square().sum())
@@ -394,7 +394,7 @@ def test_a_listener_at_the_scale_sees_what_the_fused_norm_divides_by() -> None:
 def test_models_that_are_mapped_over_and_derived_forwards_are_served() -> None:
     model = small().train()
     x = inputs_for(model.config)
-    parameters, buffers = stack_module_state([model, small(n_layers=3)])
+    parameters, buffers = stack_module_state([model, small().train()])
     body = copy.deepcopy(model)
     stacked = vmap(lambda p, b: functional_call(body, (p, b), (x,)))(parameters, buffers)
     assert torch.allclose(stacked[0], model(x), atol=1e-10)
@@ -407,11 +407,13 @@ def test_models_that_are_mapped_over_and_derived_forwards_are_served() -> None:
 
     step = 1e-5
     wanted = (logits(start + step * direction) - logits(start - step * direction)) / (2 * step)
-    _, moved = jvp(logits, (start,), (direction,))
+    moved = jvp(logits, (start,), (direction,))[1]
     assert torch.allclose(moved, wanted, atol=1e-6)
     with forward_ad.dual_level():
         dual = logits(forward_ad.make_dual(start, direction))
-        assert torch.allclose(forward_ad.unpack_dual(dual).tangent, wanted, atol=1e-6)
+        tangent = forward_ad.unpack_dual(dual).tangent
+        assert tangent is not None
+        assert torch.allclose(tangent, wanted, atol=1e-6)
 
 
 def test_second_derivatives_exist_in_evaluation_mode_and_in_training_mode_with_the_math_backend() -> None:
@@ -545,7 +547,7 @@ def tokenizer(words: list[str] = WORDS, **roles: str | None) -> PreTrainedTokeni
 def speaking(**roles: str | None) -> HookedStreamTransformer:
     """A small language model with a tokenizer."""
     model = small()
-    model.set_tokenizer(tokenizer(**roles))
+    model.set_tokenizer(tokenizer(WORDS, **roles))
     return model
 
 

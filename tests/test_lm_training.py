@@ -209,10 +209,10 @@ def test_runs_are_looked_at_when_the_schedule_says(tmp_path: Path) -> None:
 
 
 def test_the_training_loss_is_the_mean_since_the_last_look(tmp_path: Path) -> None:
-    each = losses(trained_lm(tmp_path, tiny_lm(evaluate_at=EACH)))
-    few = losses(trained_lm(tmp_path, tiny_lm(evaluate_at=(Every(4),))))
-    assert len(each) == 12
-    assert few == pytest.approx(each.reshape(3, 4).mean(1), rel=1e-6)
+    each = losses(trained_lm(tmp_path, tiny_lm(steps=6, evaluate_at=EACH)))
+    few = losses(trained_lm(tmp_path, tiny_lm(steps=6, evaluate_at=(Every(3),))))
+    assert len(each) == 6
+    assert few == pytest.approx(each.reshape(2, 3).mean(1), rel=1e-6)
 
 
 def test_evaluation_is_in_evaluation_mode_and_leaves_the_model_in_training_mode(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_evaluation_is_in_evaluation_mode_and_leaves_the_model_in_training_mode(
 
 @pytest.mark.parametrize("task", ["ioi", "repeats"])
 def test_training_learns(tmp_path: Path, task: str) -> None:
-    run = LMRun.at(tmp_path, tiny_lm(task=task, steps=60, batch_size=16, evaluate_at=(Every(20),), checkpoint_at=()))
+    run = LMRun.at(tmp_path, tiny_lm(task=task, steps=45, batch_size=16, evaluate_at=(Every(15),), checkpoint_at=()))
     train_lm(run)
     found = losses(LMRun.at(tmp_path, run.config), "validation")
     assert np.all(np.diff(found) < 0)
@@ -244,7 +244,7 @@ def test_training_learns(tmp_path: Path, task: str) -> None:
 
 
 def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
-    exact, coarse = (trained_lm(tmp_path, tiny_lm(precision=p)) for p in ("float32", "bfloat16"))
+    exact, coarse = (trained_lm(tmp_path, tiny_lm(precision=p, steps=8)) for p in ("float32", "bfloat16"))
     assert losses(coarse) == pytest.approx(losses(exact), abs=2e-2)
     assert not np.array_equal(losses(coarse), losses(exact)), "it is another precision"
     assert {p.dtype for p in coarse.load_model().parameters()} == {torch.float32}, "weights are not"
@@ -267,9 +267,9 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(tmp_path
 
 
 def test_the_same_run_twice_is_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (trained_lm(tmp_path / name, tiny_lm()) for name in ("a", "b"))
+    first, second = (trained_lm(tmp_path / name, tiny_lm(steps=4)) for name in ("a", "b"))
     assert files_of(first) == files_of(second)
-    other = trained_lm(tmp_path / "c", tiny_lm(seed=1))
+    other = trained_lm(tmp_path / "c", tiny_lm(seed=1, steps=4))
     assert other.path.name != first.path.name
     assert files_of(other)["metrics.parquet"] != files_of(first)["metrics.parquet"]
 
@@ -283,7 +283,7 @@ def test_variants_of_a_seed_see_the_same_windows_and_questions(tmp_path: Path) -
 def test_what_was_measured_after_the_saved_state_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_lm(evaluate_at=EACH)
+    config = tiny_lm(steps=8, evaluate_at=EACH)
     whole = trained_lm(tmp_path / "whole", config)
     run = LMRun.at(tmp_path / "killed", config)
     monkeypatch.setattr(lm_training, "SAVE_SECONDS", 0.0)
@@ -361,8 +361,10 @@ def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr(lm_training, "SAVE_SECONDS", 0.0)
-    whole = trained_lm(tmp_path / "whole", config)
-    for fails_at in range(1, calls, 3):
+    whole = LMRun.at(tmp_path / "whole", config)
+    calls = 0
+    train_lm(whole)
+    for fails_at in range(0, calls, 4):
         run = LMRun.at(tmp_path / f"{fails_at}", config)
         calls, room = 0, fails_at
         with pytest.raises(RunError, match="no space left on the disk while writing into .*free some space"):
