@@ -15,7 +15,7 @@ from tests.lm_helpers import lm_run_named
 from tests.test_cli import run
 from tests.test_training import files_of, tiny
 
-TRAIN = ["train", "lm", "--steps", 4, "--batch", 4, "--evaluate-every", 2, "--checkpoint-every", 2, "--workers", 1]
+TRAIN = ["train", "lm", "--steps", 2, "--batch", 4, "--evaluate-every", 2, "--checkpoint-every", 1, "--workers", 1]
 
 
 def written(runs: Path, variant: str, analysis: str) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def test_train_list_and_train_again(capsys: pytest.CaptureFixture[str], tmp_path
     assert "validation loss" in out
     done = LMRun.under(tmp_path)
     assert [r.config.variant for r in done] == ["classic", "value"]
-    assert done[0].checkpoints() == [0, 2, 4]
+    assert done[0].checkpoints() == [0, 1, 2]
     before = {r.path.name: files_of(r) for r in done}
     times = {f: f.stat().st_mtime_ns for r in done for f in r.path.rglob("*") if f.is_file()}
     status, out, _ = run(capsys, *words)
@@ -62,7 +62,7 @@ def test_options_of_training_reach_the_run(capsys: pytest.CaptureFixture[str], t
     config = LMRun.open(path).config
     assert (config.task.n_ctx, config.seed, config.variant, config.model.dropout) == (40, 3, "classic", 0.1)
     training = config.training
-    assert (training.steps, training.batch_size, training.accumulate, training.precision) == (4, 4, 2, "bfloat16")
+    assert (training.steps, training.batch_size, training.accumulate, training.precision) == (2, 4, 2, "bfloat16")
     assert training.optimizer.rate == 0.01
     assert type(training.optimizer).__name__ == "Adam"
     assert not (path / "metrics.jsonl").exists(), "it is only prepared"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_new_fields_leave_the_names_of_earlier_configurations_as_they_were() -> 
 def test_a_tied_unembedding_is_the_embedding_transposed_and_stored_once() -> None:
     model = small()
     assert torch.equal(model.W_U, model.W_E.T)
-    assert torch.equal(getattr(model.unembed, "W_U"), model.W_U)
+    assert torch.equal(attrgetter("unembed.W_U")(model), model.W_U)
     assert model.W_U.data_ptr() == model.W_E.data_ptr()
     names = [name for name in model.state_dict() if "W_E" in name or "W_U" in name]
     assert names == ["embed.W_E"]
