@@ -14,7 +14,8 @@ from torch import Tensor
 from analysis.pairs import Pair, ReadAt
 from circuits.errors import known, require
 from experiments.lm_runs import AnyRun, LMRun, open_run
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.tasks.icl import SPLITS as ICL_SPLITS
 from experiments.tasks.ioi import IOIConfig, IOITask
 from experiments.tasks.stories import StoriesTask

@@ -9,7 +9,8 @@ import pandas as pd
 
 from circuits.model import HookedStreamTransformer
 from experiments.lm import AnyConfig, LMRunConfig, make_task
-from experiments.runs import Run, RunDirectory, RunError, explained, kind_of, read_record
+from experiments.run_directory import RunDirectory, RunError, explained, kind_of, read_record
+from experiments.runs import Run
 from experiments.sharded_state import drop_shards
 from experiments.tasks.tokens import TokenTask
 from experiments.tokenizers import fingerprint, load_tokenizer, save_tokenizer

@@ -20,7 +20,7 @@ from circuits.model import HookedStreamTransformer
 from experiments.lm import AdamW, LMOptimizer, LMTraining
 from experiments.lm_evaluation import LMEvaluationSets, lm_evaluate
 from experiments.lm_runs import LMRun
-from experiments.runs import RunError, explained
+from experiments.run_directory import RunError, explained
 from experiments.sharded_state import State, drop_shards, newest_state, read_shards
 from experiments.tasks.tokens import TokenBatch, TokenTask, next_token_loss
 from experiments.tokenizers import check_fits

@@ -23,7 +23,7 @@ from threading import Event
 import torch
 
 from experiments.lm_runs import AnyRun
-from experiments.runs import RunError
+from experiments.run_directory import RunError
 from experiments.work import Work, outcome
 
 REPORT_SECONDS = 0.25

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from experiments.lm_runs import AnyRun, open_run
-from experiments.runs import RunError
+from experiments.run_directory import RunError
 from experiments.work import Work, outcome
 
 CONNECT_SECONDS = 10.0

@@ -14,8 +14,8 @@ from experiments import gallery, report
 from experiments.answers import ASKS
 from experiments.bundle import COMMITTED, Bundle
 
-LM_EXPERIMENTS = ("lm", "lm-sizes")
-"""Those whose runs are asked for heads, routes and circuits too."""
+LM_EXPERIMENTS = ("lm",)
+"""Those whose runs are asked for indirect objects in other bodies, heads, routes and circuits."""
 
 if TYPE_CHECKING:
     from experiments.paper import Size

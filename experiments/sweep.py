@@ -21,7 +21,8 @@ from experiments.lm import AnyConfig, LMRunConfig
 from experiments.lm_runs import AnyRun, LMRun, open_run, run_at
 from experiments.process_engine import train_in_workers
 from experiments.progress_table import Progress
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.training import choose_compute
 from experiments.work import Work, accelerated, train_group
 

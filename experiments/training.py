@@ -20,7 +20,8 @@ from circuits.interventions import Freeze
 from circuits.model import HookedStreamTransformer
 from experiments.config import RunConfig, Schedule
 from experiments.evaluation import EvaluationSets, evaluate, split_loss
-from experiments.runs import Run, RunError, explained
+from experiments.run_directory import RunError, explained
+from experiments.runs import Run
 from experiments.tasks.icl import ICLBatch, ICLTask
 from experiments.updates import compiled_backward, compiled_run_last, compiles, eager_backward, make_optimizer
 

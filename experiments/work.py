@@ -14,7 +14,8 @@ import torch
 from experiments.lm_runs import AnyRun, LMRun, open_run
 from experiments.lm_training import train_lm
 from experiments.progress_table import Progress, State
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.stacked import stacks, train_stacked
 from experiments.training import Report, train
 

@@ -10,7 +10,8 @@ import torch
 from experiments.asked import find_run, first_corruption, first_split, ioi_task, pairs, questioner, sequences
 from experiments.lm import lm_run
 from experiments.lm_runs import LMRun
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.tasks.icl import ICLTask
 from experiments.tasks.ioi import IOITask
 from experiments.tasks.nested import NestedTask
@@ -142,7 +143,7 @@ def test_prompts_on_indirect_objects_are_opened_as_the_texts_of_a_run_are(
     monkeypatch.setenv("VALUESTREAM_CACHE", str(tmp_path / "cache"))
     run = text_run(tmp_path)
     pair = ioi_task(run).pairs(4)
-    first = run.task().tokenizer.convert_ids_to_tokens(pair.clean[:, 0].tolist())
+    first = ioi_task(run).tokenizer.convert_ids_to_tokens(pair.clean[:, 0].tolist())
     assert not set(first) & {"<story>", "<pad>", "<unk>"}, "documents are not opened"
     assert isinstance(questioner(run), IOITask)
     assert first_corruption(run) == "flip"

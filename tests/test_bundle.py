@@ -18,7 +18,8 @@ from experiments.collect import add_frames, collect
 from experiments.config import SGD, TRAINING, Every, RunConfig, icl_run
 from experiments.frames import frame_hash, parquet_bytes
 from experiments.paper import Arm, Experiment
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.sweep import sweep
 
 TINY = replace(TRAINING["small"], steps=30, evaluate_at=(Every(10),), checkpoint_at=(), n_eval=50)

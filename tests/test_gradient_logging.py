@@ -17,7 +17,8 @@ from experiments.analyses import gradients_run
 from experiments.cli import main
 from experiments.config import SGD, At, Every, RunConfig, StopAt
 from experiments.evaluation import EvaluationSets, held_out, split_loss
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.training import Trainer
 from tests.test_resume import child
 from tests.test_training import files_of, tiny, trained

@@ -15,7 +15,8 @@ from circuits.interventions import Attend, CutForward, CutGradient, Freeze, From
 from experiments import training
 from experiments.config import SGD, At, Every, GateChange, RunConfig
 from experiments.evaluation import EvaluationSets
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.training import Trainer, train
 from tests.test_training import files_of, tiny, trained
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -118,7 +119,7 @@ def test_a_model_that_knows_and_one_that_has_it_the_wrong_way_round(task: IOITas
             self.said = tokens
             return self
 
-        def forward(self, inputs: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        def forward(self, inputs: Any, *_: Any, **__: Any) -> Any:
             logits = torch.zeros(*inputs.shape, task.d_vocab)
             return logits.scatter(2, self.said[:, None, None].expand(-1, inputs.shape[1], 1), 20.0)
 

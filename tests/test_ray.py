@@ -17,7 +17,8 @@ import pytest
 from experiments import ray_engine
 from experiments.config import Every, RunConfig
 from experiments.ray_engine import last_seen, room
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.sweep import sweep
 from experiments.work import Work
 from tests.test_sweep import wait_for

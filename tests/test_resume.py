@@ -18,7 +18,8 @@ import pytest
 
 from experiments import training
 from experiments.config import Every, GateChange, RunConfig
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.sweep import sweep
 from experiments.training import train
 from tests.test_training import files_of, tiny, trained

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.runs import Run, RunError, list_runs, parquet_bytes, runs_table
+from experiments.frames import parquet_bytes
+from experiments.run_directory import RunError
+from experiments.runs import Run, list_runs, runs_table
 from tests.test_training import tiny, trained
 
 

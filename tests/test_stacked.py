@@ -20,7 +20,8 @@ from circuits.stream_config import Stream
 from experiments import training
 from experiments.config import SGD, Adam, At, Every, GateChange, Optimizer, Rate, RunConfig, StopAt
 from experiments.evaluation import EvaluationSets
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.stacked import WideSets, joined, require_stackable, stacked_losses, stacks, train_stacked
 from experiments.tasks.icl import ICLBatch, ICLTask
 from experiments.training import Trainer, train

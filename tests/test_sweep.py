@@ -19,7 +19,8 @@ from experiments import process_engine, ray_engine
 from experiments import sweep as sweeps
 from experiments.config import SGD, Every, RunConfig
 from experiments.progress_table import Progress, Tally, duration, table
-from experiments.runs import Run, RunError
+from experiments.run_directory import RunError
+from experiments.runs import Run
 from experiments.sweep import sweep
 from experiments.training import Trainer
 from experiments.work import Work, grouped, outcome

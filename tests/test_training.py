@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from circuits import HookedStreamTransformer, icl_config
 from experiments.config import SGD, TRAINING, Adam, At, Every, GateChange, LogLinear, RunConfig, StopAt, icl_run
 from experiments.evaluation import EvaluationSets, evaluate, measure
-from experiments.runs import Run, RunDirectory, RunError
+from experiments.run_directory import RunDirectory, RunError
+from experiments.runs import Run
 from experiments.tasks.icl import ICLTask
 from experiments.training import Trainer, choose_compute, scheduled, train
 from experiments.updates import make_optimizer, training_loss

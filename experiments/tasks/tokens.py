@@ -57,7 +57,6 @@ class TokenBatch:
 
 
 @runtime_checkable
-@runtime_checkable
 class TokenTask(Protocol):
     """What the trainer asks of a task of token numbers."""
 
