@@ -139,8 +139,8 @@ def check_other(run: AnyRun, other: AnyRun) -> None:
     require(other.path != run.path, f"{other.path.name} is the run itself; name another one")
     require(
         (other.config.task, other.config.seed) == (run.config.task, run.config.seed),
-        f"{other.path.name} has other classes and labels than {run.path.name}: they are drawn from the task and the "
-        f"seed; name a run with the task of this one and seed {run.config.seed}",
+        f"{other.path.name} has other classes and labels, or texts, than {run.path.name}: they are drawn from the task "
+        f"and the seed; name a run with the task of this one and seed {run.config.seed}",
     )
 
 

@@ -62,7 +62,7 @@ def task_name(config: TokenTaskConfig) -> str:
 class AdamW:
     """Adam with decoupled decay of matrices (biases and norms are spared), a linear warm-up and a cosine to the end.
 
-    The rate rises over ``warmup`` updates and falls to ``final`` times its height at the last one.
+    The rate rises over ``warmup`` updates and then falls towards ``final`` times its height at the end.
 
     Source: Loshchilov & Hutter, arXiv 1711.05101.
     """

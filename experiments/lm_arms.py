@@ -12,8 +12,9 @@ from experiments.tasks.nested import NestedConfig
 VARIANTS = ("classic", "value", "value-stop", "value-gradient-only", "resformer-constant", "cumulative")
 FEW = ("classic", "value", "value-stop")
 PAIR = ("classic", "value")
-SEEDS, LARGER_SEEDS = 5, 3
+SEEDS = 5
 SIZES = ("0.2m", "1m", "3m")
+SEEDS_BY_SIZE = {"0.2m": SEEDS, "1m": 3, "3m": 2}
 
 
 def _arms(
@@ -38,7 +39,7 @@ def sizes(size: Size) -> list[Arm]:
     """Return classic and value in three sizes; the smallest are those of :func:`stories`."""
     if size != "full":
         return []
-    seeds = {name: SEEDS if name == "0.2m" else LARGER_SEEDS for name in SIZES}
+    seeds = SEEDS_BY_SIZE
     return [arm for name in SIZES for arm in _arms(name, "stories", PAIR, seeds[name], LM_TRAINING[name], name)]
 
 

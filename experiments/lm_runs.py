@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from circuits.model import HookedStreamTransformer
+from experiments.frames import sha256
 from experiments.lm import AnyConfig, LMRunConfig, make_task
 from experiments.run_directory import RunDirectory, RunError, explained, kind_of, read_record
 from experiments.runs import Run
 from experiments.sharded_state import drop_shards
 from experiments.tasks.tokens import TokenTask
-from experiments.tokenizers import fingerprint, load_tokenizer, save_tokenizer
+from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint, load_tokenizer, save_tokenizer
 
 
 class LMRun(RunDirectory[LMRunConfig]):
@@ -63,12 +64,18 @@ class LMRun(RunDirectory[LMRunConfig]):
         """Return the model at a step with a checkpoint (default: the last), in evaluation mode, with its tokenizer.
 
         Raises:
-            RunError: if there is no checkpoint at that step, or it is not the one that the run wrote.
+            RunError: if there is no checkpoint at that step, or it or the tokenizer is not what the run wrote.
         """
         model = super().load_model(step)
-        if self.tokenizer_path.is_dir():
-            model.set_tokenizer(load_tokenizer(self.tokenizer_path))
+        if stated := self.record.get("tokenizer"):
+            model.set_tokenizer(self._tokenizer(stated))
         return model
+
+    def _tokenizer(self, stated: str) -> PreTrainedTokenizerBase:
+        file = self.tokenizer_path / "tokenizer.json"
+        if not file.is_file() or sha256(file) != stated:
+            raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
+        return load_tokenizer(self.tokenizer_path)
 
 
 AnyRun = Run | LMRun

@@ -300,7 +300,8 @@ class RunDirectory(Generic[C]):
                 f"{file} has {len(lines)} measurements, the saved state had seen {measurements}; remove the run"
             )
         if file.exists():
-            write_atomically(file, "".join(lines[:measurements]).encode())
+            with explained(self.path):
+                write_atomically(file, "".join(lines[:measurements]).encode())
 
     def close(self) -> None:
         """Turn what was measured into Parquet, drop the resume state and mark the run finished."""

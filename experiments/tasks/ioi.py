@@ -41,7 +41,7 @@ NEEDED = ("A", "B", "S", "IO")
 class IOIConfig:
     """Names, templates and fillers; a template has the slots {A} {B} {S} {IO}, and may have {place} and {object}.
 
-    ``{IO}`` must follow all others: what stands before it is the prompt.
+    The slots for names stand in this order: what is before ``{IO}`` is the prompt.
 
     Raises:
         ValueError: if names are too few, or held out and not.
@@ -111,6 +111,7 @@ class IOITask:
         }
         for kind in self._templates:
             self._check_order(kind)
+            self._check_window(kind)
 
     # --- what a trainer asks ----------------------------------------------------------------------------------------
 
@@ -210,6 +211,12 @@ class IOITask:
                 f"what stands before {{IO}}",
             )
 
+    def _check_window(self, kind: str) -> None:
+        longest = {slot: self.book.longest(of).expand(len(self._texts[kind])) for slot, of in self._fillers.items()}
+        name = self._names["train"][0].expand(len(self._texts[kind]))
+        every = torch.arange(len(name), device=self.device)
+        self._lay(kind, {"io": name, "s": name, "template": every, "baba": torch.zeros_like(every), **longest})
+
     def _draw(self, n: int, names: str, kind: str, generator: torch.Generator) -> Drawn:
         two = self._names[names][distinct(n, 2, len(self._names[names]), generator)]
         fillers = {slot: of[choose(n, len(of), generator)] for slot, of in self._fillers.items()}
@@ -253,7 +260,7 @@ class IOITask:
         laid = self.book.lay(torch.cat([opening, places], 1), self._pad)
         require(
             laid.tokens.shape[1] <= self.n_ctx,
-            f"a prompt has {laid.tokens.shape[1]} tokens, more than the window of n_ctx = {self.n_ctx}; give more",
+            f"a sentence has {laid.tokens.shape[1]} tokens, more than the window of n_ctx = {self.n_ctx}; give more",
         )
         return laid
 

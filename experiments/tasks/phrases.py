@@ -15,7 +15,7 @@ from circuits.errors import require
 
 Encode = Callable[[str], Sequence[int]]
 _SLOT = re.compile(r"\{([^}]*)\}")
-WORD = re.compile(r"\w+|[^\w\s]+")
+WORD = re.compile(r"\w+|[^\w\s]")
 """What a word-level tokenizer takes for a word."""
 
 
@@ -85,6 +85,10 @@ class Phrasebook:
     def first_tokens(self, pieces: Int[Tensor, " text"]) -> Int[Tensor, " text"]:
         """Return the first token of every piece."""
         return self._tables()[0][pieces, 0]
+
+    def longest(self, pieces: Int[Tensor, " piece"]) -> Int[Tensor, ""]:
+        """Return the piece of most tokens among some."""
+        return pieces[self._tables()[1][pieces].argmax()]
 
     def lay(self, places: Int[Tensor, "text place"], pad: int) -> Laid:
         """Return the texts whose places hold these pieces, one after the other."""
