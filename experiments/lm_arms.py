@@ -14,7 +14,7 @@ FEW = ("classic", "value", "value-stop")
 PAIR = ("classic", "value")
 SEEDS = 5
 SIZES = ("0.2m", "1m", "3m")
-SEEDS_BY_SIZE = {"0.2m": SEEDS, "1m": 3, "3m": 2}
+SEEDS_BY_SIZE = {"0.2m": SEEDS, "1m": 3, "3m": 3}
 
 
 def _arms(
