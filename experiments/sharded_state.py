@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ def drop_shards(run: Path, but: Path | None = None, pattern: str = "*") -> None:
     for folder in folders:
         # Without it the folder does not count, however much else of it is still there.
         (folder / ABOUT).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        rmtree(folder)
     if (run / FOLDER).is_dir() and not any((run / FOLDER).iterdir()):
         (run / FOLDER).rmdir()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ MOMENTS = {
     "fsync": (os, "fsync"),
     "write": (sharded_state, "write_atomically"),
     "rename": (Path, "rename"),
-    "rmtree": (shutil, "rmtree"),
+    "rmtree": (sharded_state, "rmtree"),
 }
 """Where a process can be told to die, and what it calls there."""
 
