@@ -37,6 +37,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench_analysis
+	$(BIN)/python -m tests.bench_lm
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,5 @@
 """A training step of a small language model against plain PyTorch of the same mathematics, eager and compiled.
 
-
 Every figure is a median of ratios of steps measured next to each other on one thread, because a machine's speed drifts.
 Memory is by how much a few steps raise the resident size of a process of their own. Run ``python -m tests.bench_lm``;
 nothing here is a test.
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, ModelConfig, lm_config
+from experiments.ioi import every_prompt, summary
+from experiments.lm import lm_run
+from experiments.tasks.stories import StoriesTask
 from experiments.updates import compiles
 
 torch.set_num_threads(1)
@@ -192,6 +195,33 @@ def report_speed(rounds: int, compiled: bool) -> None:
         row(f"tokens a second, {kind} / plain, {how}", f"{median(ratios):.3f} x", f">= {wanted} x")
 
 
+def report_data(rounds: int) -> None:
+    """Print what drawing a batch takes of a step of the smallest and the 3m model, turn by turn."""
+    for size in ("0.2m", "3m"):
+        config = lm_run(size, "stories", "classic")
+        task, model = StoriesTask(), HookedStreamTransformer(config.model).train()
+        shares = []
+        for i in range(-2, rounds):
+            start = time.process_time()
+            batch = task.sample(config.training.batch_size, "train", seed=i + 2)
+            drawn = time.process_time()
+            step(model, partial(model, return_type="loss"), batch.tokens)
+            if i >= 0:
+                shares.append((drawn - start) / (time.process_time() - drawn))
+        row(f"drawing a batch of stories / a step, {size}", f"{median(shares):.1%}", "< 10 %")
+
+
+def report_ioi(prompts: int = 1_000) -> None:
+    """Print how long indirect-object identification takes, from making the prompts to the table."""
+    config = lm_run("3m", "stories", "value")
+    task, model = StoriesTask().ioi, HookedStreamTransformer(config.model).eval()
+    start = time.perf_counter()
+    frame = every_prompt(model, task, prompts // 4).assign(variant="value", size="3m", body="own", run="run")
+    summary(frame)
+    seconds, n = time.perf_counter() - start, len(frame) // frame.measure.nunique()
+    row(f"indirect objects, {n:,} prompts, 3m, one thread", f"{seconds:.2f} s", "< 5 s")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -208,6 +238,8 @@ def main() -> None:
     row("largest difference of the classic model's loss and the plain one's", f"{check_losses():.1e}", "< 1e-5")
     for compiled in [False] if options.eager_only or not compiles() else [False, True]:
         report_speed(options.rounds, compiled)
+    report_data(options.rounds)
+    report_ioi()
     peaks = {kind: median(peak(kind) for _ in range(3)) for kind in KINDS}
     row("memory of a step, plain", f"{peaks['plain']:.0f} MB")
     for kind in WANTED:
