@@ -239,10 +239,12 @@ class Intervening:
                 entry[1].append(intervention.site.hook_name)
         before, forward = vars(self.model).get("forward"), self.model.forward
 
-        def heard(inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def heard(inputs: Tensor | str | Sequence[str], *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("start_at_layer") is None:
+                # Text is made tokens by this model's tokenizer, for the others too.
+                theirs = inputs if isinstance(inputs, Tensor) else self.model.to_tokens(inputs)
                 for key, (other, names) in wanted.items():
-                    self._theirs[key] = _activations(other, inputs, names)
+                    self._theirs[key] = _activations(other, theirs, names)
             try:
                 return forward(inputs, *args, **kwargs)
             finally:
