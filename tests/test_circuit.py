@@ -81,7 +81,8 @@ def test_all_edges_are_faithful_and_none_are_not(variant: str) -> None:
     quality = judge(model, pair, Circuit(graph, tuple(range(len(graph)))), subsets=0)
     assert quality.faithfulness == pytest.approx(1)
     assert quality.empty == pytest.approx(0, abs=1e-9)
-    assert quality.low <= 1 <= quality.high
+    assert quality.low <= 1 + 1e-12
+    assert quality.high >= 1 - 1e-12
 
 
 def test_numbers_are_what_their_definitions_say() -> None:

@@ -250,11 +250,11 @@ def test_paths_attribute_and_circuit(capsys: pytest.CaptureFixture[str], lm_runs
         assert len(written(lm_runs, "value", analysis))
 
 
-def test_a_run_whose_tokenizer_folder_is_gone_still_answers(
+def test_a_run_whose_tokenizer_is_gone_says_so(
     capsys: pytest.CaptureFixture[str], lm_runs: Path, tmp_path: Path
 ) -> None:
-    """The task makes its own; the folder is for those who take a checkpoint away."""
     source = lm_run_named(lm_runs, "value").path
     copy = shutil.copytree(source, tmp_path / source.name, ignore=lambda *_: ["results", "tokenizer"])
-    status, _, _ = run(capsys, "heads", copy, "--n", 2)
-    assert status == 0
+    status, _, err = run(capsys, "heads", copy, "--n", 2)
+    assert status == 2
+    assert "tokenizer.json is missing or does not have the hash that run.json states" in err
