@@ -136,6 +136,7 @@ def why_not(config: ModelConfig) -> str | None:
         "no output matrix": not config.output_matrix,
         "no biases": not config.biases,
         "no layer norm": config.normalization is None,
+        "no dropout": config.dropout == 0,
         "a ReLU stack": isinstance(config.readout, ReluStack),
         "gains that do not depend on the token": not any(isinstance(s.gain, TokenGain) for s in config.streams),
         "full gates within a layer": all(

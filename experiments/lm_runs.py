@@ -13,6 +13,7 @@ from experiments.lm import AnyConfig, LMRunConfig, make_task
 from experiments.run_directory import RunDirectory, RunError, explained, kind_of, read_record
 from experiments.runs import Run
 from experiments.sharded_state import drop_shards
+from experiments.tasks.text import TextTaskConfig
 from experiments.tasks.tokens import TokenTask
 from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint, load_tokenizer, save_tokenizer
 
@@ -68,7 +69,9 @@ class LMRun(RunDirectory[LMRunConfig]):
         """
         model = super().load_model(step)
         if stated := self.record.get("tokenizer"):
-            model.set_tokenizer(self._tokenizer(stated))
+            # Windows of a corpus do not begin with the token that opens generated texts.
+            opened = None if not isinstance(self.config.task, TextTaskConfig) else False
+            model.set_tokenizer(self._tokenizer(stated), prepend_bos=opened)
         return model
 
     def _tokenizer(self, stated: str) -> PreTrainedTokenizerBase:

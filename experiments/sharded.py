@@ -252,4 +252,8 @@ def _told_to_stop() -> Callable[[], bool]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of gloo's may outlive their group, and what Python does last would abort the process because of them.
+    os._exit(status)

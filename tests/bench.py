@@ -54,6 +54,7 @@ class _NoPoint:
     """Stands where a hook point stood, and costs a plain call at most."""
 
     fwd_hooks: tuple[()] = ()
+    _forward_hooks = _forward_pre_hooks = _backward_hooks = _backward_pre_hooks = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         return x
