@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from analysis.statistics import EFFECTS, Interval
+from analysis.statistics import EFFECTS, Interval, same
 from circuits.errors import known, require
 
 Contrast = Literal["difference", "ratio"]
@@ -51,7 +51,7 @@ class PairedSeeds:
     def _t(self) -> Any:
         n = len(self.scores)
         # Pairs that all say the same up to rounding have no spread.
-        spread = float(np.std(self.scores, ddof=1)) if np.ptp(self.scores) > 1e-12 * np.abs(self.scores).max() else 0.0
+        spread = 0.0 if same(self.scores) else float(np.std(self.scores, ddof=1))
         return stats.t(n - 1, loc=self._centre, scale=spread / np.sqrt(n)) if spread else None
 
     def interval(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy import special, stats
 
@@ -46,6 +47,19 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
         return Interval(float(x.mean()), float(x.mean()) - spread, float(x.mean()) + spread, len(x))
     interval = stats.ttest_1samp(x, 0.0).confidence_interval(confidence)
     return Interval(float(x.mean()), float(interval.low), float(interval.high), len(x))
+
+
+def grouped_intervals(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
+    """Return :func:`mean_interval` of the column ``value`` for every group, in the order in which groups appear.
+
+    Columns: those of ``by``, and mean, low, high, n.
+    """
+    rows = []
+    for key, values in frame.groupby(list(by), sort=False, observed=True)["value"]:
+        found = mean_interval(values.to_numpy(), confidence)
+        numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+        rows.append(dict(zip(by, key, strict=True)) | numbers)
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
 
 
 def paired_ratio(

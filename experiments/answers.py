@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparison import compare
-from analysis.statistics import adjust, mean_interval
+from analysis.statistics import adjust, grouped_intervals
 from analysis.survival import restricted_mean, shared_horizon, times_of
 from analysis.thresholds import Rule, threshold_times
 from experiments.bundle import Bundle
@@ -124,7 +124,7 @@ def sensitivity(bundle: Bundle, names: Sequence[str]) -> pd.DataFrame:
 
 
 def final(bundle: Bundle, name: str, measure: str = "accuracy", at_step: int | None = None) -> pd.DataFrame:
-    """Return where runs end: condition, variant, split, n, mean, low, high over seeds of a measure at their last step.
+    """Return where runs end: condition, variant, split, mean, low, high, n over seeds of a measure at their last step.
 
     ``at_step`` takes that step instead, of the runs that have it.
     """
@@ -134,14 +134,7 @@ def final(bundle: Bundle, name: str, measure: str = "accuracy", at_step: int | N
         chosen = chosen[chosen.step == chosen.groupby("run")["step"].transform("max")]
     else:
         chosen = chosen[chosen.step == at_step]
-    rows = []
-    for (condition, variant, split), values in chosen.groupby(["condition", "variant", "split"], sort=False):
-        found = mean_interval(values["value"].to_numpy())
-        rows.append(
-            {"condition": condition, "variant": variant, "split": split, "n": found.n}
-            | {"mean": found.mean, "low": found.low, "high": found.high}
-        )
-    return pd.DataFrame(rows)
+    return grouped_intervals(chosen, ["condition", "variant", "split"])
 
 
 def tuned(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from analysis.pairs import Pair, ReadAt
 from circuits.errors import known, require
-from experiments.lm_runs import AnyRun, LMRun, open_run
-from experiments.run_directory import RunError
+from experiments.lm_runs import KINDS, AnyRun, LMRun, open_run
+from experiments.run_directory import RunError, the_one
 from experiments.runs import Run
 from experiments.tasks.icl import SPLITS as ICL_SPLITS
 from experiments.tasks.ioi import IOIConfig, IOITask
@@ -30,15 +30,10 @@ def find_run(name: str | Path, root: str | Path = "runs") -> AnyRun:
     """
     if Path(name).is_dir():
         return open_run(name)
-    errors = []
-    for kind in (Run, LMRun):
-        try:
-            return kind.find(name, root)
-        except RunError as error:
-            errors.append(str(error))
-    # Of the two, the one that knows runs that fit, or are near, says more than one that knows others, or none.
-    telling = (" fits ", "did you mean", "unknown run", "")
-    raise RunError(min(errors, key=lambda error: next(i for i, words in enumerate(telling) if words in error)))
+    there: list[Any] = [run for kind in KINDS.values() for run in kind.under(root)]
+    if not there:
+        raise RunError(f"there are no runs of any kind in {root}; train one with '{Run.train_with}'")
+    return the_one(str(name), there)
 
 
 def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:

@@ -8,46 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import pandas as pd
 
-from analysis.statistics import mean_interval
 from circuits.checkpoint import architecture, transplant
 from circuits.config import ModelConfig
-from circuits.errors import known, require
+from circuits.errors import require
 from circuits.model import HookedStreamTransformer
-from circuits.variants import names as variant_names
 from circuits.variants import streams
 from experiments.asked import ioi_task
-from experiments.lm_evaluation import MEASURES, answers
+from experiments.lm_evaluation import answers
 from experiments.lm_runs import LMRun
 from experiments.tasks.ioi import SPLITS, IOITask, Prompts
 
 OWN = "own"
 """Stands for the body that weights were trained in."""
 CLASSIC, VALUE = "classic", "value"
-By = Literal["set", "template", "order"]
-BYS: tuple[By, ...] = ("set", "template", "order")
 ORDERS = ("ABBA", "BABA")
+
+
+def body_of(config: ModelConfig, variant: str, allowed: bool = False) -> ModelConfig:
+    """Return the body of a variant for weights of another configuration; their own is that configuration itself.
+
+    Raises:
+        UnknownNameError: for an unknown variant (nearest suggested).
+        ValueError: if that is another architecture than theirs, unless ``allowed``.
+    """
+    body = replace(config, streams=streams(variant, config.n_layers), name=variant)
+    if architecture(body) == architecture(config):
+        return config
+    require(
+        allowed,
+        f"these are weights of {config.name!r}, and {variant!r} is another architecture: they were never trained in "
+        f"it; give --transplant to measure them there all the same",
+    )
+    return body
 
 
 def in_body(model: HookedStreamTransformer, variant: str, allowed: bool = False) -> HookedStreamTransformer:
     """Return a model's weights in the body of a variant, in evaluation mode; in their own nothing is changed.
 
     Raises:
-        UnknownNameError: for an unknown variant (nearest suggested).
-        ValueError: if that is another architecture than theirs, unless ``allowed``; or if they do not fit.
+        UnknownNameError, ValueError: as :func:`body_of`, and if the weights do not fit.
     """
-    known("variant", variant, variant_names())
-    body: ModelConfig = replace(model.config, streams=streams(variant, model.config.n_layers), name=variant)
-    if architecture(body) == architecture(model.config):
+    body = body_of(model.config, variant, allowed)
+    if body is model.config:
         return model
-    require(
-        allowed,
-        f"these are weights of {model.config.name!r}, and {variant!r} is another architecture: they were never trained "
-        f"in it; give --transplant to measure them there all the same",
-    )
     moved = transplant(model, body)
     if model.tokenizer is not None:
         moved.set_tokenizer(model.tokenizer)
@@ -95,41 +101,3 @@ def measured(run: LMRun, n: int = 200, step: int = -1, bodies: Sequence[str] = (
     ]
     about = {"run": run.path.name, "variant": run.config.variant, "size": run.config.size, "seed": run.config.seed}
     return pd.concat(frames, ignore_index=True).assign(**about)
-
-
-def summary(prompts: pd.DataFrame, by: By = "set") -> pd.DataFrame:
-    """Return the mean of every measure with its interval: over prompts of one run, over seeds where there are several.
-
-    Columns: variant, size, body, set, what ``by`` adds, measure, mean, low, high, n, over ("prompts" or "seeds").
-    """
-    group = ["variant", "size", "body", "set", *([] if known("by", by, BYS) == "set" else [by])]
-    rows = []
-    for key, values in prompts.groupby([*group, "measure"], sort=False, observed=True):
-        by_run = values.groupby("run", observed=True)["value"].mean()
-        several = len(by_run) > 1
-        found = mean_interval(by_run.to_numpy() if several else values["value"].to_numpy())
-        named = dict(zip([*group, "measure"], key, strict=True))
-        numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
-        rows.append(named | numbers | {"over": "seeds" if several else "prompts"})
-    return pd.DataFrame(rows)
-
-
-def paper_table(prompts: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's table: a row a prompt and model, the probabilities of the right and the wrong name.
-
-    Columns: sentence (1 to 4), prompt (with its names), variant, body, answer ("right", "wrong"), mean, low, high, n;
-    means over both choices of the subject, intervals over seeds (of one run there is none).
-
-    Source: arXiv 2412.15113, language-model experiment.
-    """
-    shown = prompts[(prompts.set == "paper") & prompts.measure.isin(["probability", "wrong_probability"])]
-    texts = list(dict.fromkeys(shown.template))
-    rows = []
-    for (template, variant, body, measure), values in shown.groupby(
-        ["template", "variant", "body", "measure"], sort=False, observed=True
-    ):
-        found = mean_interval(values.groupby("run", observed=True)["value"].mean().to_numpy())
-        answer = "right" if measure == MEASURES[0] else "wrong"
-        named = {"sentence": texts.index(template) + 1, "prompt": template, "variant": variant, "body": body}
-        rows.append(named | {"answer": answer, "mean": found.mean, "low": found.low, "high": found.high, "n": found.n})
-    return pd.DataFrame(rows)

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import adjust, mean_interval, paired_ratio, same
+from analysis.seeds import paired_seeds
+from analysis.statistics import adjust, grouped_intervals
 from experiments import answers
 from experiments.answers import REFERENCE
 from experiments.bundle import Bundle
+from experiments.ioi_tables import ANSWERS, paper_table
+from experiments.text_tables import rows_of
 
 WATCHED = ("ioi train", "probability", 0.5)
 """Set, measure and threshold by which the time to identifying indirect objects is told."""
@@ -26,6 +29,7 @@ FINALS: dict[str, tuple[str, str]] = {
     "logit difference": ("ioi train", "logit_difference"),
 }
 """Columns of the table of final values: set and measure."""
+DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
 NESTED_FINALS: dict[str, tuple[str, str]] = {
     "validation loss": LOSS,
     **{f"depth {depth}": (f"depth {depth}", "accuracy") for depth in range(4)},
@@ -63,80 +67,50 @@ def at_end(metrics: pd.DataFrame, split: str, measure: str) -> pd.DataFrame:
 
 
 def finals(bundle: Bundle, name: str, columns: dict[str, tuple[str, str]] | None = None) -> pd.DataFrame:
-    """Return where runs end: condition, variant, measure, n, mean, low, high over seeds, and the difference to classic.
+    """Return where runs end: condition, variant, measure, mean, low, high, n over seeds, and the difference to classic.
 
     ``difference`` with its interval and p (Student's t over paired seeds, Holm-adjusted over the table's rows).
     """
     metrics = bundle.metrics(name)
-    rows = []
-    for title, (split, measure) in (columns or FINALS).items():
-        ends = at_end(metrics, split, measure)
-        for (condition, variant), values in ends.groupby(["condition", "variant"], sort=False, observed=True):
-            found = mean_interval(values["value"].to_numpy())
-            row = {"condition": condition, "variant": variant, "measure": title, "n": found.n}
-            row |= {"mean": found.mean, "low": found.low, "high": found.high}
-            rows.append(row | _difference(ends[ends.condition == condition], str(variant)))
-    table = pd.DataFrame(rows)
+    asked = (columns or FINALS).items()
+    ends = pd.concat([at_end(metrics, *where).assign(measure=title) for title, where in asked], ignore_index=True)
+    table = grouped_intervals(ends, ["measure", "condition", "variant"])
+    beside: Any = ends.pivot(index=["measure", "condition", "seed"], columns="variant", values="value")
+    differences = pd.DataFrame([_difference(beside.loc[r.measure, r.condition], r.variant) for r in rows_of(table)])
+    table = pd.concat([table, differences], axis=1)
     compared = table.p.notna()
     table["p_adjusted"] = np.nan
     table.loc[compared, "p_adjusted"] = adjust(table.p[compared].to_numpy(), "holm")
     return table
 
 
-def _difference(ends: pd.DataFrame, variant: str) -> dict[str, float]:
-    names = ("difference", "difference_low", "difference_high", "p")
-    nothing: dict[str, float] = {name: float("nan") for name in names}
-    wide = ends[ends.variant.isin([variant, REFERENCE])].pivot(index="seed", columns="variant", values="value").dropna()
-    if variant == REFERENCE or len(wide) < 2:
-        return nothing
-    differences = (wide[variant] - wide[REFERENCE]).to_numpy()
-    found = mean_interval(differences)
-    return {
-        "difference": found.mean,
-        "difference_low": found.low,
-        "difference_high": found.high,
-        "p": _t_test(differences),
-    }
-
-
-def _t_test(differences: np.ndarray) -> float:
-    from scipy import stats
-
-    return float("nan") if same(differences) else float(stats.ttest_1samp(differences, 0.0).pvalue)
+def _difference(by_seed: pd.DataFrame, variant: str) -> dict[str, float]:
+    pairs = by_seed[[variant, REFERENCE]].dropna() if variant != REFERENCE else by_seed.head(0)
+    if len(pairs) < 2:
+        return dict.fromkeys(DIFFERENCE, float("nan"))
+    compared = paired_seeds(pairs[variant].to_numpy(), pairs[REFERENCE].to_numpy())
+    found = compared.interval()
+    return dict(zip(DIFFERENCE, (found.mean, found.low, found.high, compared.t_p()), strict=True))
 
 
 # --- matched and transplanted ----------------------------------------------------------------------------------------
 
 
-def transplants(bundle: Bundle, measures: Sequence[str] = ("probability", "wrong_probability")) -> pd.DataFrame:
+def transplants(bundle: Bundle, measures: Sequence[str] = tuple(ANSWERS)) -> pd.DataFrame:
     """Return IOI of every variant in its own body and another: variant, body, set, measure, mean, low, high, n.
 
-    Intervals are over seeds. ``frame`` "lm_ioi" holds means over prompts of every run.
+    Intervals are over seeds; the frame "lm_ioi" holds means over prompts of every run.
     """
     held = bundle.frame("lm_ioi")
-    chosen = held[held.measure.isin(measures) & (held.by == "set") & (held["size"] == "0.2m")]
-    rows = []
-    for key, values in chosen.groupby(["variant", "body", "set", "measure"], sort=False, observed=True):
-        found = mean_interval(values["value"].to_numpy())
-        named = dict(zip(("variant", "body", "set", "measure"), key, strict=True))
-        rows.append(named | {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n})
-    return pd.DataFrame(rows)
+    chosen = held[held.measure.isin(measures) & (held.by == "set")]
+    return grouped_intervals(chosen, ["variant", "body", "set", "measure"])
 
 
 def paper_prompts(bundle: Bundle, variants: Sequence[str] = (REFERENCE, "value")) -> pd.DataFrame:
-    """Return the paper's table: variant, body, sentence, prompt, answer, mean, low, high, n; intervals over seeds."""
+    """Return :func:`experiments.ioi_tables.paper_table` of some variants, intervals over seeds."""
     held = bundle.frame("lm_ioi")
-    chosen = held[(held.by == "template") & (held.set == "paper") & held.variant.isin(variants)]
-    chosen = chosen[chosen.measure.isin(["probability", "wrong_probability"]) & (chosen["size"] == "0.2m")]
-    prompts = list(dict.fromkeys(chosen.part))
-    rows = []
-    for key, values in chosen.groupby(["part", "variant", "body", "measure"], sort=False, observed=True):
-        part, variant, body, measure = key
-        found = mean_interval(values["value"].to_numpy())
-        row = {"sentence": prompts.index(part) + 1, "prompt": part, "variant": variant, "body": body}
-        row |= {"answer": "right" if measure == "probability" else "wrong"}
-        rows.append(row | {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n})
-    return pd.DataFrame(rows)
+    by_template = held[(held.by == "template") & held.variant.isin(variants)]
+    return paper_table(by_template.rename(columns={"part": "template"}))
 
 
 # --- size and cost ---------------------------------------------------------------------------------------------------
@@ -211,11 +185,3 @@ def heads(bundle: Bundle) -> pd.DataFrame:
     best = last.loc[last.groupby(["run", "score"], observed=True)["value"].idxmax()]
     names = [f"L{layer}H{head}" for layer, head in zip(best.layer, best["head"], strict=True)]
     return best.assign(head=names)[["variant", "seed", "score", "head", "value"]].reset_index(drop=True)
-
-
-def loss_ratio(bundle: Bundle, name: str, variant: str) -> tuple[float, float, float]:
-    """Return the paired ratio of a variant's final loss to classic's, with its interval."""
-    ends = at_end(bundle.metrics(name), *LOSS)
-    wide = ends.pivot(index="seed", columns="variant", values="value")[[variant, REFERENCE]].dropna()
-    found = paired_ratio(wide[variant].to_numpy(), wide[REFERENCE].to_numpy())
-    return found.mean, found.low, found.high

@@ -12,9 +12,9 @@ import pandas as pd
 from analysis.drawing import draw
 from circuits.describe import as_text
 from circuits.errors import known, require
-from experiments import ioi as evaluation
 from experiments.config import Adam, Every
-from experiments.ioi import OWN, By, measured, other_body, paper_table, summary
+from experiments.ioi import OWN, body_of, measured, other_body
+from experiments.ioi_tables import By, paper_table, summary
 from experiments.lm import GENERATED, LM_TRAINING, TASKS, AdamW, LMRunConfig, LMTraining, TokenTaskConfig, lm_run
 from experiments.lm_cli import TrainLM
 from experiments.lm_runs import LMRun, lm_runs_table, run_at
@@ -86,7 +86,9 @@ def ioi(names: Sequence[str], n: int, step: int, body: str | None, transplant: b
     """Measure runs, print every set and the paper's table, keep each run's numbers, and draw."""
     require(bool(names), "name one run or more; 'valuestream runs' lists them")
     runs = [LMRun.find(name, root) for name in names]
-    frames = [measured(run, n, step, _bodies(run, step, body, transplant)) for run in runs]
+    # Another architecture is refused here, before anything is measured.
+    bodies = [_bodies(run, body, transplant) for run in runs]
+    frames = [measured(run, n, step, of) for run, of in zip(runs, bodies, strict=True)]
     prompts = pd.concat(frames, ignore_index=True)
     print(f"indirect-object identification, {n} prompts a set, evaluation mode, mean [95 % interval]:")
     print(as_text(_wide(summary(prompts, by), by)))
@@ -100,11 +102,10 @@ def ioi(names: Sequence[str], n: int, step: int, body: str | None, transplant: b
     print("wrote " + ", ".join(map(str, written)))
 
 
-def _bodies(run: LMRun, step: int, body: str | None, transplant: bool) -> list[str]:
+def _bodies(run: LMRun, body: str | None, transplant: bool) -> list[str]:
     if body is None:
         return [OWN, *([other_body(run.config.variant)] if transplant else [])]
-    # Refused here, before anything is measured, if that is another architecture.
-    evaluation.in_body(run.load_model(step), body, allowed=transplant)
+    body_of(run.config.model, body, allowed=transplant)
     return [body]
 
 

@@ -107,16 +107,13 @@ def lm_runs_table(root: str | Path = "runs") -> pd.DataFrame:
 
 
 def _row(run: LMRun) -> dict[str, Any]:
-    metrics = run.metrics()
-    seen = metrics[(metrics.split == "validation") & (metrics.measure == "loss")]
-    last = seen.iloc[-1] if len(seen) else None
-    config = run.config
+    config, (step, loss) = run.config, run.last("validation", "loss")
     return {
         "run": run.path.name,
         "variant": config.variant,
         "size": config.size,
         "seed": config.seed,
         "status": run.status,
-        "step": int(last.step) if last is not None else 0,
-        "validation loss": round(float(last.value), 4) if last is not None else float("nan"),
+        "step": step,
+        "validation loss": round(loss, 4),
     }

@@ -172,26 +172,22 @@ class RunDirectory(Generic[C]):
         """
         if Path(name).is_dir():
             return cls.open(name)
-        there = {run.path.name: run for run in cls.under(root)}
-        begins = str(name)
-        fits = [r for r in there.values() if r.path.name.startswith(begins) or r.record["id"].startswith(begins)]
-        if len(fits) > 1:
-            raise RunError(f"{name!r} fits {len(fits)} runs: {', '.join(sorted(run.path.name for run in fits))}")
-        if fits:
-            return fits[0]
+        there = cls.under(root)
         if not there:
             raise RunError(f"there are no runs of {cls.what} in {root}; train one with '{cls.train_with}'")
-        try:
-            known("run", str(name), there)
-        except UnknownNameError as error:
-            raise RunError(str(error)) from error
-        raise AssertionError("unreachable: a known name fits")
+        return the_one(str(name), there)
 
     @classmethod
     def under(cls: type[R], root: str | Path = "runs") -> list[R]:
         """Return the runs of this kind under ``root``, by name."""
         files = sorted(Path(root).glob("*/run.json"))
         return [cls.open(file.parent) for file in files if kind_of(read_record(file.parent)) == cls.kind]
+
+    def last(self, split: str, measure: str) -> tuple[int, float]:
+        """Return the step and value of a measure's last row, 0 and NaN before there is one."""
+        metrics = self.metrics()
+        seen = metrics[(metrics.split == split) & (metrics.measure == measure)]
+        return (int(seen.step.iloc[-1]), float(seen["value"].iloc[-1])) if len(seen) else (0, float("nan"))
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -331,6 +327,24 @@ class RunDirectory(Generic[C]):
             except OSError as error:
                 raise RunError(f"another process is training {self.path}; wait for it, or stop it first") from error
             yield
+
+
+def the_one(name: str, runs: Sequence[R]) -> R:
+    """Return the one of some runs whose name or id begins so.
+
+    Raises:
+        RunError: if none does (nearest suggested), or several.
+    """
+    fits = [run for run in runs if run.path.name.startswith(name) or run.record["id"].startswith(name)]
+    if len(fits) > 1:
+        raise RunError(f"{name!r} fits {len(fits)} runs: {', '.join(sorted(run.path.name for run in fits))}")
+    if fits:
+        return fits[0]
+    try:
+        known("run", name, [run.path.name for run in runs])
+    except UnknownNameError as error:
+        raise RunError(str(error)) from error
+    raise AssertionError("unreachable: a known name fits")
 
 
 def read_record(path: Path) -> dict[str, Any]:

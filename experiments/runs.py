@@ -62,16 +62,13 @@ def runs_table(root: str | Path = "runs") -> pd.DataFrame:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    metrics = run.metrics()
-    ic = metrics[(metrics.split == "ic") & (metrics.measure == "accuracy")]
-    last = ic.iloc[-1] if len(ic) else None
-    config = run.config
+    config, (step, accuracy) = run.config, run.last("ic", "accuracy")
     return {
         "run": run.path.name,
         "variant": config.variant,
         "preset": config.preset,
         "seed": config.seed,
         "status": run.status,
-        "step": int(last.step) if last is not None else 0,
-        "ic accuracy": round(float(last.value), 4) if last is not None else float("nan"),
+        "step": step,
+        "ic accuracy": round(accuracy, 4),
     }

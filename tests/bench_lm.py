@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, ModelConfig, lm_config
-from experiments.ioi import every_prompt, summary
+from experiments.ioi import every_prompt
+from experiments.ioi_tables import summary
 from experiments.lm import lm_run
 from experiments.tasks.stories import StoriesTask
 from experiments.updates import compiles

@@ -17,13 +17,18 @@ from tests.lm_helpers import train_small_lms
 torch.set_num_threads(1)
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str) -> Path:
+    """Workers of one session share a parent folder; the first to take the lock trains, the others read."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / name
+    root.mkdir(exist_ok=True)
+    return root
+
+
 @pytest.fixture(scope="session")
 def trained_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The folder of a classic and a value run of the small preset, trained past their transitions, once a session."""
-    # Workers of one session share a parent folder; the first to take the lock trains, the others read.
-    base = tmp_path_factory.getbasetemp()
-    root = (base if worker_id == "master" else base.parent) / "trained"
-    root.mkdir(exist_ok=True)
+    root = shared_folder(tmp_path_factory, worker_id, "trained")
     train_small(root)
     return root
 
@@ -31,8 +36,6 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
 @pytest.fixture(scope="session")
 def lm_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The folder of a classic and a value run of the smallest language model on stories, a few updates each."""
-    base = tmp_path_factory.getbasetemp()
-    root = (base if worker_id == "master" else base.parent) / "lm-trained"
-    root.mkdir(exist_ok=True)
+    root = shared_folder(tmp_path_factory, worker_id, "lm-trained")
     train_small_lms(root)
     return root
