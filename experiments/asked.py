@@ -18,8 +18,8 @@ from experiments.run_directory import RunError, the_one
 from experiments.runs import Run
 from experiments.tasks.icl import SPLITS as ICL_SPLITS
 from experiments.tasks.ioi import IOIConfig, IOITask
-from experiments.tasks.stories import StoriesTask
-from experiments.tasks.text import TextTask
+from experiments.tasks.stories import StoriesConfig, StoriesTask
+from experiments.tasks.text import TextTaskConfig
 
 
 def find_run(name: str | Path, root: str | Path = "runs") -> AnyRun:
@@ -42,6 +42,10 @@ def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:
     Raises:
         ValueError: for a task of numbers, or a tokenizer in which a name is several tokens.
     """
+    learned = run.config.task
+    if isinstance(learned, TextTaskConfig):
+        # Its corpus, which may be far away, is not asked for; windows of it do not begin with an opening token.
+        return IOITask(IOIConfig(n_ctx=learned.n_ctx), run.tokenizer(), run.config.seed, device)
     task = run.task(device)
     if isinstance(task, IOITask):
         return task
@@ -51,7 +55,7 @@ def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:
         task.tokenizer is not None,
         f"{run.path.name} was trained on numbers, which know no names; ask a run of stories, ioi, nested or text",
     )
-    opening = None if isinstance(task, TextTask) else getattr(task.tokenizer, "bos_token_id", None)
+    opening = getattr(task.tokenizer, "bos_token_id", None)
     return IOITask(IOIConfig(n_ctx=task.n_ctx), task.tokenizer, run.config.seed, device, opening)
 
 
@@ -60,8 +64,8 @@ def questioner(run: AnyRun) -> Any:
     objects."""
     if isinstance(run, Run):
         return run.task()
-    task = run.task()
-    return ioi_task(run) if isinstance(task, StoriesTask | TextTask) else task
+    of_corpora = isinstance(run.config.task, StoriesConfig | TextTaskConfig)
+    return ioi_task(run) if of_corpora else run.task()
 
 
 def first_corruption(run: AnyRun) -> str:

@@ -17,12 +17,11 @@ from circuits.errors import require
 from circuits.model import HookedStreamTransformer
 from circuits.variants import streams
 from experiments.asked import ioi_task
+from experiments.ioi_tables import OWN
 from experiments.lm_evaluation import answers
 from experiments.lm_runs import LMRun
 from experiments.tasks.ioi import SPLITS, IOITask, Prompts
 
-OWN = "own"
-"""Stands for the body that weights were trained in."""
 CLASSIC, VALUE = "classic", "value"
 ORDERS = ("ABBA", "BABA")
 

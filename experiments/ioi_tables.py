@@ -11,8 +11,15 @@ from circuits.errors import known
 
 By = Literal["set", "template", "order"]
 BYS: tuple[By, ...] = ("set", "template", "order")
+OWN = "own"
+"""Stands for the body that weights were trained in."""
 ANSWERS = {"probability": "right", "wrong_probability": "wrong"}
 """Measures that are probabilities of an answer, and which answer."""
+
+
+def model_name(variant: str, body: str) -> str:
+    """Return what tables call the weights of a variant in a body."""
+    return variant if body == OWN else f"{variant} weights in a {body} body"
 
 
 def summary(prompts: pd.DataFrame, by: By = "set") -> pd.DataFrame:

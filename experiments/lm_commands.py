@@ -13,8 +13,8 @@ from analysis.drawing import draw
 from circuits.describe import as_text
 from circuits.errors import known, require
 from experiments.config import Adam, Every
-from experiments.ioi import OWN, body_of, measured, other_body
-from experiments.ioi_tables import By, paper_table, summary
+from experiments.ioi import body_of, measured, other_body
+from experiments.ioi_tables import OWN, By, model_name, paper_table, summary
 from experiments.lm import GENERATED, LM_TRAINING, TASKS, AdamW, LMRunConfig, LMTraining, TokenTaskConfig, lm_run
 from experiments.lm_cli import TrainLM
 from experiments.lm_runs import LMRun, lm_runs_table, run_at
@@ -119,13 +119,9 @@ def _wide(table: pd.DataFrame, by: By) -> pd.DataFrame:
 
 def _paper(table: pd.DataFrame) -> pd.DataFrame:
     text = [interval(r.mean, r.low, r.high, ".3f") for r in rows_of(table)]
-    named = table.assign(text=text, model=[_model(r) for r in rows_of(table)])
+    named = table.assign(text=text, model=[model_name(r.variant, r.body) for r in rows_of(table)])
     wide: Any = named.pivot(index=["sentence", "model"], columns="answer", values="text")
     return wide[["right", "wrong"]].reset_index()
-
-
-def _model(row: Any) -> str:
-    return row.variant if row.body == OWN else f"{row.variant} weights in a {row.body} body"
 
 
 def corpus(n: int, seed: int, show: int) -> None:

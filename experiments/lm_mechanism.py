@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 from analysis import find_sites, patch
 from experiments.analyses import heads_run, labelled, patched_sites
 from experiments.asked import pairs
-from experiments.ioi import OWN, measured, other_body
+from experiments.ioi import measured, other_body
+from experiments.ioi_tables import OWN
 from experiments.lm_arms import PAIR, SEEDS
 from experiments.lm_runs import LMRun
 from experiments.routes import circuit_frame, circuit_run, rule_of

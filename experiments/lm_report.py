@@ -10,6 +10,7 @@ import pandas as pd
 
 from experiments import answers, lm_answers
 from experiments.bundle import Bundle
+from experiments.ioi_tables import model_name
 from experiments.lm_answers import REFERENCE, WATCHED
 from experiments.text_tables import in_words, interval, markdown, rows_of, speed_table
 
@@ -38,7 +39,7 @@ def _finals(name: str, columns: dict[str, tuple[str, str]]) -> Callable[[Bundle]
 def _told_apart(table: pd.DataFrame) -> str:
     clear = table[table.p_adjusted < 0.05]
     if clear.empty:
-        return f"None of these differs from {REFERENCE}'s by more than its interval (paired t, Holm over the table)."
+        return f"No difference to {REFERENCE}'s is clear of the correction (paired t, Holm over the table)."
     said = [
         f"{r.variant}, {r.condition}, {r.measure}: "
         f"{interval(r.difference, r.difference_low, r.difference_high, '+.3f')}"
@@ -50,11 +51,8 @@ def _told_apart(table: pd.DataFrame) -> str:
 def _transplants(bundle: Bundle) -> str:
     table = lm_answers.transplants(bundle)
     table["text"] = [interval(r.mean, r.low, r.high, ".3f") for r in rows_of(table)]
-    table = table.assign(
-        weights=table.variant,
-        body=["own" if r.body == "own" else str(r.body) for r in rows_of(table)],
-        answer=table.measure.map({"probability": "P(IO)", "wrong_probability": "P(S)"}),
-    )
+    answer = table.measure.map({"probability": "P(IO)", "wrong_probability": "P(S)"})
+    table = table.rename(columns={"variant": "weights"}).assign(answer=answer)
     wanted = table[table.set.isin(["train", "held-out", "paper"])]
     wanted = wanted.assign(column=wanted.answer + ", " + wanted.set.astype(str))
     wide: Any = wanted.pivot(index=["weights", "body"], columns="column", values="text")
@@ -65,7 +63,7 @@ def _transplants(bundle: Bundle) -> str:
 
 def _prompts(bundle: Bundle) -> str:
     table = lm_answers.paper_prompts(bundle)
-    model = [r.variant if r.body == "own" else f"{r.variant} weights in a {r.body} body" for r in rows_of(table)]
+    model = [model_name(r.variant, r.body) for r in rows_of(table)]
     text = [interval(r.mean, r.low, r.high, ".2f") for r in rows_of(table)]
     named = table.assign(model=model, text=text, column=table.sentence.astype(str) + ", " + table.answer)
     wide: Any = named.pivot(index="model", columns="column", values="text")

@@ -68,15 +68,20 @@ class LMRun(RunDirectory[LMRunConfig]):
             RunError: if there is no checkpoint at that step, or it or the tokenizer is not what the run wrote.
         """
         model = super().load_model(step)
-        if stated := self.record.get("tokenizer"):
+        if "tokenizer" in self.record:
             # Windows of a corpus do not begin with the token that opens generated texts.
             opened = None if not isinstance(self.config.task, TextTaskConfig) else False
-            model.set_tokenizer(self._tokenizer(stated), prepend_bos=opened)
+            model.set_tokenizer(self.tokenizer(), prepend_bos=opened)
         return model
 
-    def _tokenizer(self, stated: str) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that is stored with the run.
+
+        Raises:
+            RunError: if there is none, or another than the run wrote.
+        """
         file = self.tokenizer_path / "tokenizer.json"
-        if not file.is_file() or sha256(file) != stated:
+        if not file.is_file() or sha256(file) != self.record.get("tokenizer"):
             raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
         return load_tokenizer(self.tokenizer_path)
 

@@ -142,6 +142,8 @@ def test_prompts_on_indirect_objects_are_opened_as_the_texts_of_a_run_are(
         assert task.n_ctx == run.config.task.n_ctx
     monkeypatch.setenv("VALUESTREAM_CACHE", str(tmp_path / "cache"))
     run = text_run(tmp_path)
+    run.keep_tokenizer(run.task().tokenizer)  # as training does, when it begins
+    (tmp_path / "corpus.txt").unlink()
     pair = ioi_task(run).pairs(4)
     first = ioi_task(run).tokenizer.convert_ids_to_tokens(pair.clean[:, 0].tolist())
     assert not set(first) & {"<story>", "<pad>", "<unk>"}, "documents are not opened"

@@ -14,8 +14,8 @@ from scipy import stats
 from analysis.pairs import METRICS, Pair
 from circuits import HookedStreamTransformer
 from circuits.checkpoint import architecture
-from experiments.ioi import ORDERS, OWN, every_prompt, in_body, measured, other_body
-from experiments.ioi_tables import BYS, paper_table, summary
+from experiments.ioi import ORDERS, every_prompt, in_body, measured, other_body
+from experiments.ioi_tables import BYS, OWN, paper_table, summary
 from experiments.lm_evaluation import MEASURES
 from experiments.tasks import words
 from experiments.tasks.ioi import SPLITS, IOITask
