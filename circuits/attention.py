@@ -16,7 +16,7 @@ from transformer_lens.hook_points import HookPoint
 from circuits.config import ModelConfig
 from circuits.initial import Constant, Initial, Initialised, Normal
 from circuits.layers import affine
-from circuits.lens import Fusing, fork
+from circuits.lens import Fusing, fork, fork_if_hooked
 from circuits.stream_config import CARRIERS, Carrier
 from circuits.streams import HeadTensor, Mix, Outgoing, scaled
 
@@ -213,8 +213,7 @@ class Attention(Initialised, Fusing):
         q, k, v = used["q"], used["k"], used["v"]
         of_all = hidden is None and q.shape[1] == k.shape[1]
         if of_all and self.may_fuse(self.point("attn_scores"), self.point("pattern")):
-            # A branch of its own, as the fused backward pass reads its output again.
-            return fork(self.point("z"), self._fused(q, k, v))
+            return fork_if_hooked(self.point("z"), self._fused(q, k, v))
         pattern = self._dropped(self.pattern(q, k, hidden))
         return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
 
@@ -239,8 +238,10 @@ class Attention(Initialised, Fusing):
         mix = dict(self.mixes())[c]
         gains = mix.gains(x)
         incoming = mix.incoming([available[(layer, mix.reads)] for layer in mix.sources], gains)
-        incoming = fork(self.point(f"{c}_residual"), incoming)
-        return fork(self.point(f"{c}_mixed"), scaled(gains[0], own[c]) + incoming if c in own else incoming)
+        incoming = fork_if_hooked(self.point(f"{c}_residual"), incoming)
+        if c not in own:
+            return fork(self.point(f"{c}_mixed"), incoming)
+        return self.point(f"{c}_mixed")(scaled(gains[0], own[c]) + incoming)
 
     def pattern(
         self,
@@ -255,7 +256,7 @@ class Attention(Initialised, Fusing):
         if hidden is None:
             hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = self.point("attn_scores")(scores.masked_fill(hidden, -torch.inf))
-        return self.point("pattern")(scores.softmax(-1))
+        return fork_if_hooked(self.point("pattern"), scores.softmax(-1))
 
     def output(self, z: HeadTensor, use_attn_result: bool = False) -> Residual:
         """Return what the layer adds to the residual stream."""
@@ -264,7 +265,8 @@ class Attention(Initialised, Fusing):
             return result.sum(-2) + self.b_O
         joined = rearrange(z, "batch pos head width -> batch pos (head width)")
         if not self.config.output_matrix:
-            return joined
+            # Never the same storage as z, which a setter at hook_attn_out would edit.
+            return joined + self.b_O if self.config.biases else joined.clone()
         return affine(joined, self.W_O.flatten(0, 1), self.b_O if self.config.biases else None)
 
     def needs(self) -> list[tuple[int, Carrier]]:

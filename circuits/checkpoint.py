@@ -100,9 +100,20 @@ def load_checkpoint(path: str | Path, expect: ModelConfig | None = None) -> Hook
     config = ModelConfig.from_plain(about["config"])
     if expect is not None:
         refuse_other_architecture(path, config, expect)
-    model = HookedStreamTransformer(config).to(next(iter(tensors.values())).dtype)
-    model.load_state_dict(tensors)
-    return model.eval()
+    return _holding(HookedStreamTransformer(config), tensors).eval()
+
+
+def _holding(model: HookedStreamTransformer, tensors: Mapping[str, Tensor]) -> HookedStreamTransformer:
+    """The model with these tensors as its weights, each of its own type; what is not learned goes with its module."""
+    model.load_state_dict(tensors, assign=True)
+    for module in model.modules():
+        of = next(module.parameters(recurse=False), None)
+        dtype = model.W_U.dtype if of is None else of.dtype
+        for name, buffer in module.named_buffers(recurse=False):
+            if name in module._non_persistent_buffers_set:
+                setattr(module, name, buffer.to(dtype))
+    # The view that tools read of device and type follows.
+    return model.to(model.W_U.device)
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
@@ -139,7 +150,7 @@ def transplant(model: HookedStreamTransformer, config: ModelConfig) -> HookedStr
     """
     donor = dict(model.state_dict())
     body = HookedStreamTransformer(dataclasses.replace(config, name=f"{model.config.name} in {config.name}"))
-    body = body.to(model.cfg.dtype)
+    body = body.to(model.W_U.device, model.cfg.dtype)
     own = body.state_dict()
     problems = [f"{n} is missing" for n in own if n not in donor and ".mix." not in n]
     problems += [f"{n} would be left behind" for n in donor if n not in own and ".mix." not in n]
@@ -150,5 +161,4 @@ def transplant(model: HookedStreamTransformer, config: ModelConfig) -> HookedStr
     ]
     if problems:
         raise ValueError(f"these weights do not fit the other architecture: {'; '.join(problems)}")
-    body.load_state_dict({n: donor.get(n, own[n]) for n in own})
-    return body.eval()
+    return _holding(body, {n: donor[n].clone() if n in donor else own[n] for n in own}).eval()

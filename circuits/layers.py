@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.config import MLP, ModelConfig, TokenInputs
 from circuits.initial import Constant, Initial, Initialised, Normal
-from circuits.lens import Fusing
+from circuits.lens import Fusing, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
 
@@ -70,9 +70,9 @@ class PosEmbed(Initialised):
         return {"W_pos": Normal(self._std)}
 
     def forward(self, embedded: Residual) -> Residual:
-        """Return the embedding of the positions of ``embedded``, one copy an example."""
+        """Return the embedding of the positions of ``embedded``, for every example; never the weights' own storage."""
         batch, pos, _ = embedded.shape
-        return self.W_pos[:pos].expand(batch, -1, -1)
+        return self.W_pos[:pos].clone().expand(batch, -1, -1)
 
 
 class Norm(Initialised, Fusing):
@@ -96,7 +96,7 @@ class Norm(Initialised, Fusing):
         if self.may_fuse(self.hook_scale):
             return self.hook_normalized(self._fused(x))
         x = x - x.mean(-1, keepdim=True) if self.centred else x
-        x = x / self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        x = x / fork_if_hooked(self.hook_scale, (x.square().mean(-1, keepdim=True) + self.eps).sqrt())
         x = x if self.w is None else x * self.w
         return self.hook_normalized(x if self.b is None else x + self.b)
 
@@ -127,7 +127,7 @@ class FeedForward(Initialised):
 
     def forward(self, x: Residual) -> Residual:
         """Return what the MLP adds to the residual stream."""
-        hidden = self.hook_post(self.act_fn(self.hook_pre(affine(x, self.W_in, self.b_in))))
+        hidden = fork_if_hooked(self.hook_post, self.act_fn(self.hook_pre(affine(x, self.W_in, self.b_in))))
         return affine(hidden, self.W_out, self.b_out)
 
 
@@ -148,7 +148,7 @@ class ReluLayer(Initialised):
 
     def forward(self, z: Residual) -> Residual:
         """Return the layer's output."""
-        return self.hook_post(F.relu(self.hook_pre(z @ self.W + self.b)))
+        return fork_if_hooked(self.hook_post, F.relu(self.hook_pre(z @ self.W + self.b)))
 
 
 class Unembed(Initialised):

@@ -10,8 +10,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack  # type: ignore[import-not-found] # torch's stubs lag
+from torch._C._functorch import (  # type: ignore[import-not-found] # torch's stubs lag
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    peek_interpreter_stack,
+)
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 from transformer_lens import ActivationCache, HookedRootModule, TransformerBridgeConfig
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.slice import Slice
@@ -40,7 +46,8 @@ FLAGGED_POINTS = {
 }
 """Points that fire only while a flag of ``cfg`` is set, as in HookedTransformer."""
 
-_SHORT = re.compile(r"^(blocks\.\d+\.)(hook_[qkv]_(?:residual|mixed|stream))$")
+_OF_ATTENTION = r"attn_in|[qkv]_(?:input|residual|mixed|stream)"
+_SHORT = re.compile(rf"^(blocks\.\d+\.)(hook_(?:{_OF_ATTENTION}))$")
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 Hook = Callable[..., Any]
@@ -53,17 +60,39 @@ def has_heads(name: str) -> bool:
 
 
 def fork(point: HookPoint, tensor: Tensor) -> Tensor:
-    """Return ``tensor`` through a hook point on a branch; a hooked branch gets storage of its own.
+    """Return ``tensor`` through a hook point on a branch of a fork, which has storage of its own.
 
-    Patch setters write in place. Without the copy, patching one branch of a fork would edit the other one too.
+    Setters write in place, those of any tool: without the copy, who edits one branch would edit the others too, the
+    caller's input among them. Inside compiled code, where nobody can listen, no copy is made.
     """
-    return point(tensor.clone() if point.fwd_hooks else tensor)
+    return point(tensor if torch.compiler.is_compiling() else tensor.clone())
 
 
-def is_hooked(point: HookPoint) -> bool:
-    """Return whether anything listens at a hook point: transformer-lens' hooks or torch's own."""
-    hooks = (point._forward_hooks, point._forward_pre_hooks, point._backward_hooks, point._backward_pre_hooks)
-    return any(bool(attached) for attached in hooks)
+def fork_if_hooked(point: HookPoint, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` through a hook point; where anyone listens, it has storage of its own.
+
+    For what no other branch uses, but somebody may still hold: another point, or the derivative of what made it.
+    """
+    return fork(point, tensor) if is_hooked(point) else point(tensor)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether anything listens at a hook point or another module: hooks of transformer-lens or torch, those for
+    all modules too, or a ``forward`` that was put in the place of the module's own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if torch.compiler.is_compiling():
+        return any(map(bool, hooks))
+    return any(map(bool, hooks)) or "forward" in vars(module) or bool(_has_any_global_hook())
+
+
+def values_of(tensor: Tensor) -> Tensor | None:
+    """Return a tensor whose values can be read: that itself, or what torch.func's transforms wrap in it.
+
+    ``None``: it has a shape and no values (on the device meta, or fake).
+    """
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return None if tensor.is_meta or is_fake(tensor) else tensor
 
 
 def _transformed() -> bool:
@@ -123,11 +152,7 @@ class StreamActivationCache(ActivationCache):
     """transformer-lens' cache, which also understands ``cache["v_mixed", 1]``."""
 
     def __getitem__(self, key: Any) -> Tensor:
-        if (
-            isinstance(key, tuple)
-            and isinstance(key[0], str)
-            and re.fullmatch(r"[qkv]_(residual|mixed|stream)", key[0])
-        ):
+        if isinstance(key, tuple) and isinstance(key[0], str) and re.fullmatch(_OF_ATTENTION, key[0]):
             layer = key[1] if key[1] >= 0 else self.model.cfg.n_layers + key[1]
             key = f"blocks.{layer}.attn.hook_{key[0]}"
         return super().__getitem__(full_name(key) if isinstance(key, str) else key)
@@ -167,6 +192,10 @@ class HookedRoot(HookedRootModule):
         """
         if torch.compiler.is_compiling() and any(point.fwd_hooks or point.bwd_hooks for point in self._points):
             _refuse_compiled_hooks()
+
+    def hooked_modules(self) -> list[str]:
+        """Return the names of the modules at which anything listens; the model's own name is ``model``."""
+        return [name or "model" for name, module in self.named_modules() if is_hooked(module)]
 
     def can_fire(self, name: str) -> bool:
         """Return whether the hook point ``name`` fires under the present flags."""

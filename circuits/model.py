@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,10 +20,10 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.attention import Attention, Residual
 from circuits.config import ModelConfig, ReluStack, TokenInputs
-from circuits.errors import known
+from circuits.errors import known, require
 from circuits.initial import Initialised
 from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
-from circuits.lens import bridge_config
+from circuits.lens import bridge_config, fork, fork_if_hooked, values_of
 from circuits.stream_config import CARRIERS, Carrier, Gate
 from circuits.streams import Outgoing
 from circuits.surface import ToolSurface
@@ -66,7 +67,7 @@ class Block(nn.Module):
 
     def forward(self, residual: Residual, earlier: Outgoing, flags: Any) -> tuple[Residual, Outgoing]:
         """Return the residual stream after the block and what its attention passes on; ``flags`` is ``model.cfg``."""
-        residual = self.hook_resid_pre(residual)
+        residual = fork_if_hooked(self.hook_resid_pre, residual)
         inputs = self.attn.split_inputs(residual, flags.use_split_qkv_input, flags.use_attn_in)
         inputs = self._normalised(inputs)
         attn_out, outgoing = self.attn(inputs, earlier, flags.use_attn_result)
@@ -170,28 +171,33 @@ class HookedStreamTransformer(ToolSurface):
 
         ``inputs`` are (batch pos d_input) vectors, (batch pos) tokens, text if the model has a tokenizer, or with
         ``start_at_layer`` the residual stream (batch pos d_model), together with the ``outgoing`` tensors that later
-        layers read. With ``stop_at_layer`` the residual stream before that layer comes back. ``"loss"`` is the mean
-        next-token cross-entropy in nats.
+        layers read. With ``stop_at_layer`` the residual stream before that layer comes back. Negative layers count
+        from the end, and n_layers is the end. ``"loss"`` is the mean next-token cross-entropy in nats; ``None``
+        computes all but the unembedding.
 
         Raises:
-            ValueError: for inputs that do not fit, a start at a later layer without the tensors it reads, an unknown
-                ``return_type``, or a loss of inputs that are not tokens.
+            ValueError: for inputs that do not fit, a layer that the model does not have, a start at a later layer
+                without the tensors it reads, an unknown ``return_type``, or a loss of inputs that are not tokens.
         """
         self.check_not_compiled_with_hooks()
         if not isinstance(inputs, Tensor):
             inputs = self._tokens_to_run(inputs, return_type)
         self._check_return_type(return_type, inputs)
+        start = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer")
+        stop = self.config.n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer")
+        require(start <= stop, f"start_at_layer = {start_at_layer} comes after stop_at_layer = {stop_at_layer}")
         if start_at_layer is None:
             self._check_inputs(inputs)
             residual = self.input_residual(inputs)
         else:
-            self._check_start(start_at_layer, outgoing or {})
+            self._check_start(start, inputs, outgoing or {})
             residual = inputs
-        layers = range(self.config.n_layers)[start_at_layer:stop_at_layer]
-        residual, _ = self._run(residual, outgoing or {}, layers)
+        residual, _ = self._run(residual, outgoing or {}, range(start, stop))
         if stop_at_layer is not None:
             return residual
         if return_type is None:
+            # For those that listen: what is cached without a return type has all points of the readout too.
+            self._before_unembed(residual)
             return None
         logits = self.read_out(residual)
         if return_type == "logits":
@@ -219,23 +225,33 @@ class HookedStreamTransformer(ToolSurface):
             is_position = torch.arange(self.config.d_model, device=inputs.device) < self.config.n_ctx
             content = self.hook_embed(torch.where(is_position, 0.0, inputs))
             return content + self.hook_pos_embed(torch.where(is_position, inputs, 0.0))
-        embedded = self.hook_embed(self.embed(inputs))
+        # Without an embedding, these are the caller's own vectors.
+        plain = isinstance(self.embed, nn.Identity)
+        embedded = fork(self.hook_embed, inputs) if plain else self.hook_embed(self.embed(inputs))
         if self.pos_embed is None:
             return embedded
-        return embedded + self.hook_pos_embed(self.pos_embed(embedded))
+        return embedded + fork_if_hooked(self.hook_pos_embed, self.pos_embed(embedded))
 
     def read_out(self, residual: Residual) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Return the logits of a final residual stream."""
+        return self.unembed(self._before_unembed(residual))
+
+    def _before_unembed(self, residual: Residual) -> Residual:
         z = self.ln_final(residual)
         for layer in self.readout:
             z = layer(z)
-        return self.unembed(z)
+        return z
 
     def state(self, inputs: Tensor, layer: int) -> State:
         """Return all that layers from ``layer`` on depend on, so that ``run_state`` gives what ``forward`` gives.
 
-        The residual stream alone is not it: on a model with a stream, later layers also read earlier projections.
+        The residual stream alone is not it: on a model with a stream, later layers also read earlier projections. A
+        negative layer counts from the end, and n_layers is the end.
+
+        Raises:
+            ValueError: for inputs that do not fit, or a layer that the model does not have.
         """
+        layer = self._layer(layer, "layer")
         self._check_inputs(inputs)
         residual, outgoing = self._run(self.input_residual(inputs), {}, range(layer))
         return State(layer, residual, {key: outgoing[key] for key in self.reads_from(layer)})
@@ -245,11 +261,25 @@ class HookedStreamTransformer(ToolSurface):
         return self(state.residual, start_at_layer=state.layer, outgoing=state.outgoing, **kwargs)
 
     def reads_from(self, layer: int) -> list[tuple[int, Carrier]]:
-        """Return the (layer, carrier) of the tensors of layers before ``layer`` that it or later layers read."""
+        """Return the (layer, carrier) of the tensors of layers before ``layer`` that it or later layers read.
+
+        Raises:
+            ValueError: for a layer that the model does not have; negative ones count from the end, n_layers is the end.
+        """
+        layer = self._layer(layer, "layer")
         needs = {need for block in self.layers[layer:] for need in block.attn.needs()}
         return sorted(need for need in needs if need[0] < layer)
 
     # --- checks at the edge ---------------------------------------------------------------------------------------
+
+    def _layer(self, layer: int, what: str) -> int:
+        n = self.config.n_layers
+        require(
+            isinstance(layer, Integral) and not isinstance(layer, bool) and -n <= layer <= n,
+            f"{what} = {layer!r} is no layer of this model: it has {n}, numbered from 0; {n} stands for the end, and "
+            f"-1 for the last one",
+        )
+        return int(layer) % n if layer < 0 else int(layer)
 
     def _check_inputs(self, inputs: Tensor) -> None:
         if torch.compiler.is_compiling():
@@ -289,21 +319,41 @@ class HookedStreamTransformer(ToolSurface):
     def _check_values(self, inputs: Tensor) -> None:
         if not inputs.numel():
             raise ValueError(f"there is nothing to run: the inputs have the shape {tuple(inputs.shape)}")
+        values = values_of(inputs)
+        if values is None:
+            return
         if isinstance(self.config.inputs, TokenInputs):
-            low, high = int(inputs.min()), int(inputs.max())
+            low, high = int(values.min()), int(values.max())
             if low < 0 or high >= self.config.inputs.d_vocab:
                 raise ValueError(f"token numbers from {low} to {high}, but d_vocab = {self.config.inputs.d_vocab}")
-        elif not bool(torch.isfinite(inputs).all()):
-            bad = (~torch.isfinite(inputs)).any(-1).nonzero()[0].tolist()
-            raise ValueError(f"the inputs hold NaN or infinity, first at (batch, pos) = {tuple(bad)}; mend the data")
+        elif not bool(torch.isfinite(values).all()):
+            bad = (~torch.isfinite(values)).any(-1).nonzero()[0].tolist()
+            raise ValueError(
+                f"the inputs hold NaN or infinity, first at (batch, pos) = {tuple(bad)}; find where they come from"
+            )
 
-    def _check_start(self, layer: int, outgoing: Outgoing) -> None:
+    def _check_start(self, layer: int, residual: Tensor, outgoing: Outgoing) -> None:
+        if torch.compiler.is_compiling():
+            return
         missing = [key for key in self.reads_from(layer) if key not in outgoing]
         if missing:
             raise ValueError(
                 f"layers from {layer} on also read {[f'{c} of layer {j}' for j, c in missing]} through the stream, "
                 f"which the residual stream does not hold; pass outgoing=, or use model.state(inputs, {layer}) and "
                 f"model.run_state(state)"
+            )
+        got = f"got {tuple(residual.shape)} of {residual.dtype}"
+        require(
+            residual.ndim == 3 and residual.shape[-1] == self.config.d_model and residual.is_floating_point(),
+            f"with start_at_layer, the input is the residual stream (batch, pos, {self.config.d_model}) before that "
+            f"layer, {got}; model(inputs, stop_at_layer={layer}) gives it",
+        )
+        where = tuple(residual.shape[:2])
+        for (source, carrier), tensor in outgoing.items():
+            require(
+                tuple(tensor.shape[:2]) == where,
+                f"outgoing {carrier} of layer {source} is of (batch, pos) = {tuple(tensor.shape[:2])}, the residual "
+                f"stream of {where}; take both from one model.state",
             )
 
     # --- gates ------------------------------------------------------------------------------------------------------
@@ -355,6 +405,22 @@ class HookedStreamTransformer(ToolSurface):
             yield self
         finally:
             self._set_streams(before)
+
+    # --- the final norm ---------------------------------------------------------------------------------------------
+
+    def fold_layer_norm(self) -> HookedStreamTransformer:
+        """Return a model with the same logits whose final norm has no weights; this one stays as it is.
+
+        They are in an unembedding of its own, with a bias. So what was written to the residual stream, centred and
+        divided by the final norm's scale, times W_U, plus b_U, adds up to the logits: direct logit attribution and
+        logit lens are exact. Weights of the other norms, and what the stream carries, stay as they are.
+
+        Raises:
+            ValueError: for a readout that is not linear, or while hooks are attached.
+        """
+        from circuits.folding import with_folded_norm
+
+        return with_folded_norm(self)
 
     # --- for people -------------------------------------------------------------------------------------------------
 

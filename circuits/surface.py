@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
+from circuits.errors import require
 from circuits.lens import Fusing
 from circuits.text import TextSurface
 
@@ -93,15 +94,41 @@ class ToolSurface(TextSurface):
         """Return the direction of the residual stream that raises each token's logit (d_model last).
 
         Raises:
-            ValueError: where no such direction exists: a learnable final norm, or a readout that is not linear.
+            ValueError: where no such direction exists: a final norm with weights (:meth:`fold_layer_norm` takes them
+                away), or a readout that is not linear; for what is no token.
         """
-        if self.readout or self.config.normalization in ("LN", "RMS"):
-            why = "a ReLU stack stands" if self.readout else "a final norm with learned weights stands"
-            raise ValueError(f"direct logit attribution needs a linear readout, but {why} before W_U")
-        return self.W_U.T[self.to_single_token(tokens) if isinstance(tokens, str) else tokens]
+        why = self.why_not_linear()
+        require(why is None, f"direct logit attribution needs a linear readout, but {why}")
+        if isinstance(tokens, Tensor):
+            n = self.W_U.shape[1]
+            inside = bool(((tokens >= 0) & (tokens < n)).all())
+            require(inside, f"token numbers lie between 0 and {n - 1}, got {tokens.flatten().tolist()[:10]}")
+            return self.W_U.T[tokens]
+        return self.W_U.T[self.to_single_token(tokens)]
+
+    def why_not_linear(self) -> str | None:
+        """Return what stands between the normalised residual stream and W_U, and what to do; ``None``: nothing."""
+        if self.readout:
+            return "a ReLU stack stands before W_U; patch or ablate instead"
+        norm = self.get_submodule("ln_final")
+        weights = [getattr(norm, "w", None), getattr(norm, "b", None)]
+        plain = all(x is None or bool((x == start).all()) for x, start in zip(weights, (1, 0), strict=True))
+        if plain:
+            return None
+        return "a final norm with learned weights stands before W_U; ask model.fold_layer_norm(), which has none"
+
+    def tl_parameters(self) -> dict[str, Tensor]:
+        """Return all weights by HookedTransformer's names, a tied unembedding and what is not learned among them."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers()), "unembed.W_U": self.W_U}
 
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> Tensor:
-        """Return the sum of all biases (d_model) written to the residual stream before ``layer``."""
+        """Return the sum of all biases (d_model) written to the residual stream before ``layer``.
+
+        Raises:
+            ValueError: for a layer that is not between 0 and n_layers, which is the end.
+        """
+        n = self.config.n_layers
+        require(0 <= layer <= n, f"layer = {layer}: this model has {n}, numbered from 0, and {n} stands for the end")
         total = self.b_O[: layer + int(mlp_input)].sum(0)
         return total + self.b_out[:layer].sum(0) if include_mlp_biases and self.config.mlp else total
 
