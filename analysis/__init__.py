@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from analysis.edge_ablation import ablate_edges
     from analysis.edge_attribution import attribute_edges
     from analysis.following import follow
+    from analysis.gap import NoGapError, WeakPairWarning
     from analysis.gradient_split import Connection, GradientSplit
     from analysis.gradients import split_gradient
     from analysis.graph import Graph
     from analysis.heads import AttentionScore, score_heads, score_retrieval
-    from analysis.pairs import METRICS, Pair
+    from analysis.metrics import METRICS, ReadMetric
+    from analysis.pairs import Pair
     from analysis.patching import PatchResult, patch
     from analysis.paths import find_paths, patch_paths
     from analysis.shares import head_shares
@@ -45,7 +47,9 @@ __getattr__ = lazily(
         **dict.fromkeys(("Connection", "GradientSplit"), "gradient_split"),
         "split_gradient": "gradients",
         **dict.fromkeys(("AttentionScore", "score_heads", "score_retrieval"), "heads"),
-        **dict.fromkeys(("METRICS", "Pair"), "pairs"),
+        **dict.fromkeys(("NoGapError", "WeakPairWarning"), "gap"),
+        **dict.fromkeys(("METRICS", "ReadMetric"), "metrics"),
+        "Pair": "pairs",
         **dict.fromkeys(("PatchResult", "patch"), "patching"),
         **dict.fromkeys(("Site", "find_sites"), "sites"),
         **dict.fromkeys(("adjust", "mean_interval", "paired_ratio"), "statistics"),
@@ -62,9 +66,12 @@ __all__ = [
     "Connection",
     "GradientSplit",
     "Graph",
+    "NoGapError",
     "Pair",
     "PatchResult",
+    "ReadMetric",
     "Site",
+    "WeakPairWarning",
     "ablate",
     "ablate_edges",
     "adjust",

@@ -9,19 +9,19 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from analysis.evalmode import require_eval_mode
-from analysis.pairs import ReadAt, read
+from analysis.metrics import precise, read
+from analysis.pairs import Pair, check_readable, without_padding
+from analysis.ready import require_eval_mode
 from circuits.errors import known, require
 from circuits.intervening import Activations, Counts, Intervening, Models
 from circuits.interventions import Intervention, Mean, Operation, Resample, Zero, operation_name
 from circuits.model import HookedStreamTransformer
-from circuits.replacement import Places
-from circuits.sites import Site, check_sites
+from circuits.sites import PATTERN, Site, check_sites
 from circuits.stream_config import CARRIERS, Gate
 
 METHODS: dict[str, Operation] = {"zero": Zero(), "mean": Mean(), "resample": Resample()}
@@ -166,36 +166,35 @@ def _possible(model: HookedStreamTransformer, cut: Callable[[HookedStreamTransfo
 
 def ablate(
     model: HookedStreamTransformer,
-    inputs: Tensor,
-    answers: Int[Tensor, " batch"],
+    pair: Pair,
     ablations: Sequence[Ablation] | None = None,
-    read_at: ReadAt = -1,
     *,
-    positions: Places | None = None,
     models: Models | None = None,
     allow_nothing: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Return one row an ablation: accuracy and loss (nats) at ``read_at``, whole and ablated, and the gradient's.
+    """Return one row an ablation: accuracy and loss (nats) on the clean inputs where the pair reads them, whole and
+    ablated, and the gradient's.
 
     ``changed`` is the largest change of any activation that was replaced; ``gradient_norm`` and ``gradient_cosine``
     compare the gradient of the mean loss with and without the ablation: norm ratio, and cosine over all parameters.
-    Means and samples are of the whole model, also where several sites are replaced together. ``positions`` and
-    ``models`` as for :func:`circuits.intervening.intervened`. By default, all of :func:`standard_ablations`, where a
-    part that is nothing already (a stream behind a closed gate) has the change 0.
+    Means and samples are of the whole model, also where several sites are replaced together, and leave padding out.
+    Sites may name the pair's roles; ``models`` as for :func:`circuits.intervening.intervened`. By default, all of
+    :func:`standard_ablations`, where a part that is nothing already (a stream behind a closed gate) has the change 0.
+    Inputs without a counterfactual are a ``Pair.one_sided(inputs, answers)``; hooks that are attached act all along.
 
     Raises:
         ValueError: for a model in training mode, an ablation of something that the model does not have, a single
-            example to resample, or numbers of inputs and answers that differ.
+            example to resample, or a pair that the model cannot answer or that is read at padding.
         NothingChangedError: for an ablation that changed nothing at any of its sites, unless ``allow_nothing``.
     """
     require_eval_mode(model, "ablation")
-    require(len(inputs) == len(answers), f"{len(inputs)} inputs with {len(answers)} answers; give one an input")
+    check_readable(model, pair)
     wanted = standard_ablations(model) if ablations is None else list(ablations)
     require(bool(wanted), "there is no ablation to make; leave ablations out for the standard ones")
     ready = [Intervening(model, ablation.interventions, models) for ablation in wanted]
-    _require_others(wanted, len(inputs))
-    asked = _Asked(model, inputs, answers, read_at, positions, _baseline(model, inputs, wanted))
+    _require_others(wanted, len(pair))
+    asked = _Asked(model, pair, _baseline(model, pair, wanted))
     whole = asked.measured()
     rows = []
     shown = tqdm(wanted, unit=" ablations", disable=not progress, leave=False, delay=2)
@@ -205,7 +204,7 @@ def ablate(
         if changed == 0 and ablations is not None and not allow_nothing:
             applied.counts.require_change()
         rows.append(ablation.describe() | _compared(whole, after) | {"changed": changed})
-    return pd.DataFrame(rows).assign(n=len(inputs))
+    return pd.DataFrame(rows).assign(n=len(pair))
 
 
 def _require_others(wanted: Sequence[Ablation], n: int) -> None:
@@ -213,12 +212,14 @@ def _require_others(wanted: Sequence[Ablation], n: int) -> None:
     require(n > 1 or not resampled, "an activation is resampled from another example, and only one input was given")
 
 
-def _baseline(model: HookedStreamTransformer, inputs: Tensor, wanted: Sequence[Ablation]) -> Activations:
-    """What the whole model does where means or samples are put in its place."""
+def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablation]) -> Activations:
+    """What the whole model does where means or samples are put in its place; padding is left out."""
     every = (i for ablation in wanted for i in ablation.interventions)
     names = sorted({i.site.hook_name for i in every if isinstance(i.operation, (Mean, Resample))})
     with torch.no_grad():
-        return model.run_with_cache(inputs, names_filter=names, return_cache_object=False)[1]
+        _, cache = model.run_with_cache(pair.clean, names_filter=names, return_cache_object=False)
+    patterns = tuple(f"hook_{component}" for component in PATTERN)
+    return {name: without_padding(x, pair, 2 if name.endswith(patterns) else 1) for name, x in cache.items()}
 
 
 def _largest(counts: Counts) -> float:
@@ -237,25 +238,22 @@ class _Asked:
     """The question that is asked of the whole model and of what is left of it."""
 
     model: HookedStreamTransformer
-    inputs: Tensor
-    answers: Int[Tensor, " batch"]
-    read_at: ReadAt
-    positions: Places | None
+    pair: Pair
     baseline: Activations
 
     def measured(self, ablation: Ablation | None = None, applied: Intervening | None = None) -> _Measured:
         """Return accuracy, loss and gradient of the model, or of what an ablation leaves of it."""
         regated = self.model.regated(dict(ablation.gates)) if ablation and ablation.gates else nullcontext()
-        acting = applied.at(None, self.positions, self.baseline) if applied else nullcontext()
+        acting = applied.at(None, self.pair.positions, self.baseline) if applied else nullcontext()
         with regated, acting:
-            logits = read(self.model(self.inputs), self.read_at)
-            loss = F.cross_entropy(logits, self.answers)
+            logits = read(self.model(self.pair.clean), self.pair.read_at)
+            loss = F.cross_entropy(logits, self.pair.answers)
             parameters = list(self.model.parameters())
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return _Measured(
-            accuracy=float((logits.argmax(-1) == self.answers).float().mean()),
+            accuracy=float((logits.argmax(-1) == self.pair.answers).float().mean()),
             loss=float(loss.detach()),
-            gradient=torch.cat([g.flatten() for g in gradients]),
+            gradient=torch.cat([precise(g.flatten()) for g in gradients]),
         )
 
 

@@ -17,9 +17,11 @@ from tqdm.auto import tqdm
 from analysis.activations import record
 from analysis.agreement import Agreement, agreement, to_check
 from analysis.drawing import draw
+from analysis.gap import Gap
 from analysis.linearised import Estimator, linearised
 from analysis.memory import bytes_of, copies_within, in_batches
-from analysis.pairs import Metric, Pair
+from analysis.metrics import Metric
+from analysis.pairs import Pair
 from analysis.patching import check_positions, frame_of, patch
 from analysis.sites import check_sites
 from analysis.two_runs import Direction, two_runs
@@ -53,6 +55,8 @@ class SiteScores:
     total: float
     """What the same gradient says of the whole input, as a share of the gap: 1 where the estimate is complete."""
     agreement: Agreement
+    beside: Gap
+    """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
 
     @property
     def effects(self) -> Float[Tensor, " site"]:
@@ -73,7 +77,7 @@ class SiteScores:
             low=low,
             high=high,
             p=np.nan if test is None else test.pvalue,
-            n=n,
+            **self.beside.columns(),
             metric=self.metric,
             method=self.method,
             direction=self.direction,
@@ -105,9 +109,9 @@ def attribute(
     through a ``gradient-only`` one.
 
     Raises:
-        ValueError: for a model in training mode, a site that the model or the pair does not have, a metric without a
-            gradient or not one finite number an example, a pair whose clean and corrupt metric are equal, or AtP* on a
-            model of one layer.
+        ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
+            have, a metric without a gradient or not one finite number an example, a pair whose clean and corrupt metric
+            are equal, or AtP* on a model of one layer.
 
     Source: Kramar et al., arXiv 2403.00745 (AtP, the query-key fix and GradDrop); routes through the stream are this
         toolkit's own.
@@ -117,7 +121,7 @@ def attribute(
     require(bool(wanted), "there is no site to score; analysis.find_sites(model, ...) makes a list of them")
     require(steps > 0, f"steps = {steps}: IG needs at least one input between the two runs")
     require(method != "AtP*" or model.config.n_layers > 1, "AtP* drops one layer at a time and needs at least two")
-    check_positions(wanted, pair)
+    check_positions(model, wanted, pair)
     runs = two_runs(model, pair, metric, direction, "attribution", gradient=True)
     if check and max_memory is not None:
         # The comparison at the end is refused now if it will not fit: what it keeps is one activation a hook point.
@@ -143,6 +147,7 @@ def attribute(
         direction=direction,
         total=float(total.mean() / gap.mean()),
         agreement=_agreement(model, pair, wanted, checked, values, metric, direction, max_memory, method == "AtP*"),
+        beside=runs.beside,
     )
 
 

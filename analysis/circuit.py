@@ -17,8 +17,10 @@ from analysis.connections import connected, grown
 from analysis.drawing import draw
 from analysis.edge_attribution import EdgeScores
 from analysis.edges import EdgeRuns, Replacement, numbered, send
+from analysis.gap import Gap
 from analysis.graph import Graph
-from analysis.pairs import Metric, Pair
+from analysis.metrics import Metric
+from analysis.pairs import Pair
 from analysis.two_runs import two_runs
 from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
@@ -132,12 +134,13 @@ class Quality:
     """One row an edge of the circuit: edge, source, target, route, minimality."""
     replacement: str
     metric: str
-    n: int
+    beside: Gap
+    """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
 
     def summary(self) -> pd.DataFrame:
         """Return all numbers as one row."""
-        numbers = ("faithfulness", "low", "high", "empty", "incompleteness", "minimality", "replacement", "metric", "n")
-        row = {name: getattr(self, name) for name in numbers}
+        numbers = ("faithfulness", "low", "high", "empty", "incompleteness", "minimality", "replacement", "metric")
+        row = {name: getattr(self, name) for name in numbers} | self.beside.columns()
         return pd.DataFrame([{"edges": len(self.circuit), "of": len(self.circuit.graph)} | row])
 
     def figure(self) -> Any:
@@ -165,8 +168,9 @@ def judge(
     with probability 1/2).
 
     Raises:
-        ValueError: for a model in training mode, a circuit of another graph, an empty one, a metric that does not
-            return one finite number an example, or a pair whose clean and corrupt metric are equal.
+        ValueError: for a model in training mode or with hooks attached, a circuit of another graph, an empty one, a
+            metric that does not return one finite number an example, or a pair whose clean and corrupt metric are
+            equal.
 
     Source: Wang et al., arXiv 2211.00593, section 4 (the three criteria); faithfulness is normalised as
         transformer-lens' ``faithfulness`` is, which knows no stream edges.
@@ -194,7 +198,7 @@ def judge(
         edges=edges,
         replacement=replacement,
         metric=runs.name,
-        n=len(pair),
+        beside=runs.both.beside,
     )
 
 
@@ -220,7 +224,7 @@ class _Runs:
         )
         both = two_runs(model, pair, metric, "denoise", "judging a circuit")
         self.both, self.name, self.clean, self.corrupt = both, both.metric, both.target, both.baseline
-        sent = send(model, graph, pair.corrupt).replaced(replacement)
+        sent = send(model, graph, pair.corrupt).without_padding(pair).replaced(replacement)
         self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory)
 
     def metrics(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, "set example"]:

@@ -17,6 +17,8 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.utilities.matrix import composition_scores
 
 from analysis.graph import Place, carried
+from analysis.metrics import precise
+from analysis.ready import require_no_hooks
 from analysis.wiring import carry
 from circuits.model import HookedStreamTransformer
 from circuits.stream_config import TokenGain
@@ -50,11 +52,12 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.
     make of it. A gain alone does not change a score unless it is 0; ``norm``, |A B|_F itself, shows it.
 
     Raises:
-        ValueError: if gains depend on the input (``stream=False`` leaves the stream's kinds out), or if no head comes
-            before another.
+        ValueError: with hooks attached, if gains depend on the input (``stream=False`` leaves the stream's kinds out),
+            or if no head comes before another.
 
     Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021), for Q, K and V.
     """
+    require_no_hooks(model, "composition of heads")
     frames = _through_residual(model)
     if stream and model.config.streams:
         require_fixed_gains(model, "use stream=False")
@@ -65,9 +68,9 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.
 
 
 def _through_residual(model: HookedStreamTransformer) -> list[pd.DataFrame]:
-    writes = model.OV
+    writes, attends = (FactoredMatrix(precise(m.A), precise(m.B)) for m in (model.OV, model.QK))
     frames = []
-    for kind, reads in (("Q", model.QK), ("K", model.QK.T), ("V", model.OV)):
+    for kind, reads in (("Q", attends), ("K", attends.T), ("V", writes)):
         scores = composition_scores(writes, reads, broadcast_dims=True).nan_to_num(0.0)
         norms = scores * writes.norm()[..., None, None] * reads.norm()
         pairs = combinations(range(model.config.n_layers), 2)
@@ -100,8 +103,9 @@ def _between(model: HookedStreamTransformer, source: Place, use: Place, through:
     (one, reads), (other, feeds) = source, use
     attn = model.layers[other].attn
     partner = {"v": attn.W_O, "k": attn.W_Q.transpose(-2, -1), "q": attn.W_K.transpose(-2, -1)}[feeds]
-    weights = getattr(model.layers[one].attn, f"W_{reads.upper()}")[:, None]
-    through = rearrange(through, "source d_in head d_out -> source head d_in d_out")
+    partner = precise(partner)
+    weights = precise(getattr(model.layers[one].attn, f"W_{reads.upper()}"))[:, None]
+    through = rearrange(precise(through), "source d_in head d_out -> source head d_in d_out")
     A = FactoredMatrix(weights, torch.eye(model.config.d_head, dtype=weights.dtype, device=weights.device))
     B = FactoredMatrix(through, partner.expand(*through.shape[:2], -1, -1))
     scores = composition_scores(A, B, broadcast_dims=False).nan_to_num(0.0)

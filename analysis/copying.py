@@ -13,8 +13,9 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from analysis.composition import require_fixed_gains
-from analysis.evalmode import require_eval_mode
 from analysis.heads import tidy
+from analysis.metrics import precise
+from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.config import TokenInputs
 from circuits.errors import known
 from circuits.model import Block, HookedStreamTransformer
@@ -39,11 +40,13 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
     stream route puts in place of W_V what the weights of all source layers amount to; layers without it are left out.
 
     Raises:
-        ValueError: for a model in training mode, without tokens or a linear readout, or without the route.
+        ValueError: for a model in training mode or with hooks attached, without tokens or a linear readout, or without
+            the route.
 
     Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021).
     """
     require_eval_mode(model, "scoring eigenvalue copying")
+    require_no_hooks(model, "scoring eigenvalue copying")
     _check_linear(model)
     embedded = model.W_E[:, None]
 
@@ -56,7 +59,8 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
     frames = []
     for layer, values in _values(model, embedded, project, route):
         reads = rearrange(values, "token 1 head d_head -> head token d_head")
-        eigenvalues = FactoredMatrix(reads, model.layers[layer].attn.W_O @ model.W_U).eigenvalues
+        says = precise(model.layers[layer].attn.W_O) @ precise(model.W_U)
+        eigenvalues = FactoredMatrix(precise(reads), says).eigenvalues
         scores = (eigenvalues.sum(-1).real / eigenvalues.abs().sum(-1)).nan_to_num(0.0)
         columns = {"layer": layer, "head": range(len(scores)), "score": f"copying eigenvalues ({route})"}
         frames.append(pd.DataFrame({**columns, "value": scores.tolist(), "convention": EIGENVALUES}))
@@ -79,11 +83,13 @@ def copy_score(
     sends the embedding through the values of the source layers; layers without it are left out.
 
     Raises:
-        ValueError: for a model in training mode, no items, vectors without answers, or a route that is not there.
+        ValueError: for a model in training mode or with hooks attached, no items, vectors without answers, or a route
+            that is not there.
 
     Source: Wang et al., arXiv 2211.00593, who embed by the first MLP layer; here it is the embedding itself.
     """
     require_eval_mode(model, "scoring copying")
+    require_no_hooks(model, "scoring copying")
     answers = _answers(model, inputs, answers, top_k)
     residual = model.embed(inputs[:, None])
 
@@ -98,7 +104,7 @@ def copy_score(
         logits = model.read_out(rearrange(written, "item 1 head d -> item head d"))
         own = logits.gather(2, answers[:, None, None].expand(-1, logits.shape[1], 1))
         found = (logits >= own).sum(-1) <= top_k
-        frames.append(tidy(layer, f"copying ({route})", found.to(logits.dtype), convention))
+        frames.append(tidy(layer, f"copying ({route})", precise(found), convention))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -143,11 +149,8 @@ def _check_linear(model: HookedStreamTransformer) -> None:
             "eigenvalue copying compares tokens that are read with the same tokens that are said, but this model "
             "takes vectors or says something else; use copy_score(model, inputs, answers)"
         )
-    if model.readout or config.normalization in ("LN", "RMS"):
-        why = "a ReLU stack" if model.readout else "a final norm with learned weights"
-        raise ValueError(
-            f"eigenvalue copying needs a linear readout, but {why} stands before W_U; use copy_score(model, inputs)"
-        )
+    if (why := model.why_not_linear()) is not None:
+        raise ValueError(f"eigenvalue copying needs a linear readout, but {why}; or use copy_score(model, inputs)")
 
 
 def _answers(

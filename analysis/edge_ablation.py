@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.edges import EdgeRuns, Sent, numbered, send
-from analysis.evalmode import require_eval_mode
 from analysis.graph import Graph
-from analysis.pairs import ReadAt, read
+from analysis.metrics import read
+from analysis.pairs import Pair, check_readable
+from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
 from circuits.replacement import others
@@ -31,38 +31,42 @@ CUT_METHODS: dict[str, str] = {
 @torch.no_grad()
 def ablate_edges(
     model: HookedStreamTransformer,
-    inputs: Tensor,
-    answers: Int[Tensor, " batch"],
+    pair: Pair,
     edges: Sequence[str | Sequence[str]] | None = None,
     method: CutMethod = "mean",
     other: HookedStreamTransformer | None = None,
     seed: int = 0,
-    read_at: ReadAt = -1,
     max_memory: int | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Return one row an edge, or a set of edges cut together: accuracy and loss (nats) at ``read_at``, whole and cut.
+    """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
 
+    They are of the clean inputs, where the pair reads them (inputs without a counterfactual are a
+    ``Pair.one_sided(inputs, answers)``). Means and samples are of the clean inputs too, and leave padding out.
     ``edges`` are names (:class:`analysis.graph.Graph` lists them), sets of names, or ``None`` for each edge by itself.
     ``changed`` is the largest change of a logit that is read.
 
     Raises:
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
-        ValueError: for a model in training mode, one example to resample from, ``from run`` without another model or
-            with one of another architecture, or a memory bound smaller than one copy.
+        ValueError: for a model in training mode or with hooks attached, a pair that the model cannot answer or that is
+            read at padding, one example to resample from, ``from run`` without another model or with one of another
+            architecture, or a memory bound smaller than one copy.
     """
-    require_eval_mode(model, "ablation")
+    for asked in (model, *([] if other is None else [other])):
+        require_eval_mode(asked, "ablation")
+        require_no_hooks(asked, "ablating edges")
+    check_readable(model, pair)
     graph = Graph(model)
     sets = [edge.name for edge in graph.edges] if edges is None else list(edges)
     names = [[s] if isinstance(s, str) else list(s) for s in sets]
     cuts = torch.stack([numbered(graph.find(group), len(graph)) for group in names])
-    sent = _sent(model, graph, inputs, known("method", method, CUT_METHODS), other, seed)
-    whole = read(model(inputs), read_at)
+    sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
+    whole = read(model(pair.clean), pair.read_at)
     rows = [
-        _row(whole, read(logits, read_at), answers)
-        for logits in EdgeRuns(model, inputs, sent, graph, max_memory).each(cuts, progress)
+        _row(whole, read(logits, pair.read_at), pair.answers)
+        for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory).each(cuts, progress)
     ]
-    frame = pd.DataFrame(rows).assign(method=method, n=len(inputs))
+    frame = pd.DataFrame(rows).assign(method=method, n=len(pair))
     frame.insert(0, "edges", [" + ".join(group) for group in names])
     return frame
 
@@ -70,7 +74,7 @@ def ablate_edges(
 def _sent(
     model: HookedStreamTransformer,
     graph: Graph,
-    inputs: Tensor,
+    pair: Pair,
     method: str,
     other: HookedStreamTransformer | None,
     seed: int,
@@ -83,10 +87,10 @@ def _sent(
             f"the other model ({other.config.name}) has other edges than this one ({model.config.name}); take a model "
             f"of the same architecture",
         )
-        return send(other, graph, inputs)
-    sent = send(model, graph, inputs)
+        return send(other, graph, pair.clean)
+    sent = send(model, graph, pair.clean).without_padding(pair)
     if method == "resample":
-        return sent.rows(others(len(inputs), seed).to(inputs.device))
+        return sent.rows(others(len(pair), seed).to(pair.clean.device))
     return sent.replaced("zero" if method == "zero" else "mean")
 
 

@@ -16,9 +16,11 @@ from analysis.agreement import EXACT, Agreement, agreement, to_check
 from analysis.drawing import draw
 from analysis.edge_estimates import EdgeEstimator
 from analysis.edges import EdgeRuns, one_each, send
+from analysis.gap import Gap
 from analysis.graph import Edge, Graph
 from analysis.memory import copies_within, in_batches
-from analysis.pairs import Metric, Pair
+from analysis.metrics import Metric
+from analysis.pairs import Pair
 from analysis.two_runs import Direction, TwoRuns, two_runs
 from analysis.wiring import flowing
 from circuits.errors import known, require
@@ -46,6 +48,8 @@ class EdgeScores:
     method: str
     metric: str
     direction: str
+    beside: Gap
+    """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
     sum_error: float = float("nan")
     """The largest |sum over a node's outgoing edges - the node's own score|, relative to the largest node score; exact
     patches do not add up, so theirs is NaN."""
@@ -72,15 +76,19 @@ class EdgeScores:
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row an edge: source, target, route, score, effect with standard error, and the convention."""
+        """Return one row an edge: source, target, route, score, effect, its standard error, and the convention.
+
+        One example has no standard error (NaN).
+        """
         n = self.values.shape[1]
-        error = self.values.std(1, correction=min(1, n - 1)) / n**0.5 / self.gap.mean().abs()
+        spread = self.values.std(1) if n > 1 else torch.full_like(self.values[:, 0], torch.nan)
+        error = spread / n**0.5 / self.gap.mean().abs()
         frame = pd.DataFrame([_row(edge) for edge in self.graph.edges])
         return frame.assign(
             score=self.scores.numpy(),
             effect=self.effects.numpy(),
             stderr=error.numpy(),
-            n=n,
+            **self.beside.columns(),
             metric=self.metric,
             method=self.method,
             direction=self.direction,
@@ -122,8 +130,9 @@ def attribute_edges(
     too, and not through a ``gradient-only`` one.
 
     Raises:
-        ValueError: for a model in training mode, a metric without a gradient or not one finite number an example, a
-            pair whose clean and corrupt metric are equal, or a memory bound smaller than one example.
+        ValueError: for a model in training mode or with hooks attached, a metric without a gradient or not one finite
+            number an example, a pair whose clean and corrupt metric are equal, or a memory bound smaller than one
+            example.
 
     Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; stream edges are this toolkit's own.
     """
@@ -132,7 +141,7 @@ def attribute_edges(
     runs, graph = two_runs(model, pair, metric, direction, "attribution", gradient=method != "exact"), Graph(model)
     if method == "exact":
         values = _Exact(model, runs, graph, max_memory).of(range(len(graph)), progress)
-        return EdgeScores(graph, values.cpu(), runs.gap.cpu(), method, runs.metric, direction)
+        return EdgeScores(graph, values.cpu(), runs.gap.cpu(), method, runs.metric, direction, runs.beside)
     fractions = [0.0] if method == "EAP" else [(i + 0.5) / steps for i in range(steps)]
     estimator = EdgeEstimator(model, graph, (runs.metric, runs.function), fractions)
     # What both need, before any work.
@@ -152,6 +161,7 @@ def attribute_edges(
         method=method if method == "EAP" else f"EAP-IG ({steps} steps)",
         metric=runs.metric,
         direction=direction,
+        beside=runs.beside,
         sum_error=estimator.sum_error(),
         total=float(estimator.input_total() / gap.mean()),
         agreement=agreement(values.mean(1)[checked] / gap.mean(), moved.mean(1) / gap.mean()),

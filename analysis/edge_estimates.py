@@ -11,7 +11,8 @@ from torch import Tensor
 
 from analysis.edges import Recorder, Sent, send
 from analysis.graph import Graph, Node, Place
-from analysis.pairs import Metric, Pair, evaluate, require_gradient
+from analysis.metrics import Metric, evaluate, require_gradient
+from analysis.pairs import Pair
 from analysis.wiring import PerHead, carry, run
 from circuits.attention import Residual
 from circuits.model import HookedStreamTransformer

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from analysis.graph import Graph, Node, Place
 from analysis.memory import bytes_of, copies_within
+from analysis.pairs import Pair, without_padding
 from analysis.wiring import Control, PerHead, carry, run
 from circuits.attention import Residual
 from circuits.errors import known
@@ -45,6 +46,11 @@ class Sent:
         if by == "mean":
             return Sent(_mean(self.writers), {k: _mean(t) for k, t in self.own.items()})
         return self
+
+    def without_padding(self, pair: Pair) -> Sent:
+        """Return what is sent with :func:`analysis.pairs.without_padding` at every place."""
+        own = {place: without_padding(tensor, pair) for place, tensor in self.own.items()}
+        return Sent(without_padding(self.writers, pair), own)
 
     def rows(self, rows: Int[Tensor, " batch"]) -> Sent:
         """Return what is sent for some of the examples, or for others in their place."""

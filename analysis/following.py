@@ -11,7 +11,10 @@ import torch
 from analysis.circuit import Circuit, EmptyCircuitError, Quality, judge
 from analysis.edge_attribution import EdgeMethod, EdgeScores, attribute_edges
 from analysis.edges import Replacement
-from analysis.pairs import Metric, NoGapError, Pair, metric_named
+from analysis.gap import NoGapError
+from analysis.metrics import Metric, accuracy, evaluate, metric_named
+from analysis.pairs import Pair, check_readable
+from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.model import HookedStreamTransformer
 
 Find = Callable[[EdgeScores], Circuit]
@@ -30,19 +33,16 @@ def follow(
 ) -> pd.DataFrame:
     """Return one row a model: its label (``step``), faithfulness of ``circuit`` there, overlap with its own circuit.
 
-    ``gap`` is the mean clean minus corrupt metric; a model that does not tell the two apart at all has NaN for the
-    rest. ``find`` makes each model's own circuit of its scores; ``overlap`` is the share of edges in both circuits
-    among those in either.
+    ``clean``, ``corrupt``, ``accuracy`` and ``n`` say how each model does, and ``gap`` is the mean clean minus corrupt
+    metric; a model that does not tell the two apart at all has NaN for the rest. ``find`` makes each model's own
+    circuit of its scores; ``overlap`` is the share of edges in both circuits among those in either.
 
     Raises:
         ValueError: as :func:`analysis.judge`.
     """
     rows = []
     for label, model in models:
-        name, function = metric_named(metric)
-        with torch.no_grad():
-            gap = float((function(model(pair.clean), pair) - function(model(pair.corrupt), pair)).mean())
-        row = {"step": label, "metric": name, "gap": gap, "n": len(pair), "edges": len(circuit)}
+        row = {"step": label, **_measured(model, pair, metric), "edges": len(circuit)}
         try:
             scores = attribute_edges(model, pair, metric, method, "noise", steps, 0, max_memory)
             quality = judge(model, pair, circuit, metric, replacement, subsets=0, max_memory=max_memory)
@@ -51,6 +51,20 @@ def follow(
             row |= dict.fromkeys(("faithfulness", "low", "high", "overlap", "own_edges"), float("nan"))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _measured(model: HookedStreamTransformer, pair: Pair, metric: str | Metric) -> dict[str, Any]:
+    """How a model does, whether or not the metric tells its two runs apart: a model early in training does not."""
+    require_eval_mode(model, "following a circuit")
+    require_no_hooks(model, "following a circuit")
+    check_readable(model, pair)
+    name, function = metric_named(metric)
+    logits = model(pair.clean)
+    clean, corrupt = (float(evaluate(function, name, x, pair).mean()) for x in (logits, model(pair.corrupt)))
+    right = float(accuracy(logits, pair).mean())
+    beside = {"clean": clean, "corrupt": corrupt, "accuracy": right, "n": len(pair)}
+    return {"metric": name, "gap": clean - corrupt, **beside}
 
 
 def _own(find: Find, scores: EdgeScores) -> Circuit:

@@ -12,12 +12,14 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from analysis.evalmode import require_eval_mode
-from analysis.pairs import Pair
-from circuits.errors import known
+from analysis.metrics import precise
+from analysis.pairs import Pair, check_readable, is_padding
+from analysis.ready import require_eval_mode
+from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
 
 ATTENTION = "attention to the named keys, summed over keys, averaged over queries; between 0 and 1"
+Mask = Bool[Tensor, "batch pos"] | None
 RETRIEVAL = "share of answers whose position has the head's largest attention and that the model says; between 0 and 1"
 
 
@@ -39,7 +41,7 @@ class AttentionScore:
 
     def of(self, pattern: Float[Tensor, "batch head q k"]) -> Float[Tensor, "batch head"]:
         """Return the score of every head on every example."""
-        on = pattern.device
+        on, pattern = pattern.device, precise(pattern)
         batch = torch.arange(len(pattern), device=on)[:, None, None]
         attention = pattern.transpose(1, 2)[batch[..., 0], self.queries.to(on)]  # batch query head k
         keys = self.keys.to(on)[:, :, None].expand(-1, -1, attention.shape[2], -1)
@@ -53,49 +55,84 @@ class AttentionScore:
         return (by_query * used[..., None]).sum(1) / used.sum(1, keepdim=True)
 
 
-def previous_token(batch: int, n_pos: int) -> AttentionScore:
-    """Return the score of a previous-token head: from every position but the first to the one before it."""
-    queries = torch.arange(1, n_pos).expand(batch, -1)
-    return AttentionScore("previous token", queries, queries[..., None] - 1)
+def previous_token(inputs: Tensor | Pair, mask: Mask = None) -> AttentionScore:
+    """Return the score of a previous-token head: from every position but the first to the one before it.
+
+    ``mask`` says where inputs (batch pos ...) stand and not padding, which counts for nothing; a pair has its own.
+
+    Raises:
+        ValueError: for a mask that does not fit, or an example without two positions.
+    """
+    tokens, real = _sides(inputs, mask)
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    wanted = places[:, None] - 1 == places
+    return _masked("previous token", wanted & real, "looks at the token before, and in", "there is only one")
 
 
-def duplicate_token(tokens: Int[Tensor, "batch pos"]) -> AttentionScore:
+def duplicate_token(tokens: Int[Tensor, "batch pos"] | Pair, mask: Mask = None) -> AttentionScore:
     """Return the score of a duplicate-token head: from every repeated token to its earlier occurrences.
 
     Queries are the positions whose token has occurred before. Inputs that are vectors can be numbered by what they are.
+    ``mask`` says where tokens stand and not padding, which counts for nothing; a pair has its own.
 
     Raises:
-        ValueError: if nothing repeats in some example.
+        ValueError: for a mask that does not fit, or if nothing repeats in some example.
     """
-    return _masked("duplicate token", _earlier(tokens))
+    tokens, real = _sides(tokens, mask)
+    return _masked("duplicate token", _earlier(tokens) & real)
 
 
-def induction(tokens: Int[Tensor, "batch pos"]) -> AttentionScore:
+def induction(tokens: Int[Tensor, "batch pos"] | Pair, mask: Mask = None) -> AttentionScore:
     """Return the score of an induction head: from every repeated token to the positions after its earlier occurrences.
 
     Queries are the positions whose token has occurred before. Where a token follows itself, the position after its
-    earlier occurrence is its own.
+    earlier occurrence is its own. ``mask`` as for :func:`duplicate_token`.
 
     Raises:
-        ValueError: if nothing repeats in some example.
+        ValueError: for a mask that does not fit, or if nothing repeats in some example.
 
     Source: Olsson et al., arXiv 2209.11895.
     """
+    tokens, real = _sides(tokens, mask)
     # The last key has no later query, so what rolls round to the first one is False.
-    return _masked("induction", _earlier(tokens).roll(1, dims=-1))
+    return _masked("induction", (_earlier(tokens) & real).roll(1, dims=-1) & real)
+
+
+def _sides(inputs: Tensor | Pair, mask: Mask) -> tuple[Tensor, Bool[Tensor, "batch query key"]]:
+    """The inputs, and which of their queries and keys are both no padding."""
+    if isinstance(inputs, Pair):
+        require(mask is None, "a pair says itself where padding stands; leave mask out, or give it to the pair")
+        inputs, mask = inputs.clean, inputs.mask
+    shape = tuple(inputs.shape[:2])
+    real = torch.ones(shape, dtype=torch.bool, device=inputs.device) if mask is None else mask.to(inputs.device)
+    require(
+        real.dtype == torch.bool and tuple(real.shape) == shape,
+        f"a mask says True where an input stands and False where padding does, in the shape (batch, pos) = {shape}; "
+        f"got {tuple(real.shape)} of {real.dtype}",
+    )
+    return inputs, real[:, :, None] & real[:, None, :]
 
 
 def _earlier(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key"]:
+    require(
+        tokens.ndim == 2 and not tokens.is_floating_point(),
+        f"repeated tokens are found among token numbers (batch, pos), got {tuple(tokens.shape)} of {tokens.dtype}; "
+        f"number vectors by what they are",
+    )
     return (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
 
 
-def _masked(name: str, wanted: Bool[Tensor, "batch query key"]) -> AttentionScore:
+def _masked(
+    name: str,
+    wanted: Bool[Tensor, "batch query key"],
+    looks: str = "looks at repeated tokens, and in",
+    lack: str = "nothing repeats",
+) -> AttentionScore:
     used = wanted.any(-1)
     if not bool(used.any(-1).all()):
         bare = (~used.any(-1)).nonzero()[:, 0].tolist()
         raise ValueError(
-            f"score {name!r} looks at repeated tokens, and in {len(bare)} of {len(used)} examples (first: {bare[0]}) "
-            f"nothing repeats; leave those out"
+            f"score {name!r} {looks} {len(bare)} of {len(used)} examples (first: {bare[0]}) {lack}; leave those out"
         )
     batch, n_pos, _ = wanted.shape
     places = torch.arange(n_pos, device=wanted.device)
@@ -144,15 +181,19 @@ def role_scores(pair: Pair) -> list[AttentionScore]:
 
 
 @torch.no_grad()
-def score_heads(model: HookedStreamTransformer, inputs: Tensor, scores: Sequence[AttentionScore]) -> pd.DataFrame:
+def score_heads(
+    model: HookedStreamTransformer, inputs: Tensor | Pair, scores: Sequence[AttentionScore]
+) -> pd.DataFrame:
     """Return every score of every head: layer, head, score, value (mean over examples), stderr, n, convention.
 
-    The standard error is 0 for one example.
+    Of a pair, the clean inputs are scored. What is padding says each score, which was made with a mask. The standard
+    error is NaN for one example.
 
     Raises:
         ValueError: for a model in training mode, no score at all, or scores for another number of examples.
     """
     require_eval_mode(model, "scoring heads")
+    inputs = inputs.clean if isinstance(inputs, Pair) else inputs
     if not scores:
         raise ValueError("there is no score to compute; tasks make them (task.head_scores(batch)), or analysis.heads")
     for score in scores:
@@ -168,46 +209,52 @@ def score_heads(model: HookedStreamTransformer, inputs: Tensor, scores: Sequence
 @torch.no_grad()
 def score_retrieval(
     model: HookedStreamTransformer,
-    inputs: Tensor,
-    answers: Int[Tensor, " batch"],
+    pair: Pair,
     holds: Bool[Tensor, "batch pos"] | None = None,
-    read_at: int | Int[Tensor, " batch"] = -1,
 ) -> pd.DataFrame:
-    """Return every head's retrieval score, in the columns of :func:`score_heads`.
+    """Return every head's retrieval score on a pair's clean inputs, in the columns of :func:`score_heads`.
 
     It is the share of answers that a head copies and pastes: from the position that is read it attends most to a
     position that holds the answer, and the model says the answer. An answer that the model misses counts for no head.
-    ``holds`` says which positions hold the answer; by default, where tokens equal it.
+    ``holds`` says which positions hold the answer; by default, where tokens equal it and are no padding. Inputs without
+    a counterfactual are a ``Pair.one_sided(inputs, answers)``.
 
     Raises:
-        ValueError: for a model in training mode, numbers that do not fit, or vectors without ``holds``.
+        ValueError: for a model in training mode, a pair that the model cannot answer or that is read at padding,
+            ``holds`` of another shape, or vectors without it.
 
     Source: Wu et al., arXiv 2404.15574.
     """
     require_eval_mode(model, "scoring retrieval")
-    if len(answers) != len(inputs) or len(answers) == 0:
-        raise ValueError(f"retrieval needs one answer an example: {len(inputs)} inputs, {len(answers)} answers")
+    check_readable(model, pair)
+    inputs, answers = pair.clean, pair.answers
     if holds is None:
         if inputs.is_floating_point():
             raise ValueError("inputs that are vectors do not say which positions hold the answer; pass holds=")
-        holds = inputs == answers[:, None]
-    if holds.shape != inputs.shape[:2]:
-        raise ValueError(f"holds is {tuple(holds.shape)}, but inputs have (batch, pos) = {tuple(inputs.shape[:2])}")
+        holds = (inputs == answers[:, None]) & ~is_padding(model, pair)
+    if holds.shape != inputs.shape[:2] or holds.dtype != torch.bool:
+        raise ValueError(
+            f"holds is {tuple(holds.shape)} of {holds.dtype}, but inputs have (batch, pos) = "
+            f"{tuple(inputs.shape[:2])}; it says True where the answer stands"
+        )
     logits, cache = model.run_with_cache(inputs, names_filter=_is_pattern)
-    rows = torch.arange(len(inputs), device=logits.device)
+    rows, read_at = torch.arange(len(inputs), device=logits.device), pair.reads
     said = logits[rows, read_at].argmax(-1) == answers
     frames = []
     for layer in range(model.config.n_layers):
         largest = cache["pattern", layer].transpose(1, 2)[rows, read_at].argmax(-1)
         copied = holds.gather(1, largest) & said[:, None]
-        frames.append(tidy(layer, "retrieval", copied.to(logits.dtype), RETRIEVAL))
+        frames.append(tidy(layer, "retrieval", precise(copied), RETRIEVAL))
     return pd.concat(frames, ignore_index=True)
 
 
 def tidy(layer: int, score: str, values: Float[Tensor, "batch head"], convention: str) -> pd.DataFrame:
-    """Return the mean of a score over examples for every head of a layer, with its standard error and convention."""
-    n = len(values)
-    errors = values.std(0, correction=min(1, n - 1)) / n**0.5
+    """Return the mean of a score over examples for every head of a layer, with its standard error and convention.
+
+    The standard error is NaN for one example.
+    """
+    n, values = len(values), precise(values)
+    errors = values.std(0) / n**0.5 if n > 1 else torch.full_like(values[0], torch.nan)
     heads = range(values.shape[1])
     numbers = {"value": values.mean(0).tolist(), "stderr": errors.tolist()}
     columns = {"layer": layer, "head": heads, "score": score, **numbers, "n": n, "convention": convention}

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from analysis.activations import Activations, gains_of, kept_points
 from analysis.graph import Place
-from analysis.pairs import Metric, Pair, evaluate, require_gradient
+from analysis.metrics import Metric, evaluate, require_gradient
+from analysis.pairs import Pair
 from analysis.wiring import Entry, carry
 from circuits.attention import Residual
 from circuits.model import HookedStreamTransformer

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuits.errors import known
+from circuits.errors import known, require
+from circuits.model import HookedStreamTransformer
+from circuits.replacement import position_numbers
 
 Positions = dict[str, Int[Tensor, "batch _"]]
 """Positions by role, one row an example: ``{"target item": (batch 1), "matching label": (batch 2), ...}``."""
@@ -24,8 +27,8 @@ class Pair:
     """A batch of clean/corrupt inputs; row i of one belongs to row i of the other.
 
     Raises:
-        ValueError: if shapes, kinds or numbers of answers differ, a position is not in the inputs, or clean and corrupt
-            are the same, saying which.
+        ValueError: if shapes, kinds or numbers of answers differ, there is no example, a position is not in the inputs
+            or is padding, or two different inputs have one answer, saying which.
     """
 
     clean: Tensor
@@ -35,10 +38,31 @@ class Pair:
     """The right answer to the clean input."""
     wrong: Int[Tensor, " batch"]
     """The right answer to the corrupt input, a wrong one to the clean input."""
-    positions: Positions
-    read_at: ReadAt = -1
+    positions: Positions = field(default_factory=dict)
+    read_at: ReadAt | None = None
+    """``None``: the last position that is no padding."""
+    mask: Bool[Tensor, "batch pos"] | None = None
+    """Which positions hold the inputs, and not padding; ``None``: all."""
 
     def __post_init__(self) -> None:
+        self._check_inputs()
+        for name in ("answers", "wrong"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)).to(self.clean.device))
+        if not len(self.answers) == len(self.wrong) == len(self.clean):
+            raise ValueError(
+                f"{len(self.clean)} inputs with {len(self.answers)} answers and {len(self.wrong)} wrong ones"
+            )
+        self._check_mask()
+        for role, places in self.positions.items():
+            position_numbers(f"positions of {role!r}", places)
+            if len(places) != len(self.clean):
+                raise ValueError(f"positions of {role!r} are given for {len(places)} of {len(self.clean)} examples")
+            self._check_within(f"positions of {role!r}", places)
+        object.__setattr__(self, "read_at", self._read_at())
+        self._check_within("read_at", torch.as_tensor(self.read_at).to(self.clean.device).expand(len(self))[:, None])
+        self._check_answers()
+
+    def _check_inputs(self) -> None:
         if self.clean.shape != self.corrupt.shape:
             raise ValueError(
                 f"clean inputs are {tuple(self.clean.shape)} and corrupt ones {tuple(self.corrupt.shape)}: a pair "
@@ -48,22 +72,94 @@ class Pair:
             raise ValueError(
                 f"clean inputs are {self.clean.dtype} and corrupt ones {self.corrupt.dtype}: make them of one kind"
             )
-        if not len(self.answers) == len(self.wrong) == len(self.clean):
-            raise ValueError(
-                f"{len(self.clean)} inputs with {len(self.answers)} answers and {len(self.wrong)} wrong ones"
-            )
-        for role, places in self.positions.items():
-            if len(places) != len(self.clean):
-                raise ValueError(f"positions of {role!r} are given for {len(places)} of {len(self.clean)} examples")
-            self._check_within(f"positions of {role!r}", places)
-        if isinstance(self.read_at, Tensor) and len(self.read_at) != len(self.clean):
-            raise ValueError(f"read_at has {len(self.read_at)} positions for {len(self.clean)} examples")
-        self._check_within("read_at", torch.as_tensor(self.read_at))
+        require(
+            self.clean.ndim in (2, 3) and self.clean.numel() > 0,
+            f"a pair holds at least one example, (batch, pos) tokens or (batch, pos, d_input) vectors, got "
+            f"{tuple(self.clean.shape)}",
+        )
 
-    def _check_within(self, what: str, places: Int[Tensor, "*any"]) -> None:
+    def _check_mask(self) -> None:
+        if self.mask is None:
+            return
+        shape = tuple(self.clean.shape[:2])
+        require(
+            self.mask.dtype == torch.bool and tuple(self.mask.shape) == shape,
+            f"a mask says True where an input stands and False where padding does, in the shape (batch, pos) = "
+            f"{shape}; got {tuple(self.mask.shape)} of {self.mask.dtype}",
+        )
+        empty = (~self.mask.any(1)).nonzero()[:, 0].tolist()
+        require(not empty, f"the mask says that example {empty[:1]} is padding and nothing else; leave it out")
+
+    def _read_at(self) -> ReadAt:
+        if self.read_at is None:
+            return -1 if self.mask is None else last_of(self.mask)
+        at = position_numbers("read_at", self.read_at)
+        if at.ndim == 0:
+            return int(at)
+        require(at.ndim == 1, f"read_at is one position, or one for each example, got {tuple(at.shape)}")
+        if len(at) != len(self.clean):
+            raise ValueError(f"read_at has {len(at)} positions for {len(self.clean)} examples")
+        return at
+
+    def _check_within(self, what: str, places: Int[Tensor, "batch _"]) -> None:
         outside = places[(places < -self.n_pos) | (places >= self.n_pos)]
         if len(outside):
             raise ValueError(f"{what}: {int(outside[0])} is not a position of inputs of {self.n_pos} positions")
+        if self.mask is not None:
+            real = self.mask.gather(1, places.to(self.mask.device) % self.n_pos)
+            bad = (~real.all(1)).nonzero()[:, 0].tolist()
+            require(not bad, f"{what}: in {len(bad)} of {len(self)} examples (first: {bad[:1]}) that is padding")
+
+    def _check_answers(self) -> None:
+        differ = (self.clean != self.corrupt).flatten(1).any(1)
+        same = (differ & (self.answers == self.wrong)).nonzero()[:, 0].tolist()
+        require(
+            not same,
+            f"the answer and the wrong one are the same number in {len(same)} of {len(self)} examples (first: "
+            f"{same[:1]}): no metric tells them apart; give another wrong answer, or leave those examples out",
+        )
+
+    @classmethod
+    def one_sided(
+        cls,
+        inputs: Tensor,
+        answers: Int[Tensor, " batch"],
+        positions: Positions | None = None,
+        read_at: ReadAt | None = None,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Pair:
+        """Return a pair of inputs with themselves, for questions that look at one side (ablation, head scores).
+
+        Raises:
+            ValueError: as :class:`Pair`; and nothing can be patched between its sides.
+        """
+        return cls(inputs, inputs, answers, answers, positions or {}, read_at, mask)
+
+    @classmethod
+    def from_text(
+        cls,
+        model: HookedStreamTransformer,
+        clean: str | Sequence[str],
+        corrupt: str | Sequence[str],
+        answers: str | Sequence[str],
+        wrong: str | Sequence[str],
+        roles: Mapping[str, Any] | None = None,
+    ) -> Pair:
+        """Return the pair of texts in the tokens of the model's tokenizer, padded on the right, with a mask.
+
+        Answers are one token each (with a leading space where the tokenizer keeps spaces) and are read at the last
+        token of each text, which also has the role END. ``roles`` name pieces of the clean texts: ``"Mary"``, or
+        ``("Mary", 2)`` for the second time that it stands there, for all texts or in a list with one for each. A role
+        stands at the last token of its piece.
+
+        Raises:
+            ValueError: for a model without a tokenizer, different numbers of texts, a clean and a corrupt text of
+                different lengths in tokens (naming them), an answer that is not one token, a piece that is not in its
+                text or stands there more than once, and as :class:`Pair`.
+        """
+        from analysis.text_pairs import pair_from_text
+
+        return pair_from_text(model, clean, corrupt, answers, wrong, roles or {})
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -79,12 +175,16 @@ class Pair:
         at = torch.as_tensor(self.read_at, device=self.clean.device)
         return (at % self.n_pos).expand(len(self))
 
-    def __getitem__(self, rows: slice) -> Pair:
-        """Return the pairs of some rows."""
+    def __getitem__(self, rows: slice | int) -> Pair:
+        """Return the pairs of some rows, or of one."""
+        if not isinstance(rows, slice):
+            row = int(rows)
+            require(-len(self) <= row < len(self), f"there is no pair {row}: there are {len(self)}")
+            rows = slice(row % len(self), row % len(self) + 1)
         positions = {role: places[rows] for role, places in self.positions.items()}
         parts = (self.clean[rows], self.corrupt[rows], self.answers[rows], self.wrong[rows])
         read_at = self.read_at[rows] if isinstance(self.read_at, Tensor) else self.read_at
-        return Pair(*parts, positions=positions, read_at=read_at)
+        return Pair(*parts, positions, read_at, None if self.mask is None else self.mask[rows])
 
     def require_difference(self) -> None:
         """Refuse pairs between which nothing can be patched.
@@ -96,129 +196,74 @@ class Pair:
             raise ValueError("clean and corrupt inputs are the same everywhere: nothing can be patched between them")
 
     def where(self, position: int | str | None) -> Bool[Tensor, "batch pos"]:
-        """Return where a position, or a role, is in every example; ``None`` is everywhere."""
+        """Return where a position, or a role, is in every example; ``None`` is everywhere.
+
+        Raises:
+            UnknownNameError: for a role that the pair does not have (nearest suggested).
+        """
         mask = torch.zeros(len(self), self.n_pos, dtype=torch.bool, device=self.clean.device)
         if position is None:
             return ~mask
-        if isinstance(position, int):
-            mask[:, position] = True
+        if not isinstance(position, str):
+            mask[:, int(position)] = True
             return mask
+        known("position role", position, self.positions)
         return mask.scatter_(1, self.positions[position].to(mask.device) % self.n_pos, True)
 
 
-PerExample = Float[Tensor, " batch"]
-Metric = Callable[[Float[Tensor, "batch pos d_vocab_out"], Pair], PerExample]
-"""From the logits of some rows and their pairs to one number a row."""
+def _numbers(name: str, values: Any) -> Int[Tensor, " example"]:
+    numbers = torch.as_tensor(values)
+    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+    require(
+        whole and numbers.ndim == 1,
+        f"{name} are whole numbers, one an example, got {tuple(numbers.shape)} of {numbers.dtype}",
+    )
+    return numbers.long()
 
 
-def read(logits: Float[Tensor, "batch pos d_vocab_out"], at: ReadAt) -> Float[Tensor, "batch d_vocab_out"]:
-    """Return the logits at a position, or at one of its own for every example."""
-    if isinstance(at, int):
-        return logits[:, at]
-    return logits[torch.arange(len(logits), device=logits.device), at.to(logits.device)]
+def last_of(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+    """Return the last position of every example that is no padding."""
+    return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
 
 
-def _of(values: Float[Tensor, "batch d_vocab_out"], answers: Int[Tensor, " batch"]) -> PerExample:
-    return values.gather(1, answers[:, None])[:, 0]
+def without_padding(activation: Tensor, pair: Pair, axis: int = 1) -> Tensor:
+    """Return an activation of a pair's inputs whose padding has the mean of what is there in the other examples.
+
+    So a mean over examples is over those that have the position, and another example's activation is never padding's.
+    ``axis`` is that of the positions; the examples are the first.
+    """
+    if pair.mask is None or bool(pair.mask.all()):
+        return activation
+    shape = [1] * activation.ndim
+    shape[0], shape[axis] = pair.mask.shape
+    real = pair.mask.to(activation.device).view(shape)
+    mean = activation.masked_fill(~real, 0).sum(0, keepdim=True) / real.sum(0, keepdim=True).clamp_min(1)
+    return torch.where(real, activation, mean)
 
 
-def logit_difference(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
-    """Return the logit of the clean answer minus that of the corrupt one, at the position that is read."""
-    there = read(logits, pair.read_at)
-    return _of(there, pair.answers) - _of(there, pair.wrong)
-
-
-def probability(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
-    """Return the probability of the clean answer."""
-    return _of(read(logits, pair.read_at).softmax(-1), pair.answers)
-
-
-def loss(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
-    """Return the cross-entropy of the clean answer in nats; lower is better."""
-    return -_of(read(logits, pair.read_at).log_softmax(-1), pair.answers)
-
-
-def rank(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
-    """Return how many logits lie above the clean answer's: 0 is best, lower is better. It has no gradient."""
-    there = read(logits, pair.read_at)
-    return (there > _of(there, pair.answers)[:, None]).sum(-1).to(logits.dtype)
-
-
-def accuracy(logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> PerExample:
-    """Return 1 where the clean answer has the highest logit, else 0. It has no gradient."""
-    return (read(logits, pair.read_at).argmax(-1) == pair.answers).to(logits.dtype)
-
-
-METRICS: dict[str, Metric] = {
-    "logit_difference": logit_difference,
-    "probability": probability,
-    "rank": rank,
-    "loss": loss,
-    "accuracy": accuracy,
-}
-
-
-def metric_named(metric: str | Metric) -> tuple[str, Metric]:
-    """Return a metric's name and function.
+def check_readable(model: HookedStreamTransformer, pair: Pair) -> None:
+    """Refuse a pair whose answers the model cannot give, or that is read where its tokenizer's padding stands.
 
     Raises:
-        UnknownNameError: for a name that is not in ``METRICS`` (nearest suggested).
+        ValueError: saying which.
     """
-    if isinstance(metric, str):
-        return known("metric", metric, METRICS), METRICS[metric]
-    return getattr(metric, "__name__", "metric"), metric
+    n = model.config.readout.d_vocab_out
+    every = torch.cat([pair.answers, pair.wrong])
+    low, high = int(every.min()), int(every.max())
+    require(low >= 0 and high < n, f"answers are numbers of logits, from 0 to {n - 1}, got {low} to {high}")
+    at = is_padding(model, pair)[torch.arange(len(pair), device=pair.clean.device), pair.reads]
+    require(
+        not bool(at.any()),
+        f"in {int(at.sum())} of {len(pair)} examples the position that is read holds the tokenizer's padding token; "
+        f"make the pair with Pair.from_text(model, ...), or give mask= or read_at=",
+    )
 
 
-def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExample:
-    """Return a metric's values after checking that there is one finite number a row.
-
-    Raises:
-        ValueError: naming the metric and what it returned.
-    """
-    values = metric(logits, pair)
-    if not isinstance(values, Tensor) or values.shape != (len(logits),):
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"metric {name!r} must return one number an example, ({len(logits)},); it returned {got}")
-    return check_finite(name, values)
-
-
-def check_finite(name: str, values: Float[Tensor, "*copy batch"]) -> Float[Tensor, "*copy batch"]:
-    """Return a metric's values after checking that every one is finite.
-
-    Raises:
-        ValueError: naming the metric, and for how many examples it is not.
-    """
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"metric {name!r} returned NaN or infinity for {int((~torch.isfinite(values)).sum())} example(s)"
-        )
-    return values
-
-
-def require_gradient(name: str, values: PerExample) -> PerExample:
-    """Return a metric's values after checking that they have a gradient.
-
-    Raises:
-        ValueError: naming the metric, and those that have one.
-    """
-    if not values.requires_grad:
-        smooth = [other for other in METRICS if other not in ("accuracy", "rank")]
-        raise ValueError(f"metric {name!r} has no gradient, so nothing can be estimated from it; use one of {smooth}")
-    return values
-
-
-class NoGapError(ValueError):
-    """A metric does not tell the clean from the corrupt run."""
-
-
-def check_gap(name: str, target: PerExample, baseline: PerExample) -> None:
-    """Refuse a pair of runs that a metric does not tell apart.
-
-    Raises:
-        NoGapError: if the means are equal, so that no effect can be measured against their difference.
-    """
-    if float((target - baseline).mean().abs()) <= 1e-6 * float(target.abs().mean() + baseline.abs().mean()):
-        raise NoGapError(
-            f"clean and corrupt {name} are equal on average ({float(target.mean()):.4g}), so no effect can be measured "
-            f"against their difference; choose a pair that the metric tells apart"
-        )
+def is_padding(model: HookedStreamTransformer, pair: Pair) -> Bool[Tensor, "batch pos"]:
+    """Return where a pair's mask says that padding stands; without one, where the tokenizer's own token for it does."""
+    if pair.mask is not None:
+        return ~pair.mask.to(pair.clean.device)
+    pad = getattr(model.tokenizer, "pad_token_id", None)
+    if pad is None or pad == getattr(model.tokenizer, "eos_token_id", None) or pair.clean.is_floating_point():
+        return torch.zeros(pair.clean.shape[:2], dtype=torch.bool, device=pair.clean.device)
+    return (pair.clean == pad) | (pair.corrupt == pad)

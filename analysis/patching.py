@@ -16,8 +16,10 @@ from tqdm.auto import tqdm
 from transformer_lens.patching import PatchingResult
 
 from analysis.drawing import draw
-from analysis.evalmode import require_eval_mode
-from analysis.pairs import METRICS, Metric, Pair, check_finite, check_gap, evaluate, metric_named
+from analysis.gap import Gap, measure_gap
+from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, metric_named, precise, read
+from analysis.pairs import Pair, check_readable, is_padding
+from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.replay import Edit, Replay
 from analysis.sites import check_sites
 from analysis.two_runs import DIRECTIONS, Direction
@@ -44,6 +46,8 @@ class PatchResult(PatchingResult):
     sites: list[Patched] = field(default_factory=list)
     target: Tensor = field(default_factory=lambda: torch.zeros(0))
     direction: str = "denoise"
+    beside: Gap | None = None
+    """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
 
     @property
     def axes(self) -> dict[str, list[Any]]:
@@ -60,7 +64,16 @@ class PatchResult(PatchingResult):
         return self.target - self.baseline
 
     def interval(self, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "2 site"]:
-        """Return low and high ends of the effect's percentile bootstrap interval over examples."""
+        """Return low and high ends of the effect's percentile bootstrap interval over examples; NaN for one example.
+
+        A difference of the two runs that is 0 in some resample leaves the interval without an end (infinite or NaN).
+        """
+        if self.values.shape[-1] < 2:
+            return np.full((2, len(self.values)), np.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self._bootstrapped(confidence, n_resamples, seed)
+
+    def _bootstrapped(self, confidence: float, n_resamples: int, seed: int) -> Float[np.ndarray, "2 site"]:
         result = stats.bootstrap(
             (self.effect().double().numpy(), np.broadcast_to(self._gap().double().numpy(), self.values.shape)),
             lambda moved, gap, axis: moved.mean(axis) / gap.mean(axis),
@@ -78,24 +91,19 @@ class PatchResult(PatchingResult):
         """Return one row a site: where it is, the mean patched metric, effect, interval, p, and the convention.
 
         ``p`` is transformer-lens' sign-flip permutation test that the mean change is zero (no correction for the number
-        of sites).
+        of sites); one example has neither interval nor p. ``accuracy`` is the share of clean inputs that the model
+        answers rightly.
         """
         low, high = self.interval()
         frame = self.index_df.assign(
             effect=self.normalised_effect().numpy(),
             low=low,
             high=high,
-            p=self.permutation_pvalue().numpy(),
+            p=self.permutation_pvalue().numpy() if self.values.shape[-1] > 1 else np.nan,
             patched=self.mean().numpy(),
         )
-        clean, corrupt = (self.target, self.baseline) if self.direction == "denoise" else (self.baseline, self.target)
-        return frame.assign(
-            clean=float(torch.as_tensor(clean).mean()),
-            corrupt=float(torch.as_tensor(corrupt).mean()),
-            n=self.values.shape[-1],
-            metric=self.metric_names[0],
-            direction=self.direction,
-        )
+        assert self.beside is not None, "every question says what its effects are shares of"
+        return frame.assign(**self.beside.columns(), metric=self.metric_names[0], direction=self.direction)
 
     def figure(self) -> Any:
         """Return the heat map of the effects (a plotly figure)."""
@@ -119,19 +127,22 @@ def patch(
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
-            have, a metric that does not return one finite number an example, a pair whose clean and corrupt metric are
-            equal, or a bound smaller than one copy of the pair.
+            have or that is padding, a pair that the model cannot answer or that is read at padding, a metric that does
+            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound smaller
+            than one copy of the pair.
 
     Source: Meng et al., arXiv 2202.05262; Zhang & Nanda, arXiv 2309.16042 (directions and normalisation).
     """
     require_eval_mode(model, "patching")
+    require_no_hooks(model, "patching")
     known("direction", direction, DIRECTIONS)
     pair.require_difference()
     wanted = list(sites)
     joint = [_together(site) for site in wanted]
     if not wanted or not all(joint):
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
-    check_positions(check_sites(model, [site for one in joint for site in one]), pair)
+    check_readable(model, pair)
+    check_positions(model, check_sites(model, [site for one in joint for site in one]), pair)
     sweep = _Sweep(model, pair, joint, metric, direction, max_memory)
     return PatchResult(
         values=sweep.values(progress).cpu(),
@@ -143,6 +154,7 @@ def patch(
         sites=wanted,
         target=sweep.target.cpu(),
         direction=direction,
+        beside=sweep.beside,
     )
 
 
@@ -167,11 +179,16 @@ class _Sweep:
         self.states: dict[int, State] = {}
         self.places: dict[int | str, Bool[Tensor, "batch pos"]] = {}
         self.target = evaluate(self.metric, self.name, logits, pair)
-        only = _reads_only_there(self.metric, logits, pair, self.target)
+        self.only_there = isinstance(self.metric, ReadMetric)
         held = sum(tensor.numel() * tensor.element_size() for tensor in cache.values())
-        self.replay = Replay(model, base, pair.reads if only else None, max_memory, held)
-        self.baseline = self._measured(self.replay.logits[:, 0] if only else self.replay.logits)
-        check_gap(self.name, self.target, self.baseline)
+        self.replay = Replay(model, base, pair.reads if self.only_there else None, max_memory, held)
+        base_logits = self.replay.logits[:, 0] if self.only_there else self.replay.logits
+        self.baseline = self._measured(base_logits)
+        there = base_logits if self.only_there else read(base_logits, pair.read_at)
+        if direction == "denoise":
+            self.beside = measure_gap(self.name, self.target, self.baseline, read(logits, pair.read_at), pair)
+        else:
+            self.beside = measure_gap(self.name, self.baseline, self.target, there, pair)
 
     def values(self, progress: bool) -> Float[Tensor, "site batch"]:
         values = self.baseline.new_empty(len(self.joint), len(self.pair))
@@ -187,17 +204,18 @@ class _Sweep:
         return values
 
     def _measured(self, logits: Float[Tensor, "batch *pos d_vocab_out"]) -> Float[Tensor, " batch"]:
-        return evaluate(self.metric, self.name, self._everywhere(logits), self.pair)
+        return evaluate(self._of, self.name, logits, self.pair)
 
-    def _everywhere(self, logits: Tensor) -> Float[Tensor, "batch pos d_vocab_out"]:
-        # A metric that reads one position finds the logits of that position wherever it looks.
-        return logits[:, None].expand(-1, self.pair.n_pos, -1) if logits.ndim == 2 else logits
+    def _of(self, logits: Float[Tensor, "batch *pos d_vocab_out"], pair: Pair) -> Tensor:
+        if isinstance(self.metric, ReadMetric):
+            return self.metric.of(precise(logits), pair)
+        return self.metric(logits, pair)
 
     def _all_measured(self, logits: Float[Tensor, "copy batch *pos d_vocab_out"]) -> Float[Tensor, "copy batch"]:
         if self.metric not in METRICS.values():
             return torch.stack([self._measured(part) for part in logits])
         # Ours look at every example by itself, without control flow, and can be mapped over the copies.
-        values = torch.vmap(lambda part: self.metric(self._everywhere(part), self.pair))(logits)
+        values = torch.vmap(lambda part: self._of(part, self.pair))(logits)
         return check_finite(self.name, values)
 
     def _edit(self, site: Site) -> Edit:
@@ -225,36 +243,30 @@ def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:
     return [f"blocks.{site.layer}.hook_resid_pre", *streams]
 
 
-def _reads_only_there(
-    metric: Metric, logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair, values: Float[Tensor, " batch"]
-) -> bool:
-    """Whether a metric looks at the logits of ``pair.read_at`` alone: it does not notice NaN at all others."""
-    rows = torch.arange(len(pair), device=logits.device)
-    probe = torch.full_like(logits, torch.nan)
-    probe[rows, pair.reads] = logits[rows, pair.reads]
-    try:
-        found = metric(probe, pair)
-    except Exception:  # a metric of anyone's may refuse NaN in any way
-        return False
-    return torch.equal(found, values)
-
-
 def _together(site: Patched) -> tuple[Site, ...]:
     return site if isinstance(site, tuple) else (site,)
 
 
-def check_positions(wanted: Sequence[Site], pair: Pair) -> None:
-    """Refuse sites at positions that a pair does not have.
+def check_positions(model: HookedStreamTransformer, wanted: Sequence[Site], pair: Pair) -> None:
+    """Refuse sites at positions that a pair does not have, or that are padding in some example.
 
     Raises:
         UnknownNameError: for a role that the pair does not name (nearest suggested).
-        ValueError: for an index beyond its inputs.
+        ValueError: for an index beyond its inputs, or at padding.
     """
+    padding = is_padding(model, pair)
     for site in wanted:
         if isinstance(site.position, str):
             known("position role", site.position, pair.positions)
         elif site.position is not None and not -pair.n_pos <= site.position < pair.n_pos:
             raise ValueError(f"{site}: the pair has {pair.n_pos} positions")
+    for position in dict.fromkeys(site.position for site in wanted if site.position is not None):
+        there = (pair.where(position) & padding).any(1)
+        if bool(there.any()):
+            raise ValueError(
+                f"position {position!r} is padding in {int(there.sum())} of {len(pair)} examples; name a role of the "
+                f"pair, which has a place of its own in each (it has {list(pair.positions) or 'none'})"
+            )
 
 
 def frame_of(wanted: Sequence[Patched]) -> pd.DataFrame:

@@ -16,7 +16,8 @@ from analysis.activations import record
 from analysis.drawing import draw
 from analysis.graph import Edge, Graph, Node
 from analysis.memory import bytes_of, copies_within
-from analysis.pairs import Metric, Pair
+from analysis.metrics import Metric
+from analysis.pairs import Pair
 from analysis.patching import PatchResult
 from analysis.two_runs import Direction, two_runs
 from analysis.wiring import Control, carry, run
@@ -98,9 +99,9 @@ def patch_paths(
     through the stream. Sign, direction and normalisation as in :func:`analysis.patch`.
 
     Raises:
-        ValueError: for a path that leaves no head, a model in training mode, a metric that does not return one finite
-            number an example, a pair whose clean and corrupt metric are equal, or a memory bound smaller than one copy
-            of the pair.
+        ValueError: for a path that leaves no head, a model in training mode or with hooks attached, a metric that does
+            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a memory bound
+            smaller than one copy of the pair.
 
     Source: Wang et al., arXiv 2211.00593 (direct path patching); on a model without streams the numbers are
         transformer-lens' ``get_act_patch_direct_path``.
@@ -128,6 +129,7 @@ def patch_paths(
         baseline=runs.baseline.cpu(),
         target=runs.target.cpu(),
         direction=direction,
+        beside=runs.beside,
     )
 
 

@@ -29,9 +29,9 @@ from analysis.edits import (
     collect,
     state_key,
 )
-from analysis.evalmode import require_eval_mode
 from analysis.memory import bound_for
 from analysis.passes import Pass, Plan
+from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.windows import Window
 from circuits.errors import require
 from circuits.model import HookedStreamTransformer
@@ -73,7 +73,7 @@ class Replay:
         held: int = 0,
     ):
         require_eval_mode(model, "a run with edits")
-        _require_no_hooks(model)
+        require_no_hooks(model, "a run with edits")
         self.model, self.shape = model, (inputs.shape[0], inputs.shape[1])
         self.last = model.config.n_layers - 1
         self.reads = None if reads is None else _checked(reads, *self.shape).to(inputs.device)
@@ -272,12 +272,3 @@ def _checked(reads: Int[Tensor, " any"], batch: int, n_pos: int) -> Int[Tensor, 
     outside = reads[(reads < -n_pos) | (reads >= n_pos)]
     require(not len(outside), f"positions {outside.tolist()} cannot be read in inputs of {n_pos} positions")
     return reads % n_pos
-
-
-def _require_no_hooks(model: HookedStreamTransformer) -> None:
-    hooked = [name for name, point in model.hook_dict.items() if point.fwd_hooks]
-    require(
-        not hooked,
-        f"hooks are attached at {', '.join(hooked[:3])}; a run with edits computes parts of activations, which hooks "
-        f"made for whole ones would misread: call model.reset_hooks() first, or edit those points too",
-    )

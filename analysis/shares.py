@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from analysis.activations import Activations, record
 from analysis.graph import Place, carried
 from analysis.memory import bytes_of, copies_within
-from analysis.pairs import Metric, Pair
+from analysis.metrics import Metric
+from analysis.pairs import Pair
 from analysis.patching import PatchResult
 from analysis.two_runs import Direction, TwoRuns, two_runs
 from analysis.wiring import Control, run
@@ -48,8 +49,8 @@ def head_shares(
     patched together. ``carriers`` defaults to those that the stream carries, and to values on a model without one.
 
     Raises:
-        ValueError: for a model in training mode, a carrier that no layer projects, a metric that does not return one
-            finite number an example, or a pair whose clean and corrupt metric are equal.
+        ValueError: for a model in training mode or with hooks attached, a carrier that no layer projects, a metric that
+            does not return one finite number an example, or a pair whose clean and corrupt metric are equal.
     """
     runs = two_runs(model, pair, metric, direction, "splitting effects")
     where = _projections(model, carriers)
@@ -157,5 +158,6 @@ def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> p
         baseline=runs.baseline.cpu(),
         target=runs.target.cpu(),
         direction=runs.direction,
+        beside=runs.beside,
     )
     return result.to_frame()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Literal
 
-from circuits.errors import UnknownNameError, known
+from circuits.errors import UnknownNameError, known, require
 from circuits.model import HookedStreamTransformer
 from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site, check_sites
 from circuits.stream_config import CARRIERS
@@ -30,7 +30,12 @@ def find_sites(
 
     Raises:
         UnknownNameError: for an unknown component or route, or one that the model has nowhere.
+        ValueError: for a layer or head that the model does not have.
     """
+    _check_numbers("layers", layers, model.config.n_layers)
+    _check_numbers("heads", None if isinstance(heads, str) else heads, model.config.n_heads)
+    if isinstance(heads, str):
+        known("heads", heads, ("all", "each"))
     for component in components:
         known("component", component, COMPONENTS)
     for route in routes or ():
@@ -52,6 +57,11 @@ def find_sites(
             f"{', '.join(have) or 'nothing'}"
         )
     return there
+
+
+def _check_numbers(what: str, numbers: Sequence[int] | None, n: int) -> None:
+    odd = [number for number in numbers or () if isinstance(number, bool) or number not in range(n)]
+    require(not odd, f"{what} {odd}: the model has {n}, numbered from 0 to {n - 1}")
 
 
 def _routes(component: str, routes: Sequence[str] | None) -> list[Route]:

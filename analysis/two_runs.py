@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from analysis.evalmode import require_eval_mode
-from analysis.pairs import Metric, Pair, PerExample, check_gap, evaluate, metric_named, require_gradient
+from analysis.gap import Gap, measure_gap
+from analysis.metrics import Metric, PerExample, evaluate, metric_named, read, require_gradient
+from analysis.pairs import Pair, check_readable
+from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.errors import known
 from circuits.model import HookedStreamTransformer
 
@@ -36,6 +38,8 @@ class TwoRuns:
     baseline: PerExample
     """The metric of the base run."""
     direction: str
+    beside: Gap
+    """What stands beside every effect."""
 
     def measure(self, logits: Tensor) -> PerExample:
         """Return the metric of other logits for the same pairs.
@@ -63,18 +67,22 @@ def two_runs(
     """Return both runs, checked; ``gradient`` asks for a metric that has one.
 
     Raises:
-        ValueError: for a model in training mode, an unknown metric or direction, a metric that does not return one
-            finite number an example or has no gradient, or a pair whose clean and corrupt metric are equal.
+        ValueError: for a model in training mode or with hooks attached, an unknown metric or direction, a pair that the
+            model cannot answer or that is read at padding, a metric that does not return one finite number an example
+            or has no gradient, or a pair whose clean and corrupt metric are equal.
     """
     require_eval_mode(model, operation)
+    require_no_hooks(model, operation)
     known("direction", direction, DIRECTIONS)
     pair.require_difference()
+    check_readable(model, pair)
     name, function = metric_named(metric)
-    source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)
-    logits = model(base)
+    clean, corrupt = model(pair.clean), model(pair.corrupt)
     if gradient:
         with torch.enable_grad():
-            require_gradient(name, evaluate(function, name, logits.requires_grad_(), pair))
-    baseline, target = (evaluate(function, name, x.detach(), pair) for x in (logits, model(source)))
-    check_gap(name, target, baseline)
-    return TwoRuns(pair, source, base, name, function, target, baseline, direction)
+            require_gradient(name, evaluate(function, name, corrupt.detach().clone().requires_grad_(), pair))
+    of_clean, of_corrupt = (evaluate(function, name, logits, pair) for logits in (clean, corrupt))
+    beside = measure_gap(name, of_clean, of_corrupt, read(clean, pair.read_at), pair)
+    sides = [(pair.clean, of_clean), (pair.corrupt, of_corrupt)]
+    (source, target), (base, baseline) = sides if direction == "denoise" else sides[::-1]
+    return TwoRuns(pair, source, base, name, function, target, baseline, direction, beside)

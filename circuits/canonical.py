@@ -5,18 +5,45 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import cattrs
+from cattrs.gen import make_dict_structure_fn, override
 from cattrs.strategies import configure_tagged_union, configure_union_passthrough
 
-from circuits.errors import known
+from circuits.errors import known, require
+from circuits.fields import Checked, Kind, checked_value, checks_of
 
 T = TypeVar("T")
 
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
 _brief = cattrs.Converter(omit_if_default=True)
+
+
+def _reader_of(kind: type[Checked]) -> Any:
+    # What holds no part of its own is read as the class itself would take it: a number is not cut to a whole one, nor a
+    # word made a truth value, on the way.
+    plain: Any = {name: override(struct_hook=_as_taken(asked)) for name, asked in checks_of(kind) if not asked.parts}
+    return make_dict_structure_fn(kind, _converter, **plain)
+
+
+def _as_taken(asked: Kind) -> Callable[[Any, Any], Any]:
+    # What does not fit reaches the class as it stands, whose sentence names the field.
+    return lambda value, _: asked.take(value) if asked.fits(value) else value
+
+
+def _is_checked(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Checked)
+
+
+def _scalar(value: Any, kind: Any) -> Any:
+    return checked_value(value, kind, "a stored value")
+
+
+_converter.register_structure_hook_factory(_is_checked, _reader_of)
+for _kind in (int, float, bool, str):
+    _converter.register_structure_hook(_kind, _scalar)
 
 
 def register_union(union: Any) -> None:
@@ -52,11 +79,12 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
         UnknownNameError: for a field that ``kind`` does not have (nearest suggested).
         ValueError: for any other value that does not fit, saying which.
     """
+    require(isinstance(data, Mapping), f"a stored {kind.__name__} is an object with its fields, got {data!r}")
     for name in data:
         known(f"field of {kind.__name__}", name, [f.name for f in dataclasses.fields(kind)])  # type: ignore[arg-type] # kind is a dataclass by contract
     try:
         return _converter.structure(data, kind)
-    except (cattrs.errors.BaseValidationError, cattrs.errors.CattrsError, KeyError, TypeError) as error:
+    except (cattrs.errors.BaseValidationError, cattrs.errors.CattrsError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"this is not a stored {kind.__name__}: {error}") from error
 
 

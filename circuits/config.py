@@ -8,68 +8,96 @@ from typing import Any, Literal
 
 from circuits.canonical import from_plain, register_union, to_plain
 from circuits.errors import require
-from circuits.stream_config import CARRIERS, Carrier, Listed, Stream, Weights
+from circuits.fields import Checked, positive
+from circuits.stream_config import CARRIERS, Carrier, First, GateRule, Listed, Stream, Weights
 
 Positions = Literal["one-hot", "learned", "none"]
-POSITIONS: tuple[Positions, ...] = ("one-hot", "learned", "none")
 Normalization = Literal["LN", "LNPre", "RMS", "RMSPre"]
-NORMALIZATIONS: tuple[Normalization | None, ...] = ("LN", "LNPre", "RMS", "RMSPre", None)
 
 
 @dataclass(frozen=True)
-class VectorInputs:
+class VectorInputs(Checked):
     """Inputs are vectors (batch pos d_input); they go through a learned W_E if ``project``, else d_input = d_model."""
 
     d_input: int
     project: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_input")
+
 
 @dataclass(frozen=True)
-class TokenInputs:
+class TokenInputs(Checked):
     """Inputs are token numbers (batch pos)."""
 
     d_vocab: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_vocab")
 
 
 Inputs = VectorInputs | TokenInputs
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Checked):
     """A two-matrix feed-forward part in every block."""
 
     d_mlp: int
     act_fn: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_mlp")
+
 
 @dataclass(frozen=True)
-class Unembedding:
+class Unembedding(Checked):
     """Logits = final residual @ W_U (+ b_U)."""
 
     d_vocab_out: int
     bias: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_vocab_out")
+
 
 @dataclass(frozen=True)
-class ReluStack:
+class ReluStack(Checked):
     """``depth`` layers z <- relu(z W + b), b one scalar a layer and no residual round them, then W_U without a bias."""
 
     d_vocab_out: int
     depth: int = 3
+    """0 leaves W_U alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "d_vocab_out")
+        require(self.depth >= 0, f"depth of ReluStack must be 0 or more, got {self.depth}")
 
 
 Readout = Unembedding | ReluStack
 
 
 @dataclass(frozen=True)
-class NormalInit:
+class NormalInit(Checked):
     """Every weight N(0, std^2), every bias 0 (GPT-2)."""
 
     std: float = 0.02
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.std > 0,
+            f"std must be above 0, got {self.std}: where all weights start at 0, no gradient reaches most of them",
+        )
+
 
 @dataclass(frozen=True)
-class ToyInit:
+class ToyInit(Checked):
     """The in-context classifier's: attention N(0, 1/d_content), stack N(0, 2/d_model) with biases N(0, 1/d_model),
     unembedding N(0, 1/d_model); d_content is the input's width without its one-hot positions."""
 
@@ -78,7 +106,7 @@ Init = NormalInit | ToyInit
 
 
 @dataclass(frozen=True)
-class Start:
+class Start(Checked):
     """A change to a weight before training: ``scale`` times itself, plus the weight named ``add`` as it started."""
 
     weight: str
@@ -91,7 +119,7 @@ for _union in (Inputs, Readout, Init):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """A whole architecture. Sizes carry TransformerLens' names; ``d_head = -1`` means d_model / n_heads.
 
     Raises:
@@ -126,6 +154,7 @@ class ModelConfig:
     """A label for people; two architectures that differ in nothing else are the same."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.d_head == -1:
             require(
                 self.n_heads > 0 and self.d_model % self.n_heads == 0,
@@ -138,9 +167,7 @@ class ModelConfig:
         self._check_streams()
 
     def _check_sizes(self) -> None:
-        for name in ("n_layers", "n_heads", "d_model", "n_ctx", "d_head"):
-            value = getattr(self, name)
-            require(isinstance(value, int) and value > 0, f"{name} must be a positive whole number, got {value!r}")
+        positive(self, "n_layers", "n_heads", "d_model", "n_ctx", "d_head")
         require(
             self.output_matrix or self.n_heads * self.d_head == self.d_model,
             f"without an output matrix the heads' outputs are the residual's: {self.n_heads} heads x d_head "
@@ -167,11 +194,6 @@ class ModelConfig:
         )
 
     def _check_inputs(self) -> None:
-        require(self.positions in POSITIONS, f"positions must be one of {POSITIONS}, got {self.positions!r}")
-        require(
-            self.normalization in NORMALIZATIONS,
-            f"normalization must be one of {NORMALIZATIONS}, got {self.normalization!r}",
-        )
         vectors = isinstance(self.inputs, VectorInputs)
         if isinstance(self.inputs, VectorInputs) and not self.inputs.project:
             require(
@@ -185,6 +207,17 @@ class ModelConfig:
                 "one-hot positions stand in the first n_ctx components of input vectors: inputs must be VectorInputs "
                 f"and n_ctx ({self.n_ctx}) less than d_model ({self.d_model})",
             )
+            require(
+                not getattr(self.inputs, "project", False),
+                f"with one-hot positions, input vectors are the residual stream as they stand and {self.inputs} would "
+                f"never be projected; use VectorInputs({self.d_model}), or positions='learned'",
+            )
+        centred = self.normalization in ("LN", "LNPre")
+        require(
+            not centred or self.d_model > 1,
+            f"normalization {self.normalization!r} takes the mean away, which is all that d_model = 1 has; use a wider "
+            f"model or an RMS kind",
+        )
 
     def _check_streams(self) -> None:
         fed = [stream.carrier for stream in self.streams]
@@ -210,6 +243,9 @@ class ModelConfig:
         if isinstance(stream.topology, Listed):
             late = [pair for pair in stream.topology.pairs if pair[0] >= self.n_layers]
             require(not late, f"pairs {late} name layers beyond the last one, {self.n_layers - 1}")
+        if isinstance(stream.topology, First):
+            late = [reader for reader in stream.topology.readers or () if reader >= self.n_layers]
+            require(not late, f"readers {late} are layers beyond the last one, {self.n_layers - 1}")
         for layer in range(self.n_layers):
             for source in stream.topology.sources(layer):
                 require(
@@ -223,6 +259,14 @@ class ModelConfig:
                 f"{rule} names a layer beyond the last one, {self.n_layers - 1}",
             )
             require((rule.head or 0) < self.n_heads, f"{rule} names a head beyond the last one, {self.n_heads - 1}")
+            self._check_rule(stream, rule)
+
+    def _check_rule(self, stream: Stream, rule: GateRule) -> None:
+        connections = [(layer, source) for layer in range(self.n_layers) for source in stream.topology.sources(layer)]
+        require(
+            any(rule.matches(reader, source, rule.head or 0) for reader, source in connections),
+            f"{rule} is of no connection of the {stream.carrier} stream; its (reader, source) pairs are {connections}",
+        )
 
     def stream_into(self, carrier: Carrier) -> Stream | None:
         """Return the stream that feeds ``carrier``, if there is one."""

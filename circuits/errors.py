@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class UnknownNameError(KeyError, ValueError):
@@ -22,6 +24,9 @@ def known(kind: str, name: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     if name in choices:
         return name
+    if not isinstance(name, str):
+        listed = ", ".join(map(repr, choices[:20]))
+        raise UnknownNameError(f"a {kind} is named by a string, got {name!r}; there are {listed or 'none'}")
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     shown = ", ".join(map(repr, choices[:20])) + (f" and {len(choices) - 20} more" if len(choices) > 20 else "")
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {shown or 'none'}"
@@ -32,3 +37,19 @@ def require(condition: bool, message: str) -> None:
     """Raise ``ValueError(message)`` unless ``condition`` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number of Python, numpy or torch as an ``int``.
+
+    Raises:
+        ValueError: for what is none, truth values and 2.0 among them, and for a number below ``least``.
+    """
+    is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    try:
+        number = None if is_truth else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return number

@@ -20,7 +20,9 @@ def with_folded_norm(model: HookedStreamTransformer) -> HookedStreamTransformer:
     Raises:
         ValueError: for a readout that is not linear, or while hooks are attached.
     """
-    require(not model.readout, "the final norm stands before a ReLU stack, not before W_U, and cannot be folded into it")
+    require(
+        not model.readout, "the final norm stands before a ReLU stack, not before W_U, and cannot be folded into it"
+    )
     hooked = model.hooked_modules()
     require(not hooked, f"hooks are attached at {', '.join(hooked[:3])}; call model.reset_hooks() before folding")
     folded = copy.deepcopy(model)

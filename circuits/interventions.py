@@ -5,7 +5,6 @@ Training, analysis and the records of runs all hold the same :class:`Interventio
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from typing import Any, Literal, get_args
 from circuits.canonical import from_plain, register_union, to_plain
 from circuits.config import ModelConfig
 from circuits.errors import known, require
+from circuits.fields import Checked
 from circuits.model import HookedStreamTransformer
 from circuits.sites import Site, check_sites
 
@@ -21,23 +21,20 @@ from circuits.sites import Site, check_sites
 
 
 @dataclass(frozen=True)
-class Zero:
+class Zero(Checked):
     """Zero instead."""
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Checked):
     """The mean over the batch instead, position by position."""
 
 
 @dataclass(frozen=True)
-class Clamp:
+class Clamp(Checked):
     """One number instead, everywhere."""
 
     value: float
-
-    def __post_init__(self) -> None:
-        require(math.isfinite(self.value), f"Clamp({self.value}): the value must be a finite number")
 
 
 Attended = Literal["previous", "self", "first", "uniform"]
@@ -50,17 +47,20 @@ ATTENDED: dict[Attended, str] = {
 
 
 @dataclass(frozen=True)
-class Attend:
+class Attend(Checked):
     """A fixed attention pattern instead; ``ATTENDED`` says which there are."""
 
     to: Attended
 
     def __post_init__(self) -> None:
-        known("attention", self.to, ATTENDED)
+        # First, as it names the nearest in the words of ATTENDED.
+        if isinstance(self.to, str):
+            known("attention", self.to, ATTENDED)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
-class Resample:
+class Resample(Checked):
     """The activation of another example of the batch instead, by a permutation that leaves no example its own.
 
     Sites with equal seeds take theirs from the same other example.
@@ -70,7 +70,7 @@ class Resample:
 
 
 @dataclass(frozen=True)
-class FromRun:
+class FromRun(Checked):
     """The activation instead that the model of another checkpoint has on the same inputs."""
 
     checkpoint: str
@@ -78,7 +78,7 @@ class FromRun:
 
 
 @dataclass(frozen=True)
-class Freeze:
+class Freeze(Checked):
     """The activation instead that the model of the window's first step has on the same inputs; for training.
 
     As no gradient flows into it, weights that act through it alone stop learning.
@@ -86,12 +86,12 @@ class Freeze:
 
 
 @dataclass(frozen=True)
-class CutForward:
+class CutForward(Checked):
     """The value becomes zero, the gradient stays: x - x.detach()."""
 
 
 @dataclass(frozen=True)
-class CutGradient:
+class CutGradient(Checked):
     """The value stays, no gradient goes back through it."""
 
 
@@ -108,7 +108,7 @@ def operation_name(operation: Operation) -> str:
 
 
 @dataclass(frozen=True)
-class Intervention:
+class Intervention(Checked):
     """One operation at one site: new = old + strength * (what is put in its place - old).
 
     Only the site's head and position are touched, and in a pattern or its scores only what is not masked. What is put
@@ -128,6 +128,7 @@ class Intervention:
     """The step at which it acts no longer; ``None``: to the end."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.site.component != "state",
             "a state cannot be intervened on, it is no single activation; name its parts: resid_pre of the layer, and "
@@ -137,7 +138,6 @@ class Intervention:
             self.site.component == "pattern" or not isinstance(self.operation, Attend),
             f"{self.operation} needs the component 'pattern', not {self.site.component!r}",
         )
-        require(math.isfinite(self.strength), f"the strength must be a finite number, got {self.strength}")
         require(
             self.first >= 0 and (self.last is None or self.last > self.first),
             f"a window starts at step 0 or later and ends after its start, got {self.first} to {self.last}",

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.config import MLP, ModelConfig, NormalInit, TokenInputs, Unembedding
-from circuits.errors import known
+from circuits.errors import known, require
+from circuits.fields import Checked, checked_value, positive
 from circuits.variants import streams
 
 
 @dataclass(frozen=True)
-class LMSize:
+class LMSize(Checked):
     """What tells one size of language model from another; ``lm_config`` holds what all share."""
 
     n_layers: int
@@ -22,6 +23,10 @@ class LMSize:
     n_ctx: int = 96
     dropout: float = 0.0
     attention_scale: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "n_layers", "d_model", "n_heads", "d_vocab", "n_ctx")
 
 
 GPT2_VOCABULARY = 50257
@@ -71,7 +76,10 @@ def lm_config(size: str, variant: str = "value", d_vocab: int | None = None, **o
         "name": variant,
     }
     fields |= overrides
-    following = {"mlp": MLP(4 * fields["d_model"]), "streams": streams(variant, fields["n_layers"])}
+    # Here, as the MLP's width is made of it, and would be refused in its place.
+    width = checked_value(fields["d_model"], int, "d_model")
+    require(width > 0, f"d_model must be a positive whole number, got {width}")
+    following = {"mlp": MLP(4 * width), "streams": streams(variant, fields["n_layers"])}
     return ModelConfig(**(following | fields))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -16,6 +17,25 @@ from circuits.sites import PATTERN, Site
 
 Places = Mapping[str, Int[Tensor, "batch _"]]
 """Positions by role, one row an example."""
+
+
+def position_numbers(what: str, places: Any) -> Int[Tensor, "*any"]:
+    """Return positions as a tensor of whole numbers.
+
+    Raises:
+        ValueError: for anything else, a mask or fractions, saying what to give.
+    """
+    numbers = torch.as_tensor(places)
+    require(
+        numbers.dtype != torch.bool,
+        f"{what} must be numbers of positions, (batch, n) of them, and this is a mask: give "
+        f"mask.nonzero()[:, 1].view(batch, n), or for the same position everywhere its number",
+    )
+    require(
+        not numbers.is_floating_point() and not numbers.is_complex(),
+        f"{what} must be whole numbers of positions, got {numbers.dtype}; use positions.long()",
+    )
+    return numbers.long()
 
 
 def touched_part(site: Site, activation: Tensor, positions: Places) -> Bool[Tensor, ...]:
@@ -37,10 +57,12 @@ def touched_part(site: Site, activation: Tensor, positions: Places) -> Bool[Tens
 def _rows(site: Site, activation: Tensor, axis: int, positions: Places) -> Bool[Tensor, "batch pos"]:
     batch, length = activation.shape[0], activation.shape[axis]
     if isinstance(site.position, str):
-        places = positions[site.position].to(activation.device)
-        require(
-            len(places) == batch, f"positions of {site.position!r} are given for {len(places)} examples, {batch} run"
-        )
+        what = f"positions of {site.position!r}"
+        places = position_numbers(what, positions[site.position]).to(activation.device)
+        require(places.ndim == 2, f"{what} must be (batch, n), got {tuple(places.shape)}")
+        require(len(places) == batch, f"{what} are given for {len(places)} examples, {batch} run")
+        outside = places[(places < -length) | (places >= length)]
+        require(not len(outside), f"{what}: {outside[:1].tolist()} is beyond the inputs' {length} positions")
     else:
         require(-length <= (site.position or 0) < length, f"{site} is beyond the inputs' {length} positions")
         places = torch.full((batch, 1), site.position or 0, device=activation.device)

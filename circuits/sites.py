@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
-from circuits.canonical import register_plain_union
 from circuits.config import ModelConfig
-from circuits.errors import known
+from circuits.errors import known, require
+from circuits.fields import Checked, checked_value, shown
 from circuits.model import HookedStreamTransformer
 from circuits.stream_config import CARRIERS, Carrier
 
@@ -24,13 +25,22 @@ _SUFFIX: dict[Route, str] = {"own": "", "residual": "_residual", "mixed": "_mixe
 BLOCK = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 HEAD = ("z", *CARRIERS)
 PATTERN = ("attn_scores", "pattern")
+HEADED = (*HEAD, *PATTERN)
+_ASKED: dict[str, Any] = {
+    "layer": int,
+    "component": str,
+    "route": str,
+    "head": int | None,
+    "position": int | str | None,
+}
+"""Of what types a site's fields are; which components and routes there are is said in other words."""
 COMPONENTS: tuple[str, ...] = ("state", *BLOCK, *HEAD, *PATTERN)
 """``state`` is all that a layer and later ones depend on: the residual stream before it *and* what earlier layers pass
 to them through the stream. Patching it everywhere gives the other run exactly; patching ``resid_pre`` does not."""
 
 
 @dataclass(frozen=True)
-class Site:
+class Site(Checked):
     """One activation, or a part of one; ``None`` for head or position means all of them."""
 
     layer: int
@@ -42,17 +52,40 @@ class Site:
     """An index, or a role in a pair's ``positions``. For a pattern: the query's position."""
 
     def __post_init__(self) -> None:
-        known("component", self.component, COMPONENTS)
-        known("route", self.route, ROUTES)
+        # Sites are made by the thousand: what is of the right types already is not held against annotations.
+        if not (
+            type(self.layer) is int
+            and (self.head is None or type(self.head) is int)
+            and (self.position is None or type(self.position) in (int, str))
+            and type(self.component) is type(self.route) is str
+        ):
+            self._check_types()
+        if self.layer < 0 or (self.head or 0) < 0:
+            what, value = ("layer", self.layer) if self.layer < 0 else ("head", self.head)
+            raise ValueError(f"{what}s count from 0, got {what} = {value}; give the {what}'s own number")
+        if self.component not in COMPONENTS or self.route not in ROUTES:
+            known("component", self.component, COMPONENTS)
+            known("route", self.route, ROUTES)
         if self.route != "own" and self.component not in CARRIERS:
             raise ValueError(f"{self.component} has no routes; only q, k and v have")
-        if self.head is not None and not self.has_heads:
+        if self.head is not None and self.component not in HEADED:
             raise ValueError(f"{self.component} has no heads; leave head out")
+
+    def _check_types(self) -> None:
+        place = self.position
+        require(
+            place is None or (isinstance(place, (str, Integral)) and not isinstance(place, bool)),
+            f"a site's position is one index, a role in a pair's positions (their numbers, one row an example), or "
+            f"None for all, got {shown(place)}; a mask is no position: give the numbers of what it marks "
+            f"(mask.nonzero()), one site each, or a role",
+        )
+        for name, annotation in _ASKED.items():
+            object.__setattr__(self, name, checked_value(getattr(self, name), annotation, f"a site's {name}"))
 
     @property
     def has_heads(self) -> bool:
         """Whether the activation has a head axis."""
-        return self.component in (*HEAD, *PATTERN)
+        return self.component in HEADED
 
     @property
     def hook_name(self) -> str:
@@ -80,9 +113,6 @@ class Site:
         if self.route == "mixed":
             return config.stream_into(carrier) is not None
         return bool((config.sources if self.route == "residual" else config.readers)(self.layer, carrier))
-
-
-register_plain_union(int | str | None)
 
 
 def check_sites(model: HookedStreamTransformer | ModelConfig, wanted: Iterable[Site]) -> list[Site]:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from circuits.canonical import register_union
 from circuits.errors import require
+from circuits.fields import Checked, all_different, counted_from_zero
 
 Carrier = Literal["q", "k", "v"]
 CARRIERS: tuple[Carrier, ...] = ("q", "k", "v")
@@ -30,7 +31,7 @@ GATES: tuple[Gate, ...] = ("full", "stop", "gradient-only", "off")
 
 
 @dataclass(frozen=True)
-class Previous:
+class Previous(Checked):
     """Layer l reads the raw projection of layer l-1 (Burns et al., arXiv 2412.15113, as their code has it)."""
 
     def sources(self, layer: int) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ class Previous:
 
 
 @dataclass(frozen=True)
-class Cumulative:
+class Cumulative(Checked):
     """Layer l reads what layer l-1 used, its own plus what had come in: the running sum."""
 
     def sources(self, layer: int) -> tuple[int, ...]:
@@ -48,10 +49,16 @@ class Cumulative:
 
 
 @dataclass(frozen=True)
-class First:
+class First(Checked):
     """Every later layer, or only those listed in ``readers``, reads the first layer (arXiv 2410.17897)."""
 
     readers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        all_different("readers", self.readers or ())
+        early = [reader for reader in self.readers or () if reader < 1]
+        require(not early, f"readers come after the first layer, which is 0, and are counted from it; got {early}")
 
     def sources(self, layer: int) -> tuple[int, ...]:
         """Return the layers that ``layer`` reads."""
@@ -59,7 +66,7 @@ class First:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Checked):
     """Every layer reads all earlier layers."""
 
     def sources(self, layer: int) -> tuple[int, ...]:
@@ -68,12 +75,15 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(Checked):
     """Exactly the listed pairs (reader, source) are connected."""
 
     pairs: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.pairs), "Listed(()) connects no layers; give (reader, source) pairs, or the model no stream")
+        all_different("pairs", self.pairs)
         for reader, source in self.pairs:
             require(0 <= source < reader, f"pair ({reader}, {source}): a reader must come after its source")
 
@@ -83,7 +93,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class WithinLayer:
+class WithinLayer(Checked):
     """Every layer reads another carrier of its own (keys into values, say)."""
 
     def sources(self, layer: int) -> tuple[int, ...]:
@@ -98,15 +108,22 @@ Topology = Previous | Cumulative | First | Dense | Listed | WithinLayer
 
 
 @dataclass(frozen=True)
-class FixedGain:
+class FixedGain(Checked):
     """Fixed numbers. ``own = 0`` means that reading layers have no projection of their own for this carrier."""
 
     own: float = 1.0
     stream: float = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.own != 0 or self.stream != 0,
+            "FixedGain(0, 0) leaves reading layers nothing to attend to; give own or stream another number",
+        )
+
 
 @dataclass(frozen=True)
-class LearnedGain:
+class LearnedGain(Checked):
     """Learned numbers per layer pair, or per layer pair and head, starting at ``own`` and ``stream``.
 
     ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's.
@@ -118,12 +135,16 @@ class LearnedGain:
     per_head: bool = False
 
     def __post_init__(self) -> None:
-        ties = ("free", "own-fixed", "convex")
-        require(self.tie in ties, f"tie must be one of {ties}, got {self.tie!r}")
+        super().__post_init__()
+        require(
+            self.own != 0 or self.tie != "own-fixed",
+            "own = 0 that stays fixed leaves reading layers a projection that never learns; start own elsewhere, or "
+            "use FixedGain(own=0), where they have none",
+        )
 
 
 @dataclass(frozen=True)
-class TokenGain:
+class TokenGain(Checked):
     """own = m and stream = 1 - m with m = sigmoid(x W + b) per token and head, x the reading layer's input."""
 
 
@@ -134,17 +155,17 @@ Gain = FixedGain | LearnedGain | TokenGain
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Checked):
     """Head h reads head h."""
 
 
 @dataclass(frozen=True)
-class HeadMixing:
+class HeadMixing(Checked):
     """A learned matrix over heads per layer pair (reader head, source head), starting at the identity."""
 
 
 @dataclass(frozen=True)
-class LinearMap:
+class LinearMap(Checked):
     """A learned d_head x d_head matrix per layer pair and head, starting at the identity."""
 
 
@@ -154,17 +175,20 @@ Transform = Identity | HeadMixing | LinearMap
 Weights = Literal["own", "initial", "untied"]
 """Whose weights make what a layer passes on: its own projection's; those as they were at the start, never trained; or
 others, trained, that make nothing else. The last two add the path of a stream without tying it to a layer's values."""
-WEIGHTS: tuple[Weights, ...] = ("own", "initial", "untied")
 
 
 @dataclass(frozen=True)
-class GateRule:
+class GateRule(Checked):
     """A gate for some of a stream's connections; ``None`` means all. Of several that match, the last one holds."""
 
     gate: Gate
     reader: int | None = None
     source: int | None = None
     head: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counted_from_zero(self, "reader", "source", "head")
 
     def matches(self, reader: int, source: int, head: int) -> bool:
         """Return whether this rule speaks of the connection (reader layer, source layer, reader's head)."""
@@ -173,7 +197,7 @@ class GateRule:
 
 
 @dataclass(frozen=True)
-class Stream:
+class Stream(Checked):
     """One residual attention stream: which carrier it feeds, from where, how much, through what, past which gate."""
 
     carrier: Carrier = "v"
@@ -210,11 +234,8 @@ class Stream:
         return matching[-1] if matching else self.gate
 
     def __post_init__(self) -> None:
-        require(self.carrier in CARRIERS, f"carrier must be one of {CARRIERS}, got {self.carrier!r}")
-        require(self.reads in CARRIERS, f"source must be one of {CARRIERS} or None, got {self.source!r}")
-        for gate in (self.gate, *(rule.gate for rule in self.gate_rules)):
-            require(gate in GATES, f"gate must be one of {GATES}, got {gate!r}")
-        require(self.weights in WEIGHTS, f"weights must be one of {WEIGHTS}, got {self.weights!r}")
+        super().__post_init__()
+        self._check_learns()
         if self.weights != "own":
             require(
                 self.passes_on == "own",
@@ -227,6 +248,16 @@ class Stream:
                 f"a within-layer stream needs another carrier to read: {self.carrier} of a layer cannot be added to "
                 f"itself; set source to one of {[c for c in CARRIERS if c != self.carrier]}",
             )
+
+    def _check_learns(self) -> None:
+        silent = isinstance(self.gain, FixedGain) and self.gain.stream == 0
+        learns = self.weights == "untied" or not isinstance(self.transform, Identity)
+        what = "untied weights" if self.weights == "untied" else str(self.transform)
+        require(
+            not (silent and learns),
+            f"with {self.gain} nothing comes in, so {what} would never learn; give stream= a gain other than 0, or "
+            f"leave it out",
+        )
 
 
 for _union in (Topology, Gain, Transform):

@@ -9,6 +9,7 @@ from typing import Any
 
 from circuits.config import ModelConfig, ReluStack, ToyInit, VectorInputs
 from circuits.errors import known
+from circuits.fields import checked_value
 from circuits.stream_config import (
     Carrier,
     Cumulative,
@@ -40,8 +41,13 @@ class Variant:
     build: Callable[[int], Streams]
 
     def streams(self, n_layers: int, gate: Gate = "full") -> Streams:
-        """Return the streams of this rule in a model of ``n_layers`` layers, all with one gate."""
-        return tuple(dataclasses.replace(stream, gate=gate) for stream in self.build(n_layers))
+        """Return the streams of this rule in a model of ``n_layers`` layers, all with one gate.
+
+        Raises:
+            ValueError: for a number of layers that is no whole number, or an unknown gate.
+        """
+        whole = checked_value(n_layers, int, "n_layers")
+        return tuple(dataclasses.replace(stream, gate=gate) for stream in self.build(whole))
 
 
 def _later_half(n_layers: int) -> First:

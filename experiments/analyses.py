@@ -127,7 +127,7 @@ def ablate_run(
     wanted = standard_ablations(model, methods)
     # A stream behind a closed gate is nothing already; the column ``changed`` says so.
     rest: dict[str, Any] = {"models": models, "allow_nothing": True, "progress": progress}
-    return ablate(model, asked.inputs, asked.answers, wanted, asked.read_at, **rest)
+    return ablate(model, asked, wanted, **rest)
 
 
 def check_other(run: AnyRun, other: AnyRun) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
-from analysis.pairs import Pair, ReadAt
+from analysis.pairs import Pair
 from circuits.errors import known, require
 from experiments.lm_runs import KINDS, AnyRun, LMRun, open_run
 from experiments.run_directory import RunError, the_one
@@ -20,6 +15,7 @@ from experiments.tasks.icl import SPLITS as ICL_SPLITS
 from experiments.tasks.ioi import IOIConfig, IOITask
 from experiments.tasks.stories import StoriesConfig, StoriesTask
 from experiments.tasks.text import TextTaskConfig
+from experiments.tokenizers import opening_tokens
 
 
 def find_run(name: str | Path, root: str | Path = "runs") -> AnyRun:
@@ -44,8 +40,10 @@ def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:
     """
     learned = run.config.task
     if isinstance(learned, TextTaskConfig):
-        # Its corpus, which may be far away, is not asked for; windows of it do not begin with an opening token.
-        return IOITask(IOIConfig(n_ctx=learned.n_ctx), run.tokenizer(), run.config.seed, device)
+        # Its corpus, which may be far away, is not asked for: the tokenizer tells how documents begin.
+        tokenizer = run.tokenizer()
+        config = IOIConfig(n_ctx=learned.n_ctx)
+        return IOITask(config, tokenizer, run.config.seed, device, opening_tokens(tokenizer))
     task = run.task(device)
     if isinstance(task, IOITask):
         return task
@@ -89,18 +87,10 @@ def first_split(run: AnyRun) -> str:
     return "ic" if isinstance(run, Run) else signature(questioner(run).pairs).parameters["split"].default
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Inputs with their right answers, and where these are read."""
+def sequences(run: AnyRun, n: int, split: str | None = None, seed: int = 1) -> Pair:
+    """Return ``n`` sequences of a split, as the clean side of a pair.
 
-    inputs: Tensor
-    answers: Int[Tensor, " batch"]
-    read_at: ReadAt = -1
-    positions: Mapping[str, Tensor] | None = None
-
-
-def sequences(run: AnyRun, n: int, split: str | None = None, seed: int = 1) -> Sequences:
-    """Return ``n`` sequences of a split; ``None`` is ic, or the first split of a language model's questions.
+    ``None`` is ic, or the first split of a language model's questions.
 
     Raises:
         UnknownNameError: for a split that the task does not know (nearest suggested).
@@ -108,6 +98,5 @@ def sequences(run: AnyRun, n: int, split: str | None = None, seed: int = 1) -> S
     split = split or first_split(run)
     if isinstance(run, Run):
         batch = run.task().sample(n, known("split", split, ICL_SPLITS), seed)
-        return Sequences(batch.inputs, batch.labels)
-    pair = questioner(run).pairs(n, seed=seed, split=split)
-    return Sequences(pair.clean, pair.answers, pair.read_at, pair.positions)
+        return Pair.one_sided(batch.inputs, batch.labels)
+    return questioner(run).pairs(n, seed=seed, split=split)

@@ -9,16 +9,17 @@ from typing import Any, Literal
 from circuits.canonical import content_hash, essence, from_plain, register_union, to_plain
 from circuits.config import ModelConfig
 from circuits.errors import known, require
+from circuits.fields import Checked, counted_from_zero
 from circuits.interventions import Intervention, Resample, check_interventions
 from circuits.stream_config import CARRIERS, GATES, Carrier, Gate
 from circuits.variants import icl_config
-from experiments.tasks.icl import PRESETS, ICLTaskConfig
+from experiments.tasks.icl import PRESETS, SPLITS, ICLTaskConfig
 
 # --- when something happens -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Every:
+class Every(Checked):
     """At steps first, first + n, ... up to last (default: the run's end)."""
 
     n: int
@@ -26,8 +27,14 @@ class Every:
     last: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n <= 0:
             raise ValueError(f"Every({self.n}): the distance must be positive")
+        counted_from_zero(self, "first", "last")
+        require(
+            self.last is None or self.first <= self.last,
+            f"{self} is never: first must not come after last; exchange them, or leave last out",
+        )
 
     def steps(self, total: int) -> set[int]:
         """Return the steps of a run of ``total`` steps."""
@@ -35,10 +42,15 @@ class Every:
 
 
 @dataclass(frozen=True)
-class At:
+class At(Checked):
     """At the listed steps."""
 
     listed: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        early = [step for step in self.listed if step < 0]
+        require(not early, f"steps count from 0, got {early}; leave them out")
 
     def steps(self, total: int) -> set[int]:
         """Return the steps of a run of ``total`` steps."""
@@ -46,10 +58,14 @@ class At:
 
 
 @dataclass(frozen=True)
-class LogLinear:
+class LogLinear(Checked):
     """Step 0, then ``per_doubling`` evenly spaced steps between each power of two and the next."""
 
     per_doubling: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.per_doubling >= 1, f"per_doubling must be 1 or more, got {self.per_doubling}")
 
     def steps(self, total: int) -> set[int]:
         """Return the steps of a run of ``total`` steps."""
@@ -62,25 +78,27 @@ Schedule = Every | At | LogLinear
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Checked):
     """theta <- (1 - decay) theta - rate * gradient; the decay hits every parameter, not multiplied by the rate."""
 
     rate: float = 0.01
     decay: float = 1e-6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.rate > 0 and 0 <= self.decay < 1):
             raise ValueError(f"SGD needs a positive rate and a decay from 0 to below 1, got {self.rate}, {self.decay}")
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Checked):
     """Adam without weight decay (Kingma & Ba, arXiv 1412.6980)."""
 
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.rate > 0 and all(0 <= beta < 1 for beta in self.betas)):
             raise ValueError(f"Adam needs a positive rate and betas from 0 to below 1, got {self.rate}, {self.betas}")
 
@@ -92,18 +110,19 @@ for _union in (Schedule, Optimizer):
 
 
 @dataclass(frozen=True)
-class Rate:
+class Rate(Checked):
     """The parameters whose names begin so learn at ``factor`` times the optimizer's rate."""
 
     begins: str
     factor: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.factor >= 0, f"a rate's factor must be 0 or more, got {self.factor}")
 
 
 @dataclass(frozen=True)
-class GateChange:
+class GateChange(Checked):
     """From ``step`` on, the stream that feeds ``carrier`` (``None``: every stream) has this gate."""
 
     step: int
@@ -111,22 +130,31 @@ class GateChange:
     carrier: Carrier | None = None
 
     def __post_init__(self) -> None:
-        known("gate", self.gate, GATES)
-        if self.carrier is not None:
+        # First, as they name the nearest.
+        if isinstance(self.gate, str):
+            known("gate", self.gate, GATES)
+        if isinstance(self.carrier, str):
             known("carrier", self.carrier, CARRIERS)
+        super().__post_init__()
+        counted_from_zero(self, "step")
 
 
 @dataclass(frozen=True)
-class StopAt:
+class StopAt(Checked):
     """End a run early, once a split's accuracy has been at least ``accuracy`` at so many evaluations in a row."""
 
     accuracy: float
     split: str = "ic"
     evaluations: int = 3
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.accuracy <= 1, f"an accuracy lies between 0 and 1, got {self.accuracy}")
+        require(self.evaluations >= 1, f"evaluations must be 1 or more, got {self.evaluations}")
+
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """How a model is trained and how often it is looked at. Step s means that s updates have been made."""
 
     steps: int
@@ -147,9 +175,15 @@ class TrainingConfig:
     """What is done to activations, each in its window of steps; evaluations see the model with what acts then."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "batch_size", "n_eval"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for change in self.gates:
+            require(
+                change.step < self.steps,
+                f"{change} comes when the run of {self.steps} steps has ended; give an earlier step, or more steps",
+            )
         for intervention in self.interventions:
             self._check_intervention(intervention)
 
@@ -169,7 +203,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """One run: a task, a model, a training, a seed. ``variant`` and ``preset`` are the names they were made from."""
 
     task: ICLTaskConfig
@@ -180,6 +214,7 @@ class RunConfig:
     preset: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         width = self.task.n_ctx + self.task.d_content
         if (self.model.d_model, self.model.n_ctx) != (width, self.task.n_ctx):
             raise ValueError(
@@ -190,7 +225,18 @@ class RunConfig:
             raise ValueError(f"{self.task.n_labels} labels, but the model has {self.model.readout.d_vocab_out} logits")
         if self.training.gates and not self.model.streams:
             raise ValueError("gates change on a model without a stream; choose a variant with one, or no gates")
+        self._check_splits_and_carriers()
         check_interventions(self.model, self.training.interventions)
+
+    def _check_splits_and_carriers(self) -> None:
+        if self.training.stop_at is not None:
+            known("split to stop at", self.training.stop_at.split, [split for split in SPLITS if split != "train"])
+        fed = [stream.carrier for stream in self.model.streams]
+        for change in self.training.gates:
+            require(
+                change.carrier is None or change.carrier in fed,
+                f"{change} is of a stream into {change.carrier}, and this model's streams feed {fed}",
+            )
 
     @property
     def id(self) -> str:

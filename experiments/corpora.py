@@ -89,36 +89,61 @@ class LocalCorpus:
     """Documents of local files of one kind.
 
     Raises:
-        ValueError: while it is read, for a file that is not UTF-8, not JSON or not Parquet, or without the column.
+        ValueError: while it is read, for a file that is not UTF-8, not JSON or not Parquet, or without the column, and
+            for a separator that is in none of the files.
     """
 
     name: str
     files: tuple[Path, ...]
     column: str
     separator: str | None
-    """What stands between two documents of a .txt file; ``None``: a line is a document."""
+    """What stands between two documents of a .txt file, with line ends of any system; ``None``: a line is a
+    document."""
     cache: Path
+
+    @property
+    def kind(self) -> str:
+        """What the files are read as: text, json or parquet."""
+        return KINDS[self.files[0].suffix]
 
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of the file; of several, the hash of theirs."""
-        text = KINDS[self.files[0].suffix] != "parquet"
-        digests = [_digest(file, text, made(self.cache / "seen")) for file in self.files]
+        digests = [_digest(file, self.kind != "parquet", made(self.cache / "seen")) for file in self.files]
+        # Here and not where it is read: tokens that are stored already may be those of another release.
+        self._check_separator()
         return digests[0] if len(digests) == 1 else content_hash(digests)
 
     @property
     def identity(self) -> str:
         """A hash that is another one for other documents: of what the files hold and how it is read."""
         kinds = [KINDS[file.suffix] for file in self.files]
-        return content_hash([self.fingerprint, kinds, self.column, self.separator])
+        return content_hash([self.fingerprint, kinds, self.column, self._between])
 
     def batches(self) -> Iterator[list[str]]:
         """Yield the documents in their order, at most :data:`BATCH` at once, without blank ones."""
-        if KINDS[self.files[0].suffix] == "text":
+        if self.kind == "text":
             known("column", self.column, ["text"])
-            documents = (text.strip() for file in self.files for text in _texts(file, self.separator))
+            documents = (text.strip() for file in self.files for text in _texts(file, self._between))
             return _batched(document for document in documents if document)
         return chain.from_iterable(_rows(file, self.column, self.cache / "datasets") for file in self.files)
+
+    @property
+    def _between(self) -> str | None:
+        """The separator with line ends as files have them when they are read."""
+        return None if self.separator is None else self.separator.replace("\r\n", "\n").replace("\r", "\n")
+
+    def _check_separator(self) -> None:
+        between = self._between
+        if between is None or self.kind != "text" or any(_holds(file, between) for file in self.files):
+            return
+        if not any(_holds_text(file) for file in self.files):
+            return  # an empty corpus is refused as such
+        shell = "; a backslash and an n typed in a shell are no line break: $'\\n' is one" if "\\" in between else ""
+        raise ValueError(
+            f"the separator {self.separator!r} is nowhere in {self.name}, so every file would be one document; give "
+            f"what stands between two documents, or leave it out to take every line as a document{shell}"
+        )
 
 
 def _digest(file: Path, text: bool, seen: Path) -> str:
@@ -166,9 +191,25 @@ def _texts(file: Path, separator: str | None) -> Iterator[str]:
             return
         rest = ""
         while chunk := opened.read(CHUNK):
+            # What is not cut off yet is kept, so a separator across the border of two chunks is found.
             *whole, rest = (rest + chunk).split(separator)
             yield from whole
         yield rest
+
+
+def _holds(file: Path, separator: str) -> bool:
+    with file.open(encoding="utf-8-sig") as opened:
+        end = ""
+        while chunk := opened.read(CHUNK):
+            if separator in (end := end + chunk):
+                return True
+            end = end[max(0, len(end) - len(separator) + 1) :]
+    return False
+
+
+def _holds_text(file: Path) -> bool:
+    with file.open(encoding="utf-8-sig") as opened:
+        return any(not chunk.isspace() for chunk in iter(lambda: opened.read(CHUNK), ""))
 
 
 def _batched(documents: Iterator[str]) -> Iterator[list[str]]:

@@ -62,7 +62,7 @@ def look(model: HookedStreamTransformer, batch: ICLBatch, fast: RunLast = run_la
     The fast path cannot see hooks: while any are attached, the hooked model runs.
     """
     n = batch.config.n_pairs
-    if why_not(model.config) is None and not model.list_hooks():
+    if why_not(model.config) is None and not model.hooked_modules():
         run = fast(model, batch.tokens)
         items, labels = torch.arange(n), torch.arange(n) + n + 1
         return LastPosition(run.logits, run.first_pattern, run.last_pattern, items, labels)

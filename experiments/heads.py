@@ -33,7 +33,7 @@ def scored(model: HookedStreamTransformer, task: ICLTask, batch: ICLBatch) -> pd
     frames = [
         score_heads(model, batch.inputs, task.head_scores(batch)),
         _context_labels(model, batch),
-        score_retrieval(model, batch.inputs, batch.labels, batch.holds_answer),
+        score_retrieval(model, Pair.one_sided(batch.inputs, batch.labels), batch.holds_answer),
         *(copy_score(model, *task.label_inputs(), route, top_k=1) for route in _routes(model)),
         *([_composed(model)] if model.config.n_layers > 1 else []),
     ]
@@ -49,8 +49,8 @@ def scored_prompts(model: HookedStreamTransformer, scores: Sequence[AttentionSco
         ValueError: for a model in training mode.
     """
     frames = [
-        score_heads(model, pair.clean, scores),
-        score_retrieval(model, pair.clean, pair.answers, read_at=pair.read_at),
+        score_heads(model, pair, scores),
+        score_retrieval(model, pair),
     ]
     whole = pd.concat(frames, ignore_index=True).assign(partner="")
     return whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]]

@@ -55,7 +55,8 @@ def in_body(model: HookedStreamTransformer, variant: str, allowed: bool = False)
         return model
     moved = transplant(model, body)
     if model.tokenizer is not None:
-        moved.set_tokenizer(model.tokenizer)
+        # An empty opening stands for the beginning token, which there may be and not be wanted.
+        moved.set_tokenizer(model.tokenizer, model.cfg.default_prepend_bos, model.opening)
     return moved
 
 

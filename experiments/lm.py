@@ -8,6 +8,7 @@ from typing import Any, Literal
 from circuits.canonical import content_hash, essence, from_plain, register_union, to_plain
 from circuits.config import ModelConfig, TokenInputs
 from circuits.errors import known, require
+from circuits.fields import Checked, checked_value
 from circuits.lm import LM_SIZES, lm_config
 from experiments.config import Adam, Every, RunConfig, Schedule
 from experiments.tasks.ioi import IOIConfig
@@ -59,7 +60,7 @@ def task_name(config: TokenTaskConfig) -> str:
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(Checked):
     """Adam with decoupled decay of matrices (biases and norms are spared), a linear warm-up and a cosine to the end.
 
     The rate rises over ``warmup`` updates and then falls towards ``final`` times its height at the end.
@@ -74,6 +75,7 @@ class AdamW:
     final: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fits = self.rate > 0 and all(0 <= beta < 1 for beta in self.betas) and self.decay >= 0
         require(fits, f"AdamW needs a positive rate, betas from 0 to below 1 and a decay of 0 or more, got {self}")
         require(self.warmup >= 0 and 0 <= self.final <= 1, f"warm-up must be 0 or more and final a share, got {self}")
@@ -88,7 +90,7 @@ for _union in (TokenTaskConfig, LMOptimizer):
 
 
 @dataclass(frozen=True)
-class LMTraining:
+class LMTraining(Checked):
     """How a language model is trained and how often it is looked at. Step s means that s updates have been made."""
 
     steps: int
@@ -110,18 +112,21 @@ class LMTraining:
     """Prompts in every set of questions."""
 
     def __post_init__(self) -> None:
+        # First, as it names the nearest.
+        if isinstance(self.precision, str):
+            known("precision", self.precision, PRECISIONS)
+        super().__post_init__()
         for name in ("steps", "batch_size", "accumulate", "n_eval", "n_questions"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(
             self.batch_size % self.accumulate == 0,
             f"{self.batch_size} windows do not divide into {self.accumulate} parts; choose numbers that do",
         )
-        known("precision", self.precision, PRECISIONS)
         require(self.clip is None or self.clip > 0, f"clip must be positive or None, got {self.clip}")
 
 
 @dataclass(frozen=True)
-class LMRunConfig:
+class LMRunConfig(Checked):
     """One run of a language model. ``variant`` and ``size`` are the names that the model was made from."""
 
     task: TokenTaskConfig
@@ -132,6 +137,7 @@ class LMRunConfig:
     size: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             isinstance(self.model.inputs, TokenInputs),
             "a language model reads token numbers, and this model takes vectors; make it with lm_config",
@@ -225,6 +231,8 @@ def lm_run(
             "the task 'text' needs a corpus and a tokenizer; give task=TextTaskConfig(corpus=..., tokenizer=...)",
         )
         task = GENERATED[task]
+    # Here, as its tokens are counted before the configuration is made.
+    checked_value(task, TokenTaskConfig, "task")
     n_tokens = vocabulary_size(task)
     own = None if LM_SIZES[size].n_ctx > 1024 else n_tokens
     fields: dict[str, Any] = {} if LM_SIZES[size].n_ctx >= task.n_ctx and own is None else {"n_ctx": task.n_ctx}

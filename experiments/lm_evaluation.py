@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.evalmode import require_eval_mode
 from analysis.gradient_split import GradientSplit
 from analysis.gradients import By, split_gradient
-from analysis.pairs import METRICS, Pair
+from analysis.metrics import METRICS
+from analysis.pairs import Pair
+from analysis.ready import require_eval_mode
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.tokens import TokenBatch, TokenTask, next_token_loss
 
@@ -78,7 +79,7 @@ def answers(model: HookedStreamTransformer, pair: Pair) -> dict[str, Float[Tenso
     for rows in chunks(len(pair), pair.n_pos):
         part = pair[rows]
         logits = model(part.clean)
-        swapped = Pair(part.clean, part.corrupt, part.wrong, part.answers, part.positions, part.read_at)
+        swapped = Pair(part.clean, part.corrupt, part.wrong, part.answers, part.positions, part.read_at, part.mask)
         difference = METRICS["logit_difference"](logits, part)
         values = {
             "probability": METRICS["probability"](logits, part),

@@ -15,7 +15,13 @@ from experiments.runs import Run
 from experiments.sharded_state import drop_shards
 from experiments.tasks.text import TextTaskConfig
 from experiments.tasks.tokens import TokenTask
-from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint, load_tokenizer, save_tokenizer
+from experiments.tokenizers import (
+    PreTrainedTokenizerBase,
+    fingerprint,
+    load_tokenizer,
+    opening_tokens,
+    save_tokenizer,
+)
 
 
 class LMRun(RunDirectory[LMRunConfig]):
@@ -64,14 +70,18 @@ class LMRun(RunDirectory[LMRunConfig]):
     def load_model(self, step: int = -1) -> HookedStreamTransformer:
         """Return the model at a step with a checkpoint (default: the last), in evaluation mode, with its tokenizer.
 
+        Text that it is given is opened as the texts that it was trained on.
+
         Raises:
             RunError: if there is no checkpoint at that step, or it or the tokenizer is not what the run wrote.
         """
         model = super().load_model(step)
         if "tokenizer" in self.record:
-            # Windows of a corpus do not begin with the token that opens generated texts.
-            opened = None if not isinstance(self.config.task, TextTaskConfig) else False
-            model.set_tokenizer(self.tokenizer(), prepend_bos=opened)
+            tokenizer = self.tokenizer()
+            # Documents of a corpus begin as the tokenizer's template has it, mostly with nothing; generated texts begin
+            # with its beginning token.
+            of_corpus = isinstance(self.config.task, TextTaskConfig)
+            model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer) if of_corpus else None)
         return model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -115,10 +115,7 @@ def ablate_edges_run(
     theirs = None if other is None else other.load_model()
     wanted = None if edges is None else [list(edges)]
     every: list[Any] = [*methods, *([] if theirs is None else ["from run"])]
-    frames = [
-        ablate_edges(model, asked.inputs, asked.answers, wanted, method, theirs, 0, asked.read_at, progress=progress)
-        for method in every
-    ]
+    frames = [ablate_edges(model, asked, wanted, method, theirs, progress=progress) for method in every]
     return pd.concat(frames, ignore_index=True).rename(columns={"edges": "part"}).assign(layer="all", head="all")
 
 
@@ -163,7 +160,7 @@ def circuit_frame(scores: EdgeScores, quality: Quality) -> pd.DataFrame:
     """Return every edge of the graph: effect, whether it is in the circuit, minimality, and the circuit's numbers."""
     frame = scores.to_frame()
     kept = quality.edges.set_index("edge").minimality
-    numbers = quality.summary().drop(columns=["n", "metric"])
+    numbers = quality.summary().drop(columns=["metric", *quality.beside.columns()])
     frame = frame.assign(kept=frame.edge.isin(kept.index), edge_minimality=frame.edge.map(kept))
     return frame.merge(numbers, how="cross")
 

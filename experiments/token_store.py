@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.lib import format as npy
 from tqdm import tqdm
 
 from circuits.canonical import content_hash
+from circuits.coverage import Coverage, shown
 from circuits.errors import require
 from experiments.corpora import Corpus, made
 from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint
@@ -25,6 +27,9 @@ from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint
 LAYOUT = 1
 """Stored tokens of another layout are made anew."""
 MOST_UNKNOWN = 0.5
+MOST_NAMED = 100
+"""Of unknown words, so many are kept for messages."""
+CHOOSE = "choose a tokenizer that was made for such texts"
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,13 @@ class TokenStore:
 def tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path) -> TokenStore:
     """Return the tokens of a corpus; they are made if the cache does not hold them, and only then is it read.
 
+    Of every document they are what the tokenizer makes of it, with what its own template puts before
+    (:func:`experiments.tokenizers.opening_tokens`) and behind. A tokenizer that does not know some words is warned of
+    when the tokens are made, with the share of such tokens.
+
     Raises:
-        ValueError: for a corpus that is empty or cannot be read, a tokenizer that knows less than half of its words,
-            or a cache that cannot be written.
+        ValueError: for a corpus that is empty or cannot be read, a tokenizer that knows less than half of its words, or
+            one that would lose some without leaving a token, or a cache that cannot be written.
     """
     key = content_hash([LAYOUT, corpus.identity, fingerprint(tokenizer)])
     folder = cache / "tokens" / key[:24]
@@ -80,25 +89,31 @@ def _make(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
-    unknown = end = n_documents = 0
+    known, end, n_documents = _Known(corpus, tokenizer), 0, 0
     with ExitStack() as stack:
         types = _types(tokenizer).items()
         files = {name: stack.enter_context(_growing(folder / f"{name}.npy", dtype)) for name, dtype in types}
         for texts in tqdm(corpus.batches(), f"tokenising {corpus.name}", unit=" batches", disable=None):
-            tokens, lengths = _encode(texts, tokenizer)
+            tokens, lengths = _encode(texts, corpus, tokenizer)
             files["tokens"].append(tokens)
             files["ends"].append(end + np.cumsum(lengths))
             files["hashes"].append(np.array([_hash(text) for text in texts], dtype=np.uint64))
             end, n_documents = end + len(tokens), n_documents + len(texts)
-            unknown += int((tokens == tokenizer.unk_token_id).sum())
-            _check_known(unknown, end, corpus, tokenizer)
+            known.check(texts, tokens, lengths)
     require(n_documents > 0, f"corpus {corpus.name} is empty: it holds no document that is not blank")
+    known.warn()
 
 
 def _encode(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    texts: Sequence[str], corpus: Corpus, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " document"]]:
-    rows = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+    try:
+        encoded = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    except Exception as error:  # the library raises no narrower class
+        raise ValueError(
+            f"the tokenizer cannot make tokens of corpus {corpus.name}: {error}; {CHOOSE}, or leave such text out"
+        ) from error
+    rows = encoded["input_ids"]
     lengths = np.array([len(row) for row in rows])
     tokens = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
     beyond = int(tokens.max(initial=0)) >= len(tokenizer)
@@ -111,12 +126,59 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def _check_known(unknown: int, n: int, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
-    require(
-        unknown <= MOST_UNKNOWN * n,
-        f"the tokenizer does not know most of corpus {corpus.name}: {unknown} of {n} tokens are "
-        f"{tokenizer.unk_token!r}; choose a tokenizer that was made for such texts",
-    )
+class _Known:
+    """How much of a corpus a tokenizer knows, counted batch by batch."""
+
+    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase):
+        self.corpus, self.coverage = corpus, Coverage(tokenizer)
+        self.pieces, self.unknown, self.n_tokens = list[str](), 0, 0
+
+    def check(
+        self, texts: Sequence[str], tokens: Int[np.ndarray, " token"], lengths: Int[np.ndarray, " document"]
+    ) -> None:
+        """Count what is unknown of some more documents, given their tokens.
+
+        Raises:
+            ValueError: if more than half of all tokens so far are, or text is lost without a token.
+        """
+        self.n_tokens += len(tokens)
+        if self.coverage.can_lose:
+            self._check_lost(texts)
+        # A document that writes the unknown token out means it, so only where there is one is the text looked at.
+        starts = np.cumsum(lengths) - lengths
+        holds = np.isin(tokens, sorted(self.coverage.unknown))
+        for i in np.flatnonzero(np.add.reduceat(holds, starts[lengths > 0])):
+            found = self.coverage.missing(np.array(texts, dtype=object)[lengths > 0][i])
+            self.unknown, self.pieces = self.unknown + len(found), [*self.pieces, *found][:MOST_NAMED]
+        require(
+            self.unknown <= MOST_UNKNOWN * self.n_tokens,
+            f"the tokenizer does not know most of corpus {self.corpus.name}: {self.unknown} of {self.n_tokens} tokens "
+            f"are {self._stand_in}, as for {shown(self.pieces)}; {CHOOSE}",
+        )
+
+    def warn(self) -> None:
+        """Warn if any token is unknown."""
+        if self.unknown:
+            share = self.unknown / self.n_tokens
+            warnings.warn(
+                f"the tokenizer does not know all of corpus {self.corpus.name}: {self.unknown} of {self.n_tokens} "
+                f"tokens ({share:.2%}) are {self._stand_in}, as for {shown(self.pieces)}; a model learns nothing of "
+                f"such words",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def _stand_in(self) -> str:
+        return ", ".join(map(repr, self.coverage.written))
+
+    def _check_lost(self, texts: Sequence[str]) -> None:
+        lost = [piece for text in texts for piece in self.coverage.lost(text)]
+        require(
+            not lost,
+            f"the tokenizer has no token for some or all of {shown(lost[:1])} in corpus {self.corpus.name}, which "
+            f"would be left out without a word ({len(lost)} such words in {len(texts)} documents); {CHOOSE}",
+        )
 
 
 class _Growing:

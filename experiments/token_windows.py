@@ -25,7 +25,10 @@ def held_out(hashes: UInt[np.ndarray, " document"], share: float) -> Bool[np.nda
 
 @dataclass(frozen=True)
 class SeparateWindows:
-    """A document a window, cut off at its length or padded to it; predictions of padding do not count."""
+    """A document a window, cut off at its length or padded to it; predictions of padding do not count.
+
+    So every window begins as its document is stored: with what the tokenizer's template puts before a text, if any.
+    """
 
     store: TokenStore
     documents: Int[np.ndarray, " document"]
@@ -49,7 +52,11 @@ class SeparateWindows:
 
 @dataclass(frozen=True)
 class JoinedWindows:
-    """Documents joined, an end token behind each, and cut into full windows; every prediction counts."""
+    """Documents joined, an end token behind each, and cut into full windows; every prediction counts.
+
+    A document is joined as it is stored: with what the tokenizer's template puts before it and behind it, if any, so a
+    template with an end token gives two of them. Most windows begin within a document, and so without an opening.
+    """
 
     store: TokenStore
     documents: Int[np.ndarray, " document"]

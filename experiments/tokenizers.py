@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,37 @@ def _text(tokenizer: PreTrainedTokenizerBase) -> bytes:
     copy.no_padding()
     copy.no_truncation()
     return copy.to_str(pretty=True).encode()
+
+
+def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the tokens that a tokenizer's own template puts before every text: several, one or none.
+
+    They are what encodings with and without such tokens differ by, so those of any template, processor or class. The
+    tokens of a corpus (:func:`experiments.token_store.tokenised`) have them before every document.
+
+    Raises:
+        ValueError: if they cannot be told apart from the text.
+    """
+    for word in _some_words(tokenizer):
+        try:
+            bare = tokenizer.encode(word, add_special_tokens=False)
+        except Exception:  # the library raises no narrower class for a word that it does not know
+            continue
+        opened = tokenizer.encode(word, add_special_tokens=True)
+        places = [i for i in range(len(opened)) if bare and opened[i : i + len(bare)] == bare]
+        if len(places) == 1:
+            return tuple(opened[: places[0]])
+    raise ValueError(
+        "what this tokenizer puts before a text cannot be told apart from the text itself; choose a tokenizer that "
+        "puts its special tokens around a text and leaves its other tokens as they are"
+    )
+
+
+def _some_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    special = set(tokenizer.all_special_tokens)
+    yield from ("a", "the", "0")
+    # Of a small vocabulary, words of its own.
+    yield from islice((word for word in tokenizer.get_vocab() if word not in special), 100)
 
 
 def check_fits(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> None:

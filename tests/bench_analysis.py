@@ -25,7 +25,7 @@ from torch import Tensor
 from transformer_lens.patching import generic_activation_patch
 
 from analysis import Graph, Pair, attribute_edges, find_sites, patch, split_gradient
-from analysis.pairs import logit_difference
+from analysis.metrics import logit_difference
 from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
 from circuits.config import MLP, ReluStack, TokenInputs, Unembedding
 from circuits.sites import Site

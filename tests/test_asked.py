@@ -109,19 +109,18 @@ def test_pairs_are_those_of_the_task_with_its_first_corruption(icl: Run, tmp_pat
 def test_sequences_are_those_of_a_split_with_their_answers(icl: Run, tmp_path: Path) -> None:
     for split in (None, "ic2"):
         found, batch = sequences(icl, 6, split), icl.task().sample(6, split or "ic", 1)
-        assert found.inputs.equal(batch.inputs)
+        assert found.clean.equal(batch.inputs)
         assert found.answers.equal(batch.labels)
-        assert (found.read_at, found.positions) == (-1, None)
+        assert (found.read_at, found.positions) == (-1, {})
     run = lm(tmp_path)
     for split in (None, "held-out"):
         found, pair = sequences(run, 6, split), ioi_task(run).pairs(6, seed=1, split=split or "train")
-        assert found.inputs.equal(pair.clean)
+        assert found.clean.equal(pair.clean)
         assert found.answers.equal(pair.answers)
         assert isinstance(found.read_at, torch.Tensor)
         assert found.read_at.equal(pair.reads)
-        assert found.positions is not None
         assert list(found.positions) == list(pair.positions)
-    assert not sequences(run, 6).inputs.equal(pairs(run, 6).clean), "other draws than those of pairs"
+    assert not sequences(run, 6).clean.equal(pairs(run, 6).clean), "other draws than those of pairs"
     for some, split, near in ((icl, "icc", "did you mean 'ic'"), (run, "templats", "did you mean 'templates'")):
         with pytest.raises(ValueError, match=f"unknown split '{split}': {near}"):
             sequences(some, 2, split)

@@ -15,7 +15,7 @@ from analysis.circuit import EmptyCircuitError, Quality
 from analysis.connections import connected
 from analysis.edge_attribution import EdgeScores
 from analysis.edges import EdgeRuns, send
-from analysis.pairs import logit_difference
+from analysis.metrics import logit_difference
 from circuits import UnknownNameError
 from figures.following import circuit_curves
 from figures.graph import MOST, circuit_drawing, edge_drawing

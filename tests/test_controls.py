@@ -220,6 +220,16 @@ def test_fields_with_their_defaults_do_not_count_in_an_id() -> None:
     assert dataclasses.replace(run, task=dataclasses.replace(run.task, label_noise=0.1)).id != run.id
 
 
+def test_a_number_is_the_same_run_however_it_was_read() -> None:
+    run = icl_run("value", "small", 0)
+    doubled = dataclasses.replace(run, training=dataclasses.replace(run.training, rates=(Rate("blocks", 2.0),)))
+    # As JSON of other programs has it: 2 for 2.0.
+    stored = json.loads(json.dumps(doubled.to_plain()).replace("2.0", "2"))
+    assert stored["training"]["rates"][0]["factor"] == 2
+    assert isinstance(stored["training"]["rates"][0]["factor"], int)
+    assert RunConfig.from_plain(stored).id == doubled.id
+
+
 def test_a_record_from_before_a_field_was_there_reads_as_its_default() -> None:
     run = icl_run("value", "small", 0)
     old = run.to_plain()

@@ -19,7 +19,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
 from analysis import Graph, Pair, attribute_edges
 from analysis.circuit import Circuit, judge
 from analysis.edges import EdgeRuns, one_each, send
-from analysis.pairs import logit_difference
+from analysis.metrics import logit_difference
 from analysis.wiring import carry
 from circuits import HookedStreamTransformer, UnknownNameError
 from circuits.stream_config import Stream

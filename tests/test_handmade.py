@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.graph import Graph
-from analysis.pairs import probability
+from analysis.metrics import probability
 from tests.handmade import BEFORE, END, SAID, VOCAB, Handmade, Head, induction_model, stream_model
 
 BUILDERS = [induction_model, stream_model]

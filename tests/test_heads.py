@@ -55,7 +55,7 @@ def test_the_named_patterns_have_score_1_and_each_others_0() -> None:
     patterns["previous token"][0, 0, range(1, n), range(n - 1)] = 1
     patterns["duplicate token"][0, 0, range(period, n), range(n - period)] = 1
     patterns["induction"][0, 0, range(period, n), range(1, n - period + 1)] = 1
-    for score in (previous_token(1, n), duplicate_token(tokens), induction(tokens)):
+    for score in (previous_token(tokens), duplicate_token(tokens), induction(tokens)):
         for name, pattern in patterns.items():
             assert float(score.of(pattern)) == float(name == score.name)
 
@@ -79,7 +79,7 @@ def test_equal_to_transformer_lens_detector(variant: str) -> None:
     repeats = int(duplicate_token(tokens).used.sum())  # type: ignore[union-attr] # it always says which
     assert 0 < repeats < 11
     scores = {
-        "previous_token_head": (previous_token(1, 12), 11),
+        "previous_token_head": (previous_token(tokens), 11),
         "duplicate_token_head": (duplicate_token(tokens), repeats),
         "induction_head": (induction(tokens), repeats),
     }
@@ -96,7 +96,7 @@ def test_equal_to_transformer_lens_detector(variant: str) -> None:
 def test_detectors_find_the_built_in_heads_and_no_other(make: Callable[[], Handmade]) -> None:
     made = make()
     wanted = [
-        previous_token(len(made.tokens), N_POS),
+        previous_token(made.tokens),
         induction(made.tokens),
         duplicate_token(made.tokens),
         between(made.pair, "answer finder", "END", "answer"),
@@ -111,16 +111,18 @@ def test_detectors_find_the_built_in_heads_and_no_other(make: Callable[[], Handm
 @pytest.mark.parametrize("make", BUILDERS)
 def test_retrieval_finds_the_induction_head(make: Callable[[], Handmade]) -> None:
     made = make()
-    frame = score_retrieval(made.model, made.tokens, made.pair.answers)
+    frame = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers))
     assert above(frame, "retrieval", 0.99) == above(frame, "retrieval", 0.5) == [made.heads["induction"]]
-    missed = score_retrieval(made.model, made.tokens, made.pair.wrong)
+    missed = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.wrong))
     assert above(missed, "retrieval", 0.0) == [], "an answer that the model does not give is copied by none"
 
 
 def test_attention_of_a_head_whose_copy_is_not_said_is_no_retrieval() -> None:
     made = stream_model()
     with made.model.gated("off"):
-        assert above(score_retrieval(made.model, made.tokens, made.pair.answers), "retrieval", 0.5) == []
+        assert (
+            above(score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers)), "retrieval", 0.5) == []
+        )
         looking = score_heads(made.model, made.tokens, [induction(made.tokens)])
     assert above(looking, "induction", 0.99) == [made.heads["induction"]]
 
@@ -132,7 +134,7 @@ def test_retrieval_is_what_a_loop_over_examples_counts(kind: str) -> None:
     answers = model(inputs)[:, -1].argmax(-1)
     answers[::3] = (answers[::3] + 1) % 5
     holds = torch.rand(12, 7, generator=torch.Generator().manual_seed(0)) < 0.5
-    frame = score_retrieval(model, inputs, answers, holds).set_index(["layer", "head"]).value
+    frame = score_retrieval(model, Pair.one_sided(inputs, answers), holds).set_index(["layer", "head"]).value
     logits, cache = model.run_with_cache(inputs)
     for (layer, head), value in frame.items():  # type: ignore[misc] # the index holds pairs
         count = 0
@@ -145,10 +147,11 @@ def test_retrieval_is_what_a_loop_over_examples_counts(kind: str) -> None:
 def test_retrieval_reads_every_example_where_it_ends() -> None:
     made = induction_model()
     longer = torch.cat([made.tokens, made.tokens[:, :1]], 1)
-    at_end = score_retrieval(made.model, made.tokens, made.pair.answers)
+    at_end = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers))
     ends = torch.full((len(longer),), N_POS - 1)
-    assert score_retrieval(made.model, longer, made.pair.answers, read_at=ends).value.equals(at_end.value)
-    assert score_retrieval(made.model, longer, made.pair.answers).value.max() < 0.5
+    there = Pair.one_sided(longer, made.pair.answers, read_at=ends)
+    assert score_retrieval(made.model, there).value.equals(at_end.value)
+    assert score_retrieval(made.model, Pair.one_sided(longer, made.pair.answers)).value.max() < 0.5
 
 
 # --- roles ----------------------------------------------------------------------------------------------------------
@@ -261,15 +264,15 @@ def test_mistakes_are_explained() -> None:
     with pytest.raises(ValueError, match="there is no score to compute"):
         score_heads(model, x, [])
     with pytest.raises(ValueError, match="score 'previous token' is for 2 examples, but there are 3"):
-        score_heads(model, x, [previous_token(2, 7)])
+        score_heads(model, x, [previous_token(x[:2])])
     with pytest.raises(ValueError, match=r"in 1 of 2 examples \(first: 1\) nothing repeats; leave those out"):
         duplicate_token(torch.tensor([[1, 1], [1, 2]]))
     with pytest.raises(ValueError, match="score 'induction' looks at repeated tokens"):
         induction(torch.arange(4)[None])
     with pytest.raises(ValueError, match="evaluation mode"):
-        score_heads(model.train(), x, [previous_token(3, 7)])
+        score_heads(model.train(), x, [previous_token(x)])
     with pytest.raises(ValueError, match="evaluation mode"):
-        score_retrieval(model, x, x[:, 0])
+        score_retrieval(model, Pair.one_sided(x, x[:, 0]))
 
 
 def test_roles_that_are_not_there_are_named() -> None:
@@ -286,11 +289,10 @@ def test_retrieval_needs_answers_and_their_places() -> None:
     model, vectors = build("value", "tokens"), build("value")
     x, y = inputs_for(model.config), inputs_for(vectors.config)
     answers: Tensor = x[:, 0]
-    with pytest.raises(ValueError, match="retrieval needs one answer an example: 3 inputs, 2 answers"):
-        score_retrieval(model, x, answers[:2])
-    with pytest.raises(ValueError, match="retrieval needs one answer an example: 0 inputs, 0 answers"):
-        score_retrieval(model, x[:0], answers[:0])
+    with pytest.raises(ValueError, match="answers are numbers of logits, from 0 to 18, got 0 to 19"):
+        score_retrieval(model, Pair.one_sided(x, torch.tensor([0, 1, 19])))
+    there = Pair.one_sided(y, answers % 5)
     with pytest.raises(ValueError, match="do not say which positions hold the answer; pass holds="):
-        score_retrieval(vectors, y, answers)
-    with pytest.raises(ValueError, match=r"holds is \(3, 5\), but inputs have \(batch, pos\) = \(3, 7\)"):
-        score_retrieval(vectors, y, answers, torch.ones(3, 5, dtype=torch.bool))
+        score_retrieval(vectors, there)
+    with pytest.raises(ValueError, match=r"holds is \(3, 5\) of torch.bool, but inputs have \(batch, pos\) = \(3, 7\)"):
+        score_retrieval(vectors, there, torch.ones(3, 5, dtype=torch.bool))

@@ -42,7 +42,7 @@ def test_only_one_module_knows_transformer_lens_insides_and_figures_read_runs_th
     for path in SOURCES:
         text = path.read_text()
         if "transformer_lens.tools.analysis._" in text:
-            assert path.name == "evalmode.py"
+            assert path.name == "ready.py"
         if path.relative_to(ROOT).parts[0] == "figures":
             found = re.findall(r"from (experiments[\w.]*) import", text)
             assert set(found) <= {"experiments.runs"}, path

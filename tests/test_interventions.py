@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -119,6 +121,29 @@ def test_the_configuration_knows_which_hook_points_the_model_has(variant: str) -
                 for layer in range(3):
                     site = Site(layer, component, route)
                     assert component == "state" or site.exists(model) == (site.hook_name in model.hook_dict)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Site(-1, "v"), "layers count from 0, got layer = -1; give the layer's own number"),
+        (lambda: Site(0, "v", head=-2), "heads count from 0, got head = -2; give the head's own number"),
+        (lambda: Site(0, "vv"), "unknown component 'vv'"),
+        (lambda: Site(0, "z", "mixed"), "z has no routes; only q, k and v have"),
+        (lambda: Site(0, "resid_pre", head=0), "resid_pre has no heads; leave head out"),
+    ],
+)
+def test_sites_that_can_be_nowhere_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_site_is_made_quickly_as_sweeps_make_thousands() -> None:
+    # Without the type checker of the tests, which is slower than what is measured.
+    call = "timeit.repeat(lambda: Site(3, 'v', 'mixed', 1, 4), number=2_000, repeat=7)"
+    script = f"import timeit; from circuits.sites import Site; print(min({call}) / 2_000)"
+    seconds = float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert seconds < 20e-6, "about 1 microsecond on an idle core"
 
 
 # --- what an operation does -----------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis.pairs import METRICS, Pair
+from analysis.metrics import METRICS
+from analysis.pairs import Pair
 from circuits import HookedStreamTransformer
 from circuits.checkpoint import architecture
 from experiments.ioi import ORDERS, every_prompt, in_body, measured, other_body

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from experiments.tasks import words
 from experiments.tasks.ioi import CORRUPTIONS, SPLITS, IOIConfig, IOITask, Prompts
+from experiments.tasks.phrases import words_of
 from experiments.tasks.stories import plain_english
 from experiments.tasks.tokens import TokenTask
 from experiments.tokenizers import word_level
@@ -230,6 +231,39 @@ def test_without_an_opening_token_a_prompt_begins_with_its_first_word() -> None:
     assert bare.sample(4).tokens[:, :20].equal(opened.sample(4).tokens[:, 1:21])
 
 
+def test_an_opening_may_be_several_tokens() -> None:
+    one, several = task_of(), IOITask(IOIConfig(), TOKENIZER, opening=(2, 5, 7))
+    assert several.pairs(N).clean[:, :3].unique(dim=0).tolist() == [[2, 5, 7]]
+    assert several.pairs(N).clean[:, 3:].equal(one.pairs(N).clean[:, 1:])
+    for role, places in several.pairs(N).positions.items():
+        assert places.equal(one.pairs(N).positions[role] + 2)
+    assert (
+        IOITask(IOIConfig(), TOKENIZER, opening=()).pairs(N).clean.equal(IOITask(IOIConfig(), TOKENIZER).pairs(N).clean)
+    )
+
+
+def test_prompts_of_unknown_words_are_warned_of() -> None:
+    with pytest.warns(
+        UserWarning, match="prompts hold words that this tokenizer does not know, 'glade', 'lute': where"
+    ):
+        task_of(places=("park", "glade"), objects=("the ball", "a lute"))
+
+
+def test_the_papers_prompts_are_not_asked_of_a_tokenizer_that_lacks_their_names() -> None:
+    names = ("Ida", "Olga", "Vera", "Udo", "Kai", "Ole")
+    text = "{A} and {B} met in the {place}, and {S} gave {object} to {IO}."
+    config = IOIConfig(names[:3], names[3:], (text,), (), ("park",), ("a ball",))
+    vocabulary = ["and", "met", "in", "the", "gave", "to", "park", "a", "ball", ",", "."]
+    lacking = IOITask(config, word_level([*names, *vocabulary]))
+    assert list(lacking.questions(3)) == ["ioi train", "ioi names"]
+    with pytest.raises(ValueError, match="for the split 'paper' whose names this tokenizer knows"):
+        lacking.prompts(3, "paper")
+    paper = words_of([template for template, _, _ in words.PAPER_PROMPTS])
+    having = IOITask(config, word_level(sorted({*names, *vocabulary, *paper, *words.PAPER_NAMES})))
+    pair = having.prompts(3, "paper").pair
+    assert (pair.answers != pair.wrong).all()
+
+
 def test_questions_are_a_set_a_split(task: IOITask) -> None:
     questions = task.questions(5)
     assert {name: len(pair) for name, pair in questions.items()} == {
@@ -247,7 +281,7 @@ def test_questions_are_a_set_a_split(task: IOITask) -> None:
 
 @pytest.mark.parametrize("n_names", [3, 4, 5])
 def test_three_names_are_enough(n_names: int) -> None:
-    few = task_of(names=words.NAMES[:n_names], templates=("{A} and {B} sat, and {S} gave {object} to {IO}.",))
+    few = task_of(names=words.NAMES[:n_names], templates=("{A} and {B} met, and {S} gave {object} to {IO}.",))
     pair = few.pairs(N, "abc")
     for clean, corrupt in zip(texts(pair.clean, pair.reads), texts(pair.corrupt, pair.reads), strict=True):
         assert len(set(named_in(corrupt))) == 3
@@ -286,6 +320,22 @@ def test_scores_find_a_head_that_does_exactly_that(task: IOITask) -> None:
 TWO_WORDS = word_level(["Mary", "Ann", "John", "Tom"])
 
 
+def test_names_that_a_tokenizer_does_not_tell_apart_are_refused() -> None:
+    from tokenizers.normalizers import Lowercase
+
+    vocabulary = [word.lower() for word in (*words.NAMES, *words.HELD_OUT_NAMES)]
+    lowered: Any = word_level(sorted({"olga", *vocabulary}))
+    lowered.backend_tokenizer.normalizer = Lowercase()
+    names = (*words.NAMES[:4], words.NAMES[1].upper())
+    with pytest.raises(ValueError, match=f"are the same token.*: {names[1]} and {names[4]}; take other names"):
+        IOITask(IOIConfig(names=names), lowered)
+    across = IOIConfig(names=("Olga", *words.NAMES[:3]), held_out_names=(*words.HELD_OUT_NAMES[:3], "olga"))
+    with pytest.raises(ValueError, match="are the same token.*: Olga and olga; take other names"):
+        IOITask(across, lowered)
+    with pytest.warns(UserWarning, match="prompts hold words"):
+        IOITask(IOIConfig(names=names[:4]), lowered)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -313,6 +363,37 @@ TWO_WORDS = word_level(["Mary", "Ann", "John", "Tom"])
         ),
         (lambda: task_of(templates=("{S} met {A} and {B} and gave it to {IO}.",)), "must stand in the order"),
         (lambda: task_of(templates=()), "there is no template; give one at least"),
+        (
+            lambda: IOIConfig(names=("Ida", "Olga", "Ida", "Udo", "Udo")),
+            r"names must differ from each other by more than blanks, .*; these come more than once: 'Ida', 'Udo'",
+        ),
+        (
+            lambda: IOIConfig(held_out_names=("Ida", "Udo ", "Udo")),
+            "held_out_names must differ .* come more than once: 'Udo'",
+        ),
+        (lambda: IOIConfig(names=("Ida Rose", "Ida  Rose", "Udo")), "come more than once: 'Ida Rose'"),
+        (lambda: IOIConfig(names=("Ida", " Olga", "Udo")), "without blanks around them, got ' Olga'; leave out"),
+        (lambda: IOIConfig(names=("Ida", "", "Udo")), "names must be words without blanks around them, got ''"),
+        (lambda: IOIConfig(names=("Ida", "Anna Lena", "Udo")), r"with blanks inside these are more: Anna Lena \(2\)"),
+        (
+            lambda: IOIConfig(names=("Ida", "Olga", "Udo"), held_out_names=("Kai", "Ole", " Udo")),
+            r"\['Udo'\] are both in training and held out|blanks around them, got ' Udo'",
+        ),
+        (
+            lambda: IOIConfig(held_out_templates=(f"{words.TEMPLATES[0]} ",)),
+            "are both in training and held out",
+        ),
+        (lambda: IOIConfig(places=()), "there is no place; give one at least"),
+        (lambda: IOIConfig(objects=("a ball", " ")), "objects must be words, and one of them is blank"),
+        (
+            lambda: IOITask(IOIConfig(), TOKENIZER, opening=-1),
+            "a token of opening must be a whole number of at least 0",
+        ),
+        (lambda: IOITask(IOIConfig(), TOKENIZER, opening=[10**6]), r"opening must hold token numbers below"),
+        (lambda: task_of().pairs(0), "n must be a whole number of at least 1, got 0"),
+        (lambda: task_of().prompts(-1, "paper"), "n must be a whole number of at least 1, got -1"),
+        (lambda: task_of().sample(True), "n must be a whole number of at least 1, got True"),
+        (lambda: task_of().questions(0), "n must be a whole number of at least 1, got 0"),
         (lambda: IOIConfig(names=("Mary", "Tom")), r"names must be three at least \(three differ in 'abc'\), got 2"),
         (
             lambda: IOIConfig(names=(*words.NAMES, words.HELD_OUT_NAMES[0])),

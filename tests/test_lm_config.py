@@ -160,6 +160,11 @@ def test_the_published_size_keeps_its_own_vocabulary_and_positions() -> None:
         (lambda: AdamW(rate=0.0), "AdamW needs a positive rate, betas from 0 to below 1 and a decay of 0 or more"),
         (lambda: AdamW(betas=(0.9, 1.0)), "betas from 0 to below 1"),
         (lambda: AdamW(decay=-0.1), "a decay of 0 or more"),
+        (lambda: lm_run(d_vocab=0), "d_vocab must be a positive whole number, got 0"),
+        (lambda: lm_run(d_model=0), "d_model must be a positive whole number, got 0"),
+        (lambda: LMTraining(3, clip=float("nan")), "the clip must be a finite number or None, got nan"),
+        (lambda: LMTraining(3, AdamW(rate=float("inf"))), "the rate must be a finite number, got inf"),
+        (lambda: LMTraining(3, evaluate_at=(Every(2, 5, 3),)), "is never: first must not come after last"),
         (lambda: AdamW(warmup=-1), "warm-up must be 0 or more and final a share"),
         (lambda: AdamW(final=1.5), "warm-up must be 0 or more and final a share"),
         (

@@ -595,6 +595,94 @@ def test_texts_are_padded_by_the_ending_token_where_there_is_no_padding() -> Non
         model.to_tokens(["Mary gave", "John"])
 
 
+def test_texts_are_padded_on_the_side_that_is_asked_for_and_cut_there() -> None:
+    model = speaking()
+    texts = ["Mary gave a ball", "John gave", "store"]
+    for side, rows in {
+        None: [[2, 4, 5, 6, 7], [2, 3, 5, 0, 0], [2, 10, 0, 0, 0]],
+        "right": [[2, 4, 5, 6, 7], [2, 3, 5, 0, 0], [2, 10, 0, 0, 0]],
+        "left": [[2, 4, 5, 6, 7], [0, 0, 2, 3, 5], [0, 0, 0, 2, 10]],
+    }.items():
+        assert model.to_tokens(texts, padding_side=side).tolist() == rows
+        assert model.to_tokens("John gave", padding_side=side).tolist() == [[2, 3, 5]], "one text has no padding"
+    bare, padded = model("John gave"), model(model.to_tokens(texts, padding_side="left"))
+    assert not torch.allclose(padded[1, -2:], bare[0, -2:]), "as the docstring says, padding is attended to"
+    n_ctx = model.cfg.n_ctx
+    long = " ".join(["Mary gave John"] * n_ctx)
+    whole = model.to_tokens(long)
+    assert whole.shape == (1, 3 * n_ctx + 1)
+    assert model.to_tokens(long, truncate=True).equal(whole[:, :n_ctx])
+    assert model.to_tokens(long, padding_side="left", truncate=True).equal(whole[:, -n_ctx:])
+    assert model.to_tokens(whole, truncate=True).equal(whole[:, :n_ctx])
+    assert model.to_tokens(whole, padding_side="left", truncate=True).equal(whole[:, -n_ctx:])
+    short = model.to_tokens(texts[:2])
+    assert model.to_tokens(texts[:2], truncate=True).equal(short), "what fits is not cut"
+
+
+def test_tokens_may_stay_on_the_cpu() -> None:
+    model = speaking()
+    model.cfg.device = "meta"
+    assert model.to_tokens("Mary").device.type == "meta"
+    assert model.to_tokens("Mary", move_to_device=False).tolist() == [[2, 4]]
+
+
+def test_unknown_arguments_and_what_are_no_token_numbers_are_refused() -> None:
+    model: Any = speaking()
+    for wrong in ({"prepend": True}, {"padding": "left"}, {"move": False}):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(wrong))}'"):
+            model.to_tokens("Mary", **wrong)
+    for strange in (torch.zeros(2, 3), torch.ones(3).bool(), torch.zeros(1, 2, 3).long(), torch.tensor(3)):
+        with pytest.raises(
+            ValueError, match=r"token numbers are whole numbers of shape \(pos\) or \(batch, pos\), got"
+        ):
+            model.to_tokens(strange)
+
+
+def test_texts_are_opened_by_the_tokens_that_are_given() -> None:
+    model = small()
+    model.set_tokenizer(tokenizer(bos_token=None), opening=[9, 0])
+    assert model.cfg.default_prepend_bos is True
+    assert model.to_tokens(["Mary", "John gave"]).tolist() == [[9, 0, 4, 0], [9, 0, 3, 5]]
+    assert model.to_tokens("Mary", prepend_bos=False).tolist() == [[4]]
+    assert model.to_str_tokens("Mary") == ["the", "<pad>", "Mary"]
+    assert model.to_single_token("Mary") == 4, "a token is not opened"
+    assert torch.equal(model("Mary gave"), model(torch.tensor([[9, 0, 4, 5]])))
+    model.set_tokenizer(tokenizer(), opening=())
+    assert (model.opening, model.cfg.default_prepend_bos) == ((), False)
+    assert model.to_tokens("Mary").tolist() == [[4]]
+    assert model.to_tokens("Mary", prepend_bos=True).tolist() == [[2, 4]], "the beginning token, if asked for"
+    model.set_tokenizer(tokenizer(), prepend_bos=False, opening=(9,))
+    assert model.to_tokens("Mary").tolist() == [[4]]
+    assert model.to_tokens("Mary", prepend_bos=True).tolist() == [[9, 4]]
+    model.set_tokenizer(tokenizer())
+    assert model.to_tokens("Mary").tolist() == [[2, 4]], "nothing is left of the other opening"
+    with pytest.raises(ValueError, match=r"opening must hold the tokenizer's token numbers, and it has no \[11, 18\]"):
+        model.set_tokenizer(tokenizer(), opening=[2, 11, 18])
+    with pytest.raises(ValueError, match="a token of opening must be a whole number of at least 0, got -1"):
+        model.set_tokenizer(tokenizer(), opening=[-1])
+
+
+def test_numbers_that_are_no_tokens_are_refused() -> None:
+    model: Any = speaking()
+    assert [model.to_single_token(n) for n in (0, 18, torch.tensor(5), torch.tensor([6]))] == [0, 18, 5, 6]
+    assert type(model.to_single_token(torch.tensor([6]))) is int
+    for n in (19, -1, 10**9, True, torch.tensor([1, 2]), torch.tensor([1.0]), torch.tensor(True)):
+        with pytest.raises(
+            ValueError, match="is no token of this model: its token numbers are whole numbers from 0 to"
+        ):
+            model.to_single_token(n)
+    for n in (11, 18, -1, 10**6, 2**40):
+        for ask in (model.to_single_str_token, model.to_string, lambda n: model.to_string([4, n])):
+            with pytest.raises(ValueError, match="no token of the number|a token number must be a whole number"):
+                ask(n)
+        with pytest.raises(ValueError, match="no token of the number|a token number must be a whole number"):
+            model.to_str_tokens(torch.tensor([4, n]))
+    for strange in (torch.tensor([1.5]), torch.tensor([True]), torch.zeros(1, 2, 3).long()):
+        with pytest.raises(ValueError, match="token numbers are whole numbers of shape"):
+            model.to_string(strange)
+    assert model.to_string([]) == "", "no tokens are no text"
+
+
 def test_a_model_runs_on_text() -> None:
     model = speaking()
     text = "Mary gave a ball to John"

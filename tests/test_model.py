@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from circuits import HookedStreamTransformer, UnknownNameError, icl_config, variants
-from circuits.config import ReluStack, TokenInputs, Unembedding, VectorInputs
-from tests.helpers import ALL, STREAMED, build, inputs_for, model_of, token_config, vector_config
+from circuits import HookedStreamTransformer, ModelConfig, Stream, UnknownNameError, icl_config, variants
+from circuits.config import MLP, NormalInit, ReluStack, TokenInputs, ToyInit, Unembedding, VectorInputs
+from circuits.stream_config import FixedGain, HeadMixing, LearnedGain
+from tests.helpers import ALL, STREAMED, build, gradients, inputs_for, model_of, token_config, vector_config
+from tests.random_streams import one_stream
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -240,6 +245,104 @@ def test_copies_are_whole_and_apart() -> None:
         assert not torch.equal(other(x), model(x))
 
 
+# --- every parameter learns -------------------------------------------------------------------------------------------
+
+INPUTS: dict[str, dict[str, Any]] = {
+    "one-hot": {"inputs": VectorInputs(12), "positions": "one-hot"},
+    "vectors": {"inputs": VectorInputs(12), "positions": "none"},
+    "vectors, learned positions": {"inputs": VectorInputs(12), "positions": "learned"},
+    "projected": {"inputs": VectorInputs(7, project=True), "positions": "none"},
+    "projected, learned positions": {"inputs": VectorInputs(7, project=True), "positions": "learned"},
+    "tokens": {"inputs": TokenInputs(6), "positions": "learned"},
+    "tokens without positions": {"inputs": TokenInputs(6), "positions": "none"},
+    "tied": {"inputs": TokenInputs(6), "positions": "learned", "tied_embedding": True},
+}
+CHOICES: dict[str, list[Any]] = {
+    "biases": [True, False],
+    "output_matrix": [True, False],
+    "attention_scale": [True, False],
+    "normalization": ["LN", "LNPre", "RMS", "RMSPre", None],
+    "mlp": [None, MLP(8), MLP(8, "gelu_new"), MLP(8, "relu"), MLP(8, "silu")],
+    "readout": [Unembedding(6), Unembedding(6, bias=True), ReluStack(6), ReluStack(6, depth=0)],
+    "init": [NormalInit(0.3), ToyInit()],
+}
+
+
+def without_gradient(config: ModelConfig, elsewhere: float = 0.0) -> set[str]:
+    """The parameters that no gradient reaches, at the start or from anywhere near it; rounding counts as gradient.
+
+    (The gradient of b_K, which adds the same to all scores of a query, is nothing but rounding.)
+    """
+    model = HookedStreamTransformer(config).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(elsewhere * torch.randn(parameter.shape, generator=generator).double())
+    found = gradients(model, model(inputs_for(config, batch=8, length=config.n_ctx)).square().sum())
+    return {name for name, gradient in found.items() if not gradient.abs().sum()}
+
+
+def small(**parts: Any) -> ModelConfig:
+    return ModelConfig(**{"n_layers": 3, "n_heads": 2, "d_model": 12, "n_ctx": 5, **parts})
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_every_parameter_learns_whatever_the_model_is_made_of(kind: str) -> None:
+    draw = random.Random(kind)
+    made = 0
+    for variant in ALL:
+        for _ in range(3):
+            parts = {name: draw.choice(values) for name, values in CHOICES.items()}
+            if kind == "tied":
+                parts["readout"] = Unembedding(6)
+            config = small(**INPUTS[kind], **parts, streams=variants.streams(variant, 3))
+            assert not without_gradient(config), config
+            made += 1
+    assert made == 3 * len(ALL)
+
+
+def test_biases_learn_without_an_output_matrix_too() -> None:
+    for kind in ("one-hot", "tokens"):
+        config = small(**INPUTS[kind], readout=Unembedding(6), biases=True, output_matrix=False)
+        assert "blocks.0.attn.b_O" in dict(HookedStreamTransformer(config).named_parameters())
+        assert not without_gradient(config)
+
+
+@settings(max_examples=150, deadline=None)
+@given(one_stream, st.booleans(), st.sampled_from(["own", "initial", "untied"]))
+def test_every_parameter_of_an_open_stream_learns(parts: dict[str, Any], biases: bool, weights: Any) -> None:
+    try:
+        stream = Stream(**{**parts, "gate": "full", "weights": weights})
+        config = small(**INPUTS["one-hot"], readout=Unembedding(6), biases=biases, streams=(stream,))
+    except ValueError:
+        return
+    # At the start, a gain of 0 may hold back what is behind it; near it, nothing does.
+    assert not without_gradient(config, elsewhere=0.3)
+
+
+def test_only_a_shut_gate_keeps_untied_weights_from_learning() -> None:
+    for gate, dead in (("full", set()), ("gradient-only", set()), ("stop", {0, 1}), ("off", {0, 1})):
+        streams = (Stream("v", weights="untied", gate=gate),)  # type: ignore[arg-type] # literals
+        config = small(**INPUTS["one-hot"], readout=ReluStack(6), streams=streams)
+        assert without_gradient(config) == {f"blocks.{layer}.attn.W_V_stream" for layer in dead}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: small(inputs=VectorInputs(12, True), positions="one-hot", readout=ReluStack(6)), "never be projected"),
+        (lambda: Stream("v", gain=FixedGain(1.0, 0.0), transform=HeadMixing()), r"HeadMixing\(\) would never learn"),
+        (lambda: Stream("v", gain=FixedGain(1.0, 0.0), weights="untied"), "untied weights would never learn"),
+        (lambda: LearnedGain(0.0, tie="own-fixed"), "a projection that never learns"),
+        (lambda: FixedGain(0.0, 0.0), "nothing to attend to"),
+        (lambda: NormalInit(0.0), "no gradient reaches most of them"),
+    ],
+)
+def test_what_could_never_learn_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +394,7 @@ def test_contradictory_configurations_are_refused(call: Any, message: str) -> No
 
 
 def test_contradictory_streams_are_refused() -> None:
-    from circuits.stream_config import Cumulative, FixedGain, GateRule, Listed, Previous, Stream, WithinLayer
+    from circuits.stream_config import Cumulative, First, GateRule, Listed, Previous, WithinLayer
 
     def with_streams(*streams: Stream, n_layers: int = 3) -> Any:
         return icl_config("classic", n_layers=n_layers, streams=streams)
@@ -309,6 +412,13 @@ def test_contradictory_streams_are_refused() -> None:
         ),
         (lambda: with_streams(Stream("v", gate_rules=(GateRule("off", reader=9),))), "names a layer beyond"),
         (lambda: with_streams(Stream("v", gate_rules=(GateRule("off", head=2),))), "names a head beyond"),
+        (
+            lambda: with_streams(Stream("v", gate_rules=(GateRule("off", reader=2, source=0),))),
+            r"is of no connection of the v stream; its \(reader, source\) pairs are \[\(1, 0\), \(2, 1\)\]",
+        ),
+        (lambda: with_streams(Stream("v", gate_rules=(GateRule("off", reader=0),))), "is of no connection"),
+        (lambda: with_streams(Stream("v", gate_rules=(GateRule("off", source=2),))), "is of no connection"),
+        (lambda: with_streams(Stream("v", topology=First((1, 3)))), r"readers \[3\] are layers beyond the last one, 2"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformer_lens import patching as tl
 
 from analysis import Pair, Site, find_sites, patch
-from analysis.pairs import METRICS, accuracy, logit_difference, loss, probability, rank, require_gradient
+from analysis.metrics import METRICS, accuracy, logit_difference, loss, probability, rank, require_gradient
 from circuits import HookedStreamTransformer, icl_config
 from circuits.model import State
 from circuits.stream_config import Stream

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformer_lens import patching as tl
 
 from analysis import Graph, Pair, Site, find_paths, head_shares, patch, patch_paths
-from analysis.pairs import logit_difference
+from analysis.metrics import logit_difference
 from circuits import HookedStreamTransformer
 from circuits.stream_config import Stream
 from figures.paths import path_heat_maps, share_bars

@@ -60,6 +60,17 @@ def test_a_special_piece_is_one_token_and_none_is_the_empty_piece(book: Phrasebo
     assert book.lay(torch.tensor([[number, book.piece("a")]]), PAD).tokens.tolist() == [[7, ord("a")]]
 
 
+def test_a_special_piece_may_be_several_tokens(book: Phrasebook) -> None:
+    assert book.special(()) == book.special([]) == 0
+    several = book.special((7, 8))
+    assert several == book.special([7, 8])
+    assert len({several, book.special((8, 7)), book.special(7), book.special((7,)), book.special((7, 8, 7))}) == 4
+    assert book.special((7,)) == book.special(7)
+    laid = book.lay(torch.tensor([[several, book.piece("ab")]]), PAD)
+    assert laid.tokens.tolist() == [[7, 8, *letters("ab")]]
+    assert laid.starts.tolist() == [[0, 2]]
+
+
 def test_texts_are_laid_out_as_python_would_put_them_together(book: Phrasebook) -> None:
     chance = random.Random(0)
     texts = ["", *("".join(chance.choices("abc ", k=chance.randint(1, 6))) for _ in range(12))]

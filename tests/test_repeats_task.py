@@ -163,6 +163,13 @@ def test_impossible_configurations_are_refused(wrong: dict[str, int], said: str)
         RepeatsConfig(lag=16, shortest=17)
 
 
+@pytest.mark.parametrize("n", [0, -3, True])
+def test_a_number_of_sequences_is_a_whole_one_of_1_or_more(task: RepeatsTask, n: int) -> None:
+    for ask in (task.sample, task.pairs, task.questions):
+        with pytest.raises(ValueError, match=f"n must be a whole number of at least 1, got {n}"):
+            ask(n)
+
+
 def test_unknown_names_are_refused_with_the_nearest(task: RepeatsTask) -> None:
     with pytest.raises(UnknownNameError, match="'validation'"):
         task.sample(2, "valid")

@@ -97,7 +97,7 @@ class Seen:
 
 
 def check_points(model: HookedStreamTransformer, names: list[str]) -> None:
-    """Edit each point by every tool, in place and not: all show what an edit by add_hook that returns a new tensor does."""
+    """Edit each point by every tool, in place and not: all show what add_hook with a new tensor does."""
     x = inputs_for(model.config)
     weights = {n: p.detach().clone() for n, p in model.state_dict().items()}
     plain = Seen(model, x)
@@ -168,9 +168,11 @@ def test_a_point_without_storage_of_its_own_would_let_one_edit_reach_two_branche
     point(tensor)
     assert tensor.sum() == 0, "a bare point hands on what it is given"
     tensor = torch.ones(3)
-    assert fork(point, tensor).sum() == 0 and tensor.sum() == 3
+    assert fork(point, tensor).sum() == 0
+    assert tensor.sum() == 3
     tensor = torch.ones(3)
-    assert fork_if_hooked(point, tensor).sum() == 0 and tensor.sum() == 3, "torch's hooks count as those of others"
+    assert fork_if_hooked(point, tensor).sum() == 0
+    assert tensor.sum() == 3, "torch's hooks count as those of others"
     handle.remove()
     assert fork_if_hooked(point, tensor) is tensor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -19,7 +20,7 @@ import torch
 from datasets.config import HF_DATASETS_CACHE
 from torch.nn import functional
 
-from circuits.canonical import from_plain, to_plain
+from circuits.canonical import content_hash, from_plain, to_plain
 from circuits.errors import UnknownNameError
 from experiments import corpora
 from experiments.corpora import LocalCorpus
@@ -220,7 +221,7 @@ def test_of_validation_there_are_at_most_as_many_windows_as_there_are(config: Te
     assert len(task.sample(1_000)) == 1_000
     with pytest.raises(UnknownNameError, match="did you mean 'validation'"):
         task.sample(4, "validate")
-    with pytest.raises(ValueError, match="n must be at least 1"):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1, got 0"):
         task.sample(0)
 
 
@@ -505,4 +506,90 @@ def test_a_tokenizer_that_knows_less_than_half_is_refused(config: TextTaskConfig
     said = refused(config, "does not know most of corpus", tokenizer=str(tmp_path / "words"))
     assert "tokens are '<unk>'" in said
     save_tokenizer(word_level(WORDS[:45]), tmp_path / "words")
-    TextTask(dataclasses.replace(config, tokenizer=str(tmp_path / "words")))
+    some = dataclasses.replace(config, tokenizer=str(tmp_path / "words"))
+    with pytest.warns(UserWarning, match=r"does not know all of corpus .*stories\.jsonl") as warned:
+        TextTask(some)
+    unknown = sum(int(word[1:]) >= 45 for text in DOCUMENTS for word in text.split())
+    total = sum(len(text.split()) for text in DOCUMENTS)
+    assert f"{unknown} of {total} tokens ({unknown / total:.2%}) are '<unk>', as for 'w45'" in str(warned[0].message)
+    assert len(warned) == 1, "once a corpus"
+    TextTask(some)  # what is made already is not warned of again
+
+
+def test_an_unknown_token_that_is_written_out_is_meant(config: TextTaskConfig, tmp_path: Path) -> None:
+    write_text(tmp_path / "written.txt", ["w1 <unk> w2", "<unk> <unk> <unk>", "w3 w4 <unk>"])
+    TextTask(dataclasses.replace(config, corpus=str(tmp_path / "written.txt")))
+    write_text(tmp_path / "other.txt", ["w1 <unk> w2", "w3 w4 zebra"])
+    with pytest.warns(UserWarning, match=r"1 of 6 tokens \(16\.67%\) are '<unk>', as for 'zebra'"):
+        TextTask(dataclasses.replace(config, corpus=str(tmp_path / "other.txt")))
+
+
+# --- separators -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("separator", ["\n\n", "\r\n\r\n", "\r\r", "\r\n\n"])
+def test_line_ends_of_any_system_separate_alike(
+    end: str, separator: str, config: TextTaskConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_bytes((end * 2).join(DOCUMENTS).encode())
+    task = TextTask(dataclasses.replace(config, corpus=str(path), separator=separator))
+    assert Counter(everything(task, "train")) == Counter(everything(TextTask(config), "train"))
+
+
+def test_a_separator_is_what_it_was_in_the_name_of_a_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("\n\n".join(DOCUMENTS))
+
+    def identity(separator: str | None) -> str:
+        return LocalCorpus(str(path), (path,), "text", separator, tmp_path / "cache").identity
+
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert identity("\n\n") == content_hash([digest, ["text"], "text", "\n\n"]) == identity("\r\n\r\n")
+    assert identity(None) == content_hash([digest, ["text"], "text", None])
+    assert identity("w1") != identity("\n\n")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("separator", ["\n\n", "<|endoftext|>", "aba"])
+def test_a_separator_across_the_border_of_two_chunks_is_found(
+    chunk: int, separator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = separator.join(["w1 w2", "w3", "", "x" * 9, "\n", "ab", "w5"])
+    path = tmp_path / "pieces.txt"
+    path.write_text(text)
+    monkeypatch.setattr(corpora, "CHUNK", chunk)
+    corpus = LocalCorpus(str(path), (path,), "text", separator, tmp_path / "cache")
+    assert corpus.identity
+    found = [document for batch in corpus.batches() for document in batch]
+    assert found == [stripped for part in text.split(separator) if (stripped := part.strip())]
+
+
+@pytest.mark.parametrize(
+    ("separator", "said"),
+    [
+        ("\n---\n", r"the separator '\\n---\\n' is nowhere in .*lines\.txt.*; give what stands between two documents"),
+        ("\\n\\n", r"the separator '\\\\n\\\\n' is nowhere .* typed in a shell are no line break"),
+    ],
+)
+def test_a_separator_that_is_nowhere_is_refused(
+    separator: str, said: str, config: TextTaskConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("\n\n".join(DOCUMENTS))
+    message = refused(config, said, corpus=str(path), separator=separator)
+    assert ("shell" in message) is ("\\" in separator)
+    with pytest.raises(ValueError, match=said):
+        TextTaskConfig.of(str(path), config.tokenizer, separator=separator)
+    two = tmp_path / "two"
+    two.mkdir()
+    (two / "a.txt").write_text("w1 w2")
+    (two / "b.txt").write_text(f"w3 w4{separator}w5 w6")
+    task = TextTask(dataclasses.replace(config, corpus=str(two), separator=separator))
+    assert task.n_windows("train") + task.n_windows("validation") == 3, "one of several files may have none"
+
+
+def test_a_separator_of_what_has_rows_is_refused(config: TextTaskConfig) -> None:
+    refused(config, r"a \.txt file, and .*stories\.jsonl holds none; leave it out", separator="\n\n")
+    refused(config, "somebody/stories holds none; leave it out", corpus="somebody/stories", separator="\n\n")

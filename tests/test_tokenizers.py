@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from experiments.tokenizers import (
     PreTrainedTokenizerBase,
     check_fits,
     fingerprint,
     load_tokenizer,
+    opening_tokens,
     save_tokenizer,
     tokenizer_named,
     word_level,
@@ -112,6 +115,38 @@ def test_a_tokenizer_that_cannot_be_had_says_what_to_pass_instead(tmp_path: Path
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
         tokenizer_named(str(tmp_path / "tokenizer.json"))
+
+
+@pytest.mark.parametrize(
+    ("template", "before"),
+    [
+        (None, ()),
+        ("<story> $A", ("<story>",)),
+        ("<story> store $A <pad>", ("<story>", "store")),
+        ("$A <story>", ()),
+        ("<pad> <pad> $A", ("<pad>", "<pad>")),
+        ("<unk> $A", ("<unk>",)),
+    ],
+)
+def test_what_a_template_puts_before_every_text_is_told(template: str | None, before: tuple[str, ...]) -> None:
+    tokenizer: Any = word_level(WORDS)
+    if template is not None:
+        special = {name: number for name, number in tokenizer.get_vocab().items() if name in template.split()}
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=list(special.items())
+        )
+    assert opening_tokens(tokenizer) == tuple(tokenizer.convert_tokens_to_ids(list(before)))
+    text = tokenizer("gave milk", add_special_tokens=False)["input_ids"]
+    assert tokenizer("gave milk")["input_ids"][: len(before) + 2] == [*opening_tokens(tokenizer), *text]
+
+
+def test_of_a_tokenizer_without_words_the_opening_cannot_be_told() -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    with pytest.raises(ValueError, match="cannot be told apart from the text itself; choose a tokenizer"):
+        opening_tokens(PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE())))
 
 
 def test_a_model_needs_as_many_tokens_as_its_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -208,7 +208,7 @@ def test_a_run_ends_early_once_it_holds_its_accuracy(tmp_path: Path) -> None:
     assert run.finished
     assert run.metrics().step.max() == 4
     assert run.checkpoints() == [0, 4], "with a checkpoint where it ended"
-    never = trained(tmp_path, tiny(stop_at=StopAt(1.1, evaluations=2)))
+    never = trained(tmp_path, tiny(stop_at=StopAt(1.0, evaluations=2)))
     assert never.metrics().step.max() == 12
 
 

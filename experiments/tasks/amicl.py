@@ -18,15 +18,16 @@ from torch import Tensor
 
 from circuits.amicl import Sequences
 from circuits.canonical import canonical_json, derive_seed, essence
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
+from circuits.fields import Checked
 
 
 @dataclass(frozen=True)
-class AMICLTaskConfig:
+class AMICLTaskConfig(Checked):
     """The numbers of the task; those with defaults of 0 and 1 make the tasks in ``TASKS``, and can be combined.
 
     Raises:
-        ValueError: if they contradict each other.
+        ValueError: if they contradict each other, or are of another type.
     """
 
     d: int = 100
@@ -48,6 +49,7 @@ class AMICLTaskConfig:
     """Where there are several, a label is half its own and half its attribute, which the blank names."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.length % 2 == 0 and self.length >= 4, f"length must be even and at least 4, got {self.length}")
         require(self.n_classes >= 2, f"n_classes must be at least 2, got {self.n_classes}")
         for name in ("d", "n_asks", "lag", "n_attributes"):
@@ -178,9 +180,9 @@ class AMICLTask:
         """Return ``n`` sequences; equal arguments give equal sequences.
 
         Raises:
-            ValueError: for no sequences.
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
-        require(n >= 1, f"n must be at least 1, got {n}")
+        n = whole("n", n)
         c, generator = self.config, self._generator(seed)
         drawn = self._drawn(n, generator)
         classes, attributes = drawn // c.n_attributes, drawn % c.n_attributes

@@ -18,8 +18,9 @@ from torch import Tensor
 from analysis.heads import AttentionScore, previous_token
 from analysis.pairs import Pair, Positions
 from circuits.canonical import derive_seed
-from circuits.errors import known
+from circuits.errors import known, require, whole
 from circuits.fast import SplitTokens
+from circuits.fields import Checked
 
 Split = Literal["train", "test", "ic", "ic2", "iw"]
 SPLITS: dict[str, str] = {
@@ -37,11 +38,11 @@ CORRUPTIONS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class ICLTaskConfig:
+class ICLTaskConfig(Checked):
     """The numbers of the task.
 
     Raises:
-        ValueError: if they contradict each other.
+        ValueError: if they contradict each other, or are of another type.
     """
 
     n_classes: int = 512
@@ -62,6 +63,14 @@ class ICLTaskConfig:
     """So many fresh novel classes for every so many sequences."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_labels", "burstiness", "d_content"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.noise >= 0, f"noise must not be negative, got {self.noise}")
+        require(
+            not self.label_noise or self.n_labels >= 2,
+            f"label_noise = {self.label_noise} gives other labels, and there is only {self.n_labels}; leave it out",
+        )
         if self.n_pairs % self.burstiness:
             raise ValueError(f"n_pairs = {self.n_pairs} is not divisible by burstiness = {self.burstiness}")
         for name in ("n_classes", "n_novel"):
@@ -165,8 +174,12 @@ class ICLTask:
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more, or there are too few classes or labels for the
+                split.
         """
-        return self._sample(n, known("split", split, SPLITS), self._generator(split, seed))
+        n = whole("n", n)
+        self._check_split(known("split", split, SPLITS))
+        return self._sample(n, split, self._generator(split, seed))
 
     def pairs(self, n: int, corruption: str = "item", seed: int = 0, split: str = "ic") -> Pair:
         """Return ``n`` clean/corrupt pairs of bursty sequences; see ``CORRUPTIONS`` for what differs.
@@ -176,11 +189,19 @@ class ICLTask:
 
         Raises:
             UnknownNameError: for an unknown corruption or split (nearest suggested).
-            ValueError: for a split whose targets are not in the context.
+            ValueError: for a split whose targets are not in the context, a configuration whose contexts have one class
+                only, or if ``n`` is not a whole number of 1 or more.
         """
+        n = whole("n", n)
         known("corruption", corruption, CORRUPTIONS)
         if known("split", split, SPLITS) not in ("ic", "ic2"):
             raise ValueError(f"pairs need targets that are in the context: split must be 'ic' or 'ic2', got {split!r}")
+        self._check_split(split)
+        c = self.config
+        require(
+            c.n_pairs > c.burstiness,
+            f"pairs need two classes in a context, and n_pairs = burstiness = {c.n_pairs} is one; lower burstiness",
+        )
         generator = self._generator("pairs", corruption, split, seed)
         clean = self._sample(n, split, generator)
         rival = _choose(~clean.matches, generator)
@@ -209,13 +230,22 @@ class ICLTask:
         before = repeat(2 * pairs, "pair -> n pair 1", n=n)
         target = torch.full((n, 1), 2 * self.config.n_pairs, device=self.device)
         return [
-            previous_token(n, self.config.n_tokens),
+            previous_token(batch.inputs),
             AttentionScore("ila", labels[:, 0], before),
             AttentionScore("tila", target, labels, batch.matches[:, None].float()),
             AttentionScore("tla", target, labels),
         ]
 
     # --- the generator ----------------------------------------------------------------------------------------------
+
+    def _check_split(self, split: str) -> None:
+        c = self.config
+        require(
+            split != "iw" or c.n_classes > c.n_pairs,
+            f"the split 'iw' asks for a class that is not in the context: n_classes = {c.n_classes} must be more than "
+            f"n_pairs = {c.n_pairs}",
+        )
+        require(split != "ic2" or c.n_labels >= 2, "the split 'ic2' shifts labels by one, and there is one label only")
 
     def _generator(self, *labels: str | int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derive_seed("icl", self.seed, *labels))

@@ -5,8 +5,10 @@ Source: Wang et al., arXiv 2211.00593; the four prompts of arXiv 2412.15113.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +18,11 @@ from torch import Tensor
 from analysis.heads import AttentionScore, between, previous_token, role_scores
 from analysis.pairs import Pair
 from circuits.canonical import derive_seed
-from circuits.errors import known, require
+from circuits.coverage import Coverage, shown
+from circuits.errors import known, require, whole
+from circuits.fields import Checked
 from experiments.tasks import words
-from experiments.tasks.phrases import Laid, Phrasebook, Templates, choose, distinct
+from experiments.tasks.phrases import Laid, Phrasebook, Templates, choose, distinct, parts_of
 from experiments.tasks.tokens import TokenBatch
 
 SPLITS: dict[str, str] = {
@@ -38,13 +42,14 @@ NEEDED = ("A", "B", "S", "IO")
 
 
 @dataclass(frozen=True)
-class IOIConfig:
+class IOIConfig(Checked):
     """Names, templates and fillers; a template has the slots {A} {B} {S} {IO}, and may have {place} and {object}.
 
     The slots for names stand in this order: what is before ``{IO}`` is the prompt.
 
     Raises:
-        ValueError: if names are too few, or held out and not.
+        ValueError: if names are too few, given twice, no words or held out and not; if there is no template, place or
+            object; for fields of another type.
     """
 
     names: tuple[str, ...] = words.NAMES
@@ -56,12 +61,55 @@ class IOIConfig:
     n_ctx: int = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for kind, there in (("names", self.names), ("held_out_names", self.held_out_names)):
-            require(len(there) >= 3, f"{kind} must be three at least (three differ in 'abc'), got {len(there)}")
+            _check_names(kind, there)
         for kind in ("names", "templates"):
-            both = set(getattr(self, kind)) & set(getattr(self, f"held_out_{kind}"))
+            both = set(map(_plain, getattr(self, kind))) & set(map(_plain, getattr(self, f"held_out_{kind}")))
             require(not both, f"{sorted(both)} are both in training and held out; take them from one of the two")
-        require(bool(self.templates), "there is no template; give one at least")
+        for kind in ("templates", "places", "objects"):
+            require(bool(getattr(self, kind)), f"there is no {kind[:-1]}; give one at least ({kind})")
+        for kind in ("places", "objects"):
+            blank = any(not _plain(text) for text in getattr(self, kind))
+            require(not blank, f"{kind} must be words, and one of them is blank; leave it out")
+
+
+def _plain(text: str) -> str:
+    """A text with single spaces between its words and none around them: the same to a reader."""
+    return " ".join(text.split())
+
+
+def _check_names(kind: str, names: Sequence[str]) -> None:
+    twice = sorted(name for name, n in Counter(map(_plain, names)).items() if n > 1)
+    require(
+        not twice,
+        f"{kind} must differ from each other by more than blanks, for a right answer would be a wrong one too; these "
+        f"come more than once: {shown(twice)}",
+    )
+    require(len(names) >= 3, f"{kind} must be three at least (three differ in 'abc'), got {len(names)}")
+    around = [name for name in names if name != name.strip() or not name]
+    require(not around, f"{kind} must be words without blanks around them, got {shown(around)}; leave out the blanks")
+    several = {name: len(name.split()) for name in names if len(name.split()) > 1}
+    _require_single(several, "with blanks inside", kind)
+
+
+def _require_single(several: Mapping[str, int], why: str, kind: str = "names") -> None:
+    require(
+        not several,
+        f"names must be single tokens, for the answer is one; {why} these are more: "
+        f"{', '.join(f'{name} ({n})' for name, n in several.items())}; take other names (IOIConfig.{kind}) or another "
+        f"tokenizer",
+    )
+
+
+def _checked_opening(opening: int | Sequence[int] | None, d_vocab: int) -> tuple[int, ...]:
+    given = () if opening is None else tuple(opening) if isinstance(opening, Sequence) else (opening,)
+    tokens = tuple(whole("a token of opening", token, 0) for token in given)
+    beyond = [token for token in tokens if token >= d_vocab]
+    require(
+        not beyond, f"opening must hold token numbers below {d_vocab}, of which the tokenizer has one, got {beyond}"
+    )
+    return tokens
 
 
 Drawn = dict[str, Int[Tensor, " prompt"]]
@@ -83,10 +131,14 @@ class Prompts:
 
 
 class IOITask:
-    """The task in the tokens of one tokenizer. Every text begins with ``opening``, a token, if there is one.
+    """The task in the tokens of one tokenizer. Every text begins with ``opening``, a token or several, if there is any.
+
+    Words of templates, places and objects that the tokenizer does not know are warned of. Of a tokenizer that lacks a
+    name of the paper's prompts, the split "paper" is not asked.
 
     Raises:
-        ValueError: for a name that is several tokens, or a template without the needed slots.
+        ValueError: for a name that is several tokens, not known, or the same token as another one; a template without
+            the needed slots; an opening of what are no tokens.
     """
 
     def __init__(
@@ -95,16 +147,21 @@ class IOITask:
         tokenizer: Any,
         seed: int = 0,
         device: str | torch.device = "cpu",
-        opening: int | None = None,
+        opening: int | Sequence[int] | None = None,
     ):
         self.config, self.tokenizer, self.seed, self.device = config, tokenizer, seed, torch.device(device)
         self.d_vocab, self.n_ctx = len(tokenizer), config.n_ctx
-        self.book = Phrasebook(lambda text: tokenizer.encode(text, add_special_tokens=False), device)
-        self._opening = self.book.special(opening)
+        self._coverage = Coverage(tokenizer)
+        self.book = Phrasebook(self._coverage.encode, device)
+        self._opening = self.book.special(_checked_opening(opening, self.d_vocab))
         self._pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-        self._names = {"train": self._single(config.names), "held-out": self._single(config.held_out_names)}
+        self._names = {
+            "train": self._single(config.names, "names"),
+            "held-out": self._single(config.held_out_names, "held_out_names"),
+        }
+        self._check_different((*config.names, *config.held_out_names))
         self._fillers = {"place": self.book.pieces(config.places), "object": self.book.pieces(config.objects)}
-        paper = tuple(template for template, _, _ in words.PAPER_PROMPTS)
+        paper = tuple(template for template, _, _ in words.PAPER_PROMPTS) if self._knows_paper() else ()
         self._texts = {"train": config.templates, "held-out": config.held_out_templates, "paper": paper}
         self._templates = {
             kind: Templates(self.book, texts, SLOTS, NEEDED) for kind, texts in self._texts.items() if texts
@@ -112,6 +169,7 @@ class IOITask:
         for kind in self._templates:
             self._check_order(kind)
             self._check_window(kind)
+        self._warn_of_unknown()
 
     # --- what a trainer asks ----------------------------------------------------------------------------------------
 
@@ -120,7 +178,9 @@ class IOITask:
 
         Raises:
             UnknownNameError: for another split.
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
+        n = whole("n", n)
         known("split", split, ("train", "validation"))
         generator = self._generator("sample", split, seed)
         laid = self._lay("train", self._draw(n, "train", "train", generator))
@@ -130,7 +190,12 @@ class IOITask:
         return TokenBatch(tokens, places < laid.lengths[:, None])
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return the evaluation sets, "ioi train" and so on, of ``n`` prompts each (of the paper's, all eight)."""
+        """Return the evaluation sets, "ioi train" and so on, of ``n`` prompts each (of the paper's, all eight).
+
+        Raises:
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        n = whole("n", n)
         return {f"ioi {split}": self.prompts(n, split).pair for split in SPLITS if self.has(split)}
 
     # --- what an analysis asks --------------------------------------------------------------------------------------
@@ -143,6 +208,7 @@ class IOITask:
 
         Raises:
             UnknownNameError: for an unknown corruption or split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
         return self.prompts(n, split, corruption, seed).pair
 
@@ -150,10 +216,13 @@ class IOITask:
         """Return :meth:`pairs` and the template and order of each; of the split "paper" always all eight prompts.
 
         Raises:
-            UnknownNameError, ValueError: as :meth:`pairs`, and for a split whose templates the task lacks.
+            UnknownNameError, ValueError: as :meth:`pairs`, and for a split whose templates the task lacks, or whose
+                names the tokenizer does not know.
         """
+        n = whole("n", n)
         known("corruption", corruption, CORRUPTIONS)
-        require(self.has(known("split", split, SPLITS)), f"there are no templates for the split {split!r}")
+        why = " whose names this tokenizer knows, each as a token of its own" if split == "paper" else ""
+        require(self.has(known("split", split, SPLITS)), f"there are no templates for the split {split!r}{why}")
         generator = self._generator("prompts", split, corruption, seed)
         if split == "paper":
             kind, names, drawn = "paper", "train", self._paper()
@@ -167,7 +236,7 @@ class IOITask:
         hide = torch.arange(clean.tokens.shape[1], device=self.device) > ends[:, None]
         shown, other = (laid.tokens.masked_fill(hide, self._pad)[:, : int(ends.max()) + 1] for laid in (clean, corrupt))
         answers, wrong = (self._token_of(drawn[who]) for who in ("io", "s"))
-        pair = Pair(shown, other, answers, wrong, positions, read_at=ends)
+        pair = Pair(shown, other, answers, wrong, positions, ends, mask=~hide[:, : shown.shape[1]])
         return Prompts(pair, self._texts[kind], drawn["template"], drawn["baba"])
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:
@@ -175,9 +244,7 @@ class IOITask:
 
         "induction" is the attention from S2 to the token after S1.
         """
-        previous = previous_token(len(pair), pair.n_pos)
-        previous = replace(previous, used=previous.queries <= pair.reads.cpu()[:, None])
-        return [previous, between(pair, "induction", "S2", "S1+1"), *role_scores(pair)]
+        return [previous_token(pair), between(pair, "induction", "S2", "S1+1"), *role_scores(pair)]
 
     # --- the generator ----------------------------------------------------------------------------------------------
 
@@ -186,20 +253,52 @@ class IOITask:
 
     def has(self, split: str) -> bool:
         """Return whether there are templates for a split."""
-        return split in ("train", "names", "paper") or "held-out" in self._templates
+        kinds = {"train": "train", "names": "train", "paper": "paper"}
+        return kinds.get(split, "held-out") in self._templates
 
-    def _single(self, names: Sequence[str]) -> Int[Tensor, " name"]:
-        several = {name: len(self.book.tokens(f" {name}")) for name in names if len(self.book.tokens(f" {name}")) != 1}
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
-        lost = [name for name in names if unknown is not None and unknown in self.book.tokens(f" {name}")]
-        require(
-            not several,
-            f"names must be single tokens, for the answer is one; with this tokenizer these are more: "
-            f"{', '.join(f'{name} ({n})' for name, n in several.items())}; take other names (IOIConfig.names) or "
-            f"another tokenizer",
-        )
+    def _single(self, names: Sequence[str], kind: str) -> Int[Tensor, " name"]:
+        lengths = {name: len(self.book.tokens(f" {name}")) for name in names}
+        _require_single({name: n for name, n in lengths.items() if n > 1}, "with this tokenizer", kind)
+        lost = [name for name in names if not self._is_known(name)]
         require(not lost, f"this tokenizer does not know the name(s) {', '.join(lost)}; take names of its vocabulary")
         return self.book.pieces(names)
+
+    def _check_different(self, names: Sequence[str]) -> None:
+        alike: dict[int, list[str]] = {}
+        for name in names:
+            alike.setdefault(self.book.tokens(f" {name}")[0], []).append(name)
+        same = [" and ".join(some) for some in alike.values() if len(some) > 1]
+        require(
+            not same,
+            f"with this tokenizer these names are the same token, so a right answer would be a wrong one too: "
+            f"{', '.join(same)}; take other names, or a tokenizer that tells them apart",
+        )
+
+    def _knows_paper(self) -> bool:
+        try:
+            tokens = [self.book.tokens(f" {name}") for name in words.PAPER_NAMES]
+        except ValueError:  # of a tokenizer that stops at words that it does not know
+            return False
+        single = all(len(some) == 1 for some in tokens) and len(set(tokens)) == len(tokens)
+        return single and all(map(self._is_known, words.PAPER_NAMES))
+
+    def _is_known(self, name: str) -> bool:
+        tokens = self.book.tokens(f" {name}")
+        known_all = self._coverage.unknown.isdisjoint(tokens) and not self._coverage.lost(f" {name}")
+        return bool(tokens) and known_all
+
+    def _warn_of_unknown(self) -> None:
+        texts = [text for kind in self._templates for text in self._texts[kind]]
+        parts = [part for text in texts for part, is_slot in parts_of(text) if not is_slot]
+        fillers = [f" {text}" for text in (*self.config.places, *self.config.objects)]
+        unknown = [piece for text in dict.fromkeys((*parts, *fillers)) for piece in self._coverage.missing(text)]
+        if unknown:
+            warnings.warn(
+                f"prompts hold words that this tokenizer does not know, {shown(unknown)}: where they stand, a model "
+                f"reads an unknown token or nothing; take templates, places and objects (IOIConfig) of its words",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _check_order(self, kind: str) -> None:
         at = {slot: self._templates[kind].place_of(slot) for slot in NEEDED}

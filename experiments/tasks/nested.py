@@ -17,7 +17,8 @@ from torch import Tensor
 from analysis.heads import AttentionScore, between, previous_token
 from analysis.pairs import Pair
 from circuits.canonical import derive_seed
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
+from circuits.fields import Checked, checked_value
 from experiments.tasks import words
 from experiments.tasks.phrases import Laid, Phrasebook, Templates, choose, distinct
 from experiments.tasks.tokens import TokenBatch
@@ -55,12 +56,12 @@ def text_length(depth: int) -> int:
 
 
 @dataclass(frozen=True)
-class NestedConfig:
+class NestedConfig(Checked):
     """Which depths and questions there are in training, each equally often, and the length of a window.
 
     Raises:
         ValueError: if there are none or some twice, for a depth below 0 or with more clauses than there are things, or
-            a window that cannot hold the deepest text.
+            a window that cannot hold the deepest text; for fields of another type.
         UnknownNameError: for an unknown kind of question (nearest suggested).
     """
 
@@ -71,6 +72,7 @@ class NestedConfig:
     """Whether only the answers count in the loss: who gives what is drawn at random, and most of the rest is noise."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for field, given in (("depths", self.depths), ("questions", self.questions)):
             require(bool(given), f"{field} is empty; give one at least")
             require(len(set(given)) == len(given), f"{field} must differ from each other, got {given}")
@@ -80,13 +82,16 @@ class NestedConfig:
             _check_depth(depth, self.n_ctx)
 
 
-def _check_depth(depth: int, n_ctx: int) -> None:
+def _check_depth(depth: int, n_ctx: int) -> int:
+    """Check a depth, and return it."""
+    depth = checked_value(depth, int, "a depth")
     require(depth >= 0, f"a depth counts clauses inside each other and is 0 at least, got {depth}")
     require(depth <= DEEPEST, f"depth {depth} needs {depth + 2} things and there are {len(THINGS)}: {DEEPEST} at most")
     needed = text_length(depth)
     require(
         needed <= n_ctx, f"a text of depth {depth} has {needed} tokens and the window n_ctx = {n_ctx}; make it longer"
     )
+    return depth
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,9 @@ class NestedTask:
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
+        n = whole("n", n)
         generator = self._generator("sample", known("split", split, SPLITS), seed)
         per_window = -(-self.n_ctx // text_length(min(self.config.depths)))
         drawn = self._draw(n * per_window, self.config.depths, self.config.questions, generator)
@@ -148,7 +155,12 @@ class NestedTask:
         return TokenBatch(tokens, tokens == self._mark if self.config.answers_only else None)
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return evaluation sets of ``n`` pairs each: "depth 0"... with all questions, "giver"... of all depths."""
+        """Return evaluation sets of ``n`` pairs each: "depth 0"... with all questions, "giver"... of all depths.
+
+        Raises:
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        n = whole("n", n)
         by_depth = {f"depth {depth}": self.pairs(n, depth=depth) for depth in self.config.depths}
         return by_depth | {question: self.pairs(n, question=question) for question in self.config.questions}
 
@@ -171,13 +183,15 @@ class NestedTask:
 
         Raises:
             UnknownNameError: for an unknown corruption, split or question (nearest suggested).
-            ValueError: for a depth whose texts are longer than the window, or below 0.
+            ValueError: for a depth whose texts are longer than the window, or that is no whole number of 0 or more; if
+                ``n`` is no whole number of 1 or more.
         """
+        n = whole("n", n)
         known("corruption", corruption, CORRUPTIONS)
         if question is not None:
             known("question", question, QUESTIONS)
         if depth is not None:
-            _check_depth(depth, self.n_ctx)
+            depth = _check_depth(depth, self.n_ctx)
         labels = ("any" if depth is None else depth, question or "any", seed)
         generator = self._generator("pairs", corruption, known("split", split, SPLITS), *labels)
         depths = self.config.depths if depth is None else (depth,)
@@ -187,7 +201,8 @@ class NestedTask:
         answers, wrong = (self.book.first_tokens(_at(side.entities, side.answer)) for side in (drawn, exchanged))
         ends = clean.lengths - 1
         positions = self._positions(drawn, clean) | {"END": ends[:, None]}
-        return Pair(clean.tokens, corrupt.tokens, answers, wrong, positions, read_at=ends)
+        mask = torch.arange(clean.tokens.shape[1], device=ends.device) <= ends[:, None]
+        return Pair(clean.tokens, corrupt.tokens, answers, wrong, positions, ends, mask)
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:
         """Return the scores of a previous-token head and of attention from END to every other role of a pair.
@@ -195,8 +210,7 @@ class NestedTask:
         They are of the clean sides; padding is left out.
         """
         roles = [between(pair, f"END to {role}", "END", role) for role in ("answer", "competing", "asked")]
-        previous = previous_token(len(pair), pair.n_pos)
-        return [replace(previous, used=previous.queries <= pair.reads.cpu()[:, None]), *roles]
+        return [previous_token(pair), *roles]
 
     # --- the generator ----------------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class Phrasebook:
     def __init__(self, encode: Encode, device: str | torch.device = "cpu"):
         self._encode, self.device = encode, torch.device(device)
         self._number: dict[str, int] = {"": 0}
+        self._special: dict[tuple[int, ...], int] = {}
         self._encoded: list[tuple[int, ...]] = [()]
         self._table: tuple[Tensor, Tensor] | None = None
 
@@ -67,16 +68,16 @@ class Phrasebook:
         """Return the numbers of several pieces, each after a space unless ``spaced`` is false."""
         return torch.tensor([self.piece(f" {text}" if spaced else text) for text in texts], device=self.device)
 
-    def special(self, token: int | None) -> int:
-        """Return the number of the piece that is this one token, or of the empty piece for ``None``."""
-        if token is None:
+    def special(self, tokens: int | Sequence[int] | None) -> int:
+        """Return the number of the piece that is this one token, or these; of the empty piece for ``None`` and none."""
+        held = (tokens,) if isinstance(tokens, int) else tuple(tokens or ())
+        if not held:
             return 0
-        name = f"<token {token}>"
-        if name not in self._number:
-            self._number[name] = len(self._encoded)
-            self._encoded.append((token,))
+        if held not in self._special:
+            self._special[held] = len(self._encoded)
+            self._encoded.append(held)
             self._table = None
-        return self._number[name]
+        return self._special[held]
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a piece."""

@@ -16,7 +16,8 @@ from torch.nn import functional
 from analysis.heads import AttentionScore, duplicate_token, induction, previous_token
 from analysis.pairs import Pair
 from circuits.canonical import derive_seed
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
+from circuits.fields import Checked
 from experiments.tasks.phrases import choose, distinct
 from experiments.tasks.tokens import TokenBatch
 
@@ -29,12 +30,12 @@ OPENING = 0
 
 
 @dataclass(frozen=True)
-class RepeatsConfig:
+class RepeatsConfig(Checked):
     """Blocks of ``lag`` different tokens out of ``vocabulary``, repeated to the end of the window.
 
     Raises:
         ValueError: for a block of less than two tokens, of as many as there are, or that no window can hold twice; for
-            a shortest block longer than ``lag``.
+            a shortest block longer than ``lag``; for fields that are no whole numbers.
     """
 
     vocabulary: int = 64
@@ -44,6 +45,7 @@ class RepeatsConfig:
     """Every window has a block length from this to ``lag``, equally likely; ``None``: it is always ``lag``."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.lag >= 2, f"lag is the length of the block, 2 at least, got {self.lag}")
         require(
             self.shortest is None or 2 <= self.shortest <= self.lag,
@@ -82,7 +84,9 @@ class RepeatsTask:
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
+        n = whole("n", n)
         generator = self._generator("sample", known("split", split, SPLITS), seed)
         blocks, lags = self._blocks(n, generator)
         # What follows the first block follows from its length alone, so it does not count.
@@ -90,8 +94,12 @@ class RepeatsTask:
         return TokenBatch(self._windows(blocks, lags, self.n_ctx), counted)
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return one evaluation set of ``n`` pairs, "second": the answers are in the second block."""
-        return {"second": self.pairs(n)}
+        """Return one evaluation set of ``n`` pairs, "second": the answers are in the second block.
+
+        Raises:
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        return {"second": self.pairs(whole("n", n))}
 
     # --- what an analysis asks --------------------------------------------------------------------------------------
 
@@ -103,7 +111,9 @@ class RepeatsTask:
 
         Raises:
             UnknownNameError: for an unknown corruption or split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
+        n = whole("n", n)
         labels = (known("corruption", corruption, CORRUPTIONS), known("split", split, SPLITS), seed)
         generator = self._generator("pairs", *labels)
         blocks, lags = self._blocks(n, generator)
@@ -119,7 +129,7 @@ class RepeatsTask:
     def head_scores(self, batch: TokenBatch | Pair) -> list[AttentionScore]:
         """Return the scores of previous-token, duplicate-token and induction heads, on windows or clean sides."""
         tokens = batch.clean if isinstance(batch, Pair) else batch.tokens
-        return [previous_token(*tokens.shape), duplicate_token(tokens), induction(tokens)]
+        return [previous_token(tokens), duplicate_token(tokens), induction(tokens)]
 
     # --- the generator ----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from analysis.heads import AttentionScore
 from analysis.pairs import Pair
 from circuits.canonical import content_hash, derive_seed
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
+from circuits.fields import Checked
 from experiments.tasks import words
 from experiments.tasks.ioi import IOIConfig, IOITask
 from experiments.tasks.phrases import Phrasebook, Templates, choose, distinct, words_of
@@ -28,11 +29,11 @@ _CHARACTERS = ("A", "B", "C")
 
 
 @dataclass(frozen=True)
-class StoriesConfig:
+class StoriesConfig(Checked):
     """How stories are made. A window begins with a story and holds as much of the next ones as fits.
 
     Raises:
-        ValueError: for shares outside 0 to 1, or windows too short for a sentence.
+        ValueError: for shares outside 0 to 1, windows too short for a sentence, or fields of another type.
     """
 
     n_ctx: int = 64
@@ -46,6 +47,7 @@ class StoriesConfig:
     """The fingerprint of words and sentences, filled in: other words are another corpus."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "grammar", self.grammar or fingerprint())
         for name in ("p_ioi", "p_giving"):
             if not 0 <= getattr(self, name) <= 1:
@@ -142,16 +144,25 @@ class StoriesTask:
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
         return self.stories(n, split, seed).batch
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return the evaluation sets of :meth:`IOITask.questions`."""
-        return self.ioi.questions(n)
+        """Return the evaluation sets of :meth:`IOITask.questions`.
+
+        Raises:
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        return self.ioi.questions(whole("n", n))
 
     def pairs(self, n: int, corruption: str = "flip", seed: int = 0, split: str = "train") -> Pair:
-        """Return clean/corrupt prompts, as :meth:`IOITask.pairs`."""
-        return self.ioi.pairs(n, corruption, seed, split)
+        """Return clean/corrupt prompts, as :meth:`IOITask.pairs`.
+
+        Raises:
+            UnknownNameError, ValueError: as there.
+        """
+        return self.ioi.pairs(whole("n", n), corruption, seed, split)
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:
         """Return the scores of the kinds of heads of the IOI circuit, as :meth:`IOITask.head_scores`."""
@@ -164,7 +175,9 @@ class StoriesTask:
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
+        n = whole("n", n)
         label = derive_seed("stories", self.seed, known("split", split, SPLITS), seed)
         generator = torch.Generator(self.device).manual_seed(label)
         per_window = self._stories_per_window()

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from analysis.pairs import Pair
 from circuits.canonical import content_hash, derive_seed, register_plain_union
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
+from circuits.fields import Checked
 from experiments.corpora import Corpus, HubCorpus, LocalCorpus, default_cache, local_files
 from experiments.tasks.tokens import TokenBatch
 from experiments.token_store import TokenStore, tokenised
@@ -36,7 +37,7 @@ Documents = Int[np.ndarray, " document"]
 
 
 @dataclass(frozen=True)
-class TextTaskConfig:
+class TextTaskConfig(Checked):
     """Which documents, as whose tokens, in which windows.
 
     Raises:
@@ -57,7 +58,7 @@ class TextTaskConfig:
     packed: bool = False
     """False: a window is a document, cut off or padded; true: documents, each with an end token, in full windows."""
     separator: str | None = None
-    """What stands between two documents of a .txt file; ``None``: a line is a document."""
+    """What stands between two documents of .txt files, which end lines as they like; ``None``: a line is a document."""
     subset: str | None = None
     """Of a data set on the hub that has several."""
     revision: str | None = None
@@ -68,6 +69,7 @@ class TextTaskConfig:
     """SHA-256 of the tokenizer.json; see :meth:`of`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.n_ctx >= 2, f"n_ctx must be at least 2, a token and the one that follows it, got {self.n_ctx}")
         require(self.separator != "", "separator must not be empty; None takes every line as a document")
         require(bool(self.corpus) and bool(self.tokenizer), "a corpus and a tokenizer need names, got an empty one")
@@ -96,7 +98,8 @@ class TextTask:
     """Windows of a corpus, which is turned into tokens once and kept in ``cache`` (:func:`default_cache`).
 
     Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Batches are on
-    ``device``.
+    ``device``. A window that is a document begins with what the tokenizer's template puts before a text
+    (:func:`experiments.tokenizers.opening_tokens`), mostly nothing; packed, so does every document within a window.
 
     Raises:
         ValueError: for a corpus or tokenizer that cannot be had or does not serve, saying what to do; see
@@ -148,9 +151,9 @@ class TextTask:
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
-            ValueError: for no windows.
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
-        require(n >= 1, f"n must be at least 1, got {n}")
+        n = whole("n", n)
         size = self.n_windows(split)
         if split == "validation":
             n = min(n, size)
@@ -160,7 +163,12 @@ class TextTask:
         return self._windows[split].take(torch.cat(rows).numpy()).to(self.device)
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return no evaluation sets: a corpus has no questions of its own."""
+        """Return no evaluation sets: a corpus has no questions of its own.
+
+        Raises:
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        whole("n", n)
         return {}
 
     def _shuffled(self, split: str, epoch: int) -> Int[Tensor, " window"]:
@@ -223,17 +231,21 @@ def _corpora(config: TextTaskConfig, cache: Path | None) -> list[Corpus]:
     c = config
     named = [c.validation] if isinstance(c.validation, str) else []
     files = local_files(c.corpus)
+    no_files = "separator is what stands between two documents of a .txt file, and {} holds none; leave it out"
     if files is None:
+        require(c.separator is None, no_files.format(c.corpus))
         kept = None if cache is None else cache / "datasets"
         splits = [c.split_train, *named]
         return [HubCorpus(c.corpus, c.subset, c.revision, split, c.column, kept) for split in splits]
-    corpora = list[Corpus]()
+    corpora = list[LocalCorpus]()
     for name in [c.corpus, *named]:
         found = local_files(name)
         if found is None:
             raise ValueError(f"local files have no split {name!r}: validation must be a share, or the path of a file")
         corpora.append(LocalCorpus(name, found, c.column, c.separator, cache or default_cache()))
-    return corpora
+    of_text = any(corpus.kind == "text" for corpus in corpora)
+    require(c.separator is None or of_text, no_files.format(c.corpus))
+    return [*corpora]
 
 
 def _content(corpora: list[Corpus]) -> str | None:

@@ -1,0 +1,76 @@
+"""The difference between the clean and the corrupt run, which every effect is a share of."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.metrics import PerExample, accuracy, logit_difference, precise
+from analysis.pairs import Pair
+from analysis.statistics import mean_interval
+
+
+class NoGapError(ValueError):
+    """A metric does not tell the clean from the corrupt run."""
+
+
+class WeakPairWarning(UserWarning):
+    """Effects are shares of a difference that may be none, or of a model that does not do the task."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What effects are shares of: the metric of the clean and of the corrupt run, and how the model does."""
+
+    clean: float
+    """The metric of the clean inputs, mean over examples."""
+    corrupt: float
+    accuracy: float
+    """The share of clean inputs whose answer has the highest logit."""
+    n: int
+
+    def columns(self) -> dict[str, float | int]:
+        """Return the numbers as columns that stand beside every effect."""
+        return {"clean": self.clean, "corrupt": self.corrupt, "accuracy": self.accuracy, "n": self.n}
+
+
+def measure_gap(
+    name: str, clean: PerExample, corrupt: PerExample, there: Float[Tensor, "batch d_vocab_out"], pair: Pair
+) -> Gap:
+    """Return a metric of both runs and the model's accuracy, from its logits of the clean inputs where they are read.
+
+    A pair that the metric does not tell apart from chance over the examples, or a model that prefers the wrong answers,
+    is told in a :class:`WeakPairWarning`.
+
+    Raises:
+        NoGapError: if the means are equal, so that no effect can be measured against their difference.
+    """
+    difference = precise(clean - corrupt)
+    if float(difference.mean().abs()) <= 1e-6 * float(clean.abs().mean() + corrupt.abs().mean()):
+        raise NoGapError(
+            f"clean and corrupt {name} are equal on average ({float(clean.mean()):.4g}), so no effect can be measured "
+            f"against their difference; choose a pair that the metric tells apart"
+        )
+    there = precise(there)
+    gap = Gap(float(clean.mean()), float(corrupt.mean()), float(accuracy.of(there, pair).mean()), len(pair))
+    found = mean_interval(difference.detach().double().cpu().numpy())
+    if found.low <= 0 <= found.high:
+        _warn(
+            f"clean and corrupt {name} are not told apart: they differ by {found} (95 % interval) over {len(pair)} "
+            f"pairs, so effects, which are shares of that, say little; take more pairs, or others"
+        )
+    preferred = float(logit_difference.of(there, pair).mean())
+    if preferred <= 0:
+        _warn(
+            f"the model does not do what it is asked: on the clean inputs its logit of the right answers is "
+            f"{-preferred:.3g} below that of the wrong ones, accuracy {gap.accuracy:.2g} over {len(pair)} pairs; "
+            f"effects say what moves the metric, not how a task is done"
+        )
+    return gap
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, WeakPairWarning, stacklevel=2)

@@ -1,0 +1,137 @@
+"""Metrics: from logits and a pair to one number an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from analysis.pairs import Pair, ReadAt
+from circuits.errors import known
+
+PerExample = Float[Tensor, " batch"]
+Metric = Callable[[Float[Tensor, "batch pos d_vocab_out"], Pair], PerExample]
+"""From the logits of some rows and their pairs to one number a row."""
+
+
+def read(logits: Float[Tensor, "batch pos d_vocab_out"], at: ReadAt | None) -> Float[Tensor, "batch d_vocab_out"]:
+    """Return the logits at a position, or at one of its own for every example, in single precision at least."""
+    if isinstance(at, Tensor):
+        return precise(logits[torch.arange(len(logits), device=logits.device), at.to(logits.device)])
+    return precise(logits[:, -1 if at is None else at])
+
+
+def precise(values: Tensor) -> Float[Tensor, "*any"]:
+    """Return numbers of any kind as floating-point numbers of single precision at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+class ReadMetric:
+    """A metric of the logits at ``pair.read_at`` alone: others need not be computed for it.
+
+    As a decorator: ``@ReadMetric`` over a function of those logits (batch d_vocab_out) and the pair. Whether another
+    function looks elsewhere cannot be known, so for it all logits are computed.
+    """
+
+    def __init__(self, of: Callable[[Float[Tensor, "batch d_vocab_out"], Pair], Tensor]):
+        self.of = of
+        update_wrapper(self, of)
+
+    def __call__(self, logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> Tensor:
+        """Return the metric of every example."""
+        return self.of(read(logits, pair.read_at), pair)
+
+
+def _of(values: Float[Tensor, "batch d_vocab_out"], answers: Int[Tensor, " batch"]) -> PerExample:
+    return values.gather(1, answers[:, None])[:, 0]
+
+
+@ReadMetric
+def logit_difference(there: Float[Tensor, "batch d_vocab_out"], pair: Pair) -> PerExample:
+    """Return the logit of the clean answer minus that of the corrupt one, at the position that is read."""
+    return _of(there, pair.answers) - _of(there, pair.wrong)
+
+
+@ReadMetric
+def probability(there: Float[Tensor, "batch d_vocab_out"], pair: Pair) -> PerExample:
+    """Return the probability of the clean answer."""
+    return _of(there.softmax(-1), pair.answers)
+
+
+@ReadMetric
+def loss(there: Float[Tensor, "batch d_vocab_out"], pair: Pair) -> PerExample:
+    """Return the cross-entropy of the clean answer in nats; lower is better."""
+    return -_of(there.log_softmax(-1), pair.answers)
+
+
+@ReadMetric
+def rank(there: Float[Tensor, "batch d_vocab_out"], pair: Pair) -> PerExample:
+    """Return how many logits lie above the clean answer's: 0 is best, lower is better. It has no gradient."""
+    return (there > _of(there, pair.answers)[:, None]).sum(-1).to(there.dtype)
+
+
+@ReadMetric
+def accuracy(there: Float[Tensor, "batch d_vocab_out"], pair: Pair) -> PerExample:
+    """Return 1 where the clean answer has the highest logit, else 0. It has no gradient."""
+    return (there.argmax(-1) == pair.answers).to(there.dtype)
+
+
+METRICS: dict[str, ReadMetric] = {
+    "logit_difference": logit_difference,
+    "probability": probability,
+    "rank": rank,
+    "loss": loss,
+    "accuracy": accuracy,
+}
+
+
+def metric_named(metric: str | Metric) -> tuple[str, Metric]:
+    """Return a metric's name and function.
+
+    Raises:
+        UnknownNameError: for a name that is not in ``METRICS`` (nearest suggested).
+    """
+    if isinstance(metric, str):
+        return known("metric", metric, METRICS), METRICS[metric]
+    return getattr(metric, "__name__", "metric"), metric
+
+
+def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExample:
+    """Return a metric's values, in single precision at least, after checking that there is one finite number a row.
+
+    Raises:
+        ValueError: naming the metric and what it returned.
+    """
+    values = metric(logits, pair)
+    if not isinstance(values, Tensor) or values.shape != (len(logits),) or values.is_complex():
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"metric {name!r} must return one number an example, ({len(logits)},); it returned {got}")
+    return check_finite(name, precise(values))
+
+
+def check_finite(name: str, values: Float[Tensor, "*copy batch"]) -> Float[Tensor, "*copy batch"]:
+    """Return a metric's values after checking that every one is finite.
+
+    Raises:
+        ValueError: naming the metric, and for how many examples it is not.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"metric {name!r} returned NaN or infinity for {int((~torch.isfinite(values)).sum())} example(s)"
+        )
+    return values
+
+
+def require_gradient(name: str, values: PerExample) -> PerExample:
+    """Return a metric's values after checking that they have a gradient.
+
+    Raises:
+        ValueError: naming the metric, and those that have one.
+    """
+    if not values.requires_grad:
+        smooth = [other for other in METRICS if other not in ("accuracy", "rank")]
+        raise ValueError(f"metric {name!r} has no gradient, so nothing can be estimated from it; use one of {smooth}")
+    return values

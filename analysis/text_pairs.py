@@ -1,0 +1,90 @@
+"""Pairs made of text: tokens, padding, where roles stand, where answers are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from analysis.pairs import Pair
+from circuits.errors import require
+from circuits.model import HookedStreamTransformer
+
+
+def pair_from_text(
+    model: HookedStreamTransformer,
+    clean: str | Sequence[str],
+    corrupt: str | Sequence[str],
+    answers: str | Sequence[str],
+    wrong: str | Sequence[str],
+    roles: Mapping[str, Any],
+) -> Pair:
+    """Return :meth:`analysis.pairs.Pair.from_text`.
+
+    Raises:
+        ValueError: as that.
+    """
+    given = {"clean": clean, "corrupt": corrupt, "answers": answers, "wrong": wrong}
+    texts = {name: [value] if isinstance(value, str) else list(value) for name, value in given.items()}
+    n = len(texts["clean"])
+    for name, some in texts.items():
+        require(all(isinstance(text, str) for text in some), f"{name} are texts, got {some!r}")
+        require(len(some) == n and n > 0, f"there are {n} clean texts and {len(some)} of {name}; give one for each")
+    rows = {name: [model.to_tokens(text)[0] for text in texts[name]] for name in ("clean", "corrupt")}
+    for i in range(n):
+        _check_lengths(model, texts["clean"][i], texts["corrupt"][i], rows["clean"][i], rows["corrupt"][i])
+    lengths = torch.tensor([len(row) for row in rows["clean"]], device=rows["clean"][0].device)
+    places = {role: _places(model, role, piece, texts["clean"], rows["clean"]) for role, piece in roles.items()}
+    ends = lengths - 1
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    sides = {name: pad_sequence(some, True, _pad(model)) for name, some in rows.items()}
+    said = {name: torch.tensor([model.to_single_token(t) for t in texts[name]]) for name in ("answers", "wrong")}
+    return Pair(**sides, **said, positions={"END": ends[:, None]} | places, read_at=ends, mask=mask)
+
+
+def _pad(model: HookedStreamTransformer) -> int:
+    # Whatever stands there is masked, and after all that is read.
+    pad = getattr(model.tokenizer, "pad_token_id", None)
+    return 0 if pad is None else pad
+
+
+def _check_lengths(model: HookedStreamTransformer, clean: str, corrupt: str, one: Tensor, other: Tensor) -> None:
+    if len(one) != len(other):
+        parts = [model.to_str_tokens(row) for row in (one, other)]
+        raise ValueError(
+            f"position by position, a clean and a corrupt text need as many tokens: {clean!r} has {len(one)}, "
+            f"{parts[0]}, and {corrupt!r} has {len(other)}, {parts[1]}"
+        )
+
+
+def _places(
+    model: HookedStreamTransformer, role: str, pieces: Any, texts: list[str], rows: list[Tensor]
+) -> Int[Tensor, "text 1"]:
+    each = list(pieces) if isinstance(pieces, list) else [pieces] * len(texts)
+    require(len(each) == len(texts), f"role {role!r} names {len(each)} pieces for {len(texts)} texts; give one or all")
+    found = [_place(model, role, piece, text, len(row)) for piece, text, row in zip(each, texts, rows, strict=True)]
+    return torch.tensor(found, device=rows[0].device)[:, None]
+
+
+def _place(model: HookedStreamTransformer, role: str, piece: Any, text: str, length: int) -> int:
+    words, time = piece if isinstance(piece, tuple) else (piece, None)
+    require(
+        isinstance(words, str) and bool(words) and (time is None or (isinstance(time, int) and time >= 1)),
+        f"role {role!r} is a piece of the text, as in 'Mary', or ('Mary', 2) for its second time, got {piece!r}",
+    )
+    starts = [i for i in range(len(text)) if text.startswith(words, i)]
+    require(
+        len(starts) == 1 if time is None else time <= len(starts),
+        f"role {role!r}: {words!r} stands {len(starts)} time(s) in {text!r}; name a piece that is there, and of "
+        f"several the one that is meant, as in ({words!r}, 1)",
+    )
+    begin = starts[0 if time is None else time - 1]
+    offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    inside = [i for i, (a, b) in enumerate(offsets) if a < begin + len(words) and b > begin]
+    require(bool(inside), f"role {role!r}: no token of {text!r} covers {words!r}")
+    # What opens the text stands before the tokens of the text itself.
+    return length - len(offsets) + inside[-1]
