@@ -20,10 +20,11 @@ from analysis.drawing import draw
 from analysis.gap import Gap
 from analysis.linearised import Estimator, linearised
 from analysis.memory import bytes_of, copies_within, in_batches
-from analysis.metrics import Metric
+from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
 from analysis.patching import check_positions, frame_of, patch
 from analysis.sites import check_sites
+from analysis.statistics import same
 from analysis.two_runs import Direction, two_runs
 from analysis.wiring import flowing
 from circuits.errors import known, require
@@ -66,17 +67,14 @@ class SiteScores:
     def to_frame(self) -> pd.DataFrame:
         """Return one row a site: where it is, score, effect with t interval and p over examples, and the convention."""
         scores, gap = self.values.double().cpu().numpy(), float(self.gap.mean())
-        n = scores.shape[1]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            test = stats.ttest_1samp(scores, 0.0, axis=1) if n > 1 else None
-        ends = np.full((2, len(scores)), np.nan) if test is None else np.array(test.confidence_interval())
+        ends, p = _tested(scores)
         low, high = np.sort(ends / gap, axis=0)
         return frame_of(self.sites).assign(
             score=scores.mean(1),
             effect=scores.mean(1) / gap,
             low=low,
             high=high,
-            p=np.nan if test is None else test.pvalue,
+            p=p,
             **self.beside.columns(),
             metric=self.metric,
             method=self.method,
@@ -88,6 +86,24 @@ class SiteScores:
     def figure(self) -> Any:
         """Return the heat map of the estimated effects (a plotly figure)."""
         return draw("patch", self.to_frame())
+
+
+def _tested(
+    scores: Float[np.ndarray, "site example"],
+) -> tuple[Float[np.ndarray, "2 site"], Float[np.ndarray, " site"]]:
+    """The ends of the t interval of every mean, and p that it is zero; NaN for one example.
+
+    Scores that differ by rounding alone have an interval of no width, and nothing to test.
+    """
+    ends, p = np.full((2, len(scores)), np.nan), np.full(len(scores), np.nan)
+    if scores.shape[1] < 2:
+        return ends, p
+    flat = np.array([same(row) for row in scores])
+    ends[:, flat] = scores[flat].mean(1)
+    if not flat.all():
+        test = stats.ttest_1samp(scores[~flat], 0.0, axis=1)
+        ends[:, ~flat], p[~flat] = np.array(test.confidence_interval()), test.pvalue
+    return ends, p
 
 
 def attribute(
@@ -135,7 +151,7 @@ def attribute(
             estimates = _Estimates(model, pair[rows], (runs.metric, runs.function), runs.source[rows], runs.base[rows])
             found.append(estimates.of(wanted, method, steps))
             bar.update(rows.stop - rows.start)
-    values, total = torch.cat([scores for scores, _ in found], 1), torch.cat([part for _, part in found])
+    values, total = (precise(torch.cat(parts, -1)) for parts in zip(*found, strict=True))
     gap = runs.gap
     checked = to_check(values.mean(1), check)
     return SiteScores(

@@ -19,7 +19,7 @@ from analysis.edges import EdgeRuns, one_each, send
 from analysis.gap import Gap
 from analysis.graph import Edge, Graph
 from analysis.memory import copies_within, in_batches
-from analysis.metrics import Metric
+from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
 from analysis.two_runs import Direction, TwoRuns, two_runs
 from analysis.wiring import flowing
@@ -140,7 +140,7 @@ def attribute_edges(
     require(steps > 0, f"steps = {steps}: EAP-IG needs at least one input between the two runs")
     runs, graph = two_runs(model, pair, metric, direction, "attribution", gradient=method != "exact"), Graph(model)
     if method == "exact":
-        values = _Exact(model, runs, graph, max_memory).of(range(len(graph)), progress)
+        values = precise(_Exact(model, runs, graph, max_memory).of(range(len(graph)), progress))
         return EdgeScores(graph, values.cpu(), runs.gap.cpu(), method, runs.metric, direction, runs.beside)
     fractions = [0.0] if method == "EAP" else [(i + 0.5) / steps for i in range(steps)]
     estimator = EdgeEstimator(model, graph, (runs.metric, runs.function), fractions)
@@ -151,7 +151,7 @@ def attribute_edges(
         for rows in in_batches(len(pair), size):
             estimator.add(pair[rows], runs.source[rows], runs.base[rows])
             bar.update(rows.stop - rows.start)
-    values, gap = torch.cat(estimator.values, 1), runs.gap
+    values, gap = precise(torch.cat(estimator.values, 1)), runs.gap
     checked = to_check(values.mean(1), check)
     moved = exact.of(checked) if exact else values[:0]
     return EdgeScores(

@@ -88,9 +88,11 @@ class Replay:
         self._read_later = [model.reads_from(layer) for layer in range(self.last + 2)]
 
     def _keep(self, activation: Tensor, hook: HookPoint) -> None:
-        # All activations of an example are more than a forward pass ever holds of a row.
-        self._one_row += activation[0].numel() * activation.element_size()
+        # All activations of an example are more than a forward pass ever holds of a row; beside what is read of a
+        # connection, and what is mixed, stands what a gain makes of it.
         name = str(hook.name)
+        times = 2 if ".mix." in name or name.endswith("_mixed") else 1
+        self._one_row += times * activation[0].numel() * activation.element_size()
         if name.rsplit(".", 1)[-1] in KEPT:
             self.base[name] = (activation.transpose(1, 2) if name.endswith(PATTERNS) else activation).contiguous()
 

@@ -27,7 +27,7 @@ def questions(model: Any, pair: Any) -> dict[str, Callable[..., Any]]:
         "sites": partial(attribute, model, pair, sites, check=0),
         "starred": partial(attribute, model, pair, sites, method="AtP*", check=0),
         "circuit": partial(judge, model, pair, whole, subsets=1),
-        "cut": partial(ablate_edges, model, pair.clean, pair.answers),
+        "cut": partial(ablate_edges, model, pair),
     }
 
 

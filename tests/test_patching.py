@@ -173,7 +173,7 @@ def test_frames_say_where_how_much_and_by_which_convention() -> None:
     result = patch(model, pair, find_sites(model, ["v", "resid_pre"], positions=["two"]), "probability", "noise")
     frame = result.to_frame()
     expected = ["layer", "component", "route", "head", "position", "effect", "low", "high", "p", "patched"]
-    assert list(frame.columns) == [*expected, "clean", "corrupt", "n", "metric", "direction"]
+    assert list(frame.columns) == [*expected, "clean", "corrupt", "accuracy", "n", "metric", "direction"]
     assert set(frame.route) == {"own", "residual", "mixed", "outgoing", "-"}
     assert list(result.axes) == ["layer", "component", "route"]
     assert result.axes["layer"] == [0, 1]

@@ -40,16 +40,45 @@ CASES: list[tuple[str, str]] = [
     ("split_gradient(model, None, x, by='pairs')", "unknown way to split 'pairs': did you mean 'pair'"),
     ("amicl_study('ful')", "unknown size 'ful': did you mean 'full'"),
     ("experiment('data').arms('miniatur')", "unknown size 'miniatur': did you mean 'miniature'"),
+    ("run_at(torch.zeros(4, 17, dtype=torch.bool))", "and this is a mask: give mask.nonzero"),
+    ("run_at(torch.full((4, 1), 2.0))", "must be whole numbers of positions, got torch.float32; use positions.long()"),
+    ("run_at(torch.full((4,), 2))", "positions of 't' must be (batch, n), got (4,)"),
+    ("Pair(x, x + 1, y, y + 1, {'a': x[:, :1, 0] > 0})", "positions of 'a' must be numbers of positions"),
+    ("Pair(x, x + 1, y, y + 1, {}, y > 1)", "read_at must be numbers of positions, (batch, n) of them, and this is a"),
+    ("Pair(x, x + 1, y, y + 1, {}, 2.0)", "read_at must be whole numbers of positions, got torch.float32"),
+    ("Pair(x, x + 1, y.float(), y)", "answers are whole numbers, one an example, got (4,) of torch.float32"),
+    ("Pair(x, x + 1, y, y > 1)", "wrong are whole numbers, one an example, got (4,) of torch.bool"),
+    ("Pair(x[:0], x[:0], y[:0], y[:0])", "a pair holds at least one example"),
+    ("Pair(x[:, 0, 0], x[:, 0, 0], y, y)", "(batch, pos) tokens or (batch, pos, d_input) vectors, got (4,)"),
+    ("Pair(x, x + 1, y, y)", "the answer and the wrong one are the same number in 4 of 4 examples (first: [0])"),
+    ("Pair(x, x + 1, y, y + 1, mask=x[:, :, 0])", "a mask says True where an input stands and False where padding"),
+    ("Pair(x, x + 1, y, y + 1, mask=torch.arange(17) < y[:, None] * 0)", "example [0] is padding and nothing else"),
+    ("Pair(x, x + 1, y, y + 1, {'a': y[:, None] * 0 + 9}, mask=short)", "positions of 'a': in 4 of 4 examples"),
+    ("Pair(x, x + 1, y, y + 1, {}, -1, short)", "read_at: in 4 of 4 examples (first: [0]) that is padding"),
+    ("pair[7]", "there is no pair 7: there are 4"),
+    ("duplicate_token(tokens, torch.ones(4, 3, dtype=torch.bool))", "the shape (batch, pos) = (4, 5); got (4, 3)"),
+    ("duplicate_token(tokens, torch.ones(4, 5))", "got (4, 5) of torch.float32"),
+    ("induction(x)", "repeated tokens are found among token numbers (batch, pos), got (4, 17, 64)"),
+    ("patch(model, answering(40), [Site(1, 'v')])", "answers are numbers of logits, from 0 to 31, got 0 to 40"),
+    ("ablate(model, answering(-1))", "answers are numbers of logits, from 0 to 31, got -1 to"),
+    ("model(x, start_at_layer=True)", "start_at_layer = True is no layer of this model: it has 2, numbered from 0"),
+    ("model(x, stop_at_layer=1.0)", "stop_at_layer = 1.0 is no layer of this model"),
+    ("model.state(x, 'last')", "layer = 'last' is no layer of this model"),
+    ("find_sites(model, ['z'], layers=[True])", "layers [True]: the model has 2, numbered from 0 to 1"),
+    ("find_sites(model, ['z'], heads='some')", "unknown heads 'some': there are 'all', 'each'"),
+    ("icl_config(3)", "a variant is named by a string, got 3; there are 'classic'"),
     ("paired_seeds([1.0, 2.0], [2.0, 3.0], 'rato')", "unknown contrast 'rato': did you mean 'ratio'"),
 ]
 
 SCRIPT = """
-from analysis import Ablation, Pair, Site, find_sites, patch, split_gradient
+import torch
+from analysis import Ablation, Pair, Site, ablate, find_sites, patch, split_gradient
+from analysis.heads import duplicate_token, induction
 from analysis.seeds import paired_seeds
 from analysis.thresholds import steps_to_threshold
 from analysis.copying import copy_score
-from circuits import HookedStreamTransformer, Intervention, Stream, icl_config
-from circuits.interventions import Attend
+from circuits import HookedStreamTransformer, Intervention, Stream, icl_config, intervened
+from circuits.interventions import Attend, Zero
 from circuits.stream_config import LearnedGain
 from experiments.config import SGD, Adam, Every, GateChange
 from experiments.tasks import ICLTask
@@ -58,6 +87,12 @@ from experiments.paper import experiment
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
 pair = ICLTask("small").pairs(4)
 x, y = pair.clean, pair.answers
+tokens, short = torch.arange(20).view(4, 5) % 3, (torch.arange(17) < 9).expand(4, -1)
+def answering(n):
+    return Pair(x, x + 1, torch.tensor([0, 1, 2, n]), torch.tensor([1, 2, 3, 4]))
+def run_at(places):
+    with intervened(model, [Intervention(Site(1, "z", position="t"), Zero())], positions=dict(t=places)):
+        model(x)
 for call in {calls!r}:
     try:
         eval(call)

@@ -1,0 +1,326 @@
+"""Half precision, one pair, metrics that are no floating-point numbers, odd kinds of numbers, pairs that say little."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from analysis import (
+    Circuit,
+    Graph,
+    Pair,
+    ReadMetric,
+    Site,
+    WeakPairWarning,
+    ablate,
+    ablate_edges,
+    attribute,
+    attribute_edges,
+    copy_score,
+    find_sites,
+    head_composition,
+    head_shares,
+    judge,
+    patch,
+    patch_paths,
+    score_heads,
+    score_retrieval,
+    split_gradient,
+)
+from analysis.copying import eigenvalue_copying
+from analysis.following import follow
+from analysis.heads import duplicate_token, induction, previous_token
+from circuits import HookedStreamTransformer, Intervention, intervened
+from circuits.interventions import Zero
+from tests.handmade import induction_model, stream_model
+from tests.helpers import build, inputs_for
+
+
+def pair_for(model: HookedStreamTransformer, n: int = 6, seed: int = 3) -> Pair:
+    clean, corrupt = inputs_for(model.config, n, seed=seed), inputs_for(model.config, n, seed=seed + 1)
+    if clean.is_floating_point():
+        clean, corrupt = clean.to(model.cfg.dtype), corrupt.to(model.cfg.dtype)
+    answers = torch.arange(n) % model.config.readout.d_vocab_out
+    return Pair(clean, corrupt, answers, (answers + 1) % model.config.readout.d_vocab_out)
+
+
+def whole(model: HookedStreamTransformer) -> Circuit:
+    return Circuit(Graph(model), tuple(range(len(Graph(model)))))
+
+
+QUESTIONS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
+    "patch": lambda m, p: patch(m, p, find_sites(m, ["state", "v", "z", "resid_pre"])).to_frame(),
+    "patch_paths": lambda m, p: patch_paths(m, p).to_frame(),
+    "head_shares": lambda m, p: head_shares(m, p),
+    "AtP": lambda m, p: attribute(m, p, find_sites(m, ["state", "v", "z"])).to_frame(),
+    "AtP*": lambda m, p: attribute(m, p, find_sites(m, ["q", "v"]), method="AtP*", check=4).to_frame(),
+    "IG": lambda m, p: attribute(m, p, find_sites(m, ["state", "v"]), method="IG").to_frame(),
+    "EAP": lambda m, p: attribute_edges(m, p).to_frame(),
+    "EAP-IG": lambda m, p: attribute_edges(m, p, method="EAP-IG").to_frame(),
+    "exact": lambda m, p: attribute_edges(m, p, method="exact").to_frame(),
+    "judge": lambda m, p: judge(m, p, whole(m), subsets=1).summary(),
+    "follow": lambda m, p: follow([(3, m)], p, whole(m), lambda s: whole(m)),
+}
+OTHERS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
+    "ablate": lambda m, p: ablate(m, p),
+    "ablate_edges": lambda m, p: ablate_edges(m, p),
+    "split": lambda m, p: split_gradient(m, lambda x: x[:, -1].float().square().mean(), p.clean).to_frame(),
+    "composition": lambda m, p: head_composition(m),
+    "heads": lambda m, p: score_heads(m, p, [previous_token(p)]),
+}
+OF_TOKENS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
+    "retrieval": lambda m, p: score_retrieval(m, p),
+    "copying": lambda m, p: copy_score(m, torch.arange(9), top_k=3),
+    "eigenvalues": lambda m, p: eigenvalue_copying(m),
+}
+
+
+# --- half precision ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+def test_every_question_can_be_asked_in_half_precision(kind: str, dtype: torch.dtype) -> None:
+    exact, model = build("cumulative", kind, 2), build("cumulative", kind, 2).to(dtype)
+    pair, same = pair_for(model), pair_for(exact)
+    asked = QUESTIONS | OTHERS | (OF_TOKENS if kind == "tokens" else {})
+    for name, ask in asked.items():
+        frame = ask(model, pair)
+        numbers = frame.select_dtypes("number")
+        assert len(numbers.columns), name
+        if name in QUESTIONS and name not in ("judge", "follow"):
+            effects, wanted = frame.effect.to_numpy(), ask(exact, same).effect.to_numpy()
+            close = 0.3 if dtype is torch.bfloat16 else 0.06
+            assert np.isfinite(effects).all(), name
+            assert np.abs(effects - wanted).max() < close * max(1.0, np.abs(wanted).max()), name
+
+
+def test_a_metric_of_half_precision_logits_is_not_rounded_again() -> None:
+    model = build("value", "tokens", 2).to(torch.bfloat16)
+    pair = pair_for(model)
+    logits = model(pair.clean)[:, -1].float().detach()
+    rows = torch.arange(len(pair))
+    difference = (logits[rows, pair.answers] - logits[rows, pair.wrong]).mean()
+    assert patch(model, pair, [Site(0, "v")]).to_frame().clean.iloc[0] == pytest.approx(float(difference), rel=1e-6)
+
+
+# --- one pair ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+def test_one_pair_has_effects_and_no_interval(kind: str) -> None:
+    model = build("value", kind, 2)
+    pair = pair_for(model)[2]
+    assert len(pair) == 1
+    for name, ask in QUESTIONS.items():
+        frame = ask(model, pair)
+        spread = [c for c in ("low", "high", "stderr", "p") if c in frame]
+        assert frame[spread].isna().all(axis=None), f"{name}: one example says nothing of others"
+        if "effect" in frame:
+            assert np.isfinite(frame.effect).all(), name
+    scores = score_heads(model, pair, [previous_token(pair)])
+    assert scores.stderr.isna().all()
+    assert scores.value.between(0, 1).all()
+
+
+def test_of_two_pairs_there_is_one() -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)[:2]
+    assert np.isfinite(patch(model, pair, [Site(1, "v")]).to_frame()[["effect", "p"]]).all(axis=None)
+    assert (score_heads(model, pair, [previous_token(pair)]).stderr >= 0).all()
+
+
+# --- metrics that read elsewhere, and those that are no floating-point numbers ----------------------------------------
+
+
+def prefers(logits: Tensor, pair: Pair) -> Tensor:
+    """Whether the answer is the likelier of two: true or false."""
+    rows = torch.arange(len(pair))
+    return logits[rows, -1, pair.answers] > logits[rows, -1, pair.wrong]
+
+
+def place(logits: Tensor, pair: Pair) -> Tensor:
+    """A whole number."""
+    return (logits[:, -1] > logits[:, -1].gather(1, pair.answers[:, None])).sum(-1)
+
+
+ELSEWHERE: dict[str, Callable[[Tensor, Pair], Tensor]] = {
+    "largest anywhere": lambda logits, pair: logits.amax((1, 2)),
+    "where it is above zero": lambda logits, pair: (logits[:, :, 0] > 0).sum(-1) + logits[:, -1, 1],
+    "clamped": lambda logits, pair: logits[:, :, 2].clamp(-0.1, 0.1).sum(-1) + logits[:, -1, 0],
+    "the better of two places": lambda logits, pair: torch.where(
+        logits[:, 0, 0] > logits[:, -1, 0], logits[:, 0, 0], logits[:, -1, 0]
+    ),
+    "not a number ignored": lambda logits, pair: logits.nan_to_num(0.0)[:, :, 3].sum(-1),
+    "sorted": lambda logits, pair: logits[:, :, 1].sort(1).values[:, 0] + logits[:, -1, 2],
+}
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_metric_that_reads_elsewhere_is_given_all_logits(name: str, direction: Any) -> None:
+    """Which positions a function looks at cannot be found out; the whole state patched is the other run."""
+    model = build("resformer-learned", "tokens", 2)
+    pair = pair_for(model)
+    found = patch(model, pair, [Site(0, "state"), Site(1, "state"), Site(1, "z")], ELSEWHERE[name], direction)
+    assert found.normalised_effect()[:2].tolist() == pytest.approx([1, 1], abs=1e-9)
+    base, source = (pair.corrupt, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupt)
+    _, cache = model.run_with_cache(source)
+    patched = model.run_with_hooks(base, fwd_hooks=[("blocks.1.attn.hook_z", lambda t, hook: cache[hook.name])])
+    assert torch.allclose(found.values[2], ELSEWHERE[name](patched, pair), atol=1e-9)
+
+
+def test_what_is_said_to_read_one_place_is_given_only_that_and_costs_less() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    @ReadMetric
+    def clamped(there: Tensor, pair: Pair) -> Tensor:
+        """The answer's logit, at most 2."""
+        seen.append(tuple(there.shape))
+        return there.gather(1, pair.answers[:, None])[:, 0].clamp(max=2)
+
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)
+    found = patch(model, pair, [Site(1, "v"), Site(0, "state")], clamped)
+    assert found.metric_names == ["clamped"]
+    assert {len(shape) for shape in seen} == {2}
+    everywhere = patch(model, pair, [Site(1, "v"), Site(0, "state")], lambda logits, p: clamped(logits, p))
+    assert torch.allclose(found.values, everywhere.values, atol=1e-12)
+    assert float(found.normalised_effect()[1]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("metric", [prefers, place])
+def test_metrics_of_truth_values_and_whole_numbers_are_numbers(metric: Any) -> None:
+    made = induction_model()
+    model, pair = made.model, made.pair
+    frame = patch(model, pair, [Site(0, "state")], metric).to_frame()
+    assert frame.effect.iloc[0] == pytest.approx(1)
+    expected = metric(model(pair.clean), pair).double().mean()
+    assert frame.clean.iloc[0] == pytest.approx(float(expected))
+    assert patch_paths(model, pair, metric=metric).to_frame().effect.notna().all()
+    assert judge(model, pair, whole(model), metric, subsets=0).faithfulness == pytest.approx(1)
+    with pytest.raises(ValueError, match=f"metric '{metric.__name__}' has no gradient"):
+        attribute_edges(model, pair, metric)
+    with pytest.raises(ValueError, match=r"must return one number an example, \(.*,\); it returned"):
+        patch(model, pair, [Site(0, "state")], lambda logits, p: logits[:, -1])
+
+
+# --- positions and numbers of other kinds -----------------------------------------------------------------------------
+
+
+def test_positions_beyond_the_inputs_do_not_wrap_round() -> None:
+    model = build("value", "tokens", 2)
+    x = inputs_for(model.config, 2)
+    there = {"t": torch.tensor([[3], [9]])}
+    beyond = pytest.raises(ValueError, match="9.*is beyond the inputs' 7 positions")
+    with beyond, intervened(model, [Intervention(Site(1, "z", position="t"), Zero())], positions=there):
+        model(x)
+
+
+# --- what effects are shares of ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_both_metrics_accuracy_and_n_stand_beside_every_effect(name: str) -> None:
+    made = stream_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = QUESTIONS[name](made.model, made.pair)
+    logits = made.model(made.pair.clean)[:, -1]
+    assert (frame.accuracy == float((logits.argmax(-1) == made.pair.answers).double().mean())).all()
+    assert (frame.accuracy == 1).all(), "this model does its task, and no warning came"
+    assert (frame.n == len(made.pair)).all()
+    assert (frame.clean > frame.corrupt).all()
+    noisy = patch(made.model, made.pair, [Site(0, "state")], direction="noise").to_frame()
+    assert noisy[["clean", "corrupt", "accuracy", "n"]].iloc[0].tolist() == pytest.approx(
+        frame[["clean", "corrupt", "accuracy", "n"]].iloc[0].tolist(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in QUESTIONS if n != "follow"])
+def test_a_gap_that_is_not_told_apart_from_zero_is_told(name: str) -> None:
+    made = stream_model()
+    pair = made.pair
+    # Rows that pull one way and rows that pull the other: the mean difference is next to nothing.
+    half = len(pair) // 2
+    mixed = Pair(
+        torch.cat([pair.clean[:half], pair.corrupt[half:]]),
+        torch.cat([pair.corrupt[:half], pair.clean[half:]]),
+        pair.answers,
+        pair.wrong,
+    )
+    mixed = mixed[: len(pair) - 1]
+    with pytest.warns(WeakPairWarning, match=r"not told apart: they differ by .* \[.*\] \(95 % interval\) over"):
+        QUESTIONS[name](made.model, mixed)
+
+
+def test_a_model_that_prefers_the_wrong_answers_is_told() -> None:
+    made = stream_model()
+    pair = Pair(made.pair.clean, made.pair.corrupt, made.pair.wrong, made.pair.answers)
+    with pytest.warns(WeakPairWarning, match="does not do what it is asked: .* accuracy 0 over"):
+        frame = patch(made.model, pair, [Site(0, "state")]).to_frame()
+    assert frame.effect.iloc[0] == pytest.approx(1), "it is answered all the same"
+    assert frame.accuracy.iloc[0] == 0
+
+
+# --- padding ----------------------------------------------------------------------------------------------------------
+
+
+def padded(tokens: Tensor, n: int, left: bool) -> tuple[Tensor, Tensor]:
+    pad = torch.zeros(len(tokens), n, dtype=torch.int64)
+    both = [pad, tokens] if left else [tokens, pad]
+    mask = [torch.zeros_like(pad).bool(), torch.ones_like(tokens).bool()]
+    return torch.cat(both, 1), torch.cat(mask if left else mask[::-1], 1)
+
+
+@pytest.mark.parametrize("make", [previous_token, duplicate_token, induction])
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_counts_for_no_score(make: Any, left: bool) -> None:
+    tokens = torch.randint(1, 6, (5, 9), generator=torch.Generator().manual_seed(0))
+    longer, mask = padded(tokens, 4, left)
+    pattern = torch.rand(5, 3, 13, 13, generator=torch.Generator().manual_seed(1))
+    bare = pattern[:, :, 4:, 4:] if left else pattern[:, :, :9, :9]
+    want = make(tokens).of(bare)
+    assert torch.allclose(make(longer, mask=mask).of(pattern), want)
+    pair = Pair.one_sided(longer, tokens[:, 0], mask=mask)
+    assert torch.allclose(make(pair).of(pattern), want), "a pair says itself where padding stands"
+    assert not torch.allclose(make(longer).of(pattern), want), "and nothing is guessed from a token's number"
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    tokens = torch.tensor([[1, 2, 1], [3, 3, 0]])
+    with pytest.raises(ValueError, match="in 1 of 2 examples .first: 1. there is only one"):
+        previous_token(tokens, torch.tensor([[True, True, True], [True, False, False]]))
+    with pytest.raises(ValueError, match="leave mask out"):
+        induction(Pair.one_sided(tokens, tokens[:, 0]), tokens > 0)
+
+
+def test_means_and_samples_leave_padding_out() -> None:
+    model = build("value", "tokens", 2)
+    tokens = inputs_for(model.config, 4, length=7)
+    mask = torch.arange(7) < torch.tensor([[7], [5], [4], [5]])
+    pair = Pair.one_sided(tokens, tokens[:, 0], mask=mask)
+    assert pair.reads.tolist() == [6, 4, 3, 4]
+    _, cache = model.run_with_cache(tokens)
+    z = cache["z", 1]
+    expected = torch.where(mask[:, :, None, None], z, 0).sum(0) / mask.sum(0)[:, None, None]
+    logits = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", lambda t, hook: expected.expand_as(t))])
+    there = logits[torch.arange(4), pair.reads]
+    from analysis import Ablation
+
+    row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")], "mean")]).iloc[0]
+    assert row.loss_ablated == pytest.approx(float(torch.nn.functional.cross_entropy(there, pair.answers).detach()))
+    blind = ablate(
+        model, Pair.one_sided(tokens, tokens[:, 0], read_at=pair.reads), [Ablation.sites("z", [Site(1, "z")], "mean")]
+    )
+    assert blind.loss_ablated.iloc[0] != pytest.approx(row.loss_ablated), "a mean over padding is another"
+    out = [f"L1H{head} > {reader} (residual)" for head in range(4) for reader in ("MLP1", "logits")]
+    cut = ablate_edges(model, pair, [out], "mean").iloc[0]
+    assert cut.loss_ablated == pytest.approx(row.loss_ablated), "edges leave it out as sites do"
