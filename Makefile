@@ -1,6 +1,7 @@
 # make demo   train four variants, ask, draw: one page      make test   the tests
 # make setup  .venv with the command valuestream            make lint   ruff and pyright
-# make bench  speeds, in one interleaved run                make clean  remove .venv
+# make bench  speeds, in one interleaved run                make peers  other tools, and the tests that run them
+# make clean  remove .venv
 
 PYTHON ?= python3
 SIZE ?= standard
@@ -11,7 +12,7 @@ READY := $(VENV)/ready
 # Two threads on matrices of this size are many times slower than one; the work is spread over processes instead.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench peers clean
 
 setup: $(READY)
 
@@ -38,6 +39,10 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench_analysis
 	$(BIN)/python -m tests.bench_lm
+
+peers: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-peers.lock
+	$(BIN)/python -m pytest -q -m slow tests/test_storage.py
 
 clean:
 	rm -rf $(VENV)

@@ -208,8 +208,15 @@ def ablate(
 
 
 def _require_others(wanted: Sequence[Ablation], n: int) -> None:
-    resampled = [i for ablation in wanted for i in ablation.interventions if isinstance(i.operation, Resample)]
-    require(n > 1 or not resampled, "an activation is resampled from another example, and only one input was given")
+    operations = {type(i.operation) for ablation in wanted for i in ablation.interventions}
+    require(
+        n > 1 or Resample not in operations,
+        "an activation is resampled from another example, and only one input was given",
+    )
+    require(
+        n > 1 or Mean not in operations,
+        "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
+    )
 
 
 def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablation]) -> Activations:

@@ -27,7 +27,7 @@ from analysis.sites import check_sites
 from analysis.statistics import same
 from analysis.two_runs import Direction, two_runs
 from analysis.wiring import flowing
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
 from circuits.sites import Site
 
@@ -136,6 +136,7 @@ def attribute(
     wanted = check_sites(model, sites)
     require(bool(wanted), "there is no site to score; analysis.find_sites(model, ...) makes a list of them")
     require(steps > 0, f"steps = {steps}: IG needs at least one input between the two runs")
+    whole("check", check, least=0)
     require(method != "AtP*" or model.config.n_layers > 1, "AtP* drops one layer at a time and needs at least two")
     check_positions(model, wanted, pair)
     runs = two_runs(model, pair, metric, direction, "attribution", gradient=True)

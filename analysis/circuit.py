@@ -22,7 +22,7 @@ from analysis.graph import Graph
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.two_runs import two_runs
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
 
 Rule = Literal["top", "greedy", "threshold"]
@@ -175,6 +175,7 @@ def judge(
     Source: Wang et al., arXiv 2211.00593, section 4 (the three criteria); faithfulness is normalised as
         transformer-lens' ``faithfulness`` is, which knows no stream edges.
     """
+    whole("subsets", subsets, least=0)
     runs = _Runs(model, pair, circuit, metric, replacement, max_memory, progress)
     parts = _parts(circuit, subsets, seed)
     inside = circuit.mask

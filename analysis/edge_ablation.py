@@ -88,6 +88,10 @@ def _sent(
             f"of the same architecture",
         )
         return send(other, graph, pair.clean)
+    require(
+        len(pair) > 1 or method != "mean",
+        "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
+    )
     sent = send(model, graph, pair.clean).without_padding(pair)
     if method == "resample":
         return sent.rows(others(len(pair), seed).to(pair.clean.device))

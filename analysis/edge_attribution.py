@@ -23,7 +23,7 @@ from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
 from analysis.two_runs import Direction, TwoRuns, two_runs
 from analysis.wiring import flowing
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
 
 EdgeMethod = Literal["EAP", "EAP-IG", "exact"]
@@ -138,6 +138,7 @@ def attribute_edges(
     """
     known("method", method, EDGE_METHODS)
     require(steps > 0, f"steps = {steps}: EAP-IG needs at least one input between the two runs")
+    whole("check", check, least=0)
     runs, graph = two_runs(model, pair, metric, direction, "attribution", gradient=method != "exact"), Graph(model)
     if method == "exact":
         values = precise(_Exact(model, runs, graph, max_memory).of(range(len(graph)), progress))

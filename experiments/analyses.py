@@ -192,6 +192,15 @@ def all_metrics(runs: Iterable[AnyRun]) -> pd.DataFrame:
     return pd.concat([labelled(run.metrics(), run) for run in runs], ignore_index=True)
 
 
+def beside(frame: pd.DataFrame) -> str:
+    """Return in words what a frame's effects are shares of: the metric of both runs, the model's accuracy, n."""
+    first = frame.iloc[0]
+    return (
+        f"{first.metric}: clean {first.clean:.4g}, corrupt {first.corrupt:.4g}; accuracy on the clean side "
+        f"{first.accuracy:.3g}, n = {first.n}"
+    )
+
+
 def keep(run: AnyRun, analysis: str, frame: pd.DataFrame, drawing: str | None = None) -> list[Path]:
     """Write a result of a run, tidy and drawn (``results/<analysis>.parquet``, ``.json``, ``.html``); return paths.
 

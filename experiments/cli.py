@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,13 +204,20 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as the sentence that it is."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for an error that a sentence explains, 130 after an interrupt."""
     # Two threads on matrices of this size are many times slower than one; workers use the other cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     describe_all = "Mechanistic interpretability of transformers with residual attention streams."
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="valuestream", description=describe_all, args=arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="valuestream", description=describe_all, args=arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever reads the output has had enough (`valuestream runs | head -1`), which is no error of anyone's.

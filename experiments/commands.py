@@ -13,7 +13,7 @@ import pandas as pd
 from circuits import HookedStreamTransformer, Intervention, icl_config
 from circuits import variants as rules
 from circuits.describe import as_text
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
 from experiments import analyses, routes
 from experiments import demo as demonstration
 from experiments.asked import find_run, first_corruption, first_split
@@ -99,12 +99,14 @@ def patch(
     which: dict[str, Any],
 ) -> None:
     """Patch, write, draw, and print the largest effects."""
+    whole("top", top)
     run = find_run(name, root)
     corruption = corruption or first_corruption(run)
     result = analyses.patch_run(run, n, corruption, metric, direction, step, max_memory, progress=True, **which)
     frame = result.to_frame()
     largest = frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(top)
     print(f"{run.path.name}: {len(frame)} sites, {n} pairs ({corruption}), {metric}, {direction}; largest effects:")
+    print(analyses.beside(frame))
     _print(largest[["layer", "component", "route", "head", "position", "effect", "low", "high", "p"]])
     _written(analyses.keep(run, "patch", frame))
 

@@ -14,9 +14,9 @@ from analysis.circuit import Circuit
 from analysis.edge_attribution import EdgeScores
 from analysis.edges import REPLACEMENTS
 from circuits.describe import as_text
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
 from experiments import routes
-from experiments.analyses import keep
+from experiments.analyses import beside, keep
 from experiments.asked import find_run
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
@@ -42,6 +42,7 @@ def _show(frame: pd.DataFrame) -> None:
 
 
 def _largest(frame: pd.DataFrame, top: int) -> pd.DataFrame:
+    whole("top", top)
     return frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(top)
 
 
@@ -55,6 +56,7 @@ def paths(
     )
     frame = found.to_frame()
     print(f"{run.path.name}: {len(frame)} direct paths, {frame.n[0]} pairs, {frame.metric[0]}; largest effects:")
+    print(beside(frame))
     _show(_largest(frame, top)[["sender", "receiver", "route", "effect", "low", "high", "p"]])
     print("\neffect of every head's projection: its own layer, the stream, both (own + stream + interaction = total)")
     wide = shares.pivot(index=["layer", "head", "carrier"], columns="share", values="effect").reset_index()
@@ -70,6 +72,7 @@ def attribute(name: str, root: Path, top: int, method: str, options: dict[str, A
     of_edges = isinstance(found, EdgeScores)
     what = "edges" if of_edges else "sites"
     print(f"{run.path.name}: {found.method} of {len(frame)} {what}, {frame.n[0]} pairs, {found.metric}; largest:")
+    print(beside(frame))
     columns = (
         ["edge", "effect", "stderr"] if of_edges else ["layer", "component", "route", "head", "position", "effect"]
     )

@@ -23,8 +23,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformer_lens.hook_points import HookPoint
 
-from circuits import HookedStreamTransformer, ModelConfig, lm_config
+from circuits import HookedStreamTransformer, ModelConfig, attention, lm_config, streams
+from circuits.lens import fork
 from experiments.ioi import every_prompt
 from experiments.ioi_tables import summary
 from experiments.lm import lm_run
@@ -212,6 +214,28 @@ def report_data(rounds: int) -> None:
         row(f"drawing a batch of stories / a step, {size}", f"{median(shares):.1%}", "< 10 %")
 
 
+def bare(point: HookPoint, tensor: Tensor) -> Tensor:
+    """A branch of a fork that shares its storage with the others."""
+    return point(tensor)
+
+
+def report_copies(rounds: int) -> None:
+    """Print what storage of its own for every branch of a fork takes of a step in which nobody listens."""
+    for variant, asked in (("value", "<= 1.02 x"), ("cumulative", "<= 1.02 x"), ("resformer-dense", ""), ("lime", "")):
+        model = HookedStreamTransformer(lm_config("0.2m", variant)).train()
+        loss, ratios = partial(model, return_type="loss"), []
+        for i, tokens in enumerate(batches() * rounds):
+            seconds = []
+            for kind in (fork, bare):
+                attention.fork = streams.fork = kind
+                start = time.process_time()
+                step(model, loss, tokens)
+                seconds.append(time.process_time() - start)
+            ratios += [seconds[0] / seconds[1]] if i > 1 else []
+        attention.fork = streams.fork = fork
+        row(f"step with copies at forks / without, {variant}, 0.2m, eager", f"{median(ratios):.3f} x", asked)
+
+
 def report_ioi(prompts: int = 1_000) -> None:
     """Print how long indirect-object identification takes, from making the prompts to the table."""
     config = lm_run("3m", "stories", "value")
@@ -239,6 +263,7 @@ def main() -> None:
     row("largest difference of the classic model's loss and the plain one's", f"{check_losses():.1e}", "< 1e-5")
     for compiled in [False] if options.eager_only or not compiles() else [False, True]:
         report_speed(options.rounds, compiled)
+    report_copies(options.rounds)
     report_data(options.rounds)
     report_ioi()
     peaks = {kind: median(peak(kind) for _ in range(3)) for kind in KINDS}

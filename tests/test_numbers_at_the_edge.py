@@ -33,6 +33,7 @@ from analysis import (
     score_heads,
     score_retrieval,
     split_gradient,
+    standard_ablations,
 )
 from analysis.copying import eigenvalue_copying
 from analysis.following import follow
@@ -324,3 +325,29 @@ def test_means_and_samples_leave_padding_out() -> None:
     out = [f"L1H{head} > {reader} (residual)" for head in range(4) for reader in ("MLP1", "logits")]
     cut = ablate_edges(model, pair, [out], "mean").iloc[0]
     assert cut.loss_ablated == pytest.approx(row.loss_ablated), "edges leave it out as sites do"
+
+
+def test_the_mean_over_one_input_is_no_ablation() -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)[0]
+    told = "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'"
+    with pytest.raises(ValueError, match=told):
+        ablate(model, pair)
+    with pytest.raises(ValueError, match=told):
+        ablate_edges(model, pair, ["L0H0 > logits (residual)"], "mean")
+    assert ablate(model, pair, standard_ablations(model, ["zero"])).accuracy.isin([0, 1]).all()
+    assert len(ablate_edges(model, pair, ["L0H0 > logits (residual)"], "zero")) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda m, p: attribute(m, p, [Site(0, "v")], check=-1), "check must be a whole number of at least 0, got -1"),
+        (lambda m, p: attribute_edges(m, p, check=-2), "check must be a whole number of at least 0, got -2"),
+        (lambda m, p: judge(m, p, whole(m), subsets=-1), "subsets must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_counts_below_none_are_refused(ask: Any, told: str) -> None:
+    model = build("value", "tokens", 2)
+    with pytest.raises(ValueError, match=told):
+        ask(model, pair_for(model))
