@@ -52,10 +52,12 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 def grouped_intervals(frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
     """Return :func:`mean_interval` of the column ``value`` for every group, in the order in which groups appear.
 
+    Rows that lack a key are groups of their own.
+
     Columns: those of ``by``, and mean, low, high, n.
     """
     rows = []
-    for key, values in frame.groupby(list(by), sort=False, observed=True)["value"]:
+    for key, values in frame.groupby(list(by), sort=False, observed=True, dropna=False)["value"]:
         found = mean_interval(values.to_numpy(), confidence)
         numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
         rows.append(dict(zip(by, key, strict=True)) | numbers)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.statistics import Interval, mean_interval, paired_ratio
 from analysis.survival import logrank_p, median_time, paired_restricted, restricted_mean, shared_horizon, times_of
-from circuits.errors import known
+from circuits.errors import known, require
 
 Rule = Literal["first", "sustained"]
 NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
@@ -36,14 +36,35 @@ def threshold_times(
 ) -> pd.DataFrame:
     """Return one row a run: variant, seed, steps to the threshold (NaN: not reached by ``last``), last step.
 
-    ``metrics`` has columns variant, seed, step, split, measure, value.
+    ``metrics`` has columns variant, seed, step, split, measure, value. A variant and a seed name one run: what differs
+    in anything else is no other seed.
+
+    Raises:
+        ValueError: if several runs share a variant and a seed, naming some of them, or a row lacks either.
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
+    _check_one_run_each(chosen)
     rows = [
         {"variant": v, "seed": s, "steps": steps_to_threshold(c, threshold, rule), "last": float(c.step.max())}
         for (v, s), c in chosen.groupby(["variant", "seed"], sort=False, observed=True)
     ]
     return pd.DataFrame(rows, columns=["variant", "seed", "steps", "last"])
+
+
+def _check_one_run_each(rows: pd.DataFrame) -> None:
+    by = ["variant", "seed"]
+    require(not rows[by].isna().any(axis=None), "some rows name no variant or no seed: give both, or drop those rows")
+    twice = rows[rows.duplicated([*by, "step"], keep=False)]
+    if "run" in rows:
+        several = rows.groupby(by, observed=True)["run"].transform("nunique") > 1
+        twice = rows[several] if several.any() else twice
+    if len(twice):
+        variant, seed = twice.iloc[0][by]
+        runs = f" ({', '.join(map(str, twice['run'].unique()[:3]))})" if "run" in twice else ""
+        raise ValueError(
+            f"several runs are of the variant {variant!r} and the seed {seed}{runs}: they would be merged into one "
+            f"curve; choose those that differ in variant and seed alone, each once, and ask of the others by themselves"
+        )
 
 
 def threshold_table(

@@ -15,7 +15,7 @@ from scipy import stats
 
 from analysis.comparison import compare
 from analysis.seeds import paired_seeds
-from analysis.statistics import CORRECTIONS, EFFECTS, Interval, adjust, mean_interval, paired_ratio
+from analysis.statistics import CORRECTIONS, EFFECTS, Interval, adjust, grouped_intervals, mean_interval, paired_ratio
 from analysis.thresholds import steps_to_threshold, threshold_table, threshold_times
 
 FEW = settings(max_examples=40, deadline=None)
@@ -301,3 +301,27 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare(frame, horizon=10.0)
     with pytest.raises(ValueError, match="unknown correction 'tukey'"):
         compare(frame, correction="tukey")
+
+
+def test_runs_that_differ_in_what_the_frame_does_not_name_are_not_merged() -> None:
+    rows = [
+        {"run": run, "variant": "value", "seed": 3, "step": step, "split": "ic", "measure": "accuracy", "value": value}
+        for run, values in (("wide", (0.2, 0.97)), ("narrow", (0.1, 0.4)))
+        for step, value in zip((50, 100), values, strict=True)
+    ]
+    frame = pd.DataFrame(rows)
+    told = r"several runs are of the variant 'value' and the seed 3 \(wide, narrow\): they would be merged into one"
+    with pytest.raises(ValueError, match=told):
+        threshold_times(frame)
+    with pytest.raises(ValueError, match="several runs are of the variant 'value' and the seed 3: they would be"):
+        threshold_times(frame.drop(columns="run"))
+    assert threshold_times(frame[frame.run == "wide"]).steps.tolist() == [100]
+    with pytest.raises(ValueError, match="some rows name no variant or no seed"):
+        threshold_times(frame.assign(seed=[3, 3, None, None]))
+
+
+def test_groups_with_missing_keys_do_not_vanish() -> None:
+    frame = pd.DataFrame({"layer": [1, 1, None, None, 2], "kind": ["a", "a", "b", "b", None], "value": range(5)})
+    found = grouped_intervals(frame, ["layer", "kind"])
+    assert found.n.tolist() == [2, 2, 1]
+    assert found.n.sum() == len(frame)
