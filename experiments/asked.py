@@ -24,8 +24,9 @@ def find_run(name: str | Path, root: str | Path = "runs") -> AnyRun:
     Raises:
         RunError: if there is no such run (nearest suggested), or more than one.
     """
-    if Path(name).is_dir():
-        return open_run(name)
+    for path in (Path(name), Path(root) / name):
+        if path.is_dir():
+            return open_run(path)
     there: list[Any] = [run for kind in KINDS.values() for run in kind.under(root)]
     if not there:
         raise RunError(f"there are no runs of any kind in {root}; train one with '{Run.train_with}'")

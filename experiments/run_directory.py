@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -42,6 +43,10 @@ METRIC_COLUMNS = ["step", "split", "measure", "value"]
 
 class RunError(ValueError):
     """A directory that is no run, of another version, half written, damaged or in use; or a run that cannot go on."""
+
+
+class DamagedRunWarning(UserWarning):
+    """A run that was left out of a listing, as it cannot be read."""
 
 
 @cache
@@ -170,8 +175,9 @@ class RunDirectory(Generic[C]):
         Raises:
             RunError: if there is no such run (nearest suggested), or more than one.
         """
-        if Path(name).is_dir():
-            return cls.open(name)
+        for path in (Path(name), Path(root) / name):
+            if path.is_dir():
+                return cls.open(path)
         there = cls.under(root)
         if not there:
             raise RunError(f"there are no runs of {cls.what} in {root}; train one with '{cls.train_with}'")
@@ -179,9 +185,18 @@ class RunDirectory(Generic[C]):
 
     @classmethod
     def under(cls: type[R], root: str | Path = "runs") -> list[R]:
-        """Return the runs of this kind under ``root``, by name."""
-        files = sorted(Path(root).glob("*/run.json"))
-        return [cls.open(file.parent) for file in files if kind_of(read_record(file.parent)) == cls.kind]
+        """Return the runs of this kind under ``root``, by name.
+
+        One that cannot be read hides no other: it is left out, and a :class:`DamagedRunWarning` says why.
+        """
+        found: list[R] = []
+        for file in sorted(Path(root).glob("*/run.json")):
+            try:
+                if kind_of(read_record(file.parent)) == cls.kind:
+                    found.append(cls.open(file.parent))
+            except ValueError as error:
+                warnings.warn(f"{file.parent} is left out: {error}", DamagedRunWarning, stacklevel=2)
+        return found
 
     def last(self, split: str, measure: str) -> tuple[int, float]:
         """Return the step and value of a measure's last row, 0 and NaN before there is one."""
@@ -358,10 +373,14 @@ def read_record(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run directory: it has no run.json; 'valuestream runs' lists the runs")
     try:
         record = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise RunError(f"{file} is half written or damaged ({error}); remove {path} and train again") from error
+    if not isinstance(record, dict):
+        raise RunError(f"{file} is damaged, it is no record of a run; remove {path} and train again")
     if record.get("format") != FORMAT:
         raise RunError(f"{path} has the format {record.get('format')!r}, this version reads {FORMAT!r}")
+    if not isinstance(record.get("config"), dict) or "id" not in record:
+        raise RunError(f"{file} is damaged, it names no configuration; remove {path} and train again")
     return record
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments.frames import parquet_bytes
-from experiments.run_directory import RunError
+from experiments.run_directory import DamagedRunWarning, RunError
 from experiments.runs import Run, list_runs, runs_table
 from tests.test_training import tiny, trained
 
@@ -95,6 +95,19 @@ def test_a_half_written_record_is_refused(run: Run) -> None:
     file.write_text(file.read_text()[:200])
     with pytest.raises(RunError, match="is half written or damaged .*; remove .* and train again"):
         Run.open(run.path)
+
+
+@pytest.mark.parametrize("damage", ['{"half": ', "[]", '{"format": "valuestream-run-1"}', "\udcff"])
+def test_one_damaged_run_hides_no_other(run: Run, tmp_path: Path, damage: str) -> None:
+    bad = tmp_path / "aa-damaged"
+    bad.mkdir()
+    (bad / "run.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
+    with pytest.warns(DamagedRunWarning, match="aa-damaged is left out: .*damaged"):
+        assert [found.path.name for found in list_runs(tmp_path)] == [run.path.name]
+    with pytest.warns(DamagedRunWarning):
+        assert Run.find(run.config.id, tmp_path).path == run.path
+    with pytest.raises(RunError, match="damaged"):
+        Run.find("aa-damaged", tmp_path)
 
 
 def test_a_changed_configuration_is_refused(run: Run) -> None:
