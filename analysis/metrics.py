@@ -105,7 +105,8 @@ def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExampl
     Raises:
         ValueError: naming the metric and what it returned.
     """
-    values = metric(logits, pair)
+    # A metric of anyone's may write into what it is given.
+    values = metric(logits if isinstance(metric, ReadMetric) else logits.clone(), pair)
     if not isinstance(values, Tensor) or values.shape != (len(logits),) or values.is_complex():
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"metric {name!r} must return one number an example, ({len(logits)},); it returned {got}")

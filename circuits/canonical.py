@@ -89,8 +89,18 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a plain value: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    """Return the one JSON text of a plain value: sorted keys, no spaces; numpy's and torch's numbers are numbers.
+
+    Raises:
+        TypeError: for what is no plain value.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_number)
+
+
+def _number(value: Any) -> Any:
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no number, text, list or mapping of these, got {value!r}")
 
 
 def content_hash(value: Any) -> str:

@@ -14,6 +14,7 @@ import types
 from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from circuits import icl_config, lm_config
@@ -511,3 +512,10 @@ def test_names_of_presets_are_as_they_were() -> None:
     assert lm_run("8m", variant="resformer-learned").id == "3dcf3cc0fde9"
     assert content_hash(essence(icl_config("x-transformers", "paper")))[:12] == "a455a359ce98"
     assert content_hash(essence(lm_config("1b", "lime")))[:12] == "40a0b73d563f"
+
+
+def test_numpys_and_torchs_numbers_seed_what_pythons_do() -> None:
+    assert content_hash(["init", np.int64(7)]) == content_hash(["init", 7])
+    assert canonical_json({"step": np.int32(4), "gain": np.float64(0.5)}) == '{"gain":0.5,"step":4}'
+    with pytest.raises(TypeError, match="ndarray is no number, text, list or mapping of these, got array"):
+        canonical_json(np.array([1, 2]))

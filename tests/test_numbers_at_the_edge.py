@@ -213,6 +213,32 @@ def test_metrics_of_truth_values_and_whole_numbers_are_numbers(metric: Any) -> N
         patch(model, pair, [Site(0, "state")], lambda logits, p: logits[:, -1])
 
 
+def writing(logits: Tensor, pair: Pair) -> Tensor:
+    """A metric that writes into the logits."""
+    logits[:, -1] -= logits[:, -1].mean(-1, keepdim=True)
+    logits.mul_(2)
+    return logits[torch.arange(len(pair)), -1, pair.answers]
+
+
+def test_a_metric_that_writes_into_the_logits_changes_nothing_else() -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)
+
+    def pure(logits: Tensor, p: Pair) -> Tensor:
+        return writing(logits.clone(), p)
+
+    for name in ("patch", "patch_paths", "AtP", "EAP", "judge"):
+        ask = {
+            "patch": lambda metric: patch(model, pair, find_sites(model, ["v", "z"]), metric).to_frame(),
+            "patch_paths": lambda metric: patch_paths(model, pair, metric=metric).to_frame(),
+            "AtP": lambda metric: attribute(model, pair, find_sites(model, ["v", "z"]), metric).to_frame(),
+            "EAP": lambda metric: attribute_edges(model, pair, metric).to_frame(),
+            "judge": lambda metric: judge(model, pair, whole(model), metric, subsets=1).summary(),
+        }[name]
+        one, other = (ask(metric).drop(columns="metric") for metric in (writing, pure))
+        pd.testing.assert_frame_equal(one, other)
+
+
 # --- positions and numbers of other kinds -----------------------------------------------------------------------------
 
 
