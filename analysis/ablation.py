@@ -192,6 +192,11 @@ def ablate(
     check_readable(model, pair)
     wanted = standard_ablations(model) if ablations is None else list(ablations)
     require(bool(wanted), "there is no ablation to make; leave ablations out for the standard ones")
+    odd = [ablation for ablation in wanted if not isinstance(ablation, Ablation)]
+    require(not odd, f"ablations are a list of Ablation, got {odd[:1]}; Ablation.head(model, 0, 1) makes one")
+    for ablation in wanted if ablations is not None and not allow_nothing else ():
+        if ablation.gates:
+            _some_gate(model, ablation.gates)
     ready = [Intervening(model, ablation.interventions, models) for ablation in wanted]
     _require_others(wanted, len(pair))
     asked = _Asked(model, pair, _baseline(model, pair, wanted))
@@ -252,11 +257,21 @@ class _Asked:
         """Return accuracy, loss and gradient of the model, or of what an ablation leaves of it."""
         regated = self.model.regated(dict(ablation.gates)) if ablation and ablation.gates else nullcontext()
         acting = applied.at(None, self.pair.positions, self.baseline) if applied else nullcontext()
-        with regated, acting:
+        with regated, acting, torch.enable_grad():
             logits = read(self.model(self.pair.clean), self.pair.read_at)
+            require(
+                bool(torch.isfinite(logits).all()),
+                f"the logits {'with ' + ablation.part + ' ablated ' if ablation else ''}hold NaN or infinity; find "
+                f"where in the weights or the inputs they come from",
+            )
             loss = F.cross_entropy(logits, self.pair.answers)
-            parameters = list(self.model.parameters())
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            require(
+                bool(learned) and loss.requires_grad,
+                "no parameter has a gradient, which an ablation compares; call model.requires_grad_(), and not inside "
+                "torch.inference_mode()",
+            )
+            gradients = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
         return _Measured(
             accuracy=float((logits.argmax(-1) == self.pair.answers).float().mean()),
             loss=float(loss.detach()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,12 +18,12 @@ from tqdm.auto import tqdm
 from analysis.activations import record
 from analysis.agreement import Agreement, agreement, to_check
 from analysis.drawing import draw
-from analysis.gap import Gap
+from analysis.gap import Gap, WeakPairWarning
 from analysis.linearised import Estimator, linearised
 from analysis.memory import bytes_of, copies_within, in_batches
 from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
-from analysis.patching import check_positions, frame_of, patch
+from analysis.patching import check_positions, frame_of, listed_sites, patch
 from analysis.sites import check_sites
 from analysis.statistics import same
 from analysis.two_runs import Direction, two_runs
@@ -133,8 +134,11 @@ def attribute(
         toolkit's own.
     """
     known("method", method, METHODS)
-    wanted = check_sites(model, sites)
+    wanted = listed_sites(sites)
+    require(not any(isinstance(site, tuple) for site in wanted), "sites are scored one by one: give no tuples of them")
+    check_sites(model, wanted)
     require(bool(wanted), "there is no site to score; analysis.find_sites(model, ...) makes a list of them")
+    steps = whole("steps", steps, least=-(10**9))
     require(steps > 0, f"steps = {steps}: IG needs at least one input between the two runs")
     whole("check", check, least=0)
     require(method != "AtP*" or model.config.n_layers > 1, "AtP* drops one layer at a time and needs at least two")
@@ -181,7 +185,10 @@ def _agreement(
 ) -> Agreement:
     if not checked:
         return agreement(torch.zeros(0), torch.zeros(0))
-    found = patch(model, pair, [sites[i] for i in checked], metric, direction, max_memory)
+    with warnings.catch_warnings():
+        # What is to be said of the pair has been said.
+        warnings.simplefilter("ignore", WeakPairWarning)
+        found = patch(model, pair, [sites[i] for i in checked], metric, direction, max_memory)
     assert found.baseline is not None, "patch() always stores a baseline"
     gap = (found.target - found.baseline).mean()
     moved = found.effect()

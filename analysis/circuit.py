@@ -45,6 +45,13 @@ class Circuit:
     edges: tuple[int, ...]
     found: str = "given"
 
+    def __post_init__(self) -> None:
+        numbers = tuple(whole("an edge of a circuit", edge, least=0) for edge in self.edges)
+        beyond = [edge for edge in numbers if edge >= len(self.graph)]
+        require(not beyond, f"edges {beyond[:3]}: the graph has {len(self.graph)}, numbered from 0")
+        require(len(set(numbers)) == len(numbers), "a circuit has every edge once, and some are given twice")
+        object.__setattr__(self, "edges", numbers)
+
     def __len__(self) -> int:
         return len(self.edges)
 
@@ -95,6 +102,8 @@ def find_circuit(
     """
     known("rule", rule, RULES)
     graph, order = scores.graph, scores.scores.abs()
+    other = size if rule == "threshold" else threshold
+    require(other is None, f"rule {rule!r} takes {'a threshold' if rule == 'threshold' else 'a size'} and nothing else")
     if rule == "threshold":
         require(threshold is not None and threshold > 0, f"threshold = {threshold}: it must be positive")
         chosen = (scores.effects.abs() >= float(threshold or 0)).nonzero()[:, 0].tolist()
@@ -176,6 +185,7 @@ def judge(
         transformer-lens' ``faithfulness`` is, which knows no stream edges.
     """
     whole("subsets", subsets, least=0)
+    seed = whole("seed", seed, least=-(2**63))
     runs = _Runs(model, pair, circuit, metric, replacement, max_memory, progress)
     parts = _parts(circuit, subsets, seed)
     inside = circuit.mask

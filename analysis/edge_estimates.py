@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.edges import Recorder, Sent, send
 from analysis.graph import Graph, Node, Place
-from analysis.metrics import Metric, evaluate, require_gradient
+from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
 from analysis.pairs import Pair
 from analysis.wiring import PerHead, carry, run
 from circuits.attention import Residual
@@ -111,7 +111,9 @@ class EdgeEstimator:
         name, function = self.metric
         values = require_gradient(name, evaluate(function, name, run(self.model, residual, leaves), pair))
         wanted = [*leaves.readers, *leaves.uses.values(), *(t for _, t in leaves.adds), *leaves.projected.values()]
-        found = iter(torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True))
+        everything = torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True)
+        require_some_gradient(name, everything)
+        found = iter(everything)
         gradients = _Gradients(
             readers=torch.cat([next(found) for _ in leaves.readers], 2),
             uses={place: next(found) for place in leaves.uses},

@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from analysis.metrics import PerExample, accuracy, logit_difference, precise
 from analysis.pairs import Pair
 from analysis.statistics import mean_interval
+
+_STEPS = 32
 
 
 class NoGapError(ValueError):
@@ -38,10 +41,16 @@ class Gap:
 
 
 def measure_gap(
-    name: str, clean: PerExample, corrupt: PerExample, there: Float[Tensor, "batch d_vocab_out"], pair: Pair
+    name: str,
+    clean: PerExample,
+    corrupt: PerExample,
+    there: Float[Tensor, "batch d_vocab_out"],
+    pair: Pair,
+    dtype: torch.dtype,
 ) -> Gap:
     """Return a metric of both runs and the model's accuracy, from its logits of the clean inputs where they are read.
 
+    ``dtype`` is that of the model's numbers: a gap of a few of their steps is told too.
     A pair that the metric does not tell apart from chance over the examples, or a model that prefers the wrong answers,
     is told in a :class:`WeakPairWarning`.
 
@@ -61,6 +70,12 @@ def measure_gap(
         _warn(
             f"clean and corrupt {name} are not told apart: they differ by {found} (95 % interval) over {len(pair)} "
             f"pairs, so effects, which are shares of that, say little; take more pairs, or others"
+        )
+    step = torch.finfo(dtype).eps * float(there.abs().max())
+    if abs(found.mean) < _STEPS * step:
+        _warn(
+            f"clean and corrupt {name} differ by {found.mean:.3g}, and the model computes in {dtype}, whose steps are "
+            f"{step:.2g} at its largest logits: effects carry that error; use model.float()"
         )
     preferred = float(logit_difference.of(there, pair).mean())
     if preferred <= 0:

@@ -8,7 +8,7 @@ from itertools import product
 
 import pandas as pd
 import torch
-from einops import repeat
+from einops import einsum, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -39,9 +39,35 @@ class AttentionScore:
     used: Bool[Tensor, "batch query"] | None = None
     """Which queries the mean is over, at least one an example; ``None`` takes all."""
 
+    def __post_init__(self) -> None:
+        shape = tuple(self.keys.shape)
+        numbers = all(not (x.is_floating_point() or x.dtype == torch.bool) for x in (self.queries, self.keys))
+        require(
+            numbers and self.keys.ndim == 3 and tuple(self.queries.shape) == shape[:2],
+            f"score {self.name!r} needs positions, queries (batch, query) and keys (batch, query, key), got "
+            f"{tuple(self.queries.shape)} of {self.queries.dtype} and {shape} of {self.keys.dtype}",
+        )
+        if self.weights is not None:
+            fits = tuple(self.weights.shape) == shape and bool(((self.weights >= 0) & (self.weights <= 1)).all())
+            require(fits, f"score {self.name!r}: weights are (batch, query, key) between 0 and 1, as keys are {shape}")
+        if self.used is not None:
+            fits = self.used.dtype == torch.bool and tuple(self.used.shape) == shape[:2]
+            require(fits, f"score {self.name!r}: used says True or False of (batch, query) = {shape[:2]}")
+            require(bool(self.used.any(1).all()), f"score {self.name!r} has no query in some example; leave that out")
+        counted = torch.ones(shape, device=self.keys.device) if self.weights is None else precise(self.weights)
+        same = (self.keys[..., :, None] == self.keys[..., None, :]).to(counted.dtype)
+        twice = einsum(same, counted, "batch query a b, batch query b -> batch query a") > 1 + 1e-6
+        require(not bool(twice.any()), f"score {self.name!r} counts a key of a query more than once; name it once")
+
     def of(self, pattern: Float[Tensor, "batch head q k"]) -> Float[Tensor, "batch head"]:
         """Return the score of every head on every example."""
         on, pattern = pattern.device, precise(pattern)
+        n_pos, places = pattern.shape[-1], torch.cat([self.queries.flatten(), self.keys.flatten()])
+        require(
+            len(pattern) == len(self.queries) and bool(((places >= 0) & (places < n_pos)).all()),
+            f"score {self.name!r} is for {len(self.queries)} examples and positions from {int(places.min())} to "
+            f"{int(places.max())}, and the pattern has {len(pattern)} examples of {n_pos} positions",
+        )
         batch = torch.arange(len(pattern), device=on)[:, None, None]
         attention = pattern.transpose(1, 2)[batch[..., 0], self.queries.to(on)]  # batch query head k
         keys = self.keys.to(on)[:, :, None].expand(-1, -1, attention.shape[2], -1)
@@ -103,8 +129,12 @@ def _sides(inputs: Tensor | Pair, mask: Mask) -> tuple[Tensor, Bool[Tensor, "bat
     if isinstance(inputs, Pair):
         require(mask is None, "a pair says itself where padding stands; leave mask out, or give it to the pair")
         inputs, mask = inputs.clean, inputs.mask
-    shape = tuple(inputs.shape[:2])
-    real = torch.ones(shape, dtype=torch.bool, device=inputs.device) if mask is None else mask.to(inputs.device)
+    require(
+        isinstance(inputs, Tensor) and inputs.ndim >= 2,
+        f"a score is made of inputs, a tensor (batch, pos ...), or of a pair, got {type(inputs).__name__}",
+    )
+    shape, device = tuple(inputs.shape[:2]), inputs.device
+    real = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else torch.as_tensor(mask).to(device)
     require(
         real.dtype == torch.bool and tuple(real.shape) == shape,
         f"a mask says True where an input stands and False where padding does, in the shape (batch, pos) = {shape}; "
@@ -115,7 +145,7 @@ def _sides(inputs: Tensor | Pair, mask: Mask) -> tuple[Tensor, Bool[Tensor, "bat
 
 def _earlier(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key"]:
     require(
-        tokens.ndim == 2 and not tokens.is_floating_point(),
+        tokens.ndim == 2 and not tokens.is_floating_point() and tokens.dtype != torch.bool,
         f"repeated tokens are found among token numbers (batch, pos), got {tuple(tokens.shape)} of {tokens.dtype}; "
         f"number vectors by what they are",
     )
@@ -193,7 +223,10 @@ def score_heads(
         ValueError: for a model in training mode, no score at all, or scores for another number of examples.
     """
     require_eval_mode(model, "scoring heads")
-    inputs = inputs.clean if isinstance(inputs, Pair) else inputs
+    require(isinstance(inputs, (Tensor, Pair)), f"heads are scored on a tensor or a pair, got {type(inputs).__name__}")
+    if isinstance(inputs, Pair):
+        _check_no_padding(model, inputs, scores)
+        inputs = inputs.clean
     if not scores:
         raise ValueError("there is no score to compute; tasks make them (task.head_scores(batch)), or analysis.heads")
     for score in scores:
@@ -204,6 +237,20 @@ def score_heads(
     return pd.concat(
         [tidy(layer, s.name, s.of(cache["pattern", layer]), ATTENTION) for layer, s in by_layer], ignore_index=True
     )
+
+
+def _check_no_padding(model: HookedStreamTransformer, pair: Pair, scores: Sequence[AttentionScore]) -> None:
+    real = ~is_padding(model, pair)
+    rows = torch.arange(len(pair), device=real.device)[:, None]
+    for score in (score for score in scores if len(score.queries) == len(pair)):
+        queries, keys = score.queries.to(real.device), score.keys.to(real.device)
+        both = real[rows, queries][..., None] & real[rows[..., None], keys]
+        counts = torch.ones_like(both) if score.weights is None else score.weights.to(real.device) > 0
+        counts = counts if score.used is None else counts & score.used.to(real.device)[..., None]
+        require(
+            not bool((counts & ~both).any()),
+            f"score {score.name!r} counts padding of this pair; make it of the pair, as in previous_token(pair)",
+        )
 
 
 @torch.no_grad()

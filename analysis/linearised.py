@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis.activations import Activations, gains_of, kept_points
 from analysis.graph import Place
-from analysis.metrics import Metric, evaluate, require_gradient
+from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
 from analysis.pairs import Pair
 from analysis.wiring import Entry, carry
 from circuits.attention import Residual
@@ -59,6 +59,7 @@ def linearised(
     moving = {name: tensor for name, tensor in kept.items() if tensor.requires_grad}
     wanted = [residual, *moving.values()]
     first, *rest = torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True)
+    require_some_gradient(name, wanted=[first, *rest])
     detached = {name: tensor.detach() for name, tensor in kept.items()}
     still = {name: torch.zeros_like(tensor) for name, tensor in detached.items() if name not in moving}
     return Gradients(first, dict(zip(moving, rest, strict=True)) | still, gains_of(model, detached))

@@ -8,6 +8,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from circuits.errors import whole
+
 MOST_EXAMPLES = 2048
 """In one forward, however much memory there is: larger batches fall out of the cache and gain nothing."""
 
@@ -40,7 +42,8 @@ def bound_for(max_memory: int | None, one: int, device: torch.device) -> int:
     Raises:
         ValueError: if it is less than ``one``, what a single copy of the pair needs.
     """
-    bound = free_memory(device) // 4 if max_memory is None else max_memory
+    given = None if max_memory is None else whole("max_memory", max_memory, least=0)
+    bound = free_memory(device) // 4 if given is None else given
     if bound < one:
         raise ValueError(
             f"max_memory = {bound:,} bytes is less than one copy of the pair needs, about {one:,}; allow more, or "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.pairs import Pair, ReadAt
-from circuits.errors import known
+from circuits.errors import known, require
 
 PerExample = Float[Tensor, " batch"]
 Metric = Callable[[Float[Tensor, "batch pos d_vocab_out"], Pair], PerExample]
@@ -96,6 +96,7 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
     """
     if isinstance(metric, str):
         return known("metric", metric, METRICS), METRICS[metric]
+    require(callable(metric), f"a metric is one of {list(METRICS)}, or a function of logits and a pair, got {metric!r}")
     return getattr(metric, "__name__", "metric"), metric
 
 
@@ -133,6 +134,19 @@ def require_gradient(name: str, values: PerExample) -> PerExample:
         ValueError: naming the metric, and those that have one.
     """
     if not values.requires_grad:
-        smooth = [other for other in METRICS if other not in ("accuracy", "rank")]
+        smooth = [other for other in METRICS if other not in ("accuracy", "rank", name)]
         raise ValueError(f"metric {name!r} has no gradient, so nothing can be estimated from it; use one of {smooth}")
     return values
+
+
+def require_some_gradient(name: str, wanted: Sequence[Tensor]) -> None:
+    """Refuse a metric whose gradient is zero everywhere, which says that nothing has an effect.
+
+    Raises:
+        ValueError: naming the metric, and what to do.
+    """
+    if not any(bool(gradient.any()) for gradient in wanted):
+        raise ValueError(
+            f"the gradient of metric {name!r} is zero everywhere (a sign, a rounding or a bound that is reached): "
+            f"nothing can be estimated from it; patch exactly, or use a metric that is smooth"
+        )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
 from circuits.replacement import position_numbers
 
@@ -53,16 +53,29 @@ class Pair:
                 f"{len(self.clean)} inputs with {len(self.answers)} answers and {len(self.wrong)} wrong ones"
             )
         self._check_mask()
-        for role, places in self.positions.items():
-            position_numbers(f"positions of {role!r}", places)
-            if len(places) != len(self.clean):
-                raise ValueError(f"positions of {role!r} are given for {len(places)} of {len(self.clean)} examples")
-            self._check_within(f"positions of {role!r}", places)
+        require(isinstance(self.positions, Mapping), f"positions are given by role, got {self.positions!r}")
+        given = {role: self._places(role, places) for role, places in self.positions.items()}
+        object.__setattr__(self, "positions", given)
         object.__setattr__(self, "read_at", self._read_at())
         self._check_within("read_at", torch.as_tensor(self.read_at).to(self.clean.device).expand(len(self))[:, None])
         self._check_answers()
 
+    def _places(self, role: str, places: Any) -> Int[Tensor, "batch _"]:
+        what = f"positions of {role!r}"
+        numbers = position_numbers(what, places)
+        if len(numbers) != len(self.clean):
+            raise ValueError(f"{what} are given for {len(numbers)} of {len(self.clean)} examples")
+        require(
+            numbers.ndim == 2 and numbers.shape[1] > 0,
+            f"{what} must be (batch, n), one or more for each example, got {tuple(numbers.shape)}",
+        )
+        self._check_within(what, numbers)
+        return numbers
+
     def _check_inputs(self) -> None:
+        for name in ("clean", "corrupt"):
+            side = getattr(self, name)
+            require(isinstance(side, Tensor), f"{name} inputs are a tensor, got {type(side).__name__}")
         if self.clean.shape != self.corrupt.shape:
             raise ValueError(
                 f"clean inputs are {tuple(self.clean.shape)} and corrupt ones {tuple(self.corrupt.shape)}: a pair "
@@ -81,6 +94,8 @@ class Pair:
     def _check_mask(self) -> None:
         if self.mask is None:
             return
+        object.__setattr__(self, "mask", torch.as_tensor(self.mask))
+        assert self.mask is not None, "as it was"
         shape = tuple(self.clean.shape[:2])
         require(
             self.mask.dtype == torch.bool and tuple(self.mask.shape) == shape,
@@ -178,7 +193,7 @@ class Pair:
     def __getitem__(self, rows: slice | int) -> Pair:
         """Return the pairs of some rows, or of one."""
         if not isinstance(rows, slice):
-            row = int(rows)
+            row = whole("the row of a pair", rows, least=-len(self))
             require(-len(self) <= row < len(self), f"there is no pair {row}: there are {len(self)}")
             rows = slice(row % len(self), row % len(self) + 1)
         positions = {role: places[rows] for role, places in self.positions.items()}
@@ -212,10 +227,13 @@ class Pair:
 
 
 def _numbers(name: str, values: Any) -> Int[Tensor, " example"]:
-    numbers = torch.as_tensor(values)
-    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+    try:
+        numbers = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} are whole numbers, one an example, got {values!r}") from error
+    integers = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
     require(
-        whole and numbers.ndim == 1,
+        integers and numbers.ndim == 1,
         f"{name} are whole numbers, one an example, got {tuple(numbers.shape)} of {numbers.dtype}",
     )
     return numbers.long()
@@ -251,19 +269,32 @@ def check_readable(model: HookedStreamTransformer, pair: Pair) -> None:
     every = torch.cat([pair.answers, pair.wrong])
     low, high = int(every.min()), int(every.max())
     require(low >= 0 and high < n, f"answers are numbers of logits, from 0 to {n - 1}, got {low} to {high}")
-    at = is_padding(model, pair)[torch.arange(len(pair), device=pair.clean.device), pair.reads]
+    padding = is_padding(model, pair)
+    at = padding[torch.arange(len(pair), device=pair.clean.device), pair.reads]
     require(
         not bool(at.any()),
         f"in {int(at.sum())} of {len(pair)} examples the position that is read holds the tokenizer's padding token; "
         f"make the pair with Pair.from_text(model, ...), or give mask= or read_at=",
     )
+    before = (padding[:, :-1] & ~padding[:, 1:]).any(1)
+    require(
+        not bool(before.any()),
+        f"in {int(before.sum())} of {len(pair)} examples padding stands before what is asked: the model has no mask, "
+        f"so it would be attended to, and all positions move; pad on the right, as Pair.from_text(model, ...) does",
+    )
 
 
 def is_padding(model: HookedStreamTransformer, pair: Pair) -> Bool[Tensor, "batch pos"]:
-    """Return where a pair's mask says that padding stands; without one, where the tokenizer's own token for it does."""
+    """Return where a pair's mask says that padding stands; without one, where the tokenizer's own token for it does.
+
+    Where the ending token pads, only a run of it at the end is padding.
+    """
     if pair.mask is not None:
         return ~pair.mask.to(pair.clean.device)
-    pad = getattr(model.tokenizer, "pad_token_id", None)
-    if pad is None or pad == getattr(model.tokenizer, "eos_token_id", None) or pair.clean.is_floating_point():
+    pad, eos = (getattr(model.tokenizer, f"{role}_token_id", None) for role in ("pad", "eos"))
+    if pair.clean.is_floating_point() or (pad is None and eos is None):
         return torch.zeros(pair.clean.shape[:2], dtype=torch.bool, device=pair.clean.device)
-    return (pair.clean == pad) | (pair.corrupt == pad)
+    if pad is not None and pad != eos:
+        return (pair.clean == pad) | (pair.corrupt == pad)
+    sides = ((side == eos).flip(1).long().cumprod(1).flip(1).bool() for side in (pair.clean, pair.corrupt))
+    return torch.stack(list(sides)).any(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.replay import Edit, Replay
 from analysis.sites import check_sites
 from analysis.two_runs import DIRECTIONS, Direction
-from circuits.errors import known
+from circuits.errors import known, require, whole
 from circuits.model import HookedStreamTransformer, State
 from circuits.sites import Site
 from circuits.stream_config import CARRIERS
@@ -68,6 +68,8 @@ class PatchResult(PatchingResult):
 
         A difference of the two runs that is 0 in some resample leaves the interval without an end (infinite or NaN).
         """
+        require(0 < confidence < 1, f"confidence is a share between 0 and 1, as 0.95, got {confidence}")
+        whole("n_resamples", n_resamples)
         if self.values.shape[-1] < 2:
             return np.full((2, len(self.values)), np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -137,7 +139,7 @@ def patch(
     require_no_hooks(model, "patching")
     known("direction", direction, DIRECTIONS)
     pair.require_difference()
-    wanted = list(sites)
+    wanted = listed_sites(sites)
     joint = [_together(site) for site in wanted]
     if not wanted or not all(joint):
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
@@ -186,9 +188,11 @@ class _Sweep:
         self.baseline = self._measured(base_logits)
         there = base_logits if self.only_there else read(base_logits, pair.read_at)
         if direction == "denoise":
-            self.beside = measure_gap(self.name, self.target, self.baseline, read(logits, pair.read_at), pair)
+            self.beside = measure_gap(
+                self.name, self.target, self.baseline, read(logits, pair.read_at), pair, logits.dtype
+            )
         else:
-            self.beside = measure_gap(self.name, self.baseline, self.target, there, pair)
+            self.beside = measure_gap(self.name, self.baseline, self.target, there, pair, logits.dtype)
 
     def values(self, progress: bool) -> Float[Tensor, "site batch"]:
         values = self.baseline.new_empty(len(self.joint), len(self.pair))
@@ -241,6 +245,22 @@ def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:
         return [site.hook_name]
     streams = [f"blocks.{layer}.attn.hook_{carrier}_stream" for layer, carrier in model.reads_from(site.layer)]
     return [f"blocks.{site.layer}.hook_resid_pre", *streams]
+
+
+def listed_sites(sites: Any) -> list[Any]:
+    """Return sites, and tuples of them, as a list.
+
+    Raises:
+        ValueError: for what is no list of these.
+    """
+    told = "sites are a list of Site, or of tuples of them to patch together; analysis.find_sites(model, ...) makes one"
+    if isinstance(sites, (Site, str)) or not isinstance(sites, Iterable):
+        raise ValueError(f"{told}; got {sites!r}")
+    wanted: list[Any] = list(sites)
+    parts = [part for site in wanted for part in (site if isinstance(site, tuple) else (site,))]
+    odd = [part for part in parts if not isinstance(part, Site)]
+    require(not odd, f"{told}; it holds {odd[:1]}")
+    return wanted
 
 
 def _together(site: Patched) -> tuple[Site, ...]:

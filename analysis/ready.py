@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from transformer_lens.tools.analysis._model_state import require_eval_mode as _require
 
+from circuits.attention import Attention
 from circuits.errors import require
-from circuits.model import HookedStreamTransformer
+from circuits.model import Block, HookedStreamTransformer
 
 
 def require_eval_mode(model: HookedStreamTransformer, operation: str) -> None:
@@ -14,7 +15,19 @@ def require_eval_mode(model: HookedStreamTransformer, operation: str) -> None:
 
 
 def require_no_hooks(model: HookedStreamTransformer, operation: str) -> None:
-    """Raise ``ValueError`` if anything listens at the model: it is run by code that would call some hooks, not all."""
+    """Raise ``ValueError`` if anything listens at the model: it is run by code that would call some hooks, not all.
+
+    So it is of a model some of whose parts run by a ``forward`` of their own.
+    """
+    parts = {"the model": (model, HookedStreamTransformer)}
+    for layer, block in enumerate(model.layers):
+        parts |= {f"blocks.{layer}": (block, Block), f"blocks.{layer}.attn": (block.attn, Attention)}
+    other = [name for name, (part, ours) in parts.items() if type(part).forward is not ours.forward]
+    require(
+        not other,
+        f"{', '.join(other[:3])} runs by a forward of its own, and {operation} would not call it; make the change by "
+        f"hooks or interventions where the question is answered, or ask the model of circuits",
+    )
     hooked = model.hooked_modules()
     more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
     require(

@@ -70,6 +70,7 @@ def head_shares(
 
 
 def _projections(model: HookedStreamTransformer, carriers: Sequence[Carrier] | None) -> list[tuple[Place, int]]:
+    require(carriers is None or len(carriers) > 0, "there is no carrier to split; carriers are q, k and v")
     wanted = carriers or sorted({carrier for _, carrier in carried(model)}) or ["v"]
     found: list[tuple[Place, int]] = [
         ((layer, carrier), head)

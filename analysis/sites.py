@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Literal
 
@@ -34,6 +34,11 @@ def find_sites(
     """
     _check_numbers("layers", layers, model.config.n_layers)
     _check_numbers("heads", None if isinstance(heads, str) else heads, model.config.n_heads)
+    for what, given in (("components", components), ("routes", routes), ("positions", positions)):
+        require(
+            given is None or (not isinstance(given, str) and isinstance(given, Iterable) and len(list(given)) > 0),
+            f"{what} are a list of one or more, got {given!r}",
+        )
     if isinstance(heads, str):
         known("heads", heads, ("all", "each"))
     for component in components:
@@ -60,7 +65,13 @@ def find_sites(
 
 
 def _check_numbers(what: str, numbers: Sequence[int] | None, n: int) -> None:
-    odd = [number for number in numbers or () if isinstance(number, bool) or number not in range(n)]
+    require(
+        numbers is None or isinstance(numbers, Iterable),
+        f"{what} are a list of numbers, as [0], or 'all' or 'each' of heads, got {numbers!r}",
+    )
+    given = [] if numbers is None else list(numbers)
+    require(len(set(given)) == len(given), f"{what} {given} come more than once; give each once")
+    odd = [number for number in given if isinstance(number, bool) or number not in range(n)]
     require(not odd, f"{what} {odd}: the model has {n}, numbered from 0 to {n - 1}")
 
 

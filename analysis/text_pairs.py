@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ def pair_from_text(
     Raises:
         ValueError: as that.
     """
+    require(isinstance(roles, Mapping), f"roles name pieces of the text, as in {{'S1': ('Mary', 1)}}, got {roles!r}")
     given = {"clean": clean, "corrupt": corrupt, "answers": answers, "wrong": wrong}
     texts = {name: [value] if isinstance(value, str) else list(value) for name, value in given.items()}
     n = len(texts["clean"])
@@ -44,6 +46,11 @@ def pair_from_text(
     sides = {name: pad_sequence(some, True, _pad(model)) for name, some in rows.items()}
     said = {name: torch.tensor([model.to_single_token(t) for t in texts[name]]) for name in ("answers", "wrong")}
     return Pair(**sides, **said, positions={"END": ends[:, None]} | places, read_at=ends, mask=mask)
+
+
+def is_count(time: Any) -> bool:
+    """Return whether something is a whole number of 1 or more."""
+    return isinstance(time, Integral) and not isinstance(time, bool) and int(time) >= 1
 
 
 def _pad(model: HookedStreamTransformer) -> int:
@@ -73,7 +80,7 @@ def _places(
 def _place(model: HookedStreamTransformer, role: str, piece: Any, text: str, length: int) -> int:
     words, time = piece if isinstance(piece, tuple) else (piece, None)
     require(
-        isinstance(words, str) and bool(words) and (time is None or (isinstance(time, int) and time >= 1)),
+        isinstance(words, str) and bool(words) and (time is None or is_count(time)),
         f"role {role!r} is a piece of the text, as in 'Mary', or ('Mary', 2) for its second time, got {piece!r}",
     )
     starts = [i for i in range(len(text)) if text.startswith(words, i)]

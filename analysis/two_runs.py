@@ -82,7 +82,7 @@ def two_runs(
         with torch.enable_grad():
             require_gradient(name, evaluate(function, name, corrupt.detach().clone().requires_grad_(), pair))
     of_clean, of_corrupt = (evaluate(function, name, logits, pair) for logits in (clean, corrupt))
-    beside = measure_gap(name, of_clean, of_corrupt, read(clean, pair.read_at), pair)
+    beside = measure_gap(name, of_clean, of_corrupt, read(clean, pair.read_at), pair, clean.dtype)
     sides = [(pair.clean, of_clean), (pair.corrupt, of_corrupt)]
     (source, target), (base, baseline) = sides if direction == "denoise" else sides[::-1]
     return TwoRuns(pair, source, base, name, function, target, baseline, direction, beside)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,14 +20,15 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.attention import Attention, Residual
 from circuits.config import ModelConfig, ReluStack, TokenInputs
-from circuits.errors import known, require
+from circuits.errors import known, require, whole
 from circuits.initial import Initialised
 from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
-from circuits.lens import bridge_config, fork, fork_if_hooked, values_of
+from circuits.lens import bridge_config, fork_if_hooked, is_hooked, values_of
 from circuits.stream_config import CARRIERS, Carrier, Gate
 from circuits.streams import Outgoing
 from circuits.surface import ToolSurface
 
+Key = TypeVar("Key")
 RETURN_TYPES = ("logits", "loss", "both")
 
 
@@ -37,6 +38,11 @@ class State(NamedTuple):
     layer: int
     residual: Residual
     outgoing: Outgoing
+
+
+def _apart(tensors: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """The same tensors in storage of their own: whoever listens at a whole part of the model may write into them."""
+    return {key: tensor.clone() for key, tensor in tensors.items()}
 
 
 class Block(nn.Module):
@@ -69,7 +75,12 @@ class Block(nn.Module):
         """Return the residual stream after the block and what its attention passes on; ``flags`` is ``model.cfg``."""
         residual = fork_if_hooked(self.hook_resid_pre, residual)
         inputs = self.attn.split_inputs(residual, flags.use_split_qkv_input, flags.use_attn_in)
+        if is_hooked(self.ln1):
+            # A norm that does nothing hands on what it is given.
+            inputs = _apart(inputs)
         inputs = self._normalised(inputs)
+        if is_hooked(self.attn):
+            inputs, earlier = _apart(inputs), _apart(earlier)
         attn_out, outgoing = self.attn(inputs, earlier, flags.use_attn_result)
         return self.finish(residual, attn_out, flags), outgoing
 
@@ -79,6 +90,7 @@ class Block(nn.Module):
         if self.mlp is not None:
             residual = self.hook_resid_mid(residual)
             mlp_in = self.hook_mlp_in(residual.clone()) if flags.use_hook_mlp_in else residual
+            mlp_in = mlp_in.clone() if is_hooked(self.ln2) or is_hooked(self.mlp) else mlp_in
             residual = residual + self.hook_mlp_out(self._dropped(self.mlp(self.ln2(mlp_in))))
         return self.hook_resid_post(residual)
 
@@ -101,6 +113,7 @@ class HookedStreamTransformer(ToolSurface):
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
+        seed = whole("seed", seed, least=-(2**63))
         self.config = config
         self.cfg = bridge_config(config, torch.device("cpu"), torch.float32)
         projects = isinstance(config.inputs, TokenInputs) or config.inputs.project
@@ -185,13 +198,17 @@ class HookedStreamTransformer(ToolSurface):
         self._check_return_type(return_type, inputs)
         start = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer")
         stop = self.config.n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer")
+        require(
+            start_at_layer is not None or not outgoing,
+            "outgoing is what earlier layers passed on, for a start at a later one: give start_at_layer too",
+        )
         require(start <= stop, f"start_at_layer = {start_at_layer} comes after stop_at_layer = {stop_at_layer}")
         if start_at_layer is None:
             self._check_inputs(inputs)
             residual = self.input_residual(inputs)
         else:
             self._check_start(start, inputs, outgoing or {})
-            residual = inputs
+            residual, outgoing = inputs.clone(), _apart(outgoing or {})
         residual, _ = self._run(residual, outgoing or {}, range(start, stop))
         if stop_at_layer is not None:
             return residual
@@ -207,7 +224,9 @@ class HookedStreamTransformer(ToolSurface):
 
     def _run(self, residual: Residual, outgoing: Outgoing, layers: Sequence[int]) -> tuple[Residual, Outgoing]:
         for layer in layers:
-            residual, passed = self.layers[layer](residual, outgoing, self.cfg)
+            block = self.layers[layer]
+            given = (residual.clone(), _apart(outgoing)) if is_hooked(block) else (residual, outgoing)
+            residual, passed = block(*given, self.cfg)
             # What nobody reads any more is let go, as it would only take memory.
             outgoing = {key: x for key, x in {**outgoing, **passed}.items() if key in self._still_read[layer]}
         return residual, outgoing
@@ -226,8 +245,8 @@ class HookedStreamTransformer(ToolSurface):
             content = self.hook_embed(torch.where(is_position, 0.0, inputs))
             return content + self.hook_pos_embed(torch.where(is_position, inputs, 0.0))
         # Without an embedding, these are the caller's own vectors.
-        plain = isinstance(self.embed, nn.Identity)
-        embedded = fork(self.hook_embed, inputs) if plain else self.hook_embed(self.embed(inputs))
+        plain = isinstance(self.embed, nn.Identity) and not torch.compiler.is_compiling()
+        embedded = fork_if_hooked(self.hook_embed, self.embed(inputs.clone() if plain else inputs))
         if self.pos_embed is None:
             return embedded
         return embedded + fork_if_hooked(self.hook_pos_embed, self.pos_embed(embedded))
@@ -349,6 +368,10 @@ class HookedStreamTransformer(ToolSurface):
             f"layer, {got}; model(inputs, stop_at_layer={layer}) gives it",
         )
         where = tuple(residual.shape[:2])
+        require(
+            where[1] <= self.config.n_ctx,
+            f"a sequence of {where[1]} positions is longer than n_ctx = {self.config.n_ctx}",
+        )
         for (source, carrier), tensor in outgoing.items():
             require(
                 tuple(tensor.shape[:2]) == where,

@@ -25,7 +25,10 @@ def position_numbers(what: str, places: Any) -> Int[Tensor, "*any"]:
     Raises:
         ValueError: for anything else, a mask or fractions, saying what to give.
     """
-    numbers = torch.as_tensor(places)
+    try:
+        numbers = torch.as_tensor(places)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what} must be numbers of positions, got {places!r}") from error
     require(
         numbers.dtype != torch.bool,
         f"{what} must be numbers of positions, (batch, n) of them, and this is a mask: give "

@@ -58,6 +58,13 @@ class TextSurface(HookedRoot):
             has_bos or bool(opens) or not prepend_bos,
             "prepend_bos asks for a beginning token, which this tokenizer lacks",
         )
+        adds = getattr(tokenizer, "num_special_tokens_to_add", lambda: 0)()
+        require(
+            has_bos or opening is not None or prepend_bos is not None or adds == 0,
+            "this tokenizer puts tokens around every text by a template, and names none as the beginning token: say "
+            "how texts are opened, by opening= (experiments.tokenizers.opening_tokens(tokenizer) finds them), or that "
+            "they are not, by prepend_bos=False",
+        )
         self.tokenizer, self.opening = tokenizer, opens
         by_default = has_bos if opening is None else bool(opens)
         self.cfg.default_prepend_bos = by_default if prepend_bos is None else prepend_bos

@@ -78,8 +78,12 @@ def attribute(
 def circuit(
     runs: Positional[Annotated[tuple[str, ...], arg(help="one run or more (seeds, variants), by name")]],
     rule: Annotated[str, arg(help="threshold, or greedy or top with --size")] = "threshold",
-    size: Annotated[int, arg(help="edges, before those on no way from input to logits are left out")] = 20,
-    threshold: Annotated[float, arg(help="of |effect|, a share of the clean-corrupt difference")] = 0.02,
+    size: Annotated[
+        int | None, arg(help="edges of greedy or top, before those on no way from input to logits are left out (20)")
+    ] = None,
+    threshold: Annotated[
+        float | None, arg(help="of |effect|, a share of the clean-corrupt difference, for the rule threshold (0.02)")
+    ] = None,
     method: Annotated[str, arg(help="what scores the edges: EAP, EAP-IG or exact")] = "EAP-IG",
     replacement: Annotated[str, arg(help="for edges outside: 'other run', mean or zero")] = "other run",
     checkpoints: Annotated[bool, arg(help="follow the circuit over the run's checkpoints too")] = False,

@@ -42,7 +42,6 @@ def _show(frame: pd.DataFrame) -> None:
 
 
 def _largest(frame: pd.DataFrame, top: int) -> pd.DataFrame:
-    whole("top", top)
     return frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(top)
 
 
@@ -50,6 +49,7 @@ def paths(
     name: str, root: Path, top: int, senders: Sequence[str], receivers: Sequence[str], options: dict[str, Any]
 ) -> None:
     """Patch direct paths, write, draw, and print the largest and every head's effect by route."""
+    whole("top", top)
     run = find_run(name, root)
     found, shares = routes.paths_run(
         run, senders=heads_named(senders) or None, receivers=list(receivers) or None, progress=True, **options
@@ -66,6 +66,7 @@ def paths(
 
 def attribute(name: str, root: Path, top: int, method: str, options: dict[str, Any]) -> None:
     """Attribute, write, draw, and print the largest scores with how well they agree with exact patching."""
+    whole("top", top)
     run = find_run(name, root)
     found = routes.attribute_run(run, method, progress=True, **options)
     frame = found.to_frame()
@@ -94,15 +95,17 @@ def circuit(
     names: Sequence[str],
     root: Path,
     rule: Any,
-    size: int,
-    threshold: float,
+    size: int | None,
+    threshold: float | None,
     checkpoints: bool,
     options: dict[str, Any],
 ) -> None:
     """Find and judge each run's circuit, write, draw, print; follow it over checkpoints; compare runs."""
     require(bool(names), "name one run or more; 'valuestream runs' lists them")
     known("replacement", options["replacement"], REPLACEMENTS)
-    find = routes.rule_of(rule, size, threshold)
+    given, name = (size, "--size") if rule == "threshold" else (threshold, "--threshold")
+    require(given is None, f"{name} says nothing to the rule {rule!r}; leave it out, or choose another --rule")
+    find = routes.rule_of(rule, 20 if size is None else size, 0.02 if threshold is None else threshold)
     found: dict[str, Circuit] = {}
     for run in [find_run(name, root) for name in names]:
         scores, quality = routes.circuit_run(run, find, progress=True, **options)

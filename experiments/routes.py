@@ -131,7 +131,9 @@ def rule_of(rule: str, size: int, threshold: float) -> Callable[[EdgeScores], Ci
     require(rule != "threshold" or threshold > 0, f"threshold = {threshold}: it must be positive")
 
     def find(scores: EdgeScores) -> Circuit:
-        return find_circuit(scores, chosen, None if rule == "threshold" else min(size, len(scores.graph)), threshold)
+        if rule == "threshold":
+            return find_circuit(scores, chosen, threshold=threshold)
+        return find_circuit(scores, chosen, min(size, len(scores.graph)))
 
     return find
 

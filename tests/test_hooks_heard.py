@@ -38,6 +38,7 @@ from analysis.copying import eigenvalue_copying
 from analysis.heads import previous_token
 from analysis.replay import Replay
 from circuits import HookedStreamTransformer, Intervention, intervened
+from circuits.attention import Attention
 from circuits.interventions import Clamp
 from tests.helpers import build, gradients, inputs_for
 
@@ -172,3 +173,23 @@ def test_with_a_hook_heard_half_the_circuit_of_all_edges_was_not_the_model() -> 
 
         deaf = run(model, model.input_residual(pair.clean), Control())
         assert not torch.allclose(deaf, model(pair.clean)), "so it is refused"
+
+
+class Tripled(Attention):
+    """An attention whose forward is its own."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out, passed = super().forward(*args, **kwargs)
+        return 3 * out, passed
+
+
+@pytest.mark.parametrize("question", [name for name in REFUSE if name not in ("Replay", "fold_layer_norm")])
+def test_a_part_with_a_forward_of_its_own_is_not_run_as_if_it_had_ours(question: str) -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)
+    model.layers[1].attn.__class__ = Tripled
+    with pytest.raises(ValueError, match="blocks.1.attn runs by a forward of its own, and .* would not call it"):
+        REFUSE[question](model, pair)
+    row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")])]).iloc[0]
+    expected = F.cross_entropy(model(pair.clean)[:, -1], pair.answers)
+    assert row.loss == pytest.approx(float(expected.detach())), "what runs forward hears it"

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from analysis import (
+    Ablation,
+    AttentionScore,
     Circuit,
     Graph,
     Pair,
@@ -24,6 +26,7 @@ from analysis import (
     attribute,
     attribute_edges,
     copy_score,
+    find_circuit,
     find_sites,
     head_composition,
     head_shares,
@@ -93,7 +96,9 @@ def test_every_question_can_be_asked_in_half_precision(kind: str, dtype: torch.d
     pair, same = pair_for(model), pair_for(exact)
     asked = QUESTIONS | OTHERS | (OF_TOKENS if kind == "tokens" else {})
     for name, ask in asked.items():
-        frame = ask(model, pair)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", WeakPairWarning)
+            frame = ask(model, pair)
         numbers = frame.select_dtypes("number")
         assert len(numbers.columns), name
         if name in QUESTIONS and name not in ("judge", "follow"):
@@ -340,8 +345,6 @@ def test_means_and_samples_leave_padding_out() -> None:
     expected = torch.where(mask[:, :, None, None], z, 0).sum(0) / mask.sum(0)[:, None, None]
     logits = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", lambda t, hook: expected.expand_as(t))])
     there = logits[torch.arange(4), pair.reads]
-    from analysis import Ablation
-
     row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")], "mean")]).iloc[0]
     assert row.loss_ablated == pytest.approx(float(torch.nn.functional.cross_entropy(there, pair.answers).detach()))
     blind = ablate(
@@ -377,3 +380,117 @@ def test_counts_below_none_are_refused(ask: Any, told: str) -> None:
     model = build("value", "tokens", 2)
     with pytest.raises(ValueError, match=told):
         ask(model, pair_for(model))
+
+
+# --- what else is not taken for an answer -----------------------------------------------------------------------------
+
+
+def test_a_metric_whose_gradient_is_zero_everywhere_says_nothing() -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)
+
+    def sign(logits: Tensor, p: Pair) -> Tensor:
+        return (logits[:, -1, 3] - logits[:, -1, 5]).sign() + (logits[:, -1, 7] - logits[:, -1, 2]).sign()
+
+    for ask in (lambda: attribute(model, pair, [Site(1, "v")], sign), lambda: attribute_edges(model, pair, sign)):
+        with pytest.raises(ValueError, match="the gradient of metric 'sign' is zero everywhere"):
+            ask()
+
+
+def test_scores_that_are_none_are_refused() -> None:
+    queries, keys = torch.tensor([[4], [5]]), torch.tensor([[[1, 1]], [[2, 3]]])
+    with pytest.raises(ValueError, match="score 'x' counts a key of a query more than once; name it once"):
+        AttentionScore("x", queries, keys)
+    AttentionScore("x", queries, keys, torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
+    with pytest.raises(ValueError, match="score 'x': weights are .* between 0 and 1"):
+        AttentionScore("x", queries, keys, torch.full((2, 1, 2), 5.0))
+    with pytest.raises(ValueError, match="score 'x' has no query in some example"):
+        AttentionScore("x", queries, keys[..., :1], used=torch.zeros(2, 1, dtype=torch.bool))
+    model = build("value", "tokens", 2)
+    with pytest.raises(
+        ValueError, match="score 'x' is for 2 examples and positions from 2 to 9, and the pattern has 2"
+    ):
+        score_heads(model, inputs_for(model.config, 2), [AttentionScore("x", queries, torch.tensor([[[9]], [[2]]]))])
+
+
+def test_a_score_that_counts_the_padding_of_a_pair_is_refused() -> None:
+    model = build("value", "tokens", 2)
+    tokens = inputs_for(model.config, 3)
+    pair = Pair.one_sided(tokens, tokens[:, 0], mask=torch.arange(7) < torch.tensor([[7], [4], [5]]))
+    with pytest.raises(ValueError, match=r"score 'previous token' counts padding of this pair; make it of the pair"):
+        score_heads(model, pair, [previous_token(tokens)])
+    assert score_heads(model, pair, [previous_token(pair)]).value.between(0, 1).all()
+
+
+def test_padding_before_what_is_asked_is_refused() -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model, 2)
+    for mask in (
+        torch.tensor([[False] * 2 + [True] * 5, [True] * 7]),
+        torch.tensor([[True, False] * 3 + [True], [True] * 7]),
+    ):
+        masked = Pair(pair.clean, pair.corrupt, pair.answers, pair.wrong, mask=mask)
+        for ask in (
+            lambda p: patch(model, p, [Site(1, "v")]),
+            lambda p: ablate(model, p),
+            lambda p: patch_paths(model, p),
+        ):
+            with pytest.raises(
+                ValueError, match="in 1 of 2 examples padding stands before what is asked: the model has"
+            ):
+                ask(masked)
+
+
+def test_logits_that_are_no_numbers_are_no_accuracy() -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)
+    with torch.no_grad():
+        model.layers[1].attn.W_O[0] = torch.nan
+    with pytest.raises(ValueError, match="the logits hold NaN or infinity; find where in the weights"):
+        ablate(model, pair)
+
+
+def test_ablation_compares_gradients_wherever_it_is_called() -> None:
+    model = build("value", "tokens", 2)
+    pair = pair_for(model)
+    wanted = ablate(model, pair)
+    with torch.no_grad():
+        pd.testing.assert_frame_equal(ablate(model, pair), wanted)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter has a gradient, which an ablation compares"):
+        ablate(model, pair)
+
+
+def test_a_cut_of_gates_that_a_model_has_not_is_refused() -> None:
+    model, classic = build("value", "tokens", 2), build("classic", "tokens", 2)
+    with pytest.raises(ValueError, match="this takes nothing away: model 'classic' has no such part, an open gate"):
+        ablate(classic, pair_for(classic), [Ablation.forward_cut(model)])
+
+
+def test_intervals_and_circuits_of_nonsense_are_refused() -> None:
+    model = build("value", "tokens", 2)
+    pair, graph = pair_for(model), Graph(model)
+    result = patch(model, pair, [Site(1, "v")])
+    for confidence in (95.0, -1.0):
+        with pytest.raises(ValueError, match="confidence is a share between 0 and 1, as 0.95, got"):
+            result.interval(confidence)
+    for edges, told in (
+        ((0, 0), "every edge once"),
+        ((-1,), "at least 0, got -1"),
+        ((9999,), r"edges \[9999\]: the graph has"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Circuit(graph, edges)
+    scores = attribute_edges(model, pair, check=0)
+    with pytest.raises(ValueError, match="rule 'top' takes a size and nothing else"):
+        find_circuit(scores, "top", 5, threshold=0.1)
+    with pytest.raises(ValueError, match="rule 'threshold' takes a threshold and nothing else"):
+        find_circuit(scores, "threshold", 5, threshold=0.1)
+    assert torch.equal(judge(model, pair, whole(model), subsets=1).circuit.mask, whole(model).mask)
+
+
+@pytest.mark.parametrize("seed", [True, 2.5, "a", None])
+def test_seeds_are_whole_numbers(seed: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        HookedStreamTransformer(build("value").config, seed)

@@ -191,6 +191,79 @@ def test_a_state_that_was_taken_stays_what_it_was(variant: str) -> None:
     assert all(torch.equal(tensor, kept.outgoing[key]) for key, tensor in state.outgoing.items())
 
 
+# --- at parts of the model that are no hook points --------------------------------------------------------------------
+
+
+def _zero(tensors: Any) -> None:
+    for tensor in tensors if isinstance(tensors, (list, tuple)) else tensors.values():
+        tensor.zero_()
+
+
+PARENTS: dict[str, tuple[Callable[[HookedStreamTransformer], Any], Any, Any]] = {
+    "a norm's output": (
+        lambda m: m.layers[1].ln1.register_forward_hook,
+        lambda _m, _i, o: _zero([o]),
+        lambda _m, _i, o: o * 0,
+    ),
+    "what attention reads of earlier layers": (
+        lambda m: m.layers[1].attn.register_forward_pre_hook,
+        lambda _m, i: _zero(i[1]),
+        lambda _m, i: (i[0], {k: t * 0 for k, t in i[1].items()}, *i[2:]),
+    ),
+    "what queries are made of": (
+        lambda m: m.layers[1].attn.register_forward_pre_hook,
+        lambda _m, i: _zero([i[0]["q"]]),
+        lambda _m, i: ({**i[0], "q": i[0]["q"] * 0}, *i[1:]),
+    ),
+    "what a block reads of earlier layers": (
+        lambda m: m.layers[1].register_forward_pre_hook,
+        lambda _m, i: _zero(i[1]),
+        lambda _m, i: (i[0], {k: t * 0 for k, t in i[1].items()}, *i[2:]),
+    ),
+    "the embedding": (lambda m: m.embed.register_forward_hook, lambda _m, _i, o: _zero([o]), lambda _m, _i, o: o * 0),
+}
+
+
+@pytest.mark.parametrize("variant", ["value", "lime", "resformer-dense"])
+@pytest.mark.parametrize("kind", ["vectors", "tokens", "bare vectors"])
+@pytest.mark.parametrize("where", PARENTS)
+def test_hooks_at_whole_parts_edit_in_place_what_they_edit_otherwise(where: str, kind: str, variant: str) -> None:
+    if (where, kind) == ("the embedding", "vectors"):
+        pytest.skip("inputs with one-hot positions are split, and no module embeds them")
+    model = BUILDS[kind](variant)
+    x = inputs_for(model.config)
+    kept = x.clone()
+    register, in_place_edit, other_edit = PARENTS[where]
+    found = []
+    for edit in (in_place_edit, other_edit):
+        handle = register(model)(edit)
+        with torch.no_grad():
+            found.append(model(x))
+        handle.remove()
+    assert torch.allclose(*found, atol=1e-12)
+    assert not torch.allclose(found[0], model(x)), "an edit that edits nothing tests nothing"
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("variant", ["value", "lime"])
+def test_who_starts_later_keeps_what_was_given(variant: str) -> None:
+    model = BUILDS["tokens"](variant)
+    x = inputs_for(model.config)
+    with torch.no_grad():
+        state = model.state(x, 1)
+        kept = [state.residual.clone(), *(t.clone() for t in state.outgoing.values())]
+        handles = [
+            model.layers[1].register_forward_pre_hook(lambda _m, i: _zero([i[0], *i[1].values()])),
+            model.layers[1].attn.register_forward_pre_hook(lambda _m, i: _zero([*i[0].values(), *i[1].values()])),
+        ]
+        model.run_state(state)
+    for handle in handles:
+        handle.remove()
+    assert all(torch.equal(a, b) for a, b in zip(kept, [state.residual, *state.outgoing.values()], strict=True))
+    with pytest.raises(ValueError, match="outgoing is what earlier layers passed on, for a start at a later one"):
+        model(x, outgoing=state.outgoing)
+
+
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_hooks_in_training_mode_edit_what_they_edit_in_evaluation(mode: str) -> None:
     model = getattr(build("value", "tokens", 2), mode)()

@@ -11,6 +11,7 @@ from analysis import Ablation, Pair, Site, ablate, attribute_edges, head_shares,
 from analysis.heads import duplicate_token, previous_token
 from circuits import HookedStreamTransformer, lm_config
 from experiments.tasks.stories import plain_english
+from experiments.tokenizers import opening_tokens, word_level
 
 LONG = "When Mary and John went to the store, John gave a drink to"
 SHORT = "Mary saw John, and John gave a ball to"
@@ -128,3 +129,43 @@ def test_a_model_without_a_tokenizer_takes_no_text() -> None:
     model.tokenizer = None
     with pytest.raises(ValueError, match="tokenizer"):
         made(model)
+
+
+@pytest.mark.parametrize("pads", [None, "eos"])
+def test_prompts_that_are_padded_by_the_ending_token_are_not_read_there_either(pads: str | None) -> None:
+    words = ["Mary", "John", "Anna", "gave", "a", "drink", "to"]
+    tokenizer = word_level(words, special=("<pad>", "<unk>", "<end>"))
+    tokenizer.bos_token, tokenizer.eos_token = None, "<end>"
+    tokenizer.pad_token = None if pads is None else "<end>"
+    model = HookedStreamTransformer(lm_config("0.2m", "value", d_vocab=len(tokenizer))).double().eval()
+    model.set_tokenizer(tokenizer)
+    clean = model.to_tokens(["Mary gave a drink to", "John gave to"])
+    corrupt = model.to_tokens(["Anna gave a drink to", "Anna gave to"])
+    assert clean[1, -2:].tolist() == [tokenizer.eos_token_id] * 2
+    pair = Pair(clean, corrupt, torch.tensor([3, 4]), torch.tensor([5, 5]))
+    with pytest.raises(ValueError, match="in 1 of 2 examples the position that is read holds the tokenizer's padding"):
+        patch(model, pair, [Site(1, "v")])
+    meant = Pair(clean, corrupt, pair.answers, pair.wrong, mask=torch.ones_like(clean, dtype=torch.bool))
+    assert len(patch(model, meant, [Site(1, "v")]).to_frame()) == 1, "who says that it is meant is believed"
+    whole = Pair(clean, corrupt, pair.answers, pair.wrong, read_at=torch.tensor([4, 2]))
+    with pytest.raises(ValueError, match="position 4 is padding in 1 of 2 examples"):
+        patch(model, whole, [Site(1, "v", position=4)])
+
+
+def test_a_template_without_a_beginning_token_is_asked_about() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = word_level(["Mary", "gave"], special=("<pad>", "<unk>", "<cls>"))
+    tokenizer.bos_token = None
+    opens = TemplateProcessing(single="<cls> $A", special_tokens=[("<cls>", 2)])
+    backend: Any = tokenizer.backend_tokenizer
+    backend.post_processor = opens
+    model = HookedStreamTransformer(lm_config("0.2m", "value", d_vocab=len(tokenizer))).eval()
+    with pytest.raises(
+        ValueError, match="puts tokens around every text by a template, and names none as the beginning"
+    ):
+        model.set_tokenizer(tokenizer)
+    model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer))
+    assert model.to_tokens("Mary gave").tolist() == [[2, 3, 4]] == [tokenizer("Mary gave")["input_ids"]]
+    model.set_tokenizer(tokenizer, prepend_bos=False)
+    assert model.to_tokens("Mary gave").tolist() == [[3, 4]]

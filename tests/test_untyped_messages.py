@@ -66,6 +66,23 @@ CASES: list[tuple[str, str]] = [
     ("model.state(x, 'last')", "layer = 'last' is no layer of this model"),
     ("find_sites(model, ['z'], layers=[True])", "layers [True]: the model has 2, numbered from 0 to 1"),
     ("find_sites(model, ['z'], heads='some')", "unknown heads 'some': there are 'all', 'each'"),
+    ("patch(model, pair, Site(1, 'v'))", "sites are a list of Site, or of tuples of them to patch together"),
+    ("patch(model, pair, ['v'])", "it holds ['v']"),
+    ("patch(model, pair, [Site(1, 'v')], 3)", "a metric is one of ['logit_difference', 'probability', 'rank', 'loss',"),
+    ("ablate(model, pair, ['head'])", "ablations are a list of Ablation, got ['head']; Ablation.head(model, 0, 1)"),
+    ("find_sites(model, ['z'], layers=1)", "layers are a list of numbers, as [0], or 'all' or 'each' of heads, got 1"),
+    ("find_sites(model, ['z'], positions='END')", "positions are a list of one or more, got 'END'"),
+    ("find_sites(model, ['v'], routes=[])", "routes are a list of one or more, got []"),
+    ("find_sites(model, ['z'], layers=[1, 1])", "layers [1, 1] come more than once; give each once"),
+    ("Pair(x.numpy(), x, y, y)", "clean inputs are a tensor, got ndarray"),
+    ("Pair(x, x + 1, ['a', 'b', 'c', 'd'], y)", "answers are whole numbers, one an example, got ['a', 'b'"),
+    ("Pair(x, x + 1, y, y + 1, {}, 'end')", "read_at must be numbers of positions, got 'end'"),
+    ("Pair(x, x + 1, y, y + 1, {'a': torch.zeros(4, 0)})", "positions of 'a' must be whole numbers"),
+    ("Pair(x, x + 1, y, y + 1, {'a': y[:, None][:, :0]})", "positions of 'a' must be (batch, n), one or more for each"),
+    ("pair[1.5]", "the row of a pair must be a whole number of at least -4, got 1.5"),
+    ("previous_token('text')", "a score is made of inputs, a tensor (batch, pos ...), or of a pair, got str"),
+    ("patch(model, pair, [Site(1, 'v')], max_memory=float('nan'))", "max_memory must be a whole number of at least 0"),
+    ("HookedStreamTransformer(model.config, True)", "seed must be a whole number of at least"),
     ("icl_config(3)", "a variant is named by a string, got 3; there are 'classic'"),
     ("paired_seeds([1.0, 2.0], [2.0, 3.0], 'rato')", "unknown contrast 'rato': did you mean 'ratio'"),
 ]
@@ -73,7 +90,7 @@ CASES: list[tuple[str, str]] = [
 SCRIPT = """
 import torch
 from analysis import Ablation, Pair, Site, ablate, find_sites, patch, split_gradient
-from analysis.heads import duplicate_token, induction
+from analysis.heads import duplicate_token, induction, previous_token
 from analysis.seeds import paired_seeds
 from analysis.thresholds import steps_to_threshold
 from analysis.copying import copy_score
