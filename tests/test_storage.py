@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.helpers import FULL, build, gradients, inputs_for
 
 BUILDS: dict[str, Callable[[str], HookedStreamTransformer]] = {
     "vectors": lambda variant: build(variant, "vectors", 3),
-    "tokens": lambda variant: build(variant, "tokens", 3),
+    "tokens": lambda variant: build(variant, "tokens", 3, mlp=None),
     "tokens, learned norms, silu": lambda variant: build(
         variant, "tokens", 2, normalization="LN", mlp=MLP(20, "silu"), d_head=5
     ),
@@ -36,6 +37,7 @@ BUILDS: dict[str, Callable[[str], HookedStreamTransformer]] = {
 
 
 FLAGS = ("use_attn_result", "use_hook_mlp_in")
+KINDS = ("vectors", "tokens", "bare vectors")
 STREAM = ("_stream", "_residual", "_mixed", "hook_q", "hook_k", "hook_v")
 
 
@@ -96,9 +98,9 @@ class Seen:
             assert not differ, f"{who}: {kind} differ at {differ[:4]}"
 
 
-def check_points(model: HookedStreamTransformer, names: list[str]) -> None:
+def check_points(model: HookedStreamTransformer, names: list[str], *more: Any) -> None:
     """Edit each point by every tool, in place and not: all show what add_hook with a new tensor does."""
-    x = inputs_for(model.config)
+    x = inputs_for(model.config, 2, length=min(5, model.config.n_ctx))
     weights = {n: p.detach().clone() for n, p in model.state_dict().items()}
     plain = Seen(model, x)
     for name in names:
@@ -107,7 +109,7 @@ def check_points(model: HookedStreamTransformer, names: list[str]) -> None:
         assert not torch.equal(want.cache[name], plain.cache[name]), f"{name}: an edit that edits nothing tests nothing"
         with model.hooks(fwd_hooks=[(name, in_place)]):
             Seen(model, x).check(want, f"{name} by add_hook in place")
-        for how in (by_torch, by_torch_out_of_place):
+        for how in (by_torch, *more):
             handle = model.hook_dict[name].register_forward_hook(how)
             Seen(model, x).check(want, f"{name} {how.__name__}")
             handle.remove()
@@ -116,8 +118,12 @@ def check_points(model: HookedStreamTransformer, names: list[str]) -> None:
     Seen(model, x).check(plain, "afterwards")
 
 
-@pytest.mark.parametrize("variant", FULL)
-@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+EVERY = [(variant, "tokens") for variant in FULL if variant != "classic"] + [
+    (v, "vectors") for v in ("value", "svformer", "within-layer")
+]
+
+
+@pytest.mark.parametrize(("variant", "kind"), EVERY)
 def test_every_point_of_every_variants_stream_is_edited_alike_by_every_tool(variant: str, kind: str) -> None:
     model = BUILDS[kind](variant)
     check_points(model, of_stream(model))
@@ -126,13 +132,12 @@ def test_every_point_of_every_variants_stream_is_edited_alike_by_every_tool(vari
 @pytest.mark.parametrize("kind", BUILDS)
 def test_every_point_of_every_kind_of_model_is_edited_alike_by_every_tool(kind: str) -> None:
     model = flagged(BUILDS[kind]("svformer" if kind == "bare vectors" else "value"), *FLAGS)
-    check_points(model, firing(model))
+    check_points(model, firing(model), by_torch_out_of_place)
     model = flagged(BUILDS[kind]("value"), "use_split_qkv_input")
     check_points(model, [name for name in firing(model) if name.endswith("_input")])
 
 
-@pytest.mark.parametrize("variant", FULL)
-@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+@pytest.mark.parametrize(("variant", "kind"), EVERY)
 def test_every_tool_reads_the_same_gradient_at_every_point(variant: str, kind: str) -> None:
     """torch's tools keep the tensor and ask for its gradient; transformer-lens' hooks see it pass."""
     model = BUILDS[kind](variant)
@@ -199,6 +204,7 @@ def _zero(tensors: Any) -> None:
         tensor.zero_()
 
 
+# The embedding of inputs with one-hot positions is a split of them, which no module makes.
 PARENTS: dict[str, tuple[Callable[[HookedStreamTransformer], Any], Any, Any]] = {
     "a norm's output": (
         lambda m: m.layers[1].ln1.register_forward_hook,
@@ -225,11 +231,10 @@ PARENTS: dict[str, tuple[Callable[[HookedStreamTransformer], Any], Any, Any]] = 
 
 
 @pytest.mark.parametrize("variant", ["value", "lime", "resformer-dense"])
-@pytest.mark.parametrize("kind", ["vectors", "tokens", "bare vectors"])
-@pytest.mark.parametrize("where", PARENTS)
+@pytest.mark.parametrize(
+    ("where", "kind"), [pair for pair in product(PARENTS, KINDS) if pair != ("the embedding", "vectors")]
+)
 def test_hooks_at_whole_parts_edit_in_place_what_they_edit_otherwise(where: str, kind: str, variant: str) -> None:
-    if (where, kind) == ("the embedding", "vectors"):
-        pytest.skip("inputs with one-hot positions are split, and no module embeds them")
     model = BUILDS[kind](variant)
     x = inputs_for(model.config)
     kept = x.clone()
