@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from analysis import Pair
 from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
 from circuits.config import MLP, NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.fast import SplitTokens
@@ -69,6 +70,15 @@ def inputs_for(config: ModelConfig, batch: int = 3, seed: int = 0, length: int |
     if config.positions == "one-hot":
         vectors[..., : config.n_ctx] = torch.eye(config.n_ctx).double()[:length]
     return vectors
+
+
+def random_pair(model: HookedStreamTransformer, n: int = 6, seed: int = 3) -> Pair:
+    """Random clean and corrupt inputs of a model's own kind, with answers that differ."""
+    clean, corrupt = inputs_for(model.config, n, seed=seed), inputs_for(model.config, n, seed=seed + 1)
+    if clean.is_floating_point():
+        clean, corrupt = clean.to(model.cfg.dtype), corrupt.to(model.cfg.dtype)
+    answers = torch.arange(n) % model.config.readout.d_vocab_out
+    return Pair(clean, corrupt, answers, (answers + 1) % model.config.readout.d_vocab_out)
 
 
 def build(variant: str, kind: str = "vectors", n_layers: int = 2, **overrides: Any) -> HookedStreamTransformer:

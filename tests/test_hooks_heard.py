@@ -40,7 +40,7 @@ from analysis.replay import Replay
 from circuits import HookedStreamTransformer, Intervention, intervened
 from circuits.attention import Attention
 from circuits.interventions import Clamp
-from tests.helpers import build, gradients, inputs_for
+from tests.helpers import build, gradients, random_pair
 
 REFUSE: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
     "patch": lambda m, p: patch(m, p, [Site(1, "v")]),
@@ -64,12 +64,6 @@ RUN_NO_MODEL = {
     *("find_sites", "mean_interval", "paired_ratio", "standard_ablations", "survival_curves", "threshold_table"),
     "threshold_times",
 }
-
-
-def pair_for(model: HookedStreamTransformer, n: int = 6) -> Pair:
-    clean, corrupt = inputs_for(model.config, n, seed=3), inputs_for(model.config, n, seed=4)
-    answers = torch.arange(n) % model.config.readout.d_vocab_out
-    return Pair(clean, corrupt, answers, (answers + 1) % model.config.readout.d_vocab_out)
 
 
 def doubled(t: Tensor, hook: Any = None) -> Tensor:
@@ -128,7 +122,7 @@ def test_every_public_name_is_in_one_of_the_lists() -> None:
 @pytest.mark.parametrize("question", REFUSE)
 def test_a_question_that_would_not_hear_hooks_refuses_them(question: str, how: str) -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     with (
         attached(model, how),
         pytest.raises(ValueError, match=r"hooks are attached at .*; (call|[a-z ]+ runs the model)"),
@@ -140,7 +134,7 @@ def test_a_question_that_would_not_hear_hooks_refuses_them(question: str, how: s
 @pytest.mark.parametrize("how", [way for way in WAYS if way != "torch, backwards"])
 def test_the_others_are_asked_of_the_model_as_it_is(how: str) -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     plain = model(pair.clean)
     with attached(model, how):
         logits = model(pair.clean)
@@ -165,7 +159,7 @@ def test_the_others_are_asked_of_the_model_as_it_is(how: str) -> None:
 def test_with_a_hook_heard_half_the_circuit_of_all_edges_was_not_the_model() -> None:
     """The fault that this is about: the steered run fires some points and not others, the clean run all."""
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     every = Circuit(Graph(model), tuple(range(len(Graph(model)))))
     assert judge(model, pair, every, subsets=0).faithfulness == pytest.approx(1)
     with model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", doubled)]):
@@ -186,7 +180,7 @@ class Tripled(Attention):
 @pytest.mark.parametrize("question", [name for name in REFUSE if name not in ("Replay", "fold_layer_norm")])
 def test_a_part_with_a_forward_of_its_own_is_not_run_as_if_it_had_ours(question: str) -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     model.layers[1].attn.__class__ = Tripled
     with pytest.raises(ValueError, match="blocks.1.attn runs by a forward of its own, and .* would not call it"):
         REFUSE[question](model, pair)

@@ -44,15 +44,7 @@ from analysis.heads import duplicate_token, induction, previous_token
 from circuits import HookedStreamTransformer, Intervention, intervened
 from circuits.interventions import Zero
 from tests.handmade import induction_model, stream_model
-from tests.helpers import build, inputs_for
-
-
-def pair_for(model: HookedStreamTransformer, n: int = 6, seed: int = 3) -> Pair:
-    clean, corrupt = inputs_for(model.config, n, seed=seed), inputs_for(model.config, n, seed=seed + 1)
-    if clean.is_floating_point():
-        clean, corrupt = clean.to(model.cfg.dtype), corrupt.to(model.cfg.dtype)
-    answers = torch.arange(n) % model.config.readout.d_vocab_out
-    return Pair(clean, corrupt, answers, (answers + 1) % model.config.readout.d_vocab_out)
+from tests.helpers import build, inputs_for, random_pair
 
 
 def whole(model: HookedStreamTransformer) -> Circuit:
@@ -93,7 +85,7 @@ OF_TOKENS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = 
 @pytest.mark.parametrize("kind", ["vectors", "tokens"])
 def test_every_question_can_be_asked_in_half_precision(kind: str, dtype: torch.dtype) -> None:
     exact, model = build("cumulative", kind, 2), build("cumulative", kind, 2).to(dtype)
-    pair, same = pair_for(model), pair_for(exact)
+    pair, same = random_pair(model), random_pair(exact)
     asked = QUESTIONS | OTHERS | (OF_TOKENS if kind == "tokens" else {})
     for name, ask in asked.items():
         with warnings.catch_warnings():
@@ -110,7 +102,7 @@ def test_every_question_can_be_asked_in_half_precision(kind: str, dtype: torch.d
 
 def test_a_metric_of_half_precision_logits_is_not_rounded_again() -> None:
     model = build("value", "tokens", 2).to(torch.bfloat16)
-    pair = pair_for(model)
+    pair = random_pair(model)
     logits = model(pair.clean)[:, -1].float().detach()
     rows = torch.arange(len(pair))
     difference = (logits[rows, pair.answers] - logits[rows, pair.wrong]).mean()
@@ -123,7 +115,7 @@ def test_a_metric_of_half_precision_logits_is_not_rounded_again() -> None:
 @pytest.mark.parametrize("kind", ["vectors", "tokens"])
 def test_one_pair_has_effects_and_no_interval(kind: str) -> None:
     model = build("value", kind, 2)
-    pair = pair_for(model)[2]
+    pair = random_pair(model)[2]
     assert len(pair) == 1
     for name, ask in QUESTIONS.items():
         frame = ask(model, pair)
@@ -138,7 +130,7 @@ def test_one_pair_has_effects_and_no_interval(kind: str) -> None:
 
 def test_of_two_pairs_there_is_one() -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)[:2]
+    pair = random_pair(model)[:2]
     assert np.isfinite(patch(model, pair, [Site(1, "v")]).to_frame()[["effect", "p"]]).all(axis=None)
     assert (score_heads(model, pair, [previous_token(pair)]).stderr >= 0).all()
 
@@ -174,7 +166,7 @@ ELSEWHERE: dict[str, Callable[[Tensor, Pair], Tensor]] = {
 def test_a_metric_that_reads_elsewhere_is_given_all_logits(name: str, direction: Any) -> None:
     """Which positions a function looks at cannot be found out; the whole state patched is the other run."""
     model = build("resformer-learned", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     found = patch(model, pair, [Site(0, "state"), Site(1, "state"), Site(1, "z")], ELSEWHERE[name], direction)
     assert found.normalised_effect()[:2].tolist() == pytest.approx([1, 1], abs=1e-9)
     base, source = (pair.corrupt, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupt)
@@ -193,7 +185,7 @@ def test_what_is_said_to_read_one_place_is_given_only_that_and_costs_less() -> N
         return there.gather(1, pair.answers[:, None])[:, 0].clamp(max=2)
 
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     found = patch(model, pair, [Site(1, "v"), Site(0, "state")], clamped)
     assert found.metric_names == ["clamped"]
     assert {len(shape) for shape in seen} == {2}
@@ -227,7 +219,7 @@ def writing(logits: Tensor, pair: Pair) -> Tensor:
 
 def test_a_metric_that_writes_into_the_logits_changes_nothing_else() -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
 
     def pure(logits: Tensor, p: Pair) -> Tensor:
         return writing(logits.clone(), p)
@@ -358,7 +350,7 @@ def test_means_and_samples_leave_padding_out() -> None:
 
 def test_the_mean_over_one_input_is_no_ablation() -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)[0]
+    pair = random_pair(model)[0]
     told = "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'"
     with pytest.raises(ValueError, match=told):
         ablate(model, pair)
@@ -379,7 +371,7 @@ def test_the_mean_over_one_input_is_no_ablation() -> None:
 def test_counts_below_none_are_refused(ask: Any, told: str) -> None:
     model = build("value", "tokens", 2)
     with pytest.raises(ValueError, match=told):
-        ask(model, pair_for(model))
+        ask(model, random_pair(model))
 
 
 # --- what else is not taken for an answer -----------------------------------------------------------------------------
@@ -387,7 +379,7 @@ def test_counts_below_none_are_refused(ask: Any, told: str) -> None:
 
 def test_a_metric_whose_gradient_is_zero_everywhere_says_nothing() -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
 
     def sign(logits: Tensor, p: Pair) -> Tensor:
         return (logits[:, -1, 3] - logits[:, -1, 5]).sign() + (logits[:, -1, 7] - logits[:, -1, 2]).sign()
@@ -424,7 +416,7 @@ def test_a_score_that_counts_the_padding_of_a_pair_is_refused() -> None:
 
 def test_padding_before_what_is_asked_is_refused() -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model, 2)
+    pair = random_pair(model, 2)
     for mask in (
         torch.tensor([[False] * 2 + [True] * 5, [True] * 7]),
         torch.tensor([[True, False] * 3 + [True], [True] * 7]),
@@ -443,7 +435,7 @@ def test_padding_before_what_is_asked_is_refused() -> None:
 
 def test_logits_that_are_no_numbers_are_no_accuracy() -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     with torch.no_grad():
         model.layers[1].attn.W_O[0] = torch.nan
     with pytest.raises(ValueError, match="the logits hold NaN or infinity; find where in the weights"):
@@ -452,7 +444,7 @@ def test_logits_that_are_no_numbers_are_no_accuracy() -> None:
 
 def test_ablation_compares_gradients_wherever_it_is_called() -> None:
     model = build("value", "tokens", 2)
-    pair = pair_for(model)
+    pair = random_pair(model)
     wanted = ablate(model, pair)
     with torch.no_grad():
         pd.testing.assert_frame_equal(ablate(model, pair), wanted)
@@ -465,12 +457,12 @@ def test_ablation_compares_gradients_wherever_it_is_called() -> None:
 def test_a_cut_of_gates_that_a_model_has_not_is_refused() -> None:
     model, classic = build("value", "tokens", 2), build("classic", "tokens", 2)
     with pytest.raises(ValueError, match="this takes nothing away: model 'classic' has no such part, an open gate"):
-        ablate(classic, pair_for(classic), [Ablation.forward_cut(model)])
+        ablate(classic, random_pair(classic), [Ablation.forward_cut(model)])
 
 
 def test_intervals_and_circuits_of_nonsense_are_refused() -> None:
     model = build("value", "tokens", 2)
-    pair, graph = pair_for(model), Graph(model)
+    pair, graph = random_pair(model), Graph(model)
     result = patch(model, pair, [Site(1, "v")])
     for confidence in (95.0, -1.0):
         with pytest.raises(ValueError, match="confidence is a share between 0 and 1, as 0.95, got"):

@@ -316,8 +316,8 @@ def test_nnsight_edits_and_reads_as_hooks_do(variant: str) -> None:
             read = point.output.clone().save()
             point.output[:] = point.output * 0.5 + 0.25
             logits = peer.output.save()
-        assert torch.allclose(read, cache[name], atol=1e-12), name
-        assert torch.allclose(logits, want, atol=1e-12), name
+        assert torch.allclose(read, cache[name], atol=1e-12), name  # type: ignore[possibly-unbound] # nnsight runs the block
+        assert torch.allclose(logits, want, atol=1e-12), name  # type: ignore[possibly-unbound] # as above
 
 
 def _submodule(peer: Any, name: str) -> Any:
@@ -365,7 +365,7 @@ def test_captum_reads_the_gradients_that_hooks_see(variant: str) -> None:
         ):
             asked(x).sum().backward()
         point = model.hook_dict[name]
-        read = LayerActivation(asked, point).attribute(x)
-        product = LayerGradientXActivation(asked, point).attribute(x)
+        read: Any = LayerActivation(asked, point).attribute(x)
+        product: Any = LayerGradientXActivation(asked, point).attribute(x)
         assert torch.allclose(read, seen["value"], atol=1e-12), name
         assert torch.allclose(product, seen["value"] * seen["gradient"], atol=1e-11), name
