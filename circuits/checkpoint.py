@@ -19,7 +19,9 @@ from circuits.config import ModelConfig
 from circuits.files import write_atomically
 from circuits.model import HookedStreamTransformer
 
-FORMAT = "valuestream-checkpoint-1"
+FORMAT = "valuestream-checkpoint-2"
+FIRST_FORMAT = "valuestream-checkpoint-1"
+"""Its hash is of the tensors alone, not of what is said about them."""
 HEADER = "valuestream"
 """The entry of a file's metadata that holds format, hash and what is said about the content."""
 
@@ -38,18 +40,22 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """Write tensors with a JSON header ``about`` and their hash, atomically; return the hash."""
+def _content_hash(tensors: Mapping[str, Tensor], about: Any) -> str:
+    return hashlib.sha256(f"{tensor_hash(tensors)} {canonical_json(about)}".encode()).hexdigest()
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """Return tensors as a safetensors file, with ``about`` (plain data) and a hash of both in its header; equal content
+    gives equal bytes."""
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    digest = tensor_hash(content)
-    header = canonical_json({"format": FORMAT, "sha256": digest, "about": dict(about)})
-    # One entry only: safetensors writes several in no fixed order, and equal checkpoints shall have equal bytes.
-    write_atomically(path, serialise(content, metadata={HEADER: header}))
-    return digest
+    plain = json.loads(canonical_json(dict(about)))
+    header = canonical_json({"format": FORMAT, "sha256": _content_hash(content, plain), "about": plain})
+    # One entry only: safetensors writes several in no fixed order.
+    return serialise(content, metadata={HEADER: header})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the header of a file that :func:`write_tensors` wrote.
+    """Return the tensors of a file of :func:`tensor_bytes`, and what is said about them.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -61,15 +67,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # not a mapping
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is no safetensors file, or was cut short ({error})") from error
-    if header.get("format") != FORMAT:
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, was cut short or damaged ({error})") from error
+    held = header if isinstance(header, dict) else {}
+    if held.get("format") not in (FORMAT, FIRST_FORMAT):
         raise CheckpointError(
-            f"{path} has the format {header.get('format')!r}; this version reads {FORMAT!r}, written by save_checkpoint"
+            f"{path} has the format {held.get('format')!r}; this version reads {FORMAT!r}, written by save_checkpoint"
         )
-    if tensor_hash(tensors) != header["sha256"]:
+    about = held.get("about")
+    found = tensor_hash(tensors) if held["format"] == FIRST_FORMAT else _content_hash(tensors, about)
+    if found != held.get("sha256") or not isinstance(about, dict):
         raise CheckpointError(f"the content of {path} does not have the hash that it states: it was changed or damaged")
-    return tensors, header["about"]
+    return tensors, about
 
 
 def architecture(config: ModelConfig) -> dict[str, Any]:
@@ -78,13 +87,21 @@ def architecture(config: ModelConfig) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in ("name", "init", "starts")}
 
 
-def save_checkpoint(path: str | Path, model: HookedStreamTransformer, **about: Any) -> str:
-    """Write the weights of ``model`` with its architecture; return the content's SHA-256.
+def checkpoint_bytes(model: HookedStreamTransformer, **about: Any) -> bytes:
+    """Return the file that :func:`save_checkpoint` writes."""
+    return tensor_bytes(dict(model.state_dict()), {**about, "config": model.config.to_plain()})
 
-    ``about`` (plain data: step, run, ...) is stored beside the architecture. Written atomically; nothing is pickled.
+
+def save_checkpoint(path: str | Path, model: HookedStreamTransformer, **about: Any) -> str:
+    """Write the weights of ``model`` with its architecture; return the file's SHA-256 (hexadecimal).
+
+    ``about`` (plain data: step, run, ...) is stored beside the architecture. Written whole or not at all, into a folder
+    that is made if need be; nothing is pickled.
     """
-    tensors = dict(model.state_dict())
-    return write_tensors(Path(path), tensors, {**about, "config": model.config.to_plain()})
+    data = checkpoint_bytes(model, **about)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(path), data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_checkpoint(path: str | Path, expect: ModelConfig | None = None) -> HookedStreamTransformer:
@@ -114,6 +131,16 @@ def _holding(model: HookedStreamTransformer, tensors: Mapping[str, Tensor]) -> H
                 setattr(module, name, buffer.to(dtype))
     # The view that tools read of device and type follows.
     return model.to(model.W_U.device)
+
+
+def read_step(path: str | Path) -> int:
+    """Return the step that a checkpoint's header states, 0 where none can be read; nothing else of it is read, so it
+    is to show and not to build on."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(json.loads((file.metadata() or {}).get(HEADER, "{}"))["about"]["step"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def read_about(path: str | Path) -> dict[str, Any]:

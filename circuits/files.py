@@ -7,8 +7,13 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed to the disk, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all: a temporary file beside it, flushed to the disk, then renamed over it.
+
+    The folder must be there: one that was deleted meanwhile is not made again unseen.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -18,3 +23,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """Write a file as :func:`write_atomically` unless there is one; return whether this call wrote it."""
+    temporary = path.with_name(f".{path.name}.new.{os.getpid()}.tmp")
+    write_atomically(temporary, data)
+    try:
+        # A name is given only once, whoever else is about to give it.
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError:
+        # Some filesystems have no second names.
+        if path.exists():
+            return False
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True

@@ -9,7 +9,7 @@ from typing import Any
 from circuits.config import MLP, ModelConfig, NormalInit, TokenInputs, Unembedding
 from circuits.errors import known, require
 from circuits.fields import Checked, checked_value, positive
-from circuits.variants import streams
+from circuits.variants import named_model
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def lm_config(size: str, variant: str = "value", d_vocab: int | None = None, **o
 
     ``d_vocab`` replaces the size's vocabulary; ``overrides`` replace fields of
     :class:`circuits.config.ModelConfig` (``dropout=0.0``, say); the MLP's width and the streams follow an overridden
-    ``d_model`` and ``n_layers``.
+    ``d_model`` and ``n_layers``. Streams of its own name the model as in :func:`circuits.variants.icl_config`.
 
     Raises:
         UnknownNameError: for an unknown size, variant or field (nearest suggested).
@@ -73,14 +73,12 @@ def lm_config(size: str, variant: str = "value", d_vocab: int | None = None, **o
         "dropout": at.dropout,
         "tied_embedding": True,
         "init": NormalInit(0.02),
-        "name": variant,
     }
     fields |= overrides
     # Here, as the MLP's width is made of it, and would be refused in its place.
     width = checked_value(fields["d_model"], int, "d_model")
     require(width > 0, f"d_model must be a positive whole number, got {width}")
-    following = {"mlp": MLP(4 * width), "streams": streams(variant, fields["n_layers"])}
-    return ModelConfig(**(following | fields))
+    return named_model(variant, {"mlp": MLP(4 * width), **fields})
 
 
 def parameter_count(config: ModelConfig) -> int:

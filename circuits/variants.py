@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.canonical import content_hash, to_plain
 from circuits.config import ModelConfig, ReluStack, ToyInit, VectorInputs
 from circuits.errors import known
 from circuits.fields import checked_value
@@ -168,6 +169,13 @@ def streams(name: str, n_layers: int) -> Streams:
     return rule.streams(n_layers, gate)
 
 
+def name_of(given: Streams, n_layers: int, asked: str) -> str:
+    """Return what a model with these streams is called: ``asked`` if that rule makes them, else the first rule that
+    does, else ``own-`` and the beginning of their hash."""
+    fitting = [name for name in (asked, *_NAMED) if streams(name, n_layers) == given]
+    return fitting[0] if fitting else f"own-{content_hash([to_plain(stream) for stream in given])[:6]}"
+
+
 def citation(name: str) -> str:
     """Return whose rule a variant is."""
     return get(name)[0].citation
@@ -184,7 +192,8 @@ def icl_config(variant: str = "value", preset: str = "paper", **overrides: Any) 
     """Return the in-context classifier: two attention-only layers of one head, three ReLU layers, 32 logits.
 
     No biases in attention, no 1/sqrt(d), no output matrix, no layer norm; the width is positions plus content.
-    ``overrides`` replace fields of :class:`circuits.config.ModelConfig` (``n_layers=3``, say).
+    ``overrides`` replace fields of :class:`circuits.config.ModelConfig` (``n_layers=3``, say); with streams of its own
+    a model is called as the rule that makes them, or ``own-`` and their hash (:func:`name_of`).
 
     Raises:
         UnknownNameError: for an unknown variant, preset or field (nearest suggested).
@@ -206,9 +215,16 @@ def icl_config(variant: str = "value", preset: str = "paper", **overrides: Any) 
         "biases": False,
         "attention_scale": False,
         "init": ToyInit(),
-        "name": variant,
     }
     for field in overrides:
         known("field of ModelConfig", field, [f.name for f in dataclasses.fields(ModelConfig)])
-    fields |= overrides
-    return ModelConfig(**{"streams": streams(variant, fields["n_layers"]), **fields})
+    return named_model(variant, fields | overrides)
+
+
+def named_model(variant: str, fields: dict[str, Any]) -> ModelConfig:
+    """Return a model with the streams of a variant, or those that ``fields`` has, and the name of what it is."""
+    rule = streams(variant, fields["n_layers"])
+    config = ModelConfig(**{"streams": rule, "name": variant, **fields})
+    if "name" in fields or config.streams == rule:
+        return config
+    return dataclasses.replace(config, name=name_of(config.streams, config.n_layers, variant))

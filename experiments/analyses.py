@@ -24,6 +24,7 @@ from experiments.evaluation import held_out, split_loss
 from experiments.heads import scored, scored_prompts
 from experiments.lm_evaluation import split_lm_loss
 from experiments.lm_runs import AnyRun
+from experiments.pooling import require_seeds
 from experiments.runs import Run
 
 PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
@@ -188,7 +189,13 @@ def labelled(frame: pd.DataFrame, run: AnyRun) -> pd.DataFrame:
 
 
 def all_metrics(runs: Iterable[AnyRun]) -> pd.DataFrame:
-    """Return the metrics of several runs, with columns run, variant, seed, step, split, measure, value."""
+    """Return the metrics of several runs, with columns run, variant, seed, step, split, measure, value.
+
+    Raises:
+        ValueError: for runs that are no seeds of their variants (:func:`experiments.pooling.require_seeds`).
+    """
+    runs = list(runs)
+    require_seeds(runs)
     return pd.concat([labelled(run.metrics(), run) for run in runs], ignore_index=True)
 
 

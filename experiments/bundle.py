@@ -13,6 +13,8 @@ Only files are read here, nothing is computed and no model is known; :mod:`exper
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,19 +22,29 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from circuits.canonical import content_hash
 from circuits.errors import known
 from experiments.frames import frame_hash, sha256
+from experiments.together import changed_at_once
 
 SCHEMA = "valuestream-bundle-1"
 COMMITTED = Path(__file__).parents[1] / "figures" / "data"
 """The bundle of this repository."""
 LOGS = ("metrics", "gradients")
+AGAIN = (
+    "restore it from the repository, or write it again from the runs ('valuestream collect RUNS --afresh', which keeps "
+    "the frames that are whole)"
+)
 
 
 class BundleError(ValueError):
     """A directory that is no bundle, of another schema, incomplete or changed."""
+
+
+class DamagedManifestError(BundleError):
+    """A manifest that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +64,49 @@ class Bundle:
                 run's results that were changed, it is named.
         """
         path = Path(path)
-        manifest = path / "manifest.json"
-        if not manifest.is_file():
+        try:
+            changed_at_once(path)
+        except OSError as error:
             raise BundleError(
-                f"{path} holds no bundle of results: it has no manifest.json; 'valuestream collect' makes it"
-            )
-        held = json.loads(manifest.read_text())
-        if held.get("schema") != SCHEMA:
-            raise BundleError(
-                f"{path} has the schema {held.get('schema')!r}, this version reads {SCHEMA!r}; check out the version "
-                "that wrote it, or collect the runs again"
-            )
-        bundle = cls(path, held["files"])
-        bundle._check_files()
+                f"{path} was being written when the process died, and cannot be written from here ({error}); give any "
+                f"command on it as somebody who may write there"
+            ) from error
+        bundle = cls(path, manifest_of(path))
+        try:
+            bundle._check_files()
+        except BundleError:
+            # Read while another process wrote it, it is read once more.
+            if changed_at_once(path) or manifest_of(path) != bundle.files:
+                return cls.open(path)
+            raise
         return bundle
 
     def _check_files(self) -> None:
         missing = [name for name in self.files if not (self.path / name).is_file()]
         if missing:
-            raise BundleError(f"{self.path} lacks {', '.join(missing)}; restore them from the repository")
-        changed = [name for name, wanted in self.files.items() if sha256(self.path / name) != wanted]
-        if changed:
+            raise BundleError(f"{self.path} lacks {', '.join(missing)}; {AGAIN}")
+        changed = self.changed()
+        if not changed:
+            return
+        if {"runs.parquet", *(f"{log}.parquet" for log in LOGS)} & set(changed):
+            self._name_changed_runs()
+        raise BundleError(
+            f"{', '.join(changed)} in {self.path} does not have the hash that the manifest states; {AGAIN}"
+        )
+
+    def _name_changed_runs(self) -> None:
+        try:
             self.check_runs()
-            raise BundleError(f"{', '.join(changed)} in {self.path} does not have the hash that the manifest states")
+        except BundleError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
+            # What can no longer be read names no run.
+            return
+
+    def changed(self) -> list[str]:
+        """Return the files that are missing or do not have their hashes."""
+        there = {name: (self.path / name).is_file() for name in self.files}
+        return [name for name, wanted in self.files.items() if not there[name] or sha256(self.path / name) != wanted]
 
     def check_runs(self) -> None:
         """Check every run's configuration against its id, and what it measured against its hashes.
@@ -82,12 +114,13 @@ class Bundle:
         Raises:
             BundleError: naming the runs that disagree.
         """
-        runs = self.runs
+        runs = pd.read_parquet(self.path / "runs.parquet")
         wrong = [row.run for row in runs.itertuples() if content_hash(json.loads(str(row.config)))[:12] != row.run]
         if wrong:
             raise BundleError(f"in {self.path} the configurations of {_some(wrong)} do not have their hashes")
         for log in LOGS:
-            by_run = dict(list(self.frame(log).groupby("run", sort=False, observed=True)))
+            rows = pd.read_parquet(self.path / f"{log}.parquet")
+            by_run = dict(list(rows.groupby("run", sort=False, observed=True)))
             stated = dict(zip(runs.run, runs[log], strict=True))
             wrong = [run for run, digest in stated.items() if digest != (_digest(by_run[run]) if run in by_run else "")]
             if wrong:
@@ -101,9 +134,13 @@ class Bundle:
 
         Raises:
             UnknownNameError: if there is none (nearest suggested).
+            BundleError: if the bundle was changed since it was opened.
         """
         known("frame of the bundle", name, [file.removesuffix(".parquet") for file in self.files])
-        return pd.read_parquet(self.path / f"{name}.parquet")
+        data = (self.path / f"{name}.parquet").read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.files[f"{name}.parquet"]:
+            raise BundleError(f"{name}.parquet in {self.path} was changed since it was opened; open the bundle again")
+        return pd.read_parquet(io.BytesIO(data))
 
     def has(self, name: str) -> bool:
         """Return whether there is a frame of that name."""
@@ -149,6 +186,31 @@ class Bundle:
     def _of(self, name: str, log: pd.DataFrame) -> pd.DataFrame:
         arms = self.experiment(name).drop(columns=["steps", "stops_at", "status"])
         return arms.merge(log, on="run").drop(columns="run").rename(columns={"name": "run"})
+
+
+def manifest_of(path: Path) -> dict[str, str]:
+    """Return the hash of every file of the bundle in a directory, as its manifest states it.
+
+    Raises:
+        BundleError: if there is no manifest, it is damaged, or of another schema.
+    """
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise BundleError(f"{path} holds no bundle of results: it has no manifest.json; 'valuestream collect' makes it")
+    try:
+        held = json.loads(manifest.read_bytes())
+    except ValueError as error:
+        raise DamagedManifestError(f"{manifest} is damaged ({error}); {AGAIN}") from error
+    if not isinstance(held, dict):
+        raise DamagedManifestError(f"{manifest} is damaged, it is no manifest; {AGAIN}")
+    if held.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{path} has the schema {held.get('schema')!r}, this version reads {SCHEMA!r}; check out the version "
+            f"that wrote it, or collect the runs again"
+        )
+    if not isinstance(held.get("files"), dict):
+        raise DamagedManifestError(f"{manifest} is damaged, it lists no files; {AGAIN}")
+    return held["files"]
 
 
 def log_hash(rows: pd.DataFrame) -> str:

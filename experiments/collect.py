@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pandas as pd
 
 from circuits.canonical import canonical_json, essence
-from circuits.files import write_atomically
-from experiments.bundle import COMMITTED, LOGS, SCHEMA, Bundle, BundleError, log_hash
-from experiments.frames import DIGITS, parquet_bytes, sha256
+from experiments.bundle import COMMITTED, LOGS, SCHEMA, Bundle, BundleError, DamagedManifestError, log_hash, manifest_of
+from experiments.frames import DIGITS, parquet_bytes
 from experiments.lm_runs import AnyRun, open_run
 from experiments.paper import EXPERIMENTS, Arm, Size, experiment
+from experiments.run_directory import directory_of
 from experiments.runs import Run
+from experiments.together import changing
 
 ENDED = ("finished", "failed")
 """Runs that count: those that came to their end, and those that diverged on the way."""
@@ -26,11 +28,13 @@ def collect(
     bundle: str | Path = COMMITTED,
     names: Iterable[str] = tuple(EXPERIMENTS),
     size: Size = "full",
+    afresh: bool = False,
 ) -> dict[str, tuple[int, int]]:
     """Write the runs of experiments into a bundle; return, by experiment, how many of its runs it holds now, of all.
 
     A run is looked for under ``roots``, and where it is in none of them the bundle's own copy is kept, as are all
-    frames of analyses (see :func:`add_frames`).
+    frames of analyses (see :func:`add_frames`). ``afresh`` takes nothing from the bundle but the frames of analyses
+    that are whole: so one that was damaged is written again.
 
     Raises:
         UnknownNameError: for an unknown experiment.
@@ -38,7 +42,7 @@ def collect(
         BundleError: if there is no finished run at all, or for a bundle of another schema.
     """
     arms = {name: experiment(name).arms(size) for name in names}
-    old = Bundle.open(bundle) if (Path(bundle) / "manifest.json").exists() else None
+    old = Bundle.open(bundle) if (Path(bundle) / "manifest.json").exists() and not afresh else None
     kept = _rows_of(old, arms) if old else {}
     found = {run.config.id: run for run in _runs(roots, arms) if run.status in ENDED}
     fresh = {run_id: _read(run) for run_id, run in found.items()}
@@ -59,31 +63,43 @@ def collect(
         "runs": pd.DataFrame([held[run]["about"] for run in held]),
     }
     frames |= {log: _together([rows[log] for rows in held.values()]) for log in LOGS}
-    add_frames(frames, bundle)
+    add_frames(frames, bundle, afresh)
     return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
 
 
-def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED) -> None:
-    """Write frames into a bundle, rounded, and then its manifest: a bundle half written is refused, and not read.
+def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED, afresh: bool = False) -> None:
+    """Write frames into a bundle, rounded, with their hashes in its manifest: all or, if the process dies, none.
+
+    ``afresh`` leaves out what is in the bundle and was changed.
 
     Raises:
-        BundleError: for a bundle of another schema, or one that was changed.
+        BundleError: for a bundle of another schema, or (unless ``afresh``) one that was changed.
     """
     path = Path(bundle)
-    manifest = path / "manifest.json"
-    files = dict(Bundle.open(path).files) if manifest.exists() else {}
-    path.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.items():
-        file = path / f"{name}.parquet"
-        write_atomically(file, parquet_bytes(_rounded(frame), level=19))
-        files[file.name] = sha256(file)
-    text = json.dumps({"schema": SCHEMA, "files": dict(sorted(files.items()))}, indent=1) + "\n"
-    write_atomically(manifest, text.encode())
+    written = {f"{name}.parquet": parquet_bytes(_rounded(frame), level=19) for name, frame in frames.items()}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
+    with changing(path) as replace:
+        files = dict(sorted({**_whole_files(path, afresh), **hashes}.items()))
+        text = json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n"
+        replace({**written, "manifest.json": text.encode()})
+
+
+def _whole_files(path: Path, afresh: bool) -> dict[str, str]:
+    if not (path / "manifest.json").exists():
+        return {}
+    if not afresh:
+        return dict(Bundle.open(path).files)
+    try:
+        held = Bundle(path, manifest_of(path))
+    except DamagedManifestError:
+        return {}
+    changed = set(held.changed())
+    return {name: digest for name, digest in held.files.items() if name not in changed}
 
 
 def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[AnyRun]:
-    wanted = {arm.config.name for those in arms.values() for arm in those}
-    there = [Path(root) / name for root in roots for name in sorted(wanted)]
+    wanted = {arm.config.id: arm.config for those in arms.values() for arm in those}
+    there = [directory_of(root, config) for root in roots for config in wanted.values()]
     return [open_run(path) for path in there if (path / "run.json").is_file()]
 
 
@@ -107,7 +123,7 @@ def _read(run: AnyRun) -> dict[str, Any]:
         "stops_at": _stops_at(run),
         "status": run.status,
         "engine": run.record["engine"],
-        "seconds": _seconds(run),
+        "seconds": run.seconds,
         "config": canonical_json(essence(run.config)),
         "environment": canonical_json(run.record["environment"]),
     }
@@ -118,12 +134,6 @@ def _read(run: AnyRun) -> dict[str, Any]:
 def _stops_at(run: AnyRun) -> float:
     stop = run.config.training.stop_at if isinstance(run, Run) else None
     return stop.accuracy if stop else float("nan")
-
-
-def _seconds(run: AnyRun) -> float:
-    file = run.path / "sessions.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return float(sum(json.loads(line)["seconds"] for line in lines))
 
 
 def _rows_of(old: Bundle, arms: Mapping[str, Sequence[Arm]]) -> dict[str, dict[str, Any]]:

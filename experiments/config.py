@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from circuits import variants
 from circuits.canonical import content_hash, essence, from_plain, register_union, to_plain
 from circuits.config import ModelConfig
 from circuits.errors import known, require
@@ -202,6 +204,26 @@ class TrainingConfig(Checked):
         )
 
 
+def check_variant(variant: str, model: ModelConfig) -> None:
+    """Refuse the name of a rule for a model with other streams: names are what comparisons are made by.
+
+    Raises:
+        ValueError: saying what the model could be called.
+    """
+    if variant not in variants.names() or model.streams == variants.streams(variant, model.n_layers):
+        return
+    name = variants.name_of(model.streams, model.n_layers, variant)
+    raise ValueError(f"{variant!r} is the name of a rule, and this model has other streams; call the variant {name!r}")
+
+
+def shape_tags(model: ModelConfig, usual: Mapping[str, int | bool]) -> str:
+    """Return layers, heads and MLP as parts of a run's name, where they are not the usual ones: ``-3layers-mlp``."""
+    tags = [f"{n}{what}" for what, n in (("layers", model.n_layers), ("heads", model.n_heads)) if n != usual[what]]
+    has_mlp = model.mlp is not None
+    tags += ["mlp" if has_mlp else "no-mlp"] * (has_mlp != usual["mlp"])
+    return "".join(f"-{tag}" for tag in tags)
+
+
 @dataclass(frozen=True)
 class RunConfig(Checked):
     """One run: a task, a model, a training, a seed. ``variant`` and ``preset`` are the names they were made from."""
@@ -225,6 +247,7 @@ class RunConfig(Checked):
             raise ValueError(f"{self.task.n_labels} labels, but the model has {self.model.readout.d_vocab_out} logits")
         if self.training.gates and not self.model.streams:
             raise ValueError("gates change on a model without a stream; choose a variant with one, or no gates")
+        check_variant(self.variant, self.model)
         self._check_splits_and_carriers()
         check_interventions(self.model, self.training.interventions)
 
@@ -246,7 +269,14 @@ class RunConfig(Checked):
     @property
     def name(self) -> str:
         """Return the name of the run's directory."""
-        return f"icl-{self.variant}-{self.preset}-s{self.seed}-{self.id}"
+        shape = shape_tags(self.model, {"layers": 2, "heads": 1, "mlp": False})
+        return f"icl-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is what :func:`icl_run` makes of its variant, preset and seed alone."""
+        named = self.variant in variants.names() and self.preset in PRESETS
+        return named and self == icl_run(self.variant, self.preset, self.seed)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
@@ -279,10 +309,12 @@ def icl_run(
 ) -> RunConfig:
     """Return the configuration of one in-context learning run; ``model`` overrides fields of the model.
 
+    The run's variant is the model's name, which follows overridden streams (:func:`circuits.variants.icl_config`).
+
     Raises:
         UnknownNameError: for an unknown variant, preset or field (nearest suggested).
         ValueError: for configurations that contradict each other.
     """
     known("preset", preset, PRESETS)
     config = icl_config(variant, preset, **model)
-    return RunConfig(PRESETS[preset], config, training or TRAINING[preset], seed, variant, preset)
+    return RunConfig(PRESETS[preset], config, training or TRAINING[preset], seed, config.name, preset)

@@ -151,12 +151,23 @@ def _digest(file: Path, text: bool, seen: Path) -> str:
     status = file.stat()
     stamp = {"size": status.st_size, "modified": status.st_mtime_ns}
     memory = seen / f"{content_hash(str(file.resolve()))[:24]}.json"
-    if memory.is_file() and (last := json.loads(memory.read_text()))["stamp"] == stamp:
-        return last["digest"]
+    if (remembered := _remembered(memory, stamp)) is not None:
+        return remembered
     digest = _read_whole(file, text)
     if time.time() - status.st_mtime > SETTLED_SECONDS:
-        write_atomically(memory, json.dumps({"stamp": stamp, "digest": digest}).encode())
+        held = {"stamp": stamp, "digest": digest}
+        write_atomically(memory, json.dumps(held | {"sha256": content_hash(held)}).encode())
     return digest
+
+
+def _remembered(memory: Path, stamp: dict[str, int]) -> str | None:
+    try:
+        held = json.loads(memory.read_bytes()) if memory.is_file() else {}
+        whole = held.pop("sha256", None) == content_hash(held)
+    except (ValueError, AttributeError):
+        # Damaged: it is made again.
+        return None
+    return held["digest"] if whole and held["stamp"] == stamp else None
 
 
 def _read_whole(file: Path, text: bool) -> str:

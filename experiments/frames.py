@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 DIGITS = 5
 """Decimals that committed results keep; accuracies over 1,000 or 4,000 sequences are exact in them."""
@@ -17,6 +19,48 @@ def parquet_bytes(frame: pd.DataFrame, level: int | None = None) -> bytes:
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=False, compression="zstd", compression_level=level)
     return buffer.getvalue()
+
+
+SEAL = b"valuestream-sha256"
+"""The entry of a Parquet file's metadata that holds the hash of its content."""
+
+
+class DamagedFrameError(ValueError):
+    """A Parquet file that is not as it was written."""
+
+
+def sealed_bytes(frame: pd.DataFrame) -> bytes:
+    """Return a frame as Parquet (zstd) with a hash of its content inside, so that it can be checked by itself."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    # Of what is read back, as some types do not come through.
+    seal = _exact_hash(pd.read_parquet(io.BytesIO(parquet_bytes(frame))))
+    buffer = io.BytesIO()
+    sealed = table.replace_schema_metadata({**(table.schema.metadata or {}), SEAL: seal.encode()})
+    parquet.write_table(sealed, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_sealed(path: Path) -> pd.DataFrame:
+    """Return a frame of :func:`sealed_bytes`; one of the first version is not sealed.
+
+    Raises:
+        DamagedFrameError: if it is no Parquet file, or its content does not have the hash that it states.
+    """
+    data = io.BytesIO(path.read_bytes())
+    try:
+        seal = (parquet.read_schema(data).metadata or {}).get(SEAL)
+        frame = pd.read_parquet(data)
+        whole = seal is None or seal == _exact_hash(frame).encode()
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DamagedFrameError(f"{path} cannot be read: it was changed or damaged ({error})") from error
+    if not whole:
+        raise DamagedFrameError(f"{path} does not have the hash that it states: it was changed or damaged")
+    return frame
+
+
+def _exact_hash(frame: pd.DataFrame) -> str:
+    text = f"{frame.dtypes.to_string()}\n{frame.to_csv(index=False, lineterminator=chr(10))}"
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from circuits import variants
 from circuits.canonical import content_hash, essence, from_plain, register_union, to_plain
 from circuits.config import ModelConfig, TokenInputs
 from circuits.errors import known, require
 from circuits.fields import Checked, checked_value
 from circuits.lm import LM_SIZES, lm_config
-from experiments.config import Adam, Every, RunConfig, Schedule
+from experiments.config import Adam, Every, RunConfig, Schedule, check_variant, shape_tags
 from experiments.tasks.ioi import IOIConfig
 from experiments.tasks.nested import NestedConfig
 from experiments.tasks.repeats import RepeatsConfig
@@ -147,6 +148,7 @@ class LMRunConfig(Checked):
             f"the task's windows have {self.task.n_ctx} tokens, the model only {self.model.n_ctx} positions; give the "
             f"model n_ctx={self.task.n_ctx}, or the task shorter windows",
         )
+        check_variant(self.variant, self.model)
 
     @property
     def preset(self) -> str:
@@ -160,13 +162,27 @@ class LMRunConfig(Checked):
 
     @property
     def id(self) -> str:
-        """Return the first 12 digits of the hash of the configuration, without the fields that have their defaults."""
-        return content_hash(essence(self))[:12]
+        """Return the first 12 digits of the hash of the configuration, without the fields that have their defaults and
+        without where local files lie."""
+        plain = essence(self)
+        if isinstance(self.task, TextTaskConfig):
+            plain["task"] = {"type": type(self.task).__name__, **self.task.identity()}
+        return content_hash(plain)[:12]
 
     @property
     def name(self) -> str:
         """Return the name of the run's directory."""
-        return f"lm-{task_name(self.task)}-{self.variant}-{self.size}-s{self.seed}-{self.id}"
+        size = LM_SIZES.get(self.size)
+        usual = {"layers": size.n_layers, "heads": size.n_heads, "mlp": True} if size else None
+        shape = shape_tags(self.model, usual) if usual else ""
+        return f"lm-{task_name(self.task)}-{self.variant}-{self.size}{shape}-s{self.seed}-{self.id}"
+
+    @property
+    def usual(self) -> bool:
+        """Whether task, model and training are those of its task's, variant's and size's names alone."""
+        name = task_name(self.task)
+        named = self.variant in variants.names() and self.size in LM_SIZES and name in GENERATED
+        return named and self == lm_run(self.size, name, self.variant, self.seed)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
@@ -217,6 +233,7 @@ def lm_run(
 ) -> LMRunConfig:
     """Return the configuration of one run; ``model`` overrides fields of the model.
 
+    The run's variant is the model's name, which follows overridden streams (:func:`circuits.variants.icl_config`).
     The vocabulary is that of the task's tokenizer, if the model is one of the small ones; ``8m`` and ``1b`` have
     GPT-2's; ``d_vocab`` gives another. A task of several kinds of text is given as its configuration.
 
@@ -233,6 +250,8 @@ def lm_run(
         task = GENERATED[task]
     # Here, as its tokens are counted before the configuration is made.
     checked_value(task, TokenTaskConfig, "task")
+    if isinstance(task, TextTaskConfig):
+        task = task.identified()
     n_tokens = vocabulary_size(task)
     own = None if LM_SIZES[size].n_ctx > 1024 else n_tokens
     fields: dict[str, Any] = {} if LM_SIZES[size].n_ctx >= task.n_ctx and own is None else {"n_ctx": task.n_ctx}
@@ -242,7 +261,7 @@ def lm_run(
         isinstance(inputs, TokenInputs) and inputs.d_vocab >= n_tokens,
         f"the task's tokenizer has {n_tokens} tokens, the model only {getattr(inputs, 'd_vocab', 0)}; give d_vocab",
     )
-    return LMRunConfig(task, config, training or LM_TRAINING[size], seed, variant, size)
+    return LMRunConfig(task, config, training or LM_TRAINING[size], seed, config.name, size)
 
 
 def vocabulary_size(task: TokenTaskConfig) -> int:

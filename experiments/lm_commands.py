@@ -18,6 +18,7 @@ from experiments.ioi_tables import OWN, By, model_name, paper_table, summary
 from experiments.lm import GENERATED, LM_TRAINING, TASKS, AdamW, LMRunConfig, LMTraining, TokenTaskConfig, lm_run
 from experiments.lm_cli import TrainLM
 from experiments.lm_runs import LMRun, lm_runs_table, run_at
+from experiments.pooling import require_seeds
 from experiments.sweep import chosen_compute, sweep
 from experiments.tasks.stories import StoriesTask, statistics
 from experiments.tasks.text import TextTaskConfig
@@ -86,6 +87,7 @@ def ioi(names: Sequence[str], n: int, step: int, body: str | None, transplant: b
     """Measure runs, print every set and the paper's table, keep each run's numbers, and draw."""
     require(bool(names), "name one run or more; 'valuestream runs' lists them")
     runs = [LMRun.find(name, root) for name in names]
+    require_seeds(runs)
     # Another architecture is refused here, before anything is measured.
     bodies = [_bodies(run, body, transplant) for run in runs]
     frames = [measured(run, n, step, of) for run, of in zip(runs, bodies, strict=True)]

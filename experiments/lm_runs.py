@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from circuits.errors import known, require
 from circuits.model import HookedStreamTransformer
+from experiments.corpora import local_files
 from experiments.frames import sha256
 from experiments.lm import AnyConfig, LMRunConfig, make_task
-from experiments.run_directory import RunDirectory, RunError, explained, kind_of, read_record
+from experiments.run_directory import RunDirectory, RunError, kind_of, read_record
 from experiments.runs import Run
-from experiments.sharded_state import drop_shards
-from experiments.tasks.text import TextTaskConfig
+from experiments.sharded_state import drop_shards, shard_steps
+from experiments.tasks.text import TextTask, TextTaskConfig
 from experiments.tasks.tokens import TokenTask
 from experiments.tokenizers import (
+    TOKENIZER_JSON,
     PreTrainedTokenizerBase,
     fingerprint,
     load_tokenizer,
     opening_tokens,
-    save_tokenizer,
+    tokenizer_files,
 )
+
+PLACES = ("corpus", "validation", "tokenizer")
+SAY = "give the training's command again with its new --corpus, or use LMRun.find(NAME).place(corpus=PATH)"
+
+
+def _is_there(place: str) -> bool:
+    return Path(place).exists() or (glob.has_magic(place) and bool(glob.glob(place, recursive=True)))
 
 
 class LMRun(RunDirectory[LMRunConfig]):
@@ -35,9 +49,71 @@ class LMRun(RunDirectory[LMRunConfig]):
     def _config(plain: dict[str, Any]) -> LMRunConfig:
         return LMRunConfig.from_plain(plain)
 
+    @classmethod
+    def at(cls, root: str | Path, config: LMRunConfig, engine: str = "eager") -> LMRun:
+        """Return the run of a configuration under ``root``, new or as it stands there; of a corpus of local files, it
+        notes where they lie now.
+
+        Raises:
+            ValueError: for a corpus of local files of which the configuration does not say what they hold.
+        """
+        run = super().at(root, config, engine)
+        if isinstance(config.task, TextTaskConfig):
+            run.place(**config.task.places)
+        return run
+
+    @staticmethod
+    def _plain(config: LMRunConfig) -> dict[str, Any]:
+        if not isinstance(config.task, TextTaskConfig):
+            return config.to_plain()
+        require(
+            config.task.of_files or local_files(config.task.corpus) is None,
+            f"what {config.task.corpus} holds is not in the configuration, and a run is named by it; make the task "
+            f"with TextTaskConfig.of(...), or the configuration with lm_run",
+        )
+        return replace(config, task=config.task.without_places()).to_plain()
+
+    def place(self, **places: str | Path) -> None:
+        """Note where this machine has the files of the run's corpus, by field: ``corpus``, ``validation``, or
+        ``tokenizer``. What they hold is checked when they are read.
+
+        Raises:
+            UnknownNameError: for another field.
+        """
+        for name in places:
+            known("place", name, PLACES)
+        held = self._places() | {name: str(Path(place).expanduser().resolve()) for name, place in places.items()}
+        if held != self._places():
+            self._write("places.json", (json.dumps(held, indent=1, sort_keys=True) + "\n").encode())
+
+    def _places(self) -> dict[str, str]:
+        file = self.path / "places.json"
+        try:
+            held = json.loads(file.read_text()) if file.exists() else {}
+            return {name: str(Path(held[name])) for name in PLACES if name in held}
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{file} is damaged ({error}); remove it, and say where the corpus is: {SAY}") from error
+
     def task(self, device: str = "cpu") -> TokenTask:
-        """Return the task, with this run's draws."""
-        return make_task(self.config.task, self.config.seed, device)
+        """Return the task, with this run's draws.
+
+        Raises:
+            RunError: if the local files of its corpus are not where they were, saying how to tell where they are.
+            ValueError: if they hold something else, or a data set cannot be had.
+        """
+        config = self.config.task
+        if not isinstance(config, TextTaskConfig):
+            return make_task(config, self.config.seed, device)
+        config = replace(config, **self._places())
+        for name in ("corpus", "validation") if config.of_files else ():
+            place = getattr(config, name)
+            if isinstance(place, str) and not _is_there(place):
+                raise RunError(
+                    f"the {name} of {self.path.name} is not at {place}; it is told by its content (hash "
+                    f"{str(config.content)[:12]}), so it may lie anywhere: {SAY}"
+                )
+        tokenizer = self.tokenizer() if "tokenizer" in self.record else None
+        return TextTask(config, self.config.seed, device, tokenizer=tokenizer)
 
     @property
     def tokenizer_path(self) -> Path:
@@ -45,22 +121,29 @@ class LMRun(RunDirectory[LMRunConfig]):
         return self.path / "tokenizer"
 
     def keep_tokenizer(self, tokenizer: Any) -> None:
-        """Store the tokenizer beside the checkpoints, and note its hash.
+        """Store the tokenizer beside the checkpoints, and note the hashes of its files; for who holds the run's lock.
 
         Raises:
             RunError: for another tokenizer than the one that is stored there.
         """
         if tokenizer is None:
             return
-        before = self.record.get("tokenizer")
-        if before not in (None, fingerprint(tokenizer)):
+        before, now = self.record.get("tokenizer"), fingerprint(tokenizer)
+        if before not in (None, now):
             raise RunError(
                 f"{self.path.name} began with another tokenizer (SHA-256 {before[:12]}) than its task has now; use the "
                 f"version that it began with (run.json names the commit), or remove the run"
             )
-        with explained(self.path):
-            self.record["tokenizer"] = save_tokenizer(tokenizer, self.tokenizer_path)
-        self.write_record()
+        if before is None:
+            files = tokenizer_files(tokenizer)
+            for name, data in files.items():
+                self._write(f"tokenizer/{name}", data)
+            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            self.record |= {"tokenizer": now, "tokenizer_files": hashes}
+            self.write_record()
+
+    def _saved_step(self) -> int:
+        return max([super()._saved_step(), *shard_steps(self.path)])
 
     def close(self) -> None:
         """Close the run as any other, and drop what several processes saved to resume from."""
@@ -90,9 +173,12 @@ class LMRun(RunDirectory[LMRunConfig]):
         Raises:
             RunError: if there is none, or another than the run wrote.
         """
-        file = self.tokenizer_path / "tokenizer.json"
-        if not file.is_file() or sha256(file) != self.record.get("tokenizer"):
-            raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
+        # The first runs noted the hash of one file alone.
+        one = {TOKENIZER_JSON: self.record.get("tokenizer")}
+        for name, digest in self.record.get("tokenizer_files", one).items():
+            file = self.tokenizer_path / name
+            if not file.is_file() or sha256(file) != digest:
+                raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
         return load_tokenizer(self.tokenizer_path)
 
 
@@ -122,13 +208,13 @@ def lm_runs_table(root: str | Path = "runs") -> pd.DataFrame:
 
 
 def _row(run: LMRun) -> dict[str, Any]:
-    config, (step, loss) = run.config, run.last("validation", "loss")
+    config, (_, loss) = run.config, run.last("validation", "loss")
     return {
         "run": run.path.name,
         "variant": config.variant,
         "size": config.size,
         "seed": config.seed,
         "status": run.status,
-        "step": step,
+        "step": run.step,
         "validation loss": round(loss, 4),
     }

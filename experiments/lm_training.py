@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from circuits.canonical import derive_seed
-from circuits.checkpoint import read_tensors, write_tensors
 from circuits.errors import require
 from circuits.model import HookedStreamTransformer
 from experiments.lm import AdamW, LMOptimizer, LMTraining
@@ -66,7 +64,7 @@ class Alone:
 
     def save(self, run: LMRun, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Write where to resume."""
-        write_tensors(run.path / "state.safetensors", tensors, about)
+        run.write_state(tensors, about)
         drop_shards(run.path)
 
     def load(self, run: LMRun, tensors: dict[str, Tensor]) -> State | None:
@@ -74,7 +72,7 @@ class Alone:
         newest = newest_state(run.path)
         if newest is None:
             return None
-        return read_shards(newest, {}) if newest.is_dir() else read_tensors(newest)
+        return read_shards(newest, {}) if newest.is_dir() else run.read_state()
 
 
 def make_lm_optimizer(config: LMOptimizer, parameters: dict[str, Tensor]) -> NamedOptimizer:
@@ -263,8 +261,6 @@ class LMTrainer:
 
     def _resume(self) -> None:
         if self.group.rank == 0:
-            for leftover in self.run.path.rglob(".*.tmp"):
-                leftover.unlink()
             self.run.keep_tokenizer(self.task.tokenizer)
         saved = self.group.load(self.run, self._tensors())
         if saved is not None:
@@ -288,8 +284,7 @@ class LMTrainer:
         if self.group.rank != 0:
             return
         session = {"from": self.first_step, "to": self.step, "seconds": round(time.monotonic() - self.started, 3)}
-        with explained(self.run.path), (self.run.path / "sessions.jsonl").open("a") as file:
-            file.write(json.dumps(session | {"tokens_per_second": round(self.tokens_per_second)}) + "\n")
+        self.run.append_session(session | {"tokens_per_second": round(self.tokens_per_second)})
         if self.done:
             self.run.close()
 
@@ -312,8 +307,12 @@ def train_lm(
     """
     group = group or Alone()
     if run.finished:
+        # What a kill at the very end left behind.
+        run.tidy()
         return
     with run.locked() if group.rank == 0 else nullcontext():
+        if group.agreed(run.finished):
+            return
         trainer = LMTrainer(run, device, group)
         while True:
             if group.agreed(stop()):

@@ -24,6 +24,7 @@ import torch
 
 from experiments.lm_runs import AnyRun
 from experiments.run_directory import RunError
+from experiments.stopping import told_to_stop
 from experiments.work import Work, outcome
 
 REPORT_SECONDS = 0.25
@@ -57,15 +58,20 @@ def _serve(parent: Connection, device: str) -> None:
     """Train one group after another, until the parent says ``None`` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells workers to stop, so that they save between steps
     torch.set_num_threads(1)
-    try:
-        parent.send(Free())
-        while (paths := parent.recv()) is not None:
-            parent.send(Free(_trained(paths, parent, device)))
-    except (EOFError, OSError):
-        return
+    with told_to_stop((signal.SIGTERM, signal.SIGHUP)) as told:
+        try:
+            parent.send(Free())
+            while (paths := parent.recv()) is not None:
+                ended = _trained(paths, parent, device, told)
+                if told.is_set():
+                    # Its runs are saved; the parent hears that it is gone, and who goes on with them.
+                    sys.exit(128 + signal.SIGTERM)
+                parent.send(Free(ended))
+        except (EOFError, OSError):
+            return
 
 
-def _trained(paths: list[Path], parent: Connection, device: str) -> Exception | None:
+def _trained(paths: list[Path], parent: Connection, device: str, told: Event) -> Exception | None:
     spoke: dict[str, float] = {}
 
     def report(name: str, step: int, accuracy: float) -> None:
@@ -82,9 +88,10 @@ def _trained(paths: list[Path], parent: Connection, device: str) -> Exception | 
         nonlocal listened
         now = time.monotonic()
         if now - listened < LISTEN_SECONDS:
-            return False
+            return told.is_set()
         listened = now
-        return parent.poll()  # while a group is trained, all that can come is the wish to stop, or the parent's end
+        # While a group is trained, all that can come is the wish to stop, or the parent's end.
+        return told.is_set() or parent.poll()
 
     return outcome(paths, device, report, stop)
 

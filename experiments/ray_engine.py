@@ -6,14 +6,12 @@ node. Progress is read from the run directories, so that a worker has nothing to
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +24,8 @@ import torch
 
 from experiments.lm_runs import AnyRun, open_run
 from experiments.run_directory import RunError
+from experiments.run_logs import last_line
+from experiments.stopping import told_to_stop
 from experiments.work import Work, outcome
 
 CONNECT_SECONDS = 10.0
@@ -37,7 +37,6 @@ LOCK_SECONDS = 60.0
 """How long a run that is tried again waits for the lock that its dead worker may still hold on a shared filesystem."""
 SAVE_SECONDS = 120.0
 """How long tasks may take to save their runs after an interrupt."""
-TAIL = 64 * 1024
 
 
 def require_ray() -> None:
@@ -84,15 +83,8 @@ def _wait_for_locks(paths: Sequence[Path]) -> None:
 @contextmanager
 def _cancelled() -> Iterator[Event]:
     # Ray cancels a task as Ctrl-C would, anywhere in a step; runs save themselves between two.
-    stop = Event()
-    if threading.current_thread() is not threading.main_thread():
+    with told_to_stop((signal.SIGINT,)) as stop:
         yield stop
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # --- on the machine that asks -------------------------------------------------------------------------------------
@@ -223,11 +215,8 @@ class _Cluster:
 
 def last_seen(run: AnyRun) -> tuple[int, float] | None:
     """Return the step and the accuracy on ic (or validation loss) of a run's last measurement, if there is one."""
-    try:
-        with (run.path / "metrics.jsonl").open("rb") as file:
-            file.seek(-min(TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            rows = json.loads(file.read().rsplit(b"\n", 2)[-2])
-    except (OSError, ValueError, IndexError):
+    rows = last_line(run.path / "metrics.jsonl")
+    if rows is None:
         return None
     values = {(split, measure): value for _, split, measure, value in rows}
     return rows[0][0], values.get(("ic", "accuracy"), values.get(("validation", "loss"), math.nan))

@@ -57,18 +57,18 @@ def list_runs(root: str | Path = "runs") -> list[Run]:
 
 
 def runs_table(root: str | Path = "runs") -> pd.DataFrame:
-    """Return one row a run: name, variant, preset, seed, status, steps seen and the last accuracy on ic."""
+    """Return one row a run: name, variant, preset, seed, status, the step on the disk, the last accuracy on ic."""
     return pd.DataFrame([_row(run) for run in list_runs(root)])
 
 
 def _row(run: Run) -> dict[str, Any]:
-    config, (step, accuracy) = run.config, run.last("ic", "accuracy")
+    config, (_, accuracy) = run.config, run.last("ic", "accuracy")
     return {
         "run": run.path.name,
         "variant": config.variant,
         "preset": config.preset,
         "seed": config.seed,
         "status": run.status,
-        "step": step,
+        "step": run.step,
         "ic accuracy": round(accuracy, 4),
     }

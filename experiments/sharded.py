@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from circuits.model import HookedStreamTransformer
 from experiments.lm_runs import LMRun
 from experiments.lm_training import Alone, Loss, train_lm
 from experiments.sharded_state import State, anywhere, laid_out_like, newest_state, read_shards, write_shards
+from experiments.stopping import told_to_stop
 from experiments.tasks.tokens import TokenBatch
 from experiments.training import Report, never, silent
 
@@ -244,9 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told_to_stop() -> Callable[[], bool]:
-    told, launcher = threading.Event(), os.getppid()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
+    told, launcher = ExitStack().enter_context(told_to_stop()), os.getppid()
     # Where torchrun itself was killed, nobody is left to tell.
     return lambda: told.is_set() or os.getppid() != launcher
 

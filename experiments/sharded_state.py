@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
-from circuits.canonical import canonical_json
+from circuits.canonical import canonical_json, content_hash
 from circuits.checkpoint import CheckpointError, read_about
 from circuits.files import write_atomically
 
-FORMAT = "valuestream-shards-1"
+FORMAT = "valuestream-shards-2"
 FOLDER = "state"
 ABOUT = "about.json"
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -58,14 +58,22 @@ def _whole(run: Path) -> list[Path]:
     return sorted(f.parent for f in (run / FOLDER).glob(f"*/{ABOUT}") if f.parent.suffix != ".tmp")
 
 
+def shard_steps(run: Path) -> list[int]:
+    """Return the steps of the folders of shards that a run could go on from."""
+    return [int(folder.name.removeprefix("step_")) for folder in _whole(run)]
+
+
 def _about(folder: Path) -> dict[str, Any]:
     try:
         read = json.loads((folder / ABOUT).read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise CheckpointError(f"{folder / ABOUT} is damaged ({error}); remove {folder}") from error
-    if read.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has the format {read.get('format')!r}; this version reads {FORMAT!r}")
-    return read["about"] | {"files": read["files"]}
+    held = read if isinstance(read, dict) else {}
+    if held.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has the format {held.get('format')!r}; this version reads {FORMAT!r}")
+    if held.pop("sha256", None) != content_hash(held):
+        raise CheckpointError(f"{folder / ABOUT} does not have the hash that it states; remove {folder}")
+    return held["about"] | {"files": held["files"]}
 
 
 def drop_shards(run: Path, but: Path | None = None, pattern: str = "*") -> None:
@@ -98,6 +106,7 @@ def write_shards(run: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
         hashes = _hashes(unfinished)
         if distributed.get_rank() == 0:
             content = {"format": FORMAT, "about": dict(about), "files": hashes}
+            content["sha256"] = content_hash(content)
             write_atomically(unfinished / ABOUT, canonical_json(content).encode())
             unfinished.rename(folder)
     if distributed.get_rank() == 0:
@@ -113,7 +122,9 @@ def _write_files(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
     if distributed.get_rank() == 0:
         drop_shards(folder.parent.parent, pattern=folder.name)
-        folder.mkdir(parents=True)
+        # Not the run's directory itself: one that was deleted stays so.
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir()
     anywhere(False)
     try:
         save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))

@@ -28,7 +28,7 @@ from circuits.stream_config import Carrier
 from experiments.evaluation import EvaluationSets
 from experiments.runs import Run
 from experiments.tasks.icl import ICLBatch
-from experiments.training import GoesOn, Report, Trainer, never, silent, train_together
+from experiments.training import GoesOn, Report, Trainer, never, silent, train_together, unfinished
 from experiments.updates import make_optimizer
 
 ENGINE = "stacked"
@@ -267,14 +267,14 @@ def train_stacked(
         ValueError: if the runs cannot be stacked, saying why (:func:`require_stackable`).
         RunError: as :func:`experiments.training.train`.
     """
-    runs = [run for run in runs if not run.finished]
+    runs = unfinished(runs)
     if not runs:
         return
     require_stackable(runs)
     with ExitStack() as locks:
         for run in runs:
             locks.enter_context(run.locked())
-        train_together([_trainer(run, device) for run in runs], Stacking(), report, stop)
+        train_together([_trainer(run, device) for run in unfinished(runs)], Stacking(), report, stop)
 
 
 def _trainer(run: Run, device: str) -> Trainer:

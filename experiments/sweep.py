@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from experiments.process_engine import train_in_workers
 from experiments.progress_table import Progress
 from experiments.run_directory import RunError
 from experiments.runs import Run
+from experiments.stopping import told_to_stop
 from experiments.training import choose_compute
 from experiments.work import Work, accelerated, train_group
 
@@ -69,7 +68,7 @@ def sweep(
 
     Runs of one seed share their batches within a worker; on a GPU, seeds of one configuration train stacked.
     If a worker dies, its runs are tried again one by one, each up to ``retries`` times, from their last saved state. A
-    run that fails stops no other. An interrupt (Ctrl-C) lets every run save itself first.
+    run that fails stops no other. Ctrl-C, SIGTERM and SIGHUP let every run save itself first.
 
     Raises:
         KeyboardInterrupt: after an interrupt, with every run saved.
@@ -105,10 +104,10 @@ def sweep(
 def _working(
     pending: Sequence[AnyRun], runs: Sequence[AnyRun], workers: int, device: str, retries: int, progress: bool
 ) -> Iterator[tuple[Work, Event]]:
-    """The work of a sweep with its table, and an event that Ctrl-C sets; raises in the end what went wrong."""
+    """The work of a sweep with its table, and an event that an interrupt sets; raises in the end what went wrong."""
     steps = {run.path.name: run.config.training.steps for run in runs}
     tokens = {run.path.name: run.config.tokens_per_step for run in runs if isinstance(run, LMRun)}
-    with Progress(steps, progress, tokens) as shown, _interruptible() as stop:
+    with Progress(steps, progress, tokens) as shown, told_to_stop(say=_say_so, once=True) as stop:
         for run in runs:
             shown.set(run.path.name, "done" if run.finished else "waiting")
         work = Work(pending, workers, device, retries, shown)
@@ -130,22 +129,5 @@ def _train_here(work: Work, device: str, stop: Event) -> None:
             work.ended(group)
 
 
-@contextmanager
-def _interruptible() -> Iterator[Event]:
-    """An event that Ctrl-C sets; a second Ctrl-C is the usual interrupt."""
-    stop = Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(_number: int, _frame: Any) -> None:
-        print("\nstopping after this step; every run saves itself ...", file=sys.stderr)
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _say_so() -> None:
+    print("\nstopping after this step; every run saves itself ...", file=sys.stderr)

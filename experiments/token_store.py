@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import warnings
@@ -21,11 +22,15 @@ from tqdm import tqdm
 from circuits.canonical import content_hash
 from circuits.coverage import Coverage, shown
 from circuits.errors import require
+from circuits.files import write_atomically
 from experiments.corpora import Corpus, made
 from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint
 
-LAYOUT = 1
+LAYOUT = 2
 """Stored tokens of another layout are made anew."""
+ARRAYS = ("tokens", "ends", "hashes")
+HASHES = "sha256.json"
+"""Of every array's file, its hash."""
 MOST_UNKNOWN = 0.5
 MOST_NAMED = 100
 """Of unknown words, so many are kept for messages."""
@@ -63,13 +68,39 @@ def tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path) -
     folder = cache / "tokens" / key[:24]
     if not folder.is_dir():
         _make(folder, corpus, tokenizer)
+    _check(folder)
     arrays = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _types(tokenizer))
     return TokenStore(*map(np.asarray, arrays))
 
 
+def _check(folder: Path) -> None:
+    changed = [name for name, digest in _hashes(folder).items() if digest != _sha256(folder / name)]
+    require(
+        not changed,
+        f"{', '.join(changed)} in {folder}, where the tokens of a corpus are kept, were changed or damaged; remove the "
+        f"folder, and they are made again",
+    )
+
+
+def _hashes(folder: Path) -> dict[str, str | None]:
+    try:
+        held = json.loads((folder / HASHES).read_bytes())
+        return {f"{name}.npy": held.get(f"{name}.npy") for name in ARRAYS}
+    except (OSError, ValueError, AttributeError):
+        return {HASHES: None}
+
+
+def _sha256(file: Path) -> str:
+    if not file.is_file():
+        return "missing"
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _types(tokenizer: PreTrainedTokenizerBase) -> dict[str, np.dtype]:
     small = len(tokenizer) <= np.iinfo(np.uint16).max + 1
-    return {"tokens": np.dtype(np.uint16 if small else np.uint32), "ends": np.dtype("i8"), "hashes": np.dtype("u8")}
+    types = (np.dtype(np.uint16 if small else np.uint32), np.dtype("i8"), np.dtype("u8"))
+    return dict(zip(ARRAYS, types, strict=True))
 
 
 def _make(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -101,6 +132,8 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> 
             end, n_documents = end + len(tokens), n_documents + len(texts)
             known.check(texts, tokens, lengths)
     require(n_documents > 0, f"corpus {corpus.name} is empty: it holds no document that is not blank")
+    hashes = {f"{name}.npy": _sha256(folder / f"{name}.npy") for name in ARRAYS}
+    write_atomically(folder / HASHES, json.dumps(hashes).encode())
     known.warn()
 
 

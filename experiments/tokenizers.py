@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuits.canonical import content_hash
 from circuits.errors import require
 from circuits.files import write_atomically
 
@@ -30,6 +31,7 @@ CONVENTIONS: dict[str, tuple[str, ...]] = {
     "eos_token": ("</s>", "<eos>", "[EOS]", "<|endoftext|>"),
 }
 """What special tokens are called: a bare tokenizer.json names them, but does not say what they are for."""
+TOKENIZER_JSON = "tokenizer.json"
 INSTEAD = (
     "pass the path of a tokenizer.json, or of a folder that save_pretrained wrote (on a machine with a connection: "
     "transformers.AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER))"
@@ -105,7 +107,7 @@ def tokenizer_named(name_or_path: str) -> PreTrainedTokenizerBase:
         return load_tokenizer(path)
     if path.is_file():
         # A folder that save_pretrained wrote says beside the file which tokens pad, begin and end a text.
-        whole = path.name == "tokenizer.json" and (path.parent / "tokenizer_config.json").is_file()
+        whole = path.name == TOKENIZER_JSON and (path.parent / "tokenizer_config.json").is_file()
         return load_tokenizer(path.parent) if whole else _from_file(path)
     return _from_hub(name_or_path)
 
@@ -141,10 +143,8 @@ def _from_hub(name: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
-    """Write a tokenizer into a folder, every file whole or not at all, and return its :func:`fingerprint`.
-
-    The folder is one that ``transformers`` reads, and the fingerprint is the SHA-256 of its tokenizer.json.
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """Return what ``save_pretrained`` writes, by file name; tokenizer.json is what :func:`fingerprint` is of.
 
     Raises:
         ValueError: for a tokenizer that has no tokenizer.json.
@@ -152,21 +152,32 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
     text = _text(tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer.save_pretrained(scratch)
-        for file in sorted(Path(scratch).iterdir()):
-            write_atomically(folder / file.name, text if file.name == "tokenizer.json" else file.read_bytes())
-    return hashlib.sha256(text).hexdigest()
+        files = {file.name: file.read_bytes() for file in sorted(Path(scratch).iterdir())}
+    return files | {TOKENIZER_JSON: text}
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
+    """Write :func:`tokenizer_files` into a folder, each whole or not at all, and return the :func:`fingerprint`.
+
+    Raises:
+        ValueError: for a tokenizer that has no tokenizer.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in tokenizer_files(tokenizer).items():
+        write_atomically(folder / name, data)
+    return fingerprint(tokenizer)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that :func:`save_tokenizer`, or ``save_pretrained``, wrote into a folder.
+    """Return the tokenizer of a folder of :func:`tokenizer_files`, or that ``save_pretrained`` wrote.
 
     Raises:
         ValueError: if the folder holds none.
     """
     from transformers import AutoTokenizer
 
-    if (folder / "tokenizer.json").is_file() and not (folder / "tokenizer_config.json").is_file():
-        return _from_file(folder / "tokenizer.json")
+    if (folder / TOKENIZER_JSON).is_file() and not (folder / "tokenizer_config.json").is_file():
+        return _from_file(folder / TOKENIZER_JSON)
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # as for names on the hub
@@ -180,6 +191,17 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         ValueError: for a tokenizer that has no tokenizer.json.
     """
     return hashlib.sha256(_text(tokenizer)).hexdigest()
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash (hexadecimal) of the :func:`fingerprint` and of which tokens pad, begin and end a text or stand for
+    unknown words, which tokenizer.json does not say.
+
+    Raises:
+        ValueError: for a tokenizer that has no tokenizer.json.
+    """
+    roles = {role: getattr(tokenizer, f"{role}_id") for role in (*CONVENTIONS, "unk_token")}
+    return content_hash([fingerprint(tokenizer), roles])
 
 
 def _text(tokenizer: PreTrainedTokenizerBase) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,14 +12,13 @@ import torch
 from torch import Tensor
 
 from analysis.gradients import NotFiniteError
-from circuits.checkpoint import read_tensors, write_tensors
 from circuits.fast import run_last, why_not
 from circuits.intervening import Intervening, NothingChangedError
 from circuits.interventions import Freeze
 from circuits.model import HookedStreamTransformer
 from experiments.config import RunConfig, Schedule
 from experiments.evaluation import EvaluationSets, evaluate, split_loss
-from experiments.run_directory import RunError, explained
+from experiments.run_directory import RunError
 from experiments.runs import Run
 from experiments.tasks.icl import ICLBatch, ICLTask
 from experiments.updates import compiled_backward, compiled_run_last, compiles, eager_backward, make_optimizer
@@ -176,18 +174,15 @@ class Trainer:
         if self.config.interventions:
             tensors["interventions"] = self.intervening.counts.values
         about = {"step": self.step, "observed": self.observed, "accuracies": self.accuracies, "splits": self.splits}
-        with explained(self.run.path):
-            write_tensors(self.run.path / "state.safetensors", tensors, about)
+        self.run.write_state(tensors, about)
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
-        for leftover in self.run.path.rglob(".*.tmp"):
-            leftover.unlink()
-        file = self.run.path / "state.safetensors"
-        if not file.exists():
+        saved = self.run.read_state()
+        if saved is None:
             self._keep_rows()
             return
-        tensors, about = read_tensors(file)
+        tensors, about = saved
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model|{name}"])
@@ -206,9 +201,8 @@ class Trainer:
 
     def close(self) -> None:
         """Note how long this sitting took; close the run if it is done, else save where it is."""
-        session = {"from": self.first_step, "to": self.step, "seconds": round(time.monotonic() - self.started, 3)}
-        with explained(self.run.path), (self.run.path / "sessions.jsonl").open("a") as file:
-            file.write(json.dumps(session) + "\n")
+        seconds = round(time.monotonic() - self.started, 3)
+        self.run.append_session({"from": self.first_step, "to": self.step, "seconds": seconds})
         if self.done:
             if self.config.interventions:
                 self.run.record["interventions"] = self.intervening.counts.records()
@@ -226,10 +220,10 @@ def train(runs: Sequence[Run], device: str = "cpu", report: Report = silent, sto
 
     Raises:
         ValueError: if the runs cannot share their batches.
-        RunError: if another process trains one of them, the disk is full, or (after the others have ended) one
-            diverged.
+        RunError: if another process trains one of them, or, after the others have ended, if one diverged or could not
+            be written.
     """
-    runs = [run for run in runs if not run.finished]
+    runs = unfinished(runs)
     if not runs:
         return
     shared = {(r.config.task, r.config.seed, r.config.training.batch_size, r.config.training.n_eval) for r in runs}
@@ -241,7 +235,15 @@ def train(runs: Sequence[Run], device: str = "cpu", report: Report = silent, sto
         task = runs[0].task(device)
         sets = EvaluationSets(task, runs[0].config.training.n_eval)
         update = partial(_update_each, task)
-        train_together([Trainer(run, sets, device) for run in runs], update, report, stop)
+        train_together([Trainer(run, sets, device) for run in unfinished(runs)], update, report, stop)
+
+
+def unfinished(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that are still to be trained; of the others, drop what a kill at their very end left behind."""
+    for run in runs:
+        if run.finished:
+            run.tidy()
+    return [run for run in runs if not run.finished]
 
 
 GoesOn = Callable[[Trainer, Callable[[], None]], bool]
@@ -269,8 +271,6 @@ def train_together(active: list[Trainer], update: Update, report: Report, stop: 
         try:
             doing()
         except RunError as error:
-            if trainer.run.status != "failed":
-                raise
             failed.append(error)
             active.remove(trainer)
             return False
@@ -286,9 +286,8 @@ def train_together(active: list[Trainer], update: Update, report: Report, stop: 
             if not goes_on(trainer, trainer.observe):
                 continue
             report(trainer.run.path.name, step, trainer.accuracy)
-            if trainer.done:
+            if trainer.done and goes_on(trainer, trainer.close):
                 active.remove(trainer)
-                trainer.close()
         here = [trainer for trainer in active if trainer.step == step]
         if here:
             update(here, goes_on)

@@ -53,6 +53,7 @@ def write_page(path: str | Path, title: str, lead: str, sections: Sequence[Mappi
 {body}
 <footer>{html.escape(footer)}</footer></body></html>
 """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(Path(path), text.encode())
     return Path(path)
 

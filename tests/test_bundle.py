@@ -21,6 +21,7 @@ from experiments.paper import Arm, Experiment
 from experiments.run_directory import RunError
 from experiments.runs import Run
 from experiments.sweep import sweep
+from tests.helpers import rewrite
 
 TINY = replace(TRAINING["small"], steps=30, evaluate_at=(Every(10),), checkpoint_at=(), n_eval=50)
 
@@ -81,9 +82,7 @@ def test_unfinished_runs_stay_out_and_diverged_ones_count(tiny: None, root: Path
     paper.EXPERIMENTS["tiny"] = Experiment("tiny", lambda size: arms)
     with pytest.raises(RunError, match="diverged"):
         sweep([arms[-1].config], copy, workers=1, progress=False)
-    file = copy / arms[0].config.name / "run.json"
-    record = json.loads(file.read_text())
-    file.write_text(json.dumps({**record, "status": "running"}))
+    rewrite(Run.at(copy, arms[0].config), status="running")
     assert collect([copy], tmp_path / "data", ["tiny"]) == {"tiny": (4, 5)}
     assert sorted(Bundle.open(tmp_path / "data").runs.status) == ["failed", "finished", "finished", "finished"]
 

@@ -70,7 +70,7 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
         load_checkpoint(file)
     save_file(tensors, file, {"valuestream": '{"format": "another-7"}'})
     with pytest.raises(
-        CheckpointError, match="has the format 'another-7'; this version reads 'valuestream-checkpoint-1'"
+        CheckpointError, match="has the format 'another-7'; this version reads 'valuestream-checkpoint-2'"
     ):
         load_checkpoint(file)
     save_file(tensors, file)

@@ -24,10 +24,12 @@ from experiments.lm_evaluation import LMEvaluationSets, lm_evaluate
 from experiments.lm_runs import LMRun, lm_runs_table, open_run, run_at
 from experiments.lm_training import LMTrainer, make_lm_optimizer, rate_at, train_lm
 from experiments.run_directory import RunError
+from experiments.run_logs import read_lines
 from experiments.runs import Run
 from experiments.tasks.ioi import IOITask
 from experiments.tasks.tokens import TokenBatch
 from experiments.tokenizers import fingerprint, load_tokenizer, word_level
+from tests.helpers import rewrite
 from tests.lm_helpers import tiny_lm, trained_lm
 from tests.test_training import files_of
 
@@ -260,11 +262,11 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(tmp_path
     config = tiny_lm(dropout=0.1, accumulate=2)
     whole = trained_lm(tmp_path / "whole", config)
     run = stopped(tmp_path / "stopped", config, after)
-    assert run.status == "running"
+    assert run.status == "interrupted"
     assert run.metrics().step.max() == 4 * ((after - 1) // 4)
     train_lm(run)
     assert files_of(run) == files_of(whole)
-    sessions = [json.loads(line) for line in (run.path / "sessions.jsonl").read_text().splitlines()]
+    sessions = read_lines(run.path / "sessions.jsonl")
     assert [(s["from"], s["to"]) for s in sessions] == [(0, after), (after, 12)]
 
 
@@ -385,11 +387,11 @@ def test_another_tokenizer_than_a_run_began_with_is_refused_and_not_stored(tmp_p
     with pytest.raises(RunError, match=rf"began with another tokenizer \(SHA-256 {began_with[:12]}\) than its task"):
         run.keep_tokenizer(word_level(["other", "words"]))
     assert fingerprint(load_tokenizer(run.tokenizer_path)) == began_with
-    (run.path / "run.json").write_text(json.dumps(record | {"tokenizer": "0" * 64}))
+    rewrite(run, tokenizer="0" * 64)
     with pytest.raises(RunError, match=r"began with another tokenizer \(SHA-256 000000000000\)"):
         train_lm(LMRun.at(tmp_path, run.config))
     assert json.loads((run.path / "run.json").read_text())["tokenizer"] == "0" * 64
-    (run.path / "run.json").write_text(json.dumps(record))
+    rewrite(run, tokenizer=began_with)
     train_lm(LMRun.at(tmp_path, run.config))
     assert LMRun.at(tmp_path, run.config).finished
 
@@ -437,15 +439,13 @@ def test_the_table_of_runs(tmp_path: Path) -> None:
         "validation loss": pytest.approx(losses(run, "validation")[-1], abs=1e-4),
     }
     (other,) = set(table.index) - {run.path.name}
-    assert table.loc[other, "status"] == "running"
+    assert table.loc[other, "status"] == "interrupted"
     assert math.isnan(table.loc[other, "validation loss"])
     assert lm_runs_table(tmp_path / "nowhere").empty
 
 
 def test_a_changed_configuration_is_refused(tmp_path: Path) -> None:
     run = LMRun.at(tmp_path, tiny_lm())
-    record = json.loads((run.path / "run.json").read_text())
-    record["config"]["seed"] = 77
-    (run.path / "run.json").write_text(json.dumps(record))
+    rewrite(run, config=run.record["config"] | {"seed": 77})
     with pytest.raises(RunError, match="does not have the hash .*: the file was changed"):
         LMRun.open(run.path)

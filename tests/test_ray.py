@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ from experiments import ray_engine
 from experiments.config import Every, RunConfig
 from experiments.ray_engine import last_seen, room
 from experiments.run_directory import RunError
+from experiments.run_logs import read_lines
 from experiments.runs import Run
 from experiments.sweep import sweep
 from experiments.work import Work
@@ -80,9 +80,9 @@ def test_an_interrupt_lets_every_run_save_itself(tmp_path: Path, cluster: Any) -
     with pytest.raises(KeyboardInterrupt):
         sweep([short("value", steps=50_000)], tmp_path, engine="ray", address=cluster.address, progress=False)
     interrupting.join()
-    (session,) = (json.loads(file.read_text()) for file in tmp_path.glob("*/sessions.jsonl"))
+    (session,) = (session for file in tmp_path.glob("*/sessions.jsonl") for session in read_lines(file))
     assert 0 < session["to"] < 50_000
-    assert Run.at(tmp_path, short("value", steps=50_000)).status == "running"
+    assert Run.at(tmp_path, short("value", steps=50_000)).status == "interrupted"
 
 
 # --- what needs no cluster ----------------------------------------------------------------------------------------

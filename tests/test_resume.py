@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
@@ -16,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from circuits.checkpoint import read_tensors
 from experiments import training
 from experiments.config import Every, GateChange, RunConfig
 from experiments.run_directory import RunError
+from experiments.run_logs import read_lines
 from experiments.runs import Run
 from experiments.sweep import sweep
 from experiments.training import train
@@ -63,7 +64,7 @@ def test_killed_ten_times_it_ends_with_the_bytes_of_an_uninterrupted_run(tmp_pat
         assert process.exitcode == -signal.SIGKILL, "it must die before it ends, ten times"
         killed += 1
         state = tmp_path / "killed" / CONFIG.name / "state.safetensors"
-        steps.append(training.read_tensors(state)[1]["step"] if state.exists() else 0)
+        steps.append(read_tensors(state)[1]["step"] if state.exists() else 0)
     assert len(set(steps)) > 3, f"the run must get on between its deaths, it was at {steps}"
     assert steps[-1] < CONFIG.training.steps
     resumed = trained(tmp_path / "killed", CONFIG)
@@ -89,9 +90,9 @@ def test_stopping_saves_and_the_same_call_goes_on(tmp_path: Path) -> None:
     asked = iter(range(1_000))
     with pytest.raises(KeyboardInterrupt):
         train([run], stop=lambda: next(asked) == 17)
-    sessions = [json.loads(line) for line in (run.path / "sessions.jsonl").read_text().splitlines()]
+    sessions = read_lines(run.path / "sessions.jsonl")
     assert [(s["from"], s["to"]) for s in sessions] == [(0, 17)]
-    assert Run.open(run.path).status == "running"
+    assert Run.open(run.path).status == "interrupted"
     assert Run.open(run.path).metrics().step.max() == 15
     assert files_of(trained(tmp_path / "stopped", CONFIG)) == files_of(whole)
 
@@ -168,4 +169,4 @@ def test_ctrl_c_closes_cleanly_and_says_how_to_go_on(tmp_path: Path, workers: in
     assert len(runs) == 2
     started = [run for run in runs if (run.path / "state.safetensors").exists()]
     assert started, "what had begun is saved"
-    assert all(run.status == "running" for run in runs)
+    assert all(run.status == "interrupted" for run in runs)

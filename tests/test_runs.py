@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,16 +13,13 @@ import pytest
 from experiments.frames import parquet_bytes
 from experiments.run_directory import DamagedRunWarning, RunError
 from experiments.runs import Run, list_runs, runs_table
+from tests.helpers import rewrite
 from tests.test_training import tiny, trained
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return trained(tmp_path, tiny())
-
-
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_a_run_is_plain_files(run: Run) -> None:
@@ -85,8 +81,9 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_version_is_refused(run: Run) -> None:
-    edit(run.path / "run.json", format="valuestream-run-9")
-    with pytest.raises(RunError, match="has the format 'valuestream-run-9', this version reads 'valuestream-run-1'"):
+    file = run.path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": "valuestream-run-9"}))
+    with pytest.raises(RunError, match="has the format 'valuestream-run-9', this version reads 'valuestream-run-2'"):
         Run.open(run.path)
 
 
@@ -111,9 +108,7 @@ def test_one_damaged_run_hides_no_other(run: Run, tmp_path: Path, damage: str) -
 
 
 def test_a_changed_configuration_is_refused(run: Run) -> None:
-    record = json.loads((run.path / "run.json").read_text())
-    record["config"]["seed"] = 77
-    edit(run.path / "run.json", config=record["config"])
+    rewrite(run, config=run.record["config"] | {"seed": 77})
     with pytest.raises(RunError, match="does not have the hash .*: the file was changed"):
         Run.open(run.path)
 

@@ -28,6 +28,7 @@ from experiments.config import Every
 from experiments.lm import AdamW, LMRunConfig, LMTraining, lm_run
 from experiments.lm_runs import LMRun
 from experiments.lm_training import Alone, LMTrainer, train_lm
+from experiments.run_logs import read_lines
 from experiments.sharded import Sharded, train_sharded
 from experiments.sharded_state import ABOUT, drop_shards, newest_state, read_shards
 from experiments.tasks.tokens import TokenBatch
@@ -85,7 +86,7 @@ def same_curves(one: LMRun, other: LMRun) -> None:
 
 def sittings(run: LMRun) -> list[int]:
     """The steps at which the sittings that came to an end began."""
-    return [json.loads(line)["from"] for line in (run.path / "sessions.jsonl").read_text().splitlines()]
+    return [session["from"] for session in read_lines(run.path / "sessions.jsonl")]
 
 
 def steps_saved(run: LMRun, group: Sharded) -> list[int]:

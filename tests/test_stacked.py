@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from experiments import training
 from experiments.config import SGD, Adam, At, Every, GateChange, Optimizer, Rate, RunConfig, StopAt
 from experiments.evaluation import EvaluationSets
 from experiments.run_directory import RunError
+from experiments.run_logs import read_lines
 from experiments.runs import Run
 from experiments.stacked import WideSets, joined, require_stackable, stacked_losses, stacks, train_stacked
 from experiments.tasks.icl import ICLBatch, ICLTask
@@ -265,8 +265,8 @@ def test_stopping_saves_and_the_same_call_goes_on_with_the_same_bytes(tmp_path: 
         stacked(tmp_path / "stopped", configs, stop=stop_at_question(7))
     stopped = [Run.at(tmp_path / "stopped", config) for config in configs]
     for run in stopped:
-        (session,) = [json.loads(line) for line in (run.path / "sessions.jsonl").read_text().splitlines()]
-        assert (session["from"], session["to"], run.status) == (0, 7, "running")
+        (session,) = read_lines(run.path / "sessions.jsonl")
+        assert (session["from"], session["to"], run.status) == (0, 7, "interrupted")
     resumed = stacked(tmp_path / "stopped", configs)
     for one, other in zip(resumed, whole, strict=True):
         assert files_of(one) == files_of(other)
@@ -299,7 +299,7 @@ def test_members_at_different_steps_catch_up_with_each_other(tmp_path: Path) -> 
     ours, theirs = stacked(tmp_path / "late", configs), separate(tmp_path / "separate", configs)
     assert_equal(ours, theirs)
     assert {run.record["engine"] for run in ours} == {"stacked"}
-    assert json.loads((ours[1].path / "sessions.jsonl").read_text().splitlines()[-1])["from"] == 9
+    assert read_lines(ours[1].path / "sessions.jsonl")[-1]["from"] == 9
 
 
 def test_a_stack_that_was_stopped_can_go_on_as_separate_runs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Source: arXiv 2412.15113 (8M language model): one document a window, truncated t
 from __future__ import annotations
 
 import dataclasses
+import glob
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,14 +18,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from analysis.pairs import Pair
-from circuits.canonical import content_hash, derive_seed, register_plain_union
+from circuits.canonical import content_hash, derive_seed, essence, register_plain_union
 from circuits.errors import known, require, whole
 from circuits.fields import Checked
 from experiments.corpora import Corpus, HubCorpus, LocalCorpus, default_cache, local_files
 from experiments.tasks.tokens import TokenBatch
 from experiments.token_store import TokenStore, tokenised
 from experiments.token_windows import JoinedWindows, SeparateWindows, Windows, held_out
-from experiments.tokenizers import PreTrainedTokenizerBase, fingerprint, tokenizer_named
+from experiments.tokenizers import PreTrainedTokenizerBase, tokenizer_identity, tokenizer_named
 
 register_plain_union(str | float)
 
@@ -64,9 +65,9 @@ class TextTaskConfig(Checked):
     revision: str | None = None
     """Of a data set on the hub: a commit, so that it stays the same."""
     content: str | None = None
-    """SHA-256 of a local corpus; see :meth:`of`."""
+    """The hash of what local files hold and of what they are read as; see :meth:`identified`."""
     tokenizer_content: str | None = None
-    """SHA-256 of the tokenizer.json; see :meth:`of`."""
+    """What :func:`experiments.tokenizers.tokenizer_identity` says of the tokenizer; see :meth:`identified`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +82,7 @@ class TextTaskConfig(Checked):
 
     @classmethod
     def of(cls, corpus: str, tokenizer: str, **rest: Any) -> TextTaskConfig:
-        """Return a configuration that knows what its files hold, so that a run's name changes with them.
+        """Return a configuration, :meth:`identified`.
 
         Raises:
             UnknownNameError: for a field that there is not (nearest suggested).
@@ -89,9 +90,44 @@ class TextTaskConfig(Checked):
         """
         for name in rest:
             known("field of TextTaskConfig", name, [field.name for field in dataclasses.fields(cls)])
-        config = cls(corpus, tokenizer, **rest)
-        held = {"tokenizer_content": fingerprint(tokenizer_named(tokenizer))}
-        return dataclasses.replace(config, content=_content(_corpora(config, None)), **held)
+        return cls(corpus, tokenizer, **rest).identified()
+
+    def identified(self) -> TextTaskConfig:
+        """Return the configuration with what its files hold, by which a run is named, and not by where they lie.
+
+        Raises:
+            ValueError: if a file cannot be read, saying which.
+        """
+        tokenizer = self.tokenizer_content or tokenizer_identity(tokenizer_named(self.tokenizer))
+        content = self.content or _content(_corpora(self, None))
+        return dataclasses.replace(self, content=content, tokenizer_content=tokenizer)
+
+    @property
+    def of_files(self) -> bool:
+        """Whether the corpus is known to be one of local files."""
+        return self.content is not None
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the local files and the tokenizer lie, by the field that names them."""
+        files = ["corpus", *(["validation"] if isinstance(self.validation, str) else [])] if self.of_files else []
+        named = {name: getattr(self, name) for name in (*files, "tokenizer")}
+        return {name: str(Path(place).expanduser().resolve()) for name, place in named.items() if _is_path(place)}
+
+    def without_places(self) -> TextTaskConfig:
+        """Return the configuration with the last part alone of every path."""
+        return dataclasses.replace(self, **{name: Path(place).name for name, place in self.places.items()})
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes it this task and no other, as plain data: of local files what they hold, and not their
+        names."""
+        plain = essence(self)
+        held = (["corpus", "validation"] if self.of_files else []) + ["tokenizer"] * bool(self.tokenizer_content)
+        return {name: value for name, value in plain.items() if name not in held or isinstance(value, float)}
+
+
+def _is_path(name: str) -> bool:
+    return glob.has_magic(name) or Path(name).expanduser().exists()
 
 
 class TextTask:
@@ -100,6 +136,7 @@ class TextTask:
     Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Batches are on
     ``device``. A window that is a document begins with what the tokenizer's template puts before a text
     (:func:`experiments.tokenizers.opening_tokens`), mostly nothing; packed, so does every document within a window.
+    A ``tokenizer`` that is at hand spares looking for the one that is named.
 
     Raises:
         ValueError: for a corpus or tokenizer that cannot be had or does not serve, saying what to do; see
@@ -112,9 +149,10 @@ class TextTask:
         seed: int = 0,
         device: str | torch.device = "cpu",
         cache: Path | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         self.config, self.seed, self.device = config, seed, torch.device(device)
-        self._tokenizer = tokenizer_named(config.tokenizer)
+        self._tokenizer = tokenizer_named(config.tokenizer) if tokenizer is None else tokenizer
         corpora = _corpora(config, cache)
         self._check_content(corpora)
         self._windows = self._cut(corpora, cache or default_cache())
@@ -179,7 +217,7 @@ class TextTask:
         c = self.config
         held = {
             "corpus": (c.corpus, c.content, lambda: _content(corpora)),
-            "tokenizer": (c.tokenizer, c.tokenizer_content, lambda: fingerprint(self._tokenizer)),
+            "tokenizer": (c.tokenizer, c.tokenizer_content, lambda: tokenizer_identity(self._tokenizer)),
         }
         for what, (name, expected, found) in held.items():
             require(
@@ -249,5 +287,5 @@ def _corpora(config: TextTaskConfig, cache: Path | None) -> list[Corpus]:
 
 
 def _content(corpora: list[Corpus]) -> str | None:
-    prints = [corpus.fingerprint for corpus in corpora if isinstance(corpus, LocalCorpus)]
+    prints = [corpus.identity for corpus in corpora if isinstance(corpus, LocalCorpus)]
     return None if not prints else prints[0] if len(prints) == 1 else content_hash(prints)
