@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from circuits.canonical import content_hash
 from circuits.errors import known
@@ -99,8 +98,7 @@ class Bundle:
             self.check_runs()
         except BundleError:
             raise
-        except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError):
-            # What can no longer be read names no run.
+        except Exception:  # what can no longer be read raises many classes, and names no run
             return
 
     def changed(self) -> list[str]:

@@ -6,8 +6,9 @@ from typing import Literal
 
 import pandas as pd
 
+from analysis.one_run_each import require_one_run_each
 from analysis.statistics import grouped_intervals
-from circuits.errors import known
+from circuits.errors import known, require
 
 By = Literal["set", "template", "order"]
 BYS: tuple[By, ...] = ("set", "template", "order")
@@ -27,14 +28,25 @@ def summary(prompts: pd.DataFrame, by: By = "set") -> pd.DataFrame:
 
     ``prompts`` is what :func:`experiments.ioi.measured` returns. Columns: variant, size, body, set, what ``by`` adds,
     measure, mean, low, high, n, over ("prompts" or "seeds").
+
+    Raises:
+        ValueError: if a run's prompts come twice, or several runs share variant, size and seed.
     """
+    _check(prompts)
     group = ["variant", "size", "body", "set", *([] if known("by", by, BYS) == "set" else [by]), "measure"]
     parts = []
     for _, rows in prompts.groupby(group[:3], sort=False, observed=True):
         several = rows.run.nunique() > 1
         of = means_by_run(rows, group) if several else rows
-        parts.append(grouped_intervals(of, group).assign(over="seeds" if several else "prompts"))
+        parts.append(grouped_intervals(of, group, scale=None).assign(over="seeds" if several else "prompts"))
     return pd.concat(parts, ignore_index=True)
+
+
+def _check(prompts: pd.DataFrame) -> None:
+    require_one_run_each(prompts, ["variant", *(["size"] if "size" in prompts else [])])
+    one = [name for name in prompts if name not in ("value", "seed", "variant", "size")]
+    twice = prompts[prompts.duplicated(one)] if "prompt" in prompts else prompts.iloc[:0]
+    require(twice.empty, f"prompts of {', '.join(map(str, twice.run.unique()[:3]))} come twice; give each run once")
 
 
 def means_by_run(prompts: pd.DataFrame, group: list[str]) -> pd.DataFrame:
@@ -52,8 +64,9 @@ def paper_table(prompts: pd.DataFrame) -> pd.DataFrame:
     Source: arXiv 2412.15113, language-model experiment.
     """
     group = ["template", "variant", "body", "measure"]
+    _check(prompts)
     shown = prompts[(prompts.set == "paper") & prompts.measure.isin(ANSWERS)]
-    table = grouped_intervals(means_by_run(shown, group), group)
+    table = grouped_intervals(means_by_run(shown, group), group, scale="logit")
     texts = list(dict.fromkeys(table.template))
     table = table.assign(sentence=table.template.map(texts.index) + 1, answer=table.measure.map(ANSWERS))
     named = ["sentence", "prompt", "variant", "body", "answer"]

@@ -197,9 +197,12 @@ def open_run(path: str | Path) -> AnyRun:
     """Return the run in a directory, of whichever kind.
 
     Raises:
-        RunError: as :meth:`RunDirectory.open`.
+        RunError: as :meth:`RunDirectory.open`, and for a kind that this version does not know.
     """
-    return KINDS[kind_of(read_record(Path(path)))].open(path)
+    kind = kind_of(read_record(Path(path)))
+    if kind not in KINDS:
+        raise RunError(f"{path} is a run of the kind {kind!r}, and this version knows {', '.join(KINDS)}")
+    return KINDS[kind].open(path)
 
 
 def lm_runs_table(root: str | Path = "runs") -> pd.DataFrame:

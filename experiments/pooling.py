@@ -20,11 +20,12 @@ def require_seeds(runs: Iterable[AnyRun]) -> None:
     seen: dict[str, AnyRun] = {}
     alike: dict[tuple[str, str, str], AnyRun] = {}
     for run in runs:
-        twice = seen.setdefault(run.record["id"], run)
+        before = seen.get(run.record["id"])
+        seen[run.record["id"]] = run
         require(
-            twice is run,
-            f"{run.path} and {twice.path} are one run (id {run.record['id']}), which would count as two seeds; leave "
-            f"one of them out",
+            before is None,
+            f"{before and before.path} and {run.path} are one run (id {run.record['id']}), which would count as two "
+            f"seeds; leave one of them out",
         )
         config = run.config
         first = alike.setdefault((run.kind, config.variant, config.preset), run)

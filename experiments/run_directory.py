@@ -164,7 +164,8 @@ class RunDirectory(Generic[C]):
     """What such runs measure while they train."""
 
     def __init__(self, path: Path, record: dict[str, Any]):
-        self.path, self.record = path, record
+        self.path = path
+        self.record: dict[str, Any] = record
         self.config: C = self._config(record["config"])
         self._held: os.stat_result | None = None
         """The lock's file, while this process holds it."""
@@ -600,10 +601,11 @@ def read_record(path: Path) -> dict[str, Any]:
         RunError: if the directory is no run, is from another version or half written.
     """
     file = path / "run.json"
-    if not file.is_file():
-        raise RunError(f"{path} is not a run directory: it has no run.json; 'valuestream runs' lists the runs")
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = "is not a run directory: it has no run.json; 'valuestream runs' lists the runs"
+        raise RunError(f"{path} {what}") from error
     except ValueError as error:
         raise RunError(f"{file} is half written or damaged ({error}); remove {path} and train again") from error
     if not isinstance(record, dict):

@@ -137,8 +137,9 @@ def rows_of(run: str, seed: int, values: list[float], **about: Any) -> list[dict
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    found = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-    return float(found[0]), float(found[1])
+    mean = np.mean(values)  # a probability: Student's on the logit scale, and back
+    found = stats.t.interval(0.95, len(values) - 1, np.log(mean / (1 - mean)), stats.sem(values) / (mean * (1 - mean)))
+    return float(1 / (1 + np.exp(-found[0]))), float(1 / (1 + np.exp(-found[1])))
 
 
 def test_intervals_of_one_run_are_over_its_prompts_and_of_several_over_seeds() -> None:
@@ -199,7 +200,7 @@ def test_the_papers_table_is_the_mean_over_both_subjects(lm_runs: Path) -> None:
         assert row.mean == pytest.approx(of.value.mean())
         assert row.n == 1
         assert np.isnan(row.low), "one run has no interval over seeds"
-    again = frame.assign(run="another", value=frame.value / 2)
+    again = frame.assign(run="another", seed=frame.seed + 1, value=frame.value / 2)
     several: Any = paper_table(pd.concat([frame, again]))
     assert len(several) == len(table)
     assert (several.n == 2).all()

@@ -153,15 +153,25 @@ def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, monkeypatch:
     assert files_of(trained(tmp_path / "full", CONFIG)) == files_of(whole)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_closes_cleanly_and_says_how_to_go_on(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        (1, signal.SIGTERM),
+        (2, signal.SIGINT),
+        pytest.param(1, signal.SIGHUP, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupt_closes_cleanly_and_says_how_to_go_on(
+    tmp_path: Path, workers: int, number: signal.Signals
+) -> None:
     command = [sys.executable, "-m", "experiments.cli", "train", "icl", "--variants", "classic", "value", "--preset"]
     command += ["small", "--steps", "1500", "--root", str(tmp_path), "--workers", str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not any(f.stat().st_size for f in tmp_path.glob("*/metrics.jsonl")):
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "interrupted; every run is saved: give the same command again to go on" in said
