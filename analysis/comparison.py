@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,11 @@ def compare(
     *,
     contrast: Contrast = "difference",
     interval: str = "t",
-    test: str = "permutation",
+    test: str = "t",
     effect: str = "g_z",
-    correction: str = "holm",
+    correction: str = "bonferroni",
     confidence: float = 0.95,
+    margin: float | None = None,
     horizon: float | None = None,
     n_resamples: int = 9_999,
     seed: int = 0,
@@ -41,12 +43,11 @@ def compare(
     ``frame`` has one row a run: variant, seed and value, or for times that may be censored variant, seed, steps
     (NaN: censored) and last. Estimates are variant minus reference of means, or with ``contrast="ratio"`` variant
     divided by reference of geometric means; of times, of means restricted to a ``horizon`` (by default the latest that
-    every variant's curve reaches). For the tests and intervals see :class:`analysis.seeds.PairedSeeds`; ``"log-rank"``
-    is for times and takes no account of pairs.
+    every variant's curve reaches). ``"log-rank"`` is for times and takes no account of pairs. For the rest, and the
+    columns that every comparison has, see :func:`judge`.
 
-    Columns: variant, reference, pairs, estimate, low, high, effect_size, p; for times horizon, reached and
-    reference_reached; p_adjusted over all rows, confidence, and the names of contrast, interval, test, effect and
-    correction.
+    Columns: variant, reference, those of :func:`judge`; for times horizon, reached and reference_reached; confidence,
+    and the names of contrast, interval, test, effect and correction.
 
     Raises:
         ValueError: for an unknown name, a missing column or number, no other variant, fewer than two pairs, seeds that
@@ -60,19 +61,69 @@ def compare(
     require(timed or horizon is None, "a horizon is for times: give columns steps and last, or no horizon")
     others = _checked(frame, reference, timed)
     until = shared_horizon(frame, horizon) if timed else float("nan")
-    rows = []
+    pairs, rows = [], []
     for variant in others:
+        row: dict[str, Any] = {"variant": variant, "reference": reference}
         if timed:
-            pairs, more = _times(frame, variant, reference, contrast, until)
+            pair, more = _times(frame, variant, reference, contrast, until)
         else:
-            pairs, more = paired_seeds(_values(frame, variant), _values(frame, reference), contrast), {}
-        found = pairs.interval(interval, confidence, n_resamples, seed)
-        row = {"variant": variant, "reference": reference, "pairs": found.n, "estimate": found.mean}
-        row |= {"low": found.low, "high": found.high, "effect_size": pairs.effect(effect)}
-        row |= {"p": _p(pairs, test, frame, variant, reference, n_resamples, seed), **more}
+            pair, more = paired_seeds(_values(frame, variant), _values(frame, reference), contrast), {}
+        pairs.append(pair)
+        rows.append(row | more)
+    by_rank = [logrank_p(times_of(frame, v), times_of(frame, reference)) for v in others if test == "log-rank"]
+    options: dict[str, Any] = {"interval": interval, "test": test, "effect": effect, "correction": correction}
+    options |= {"confidence": confidence, "margin": margin, "n_resamples": n_resamples, "seed": seed}
+    judged = judge(pairs, by_rank or None, **options)
+    return pd.concat([pd.DataFrame(rows), judged], axis=1).assign(confidence=confidence, **named)
+
+
+def judge(
+    pairs: Sequence[PairedSeeds],
+    p: Sequence[float] | None = None,
+    *,
+    once: Sequence[Hashable] | None = None,
+    interval: str = "t",
+    test: str = "t",
+    effect: str = "g_z",
+    correction: str = "bonferroni",
+    confidence: float = 0.95,
+    margin: float | None = None,
+    n_resamples: int = 9_999,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return one row a comparison of one family, its intervals and p-values adjusted alike.
+
+    ``once`` has a key for each: those with equal keys are one comparison under several names, and are counted once.
+    With k distinct ones, intervals have the confidence 1 - (1 - confidence) / k, unless the correction is ``"none"``.
+    So with interval and test ``"t"`` and the correction ``"bonferroni"`` or ``"none"``, an interval excludes no effect
+    exactly where ``p_adjusted`` is below 1 - confidence. (No simple interval agrees with Holm's p or with
+    Benjamini-Hochberg's: theirs are wider than those p-values ask for.) ``p`` stands for the test's p-values.
+
+    Columns: pairs, estimate, low, high, effect_size, p, p_adjusted, smallest (the effect that so many seeds show with
+    80 % power at the adjusted level: see :meth:`analysis.seeds.PairedSeeds.smallest_shown`), and with a ``margin``
+    p_equivalent (adjusted): an effect is absent only where that is below 1 - confidence.
+
+    Raises:
+        ValueError: for an unknown name, or a margin that is none.
+
+    Source: Dunn, JASA 56, 1961, for the intervals.
+    """
+    keys: list[Hashable] = list(range(len(pairs)) if once is None else once)
+    of = [keys.index(key) for key in keys]
+    first = sorted(set(of))
+    level = (1 - confidence) / (1 if correction == "none" else max(len(first), 1))
+    rows = []
+    for i, pair in enumerate(pairs):
+        found = pair.interval(interval, 1 - level, n_resamples, seed)
+        row = {"pairs": found.n, "estimate": found.mean, "low": found.low, "high": found.high}
+        row |= {"effect_size": pair.effect(effect), "p": p[i] if p else _p(pair, test, n_resamples, seed)}
+        row |= {"smallest": pair.smallest_shown(level), "p_equivalent": pair.equivalence_p(margin) if margin else 1.0}
         rows.append(row)
     table = pd.DataFrame(rows)
-    return table.assign(p_adjusted=adjust(table["p"].to_numpy(), correction), confidence=confidence, **named)
+    for name, source in (("p_adjusted", "p"), ("p_equivalent", "p_equivalent")):
+        distinct = dict(zip(first, adjust(table[source].to_numpy()[first], correction), strict=True))
+        table[name] = [distinct[place] for place in of]
+    return table if margin else table.drop(columns="p_equivalent")
 
 
 def _checked(frame: pd.DataFrame, reference: str, timed: bool) -> list[str]:
@@ -111,9 +162,5 @@ def _times(
     return paired_restricted(first, second, horizon, contrast), {"horizon": horizon, **reached}
 
 
-def _p(
-    pairs: PairedSeeds, test: str, frame: pd.DataFrame, variant: str, reference: str, n_resamples: int, seed: int
-) -> float:
-    if test == "log-rank":
-        return logrank_p(times_of(frame, variant), times_of(frame, reference))
-    return pairs.t_p() if test == "t" else pairs.permutation_p(n_resamples, seed)
+def _p(pair: PairedSeeds, test: str, n_resamples: int, seed: int) -> float:
+    return pair.t_p() if known("test", test, ("t", "permutation")) == "t" else pair.permutation_p(n_resamples, seed)

@@ -9,27 +9,28 @@ import pandas as pd
 from circuits.errors import require
 
 
-def require_one_run_each(frame: pd.DataFrame, group: Sequence[str] = ("variant",)) -> None:
-    """Refuse a frame in which a group and a seed name several runs, or none.
+def require_one_run_each(frame: pd.DataFrame, group: Sequence[str] = ("variant",), at: Sequence[str] = ()) -> None:
+    """Refuse a frame in which a group and a seed name several runs, or none, or a run's rows come twice.
 
-    ``frame`` has the columns of ``group``, seed and run.
+    ``frame`` has the columns of ``group`` and seed, and mostly run; one run has one row at each value of ``at``.
 
     Raises:
         ValueError: naming the group, the seed and the runs.
     """
     by = [*group, "seed"]
-    require(
-        not frame[by].isna().any(axis=None),
-        f"some rows have no {' or no '.join(by)}: give all, or drop those rows",
-    )
-    runs = frame[[*by, "run"]].drop_duplicates()
+    known = [name for name in (*by, "run") if name in frame]
+    complete = not frame[by].isna().any(axis=None)
+    require(complete, f"some rows have no {' or no '.join(by)}: give all of these, or drop those rows")
+    runs = frame[known].drop_duplicates()
     twice = runs[runs.duplicated(by, keep=False)]
+    if twice.empty and at:
+        twice = frame[frame.duplicated([*known, *at], keep=False)]
     if len(twice):
         first = twice.iloc[:1]
-        those = ", ".join(map(str, twice.merge(first[by])["run"].iloc[:3]))
-        of = ", ".join(f"{name} {value!r}" for name, value in first[by].iloc[0].items())
+        of = ", ".join(f"{name} {first[name].item()!r}" for name in by)
+        runs = twice.merge(first[by])["run"].unique()[:3] if "run" in frame else []
+        those = f" ({', '.join(map(str, runs))})" if len(runs) else ""
         raise ValueError(
-            f"several runs are of {of} ({those}) and would count as one or as several seeds: copies of one run, or runs "
-            f"that differ in something else; keep those that differ in {' and '.join(by)} alone, each once, and ask of "
-            f"the others by themselves"
+            f"several runs are of {of}{those}, or one comes twice, and would be merged or counted as several seeds; "
+            f"keep those that differ in {' and '.join(by)} alone, each once, and ask of the others by themselves"
         )

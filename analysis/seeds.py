@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from analysis.statistics import EFFECTS, Interval, same
+from analysis.statistics import EFFECTS, Interval, same, smallest_shown
 from circuits.errors import known, require
 
-Contrast = Literal["difference", "ratio"]
-CONTRASTS = ("difference", "ratio")
+Contrast = Literal["difference", "ratio", "bounded"]
+CONTRASTS = ("difference", "ratio", "bounded")
+"""``"bounded"`` is the difference of means of numbers in [0, 1], whose intervals stay between -1 and 1."""
+_BACK: dict[str, Any] = {"difference": float, "ratio": np.exp, "bounded": np.tanh}
 INTERVALS = ("t", "bootstrap")
 
 
@@ -24,7 +26,8 @@ class PairedSeeds:
 
     ``measure(first, second)`` takes the places of the two groups among all 2n runs (the variant's are 0 to n - 1, the
     reference's n to 2n - 1, a pair n apart), any number of regroupings at once. ``scores`` are its pseudo-values, one a
-    pair: what each pair adds to the estimate. For the contrast ``"ratio"`` both are logarithms.
+    pair: what each pair adds to the estimate. For the contrast ``"ratio"`` both are logarithms, for ``"bounded"`` the
+    inverse hyperbolic tangent (Fisher's z of a correlation, which lies between -1 and 1 too).
     """
 
     contrast: Contrast
@@ -37,7 +40,7 @@ class PairedSeeds:
 
     @property
     def estimate(self) -> float:
-        """Return variant minus reference, or variant divided by reference."""
+        """Return variant minus reference, or for a ratio variant divided by reference."""
         return self._back(self._centre)
 
     @property
@@ -46,12 +49,15 @@ class PairedSeeds:
         return float(self.measure(np.arange(n), np.arange(n, 2 * n)))
 
     def _back(self, x: float) -> float:
-        return float(np.exp(x)) if self.contrast == "ratio" else float(x)
+        return float(_BACK[self.contrast](x))
+
+    @property
+    def _spread(self) -> float:
+        # Pairs that all say the same up to rounding have no spread.
+        return 0.0 if same(self.scores) else float(np.std(self.scores, ddof=1))
 
     def _t(self) -> Any:
-        n = len(self.scores)
-        # Pairs that all say the same up to rounding have no spread.
-        spread = 0.0 if same(self.scores) else float(np.std(self.scores, ddof=1))
+        n, spread = len(self.scores), self._spread
         return stats.t(n - 1, loc=self._centre, scale=spread / np.sqrt(n)) if spread else None
 
     def interval(
@@ -95,6 +101,33 @@ class PairedSeeds:
             return 1.0 if self._centre == 0 else 0.0
         return float(2 * t.sf(self._centre + abs(self._centre)))
 
+    def equivalence_p(self, margin: float) -> float:
+        """Return the p of two one-sided t tests: small where the contrast is shown to lie within the margin.
+
+        Within is between -margin and margin, or for a ratio between 1 / margin and margin. Below a level exactly where
+        the interval of confidence 1 - 2 level lies within.
+
+        Raises:
+            ValueError: for a margin that is not positive, or for a ratio not above 1.
+
+        Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987.
+        """
+        least, most = {"ratio": (1.0, np.inf), "difference": (0.0, np.inf), "bounded": (0.0, 1.0)}[self.contrast]
+        require(least < margin < most, f"a margin here lies between {least:g} and {most:g}, got {margin}")
+        on_scale = {"ratio": np.log, "difference": float, "bounded": np.arctanh}[self.contrast]
+        half, t = float(on_scale(margin)), self._t()
+        if t is None:
+            return 0.0 if abs(self._centre) < half else 1.0
+        return float(t.sf(self._centre + half - abs(self._centre)))
+
+    def smallest_shown(self, level: float = 0.05, power: float = 0.8) -> float:
+        """Return the smallest contrast that so many pairs, with this spread, show with probability ``power``.
+
+        It is above 0, or for a ratio above 1 (its inverse is shown as well); NaN where the pairs have no spread. See
+        :func:`analysis.statistics.smallest_shown`.
+        """
+        return self._back(smallest_shown(self._spread, len(self.scores), level, power))
+
     def permutation_p(self, n_resamples: int = 9_999, seed: int = 0) -> float:
         """Return the two-sided p of exchanging variant and reference within pairs: for a difference, its sign flips.
 
@@ -128,7 +161,8 @@ def paired_seeds(
     """Return the pairs of two equally long lists of numbers, for their mean difference or geometric mean ratio.
 
     Raises:
-        ValueError: if there are fewer than two pairs, a number is missing, or for a ratio not positive.
+        ValueError: if there are fewer than two pairs, a number is missing, for a ratio not positive, for a bounded
+            difference not in [0, 1] or 1 apart in every pair.
     """
     known("contrast", contrast, CONTRASTS)
     a, b = np.asarray(values, dtype=float), np.asarray(reference, dtype=float)
@@ -144,4 +178,13 @@ def paired_seeds(
         )
         a, b = np.log(a), np.log(b)
     both = np.concatenate([a, b])
-    return PairedSeeds(contrast, lambda first, second: (both[first] - both[second]).mean(-1), a - b)
+    if contrast != "bounded":
+        return PairedSeeds(contrast, lambda first, second: (both[first] - both[second]).mean(-1), a - b)
+    centre = float((a - b).mean()) if len(a) else 0.0
+    require(
+        bool(((both >= 0) & (both <= 1)).all()) and abs(centre) < 1,
+        f"a bounded difference is of numbers between 0 and 1 that do not all differ by 1, got {a.tolist()} and "
+        f"{b.tolist()}: take contrast='difference'",
+    )
+    scores = np.arctanh(centre) + (a - b - centre) / (1 - centre**2)  # to first order, what each pair adds
+    return PairedSeeds(contrast, lambda first, second: np.arctanh((both[first] - both[second]).mean(-1)), scores)

@@ -258,6 +258,7 @@ def paired_restricted(first: Times, second: Times, horizon: float, contrast: Con
     Source: Andersen, Hansen and Klein, Lifetime Data Analysis 10, 2004, for the pseudo-values.
     """
     known("contrast", contrast, CONTRASTS)
+    require(contrast != "bounded", "times have no bounds: take their difference or ratio")
     n = len(first.steps)
     require(n == len(second.steps), f"pairs need as many runs on both sides, got {n} and {len(second.steps)}")
     require(n >= 2, f"a paired comparison needs two pairs or more, got {n}: train more seeds")

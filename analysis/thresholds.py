@@ -2,69 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from analysis.one_run_each import require_one_run_each
 from analysis.statistics import Interval, mean_interval, paired_ratio
 from analysis.survival import logrank_p, median_time, paired_restricted, restricted_mean, shared_horizon, times_of
-from circuits.errors import known, require
+from circuits.errors import known
 
-Rule = Literal["first", "sustained"]
+Rule = Literal["first", "interpolated", "sustained"]
 NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def steps_to_threshold(curve: pd.DataFrame, threshold: float, rule: Rule = "first") -> float:
     """Return the first evaluated step at which a curve is at the threshold, NaN where it never is (censored).
 
-    ``curve`` has columns step and value. ``"sustained"`` wants every later evaluation to be there too.
+    ``curve`` has columns step and value. ``"interpolated"`` is where the line from the evaluation before to that one
+    crosses the threshold, which no spacing of evaluations rounds; ``"sustained"`` wants every later evaluation to be
+    there too.
 
     Raises:
         ValueError: for an unknown rule.
     """
-    known("rule", rule, ("first", "sustained"))
-    ordered = curve.sort_values("step")
-    above = ordered["value"].to_numpy() >= threshold
+    known("rule", rule, get_args(Rule))
+    return _crossing(*_ordered(curve), threshold, rule)
+
+
+def _ordered(curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    steps, values = curve["step"].to_numpy(dtype=float), curve["value"].to_numpy(dtype=float)
+    order = np.argsort(steps, kind="stable")
+    return steps[order], values[order]
+
+
+def _crossing(steps: np.ndarray, values: np.ndarray, threshold: float, rule: Rule) -> float:
+    above = values >= threshold
     if rule == "sustained":
         above = np.logical_and.accumulate(above[::-1])[::-1]
-    return float(ordered["step"].to_numpy()[above.argmax()]) if above.any() else float("nan")
+    if not above.any():
+        return float("nan")
+    at = int(above.argmax())
+    if rule == "interpolated" and at and values[at - 1] < threshold:
+        return float(np.interp(threshold, values[at - 1 : at + 1], steps[at - 1 : at + 1]))
+    return float(steps[at])
 
 
 def threshold_times(
     metrics: pd.DataFrame, threshold: float = 0.95, split: str = "ic", measure: str = "accuracy", rule: Rule = "first"
 ) -> pd.DataFrame:
-    """Return one row a run: variant, seed, steps to the threshold (NaN: not reached by ``last``), last step.
+    """Return one row a run: variant, seed, steps to the threshold (NaN: not reached by ``last``), last step, curve.
 
     ``metrics`` has columns variant, seed, step, split, measure, value. A variant and a seed name one run: what differs
-    in anything else is no other seed.
+    in anything else is no other seed. ``curve`` is the hash of what was measured up to the threshold: runs with equal
+    ones went the same way.
 
     Raises:
         ValueError: if several runs share a variant and a seed, naming some of them, or a row lacks either.
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
-    _check_one_run_each(chosen)
-    rows = [
-        {"variant": v, "seed": s, "steps": steps_to_threshold(c, threshold, rule), "last": float(c.step.max())}
-        for (v, s), c in chosen.groupby(["variant", "seed"], sort=False, observed=True)
-    ]
-    return pd.DataFrame(rows, columns=["variant", "seed", "steps", "last"])
-
-
-def _check_one_run_each(rows: pd.DataFrame) -> None:
-    by = ["variant", "seed"]
-    require(not rows[by].isna().any(axis=None), "some rows name no variant or no seed: give both, or drop those rows")
-    twice = rows[rows.duplicated([*by, "step"], keep=False)]
-    if "run" in rows:
-        several = rows.groupby(by, observed=True)["run"].transform("nunique") > 1
-        twice = rows[several] if several.any() else twice
-    if len(twice):
-        variant, seed = twice.iloc[0][by]
-        runs = f" ({', '.join(map(str, twice['run'].unique()[:3]))})" if "run" in twice else ""
-        raise ValueError(
-            f"several runs are of the variant {variant!r} and the seed {seed}{runs}: they would be merged into one "
-            f"curve; choose those that differ in variant and seed alone, each once, and ask of the others by themselves"
-        )
+    require_one_run_each(chosen, at=("step",))
+    known("rule", rule, get_args(Rule))
+    rows = []
+    for (variant, seed), curve in chosen.groupby(["variant", "seed"], sort=False, observed=True):
+        steps, values = _ordered(curve)
+        at = _crossing(steps, values, threshold, rule)
+        went = slice(None if np.isnan(at) else int(np.searchsorted(steps, at)) + 1)
+        way = hashlib.sha256(np.stack([steps[went], values[went]]).tobytes()).hexdigest()[:16]
+        rows.append({"variant": variant, "seed": seed, "steps": at, "last": float(steps[-1]), "curve": way})
+    return pd.DataFrame(rows, columns=["variant", "seed", "steps", "last", "curve"])
 
 
 def threshold_table(

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.seeds import paired_seeds
-from analysis.statistics import adjust, grouped_intervals
+from analysis.seeds import PairedSeeds, paired_seeds
+from analysis.statistics import grouped_intervals
 from experiments import answers
 from experiments.answers import REFERENCE
 from experiments.bundle import Bundle
 from experiments.ioi_tables import ANSWERS, paper_table
-from experiments.text_tables import rows_of
 
 WATCHED = ("ioi train", "probability", 0.5)
 """Set, measure and threshold by which the time to identifying indirect objects is told."""
+PAPER_SAYS = {REFERENCE: 0.07, "value": 0.41}
+"""The probability of the right name that the paper reports."""
 LOSS = ("validation", "loss")
 FINALS: dict[str, tuple[str, str]] = {
     "validation loss": LOSS,
@@ -29,7 +30,8 @@ FINALS: dict[str, tuple[str, str]] = {
     "logit difference": ("ioi train", "logit_difference"),
 }
 """Columns of the table of final values: set and measure."""
-DIFFERENCE = ("difference", "difference_low", "difference_high", "p")
+SIZES_FINALS = {title: where for title, where in FINALS.items() if "paper" not in title}
+"""Those of the table by size."""
 NESTED_FINALS: dict[str, tuple[str, str]] = {
     "validation loss": LOSS,
     **{f"depth {depth}": (f"depth {depth}", "accuracy") for depth in range(4)},
@@ -53,44 +55,44 @@ def _tokens_per_step(config: str) -> int:
     return held["training"].get("batch_size", 32) * held["task"].get("n_ctx", 64)
 
 
-def times(bundle: Bundle, name: str) -> pd.DataFrame:
-    """Return :func:`experiments.answers.times` of the threshold that is ``WATCHED``."""
+def compared(bundle: Bundle, name: str) -> pd.DataFrame:
+    """Return :func:`experiments.answers.compared` at the threshold that is ``WATCHED``."""
     split, measure, threshold = WATCHED
-    return answers.times(bundle, name, threshold, split=split, measure=measure)
+    return answers.compared(bundle, name, threshold, split=split, measure=measure)
 
 
-def at_end(metrics: pd.DataFrame, split: str, measure: str) -> pd.DataFrame:
-    """Return one row a run: condition, variant, seed, run and the value at its last step."""
-    chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
-    last = chosen[chosen.step == chosen.groupby("run")["step"].transform("max")]
-    return last[["condition", "variant", "seed", "run", "value"]]
+def interaction(bundle: Bundle, name: str = "lm") -> PairedSeeds:
+    """Return how much sooner value and gradient are together than the two alone, paired by seed, as a ratio of steps.
 
+    Of times to ``WATCHED``: value classic / (value-stop value-gradient-only). Below 1 it takes both; 1 if each does
+    its part whatever the other does.
 
-def finals(bundle: Bundle, name: str, columns: dict[str, tuple[str, str]] | None = None) -> pd.DataFrame:
-    """Return where runs end: condition, variant, measure, mean, low, high, n over seeds, and the difference to classic.
-
-    ``difference`` with its interval and p (Student's t over paired seeds, Holm-adjusted over the table's rows).
+    Raises:
+        ValueError: if a run is not there or did not get there.
     """
-    metrics = bundle.metrics(name)
-    asked = (columns or FINALS).items()
-    ends = pd.concat([at_end(metrics, *where).assign(measure=title) for title, where in asked], ignore_index=True)
-    table = grouped_intervals(ends, ["measure", "condition", "variant"])
-    beside: Any = ends.pivot(index=["measure", "condition", "seed"], columns="variant", values="value")
-    differences = pd.DataFrame([_difference(beside.loc[r.measure, r.condition], r.variant) for r in rows_of(table)])
-    table = pd.concat([table, differences], axis=1)
-    compared = table.p.notna()
-    table["p_adjusted"] = np.nan
-    table.loc[compared, "p_adjusted"] = adjust(table.p[compared].to_numpy(), "holm")
-    return table
+    split, measure, threshold = WATCHED
+    runs = answers.times(bundle, name, threshold, split=split, measure=measure)
+    steps = runs.pivot(index="seed", columns="variant", values="steps")
+    whole, cut, alone, none = (steps[v].to_numpy() for v in ("value", "value-stop", "value-gradient-only", REFERENCE))
+    return paired_seeds(whole * none, cut * alone, "ratio")
 
 
-def _difference(by_seed: pd.DataFrame, variant: str) -> dict[str, float]:
-    pairs = by_seed[[variant, REFERENCE]].dropna() if variant != REFERENCE else by_seed.head(0)
-    if len(pairs) < 2:
-        return dict.fromkeys(DIFFERENCE, float("nan"))
-    compared = paired_seeds(pairs[variant].to_numpy(), pairs[REFERENCE].to_numpy())
-    found = compared.interval()
-    return dict(zip(DIFFERENCE, (found.mean, found.low, found.high, compared.t_p()), strict=True))
+def finals(bundle: Bundle, name: str, columns: Mapping[str, tuple[str, str]] | None = None) -> pd.DataFrame:
+    """Return where runs end: condition, variant, measure, mean, low, high, n over seeds.
+
+    Intervals of measures between 0 and 1 stay there.
+    """
+    table = grouped_intervals(ends(bundle, name, columns), ["title", "condition", "variant", "measure"], scale=None)
+    return table.drop(columns="measure").rename(columns={"title": "measure"})
+
+
+def ends(bundle: Bundle, name: str, columns: Mapping[str, tuple[str, str]] | None = None) -> pd.DataFrame:
+    """Return one row a run and column of a table: condition, variant, seed, measure, title, and the last value."""
+    parts = []
+    for title, (split, measure) in (columns or FINALS).items():
+        found = answers.ends_of(bundle, name, measure)
+        parts.append(found[found.split == split].assign(title=title))
+    return pd.concat(parts, ignore_index=True)
 
 
 # --- matched and transplanted ----------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def transplants(bundle: Bundle, measures: Sequence[str] = tuple(ANSWERS)) -> pd.
     """
     held = bundle.frame("lm_ioi")
     chosen = held[held.measure.isin(measures) & (held.by == "set")]
-    return grouped_intervals(chosen, ["variant", "body", "set", "measure"])
+    return grouped_intervals(chosen, ["variant", "body", "set", "measure"], scale=None)
 
 
 def paper_prompts(bundle: Bundle, variants: Sequence[str] = (REFERENCE, "value")) -> pd.DataFrame:
@@ -113,6 +115,16 @@ def paper_prompts(bundle: Bundle, variants: Sequence[str] = (REFERENCE, "value")
     return paper_table(by_template.rename(columns={"part": "template"}))
 
 
+def on_the_way(bundle: Bundle, split: str = "ioi paper", measure: str = "probability") -> pd.DataFrame:
+    """Return what matched classic and value models say as they learn: step, classic, value, gap (means over seeds)."""
+    metrics = bundle.metrics("lm")
+    chosen = metrics[
+        (metrics.split == split) & (metrics.measure == measure) & metrics.variant.isin([REFERENCE, "value"])
+    ]
+    wide = chosen.pivot_table(index="step", columns="variant", values="value", observed=True)
+    return wide.assign(gap=wide["value"] - wide[REFERENCE]).reset_index().rename_axis(columns=None)
+
+
 # --- size and cost ---------------------------------------------------------------------------------------------------
 
 
@@ -120,7 +132,7 @@ def cost(bundle: Bundle) -> pd.DataFrame:
     """Return what a step of every variant costs and what it gains, as ratios to classic of the same size.
 
     Columns: variant, size, time with time_low and time_high (of a training step), memory (held for the backward pass),
-    tokens with tokens_low and tokens_high (to the threshold ``WATCHED``), reached, runs, pairs.
+    tokens with tokens_low and tokens_high (to the threshold ``WATCHED``), reached, pairs.
     """
     costs = bundle.frame("lm_cost")
     gains = pd.concat([_gains(bundle, "lm"), _gains(bundle, "lm-sizes")]).drop_duplicates(["size", "variant"])
@@ -128,31 +140,32 @@ def cost(bundle: Bundle) -> pd.DataFrame:
 
 
 def _gains(bundle: Bundle, name: str) -> pd.DataFrame:
-    table = answers.speed(times(bundle, name))
+    table = _to_classic(bundle, name)
     renamed = {"condition": "size", "ratio": "tokens", "low": "tokens_low", "high": "tokens_high"}
-    return table.rename(columns=renamed)[["size", "variant", *list(renamed.values())[1:], "reached", "runs", "pairs"]]
+    return table.rename(columns=renamed)[["size", "variant", *list(renamed.values())[1:], "reached", "pairs"]]
+
+
+def _to_classic(bundle: Bundle, name: str) -> pd.DataFrame:
+    table = compared(bundle, name)
+    return table[table.reference == REFERENCE]
 
 
 def scaling(bundle: Bundle) -> pd.DataFrame:
     """Return how much the value stream brings at every size, against classic, paired by seed.
 
-    Columns: size, parameters, variant, measure, mean, low, high, pairs, step_time_ratio.
+    Columns: size, parameters, variant, measure, mean, low, high, pairs, step_time_ratio. The ratios are one family, the
+    differences of ``SIZES_FINALS`` another.
     """
     costs = bundle.frame("lm_cost")[["size", "variant", "parameters", "time"]]
-    speed = answers.speed(times(bundle, "lm-sizes"))
-    rows = []
-    for row in speed[speed.variant != REFERENCE].itertuples():
-        numbers = {"mean": row.ratio, "low": row.low, "high": row.high, "pairs": row.pairs}
-        rows.append(
-            {"size": row.condition, "variant": row.variant, "measure": "tokens to threshold ratio to classic"} | numbers
-        )
-    ends = finals(bundle, "lm-sizes")
-    for title, measure in (("final loss difference", "validation loss"), ("final probability difference", "P(IO)")):
-        chosen = ends[(ends.measure == measure) & (ends.variant != REFERENCE)]
-        for row in chosen.itertuples():
-            numbers = {"mean": row.difference, "low": row.difference_low, "high": row.difference_high, "pairs": row.n}
-            rows.append({"size": row.condition, "variant": row.variant, "measure": title} | numbers)
-    table = pd.DataFrame(rows)
+    last = answers.differences(ends(bundle, "lm-sizes", SIZES_FINALS), ["title", "condition"])
+    words = {"validation loss": "final loss difference", "P(IO)": "final probability difference"}
+    ratios = _to_classic(bundle, "lm-sizes").assign(measure="tokens to threshold ratio to classic")
+    both = [
+        ratios.rename(columns={"ratio": "mean"}),
+        last[last.title.isin(words)].assign(measure=last.title.map(words)).rename(columns={"difference": "mean"}),
+    ]
+    columns = ["condition", "variant", "measure", "mean", "low", "high", "pairs"]
+    table = pd.concat([part[columns] for part in both], ignore_index=True).rename(columns={"condition": "size"})
     return table.merge(costs.rename(columns={"time": "step_time_ratio"}), on=["size", "variant"])
 
 

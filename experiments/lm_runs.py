@@ -16,7 +16,7 @@ from circuits.model import HookedStreamTransformer
 from experiments.corpora import local_files
 from experiments.frames import sha256
 from experiments.lm import AnyConfig, LMRunConfig, make_task
-from experiments.run_directory import RunDirectory, RunError, kind_of, read_record
+from experiments.run_directory import RunDirectory, RunError, kind_of, read_record, table_of
 from experiments.runs import Run
 from experiments.sharded_state import drop_shards, shard_steps
 from experiments.tasks.text import TextTask, TextTaskConfig
@@ -207,7 +207,7 @@ def open_run(path: str | Path) -> AnyRun:
 
 def lm_runs_table(root: str | Path = "runs") -> pd.DataFrame:
     """Return one row a run of a language model: name, task, variant, size, seed, status, step, validation loss."""
-    return pd.DataFrame([_row(run) for run in LMRun.under(root)])
+    return table_of(LMRun.under(root), _row)
 
 
 def _row(run: LMRun) -> dict[str, Any]:

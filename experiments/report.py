@@ -5,7 +5,9 @@ A page has ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; what stands betwee
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from circuits.errors import known
 from experiments import answers
 from experiments.bundle import COMMITTED, Bundle
 from experiments.lm_report import LM_BEHIND, LM_BLOCKS, LM_HEADINGS
-from experiments.text_tables import in_words, interval, markdown, rows_of, speed_table
+from experiments.text_tables import interval, markdown, rows_of, shown, speed_table, with_differences
 
 PAGES = (COMMITTED.parent / "README.md", COMMITTED.parents[1] / "README.md")
 """The pages of this repository that hold tables of its bundle."""
@@ -52,6 +54,30 @@ def fill_pages(bundle: Bundle) -> list[Path]:
     return changed
 
 
+def in_repository() -> bool:
+    """Return whether the packages lie in a checkout of the repository, and not where they were installed."""
+    project = COMMITTED.parents[1] / "pyproject.toml"
+    return project.is_file() and 'name = "valuestream"' in project.read_text()
+
+
+def write_page(bundle: Bundle, path: Path) -> Path:
+    """Write the page of all results with figures that lie beside it, and return its path.
+
+    What was drawn without images is linked to in their place; links into the repository lead to what was installed.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        image, text, target = match.groups()
+        drawn = path.parent / Path(target).name
+        if not target.startswith("rendered/"):
+            return f"{image}[{text}]({(PAGES[0].parent / target).resolve().as_uri()})"
+        return f"{image}[{text}]({drawn.name})" if drawn.is_file() else f"[{drawn.stem}]({drawn.stem}.html)"
+
+    text = re.sub(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)]+)\)", link, fill(PAGES[0].read_text(), bundle))
+    path.write_text(text)
+    return path
+
+
 def whole(bundle: Bundle, title: str) -> str:
     """Return a page of its own with every block for which the bundle holds runs."""
     there = set(bundle.arms.experiment)
@@ -63,33 +89,25 @@ def whole(bundle: Bundle, title: str) -> str:
 
 
 def _speed(name: str) -> Callable[[Bundle], str]:
-    def block(bundle: Bundle) -> str:
-        table = answers.speed(answers.times(bundle, name))
-        return f"{markdown(speed_table(table))}\n\n{in_words(table)}"
-
-    return block
+    return lambda bundle: markdown(speed_table(answers.compared(bundle, name)))
 
 
 def _tuned(bundle: Bundle) -> str:
     table = answers.tuned(answers.times(bundle, "optimisers"))
     words = speed_table(table)
-    words.insert(2, "best rate", table.rate.to_numpy())
-    return f"{markdown(words)}\n\n{in_words(table)}"
+    words.insert(2, "best rates", [f"{r.rate} / {r.reference_rate}" for r in rows_of(table)])
+    return markdown(words)
 
 
 def _sensitivity(bundle: Bundle) -> str:
     table = answers.sensitivity(bundle, SENSITIVE)
-    rows = [
-        {
-            "experiment": row.experiment,
-            "variant": row.variant,
-            "threshold": f"{row.threshold:.0%}",
-            "crossing": row.rule,
-            "got there": f"{row.reached} of {row.runs}",
-            "times classic's": interval(row.ratio, row.low, row.high, ".2f"),
-        }
-        for row in rows_of(table[table.pairs > 0])
-    ]
+    rows = []
+    for (name, variant, reference, rule), part in table.groupby(
+        ["experiment", "variant", "reference", "rule"], sort=False
+    ):
+        by = {row.threshold: interval(row.ratio, row.low, row.high, ".2f") for row in rows_of(part)}
+        row = {"experiment": name, "compared": f"{variant} / {reference}", "crossing": rule}
+        rows.append(row | {f"{threshold:.0%}": by.get(threshold, "-") for threshold in answers.THRESHOLDS})
     return markdown(pd.DataFrame(rows))
 
 
@@ -102,10 +120,10 @@ def _final(name: str, at_step: int | None = None) -> Callable[[Bundle], str]:
         table = answers.final(bundle, name, at_step=at_step)
         table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in rows_of(table)]
         wide: Any = table.pivot(index="variant", columns="split", values="text")[list(answers.MEASURED)]
-        n = table.groupby("variant").n.max()
-        wide.insert(0, "runs", n)
+        wide.insert(0, "runs", table.groupby("variant").n.max())
         order = list(dict.fromkeys(table.variant))
-        return markdown(wide.loc[order].reset_index())
+        differences = answers.differences(answers.ends_of(bundle, name, "accuracy", at_step), ["split", "condition"])
+        return with_differences(wide.loc[order].reset_index(), differences, "split")
 
     return block
 
@@ -152,7 +170,7 @@ def _shares(name: str) -> Callable[[Bundle], str]:
 
 
 def _mean(values: pd.Series) -> str:
-    found = mean_interval(values.to_numpy())
+    found = mean_interval(values.to_numpy(), scale="logit")
     return interval(found.mean, found.low, found.high, ".2f") + f" ({found.n})" if found.n else "-"
 
 
@@ -218,46 +236,137 @@ def _paper(bundle: Bundle) -> str:
 
 
 def _claimed_speed(bundle: Bundle) -> list[tuple[str, ...]]:
-    value, sooner = (
-        _row(answers.speed(answers.times(bundle, "streams-paper", threshold)), "value") for threshold in (0.95, 0.90)
-    )
-    runs = answers.times(bundle, "streams-paper")
-    carriers = answers.speed(runs[runs.variant != "classic"], "value")
-    query, key = _row(carriers, "query"), _row(carriers, "key")
+    table = answers.compared(bundle, "streams-paper")
+    value, key, query = (_row(table, *pair) for pair in (("value", "classic"), ("key", "value"), ("query", "value")))
+    sooner = _row(answers.compared(bundle, "streams-paper", 0.90), "value", "classic")
     outside = "less than said" if 1 - value.low < SAID else "more than said"
     verdict = "agrees" if 1 - value.high <= SAID <= 1 - value.low else outside
     return [
         ("fewer steps to 95 %, value", f"about {SAID:.0%} (said)", _fewer(value), verdict),
         ("fewer steps to 90 %, value", "-", _fewer(sooner), "-"),
-        ("the best carrier", "value (said)", f"query: {_times(query)} value's steps", _against_value(query)),
-        ("", "", f"key: {_times(key)} value's steps", _against_value(key)),
+        ("the best carrier", "value (said)", f"query: {_times(query)} value's steps", _by_threshold(bundle)),
+        ("", "", f"key: {_times(key)} value's steps", answers.verdict(key)),
     ]
+
+
+def _by_threshold(bundle: Bundle) -> str:
+    """What the thresholds say of query against value, those that agree put together."""
+    found: dict[str, list[str]] = {}
+    table = answers.sensitivity(bundle, ("streams-paper",), ("interpolated",))
+    for row in rows_of(table[(table.variant == "query") & (table.reference == "value")]):
+        found.setdefault(answers.verdict(row), []).append(f"{row.threshold:.0%}")
+    return "; ".join(f"{says} at {', '.join(thresholds)}" for says, thresholds in found.items())
 
 
 def _claimed_cause(bundle: Bundle) -> list[tuple[str, ...]]:
-    table = answers.speed(answers.times(bundle, "gradient-paper"))
-    stop, only = _row(table, "value-stop"), _row(table, "value-gradient-only")
-    helps = {row.variant: bool(row.p_adjusted < 0.05 and row.ratio < 1) for row in (stop, only)}
-    verdicts = {(True, False): "not the gradient", (False, True): "the gradient"}
-    verdict = verdicts.get((helps["value-stop"], helps["value-gradient-only"]), "open")
+    table = answers.compared(bundle, "gradient-paper")
+    stop, cut = _row(table, "value-stop", "classic"), _row(table, "value-stop", "value")
+    only = _row(table, "value-gradient-only", "classic")
+    needed = "not needed" if stop.p_adjusted < 0.05 and stop.ratio < 1 else "open"
     return [
-        ("the cause", "extra gradient (suggested)", f"gradient cut: {_times(stop)} classic's steps", verdict),
-        ("", "", f"gradient alone: {_times(only)} classic's steps", ""),
+        ("the cause", "extra gradient (suggested)", f"gradient cut: {_times(stop)} classic's steps", needed),
+        ("", "", f"gradient cut: {_times(cut)} value's steps", f"{answers.verdict(cut)}; {_added(bundle)}"),
+        ("", "", f"gradient alone: {_times(only)} classic's steps", answers.verdict(only)),
     ]
+
+
+def _added(bundle: Bundle) -> str:
+    """How much of the speed-up the gradient adds at the thresholds at which it adds any that is clear."""
+    table = answers.from_gradient(bundle, "gradient-paper")
+    clear = table[(table.p_adjusted < 0.05) & (table.ratio > 1)]
+    if clear.empty:
+        return "that the gradient adds anything is not shown at any threshold"
+    least, most = clear.share.min(), clear.share.max()
+    first, last = clear.threshold.min(), clear.threshold.max()
+    return f"later at {first:.0%} to {last:.0%}, where the gradient adds {least:.0%} to {most:.0%} of the speed-up"
+
+
+def _gradient(bundle: Bundle) -> str:
+    """What cutting the gradient costs, at every threshold, in both presets."""
+    rows = []
+    for name in ("gradient-paper", "gradient"):
+        table = answers.from_gradient(bundle, name)
+        cells = {
+            f"{r.threshold:.0%}": f"{interval(r.ratio, r.low, r.high, '.3f')}: {r.share:.0%}" for r in rows_of(table)
+        }
+        rows.append({"experiment": name} | cells)
+    return markdown(pd.DataFrame(rows))
+
+
+def _shift(bundle: Bundle) -> str:
+    """Whether value is a constant number of steps before classic or takes a constant share of them."""
+    table = answers.sensitivity(bundle, ("streams-paper",), ("interpolated",))
+    table = table[(table.variant == "value") & (table.reference == "classic")]
+    pairs = table.pairs.max()
+    rows: dict[float, Any] = {row.threshold: row for row in rows_of(table[table.pairs == pairs])}
+    saved, ratios = [r.reference_steps - r.steps for r in rows.values()], [r.ratio for r in rows.values()]
+    cells = [f"{at:.0%}: {s:,.0f} ({r:.2f})" for at, s, r in zip(rows, saved, ratios, strict=True)]
+    by_ratio, by_steps = max(np.log(ratios)) / min(np.log(ratios)), min(saved) / max(saved)
+    says = "nearer to a shift than to a constant ratio" if by_steps > by_ratio else "nearer to a constant ratio"
+    followed = answers.compared(bundle, "streams-paper", split="test")
+    test = _row(followed, "value", "classic")
+    return (
+        f"Steps that the value stream saves at each threshold, and its ratio to classic ({pairs} seeds): "
+        f"{'; '.join(cells)}: {says}. "
+        f"To 95% on the *test* set ({test.pairs} seeds that went on that far) it takes {_times(test)} classic's steps: "
+        f"{answers.verdict(test)}; these seeds could have shown {shown(test.smallest)}."
+    )
+
+
+def _stream_share(bundle: Bundle) -> str:
+    """How much of the answer comes by the stream at the end of training, by preset."""
+    patched = bundle.frame("mechanism_patches")
+    at = patched[(patched.layer == 1) & (patched.position == "matching label") & (patched.variant == "value")]
+    at = at[(at.component == "v") & (at.route == "residual")]
+    parts = []
+    for preset, rows in at.groupby("preset", observed=True):
+        by_phase = rows.groupby("phase", observed=True)["effect"]
+        end = rows[rows.phase == "end"].effect
+        seeds = f"{len(end)} seeds, {end.min():.2f} to {end.max():.2f}"
+        after = by_phase.mean()["after"]
+        parts.append(f"{preset} preset {after:.2f} after the transition and {end.mean():.2f} at the end ({seeds})")
+    return "Restored by the stream alone, of the logit difference: " + "; ".join(parts) + "."
+
+
+def _presets(bundle: Bundle) -> str:
+    """How often and on how much runs of every preset are evaluated, as their configurations say."""
+    from circuits.canonical import from_plain
+    from experiments.config import Every, TrainingConfig
+    from experiments.lm import LMTraining
+
+    ioi = bundle.frame("lm_ioi") if bundle.has("lm_ioi") else pd.DataFrame({"set": [], "by": [], "prompts": []})
+    papers = ioi.prompts[(ioi["set"] == "paper") & (ioi.by == "set")].max()
+    counted: Counter[tuple[str, str]] = Counter()
+    stored = {}
+    for preset, config in zip(bundle.runs.preset, bundle.runs.config, strict=True):
+        held = json.loads(config)
+        key = str(preset), json.dumps([held["training"].get(name) for name in _LOOKS])
+        counted[key] += 1
+        stored[key] = held
+    table = []
+    for (preset, key), runs in counted.items():
+        held = stored[preset, key]
+        is_lm = "size" in held
+        training: Any = from_plain(LMTraining if is_lm else TrainingConfig, held["training"])
+        every = " and ".join(f"{schedule.n:,}" for schedule in training.evaluate_at if isinstance(schedule, Every))
+        on = f"{training.n_eval:,} sequences a set"
+        if is_lm:
+            prompts = f"{training.n_questions:,} prompts a set (of the paper {papers})"
+            on = f"{training.n_eval:,} windows for the loss, {prompts}"
+        table.append({"preset": preset, "runs": runs, "evaluated every": f"{every} steps", "on": on})
+    return markdown(pd.DataFrame(table))
+
+
+_LOOKS = ("evaluate_at", "n_eval", "n_questions")
+"""What a configuration says of its evaluations; what it does not say has its default."""
 
 
 def _whether(agrees: bool) -> str:
     return "agrees" if agrees else "differs in part"
 
 
-def _against_value(row: Any) -> str:
-    if row.p_adjusted >= 0.05:
-        return "not told apart from value"
-    return "later than value" if row.ratio > 1 else "sooner than value"
-
-
-def _row(table: pd.DataFrame, variant: str) -> Any:
-    return next(iter(rows_of(table[table.variant == variant])))
+def _row(table: pd.DataFrame, variant: str, reference: str) -> Any:
+    return next(iter(rows_of(table[(table.variant == variant) & (table.reference == reference)])))
 
 
 def _fewer(row: Any) -> str:
@@ -277,6 +386,10 @@ BLOCKS: dict[str, Callable[[Bundle], str]] = {
     "optimisers-all": _speed("optimisers"),
     "sensitivity": _sensitivity,
     "paper": _paper,
+    "presets": _presets,
+    "shift": _shift,
+    "gradient-by-threshold": _gradient,
+    "stream-share": _stream_share,
     "whole": _final("streams-paper", at_step=answers.LAST_STEP),
     "windows-final": _final("windows"),
     "shares-paper": _shares("gradient-paper"),
@@ -293,6 +406,10 @@ HEADINGS = {
     "optimisers-all": "The same at every rate",
     "sensitivity": "Does it depend on the threshold?",
     "paper": "The paper's claims, and what is found here",
+    "presets": "How often and on how much runs are evaluated",
+    "shift": "A shift or a ratio",
+    "gradient-by-threshold": "What the gradient adds",
+    "stream-share": "How much comes by the stream",
     "whole": "Where the longest runs end",
     "windows-final": "Where the runs end whose stream was opened or closed",
     "shares-paper": "How much gradient comes through the stream, at the paper's size",
@@ -308,6 +425,10 @@ BEHIND = {
     "optimisers-all": ("optimisers",),
     "sensitivity": SENSITIVE,
     "paper": ("streams-paper", "gradient-paper"),
+    "presets": (),
+    "shift": ("streams-paper",),
+    "gradient-by-threshold": ("gradient-paper", "gradient"),
+    "stream-share": ("mechanism",),
     "whole": ("streams-paper",),
     "windows-final": ("windows",),
     "shares-paper": ("gradient-paper",),

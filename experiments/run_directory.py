@@ -26,7 +26,7 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
@@ -88,6 +88,12 @@ def _git() -> dict[str, Any] | None:
         return None
 
 
+GONE = (
+    "{} was deleted, moved or replaced while its run was trained, and what was in it with it; put it back, or give the "
+    "same command again to train the run from its beginning"
+)
+
+
 @contextmanager
 def explained(run: Path) -> Iterator[None]:
     """Turn a full disk, or a directory that is no longer there, into a sentence that says what is safe and what to
@@ -105,12 +111,6 @@ def explained(run: Path) -> Iterator[None]:
             f"no space left on the disk while writing into {run}; what was finished is whole, and the run resumes from "
             f"its last saved state: free some space and give the same command again"
         ) from error
-
-
-GONE = (
-    "{} was deleted, moved or replaced while its run was trained, and what was in it with it; put it back, or give the "
-    "same command again to train the run from its beginning"
-)
 
 
 @runtime_checkable
@@ -592,6 +592,17 @@ def the_one(name: str, runs: Sequence[R]) -> R:
     except UnknownNameError as error:
         raise RunError(str(error)) from error
     raise AssertionError("unreachable: a known name fits")
+
+
+def table_of(runs: Sequence[R], row: Callable[[R], dict[str, Any]]) -> pd.DataFrame:
+    """Return a row a run; one whose files are damaged is left out with a :class:`DamagedRunWarning`."""
+    rows = []
+    for run in runs:
+        try:
+            rows.append(row(run))
+        except RunError as error:
+            warnings.warn(f"{run.path} is left out: {error}", DamagedRunWarning, stacklevel=2)
+    return pd.DataFrame(rows)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.config import RunConfig
-from experiments.run_directory import FIRST_KIND, RunDirectory, RunError
+from experiments.run_directory import FIRST_KIND, RunDirectory, RunError, table_of
 from experiments.tasks.icl import ICLTask
 
 
@@ -58,7 +58,7 @@ def list_runs(root: str | Path = "runs") -> list[Run]:
 
 def runs_table(root: str | Path = "runs") -> pd.DataFrame:
     """Return one row a run: name, variant, preset, seed, status, the step on the disk, the last accuracy on ic."""
-    return pd.DataFrame([_row(run) for run in list_runs(root)])
+    return table_of(list_runs(root), _row)
 
 
 def _row(run: Run) -> dict[str, Any]:

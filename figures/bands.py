@@ -7,18 +7,26 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.statistics import mean_interval
+from analysis.one_run_each import require_one_run_each
+from analysis.statistics import Scale, mean_interval, scale_of
 from figures.theme import faded
 
 
-def over_seeds(frame: pd.DataFrame, by: str = "step") -> pd.DataFrame:
+def over_seeds(frame: pd.DataFrame, by: str = "step", scale: Scale | None = None) -> pd.DataFrame:
     """Return mean, low and high (95 % t interval over seeds) of ``value`` at every ``by`` that all seeds have.
 
-    Beyond the first end of a run the mean would be of those that learn later, or not at all.
+    Beyond the first end of a run the mean would be of those that learn later, or not at all. The scale is by default
+    that of the measure: intervals of what lies between 0 and 1 stay there (see :func:`analysis.mean_interval`).
+
+    Raises:
+        ValueError: if a seed has several runs, or a run comes twice.
     """
+    if "seed" in frame:
+        require_one_run_each(frame, (), at=(by,))
     rows = []
+    scale = scale or scale_of(str(frame["measure"].iloc[0]) if "measure" in frame and len(frame) else "")
     for at, values in frame.groupby(by)["value"]:
-        interval = mean_interval(values.to_numpy())
+        interval = mean_interval(values.to_numpy(), scale=scale)
         rows.append({by: at, "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n})
     curve = pd.DataFrame(rows)
     return curve[curve.n == curve.n.max()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,16 +88,22 @@ def ioi_curves(
     measure: str = "probability",
     splits: Sequence[str] = tuple(IOI_SETS),
     title: str = "Indirect objects over training",
+    levels: Mapping[str, float] | None = None,
 ) -> go.Figure:
     """Return a measure of the answers to IOI prompts against tokens: a panel a set of prompts, a curve a variant.
 
     ``metrics`` is as for :func:`loss_curves`; the right answer is the indirect object (IO), the wrong one the subject.
+    ``levels`` are horizontal lines with names.
 
     Raises:
         ValueError: for several conditions.
         UnknownNameError: for a set or a measure that is not there.
     """
-    return _panels(metrics, measure, splits, title)
+    figure = _panels(metrics, measure, splits, title)
+    for name, level in (levels or {}).items():
+        note = {"text": name, "font": {"color": "#666666", "size": 12}}
+        figure.add_hline(y=level, line=_LINE, annotation=note, annotation_position="top left")
+    return figure
 
 
 def nested_curves(
@@ -216,7 +222,8 @@ def scaling(table: pd.DataFrame, runs: Sequence[str] = (), title: str = "Does it
     figure.update_xaxes(title_text="parameters (log axis)", showgrid=False)
     caption = (
         f"Against classic of the same size, {_counted(table.pairs, 'pair')} of seeds a point; whiskers are 95 % "
-        "intervals.<br>Dashed: as classic. Points of one size stand beside each other to be seen."
+        "intervals, adjusted over all ratios or differences.<br>Dashed: as classic. Points of one size stand beside "
+        "each other to be seen."
     )
     return themed(figure, title, caption, runs, height=450, below=72)
 
@@ -264,8 +271,8 @@ def cost_against_gain(
     figure.update_yaxes(title_text="tokens to the threshold,<br>times classic's", range=ends[1], zeroline=False)
     caption = (
         f"Ratios to classic of the same size, {_counted(table.pairs, 'pair')} of seeds a point; whiskers are 95 % "
-        "intervals.<br>In the shaded part, below time x tokens = 1, a variant is at the threshold sooner on the clock. "
-        "Memory on hover."
+        "intervals (tokens: adjusted).<br>In the shaded part, below time x tokens = 1, a variant is at the threshold "
+        "sooner on the clock. Memory on hover."
     )
     return themed(figure, title, caption, runs, height=520)
 

@@ -15,7 +15,6 @@ from figures.icl import SPLIT_WORDS
 from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, dash, faded, themed
 
 GREY = "#777777"
-CLEAR, UNCLEAR = BLUE, GREY
 TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4)
 FEW_TICKS = (0.2, 0.5, 1, 2, 4)
 SHOWN = (0.15, 4.5)
@@ -54,12 +53,14 @@ def all_curves(metrics: pd.DataFrame, title: str = "All evaluation sets") -> go.
 def time_ratios(
     table: pd.DataFrame, runs: Sequence[str] = (), title: str = "Steps to 95 %, against classic"
 ) -> go.Figure:
-    """Return the ratio of every variant's steps to the reference's, a dot with its interval, a panel a condition.
+    """Return the ratio of every variant's steps to its reference's, a dot with its interval, a panel a condition.
 
-    ``table`` has columns condition, variant, ratio, low, high, p_adjusted, reached, runs, pairs; rows without a ratio
-    are left out. Blue: distinguishable from 1 after correction; grey: not.
+    ``table`` has columns condition, variant, reference, ratio, low, high, p_adjusted, p_equivalent (to 1, within
+    ``margin``), pairs; rows without a ratio are left out. Blue: told apart from 1; green: equivalent; grey: neither.
     """
     shown = table[table.ratio.notna()]
+    several = shown.reference.nunique() > 1
+    shown = shown.assign(variant=shown.variant + " / " + shown.reference if several else shown.variant)
     conditions = list(dict.fromkeys(shown.condition))
     names = list(dict.fromkeys(shown.variant))[::-1]
     columns = min(len(conditions), 4)
@@ -92,8 +93,8 @@ def time_ratios(
     n = f"{pairs.min()}" if pairs.min() == pairs.max() else f"{pairs.min()} to {pairs.max()}"
     cut = " (some leave the frame)" if shown.low.min() < low or shown.high.max() > high else ""
     caption = (
-        f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, 95 % intervals{cut}; log axis.<br>"
-        "Blue: p < 0.05 in a paired t test of the log ratio, Holm-adjusted over all rows of the table; grey: not."
+        f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, log axis; 95 % intervals{cut} of "
+        "paired t tests,<br>Bonferroni-adjusted over all that is compared here: one excludes 1 exactly where p < 0.05."
     )
     height = rows * max(130, 21 * len(names) + 40) + 190
     themed(figure, title, caption, runs, height=height)
@@ -101,13 +102,20 @@ def time_ratios(
 
 
 def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
+    clear, alike = rows.p_adjusted < 0.05, rows.p_equivalent < 0.05
+    within = f"the same within {rows.margin.max() - 1:.0%}"
+    groups = {
+        "p < 0.05": (clear, BLUE),
+        within: (alike & ~clear, GREEN),
+        "not told apart": (~clear & ~alike, GREY),
+    }
     traces = []
-    for clear, colour in ((True, CLEAR), (False, UNCLEAR)):
-        part = rows[(rows.p_adjusted < 0.05) == clear]
+    for name, (chosen, colour) in groups.items():
+        part = rows[chosen]
         if part.empty:
             continue
         text = [
-            f"{r.variant}: {r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}], p = {r.p_adjusted:.2g}, {r.reached} of {r.runs}"
+            f"{r.variant}: {r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}], p = {r.p_adjusted:.2g}, {r.pairs} pairs"
             for r in part.itertuples()
         ]
         error = {"type": "data", "array": part.high - part.ratio, "arrayminus": part.ratio - part.low, "width": 3}
@@ -118,8 +126,8 @@ def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
                 error_x=error,
                 mode="markers",
                 marker={"color": colour, "size": 8},
-                name="p < 0.05" if clear else "not distinguishable from 1",
-                legendgroup=str(clear),
+                name=name,
+                legendgroup=name,
                 hovertext=text,
                 hoverinfo="text",
             )
@@ -158,7 +166,8 @@ def gradient_share_curves(shares: pd.DataFrame, title: str = "Gradient that came
     figure = go.Figure()
     palette = colours(shares.variant.unique())
     for variant, rows in shares.groupby("variant", sort=False):
-        figure.add_traces(band(over_seeds(rows), str(variant), palette[str(variant)], dash(str(variant))))
+        curve = over_seeds(rows, scale="logit")
+        figure.add_traces(band(curve, str(variant), palette[str(variant)], dash(str(variant))))
     figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
     figure.update_yaxes(title_text="|stream| / (|direct| + |stream|)", rangemode="tozero")
     caption = seeds_caption(shares) + " Norms of the two shares of the gradient of layer 0's W_V; they add up to it."
@@ -207,29 +216,55 @@ def windows(
 
 
 def sensitivity(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
-    """Return the ratio of times at several thresholds and rules of crossing: a panel an experiment and variant.
+    """Return the ratio of times at several thresholds and rules of crossing: a row an experiment, a panel a comparison.
 
-    ``table`` has columns experiment, variant, threshold, rule, ratio, low, high.
+    ``table`` has columns experiment, variant, reference, threshold, rule, ratio, low, high.
     """
     shown = table[table.ratio.notna()]
-    groups = list(dict.fromkeys(zip(shown.experiment, shown.variant, strict=True)))
-    figure = make_subplots(1, len(groups), subplot_titles=[f"{v}<br>({e})" for e, v in groups], shared_yaxes=True)
-    for i, (name, variant) in enumerate(groups, start=1):
-        rows = shown[(shown.experiment == name) & (shown.variant == variant)]
-        for shift, (rule, colour) in enumerate({"first": BLUE, "sustained": PINK}.items()):
-            part = rows[rows.rule == rule]
-            error = {"type": "data", "array": part.high - part.ratio, "arrayminus": part.ratio - part.low, "width": 3}
-            x = part.threshold * 100 + (shift - 0.5) * 0.5
-            trace = go.Scatter(
-                x=x, y=part.ratio, error_y=error, mode="markers", marker={"color": colour, "size": 7}, name=rule
-            )
-            figure.add_trace(trace.update(legendgroup=rule, showlegend=i == 1), row=1, col=i)
-        figure.add_hline(y=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, row=1, col=i)  # type: ignore[arg-type] # plotly takes numbers
-    figure.update_xaxes(tickvals=sorted(shown.threshold.unique() * 100), ticksuffix=" %", range=[88, 100])
-    figure.update_yaxes(title_text="times classic's steps", col=1)
+    shown = shown.assign(compared=shown.variant + " / " + shown.reference)
+    by_row = {name: list(dict.fromkeys(part.compared)) for name, part in shown.groupby("experiment", sort=False)}
+    columns = max(len(compared) for compared in by_row.values())
+    titles = [name for compared in by_row.values() for name in [*compared, *[""] * (columns - len(compared))]]
+    specs = [[{} if i < len(compared) else None for i in range(columns)] for compared in by_row.values()]
+    figure = make_subplots(
+        len(by_row),
+        columns,
+        specs=specs,
+        subplot_titles=[t for t in titles if t],
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.16,
+    )
+    thresholds = [f"{threshold:.0%}" for threshold in sorted(shown.threshold.unique())]
+    for row, (name, compared) in enumerate(by_row.items(), start=1):
+        for column, what in enumerate(compared, start=1):
+            rows = shown[(shown.experiment == name) & (shown.compared == what)].sort_values("threshold")
+            for shift, (rule, colour) in enumerate({"interpolated": BLUE, "sustained": PINK}.items()):
+                part = rows[rows.rule == rule]
+                trace = _at_thresholds(part, rule, colour, thresholds, 0.2 * (shift - 0.5))
+                figure.add_trace(trace.update(showlegend=row == column == 1), row=row, col=column)
+            figure.add_hline(y=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, row=row, col=column)  # type: ignore[arg-type] # plotly takes numbers
+        figure.update_yaxes(
+            title={"text": f"{name}:<br>times the reference's steps", "font": {"size": 13}}, row=row, col=1
+        )
+    ends = [-0.5, len(thresholds) - 0.5]
+    figure.update_xaxes(
+        tickvals=list(range(len(thresholds))), ticktext=thresholds, tickangle=0, tickfont_size=10, range=ends
+    )
     figure.update_annotations(font_size=12)
-    caption = "Crossings: first, or the first after which every evaluation is above. 95 % intervals, paired over seeds."
-    return themed(figure, "Does it depend on the threshold?", caption, runs, height=420)
+    caption = (
+        "Steps to an accuracy on novel classes: interpolated between evaluations, or the first after which every "
+        "evaluation is above.<br>95 % intervals, paired over seeds, adjusted over an experiment's comparisons at one "
+        "threshold."
+    )
+    return themed(figure, "Does it depend on the threshold?", caption, runs, height=290 * len(by_row) + 130)
+
+
+def _at_thresholds(rows: pd.DataFrame, rule: str, colour: str, thresholds: list[str], aside: float) -> go.Scatter:
+    x = [thresholds.index(f"{threshold:.0%}") + aside for threshold in rows.threshold]
+    error = {"type": "data", "array": rows.high - rows.ratio, "arrayminus": rows.ratio - rows.low, "width": 2}
+    dots = {"mode": "lines+markers", "marker": {"color": colour, "size": 6}, "line": {"color": colour, "width": 1}}
+    return go.Scatter(x=x, y=rows.ratio, error_y=error, name=rule, legendgroup=rule, **dots)
 
 
 __all__ = [

@@ -81,10 +81,9 @@ def test_all_curves_has_a_panel_a_set_and_measure() -> None:
 
 
 def ratios(**more: Any) -> pd.DataFrame:
-    row = {"condition": "a", "variant": "value", "ratio": 0.5, "low": 0.4, "high": 0.6, "p_adjusted": 0.01}
-    return pd.DataFrame(
-        [row | {"reached": 5, "runs": 5, "pairs": 5}, row | {"reached": 5, "runs": 5, "pairs": 5} | more]
-    )
+    row = {"condition": "a", "variant": "value", "reference": "classic", "ratio": 0.5, "low": 0.4, "high": 0.6}
+    row |= {"p_adjusted": 0.01, "p_equivalent": 1.0, "margin": 1.05, "pairs": 5}
+    return pd.DataFrame([row, row | more])
 
 
 def test_ratios_tell_what_can_be_told_from_one() -> None:
@@ -93,6 +92,9 @@ def test_ratios_tell_what_can_be_told_from_one() -> None:
     assert (list(clear.y), list(unclear.y)) == (["value"], ["key"])
     assert clear.marker.color != unclear.marker.color
     assert clear.error_x.array[0] == pytest.approx(0.1)
+    alike: Any = time_ratios(ratios(variant="key", reference="value", p_adjusted=0.4, p_equivalent=0.01)).data[1]
+    assert (alike.name, list(alike.y)) == ("the same within 5%", ["key / value"])
+    assert alike.marker.color not in (clear.marker.color, unclear.marker.color)
 
 
 def test_ratios_that_nothing_can_be_said_of_are_left_out() -> None:

@@ -56,10 +56,11 @@ def bundle_of(path: Path) -> Bundle:
 
 def test_times_and_ratios_are_those_of_the_jumps(tmp_path: Path) -> None:
     held = bundle_of(tmp_path)
-    times = lm_answers.times(held, "lm")
-    assert times.groupby("variant").steps.apply(list).to_dict() == {k: list(map(float, v)) for k, v in STEPS.items()}
-    table: Any = answers.speed(times).set_index("variant")
-    assert table.loc["value", "ratio"] == pytest.approx(0.5, abs=1e-6)
+    times = answers.times(held, "lm", 0.5, split="ioi train", measure="probability")
+    # From 0.1 to 0.9, half is half way between two evaluations.
+    assert times.groupby("variant").steps.apply(list).to_dict() == {k: [s - 25.0 for s in v] for k, v in STEPS.items()}
+    [row] = lm_answers.compared(held, "lm").to_dict("records")
+    assert row["ratio"] == pytest.approx(525 / 1075)
 
 
 def test_tokens_are_counted_from_the_configuration(tmp_path: Path) -> None:
@@ -68,14 +69,15 @@ def test_tokens_are_counted_from_the_configuration(tmp_path: Path) -> None:
 
 
 def test_differences_of_final_values_are_paired(tmp_path: Path) -> None:
-    table = lm_answers.finals(bundle_of(tmp_path), "lm", {"validation loss": lm_answers.LOSS})
+    held, asked = bundle_of(tmp_path), {"validation loss": lm_answers.LOSS}
+    table = lm_answers.finals(held, "lm", asked)
     value: Any = table[table.variant == "value"].iloc[0]
     assert value["mean"] == pytest.approx(1.1)
-    assert value.difference == pytest.approx(-0.1), "every seed is 0.1 lower"
-    assert value.difference_high - value.difference_low < 1e-6, "so the difference is sharp"
-    assert value.high - value.low > 0.3, "while the means are not"
-    classic: Any = table[table.variant == "classic"].iloc[0]
-    assert np.isnan(classic.difference)
+    assert value.high - value.low > 0.3
+    [row] = answers.differences(lm_answers.ends(held, "lm", asked), ["title", "condition"]).to_dict("records")
+    assert row["difference"] == pytest.approx(-0.1), "every seed is 0.1 lower"
+    assert row["high"] - row["low"] < 1e-6, "so the difference is sharp, while the means are not"
+    assert (row["variant"], row["lower"]) == ("value", 3)
 
 
 def test_matched_and_transplanted_are_means_over_seeds(tmp_path: Path) -> None:

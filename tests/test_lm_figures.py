@@ -196,6 +196,12 @@ def test_ioi_curves_have_a_panel_a_set(metrics: pd.DataFrame, measure: str) -> N
     assert lm.MEASURE_WORDS[measure] == figure.layout.yaxis.title.text
 
 
+def test_levels_are_lines_with_names(metrics: pd.DataFrame) -> None:
+    figure: Any = lm.ioi_curves(metrics, splits=("ioi paper",), levels={"the paper: 41%": 0.41})
+    assert [shape.y0 for shape in figure.layout.shapes] == [0.41]
+    assert "the paper: 41%" in [note.text for note in figure.layout.annotations]
+
+
 def test_nested_curves_have_a_panel_a_depth_or_a_question(metrics: pd.DataFrame) -> None:
     assert titles(lm.nested_curves(metrics)) == [lm.NESTED_SETS[depth] for depth in lm.DEPTHS]
     figure: Any = lm.nested_curves(metrics, ("giver", "object"))

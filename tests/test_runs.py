@@ -107,6 +107,13 @@ def test_one_damaged_run_hides_no_other(run: Run, tmp_path: Path, damage: str) -
         Run.find("aa-damaged", tmp_path)
 
 
+def test_one_run_with_a_damaged_log_hides_no_other(run: Run, tmp_path: Path) -> None:
+    other = trained(tmp_path, tiny(seed=1))
+    (other.path / "metrics.parquet").write_bytes(b"")
+    with pytest.warns(DamagedRunWarning, match=r"s1-.* is left out: .*metrics\.parquet is missing or does not have"):
+        assert list(runs_table(tmp_path).run) == [run.path.name]
+
+
 def test_a_changed_configuration_is_refused(run: Run) -> None:
     rewrite(run, config=run.record["config"] | {"seed": 77})
     with pytest.raises(RunError, match="does not have the hash .*: the file was changed"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.comparison import compare
+from analysis.comparison import compare, judge
 from analysis.seeds import paired_seeds
-from analysis.statistics import CORRECTIONS, EFFECTS, Interval, adjust, grouped_intervals, mean_interval, paired_ratio
-from analysis.thresholds import steps_to_threshold, threshold_table, threshold_times
+from analysis.statistics import (
+    CORRECTIONS,
+    EFFECTS,
+    Interval,
+    adjust,
+    grouped_intervals,
+    mean_interval,
+    paired_ratio,
+    smallest_shown,
+)
+from analysis.thresholds import Rule, steps_to_threshold, threshold_table, threshold_times
 
 FEW = settings(max_examples=40, deadline=None)
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
@@ -62,7 +71,9 @@ def test_times_to_a_threshold() -> None:
     jumpy = curve(0.1, 0.96, 0.5, 0.95, 0.99)
     assert steps_to_threshold(jumpy, 0.95) == 10
     assert steps_to_threshold(jumpy, 0.95, "sustained") == 30
-    assert math.isnan(steps_to_threshold(jumpy, 0.999))
+    assert steps_to_threshold(jumpy, 0.95, "interpolated") == pytest.approx(10 * (0.95 - 0.1) / (0.96 - 0.1))
+    assert steps_to_threshold(jumpy, 0.1, "interpolated") == 0
+    assert all(math.isnan(steps_to_threshold(jumpy, 0.999, rule)) for rule in get_args(Rule))
     assert steps_to_threshold(jumpy.sample(frac=1, random_state=0), 0.95) == 10
 
 
@@ -72,6 +83,24 @@ def test_a_sustained_crossing_is_never_before_the_first(values: list[float], thr
     first, sustained = (steps_to_threshold(curve(*values), threshold, rule) for rule in ("first", "sustained"))
     assert math.isnan(sustained) or sustained >= first
     assert math.isnan(sustained) == (values[-1] < threshold)
+
+
+@FEW
+@given(
+    st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=2, max_size=8),
+    st.floats(0.01, 0.99),
+    st.integers(2, 5),
+)
+def test_an_interpolated_crossing_does_not_know_how_often_a_line_is_read(
+    values: list[float], threshold: float, parts: int
+) -> None:
+    coarse = curve(*values)
+    steps = np.linspace(0, coarse.step.max(), (len(values) - 1) * parts + 1)
+    fine = pd.DataFrame({"step": steps, "value": np.interp(steps, coarse.step, values)})
+    found = [steps_to_threshold(c, threshold, "interpolated") for c in (coarse, fine)]
+    assert found[1] == pytest.approx(found[0], abs=1e-6, nan_ok=True)
+    first = steps_to_threshold(coarse, threshold)
+    assert math.isnan(first) or first - 10 < found[0] <= first
 
 
 def metrics(**runs: tuple[Any, ...]) -> pd.DataFrame:
@@ -219,6 +248,60 @@ def test_what_is_no_pair_is_refused() -> None:
         paired_seeds(A, B).effect("cohen")
 
 
+# --- power, absence, bounds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "level"), [(3, 0.05), (5, 0.01), (10, 0.05 / 7)])
+def test_the_smallest_effect_that_could_show_shows_four_times_in_five(n: int, level: float) -> None:
+    shift = smallest_shown(2.0, n, level)
+    draws = np.random.default_rng(0).normal(shift, 2.0, (20_000, n))
+    assert np.mean(stats.ttest_1samp(draws, 0.0, axis=1).pvalue < level) == pytest.approx(0.8, abs=0.01)
+    assert math.isnan(smallest_shown(0.0, n, level)), "of differences without spread nothing is known"
+    assert paired_seeds([2.0, 8.0], [1.0, 3.0], "ratio").smallest_shown(level) > 1
+    with pytest.raises(ValueError, match="two differences or more, got 1"):
+        smallest_shown(1.0, 1)
+
+
+@FEW
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=6), st.floats(0.5, 50))
+def test_absence_is_claimed_only_of_an_interval_within_the_margin(pairs: list[Any], margin: float) -> None:
+    a, b = map(list, zip(*pairs, strict=True))
+    found = paired_seeds(a, b)
+    wide, p = found.interval(confidence=0.9), found.equivalence_p(margin)
+    if min(abs(wide.low + margin), abs(wide.high - margin)) > 1e-9:
+        assert (p < 0.05) == (-margin < wide.low and wide.high < margin)
+
+
+def test_an_effect_that_was_not_shown_is_not_absent() -> None:
+    wide = paired_seeds([1.0, 3.0, 0.5], [1.5, 1.5, 1.0], "ratio")
+    assert wide.t_p() > 0.5
+    assert wide.equivalence_p(1.05) > 0.3, "three seeds that differ so say nothing"
+    assert paired_seeds([1.0, 1.01, 1.02], [1.01, 1.0, 1.02], "ratio").equivalence_p(1.05) < 0.05
+    assert paired_seeds([0.5, 0.6], [0.4, 0.5], "bounded").equivalence_p(0.2) < 1e-6, "all differ by less than that"
+    with pytest.raises(ValueError, match="lies between 1 and inf, got 0.95"):
+        wide.equivalence_p(0.95)
+
+
+@FEW
+@given(st.lists(st.floats(0, 1).map(lambda x: round(x, 2)), min_size=1, max_size=8), st.floats(0.5, 0.99))
+def test_intervals_of_shares_stay_within_their_bounds(values: list[float], confidence: float) -> None:
+    found = mean_interval(values, confidence, "logit")
+    assert found.mean == pytest.approx(np.mean(values))
+    if len(values) > 1:
+        assert 0 <= found.low <= found.mean <= found.high <= 1
+        assert (found.low < found.high) == (not np.ptp(values) <= 1e-12)
+    with pytest.raises(ValueError, match="numbers lie between 0 and 1"):
+        mean_interval([0.5, 1.5], scale="logit")
+
+
+def test_in_the_middle_and_of_many_the_logit_interval_is_students() -> None:
+    x = np.random.default_rng(0).uniform(0.4, 0.6, 2_000)
+    plain, logit = mean_interval(x), mean_interval(x, scale="logit")
+    assert (logit.low, logit.high) == pytest.approx((plain.low, plain.high), abs=1e-5)
+    near = mean_interval([0.0, 0.001, 0.02])
+    assert near.low < 0 < mean_interval([0.0, 0.001, 0.02], scale="logit").low
+
+
 # --- many comparisons -------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +334,44 @@ def test_holm_holds_the_chance_of_any_false_rejection_and_none_does_not() -> Non
     assert any_false["none"] == pytest.approx(1 - 0.95**5, abs=0.03)
 
 
+families = st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=1, max_size=6)
+
+
+@FEW
+@given(families, st.sampled_from(["bonferroni", "none"]), st.sampled_from(["difference", "ratio", "bounded"]))
+def test_an_interval_excludes_no_effect_exactly_where_the_adjusted_p_is_small(
+    family: list[Any], correction: str, contrast: Any
+) -> None:
+    scaled = [(np.array(values) + 101) / 202 for values in family]  # within (0, 1)
+    table = judge([paired_seeds(x, [0.5] * 3, contrast) for x in scaled], correction=correction)
+    nothing = 1.0 if contrast == "ratio" else 0.0
+    for row in table.to_dict("records"):
+        if abs(row["p_adjusted"] - 0.05) > 1e-9:
+            assert (not row["low"] <= nothing <= row["high"]) == (row["p_adjusted"] < 0.05)
+        if contrast == "bounded":
+            assert -1 <= row["low"] <= row["high"] <= 1
+
+
+def test_what_is_one_comparison_counts_once() -> None:
+    pairs = [paired_seeds(A, B), paired_seeds(A, B), paired_seeds(B, A)]
+    thrice, twice = judge(pairs), judge(pairs, once=["x", "x", "y"])
+    assert thrice.p_adjusted.tolist() == pytest.approx((3 * thrice.p).clip(upper=1).tolist())
+    assert twice.p_adjusted.tolist() == pytest.approx((2 * twice.p).clip(upper=1).tolist())
+    assert (twice.low > thrice.low).all()
+    assert (twice.smallest < thrice.smallest).all()
+
+
+def test_simultaneous_intervals_hold_them_all_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    hold, plain = 0, 0
+    for _ in range(100):
+        table = judge([paired_seeds(x, [0.0] * 5) for x in rng.normal(0.0, 1.0, (5, 5))])
+        hold += bool((table.low.lt(0) & table.high.gt(0)).all())
+        plain += bool((table.p > 0.05).all())
+    assert stats.binomtest(hold, 100, 0.95).pvalue > 1e-3
+    assert plain < 85, "each by itself, they do not"
+
+
 # --- one call ---------------------------------------------------------------------------------------------------------
 
 
@@ -262,21 +383,22 @@ def values(**by_variant: list[float]) -> pd.DataFrame:
 
 def test_compare_puts_it_together() -> None:
     frame = values(classic=B, value=A, key=B)
-    table = compare(frame.sample(frac=1, random_state=0), correction="bonferroni").set_index("variant")
+    table = compare(frame.sample(frac=1, random_state=0)).set_index("variant")
     pairs = paired_seeds(A, B)
     row: Any = table.loc["value"]
     assert set(table.index) == {"value", "key"}
-    assert (row.estimate, row.low, row.high) == pytest.approx(
-        (pairs.estimate, pairs.interval().low, pairs.interval().high)
+    found = pairs.interval(confidence=0.975)
+    assert (row.estimate, row.low, row.high) == pytest.approx((pairs.estimate, found.low, found.high))
+    assert (row.p, row.p_adjusted, row.smallest) == pytest.approx(
+        (pairs.t_p(), min(1.0, 2 * pairs.t_p()), pairs.smallest_shown(0.025))
     )
-    assert (row.p, row.p_adjusted) == pytest.approx((pairs.permutation_p(), min(1.0, 2 * pairs.permutation_p())))
     assert row.effect_size == pytest.approx(pairs.effect("g_z"))
     assert list(row[["pairs", "reference", "contrast", "interval", "test", "effect", "correction", "confidence"]]) == [
-        *(5, "classic", "difference", "t", "permutation", "g_z", "bonferroni", 0.95)
+        *(5, "classic", "difference", "t", "t", "g_z", "bonferroni", 0.95)
     ]
     assert list(table.loc["key", ["estimate", "p", "effect_size"]]) == [0.0, 1.0, 0.0]
-    other = compare(frame, "key", contrast="ratio", interval="bootstrap", test="t", effect="rank-biserial")
-    assert other.set_index("variant").loc["value", "p"] == pytest.approx(paired_seeds(A, B, "ratio").t_p())
+    other = compare(frame, "key", contrast="ratio", interval="bootstrap", test="permutation", effect="rank-biserial")
+    assert other.set_index("variant").loc["value", "p"] == pytest.approx(paired_seeds(A, B, "ratio").permutation_p())
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
@@ -310,13 +432,13 @@ def test_runs_that_differ_in_what_the_frame_does_not_name_are_not_merged() -> No
         for step, value in zip((50, 100), values, strict=True)
     ]
     frame = pd.DataFrame(rows)
-    told = r"several runs are of the variant 'value' and the seed 3 \(wide, narrow\): they would be merged into one"
+    told = r"several runs are of variant 'value', seed 3 \(wide, narrow\), or one comes twice, and would be merged"
     with pytest.raises(ValueError, match=told):
         threshold_times(frame)
-    with pytest.raises(ValueError, match="several runs are of the variant 'value' and the seed 3: they would be"):
+    with pytest.raises(ValueError, match="several runs are of variant 'value', seed 3, or one comes twice"):
         threshold_times(frame.drop(columns="run"))
     assert threshold_times(frame[frame.run == "wide"]).steps.tolist() == [100]
-    with pytest.raises(ValueError, match="some rows name no variant or no seed"):
+    with pytest.raises(ValueError, match="some rows have no variant or no seed"):
         threshold_times(frame.assign(seed=frame.seed.where(frame.run == "wide")))
 
 

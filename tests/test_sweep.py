@@ -20,6 +20,7 @@ from experiments import sweep as sweeps
 from experiments.config import SGD, Every, RunConfig
 from experiments.progress_table import Progress, Tally, duration, table
 from experiments.run_directory import RunError
+from experiments.run_logs import read_lines
 from experiments.runs import Run
 from experiments.sweep import sweep
 from experiments.training import Trainer
@@ -232,6 +233,33 @@ def test_workers_whose_parent_is_killed_save_and_end(tmp_path: Path) -> None:
     assert gone
     assert not alive
     assert len(list(tmp_path.glob("*/state.safetensors"))) == len(list(tmp_path.glob("*/sessions.jsonl"))) == 2
+
+
+def serving(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The worker processes, without the one that cleans up after them."""
+    return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_end_saves_and_another_goes_on(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    wait_for(tmp_path, "*/metrics.jsonl", 2)
+    first, *_ = workers = serving(process)
+    first.send_signal(signal.SIGTERM)
+    psutil.wait_procs([first], timeout=30)
+    wait_for(tmp_path, "*/sessions.jsonl", 1)
+    (saved,) = tmp_path.glob("*/sessions.jsonl")
+    seen = len(read_lines(saved.with_name("metrics.jsonl")))
+    deadline = time.monotonic() + 60
+    while len(read_lines(saved.with_name("metrics.jsonl"))) <= seen:
+        assert time.monotonic() < deadline, "nobody goes on in its place"
+        time.sleep(0.2)
+    assert set(serving(process)) - set(workers)
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: all get it
+    out, said = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("interrupted\n", 0), said
+    assert len(read_lines(saved)) == 2, "both who trained it saved it"
+    assert len(list(tmp_path.glob("*/state.safetensors"))) == 2
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ CASES: list[tuple[str, str]] = [
     ("copy_score(model, x[:, -1], y, 'streem')", "unknown route 'streem': did you mean 'stream'"),
     ("copy_score(model, x[:, -1], y[:2])", "a copy score needs items and one answer each: 4 items, 2 answers"),
     ("Every(0)", "the distance must be positive"),
-    ("steps_to_threshold(None, 0.9, 'last')", "unknown rule 'last': there are 'first', 'sustained'"),
+    ("steps_to_threshold(None, 0.9, 'last')", "unknown rule 'last': there are 'first', 'interpolated'"),
     ("split_gradient(model, None, x, by='pairs')", "unknown way to split 'pairs': did you mean 'pair'"),
     ("amicl_study('ful')", "unknown size 'ful': did you mean 'full'"),
     ("experiment('data').arms('miniatur')", "unknown size 'miniatur': did you mean 'miniature'"),
