@@ -1,8 +1,13 @@
 """Questions to a model: patches, paths, attributions, circuits, ablations, heads, gradients; statistics over seeds."""
 
+import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from circuits.lazy import lazily
+# Found by its place: an import of ``circuits`` may find another project's, which is what is checked here.
+runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "siblings.py"))
+
+from circuits.lazy import lazily  # noqa: E402
 
 if TYPE_CHECKING:
     from analysis.ablation import Ablation, ablate, standard_ablations

@@ -20,10 +20,10 @@ from analysis.agreement import Agreement, agreement, to_check
 from analysis.drawing import draw
 from analysis.gap import Gap, WeakPairWarning
 from analysis.linearised import Estimator, linearised
-from analysis.memory import bytes_of, copies_within, in_batches
+from analysis.memory import beside_logits, bytes_of, copies_within, in_batches, logits_of_one
 from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
-from analysis.patching import check_positions, frame_of, listed_sites, patch
+from analysis.patching import bytes_to_patch, check_positions, frame_of, listed_sites, patch
 from analysis.sites import check_sites
 from analysis.statistics import same
 from analysis.two_runs import Direction, two_runs
@@ -122,13 +122,14 @@ def attribute(
     """Return the estimated effect of patching each site by itself, from a few forward and backward passes for all.
 
     ``steps`` is the number of inputs between the two runs, for IG. ``check`` sites are also patched exactly, and the
-    result says how well the estimates agree. Gradients follow what flows forward: past a ``stop`` gate too, and not
-    through a ``gradient-only`` one.
+    result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`. Gradients follow what flows
+    forward: past a ``stop`` gate too, and not through a ``gradient-only`` one.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
             have, a metric without a gradient or not one finite number an example, a pair whose clean and corrupt metric
-            are equal, or AtP* on a model of one layer.
+            are equal, AtP* on a model of one layer, or a bound on memory that is less than one example needs (with
+            ``check``, one copy of the pair).
 
     Source: Kramar et al., arXiv 2403.00745 (AtP, the query-key fix and GradDrop); routes through the stream are this
         toolkit's own.
@@ -143,13 +144,14 @@ def attribute(
     whole("check", check, least=0)
     require(method != "AtP*" or model.config.n_layers > 1, "AtP* drops one layer at a time and needs at least two")
     check_positions(model, wanted, pair)
-    runs = two_runs(model, pair, metric, direction, "attribution", gradient=True)
-    if check and max_memory is not None:
-        # The comparison at the end is refused now if it will not fit: what it keeps is one activation a hook point.
-        one_each = {site.hook_name: site for site in wanted}
-        patch(model, pair, list(one_each.values()), metric, direction, max_memory)
-    one = 6 * bytes_of(record(model, model.input_residual(runs.base[:1])).at.values())
-    size = copies_within(max_memory, one, 1, pair.clean.device)
+
+    def needed(metric: Metric) -> int:
+        exact = bytes_to_patch(model, pair, [(site,) for site in wanted], metric) if check else 0
+        return max(_bytes_of_one(model, pair, metric) + scores, exact)
+
+    scores = 3 * len(wanted) * len(pair) * 8
+    runs = two_runs(model, pair, metric, direction, "attribution", True, max_memory, needed)
+    size = copies_within(max_memory, _bytes_of_one(model, pair, runs.function), 1, pair.clean.device, scores)
     found = []
     with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
         for rows in in_batches(len(pair), size):
@@ -170,6 +172,16 @@ def attribute(
         agreement=_agreement(model, pair, wanted, checked, values, metric, direction, max_memory, method == "AtP*"),
         beside=runs.beside,
     )
+
+
+def _bytes_of_one(model: HookedStreamTransformer, pair: Pair, metric: Metric) -> int:
+    """How many bytes it takes to score sites in one example.
+
+    Activations of both runs, their change, the gradient and what it keeps; logits, their gradient and the metric's.
+    """
+    kept = bytes_of(record(model, model.input_residual(pair.clean[:1])).at.values())
+    logits = logits_of_one(model, pair.n_pos)
+    return 6 * kept + 8 * logits + 2 * beside_logits(metric, logits)
 
 
 def _agreement(

@@ -19,6 +19,7 @@ from analysis.edge_attribution import EdgeScores
 from analysis.edges import EdgeRuns, Replacement, numbered, send
 from analysis.gap import Gap
 from analysis.graph import Graph
+from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.two_runs import two_runs
@@ -178,15 +179,16 @@ def judge(
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a circuit of another graph, an empty one, a
-            metric that does not return one finite number an example, or a pair whose clean and corrupt metric are
-            equal.
+            metric that does not return one finite number an example, a pair whose clean and corrupt metric are equal,
+            or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy of the pair
+            needs.
 
     Source: Wang et al., arXiv 2211.00593, section 4 (the three criteria); faithfulness is normalised as
         transformer-lens' ``faithfulness`` is, which knows no stream edges.
     """
     whole("subsets", subsets, least=0)
     seed = whole("seed", seed, least=-(2**63))
-    runs = _Runs(model, pair, circuit, metric, replacement, max_memory, progress)
+    runs = _Runs(model, pair, circuit, metric, replacement, subsets, max_memory, progress)
     parts = _parts(circuit, subsets, seed)
     inside = circuit.mask
     faithful, empty = runs.metrics(torch.stack([~inside, torch.ones_like(inside)]))
@@ -223,6 +225,7 @@ class _Runs:
         circuit: Circuit,
         metric: str | Metric,
         replacement: Replacement,
+        subsets: int,
         max_memory: int | None,
         progress: bool,
     ):
@@ -233,10 +236,15 @@ class _Runs:
             f"the circuit is of a graph with {len(circuit.graph)} edges, this model's has {len(graph)} (or others); "
             f"find a circuit of this model, or name its edges: Circuit.of(Graph(model), names)",
         )
-        both = two_runs(model, pair, metric, "denoise", "judging a circuit")
+
+        def needed(metric: Metric) -> int:
+            return bytes_to_judge(model, pair, circuit, metric, subsets)
+
+        both = two_runs(model, pair, metric, "denoise", "judging a circuit", max_memory=max_memory, needed=needed)
         self.both, self.name, self.clean, self.corrupt = both, both.metric, both.target, both.baseline
         sent = send(model, graph, pair.corrupt).without_padding(pair).replaced(replacement)
-        self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory)
+        beside = _beside_runs(model, pair, circuit, both.function, subsets)
+        self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, beside)
 
     def metrics(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, "set example"]:
         return torch.stack([self.both.measure(logits) for logits in self.runs.each(cuts, self.progress)])
@@ -262,6 +270,18 @@ class _Runs:
             rng=np.random.default_rng(0),
         ).confidence_interval
         return float(found.low), float(found.high)
+
+
+def bytes_to_judge(model: HookedStreamTransformer, pair: Pair, circuit: Circuit, metric: Metric, subsets: int) -> int:
+    """Return how many bytes :func:`judge` takes that goes through one copy of the pair at a time."""
+    runs = EdgeRuns.needed(model, circuit.graph, pair.clean)
+    return runs + _beside_runs(model, pair, circuit, metric, subsets)
+
+
+def _beside_runs(model: HookedStreamTransformer, pair: Pair, circuit: Circuit, metric: Metric, subsets: int) -> int:
+    """What a metric makes, and the sets of edges that are cut (a byte an edge), as they are listed and put together."""
+    made = beside_logits(metric, len(pair) * logits_of_one(model, pair.n_pos))
+    return made + 3 * len(circuit.graph) * len(circuit) * (subsets + 1)
 
 
 def _parts(circuit: Circuit, subsets: int, seed: int) -> list[Bool[Tensor, " edge"]]:

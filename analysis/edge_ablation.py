@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from analysis.edges import EdgeRuns, Sent, numbered, send
 from analysis.graph import Graph
+from analysis.memory import bound_for, bytes_of
 from analysis.metrics import read
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
@@ -50,7 +51,8 @@ def ablate_edges(
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
         ValueError: for a model in training mode or with hooks attached, a pair that the model cannot answer or that is
             read at padding, one example to resample from, ``from run`` without another model or with one of another
-            architecture, or a memory bound smaller than one copy.
+            architecture, or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy
+            needs.
     """
     for asked in (model, *([] if other is None else [other])):
         require_eval_mode(asked, "ablation")
@@ -60,11 +62,13 @@ def ablate_edges(
     sets = [edge.name for edge in graph.edges] if edges is None else list(edges)
     names = [[s] if isinstance(s, str) else list(s) for s in sets]
     cuts = torch.stack([numbered(graph.find(group), len(graph)) for group in names])
+    if max_memory is not None:
+        bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
     whole = read(model(pair.clean), pair.read_at)
     rows = [
         _row(whole, read(logits, pair.read_at), pair.answers)
-        for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory).each(cuts, progress)
+        for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts])).each(cuts, progress)
     ]
     frame = pd.DataFrame(rows).assign(method=method, n=len(pair))
     frame.insert(0, "edges", [" + ".join(group) for group in names])

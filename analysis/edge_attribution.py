@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 
 from analysis.agreement import EXACT, Agreement, agreement, to_check
 from analysis.drawing import draw
-from analysis.edge_estimates import EdgeEstimator
+from analysis.edge_estimates import EdgeEstimator, edge_bytes
 from analysis.edges import EdgeRuns, one_each, send
 from analysis.gap import Gap
 from analysis.graph import Edge, Graph
-from analysis.memory import copies_within, in_batches
+from analysis.memory import beside_logits, copies_within, in_batches, logits_of_one
 from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
 from analysis.two_runs import Direction, TwoRuns, two_runs
@@ -126,13 +126,13 @@ def attribute_edges(
     """Return the score of every edge of the model's graph (see :mod:`analysis.graph`), in the metric's units.
 
     ``steps`` is the number of inputs between the two runs, for EAP-IG. ``check`` edges are also patched exactly, each
-    alone, and the result says how well the estimates agree. Gradients follow what flows forward: past a ``stop`` gate
-    too, and not through a ``gradient-only`` one.
+    alone, and the result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`. Gradients
+    follow what flows forward: past a ``stop`` gate too, and not through a ``gradient-only`` one.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a metric without a gradient or not one finite
-            number an example, a pair whose clean and corrupt metric are equal, or a memory bound smaller than one
-            example.
+            number an example, a pair whose clean and corrupt metric are equal, or a bound on memory that is less
+            than one example needs (with ``check`` or "exact", one copy of the pair).
 
     Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; stream edges are this toolkit's own.
     """
@@ -140,22 +140,32 @@ def attribute_edges(
     require(steps > 0, f"steps = {steps}: EAP-IG needs at least one input between the two runs")
     steps = whole("steps", steps)
     whole("check", check, least=0)
-    runs, graph = two_runs(model, pair, metric, direction, "attribution", gradient=method != "exact"), Graph(model)
+    graph = Graph(model)
+    asked = len(graph) if method == "exact" else min(check, len(graph))
+
+    def needed(metric: Metric) -> int:
+        return bytes_to_attribute(model, graph, pair, metric, method, check)
+
+    runs = two_runs(model, pair, metric, direction, "attribution", method != "exact", max_memory, needed)
     if method == "exact":
-        values = precise(_Exact(model, runs, graph, max_memory).of(range(len(graph)), progress))
+        values = precise(_Exact(model, runs, graph, asked, max_memory).of(range(len(graph)), progress))
         return EdgeScores(graph, values.cpu(), runs.gap.cpu(), method, runs.metric, direction, runs.beside)
     fractions = [0.0] if method == "EAP" else [(i + 0.5) / steps for i in range(steps)]
     estimator = EdgeEstimator(model, graph, (runs.metric, runs.function), fractions)
-    # What both need, before any work.
-    exact = _Exact(model, runs, graph, max_memory) if check else None
-    size = copies_within(max_memory, estimator.bytes(pair), 1, pair.clean.device)
+    size = copies_within(
+        max_memory,
+        edge_bytes(model, graph, pair.n_pos, runs.function),
+        1,
+        pair.clean.device,
+        _bytes_of_scores(graph, pair),
+    )
     with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
         for rows in in_batches(len(pair), size):
             estimator.add(pair[rows], runs.source[rows], runs.base[rows])
             bar.update(rows.stop - rows.start)
     values, gap = precise(torch.cat(estimator.values, 1)), runs.gap
     checked = to_check(values.mean(1), check)
-    moved = exact.of(checked) if exact else values[:0]
+    moved = _Exact(model, runs, graph, asked, max_memory).of(checked) if checked else values[:0]
     return EdgeScores(
         graph=graph,
         values=values.cpu(),
@@ -170,15 +180,42 @@ def attribute_edges(
     )
 
 
+def bytes_to_attribute(
+    model: HookedStreamTransformer, graph: Graph, pair: Pair, metric: Metric, method: EdgeMethod, check: int
+) -> int:
+    """Return how many bytes :func:`attribute_edges` takes that goes through one example, or copy, at a time."""
+    if method == "exact":
+        return _Exact.needed(model, graph, pair, len(graph), metric)
+    estimated = _bytes_of_scores(graph, pair) + edge_bytes(model, graph, pair.n_pos, metric)
+    return max(estimated, _Exact.needed(model, graph, pair, min(check, len(graph)), metric) if check else 0)
+
+
 class _Exact:
     """By how much the metric changes if one edge alone carries what the source run would send."""
 
-    def __init__(self, model: HookedStreamTransformer, runs: TwoRuns, graph: Graph, max_memory: int | None):
+    def __init__(self, model: HookedStreamTransformer, runs: TwoRuns, graph: Graph, edges: int, max_memory: int | None):
         self.runs, self.total = runs, len(graph)
-        self.cut = EdgeRuns(model, runs.base, send(model, graph, runs.source), graph, max_memory)
+        beside = self._beside(model, graph, runs.pair, edges, runs.function)
+        self.cut = EdgeRuns(model, runs.base, send(model, graph, runs.source), graph, max_memory, beside)
+
+    @classmethod
+    def needed(cls, model: HookedStreamTransformer, graph: Graph, pair: Pair, edges: int, metric: Metric) -> int:
+        """Return how many bytes it takes to go through one copy of a pair at a time."""
+        return EdgeRuns.needed(model, graph, pair.clean) + cls._beside(model, graph, pair, edges, metric)
+
+    @staticmethod
+    def _beside(model: HookedStreamTransformer, graph: Graph, pair: Pair, edges: int, metric: Metric) -> int:
+        """What a metric makes, the sets of edges that are cut, and the scores."""
+        made = beside_logits(metric, len(pair) * logits_of_one(model, pair.n_pos))
+        return made + edges * len(graph) + _bytes_of_scores(graph, pair)
 
     @torch.no_grad()
     def of(self, edges: Sequence[int], progress: bool = False) -> Float[Tensor, "edge example"]:
         """Return the changes for some edges."""
         found = self.cut.each(one_each(edges, self.total), progress)
         return torch.stack([self.runs.measure(logits) for logits in found]) - self.runs.baseline
+
+
+def _bytes_of_scores(graph: Graph, pair: Pair) -> int:
+    """As they are made batch by batch, put together, and made precise."""
+    return 3 * len(graph) * len(pair) * 8

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from analysis.edges import Recorder, Sent, send
 from analysis.graph import Graph, Node, Place
+from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
 from analysis.pairs import Pair
 from analysis.wiring import PerHead, carry, run
@@ -88,11 +89,6 @@ class EdgeEstimator:
         self.sums: list[Float[Tensor, "node example"]] = []
         self.nodes: list[Float[Tensor, "node example"]] = []
 
-    def bytes(self, pair: Pair) -> int:
-        """Return about how many bytes one example takes."""
-        per_position = (6 * len(self.graph.writers) + 9 * len(self.graph.readers)) * self.model.config.d_model
-        return (pair.n_pos * per_position + 3 * len(self.graph)) * self.model.W_U.element_size()
-
     def add(self, pair: Pair, source: Tensor, base: Tensor) -> None:
         """Score some examples."""
         start, end = (self.model.input_residual(x).detach() for x in (base, source))
@@ -102,6 +98,8 @@ class EdgeEstimator:
             recorded, gradients = self._gradients(pair, torch.lerp(start, end, fraction).requires_grad_())
             edges.append(self._edges(change, gradients, recorded))
             nodes.append(self._nodes(change, gradients))
+            # Before the next are made: they are most of what lives.
+            del recorded, gradients
         self.values.append(torch.stack(edges).mean(0))
         self.nodes.append(torch.stack(nodes).mean(0))
         self.sums.append(self._sums(self.values[-1], list(change.own)))
@@ -173,6 +171,21 @@ class EdgeEstimator:
     def input_total(self) -> float:
         """Return what the input's outgoing edges add up to, mean over examples."""
         return float(torch.cat(self.sums, 1)[0].mean())
+
+
+def edge_bytes(model: HookedStreamTransformer, graph: Graph, n_pos: int, metric: Metric) -> int:
+    """Return how many bytes it takes to score the edges in one example.
+
+    What is written and its changes, what is read and its gradients; what every layer keeps for the backward pass;
+    logits, their gradient and the metric's; and the products of all writers and readers.
+    """
+    config = model.config
+    writers, readers = len(graph.writers), len(graph.readers)
+    layer = 16 * config.d_model + 4 * config.n_heads * n_pos + (4 * config.mlp.d_mlp if config.mlp else 0)
+    of_position = (4 * writers + 6 * readers) * config.d_model + config.n_layers * layer
+    numbers = n_pos * of_position + 3 * writers * readers
+    logits = logits_of_one(model, n_pos)
+    return numbers * model.W_U.element_size() + 8 * logits + 2 * beside_logits(metric, logits)
 
 
 def _difference(source: Sent, base: Sent) -> Sent:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.graph import Graph, Node, Place
-from analysis.memory import bytes_of, copies_within
+from analysis.memory import copies_within, logits_of_one
 from analysis.pairs import Pair, without_padding
 from analysis.wiring import Control, PerHead, carry, run
 from circuits.attention import Residual
@@ -204,19 +204,18 @@ class EdgeRuns:
         replacement: Sent,
         graph: Graph,
         max_memory: int | None = None,
+        beside: int = 0,
     ):
+        """``beside``: bytes that the caller keeps or makes beside the runs."""
         self.model, self.graph, self.replacement = model, graph, replacement
         self.residual = model.input_residual(inputs).detach()
-        held = bytes_of([replacement.writers, *replacement.own.values(), self.residual])
-        self.at_once = copies_within(max_memory, self._one_copy(), len(inputs), inputs.device, held)
+        held, copy = (len(inputs) * size for size in _kept_and_copied(model, graph, inputs.shape[1]))
+        self.at_once = copies_within(max_memory, copy, len(inputs), inputs.device, held + beside)
 
-    def _one_copy(self) -> int:
-        """About the bytes of a copy: what is written and its changes, every head's own input, an MLP, logits."""
-        config = self.model.config
-        widths = 6 * len(self.graph.writers) + 16 * config.n_heads + 16
-        wide = 3 * config.mlp.d_mlp if config.mlp else 0
-        of_position = widths * config.d_model + wide + 2 * config.readout.d_vocab_out
-        return self.residual[..., 0].numel() * of_position * self.residual.element_size()
+    @staticmethod
+    def needed(model: HookedStreamTransformer, graph: Graph, inputs: Tensor) -> int:
+        """Return how many bytes the runs take that go through one copy of the inputs at a time."""
+        return len(inputs) * sum(_kept_and_copied(model, graph, inputs.shape[1]))
 
     @torch.no_grad()
     def logits(self, cut: Bool[Tensor, "copy edge"]) -> Float[Tensor, "copy batch pos d_vocab_out"]:
@@ -235,9 +234,26 @@ class EdgeRuns:
                 bar.update(len(chunk))
 
 
+def _kept_and_copied(model: HookedStreamTransformer, graph: Graph, n_pos: int) -> tuple[int, int]:
+    """The bytes of what comes along cut edges in one example, and of a copy of it.
+
+    Of a copy: what is written and its changes, every head's own input, patterns, an MLP, logits.
+    """
+    config = model.config
+    kept = (len(graph.writers) + 1) * config.d_model + len(graph.carried) * config.n_heads * config.d_head
+    widths = 6 * len(graph.writers) + 16 * config.n_heads + 16
+    wide = 3 * config.mlp.d_mlp if config.mlp else 0
+    copied = widths * config.d_model + 4 * config.n_heads * n_pos + wide
+    size = n_pos * model.W_U.element_size()
+    # Logits of this pass, of the last one, and what is read out.
+    return size * kept, size * copied + 3 * logits_of_one(model, n_pos)
+
+
 def one_each(edges: Sequence[int], total: int) -> Bool[Tensor, "set edge"]:
     """Return sets of one edge each."""
-    return torch.nn.functional.one_hot(torch.tensor(list(edges), dtype=torch.int64), total).bool()
+    found = torch.zeros(len(edges), total, dtype=torch.bool)
+    found[torch.arange(len(edges)), list(edges)] = True
+    return found
 
 
 def numbered(edges: Int[Tensor, " edge"] | Sequence[int], total: int) -> Bool[Tensor, " edge"]:

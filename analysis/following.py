@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis.circuit import Circuit, EmptyCircuitError, Quality, judge
-from analysis.edge_attribution import EdgeMethod, EdgeScores, attribute_edges
+from analysis.circuit import Circuit, EmptyCircuitError, Quality, bytes_to_judge, judge
+from analysis.edge_attribution import EdgeMethod, EdgeScores, attribute_edges, bytes_to_attribute
 from analysis.edges import Replacement
 from analysis.gap import NoGapError
+from analysis.memory import bound_for
 from analysis.metrics import Metric, accuracy, evaluate, metric_named
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
@@ -42,6 +43,11 @@ def follow(
     """
     rows = []
     for label, model in models:
+        if max_memory is not None:
+            function = metric_named(metric)[1]
+            scoring = bytes_to_attribute(model, circuit.graph, pair, function, method, 0)
+            judging = bytes_to_judge(model, pair, circuit, function, 0)
+            bound_for(max_memory, max(scoring, judging), pair.clean.device)
         row = {"step": label, **_measured(model, pair, metric), "edges": len(circuit)}
         try:
             scores = attribute_edges(model, pair, metric, method, "noise", steps, 0, max_memory)

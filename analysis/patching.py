@@ -17,6 +17,7 @@ from transformer_lens.patching import PatchingResult
 
 from analysis.drawing import draw
 from analysis.gap import Gap, measure_gap
+from analysis.memory import bound_for, bytes_of
 from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, metric_named, precise, read
 from analysis.pairs import Pair, check_readable, is_padding
 from analysis.ready import require_eval_mode, require_no_hooks
@@ -124,14 +125,14 @@ def patch(
 ) -> PatchResult:
     """Return the effect of patching each site by itself, one result for all of them.
 
-    A tuple of sites is patched together. ``max_memory`` bounds the bytes of activations, those that are kept and those
-    of one forward pass (default: a quarter of what is free).
+    A tuple of sites is patched together. ``max_memory`` bounds by how many bytes this makes the process grow at its
+    peak (default: a quarter of what is free; see :mod:`analysis.memory`).
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
             have or that is padding, a pair that the model cannot answer or that is read at padding, a metric that does
-            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound smaller
-            than one copy of the pair.
+            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound on
+            memory that is less than one copy of the pair needs.
 
     Source: Meng et al., arXiv 2202.05262; Zhang & Nanda, arXiv 2309.16042 (directions and normalisation).
     """
@@ -175,24 +176,25 @@ class _Sweep:
         self.model, self.pair, self.joint = model, pair, joint
         self.name, self.metric = metric_named(metric)
         source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)
-        names = {hook for one in joint for site in one for hook in _hooks(model, site)}
-        logits, cache = model.run_with_cache(source, names_filter=sorted(names), return_cache_object=False)
+        if max_memory is not None:
+            bound_for(max_memory, bytes_to_patch(model, pair, joint, self.metric), base.device)
+        logits, cache = model.run_with_cache(source, names_filter=_names(model, joint), return_cache_object=False)
         self.cache: dict[str, Tensor] = cache
         self.states: dict[int, State] = {}
         self.places: dict[int | str, Bool[Tensor, "batch pos"]] = {}
-        self.target = evaluate(self.metric, self.name, logits, pair)
+        self.target, source_there = evaluate(self.metric, self.name, logits, pair), read(logits, pair.read_at)
+        dtype = logits.dtype
+        # All that is read of them is kept, and they may be large.
+        del logits
         self.only_there = isinstance(self.metric, ReadMetric)
-        held = sum(tensor.numel() * tensor.element_size() for tensor in cache.values())
-        self.replay = Replay(model, base, pair.reads if self.only_there else None, max_memory, held)
+        self.replay = Replay(model, base, _reads(pair, self.metric), max_memory, bytes_of(cache.values()))
         base_logits = self.replay.logits[:, 0] if self.only_there else self.replay.logits
         self.baseline = self._measured(base_logits)
         there = base_logits if self.only_there else read(base_logits, pair.read_at)
         if direction == "denoise":
-            self.beside = measure_gap(
-                self.name, self.target, self.baseline, read(logits, pair.read_at), pair, logits.dtype
-            )
+            self.beside = measure_gap(self.name, self.target, self.baseline, source_there, pair, dtype)
         else:
-            self.beside = measure_gap(self.name, self.baseline, self.target, there, pair, logits.dtype)
+            self.beside = measure_gap(self.name, self.baseline, self.target, there, pair, dtype)
 
     def values(self, progress: bool) -> Float[Tensor, "site batch"]:
         values = self.baseline.new_empty(len(self.joint), len(self.pair))
@@ -237,6 +239,26 @@ class _Sweep:
             keys = self.model.reads_from(layer)
             self.states[layer] = State(layer, residual, dict(zip(keys, passed, strict=True)))
         return self.states[layer]
+
+
+@torch.no_grad()
+def bytes_to_patch(
+    model: HookedStreamTransformer, pair: Pair, joint: Sequence[tuple[Site, ...]], metric: Metric
+) -> int:
+    """Return how many bytes patching takes that goes through one copy of the pair at a time."""
+    names, reads = _names(model, joint), _reads(pair, metric)
+    # Of one example, whose activations are as large as any other's.
+    _, cache = model.run_with_cache(pair.clean[:1], names_filter=names, return_cache_object=False)
+    one = Replay(model, pair.corrupt[:1], None if reads is None else reads[:1])
+    return len(pair) * (bytes_of(cache.values()) + one.needed)
+
+
+def _reads(pair: Pair, metric: Metric) -> Tensor | None:
+    return pair.reads if isinstance(metric, ReadMetric) else None
+
+
+def _names(model: HookedStreamTransformer, joint: Sequence[tuple[Site, ...]]) -> list[str]:
+    return sorted({hook for one in joint for site in one for hook in _hooks(model, site)})
 
 
 def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:

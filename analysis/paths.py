@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from analysis.activations import record
 from analysis.drawing import draw
 from analysis.graph import Edge, Graph, Node
-from analysis.memory import bytes_of, copies_within
+from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching import PatchResult
@@ -96,12 +96,12 @@ def patch_paths(
     """Return the effect of patching each path by itself: the receiver alone sees the sender as in the other run.
 
     All that the other readers of the sender see stays as it was, and so does what the receiver's layer passes on
-    through the stream. Sign, direction and normalisation as in :func:`analysis.patch`.
+    through the stream. Sign, direction, normalisation and ``max_memory`` as in :func:`analysis.patch`.
 
     Raises:
         ValueError: for a path that leaves no head, a model in training mode or with hooks attached, a metric that does
-            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a memory bound
-            smaller than one copy of the pair.
+            not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound on
+            memory that is less than one copy of the pair needs.
 
     Source: Wang et al., arXiv 2211.00593 (direct path patching); on a model without streams the numbers are
         transformer-lens' ``get_act_patch_direct_path``.
@@ -110,10 +110,17 @@ def patch_paths(
     require(bool(wanted), "there is no path to patch; analysis.find_paths(model, ...) makes a list of them")
     odd = [path.name for path in wanted if path.route not in PATH_ROUTES or path.source.kind not in SENDERS]
     require(not odd, f"{odd[:1]}: a path leaves a head, by the residual stream or by the stream; see find_paths")
-    runs = two_runs(model, pair, metric, direction, "path patching")
+    beside = len(pair) * logits_of_one(model, pair.n_pos)
+
+    def needed(metric: Metric) -> int:
+        one = _PathRuns(model, pair.clean[:1], pair.corrupt[:1])
+        return len(pair) * (one.held + one.one_copy) + beside_logits(metric, beside)
+
+    runs = two_runs(model, pair, metric, direction, "path patching", max_memory=max_memory, needed=needed)
     patched = _PathRuns(model, runs.base, runs.source)
     rows: dict[int, Tensor] = {}
-    copies = copies_within(max_memory, patched.one_copy, len(pair), pair.clean.device, patched.held)
+    held = patched.held + beside_logits(runs.function, beside)
+    copies = copies_within(max_memory, patched.one_copy, len(pair), pair.clean.device, held)
     with tqdm(total=len(wanted), unit=" paths", disable=not progress, leave=False, delay=2) as bar:
         for chunk in _chunks(wanted, copies):
             logits = patched.logits([wanted[i] for i in chunk])

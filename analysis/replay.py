@@ -29,7 +29,7 @@ from analysis.edits import (
     collect,
     state_key,
 )
-from analysis.memory import bound_for
+from analysis.memory import bound_for, logits_of_one
 from analysis.passes import Pass, Plan
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.windows import Window
@@ -55,8 +55,9 @@ KEPT = {
 class Replay:
     """A base run, kept, and the means to run it again with edits.
 
-    ``reads`` holds for every example the one position whose logits are wanted; ``None`` wants all. ``max_memory``
-    bounds the bytes of what is kept and of one forward pass, with ``held`` bytes that the caller keeps beside.
+    ``reads`` holds for every example the one position whose logits are wanted; ``None`` wants all, of which anyone's
+    metric makes others. ``max_memory`` bounds the bytes of what is kept and of one forward pass, with ``held`` bytes
+    that the caller keeps beside.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, positions that are not there, or a bound that
@@ -81,9 +82,8 @@ class Replay:
         self._one_row = 0
         logits = model.run_with_hooks(inputs, fwd_hooks=[(lambda name: True, self._keep)])
         self.logits: Float[Tensor, "batch read d_vocab_out"] = self._read(logits)
-        self._one_row += logits[0].numel() * logits.element_size()
-        needed = held + self.cached_bytes + self.shape[0] * self._one_row
-        self._room = bound_for(max_memory, needed, inputs.device) - held - self.cached_bytes
+        self._one_row += (2 if reads is not None else 4) * logits_of_one(model, self.shape[1])
+        self._room = bound_for(max_memory, held + self.needed, inputs.device) - held - self.cached_bytes
         self._per_position = sum(weight.numel() for weight in model.layers[0].parameters())
         self._read_later = [model.reads_from(layer) for layer in range(self.last + 2)]
 
@@ -105,9 +105,15 @@ class Replay:
         return sum(tensor.numel() * tensor.element_size() for tensor in (self.logits, *self.base.values()))
 
     @property
+    def needed(self) -> int:
+        """The bytes of what is kept, and of one copy."""
+        return self.cached_bytes + self.shape[0] * self._one_row
+
+    @property
     def at_once(self) -> int:
         """How many copies one call of :meth:`run` may have within the bound on memory."""
-        return max(1, self._room // (2 * self._bytes_of_logits))
+        # Their logits, and what a metric makes of them in single precision at least.
+        return max(1, self._room // (3 * self.logits.numel() * max(4, self.logits.element_size())))
 
     @property
     def _bytes_of_logits(self) -> int:

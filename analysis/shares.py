@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from analysis.activations import Activations, record
 from analysis.graph import Place, carried
-from analysis.memory import bytes_of, copies_within
+from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one, run_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching import PatchResult
@@ -50,13 +50,22 @@ def head_shares(
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a carrier that no layer projects, a metric that
-            does not return one finite number an example, or a pair whose clean and corrupt metric are equal.
+            does not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound on
+            memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy of the pair needs.
     """
-    runs = two_runs(model, pair, metric, direction, "splitting effects")
+    size = len(pair) * logits_of_one(model, pair.n_pos)
+
+    def needed(metric: Metric) -> int:
+        kept = bytes_of(record(model, model.input_residual(pair.clean[:1])).at.values())
+        return len(pair) * (3 * kept + run_of_one(model, pair.n_pos)) + beside_logits(metric, size)
+
+    runs = two_runs(model, pair, metric, direction, "splitting effects", max_memory=max_memory, needed=needed)
     where = _projections(model, carriers)
     before, after = (record(model, model.input_residual(x)) for x in (runs.base, runs.source))
-    one = bytes_of(before.at.values()) + 2 * len(pair) * pair.n_pos * bytes_of([model.W_U[0]])
-    at_once = copies_within(max_memory, one, len(pair), pair.clean.device, held=2 * bytes_of(before.at.values()))
+    kept = bytes_of(before.at.values())
+    held = 2 * kept + beside_logits(runs.function, size)
+    one = kept + len(pair) * run_of_one(model, pair.n_pos)
+    at_once = copies_within(max_memory, one, len(pair), pair.clean.device, held)
     rows: list[Tensor] = []
     layers = sorted({layer for (layer, _), _ in where})
     for layer in tqdm(layers, unit=" layers", disable=not progress, leave=False, delay=2):

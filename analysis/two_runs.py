@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from analysis.gap import Gap, measure_gap
+from analysis.memory import beside_logits, bound_for, copies_within, in_batches, logits_of_one, run_of_one
 from analysis.metrics import Metric, PerExample, evaluate, metric_named, read, require_gradient
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
@@ -63,13 +66,18 @@ def two_runs(
     direction: Direction,
     operation: str,
     gradient: bool = False,
+    max_memory: int | None = None,
+    needed: Callable[[Metric], int] = lambda metric: 0,
 ) -> TwoRuns:
     """Return both runs, checked; ``gradient`` asks for a metric that has one.
+
+    ``needed`` says how many bytes the question needs after this; a bound that is less is refused before anything runs.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, an unknown metric or direction, a pair that the
             model cannot answer or that is read at padding, a metric that does not return one finite number an example
-            or has no gradient, or a pair whose clean and corrupt metric are equal.
+            or has no gradient, a pair whose clean and corrupt metric are equal, or a bound on memory that is less than
+            what is needed.
     """
     require_eval_mode(model, operation)
     require_no_hooks(model, operation)
@@ -77,12 +85,33 @@ def two_runs(
     pair.require_difference()
     check_readable(model, pair)
     name, function = metric_named(metric)
-    clean, corrupt = model(pair.clean), model(pair.corrupt)
-    if gradient:
-        with torch.enable_grad():
-            require_gradient(name, evaluate(function, name, corrupt.detach().clone().requires_grad_(), pair))
-    of_clean, of_corrupt = (evaluate(function, name, logits, pair) for logits in (clean, corrupt))
-    beside = measure_gap(name, of_clean, of_corrupt, read(clean, pair.read_at), pair, clean.dtype)
+    logits = logits_of_one(model, pair.n_pos)
+    one = run_of_one(model, pair.n_pos) + beside_logits(function, logits) + 3 * gradient * logits
+    # The logits that are read, batch by batch and together.
+    held = 2 * len(pair) * logits_of_one(model, 1)
+    if max_memory is not None:
+        bound_for(max_memory, max(held + one, needed(function)), pair.clean.device)
+    parts: list[list[Tensor]] = []
+    dtype = model.W_U.dtype
+    for rows in in_batches(len(pair), copies_within(max_memory, one, 1, pair.clean.device, held)):
+        part = pair if rows == slice(0, len(pair)) else pair[rows]
+        *found, dtype = _both(model, part, name, function, gradient)
+        parts.append(found)
+    of_clean, of_corrupt, there = (torch.cat(found) for found in zip(*parts, strict=True))
+    beside = measure_gap(name, of_clean, of_corrupt, there, pair, dtype)
     sides = [(pair.clean, of_clean), (pair.corrupt, of_corrupt)]
     (source, target), (base, baseline) = sides if direction == "denoise" else sides[::-1]
     return TwoRuns(pair, source, base, name, function, target, baseline, direction, beside)
+
+
+def _both(
+    model: HookedStreamTransformer, pair: Pair, name: str, function: Metric, gradient: bool
+) -> tuple[PerExample, PerExample, Float[Tensor, "batch d_vocab_out"], torch.dtype]:
+    """The metric of both sides, the clean side's logits where they are read, and the kind of its numbers."""
+    logits = model(pair.corrupt)
+    if gradient:
+        with torch.enable_grad():
+            require_gradient(name, evaluate(function, name, logits.detach().clone().requires_grad_(), pair))
+    corrupt = evaluate(function, name, logits, pair)
+    logits = model(pair.clean)
+    return evaluate(function, name, logits, pair), corrupt, read(logits, pair.read_at), logits.dtype

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import circuits.siblings  # noqa: F401
 from circuits import variants
 from circuits.config import ModelConfig
 from circuits.errors import UnknownNameError

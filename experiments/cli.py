@@ -98,9 +98,7 @@ def patch(
     heads: Annotated[Literal["all", "each"], arg(help="heads together, or one by one")] = "all",
     together: Annotated[tuple[str, ...], arg(help="also this, patched at once, e.g. resid_pre v.residual")] = (),
     step: Step = -1,
-    max_memory: Annotated[
-        int | None, arg(help="bytes that patching may take (default: a quarter of what is free)")
-    ] = None,
+    max_memory: route_cli.Memory = None,
     top: Annotated[int, arg(help="rows to print")] = 15,
     root: Root = Path("runs"),
 ) -> None:

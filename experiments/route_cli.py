@@ -24,7 +24,9 @@ Split = Annotated[
 ]
 Metric = Annotated[str, arg(help="logit_difference, probability or another of analysis.METRICS")]
 Direction = Annotated[Literal["denoise", "noise"], arg(help="clean into corrupt, or corrupt into clean")]
-Memory = Annotated[int | None, arg(help="bytes of one forward pass (default: a quarter of what is free)")]
+Memory = Annotated[
+    int | None, arg(help="bytes by which the process may grow, at its peak (default: a quarter of what is free)")
+]
 Top = Annotated[int, arg(help="rows to print")]
 
 

@@ -10,7 +10,10 @@ from tyro.conf import Positional, arg
 from experiments.route_cli import Root
 
 Size = Annotated[Literal["full", "miniature"], arg(help="all seeds, or fewer and nothing at the paper's size")]
-BundlePath = Annotated[Path | None, arg(help="directory of committed results (default: that of this repository)")]
+BundlePath = Annotated[
+    Path | None,
+    arg(help="directory of committed results (default: those of the checkout; an installed copy's are only read)"),
+]
 Roots = Annotated[tuple[Path, ...], arg(help="directories with runs")]
 
 
@@ -40,11 +43,12 @@ def collect(
     roots: Roots = (Path("runs"),),
     size: Size = "full",
     bundle: BundlePath = None,
+    afresh: Annotated[bool, arg(help="take nothing from the bundle but whole frames of analyses: repairs it")] = False,
 ) -> None:
     """Put the finished runs of all experiments into the committed results."""
     from experiments import study_commands
 
-    study_commands.collect(roots, size, bundle)
+    study_commands.collect(roots, size, bundle, afresh)
 
 
 def amicl(
@@ -91,7 +95,13 @@ def lm_cost(
 
 def figures(
     only: Annotated[tuple[str, ...], arg(help="figures by name (default: all)")] = (),
-    out: Annotated[Path | None, arg(help="where they go (default: figures/rendered of this repository)")] = None,
+    out: Annotated[
+        Path | None,
+        arg(
+            help="where they go (default: figures/rendered of the checkout, whose pages get the tables; of an "
+            "installed copy ./figures, with the tables in its report.md)"
+        ),
+    ] = None,
     images: Annotated[
         Literal["auto", "yes", "no"], arg(help="SVG and PNG too; auto: where kaleido and a browser are found")
     ] = "auto",

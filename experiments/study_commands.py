@@ -18,6 +18,7 @@ LM_EXPERIMENTS = ("lm",)
 """Those whose runs are asked for indirect objects in other bodies, heads, routes and circuits."""
 
 if TYPE_CHECKING:
+    from experiments.lm import AnyConfig
     from experiments.paper import Size
     from experiments.runs import Run
 
@@ -49,6 +50,19 @@ def sweep(
     train_all(missing, root, workers, device, engine=engine, address=address, retries=retries)
 
 
+def _kept(bundle: Path | None) -> Path:
+    """The bundle that results are put into: the one that is named, or this repository's.
+
+    Raises:
+        ValueError: if none is named and the packages are installed, so that it would be a file of the installation.
+    """
+    if bundle is None and not report.in_repository():
+        raise ValueError(
+            f"the results in {COMMITTED} came with valuestream and are not written to; say where these go: --bundle DIR"
+        )
+    return bundle or COMMITTED
+
+
 def _held(bundle: Path | None) -> set[str]:
     path = bundle or COMMITTED
     return Bundle.open(path).finished() if (path / "manifest.json").exists() else set()
@@ -64,12 +78,12 @@ def _list_experiments(experiments: dict[str, Any], size: Size, held: set[str]) -
     print(as_text(pd.DataFrame(rows)))
 
 
-def collect(roots: Sequence[Path], size: Size, bundle: Path | None) -> None:
+def collect(roots: Sequence[Path], size: Size, bundle: Path | None, afresh: bool = False) -> None:
     """Collect runs, and say of every experiment how many the bundle holds."""
     from experiments.collect import collect as gather
 
-    path = bundle or COMMITTED
-    for name, (held, wanted) in gather(roots, path, size=size).items():
+    path = _kept(bundle)
+    for name, (held, wanted) in gather(roots, path, size=size, afresh=afresh).items():
         print(f"{name}: {held} of {wanted} runs")
     total = sum(file.stat().st_size for file in path.glob("*"))
     print(f"wrote {path} ({total / 1e6:.1f} MB)")
@@ -80,10 +94,10 @@ def amicl(size: Size, bundle: Path | None) -> None:
     from experiments.amicl import study
     from experiments.collect import add_frames
 
-    started = time.perf_counter()
+    started, path = time.perf_counter(), _kept(bundle)
     frames = study(size)
-    add_frames(frames, bundle or COMMITTED)
-    print(f"wrote {', '.join(frames)} into {bundle or COMMITTED} ({time.perf_counter() - started:.0f} s)")
+    add_frames(frames, path)
+    print(f"wrote {', '.join(frames)} into {path} ({time.perf_counter() - started:.0f} s)")
 
 
 def mechanism(roots: Sequence[Path], n: int, bundle: Path | None, size: Size = "full") -> None:
@@ -92,10 +106,11 @@ def mechanism(roots: Sequence[Path], n: int, bundle: Path | None, size: Size = "
     from experiments.mechanism import study
     from experiments.paper import configs
 
-    wanted = [config.name for config in configs(["gradient-paper", "mechanism"], size)]
+    path = _kept(bundle)
+    wanted = configs(["gradient-paper", "mechanism"], size)
     frames = study(list(_with_checkpoints(roots, wanted)), n)
-    add_frames(frames, bundle or COMMITTED)
-    print(f"wrote {', '.join(frames)} into {bundle or COMMITTED}")
+    add_frames(frames, path)
+    print(f"wrote {', '.join(frames)} into {path}")
 
 
 def lm_mechanism(roots: Sequence[Path], bundle: Path | None, size: Size = "full") -> None:
@@ -104,12 +119,14 @@ def lm_mechanism(roots: Sequence[Path], bundle: Path | None, size: Size = "full"
     from experiments.lm_mechanism import study
     from experiments.lm_runs import LMRun
     from experiments.paper import configs
+    from experiments.run_directory import directory_of
 
-    paths = [root / config.name for config in configs(LM_EXPERIMENTS, size) for root in roots]
-    runs = [LMRun.open(path) for path in paths if (path / "run.json").is_file()]
+    path = _kept(bundle)
+    paths = [directory_of(root, config) for config in configs(LM_EXPERIMENTS, size) for root in roots]
+    runs = [LMRun.open(there) for there in paths if (there / "run.json").is_file()]
     frames = study([run for run in runs if run.finished])
-    add_frames(frames, bundle or COMMITTED)
-    print(f"wrote {', '.join(frames)} into {bundle or COMMITTED}")
+    add_frames(frames, path)
+    print(f"wrote {', '.join(frames)} into {path}")
 
 
 def lm_cost(rounds: int, device: str, bundle: Path | None) -> None:
@@ -119,16 +136,18 @@ def lm_cost(rounds: int, device: str, bundle: Path | None) -> None:
     from experiments.lm_arms import PAIR, SIZES, VARIANTS
     from experiments.lm_cost import step_costs
 
+    path = _kept(bundle)
     asked = {size: VARIANTS if size == SIZES[0] else PAIR for size in SIZES}
     frame = pd.concat([step_costs(size, variants, rounds, device) for size, variants in asked.items()])
-    add_frames({"lm_cost": frame.reset_index(drop=True)}, bundle or COMMITTED)
+    add_frames({"lm_cost": frame.reset_index(drop=True)}, path)
     print(as_text(frame))
 
 
-def _with_checkpoints(roots: Sequence[Path], names: Sequence[str]) -> Iterable[Run]:
+def _with_checkpoints(roots: Sequence[Path], wanted: Sequence[AnyConfig]) -> Iterable[Run]:
+    from experiments.run_directory import directory_of
     from experiments.runs import Run
 
-    for path in (root / name for name in names for root in roots):
+    for path in (directory_of(root, config) for config in wanted for root in roots):
         if (path / "run.json").is_file():
             run = Run.open(path)
             if run.finished and len(run.checkpoints()) > 2:
@@ -143,11 +162,16 @@ def figures(
     root: Path,
     bundle: Path | None,
 ) -> None:
-    """Draw from the bundle; rewrite the pages if it is this repository's."""
+    """Draw from the bundle; write its tables too if it is the one that comes with valuestream.
+
+    In a checkout the pages are rewritten. Where the packages are installed nothing of theirs is touched: figures and a
+    page of tables go into one folder.
+    """
     wanted = gallery.chosen(only)
-    path, folder = bundle or COMMITTED, out or COMMITTED.parent / "rendered"
+    here = report.in_repository()
+    path, folder = bundle or COMMITTED, out or (COMMITTED.parent / "rendered" if here else Path("figures"))
     if recompute:
-        _recompute(wanted, root, path)
+        _recompute(wanted, root, _kept(bundle))
     held = Bundle.open(path)
     drawn = {p.name: p.draw(held) for p in wanted if p.drawable(held)}
     left = [p.name for p in wanted if p.name not in drawn]
@@ -160,7 +184,7 @@ def figures(
         + (f"; the bundle has nothing for {', '.join(left)}" if left else "")
     )
     if bundle is None and not only:
-        for page in report.fill_pages(held):
+        for page in report.fill_pages(held) if here else [report.write_page(held, folder / "report.md")]:
             print(f"wrote the tables of {page}")
 
 

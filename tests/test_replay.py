@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from analysis import Pair, find_sites, passes, patch
+from analysis.memory import GAPS
 from analysis.replay import Edit, Replay
 from circuits import HookedStreamTransformer
 from circuits.lens import FLAGGED_POINTS
@@ -273,8 +274,10 @@ def test_what_is_kept_is_counted() -> None:
     assert replay.cached_bytes <= tensors.now <= replay.cached_bytes + 1000
     least = least_memory(partial(Replay, model, base))
     assert least > replay.cached_bytes
-    with pytest.raises(ValueError, match=f"max_memory = {least:,} bytes is less than .*, about {least + 50:,}"):
-        Replay(model, base, max_memory=least, held=50)
+    more = least_memory(partial(Replay, model, base, held=5_000))
+    assert more - least == pytest.approx(5_000 * GAPS, abs=1)
+    with pytest.raises(ValueError, match=f"max_memory = {least:,} bytes is less than .*, about {more:,}"):
+        Replay(model, base, max_memory=least, held=5_000)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
