@@ -177,7 +177,7 @@ def test_figures_and_tables_are_made_in_an_empty_directory(installed: Path, tmp_
     assert {path.stem for path in (tmp_path / "figures").glob("*.html")} == drawn
     assert "[controls](controls.html)" in page
     assert "](rendered/" not in page
-    assert "<!-- begin controls -->\n| variant | got there |" in page
+    assert "<!-- begin controls -->\n| compared | got there |" in page
     assert files_of(site) == before, "nothing is written into the installation"
 
 

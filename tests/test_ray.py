@@ -42,6 +42,7 @@ def cluster() -> Iterator[Any]:
     started.shutdown()
 
 
+@pytest.mark.slow
 def test_a_node_lost_in_the_middle_changes_no_byte(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

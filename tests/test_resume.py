@@ -157,7 +157,7 @@ def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, monkeypatch:
     ("workers", "number"),
     [
         (1, signal.SIGTERM),
-        (2, signal.SIGINT),
+        pytest.param(2, signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(1, signal.SIGHUP, marks=pytest.mark.slow),
         pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
     ],
