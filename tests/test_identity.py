@@ -99,6 +99,14 @@ def test_a_directory_with_an_earlier_name_is_still_the_run_of_its_id(tmp_path: P
     assert Run.at(tmp_path, tiny(n_eval=33)).path.name == tiny(n_eval=33).name
 
 
+def test_a_copy_beside_its_run_is_told_as_one(tmp_path: Path) -> None:
+    run = Run.at(tmp_path, tiny())
+    shutil.copytree(run.path, tmp_path / f"{run.path.name}-copy")
+    with pytest.raises(RunError, match=r"fits 2 runs: .*-copy; give the path \(two of them are one run, copied\)"):
+        Run.find(run.config.id, tmp_path)
+    assert Run.find(run.path.name, tmp_path).path == run.path
+
+
 def test_a_run_of_the_other_kind_is_named_as_such(tmp_path: Path) -> None:
     ours, theirs = Run.at(tmp_path, tiny()), LMRun.at(tmp_path, tiny_lm())
     for kind, other in ((LMRun, ours), (Run, theirs)):
