@@ -102,7 +102,7 @@ def test_a_directory_with_an_earlier_name_is_still_the_run_of_its_id(tmp_path: P
 def test_a_copy_beside_its_run_is_told_as_one(tmp_path: Path) -> None:
     run = Run.at(tmp_path, tiny())
     shutil.copytree(run.path, tmp_path / f"{run.path.name}-copy")
-    with pytest.raises(RunError, match=r"fits 2 runs: .*-copy; give the path \(two of them are one run, copied\)"):
+    with pytest.raises(RunError, match=r"fits 2 runs: .*-copy; give the path \(two are one run, copied\)"):
         Run.find(run.config.id, tmp_path)
     assert Run.find(run.path.name, tmp_path).path == run.path
 
