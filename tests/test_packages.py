@@ -56,15 +56,13 @@ def test_a_link_to_the_same_folder_is_the_same_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("foreign", PACKAGES)
-@pytest.mark.parametrize("kind", ["package", "module", "folder"])
+@pytest.mark.parametrize("kind", ["package", "module"])
 def test_a_foreign_sibling_is_named_with_what_to_do(kind: str, foreign: str, tmp_path: Path) -> None:
     mine = tmp_path / (f"{foreign}.py" if kind == "module" else foreign)
     if kind == "module":
         mine.write_text("")
     else:
         mine.mkdir()
-        (mine / "notes.txt").write_text("")
-    if kind == "package":
         (mine / "__init__.py").write_text("")
     others = [name for name in PACKAGES if name != foreign]
     lines = said(IMPORTS.format(names=others), tmp_path).splitlines()
@@ -75,6 +73,14 @@ def test_a_foreign_sibling_is_named_with_what_to_do(kind: str, foreign: str, tmp
         assert f"Rename it, start Python in another directory, or put {ROOT} before it on sys.path" in line
     first = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     assert said(first + IMPORTS.format(names=others), tmp_path).count("imported") == 3, "what it says to do, helps"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_folder_of_data_is_no_package(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "plot.png").write_bytes(b"")
+    assert said(f"import {name}\nprint({name}.__file__)", tmp_path).strip() == str(ROOT / name / "__init__.py")
+    assert said(IMPORTS.format(names=list(PACKAGES)), tmp_path).count("imported") == 4
 
 
 def test_a_foreign_module_that_is_imported_already_is_seen(tmp_path: Path) -> None:
