@@ -65,7 +65,7 @@ def ablate_edges(
     if max_memory is not None:
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
-    whole = read(model(pair.clean), pair.read_at)
+    whole = read(model(pair.clean), pair.read_at).clone()
     rows = [
         _row(whole, read(logits, pair.read_at), pair.answers)
         for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts])).each(cuts, progress)

@@ -111,9 +111,8 @@ def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExampl
     if not isinstance(values, Tensor) or values.shape != (len(logits),) or values.is_complex():
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"metric {name!r} must return one number an example, ({len(logits)},); it returned {got}")
-    found = check_finite(name, precise(values))
-    # A few numbers out of all logits, as a slice gives them, would keep those alive as long as they live themselves.
-    return found if isinstance(metric, ReadMetric) else found.clone()
+    # A copy: a few numbers sliced out of all logits would keep those alive for as long as they live themselves.
+    return check_finite(name, precise(values)).clone()
 
 
 def check_finite(name: str, values: Float[Tensor, "*copy batch"]) -> Float[Tensor, "*copy batch"]:

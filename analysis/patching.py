@@ -182,7 +182,7 @@ class _Sweep:
         self.cache: dict[str, Tensor] = cache
         self.states: dict[int, State] = {}
         self.places: dict[int | str, Bool[Tensor, "batch pos"]] = {}
-        self.target, source_there = evaluate(self.metric, self.name, logits, pair), read(logits, pair.read_at)
+        self.target, source_there = evaluate(self.metric, self.name, logits, pair), read(logits, pair.read_at).clone()
         dtype = logits.dtype
         # All that is read of them is kept, and they may be large.
         del logits

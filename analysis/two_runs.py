@@ -114,4 +114,6 @@ def _both(
             require_gradient(name, evaluate(function, name, logits.detach().clone().requires_grad_(), pair))
     corrupt = evaluate(function, name, logits, pair)
     logits = model(pair.clean)
-    return evaluate(function, name, logits, pair), corrupt, read(logits, pair.read_at), logits.dtype
+    # A copy: a view would keep all logits of every batch.
+    there = read(logits, pair.read_at).clone()
+    return evaluate(function, name, logits, pair), corrupt, there, logits.dtype

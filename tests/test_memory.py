@@ -16,7 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis import Pair
+from analysis import Pair, ReadMetric
+from analysis.metrics import Metric
+from analysis.two_runs import two_runs
 from circuits import HookedStreamTransformer
 from circuits.config import TokenInputs, Unembedding
 from tests.helpers import build
@@ -35,10 +37,10 @@ def small() -> tuple[HookedStreamTransformer, Pair]:
     return model, pair_for(model, 8)
 
 
-def wordy() -> tuple[HookedStreamTransformer, Pair]:
+def wordy(n: int = 4) -> tuple[HookedStreamTransformer, Pair]:
     """Whose logits are most of all that it makes."""
     model = build("value", "tokens", 2, inputs=TokenInputs(4_000), readout=Unembedding(4_000))
-    return model, pair_for(model, 4)
+    return model, pair_for(model, n)
 
 
 def living(model: HookedStreamTransformer, pair: Pair, ask: Callable[..., Any], **options: Any) -> int:
@@ -59,6 +61,25 @@ def test_living_tensors_stay_under_the_bound(name: str, kind: Callable[[], tuple
     most = living(model, pair, ask, max_memory=bound)
     assert most <= bound, f"{most / bound:.2f} of the bound"
     assert torch.is_grad_enabled()
+
+
+@ReadMetric
+def first(there: Tensor, pair: Pair) -> Tensor:
+    return there[:, 0]
+
+
+def first_of_all(logits: Tensor, pair: Pair) -> Tensor:
+    """A slice of all logits, which lives in their storage."""
+    return logits[:, -1, 0]
+
+
+@pytest.mark.parametrize("metric", [first, first_of_all])
+def test_what_is_measured_keeps_no_logits(metric: Metric) -> None:
+    model, pair = wordy(32)
+    ask = partial(two_runs, model, pair, metric, "denoise", "a test", gradient=True)
+    bound = least_memory(ask)
+    assert bound < pair.clean.numel() * 4_000 * 8, "all logits would not fit"
+    assert living(model, pair, ask, max_memory=bound) <= bound
 
 
 @pytest.mark.parametrize("name", NAMES)
