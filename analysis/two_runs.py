@@ -87,8 +87,8 @@ def two_runs(
     name, function = metric_named(metric)
     logits = logits_of_one(model, pair.n_pos)
     one = run_of_one(model, pair.n_pos) + beside_logits(function, logits) + 3 * gradient * logits
-    # The logits that are read, batch by batch and together.
-    held = 2 * len(pair) * logits_of_one(model, 1)
+    # The logits that are read: batch by batch, together, and their sizes.
+    held = 3 * len(pair) * logits_of_one(model, 1)
     if max_memory is not None:
         bound_for(max_memory, max(held + one, needed(function)), pair.clean.device)
     parts: list[list[Tensor]] = []

@@ -78,8 +78,12 @@ def environment() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
+    here = Path(__file__).parents[1]
+    # Installed somewhere within another project's repository, its commits say nothing of this code.
+    if not (here / ".git").exists():
+        return None
+
     def ask(*words: str) -> str:
-        here = Path(__file__).parent
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
