@@ -223,6 +223,7 @@ def test_ctrl_c_while_workers_begin(tmp_path: Path) -> None:
     assert "2 runs: 0 done, 0 running, 0 failed, 2 waiting" in said.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_workers_whose_parent_is_killed_save_and_end(tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for(tmp_path, "*/metrics.jsonl", 2)
