@@ -17,7 +17,7 @@ from experiments.lm_runs import AnyRun, open_run
 from experiments.paper import EXPERIMENTS, Arm, Size, experiment
 from experiments.run_directory import directory_of
 from experiments.runs import Run
-from experiments.together import changing
+from experiments.together import Write, changing
 
 ENDED = ("finished", "failed")
 """Runs that count: those that came to their end, and those that diverged on the way."""
@@ -42,46 +42,48 @@ def collect(
         BundleError: if there is no finished run at all, or for a bundle of another schema.
     """
     arms = {name: experiment(name).arms(size) for name in names}
-    old = Bundle.open(bundle) if (Path(bundle) / "manifest.json").exists() and not afresh else None
-    kept = _rows_of(old, arms) if old else {}
     found = {run.config.id: run for run in _runs(roots, arms) if run.status in ENDED}
     fresh = {run_id: _read(run) for run_id, run in found.items()}
-    held = {**kept, **fresh}
-    if not held:
-        where = ", ".join(map(str, roots))
-        raise BundleError(f"there is no finished run of {', '.join(arms)} in {where}; 'valuestream sweep' trains them")
-    frames = {
-        "arms": pd.DataFrame(
-            [
-                {"experiment": name, **_arm(arm)}
-                for name, those in arms.items()
-                for arm in those
-                if arm.config.id in held
-            ],
-            columns=["experiment", "condition", "variant", "seed", "run"],
-        ),
-        "runs": pd.DataFrame([held[run]["about"] for run in held]),
-    }
-    frames |= {log: _together([rows[log] for rows in held.values()]) for log in LOGS}
-    add_frames(frames, bundle, afresh)
+    where = ", ".join(map(str, roots))
+    none = f"there is no finished run of {', '.join(arms)} in {where}; 'valuestream sweep' trains them"
+    manifest = Path(bundle) / "manifest.json"
+    if not fresh and not manifest.exists():
+        raise BundleError(none)
+    # What is kept is read while nobody else changes it.
+    with changing(Path(bundle)) as replace:
+        kept = _rows_of(Bundle.open(bundle), arms) if manifest.exists() and not afresh else {}
+        held = {**kept, **fresh}
+        if not held:
+            raise BundleError(none)
+        _put(_frames(held, arms), Path(bundle), replace, afresh)
     return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
 
 
-def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED, afresh: bool = False) -> None:
+def _frames(held: Mapping[str, dict[str, Any]], arms: Mapping[str, Sequence[Arm]]) -> dict[str, pd.DataFrame]:
+    rows = [{"experiment": name, **_arm(arm)} for name, those in arms.items() for arm in those if arm.config.id in held]
+    frames = {
+        "arms": pd.DataFrame(rows, columns=["experiment", "condition", "variant", "seed", "run"]),
+        "runs": pd.DataFrame([held[run]["about"] for run in held]),
+    }
+    return frames | {log: _together([of[log] for of in held.values()]) for log in LOGS}
+
+
+def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED) -> None:
     """Write frames into a bundle, rounded, with their hashes in its manifest: all or, if the process dies, none.
 
-    ``afresh`` leaves out what is in the bundle and was changed.
-
     Raises:
-        BundleError: for a bundle of another schema, or (unless ``afresh``) one that was changed.
+        BundleError: for a bundle of another schema, or one that was changed.
     """
-    path = Path(bundle)
+    with changing(Path(bundle)) as replace:
+        _put(frames, Path(bundle), replace)
+
+
+def _put(frames: Mapping[str, pd.DataFrame], path: Path, replace: Write, afresh: bool = False) -> None:
     written = {f"{name}.parquet": parquet_bytes(_rounded(frame), level=19) for name, frame in frames.items()}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
-    with changing(path) as replace:
-        files = dict(sorted({**_whole_files(path, afresh), **hashes}.items()))
-        text = json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n"
-        replace({**written, "manifest.json": text.encode()})
+    files = dict(sorted({**_whole_files(path, afresh), **hashes}.items()))
+    text = json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n"
+    replace({**written, "manifest.json": text.encode()})
 
 
 def _whole_files(path: Path, afresh: bool) -> dict[str, str]:

@@ -15,6 +15,7 @@ from circuits.fields import Checked, counted_from_zero
 from circuits.interventions import Intervention, Resample, check_interventions
 from circuits.stream_config import CARRIERS, GATES, Carrier, Gate
 from circuits.variants import icl_config
+from experiments.looks import ICL_EVERY, ICL_SEQUENCES
 from experiments.tasks.icl import PRESETS, SPLITS, ICLTaskConfig
 
 # --- when something happens -----------------------------------------------------------------------------------------
@@ -162,10 +163,10 @@ class TrainingConfig(Checked):
     steps: int
     optimizer: Optimizer
     batch_size: int = 128
-    evaluate_at: tuple[Schedule, ...] = (Every(500),)
+    evaluate_at: tuple[Schedule, ...] = (Every(ICL_EVERY),)
     checkpoint_at: tuple[Schedule, ...] = ()
     """The last step always has both."""
-    n_eval: int = 10_000
+    n_eval: int = ICL_SEQUENCES
     """Sequences in every evaluation set."""
     gates: tuple[GateChange, ...] = ()
     stop_at: StopAt | None = None

@@ -12,6 +12,7 @@ from circuits.errors import known, require
 from circuits.fields import Checked, checked_value
 from circuits.lm import LM_SIZES, lm_config
 from experiments.config import Adam, Every, RunConfig, Schedule, check_variant, shape_tags
+from experiments.looks import LM_EVERY, LM_QUESTIONS, LM_WINDOWS
 from experiments.tasks.ioi import IOIConfig
 from experiments.tasks.nested import NestedConfig
 from experiments.tasks.repeats import RepeatsConfig
@@ -104,12 +105,12 @@ class LMTraining(Checked):
     """``bfloat16`` computes products so where the device has it; weights stay float32."""
     clip: float | None = 1.0
     """The largest norm of the gradient; ``None`` for any."""
-    evaluate_at: tuple[Schedule, ...] = (Every(100),)
+    evaluate_at: tuple[Schedule, ...] = (Every(LM_EVERY),)
     checkpoint_at: tuple[Schedule, ...] = ()
     """The last step always has both."""
-    n_eval: int = 128
+    n_eval: int = LM_WINDOWS
     """Windows that the validation loss is a mean over."""
-    n_questions: int = 100
+    n_questions: int = LM_QUESTIONS
     """Prompts in every set of questions."""
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.statistics import mean_interval
 from circuits.errors import known
-from experiments import answers
+from experiments import answers, looks
 from experiments.bundle import COMMITTED, Bundle
 from experiments.lm_report import LM_BEHIND, LM_BLOCKS, LM_HEADINGS
 from experiments.text_tables import interval, markdown, rows_of, shown, speed_table, with_differences
@@ -330,35 +330,28 @@ def _stream_share(bundle: Bundle) -> str:
 
 def _presets(bundle: Bundle) -> str:
     """How often and on how much runs of every preset are evaluated, as their configurations say."""
-    from circuits.canonical import from_plain
-    from experiments.config import Every, TrainingConfig
-    from experiments.lm import LMTraining
-
     ioi = bundle.frame("lm_ioi") if bundle.has("lm_ioi") else pd.DataFrame({"set": [], "by": [], "prompts": []})
     papers = ioi.prompts[(ioi["set"] == "paper") & (ioi.by == "set")].max()
-    counted: Counter[tuple[str, str]] = Counter()
-    stored = {}
-    for preset, config in zip(bundle.runs.preset, bundle.runs.config, strict=True):
-        held = json.loads(config)
-        key = str(preset), json.dumps([held["training"].get(name) for name in _LOOKS])
-        counted[key] += 1
-        stored[key] = held
-    table = []
-    for (preset, key), runs in counted.items():
-        held = stored[preset, key]
-        is_lm = "size" in held
-        training: Any = from_plain(LMTraining if is_lm else TrainingConfig, held["training"])
-        every = " and ".join(f"{schedule.n:,}" for schedule in training.evaluate_at if isinstance(schedule, Every))
-        on = f"{training.n_eval:,} sequences a set"
-        if is_lm:
-            prompts = f"{training.n_questions:,} prompts a set (of the paper {papers})"
-            on = f"{training.n_eval:,} windows for the loss, {prompts}"
-        table.append({"preset": preset, "runs": runs, "evaluated every": f"{every} steps", "on": on})
+    counted = Counter(
+        (str(preset), *_looks(json.loads(config)))
+        for preset, config in zip(bundle.runs.preset, bundle.runs.config, strict=True)
+    )
+    table = [
+        {"preset": preset, "runs": runs, "evaluated every": f"{every} steps", "on": on.format(papers=papers)}
+        for (preset, every, on), runs in counted.items()
+    ]
     return markdown(pd.DataFrame(table))
 
 
-_LOOKS = ("evaluate_at", "n_eval", "n_questions")
-"""What a configuration says of its evaluations; what it does not say has its default."""
+def _looks(config: dict[str, Any]) -> tuple[str, str]:
+    """How often a run is evaluated and on how much, of its stored configuration."""
+    training, is_lm = config["training"], "size" in config
+    schedules = training.get("evaluate_at", [{"type": "Every", "n": looks.LM_EVERY if is_lm else looks.ICL_EVERY}])
+    every = " and ".join(f"{schedule['n']:,}" for schedule in schedules if schedule["type"] == "Every")
+    if not is_lm:
+        return every, f"{training.get('n_eval', looks.ICL_SEQUENCES):,} sequences a set"
+    windows, prompts = training.get("n_eval", looks.LM_WINDOWS), training.get("n_questions", looks.LM_QUESTIONS)
+    return every, f"{windows:,} windows for the loss, {prompts:,} prompts a set (of the paper {{papers}})"
 
 
 def _whether(agrees: bool) -> str:

@@ -9,7 +9,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -231,8 +230,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="the directory of a run of a language model")
     parser.add_argument("--device", choices=sorted(BACKENDS), default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args(arguments)
+    launcher = os.getppid()
     try:
-        train_sharded(asked.run, asked.device, stop=_told_to_stop())
+        with told_to_stop() as told:
+            # Where torchrun itself was killed, nobody is left to tell.
+            train_sharded(asked.run, asked.device, stop=lambda: told.is_set() or os.getppid() != launcher)
     except KeyboardInterrupt:
         if os.environ["RANK"] == "0":
             print("stopped and saved; the same command goes on from there", file=sys.stderr)
@@ -241,12 +243,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"process {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _told_to_stop() -> Callable[[], bool]:
-    told, launcher = ExitStack().enter_context(told_to_stop()), os.getppid()
-    # Where torchrun itself was killed, nobody is left to tell.
-    return lambda: told.is_set() or os.getppid() != launcher
 
 
 if __name__ == "__main__":

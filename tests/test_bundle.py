@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,17 @@ def test_arms_of_a_condition_are_paired() -> None:
             for arm in arms:
                 tasks.setdefault((arm.condition, arm.config.seed), set()).add(arm.config.task)
             assert all(len(those) == 1 for those in tasks.values()), "within a condition, a seed has one task"
+
+
+def test_runs_that_are_collected_at_once_are_all_kept(root: Path, tiny: None, tmp_path: Path) -> None:
+    """Each keeps what the bundle holds, so neither may read it before the other has written."""
+    arms = tiny_arms()
+    roots = [tmp_path / "first", tmp_path / "second"]
+    for part, some in zip(roots, (arms[:2], arms[2:]), strict=True):
+        for arm in some:
+            shutil.copytree(root / arm.config.name, part / arm.config.name)
+    collect([roots[0]], tmp_path / "data", ["tiny"])
+    shutil.rmtree(tmp_path / "data")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda part: collect([part], tmp_path / "data", ["tiny"]), roots))
+    assert set(Bundle.open(tmp_path / "data").runs.run) == {arm.config.id for arm in arms}

@@ -37,6 +37,9 @@ def test_the_command_draws_without_knowing_any_model(tmp_path: Path) -> None:
     program = (
         "import sys; from experiments.cli import main; "
         f"code = main(['figures', '--only', 'gradient_curves', '--images', 'no', '--out', {str(tmp_path)!r}]); "
+        # Of the pages, the one block that reads configurations.
+        "from experiments.bundle import Bundle; from experiments.report import BLOCKS; "
+        "BLOCKS['presets'](Bundle.open()); "
         "print(code, [m for m in ('transformer_lens', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
