@@ -36,13 +36,13 @@ lint: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
-	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench_analysis
-	$(BIN)/python -m tests.bench_lm
+	$(BIN)/python -m tests.benchmarks.models
+	$(BIN)/python -m tests.benchmarks.analysis
+	$(BIN)/python -m tests.benchmarks.language_models
 
 peers: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-peers.lock
-	$(BIN)/python -m pytest -q -m slow tests/test_storage.py
+	$(BIN)/python -m pytest -q -m slow tests/circuits/test_storage.py
 
 clean:
 	rm -rf $(VENV)

@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 from analysis.metrics import precise, read
 from analysis.pairs import Pair, check_readable, without_padding
 from analysis.ready import require_eval_mode
-from circuits.errors import known, require
-from circuits.intervening import Activations, Counts, Intervening, Models
-from circuits.interventions import Intervention, Mean, Operation, Resample, Zero, operation_name
+from circuits.common.errors import known, require
+from circuits.config.streams import CARRIERS, Gate
+from circuits.interventions.applied import Activations, Counts, Intervening, Models
+from circuits.interventions.intervention import Intervention, Mean, Operation, Resample, Zero, operation_name
 from circuits.model import HookedStreamTransformer
 from circuits.sites import PATTERN, Site, check_sites
-from circuits.stream_config import CARRIERS, Gate
 
 METHODS: dict[str, Operation] = {"zero": Zero(), "mean": Mean(), "resample": Resample()}
 """Replaced by zero, by the mean over the given examples (position by position), or by another example's activation."""
@@ -179,7 +179,8 @@ def ablate(
     ``changed`` is the largest change of any activation that was replaced; ``gradient_norm`` and ``gradient_cosine``
     compare the gradient of the mean loss with and without the ablation: norm ratio, and cosine over all parameters.
     Means and samples are of the whole model, also where several sites are replaced together, and leave padding out.
-    Sites may name the pair's roles; ``models`` as for :func:`circuits.intervening.intervened`. By default, all of
+    Sites may name the pair's roles; ``models`` as for :func:`circuits.interventions.applied.intervened`. By default,
+    all of
     :func:`standard_ablations`, where a part that is nothing already (a stream behind a closed gate) has the change 0.
     Inputs without a counterfactual are a ``Pair.one_sided(inputs, answers)``; hooks that are attached act all along.
 

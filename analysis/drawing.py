@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from circuits.errors import known
+from circuits.common.errors import known
 
 GROUP = "valuestream.figures"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.metrics import PerExample, accuracy, logit_difference, precise
 from analysis.pairs import Pair
-from analysis.statistics import mean_interval
+from analysis.statistics.intervals import mean_interval
 
 _STEPS = 32
 

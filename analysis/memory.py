@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from analysis.metrics import Metric, ReadMetric
-from circuits.errors import whole
+from circuits.common.errors import whole
 from circuits.model import HookedStreamTransformer
 
 MOST_EXAMPLES = 2048

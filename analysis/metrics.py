@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.pairs import Pair, ReadAt
-from circuits.errors import known, require
+from circuits.common.errors import known, require
 
 PerExample = Float[Tensor, " batch"]
 Metric = Callable[[Float[Tensor, "batch pos d_vocab_out"], Pair], PerExample]

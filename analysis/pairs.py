@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuits.errors import known, require, whole
+from circuits.common.errors import known, require, whole
+from circuits.interventions.replacement import position_numbers
 from circuits.model import HookedStreamTransformer
-from circuits.replacement import position_numbers
 
 Positions = dict[str, Int[Tensor, "batch _"]]
 """Positions by role, one row an example: ``{"target item": (batch 1), "matching label": (batch 2), ...}``."""

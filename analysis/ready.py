@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformer_lens.tools.analysis._model_state import require_eval_mode as _require
 
 from circuits.attention import Attention
-from circuits.errors import require
+from circuits.common.errors import require
 from circuits.model import Block, HookedStreamTransformer
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from analysis.pairs import Pair
-from circuits.errors import require
+from circuits.common.errors import require
 from circuits.model import HookedStreamTransformer
 
 

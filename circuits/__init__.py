@@ -2,32 +2,46 @@
 
 from typing import TYPE_CHECKING
 
-import circuits.siblings  # noqa: F401
-from circuits import variants
-from circuits.config import ModelConfig
-from circuits.errors import UnknownNameError
-from circuits.lazy import lazily
-from circuits.lm import LM_SIZES, lm_config, parameter_count
-from circuits.stream_config import Stream
-from circuits.variants import icl_config
+import circuits.common.siblings  # noqa: F401
+from circuits.common.errors import UnknownNameError
+from circuits.common.lazy_imports import lazily
+from circuits.config.model import ModelConfig
+from circuits.config.streams import Stream
+from circuits.presets import LM_SIZES, lm_config, parameter_count
+from circuits.streams import variants
+from circuits.streams.variants import icl_config
 
 if TYPE_CHECKING:
-    from circuits.amicl import AMICL, Sequences
+    from circuits.associative_memory import AMICL, Sequences
     from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
-    from circuits.intervening import NothingChangedError, intervened
-    from circuits.interventions import Intervention
+    from circuits.interventions.applied import NothingChangedError, intervened
+    from circuits.interventions.intervention import Intervention
     from circuits.model import HookedStreamTransformer, State
     from circuits.sites import Site
 
 __getattr__ = lazily(
     "circuits",
     {
-        **dict.fromkeys(("AMICL", "Sequences"), "amicl"),
-        **dict.fromkeys(("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"), "checkpoint"),
-        **dict.fromkeys(("NothingChangedError", "intervened"), "intervening"),
-        "Intervention": "interventions",
-        **dict.fromkeys(("HookedStreamTransformer", "State"), "model"),
-        "Site": "sites",
+        "associative_memory": (
+            "AMICL",
+            "Sequences",
+        ),
+        "checkpoint": (
+            "CheckpointError",
+            "load_checkpoint",
+            "save_checkpoint",
+            "transplant",
+        ),
+        "interventions.applied": (
+            "NothingChangedError",
+            "intervened",
+        ),
+        "interventions.intervention": ("Intervention",),
+        "model": (
+            "HookedStreamTransformer",
+            "State",
+        ),
+        "sites": ("Site",),
     },
 )
 

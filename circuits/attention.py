@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
-from circuits.config import ModelConfig
-from circuits.initial import Constant, Initial, Initialised, Normal
+from circuits.config.model import ModelConfig
+from circuits.config.streams import CARRIERS, Carrier
+from circuits.initial_weights import Constant, Initial, Initialised, Normal
 from circuits.layers import affine
-from circuits.lens import Fusing, fork, fork_if_hooked
-from circuits.stream_config import CARRIERS, Carrier
-from circuits.streams import HeadTensor, Mix, Outgoing, scaled
+from circuits.streams.mixing import HeadTensor, Mix, Outgoing, scaled
+from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
 HeadInput = Float[Tensor, "batch pos *head d_model"]
@@ -122,7 +122,7 @@ class Attention(Initialised, Fusing):
             self.add_module(f"hook_{name}", HookPoint())
 
     def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
         weights: dict[str, Initial] = {f"W_{n}": Normal(self.config.weight_std("attention")) for n in "QKVO"}
         weights |= {f"W_{n}_stream": Normal(self.config.weight_std("attention")) for n in "QKV"}
         return weights | {f"b_{n}": Constant(0.0) for n in "QKVO"}

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from circuits.canonical import canonical_json, differences
-from circuits.config import ModelConfig
-from circuits.files import write_atomically
+from circuits.common.files import write_atomically
+from circuits.common.plain_data import canonical_json, differences
+from circuits.config.model import ModelConfig
 from circuits.model import HookedStreamTransformer
 
 FORMAT = "valuestream-checkpoint-2"

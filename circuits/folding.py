@@ -7,8 +7,8 @@ import dataclasses
 
 import torch
 
-from circuits.config import Unembedding
-from circuits.errors import require
+from circuits.common.errors import require
+from circuits.config.model import Unembedding
 from circuits.layers import Norm, Unembed
 from circuits.model import HookedStreamTransformer
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.config import MLP, ModelConfig, TokenInputs
-from circuits.initial import Constant, Initial, Initialised, Normal
-from circuits.lens import Fusing, fork_if_hooked
+from circuits.config.model import MLP, ModelConfig, TokenInputs
+from circuits.initial_weights import Constant, Initial, Initialised, Normal
+from circuits.transformerlens.hooks import Fusing, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
 
@@ -49,7 +49,7 @@ class Embed(Initialised):
         self._std = config.weight_std("embed")
 
     def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
         return {"W_E": Normal(self._std)}
 
     def forward(self, inputs: Tensor) -> Residual:
@@ -66,7 +66,7 @@ class PosEmbed(Initialised):
         self._std = config.weight_std("embed")
 
     def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
         return {"W_pos": Normal(self._std)}
 
     def forward(self, embedded: Residual) -> Residual:
@@ -88,7 +88,7 @@ class Norm(Initialised, Fusing):
         self.hook_normalized = HookPoint()
 
     def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
         return {"w": Constant(1.0), "b": Constant(0.0)}
 
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
@@ -121,7 +121,7 @@ class FeedForward(Initialised):
         self.hook_post = HookPoint()
 
     def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
         zero, normal = Constant(0.0), Normal(self._std)
         return {"W_in": normal, "b_in": zero, "W_out": normal, "b_out": zero}
 
@@ -143,7 +143,7 @@ class ReluLayer(Initialised):
         self.hook_post = HookPoint()
 
     def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
         return {"W": Normal(self._stds[0]), "b": Normal(self._stds[1])}
 
     def forward(self, z: Residual) -> Residual:
@@ -171,7 +171,7 @@ class Unembed(Initialised):
         self.W_U = nn.Parameter(torch.empty(d_model, out))
 
     def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial.Initialised`."""
+        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
         return {"W_U": Normal(self._std), "b_U": Constant(0.0)}
 
     def forward(self, z: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:

@@ -19,14 +19,14 @@ from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
 from circuits.attention import Attention, Residual
-from circuits.config import ModelConfig, ReluStack, TokenInputs
-from circuits.errors import known, require, whole
-from circuits.initial import Initialised
+from circuits.common.errors import known, require, whole
+from circuits.config.model import ModelConfig, ReluStack, TokenInputs
+from circuits.config.streams import CARRIERS, Carrier, Gate
+from circuits.initial_weights import Initialised
 from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
-from circuits.lens import bridge_config, fork_if_hooked, is_hooked, values_of
-from circuits.stream_config import CARRIERS, Carrier, Gate
-from circuits.streams import Outgoing
-from circuits.surface import ToolSurface
+from circuits.streams.mixing import Outgoing
+from circuits.transformerlens.hooks import bridge_config, fork_if_hooked, is_hooked, values_of
+from circuits.transformerlens.tools import ToolSurface
 
 Key = TypeVar("Key")
 RETURN_TYPES = ("logits", "loss", "both")
@@ -105,7 +105,7 @@ class Block(nn.Module):
 
 
 class HookedStreamTransformer(ToolSurface):
-    """The model that a :class:`circuits.config.ModelConfig` describes.
+    """The model that a :class:`circuits.config.model.ModelConfig` describes.
 
     ``model.config`` is that description and always tells what the model does now; ``model.cfg`` is the view of it that
     transformer-lens' tools read, with their flags. Weights start from ``seed`` and their names alone.
@@ -449,11 +449,11 @@ class HookedStreamTransformer(ToolSurface):
 
     def describe(self) -> Any:
         """Return a table (pandas) of what flows where: layer, carrier, sources, gain, transform, gate, hook names."""
-        from circuits.describe import flows
+        from circuits.description import flows
 
         return flows(self)
 
     def __repr__(self) -> str:
-        from circuits.describe import summary
+        from circuits.description import summary
 
         return summary(self)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
 
-from circuits.config import ModelConfig
-from circuits.errors import known, require
-from circuits.fields import Checked, checked_value, shown
+from circuits.common.errors import known, require
+from circuits.common.fields import Checked, checked_value, shown
+from circuits.config.model import ModelConfig
+from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.stream_config import CARRIERS, Carrier
 
 Route = Literal["own", "residual", "mixed", "outgoing"]
 ROUTES: dict[Route, str] = {

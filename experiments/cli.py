@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
-from experiments import lm_cli, route_cli, study_cli
-from experiments.lm_cli import TrainLM
-from experiments.route_cli import Root, RunName, Step
+from experiments.commands import lm_cli, route_cli, study_cli
+from experiments.commands.lm_cli import TrainLM
+from experiments.commands.route_cli import Root, RunName, Step
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def train(
     ],
 ) -> None:
     """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
-    from experiments import commands, lm_commands
+    from experiments.commands import lm_commands
+    from experiments.commands import run_commands as commands
 
     if isinstance(what, TrainICL):
         commands.train(what)
@@ -62,14 +63,14 @@ def train(
 
 def runs(root: Root = Path("runs")) -> None:
     """List the runs: variant, seed, status, last step, accuracy."""
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     commands.runs(root)
 
 
 def variants() -> None:
     """List the named mixing rules with what they say and whose they are."""
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     commands.variants()
 
@@ -80,7 +81,7 @@ def describe(
     layers: Annotated[int, arg(help="attention layers")] = 2,
 ) -> None:
     """Show what flows where in a variant: a table of layers, carriers, sources, gains, gates and hook names."""
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     commands.describe(variant, preset, layers)
 
@@ -103,7 +104,7 @@ def patch(
     root: Root = Path("runs"),
 ) -> None:
     """Patch every layer x position role x component x route of a run's model; write and draw the effects."""
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     which: dict[str, Any] = {"components": components, "routes": routes or None, "heads": heads, "together": together}
     commands.patch(run, root, top, n, corruption, metric, direction, step, max_memory, which)
@@ -119,7 +120,7 @@ def heads(
 
     Previous token, ILA, TILA, TLA, retrieval, copying by route, composition of heads by route; CLA of the model.
     """
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     commands.heads(run, root, n, split)
 
@@ -142,7 +143,7 @@ def ablate(
     root: Root = Path("runs"),
 ) -> None:
     """Take away each head, whole and in halves, the stream, its value, its gradient; write and draw what breaks."""
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     commands.ablate(run, root, n, split, step, method, from_run, edges)
 
@@ -157,7 +158,7 @@ def gradients(
     root: Root = Path("runs"),
 ) -> None:
     """Split the gradient at every checkpoint into direct and stream share; write and draw the shares."""
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     commands.gradients(run, root, n, split, activations, by, logged)
 
@@ -171,7 +172,7 @@ def demo(
     root: Root = Path("runs"),
 ) -> None:
     """Train four variants, ask everything of them, print the table and write one page with all figures."""
-    from experiments import commands
+    from experiments.commands import run_commands as commands
 
     commands.demo(size, root, out, images)
 

@@ -4,4 +4,4 @@ import runpy
 from pathlib import Path
 
 # Found by its place: an import of ``circuits`` may find another project's, which is what is checked here.
-runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "siblings.py"))
+runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings.py"))

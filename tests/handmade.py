@@ -3,7 +3,7 @@
 Both do induction: BOS, eight different tokens, and the first seven of them again; the model says the eighth. The
 residual stream has four subspaces, one-hot each: the token, the position, the token before, and what to say.
 
-Edges have the names that :class:`analysis.graph.Graph` gives them.
+Edges have the names that :class:`analysis.edges.graph.Graph` gives them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from analysis import Pair
 from circuits import HookedStreamTransformer, ModelConfig, variants
-from circuits.config import TokenInputs, Unembedding
+from circuits.config.model import TokenInputs, Unembedding
 
 HALF = 8
 N_POS = 2 * HALF

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from analysis import Pair
 from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
-from circuits.config import MLP, NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
-from circuits.fast import SplitTokens
-from experiments.config import TRAINING, Every, icl_run
-from experiments.run_directory import RunDirectory
-from experiments.runs import Run
-from experiments.sweep import sweep
-from experiments.tasks.icl import ICLTask
+from circuits.config.model import MLP, NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
+from circuits.last_position import SplitTokens
+from experiments.runs.config import TRAINING, Every, icl_run
+from experiments.runs.record import RunDirectory
+from experiments.runs.run import Run
+from experiments.sweeps.sweep import sweep
+from experiments.tasks.in_context.task import ICLTask
 
 ALL = variants.names()
 STREAMED = [name for name in ALL if name != "classic"]

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Every
-from experiments.lm import AdamW, LMRunConfig, LMTraining, TokenTaskConfig, lm_run
-from experiments.lm_runs import LMRun
-from experiments.lm_training import train_lm
-from experiments.tasks import words
+from experiments.runs.config import Every
+from experiments.runs.lm_config import AdamW, LMRunConfig, LMTraining, TokenTaskConfig, lm_run
+from experiments.runs.lm_run import LMRun
+from experiments.tasks.sentences import vocabulary as words
+from experiments.training.lm_trainer import train_lm
 
 TINY = LMTraining(
     steps=12,

@@ -34,7 +34,7 @@ from analysis import (
     patch,
     patch_paths,
 )
-from analysis.circuit import Circuit
+from analysis.circuit.discovery import Circuit
 from circuits import HookedStreamTransformer, lm_config
 
 SHAPE = (3, 128, 72, 500, 32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from circuits.stream_config import (
+from circuits.config.streams import (
     Cumulative,
     Dense,
     First,
@@ -25,5 +25,5 @@ PARTS = {
     "transform": [Identity(), HeadMixing(), LinearMap()],
     "gate": ["full", "stop", "gradient-only", "off"],
 }
-one_stream = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in PARTS.items()})  # type: ignore[arg-type] # lists of several kinds
-"""The fields of a :class:`circuits.stream_config.Stream`; some combinations contradict each other."""
+one_stream = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in PARTS.items()})  # type: ignore[arg - type]  # lists of several kinds
+"""The fields of a :class:`circuits.config.streams.Stream`; some combinations contradict each other."""

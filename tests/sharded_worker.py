@@ -8,10 +8,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from experiments import lm_training, sharded_state
-from experiments.lm_runs import LMRun
-from experiments.lm_training import LMTrainer, train_lm
-from experiments.sharded import Sharded
+from experiments.runs import saved_shards as sharded_state
+from experiments.runs.lm_run import LMRun
+from experiments.training import lm_trainer as lm_training
+from experiments.training.lm_trainer import LMTrainer, train_lm
+from experiments.training.several_processes import Sharded
 
 
 def dying(function: Any, at: int) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from setuptools import find_packages
 
-from circuits.siblings import PACKAGES, check_siblings
+from circuits.common.siblings import PACKAGES, check_siblings
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

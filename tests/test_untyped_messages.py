@@ -90,17 +90,17 @@ CASES: list[tuple[str, str]] = [
 SCRIPT = """
 import torch
 from analysis import Ablation, Pair, Site, ablate, find_sites, patch, split_gradient
-from analysis.heads import duplicate_token, induction, previous_token
-from analysis.seeds import paired_seeds
-from analysis.thresholds import steps_to_threshold
-from analysis.copying import copy_score
+from analysis.heads.attention_scores import duplicate_token, induction, previous_token
+from analysis.statistics.paired_seeds import paired_seeds
+from analysis.statistics.thresholds import steps_to_threshold
+from analysis.heads.copying import copy_score
 from circuits import HookedStreamTransformer, Intervention, Stream, icl_config, intervened
-from circuits.interventions import Attend, Zero
-from circuits.stream_config import LearnedGain
-from experiments.config import SGD, Adam, Every, GateChange
+from circuits.interventions.intervention import Attend, Zero
+from circuits.config.streams import LearnedGain
+from experiments.runs.config import SGD, Adam, Every, GateChange
 from experiments.tasks import ICLTask
-from experiments.amicl import study as amicl_study
-from experiments.paper import experiment
+from experiments.studies.associative_memory import study as amicl_study
+from experiments.studies.registry import experiment
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
 pair = ICLTask("small").pairs(4)
 x, y = pair.clean, pair.answers

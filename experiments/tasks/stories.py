@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from analysis.heads import AttentionScore
+from analysis.heads.attention_scores import AttentionScore
 from analysis.pairs import Pair
-from circuits.canonical import content_hash, derive_seed
-from circuits.errors import known, require, whole
-from circuits.fields import Checked
-from experiments.tasks import words
-from experiments.tasks.ioi import IOIConfig, IOITask
-from experiments.tasks.phrases import Phrasebook, Templates, choose, distinct, words_of
-from experiments.tasks.tokens import TokenBatch
-from experiments.tokenizers import word_level
+from circuits.common.errors import known, require, whole
+from circuits.common.fields import Checked
+from circuits.common.plain_data import content_hash, derive_seed
+from experiments.tasks.indirect_objects import IOIConfig, IOITask
+from experiments.tasks.sentences import vocabulary as words
+from experiments.tasks.sentences.templates import Phrasebook, Templates, choose, distinct, words_of
+from experiments.tasks.tokenizers import word_level
+from experiments.tasks.tokens.batches import TokenBatch
 
 SPLITS: dict[str, str] = {"train": "stories to learn from", "validation": "other stories of the same grammar"}
 KINDS = ("opening", "middle", "giving", "ending", "ioi")
@@ -59,7 +59,7 @@ class StoriesConfig(Checked):
 
 def vocabulary() -> list[str]:
     """Return every word of the generated tasks once, sorted."""
-    from experiments.tasks.nested import TEXTS
+    from experiments.tasks.nested_relations import TEXTS
 
     paper = [text for text, _, _ in words.PAPER_PROMPTS]
     sentences = (*words.OPENINGS, *words.MIDDLES, *words.GIVING, *words.ENDINGS)
@@ -77,7 +77,7 @@ def fingerprint() -> str:
 
 
 def plain_english() -> Any:
-    """Return the word-level tokenizer of the generated tasks (:func:`experiments.tokenizers.word_level`)."""
+    """Return the word-level tokenizer of the generated tasks (:func:`experiments.tasks.tokenizers.word_level`)."""
     return word_level(vocabulary())
 
 

@@ -1,0 +1,248 @@
+"""Attribution of sites: AtP, AtP* and integrated gradients estimate what :func:`analysis.patch` measures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from analysis.attribution.agreement import Agreement, agreement, to_check
+from analysis.attribution.site_gradients import Estimator, linearised
+from analysis.compared_runs import Direction, two_runs
+from analysis.drawing import draw
+from analysis.edges.recorded_activations import record
+from analysis.edges.steered_forward import flowing
+from analysis.gap import Gap, WeakPairWarning
+from analysis.memory import beside_logits, bytes_of, copies_within, in_batches, logits_of_one
+from analysis.metrics import Metric, precise
+from analysis.pairs import Pair
+from analysis.patching.patch import bytes_to_patch, check_positions, frame_of, listed_sites, patch
+from analysis.patching.site_search import check_sites
+from analysis.statistics.intervals import same
+from circuits.common.errors import known, require, whole
+from circuits.model import HookedStreamTransformer
+from circuits.sites import Site
+
+Method = Literal["AtP", "AtP+QK", "AtP*", "IG"]
+METHODS: dict[str, str] = {
+    "AtP": "change of the activation times the metric's gradient (Nanda 2023; Kramar et al., arXiv 2403.00745)",
+    "AtP+QK": "as AtP, with attention patterns recomputed exactly for queries and keys, wherever the stream takes them",
+    "AtP*": "as AtP+QK, mean |estimate| over layers whose effects are dropped from the gradient; it has no sign",
+    "IG": "as AtP, with the gradient's mean over inputs between the two runs, at midpoints",
+}
+
+
+@dataclass(frozen=True)
+class SiteScores:
+    """A score for every site and example: by how much patching the site alone would change the metric.
+
+    Sign and direction as in :func:`analysis.patch`, except that ``AtP*`` has no sign.
+    """
+
+    sites: list[Site]
+    values: Float[Tensor, "site example"]
+    gap: Float[Tensor, " example"]
+    method: str
+    metric: str
+    direction: str
+    total: float
+    """What the same gradient says of the whole input, as a share of the gap: 1 where the estimate is complete."""
+    agreement: Agreement
+    beside: Gap
+    """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
+
+    @property
+    def effects(self) -> Float[Tensor, " site"]:
+        """The mean scores as shares of the mean gap, comparable with a patch's normalised effect."""
+        return self.values.mean(1) / self.gap.mean()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a site: where it is, score, effect with t interval and p over examples, and the convention."""
+        scores, gap = self.values.double().cpu().numpy(), float(self.gap.mean())
+        ends, p = _tested(scores)
+        low, high = np.sort(ends / gap, axis=0)
+        return frame_of(self.sites).assign(
+            score=scores.mean(1),
+            effect=scores.mean(1) / gap,
+            low=low,
+            high=high,
+            p=p,
+            **self.beside.columns(),
+            metric=self.metric,
+            method=self.method,
+            direction=self.direction,
+            total=self.total,
+            **self.agreement.columns(),
+        )
+
+    def figure(self) -> Any:
+        """Return the heat map of the estimated effects (a plotly figure)."""
+        return draw("patch", self.to_frame())
+
+
+def _tested(
+    scores: Float[np.ndarray, "site example"],
+) -> tuple[Float[np.ndarray, "2 site"], Float[np.ndarray, " site"]]:
+    """The ends of the t interval of every mean, and p that it is zero; NaN for one example.
+
+    Scores that differ by rounding alone have an interval of no width, and nothing to test.
+    """
+    ends, p = np.full((2, len(scores)), np.nan), np.full(len(scores), np.nan)
+    if scores.shape[1] < 2:
+        return ends, p
+    flat = np.array([same(row) for row in scores])
+    ends[:, flat] = scores[flat].mean(1)
+    if not flat.all():
+        test = stats.ttest_1samp(scores[~flat], 0.0, axis=1)
+        ends[:, ~flat], p[~flat] = np.array(test.confidence_interval()), test.pvalue
+    return ends, p
+
+
+def attribute(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    sites: Sequence[Site],
+    metric: str | Metric = "logit_difference",
+    method: Method = "AtP",
+    direction: Direction = "denoise",
+    steps: int = 5,
+    check: int = 64,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> SiteScores:
+    """Return the estimated effect of patching each site by itself, from a few forward and backward passes for all.
+
+    ``steps`` is the number of inputs between the two runs, for IG. ``check`` sites are also patched exactly, and the
+    result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`. Gradients follow what flows
+    forward: past a ``stop`` gate too, and not through a ``gradient-only`` one.
+
+    Raises:
+        ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
+            have, a metric without a gradient or not one finite number an example, a pair whose clean and corrupt metric
+            are equal, AtP* on a model of one layer, or a bound on memory that is less than one example needs (with
+            ``check``, one copy of the pair).
+
+    Source: Kramar et al., arXiv 2403.00745 (AtP, the query-key fix and GradDrop); routes through the stream are this
+        toolkit's own.
+    """
+    known("method", method, METHODS)
+    wanted = listed_sites(sites)
+    require(not any(isinstance(site, tuple) for site in wanted), "sites are scored one by one: give no tuples of them")
+    check_sites(model, wanted)
+    require(bool(wanted), "there is no site to score; analysis.find_sites(model, ...) makes a list of them")
+    require(steps > 0, f"steps = {steps}: IG needs at least one input between the two runs")
+    steps = whole("steps", steps)
+    whole("check", check, least=0)
+    require(method != "AtP*" or model.config.n_layers > 1, "AtP* drops one layer at a time and needs at least two")
+    check_positions(model, wanted, pair)
+
+    def needed(metric: Metric) -> int:
+        exact = bytes_to_patch(model, pair, [(site,) for site in wanted], metric) if check else 0
+        return max(_bytes_of_one(model, pair, metric) + scores, exact)
+
+    scores = 3 * len(wanted) * len(pair) * 8
+    runs = two_runs(model, pair, metric, direction, "attribution", True, max_memory, needed)
+    size = copies_within(max_memory, _bytes_of_one(model, pair, runs.function), 1, pair.clean.device, scores)
+    found = []
+    with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
+        for rows in in_batches(len(pair), size):
+            estimates = _Estimates(model, pair[rows], (runs.metric, runs.function), runs.source[rows], runs.base[rows])
+            found.append(estimates.of(wanted, method, steps))
+            bar.update(rows.stop - rows.start)
+    values, total = (precise(torch.cat(parts, -1)) for parts in zip(*found, strict=True))
+    gap = runs.gap
+    checked = to_check(values.mean(1), check)
+    return SiteScores(
+        sites=wanted,
+        values=values.cpu(),
+        gap=gap.cpu(),
+        method=f"IG ({steps} steps)" if method == "IG" else method,
+        metric=runs.metric,
+        direction=direction,
+        total=float(total.mean() / gap.mean()),
+        agreement=_agreement(model, pair, wanted, checked, values, metric, direction, max_memory, method == "AtP*"),
+        beside=runs.beside,
+    )
+
+
+def _bytes_of_one(model: HookedStreamTransformer, pair: Pair, metric: Metric) -> int:
+    """How many bytes it takes to score sites in one example.
+
+    Activations of both runs, their change, the gradient and what it keeps; logits, their gradient and the metric's.
+    """
+    kept = bytes_of(record(model, model.input_residual(pair.clean[:1])).at.values())
+    logits = logits_of_one(model, pair.n_pos)
+    return 6 * kept + 8 * logits + 2 * beside_logits(metric, logits)
+
+
+def _agreement(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    sites: list[Site],
+    checked: list[int],
+    values: Tensor,
+    metric: str | Metric,
+    direction: Direction,
+    max_memory: int | None,
+    unsigned: bool,
+) -> Agreement:
+    if not checked:
+        return agreement(torch.zeros(0), torch.zeros(0))
+    with warnings.catch_warnings():
+        # What is to be said of the pair has been said.
+        warnings.simplefilter("ignore", WeakPairWarning)
+        found = patch(model, pair, [sites[i] for i in checked], metric, direction, max_memory)
+    assert found.baseline is not None, "patch() always stores a baseline"
+    gap = (found.target - found.baseline).mean()
+    moved = found.effect()
+    # AtP* averages sizes over examples, so that is what it is compared with.
+    exact = moved.abs().mean(1) / gap.abs() if unsigned else moved.mean(1) / gap
+    estimated = values[checked].mean(1) / (gap.abs() if unsigned else gap)
+    return agreement(estimated, exact)
+
+
+class _Estimates:
+    """Every way of estimating, on one batch of pairs."""
+
+    def __init__(
+        self, model: HookedStreamTransformer, pair: Pair, metric: tuple[str, Metric], source: Tensor, base: Tensor
+    ):
+        self.model, self.pair, self.metric = model, pair, metric
+        self.start, self.end = (model.input_residual(x).detach() for x in (base, source))
+        self.source, self.base = (record(model, x) for x in (self.end, self.start))
+
+    def of(
+        self, sites: list[Site], method: Method, steps: int
+    ) -> tuple[Float[Tensor, "site example"], Float[Tensor, " example"]]:
+        """Return the scores, and what the gradient says of the whole input."""
+        if method == "IG":
+            found = [self._at(sites, (i + 0.5) / steps) for i in range(steps)]
+            return _mean([scores for scores, _ in found]), _mean([total for _, total in found])
+        scores, total = self._at(sites, fixed=method in ("AtP+QK", "AtP*"))
+        if method == "AtP*":
+            kept = [self._at(sites, fixed=True, drop=layer)[0].abs() for layer in range(self.model.config.n_layers)]
+            # The layer that a site is in leaves it nothing, so that one fewer counts.
+            scores = torch.stack(kept).sum(0) / (len(kept) - 1)
+        return scores, total
+
+    def _at(
+        self, sites: list[Site], fraction: float = 0.0, fixed: bool = False, drop: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        residual = torch.lerp(self.start, self.end, fraction)
+        gradients = linearised(self.model, residual, self.pair, self.metric, drop)
+        total = ((self.end - self.start) * gradients.input).sum((1, 2))
+        estimator = Estimator(self.model, self.pair, self.source, self.base, gradients, fixed)
+        return estimator.scores(sites), total
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).mean(0)

@@ -1,0 +1,171 @@
+"""The metric's gradient at every activation of a run, and what a change of a site would do to first order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analysis.edges.graph import Place
+from analysis.edges.recorded_activations import Activations, gains_of, kept_points
+from analysis.edges.steered_forward import Entry, carry
+from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
+from analysis.pairs import Pair
+from circuits.attention import Residual
+from circuits.config.streams import CARRIERS, Carrier
+from circuits.model import HookedStreamTransformer
+from circuits.sites import PATTERN, Route, Site
+from circuits.streams.mixing import Gains, HeadTensor
+
+_ENTRIES: dict[Route, Entry] = {"own": "own", "residual": "used", "mixed": "used", "outgoing": "passed"}
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The metric's gradient, example by example: at the input residual stream, and at every hook point."""
+
+    input: Residual
+    at: dict[str, Tensor]
+    gains: dict[Place, Gains]
+
+
+def linearised(
+    model: HookedStreamTransformer, residual: Residual, pair: Pair, metric: tuple[str, Metric], drop: int | None = None
+) -> Gradients:
+    """Return the metric's gradient in the run of a residual stream before the first layer.
+
+    With ``drop``, nothing goes back through what that layer adds to the residual stream and puts on the stream itself
+    (GradDrop, Kramar et al., arXiv 2403.00745).
+    """
+    residual = residual.detach().requires_grad_()
+    kept: dict[str, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        kept[hook.name] = activation
+
+    names = [name for name in model.hook_dict if kept_points(model)(name)]
+    hooks: Any = [(name, keep) for name in names]
+    # After the others, so that what is dropped is kept first, and gets the gradient zero.
+    hooks += [] if drop is None else _dropping(model, drop, kept)
+    with model.hooks(fwd_hooks=hooks):
+        logits = model(residual, start_at_layer=0)
+    name, function = metric
+    values = require_gradient(name, evaluate(function, name, logits, pair))
+    # Behind a closed gate nothing moves, so nothing has a gradient.
+    moving = {name: tensor for name, tensor in kept.items() if tensor.requires_grad}
+    wanted = [residual, *moving.values()]
+    first, *rest = torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True)
+    require_some_gradient(name, wanted=[first, *rest])
+    detached = {name: tensor.detach() for name, tensor in kept.items()}
+    still = {name: torch.zeros_like(tensor) for name, tensor in detached.items() if name not in moving}
+    return Gradients(first, dict(zip(moving, rest, strict=True)) | still, gains_of(model, detached))
+
+
+def _dropping(model: HookedStreamTransformer, layer: int, kept: dict[str, Tensor]) -> list[tuple[str, Any]]:
+    def detach(activation: Tensor, hook: Any) -> Tensor:
+        # A leaf: what comes after it still gets its gradient.
+        return activation.detach().requires_grad_()
+
+    def detach_own(outgoing: Tensor, hook: Any) -> Tensor:
+        incoming = kept.get(hook.name.replace("_stream", "_residual"))
+        return detach(outgoing, hook) if incoming is None else incoming + (outgoing - incoming).detach()
+
+    attn, start = model.layers[layer].attn, f"blocks.{layer}."
+    found: list[tuple[str, Any]] = [(f"{start}hook_attn_out", detach)]
+    found += [(f"{start}hook_mlp_out", detach)] if model.config.mlp else []
+    found += [(f"{start}attn.hook_{c}_stream", detach) for c in attn.passes_own]
+    return found + [(f"{start}attn.hook_{c}_stream", detach_own) for c in attn.passes_mixed]
+
+
+class Estimator:
+    """What changes of sites do to the metric, to first order in one run."""
+
+    def __init__(
+        self,
+        model: HookedStreamTransformer,
+        pair: Pair,
+        source: Activations,
+        base: Activations,
+        gradients: Gradients,
+        fixed: bool,
+    ):
+        """``fixed``: attention patterns are recomputed exactly for changes of queries and keys."""
+        self.model, self.pair, self.fixed = model, pair, fixed
+        self.source, self.base, self.gradients = source, base, gradients
+        self.products: dict[str, Tensor] = {}
+
+    def score(self, site: Site) -> Float[Tensor, " example"]:
+        """Return by how much the metric of every example changes."""
+        if site.component == "state":
+            return torch.stack([self._linear(name, site) for name in self._state_points(site.layer)]).sum(0)
+        if self.fixed and site.component in CARRIERS:
+            return self._fixed(site)
+        return self._linear(site.hook_name, site)
+
+    def scores(self, sites: Sequence[Site]) -> Float[Tensor, "site example"]:
+        """Return the scores of many."""
+        return torch.stack([self.score(site) for site in sites])
+
+    def _state_points(self, layer: int) -> list[str]:
+        """The residual stream before a layer, and what it and later ones read of earlier layers through the stream."""
+        found = [f"blocks.{layer}.hook_resid_pre"]
+        for reader in range(layer, self.model.config.n_layers):
+            for carrier, mix in self.model.layers[reader].attn.mixes():
+                found += [
+                    f"blocks.{reader}.attn.mix.{carrier}.hook_from_{source}" for source in mix.sources if source < layer
+                ]
+        return found
+
+    def _linear(self, name: str, site: Site) -> Float[Tensor, " example"]:
+        products = self._product(name)
+        products = products if site.head is None else products[:, :, site.head, None]
+        return (products.sum(2) * self.pair.where(site.position)).sum(1)
+
+    def _product(self, name: str) -> Float[Tensor, "example pos head"]:
+        """Change times gradient of every head (or of what has no heads) at every position."""
+        if name not in self.products:
+            # Scores that the mask has at minus infinity on both sides do not change.
+            change = (self.source.at[name] - self.base.at[name]).nan_to_num(0.0)
+            product = (change * self.gradients.at[name]).sum(-1)
+            if name.endswith(tuple(f"hook_{component}" for component in PATTERN)):
+                product = product.transpose(1, 2)
+            self.products[name] = product if product.ndim == 3 else product[:, :, None]
+        return self.products[name]
+
+    @torch.no_grad()
+    def _fixed(self, site: Site) -> Float[Tensor, " example"]:
+        mask = self._mask(site)
+        name = site.hook_name
+        change = torch.where(mask, self.source.at[name] - self.base.at[name], 0.0)
+        start: Place = (site.layer, site.component)  # type: ignore[assignment] # a carrier, as the caller asked
+        arrived = carry(self.model, start, change, self.gradients.gains, _ENTRIES[site.route])
+        total = change.new_zeros(len(change))
+        for layer in range(site.layer, self.model.config.n_layers):
+            here: dict[Carrier, HeadTensor] = {c: arrived[layer, c] for c in CARRIERS if (layer, c) in arrived}
+            if "v" in here:
+                total = total + (here["v"] * self._use_gradient(layer, "v")).sum((1, 2, 3))
+            if "q" in here or "k" in here:
+                total = total + self._pattern_change(layer, here)
+        return total
+
+    def _mask(self, site: Site) -> Bool[Tensor, "example pos head 1"]:
+        heads = torch.arange(self.model.config.n_heads, device=self.pair.clean.device)
+        chosen = torch.ones_like(heads).bool() if site.head is None else heads == site.head
+        return self.pair.where(site.position)[:, :, None, None] & chosen[:, None]
+
+    def _use_gradient(self, layer: int, carrier: Carrier) -> HeadTensor:
+        """The gradient through the layer's attention alone, without what is passed on of the same tensor."""
+        point, attn = self.base.use_point(layer, carrier), self.model.layers[layer].attn
+        forks = attn.passes_mixed if point.endswith("_mixed") else attn.passes_own
+        passed = self.gradients.at[f"blocks.{layer}.attn.hook_{carrier}_stream"] if carrier in forks else 0.0
+        return self.gradients.at[point] - passed
+
+    def _pattern_change(self, layer: int, change: dict[Carrier, HeadTensor]) -> Float[Tensor, " example"]:
+        attn, start = self.model.layers[layer].attn, f"blocks.{layer}.attn."
+        q, k = (self.base.at[self.base.use_point(layer, c)] + change.get(c, 0.0) for c in ("q", "k"))
+        moved = attn.pattern(q, k) - self.base.at[f"{start}hook_pattern"]
+        return (moved * self.gradients.at[f"{start}hook_pattern"]).sum((1, 2, 3))

@@ -1,0 +1,1 @@
+"""Circuits: found from scores, judged, and followed over checkpoints."""

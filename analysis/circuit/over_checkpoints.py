@@ -1,0 +1,90 @@
+"""A circuit in other models of the same graph: over checkpoints of a run, and over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+import torch
+
+from analysis.attribution.of_edges import EdgeMethod, EdgeScores, attribute_edges, bytes_to_attribute
+from analysis.circuit.discovery import Circuit, EmptyCircuitError, Quality, bytes_to_judge, judge
+from analysis.edges.cut_runs import Replacement
+from analysis.gap import NoGapError
+from analysis.memory import bound_for
+from analysis.metrics import Metric, accuracy, evaluate, metric_named
+from analysis.pairs import Pair, check_readable
+from analysis.ready import require_eval_mode, require_no_hooks
+from circuits.model import HookedStreamTransformer
+
+Find = Callable[[EdgeScores], Circuit]
+
+
+def follow(
+    models: Iterable[tuple[Any, HookedStreamTransformer]],
+    pair: Pair,
+    circuit: Circuit,
+    find: Find,
+    metric: str | Metric = "logit_difference",
+    method: EdgeMethod = "EAP-IG",
+    replacement: Replacement = "other run",
+    steps: int = 5,
+    max_memory: int | None = None,
+) -> pd.DataFrame:
+    """Return one row a model: its label (``step``), faithfulness of ``circuit`` there, overlap with its own circuit.
+
+    ``clean``, ``corrupt``, ``accuracy`` and ``n`` say how each model does, and ``gap`` is the mean clean minus corrupt
+    metric; a model that does not tell the two apart at all has NaN for the rest. ``find`` makes each model's own
+    circuit of its scores; ``overlap`` is the share of edges in both circuits among those in either.
+
+    Raises:
+        ValueError: as :func:`analysis.judge`.
+    """
+    rows = []
+    for label, model in models:
+        if max_memory is not None:
+            function = metric_named(metric)[1]
+            scoring = bytes_to_attribute(model, circuit.graph, pair, function, method, 0)
+            judging = bytes_to_judge(model, pair, circuit, function, 0)
+            bound_for(max_memory, max(scoring, judging), pair.clean.device)
+        row = {"step": label, **_measured(model, pair, metric), "edges": len(circuit)}
+        try:
+            scores = attribute_edges(model, pair, metric, method, "noise", steps, 0, max_memory)
+            quality = judge(model, pair, circuit, metric, replacement, subsets=0, max_memory=max_memory)
+            row |= _found(quality, _own(find, scores), circuit)
+        except NoGapError:
+            row |= dict.fromkeys(("faithfulness", "low", "high", "overlap", "own_edges"), float("nan"))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _measured(model: HookedStreamTransformer, pair: Pair, metric: str | Metric) -> dict[str, Any]:
+    """How a model does, whether or not the metric tells its two runs apart: a model early in training does not."""
+    require_eval_mode(model, "following a circuit")
+    require_no_hooks(model, "following a circuit")
+    check_readable(model, pair)
+    name, function = metric_named(metric)
+    logits = model(pair.clean)
+    clean, corrupt = (float(evaluate(function, name, x, pair).mean()) for x in (logits, model(pair.corrupt)))
+    right = float(accuracy(logits, pair).mean())
+    beside = {"clean": clean, "corrupt": corrupt, "accuracy": right, "n": len(pair)}
+    return {"metric": name, "gap": clean - corrupt, **beside}
+
+
+def _own(find: Find, scores: EdgeScores) -> Circuit:
+    try:
+        return find(scores)
+    except EmptyCircuitError:
+        return Circuit(scores.graph, ())
+
+
+def _found(quality: Quality, own: Circuit, circuit: Circuit) -> dict[str, float]:
+    return {
+        "faithfulness": quality.faithfulness,
+        "low": quality.low,
+        "high": quality.high,
+        "overlap": circuit.overlap(own),
+        "own_edges": float(len(own)),
+    }

@@ -1,0 +1,115 @@
+"""What breaks when edges are cut: one, several together, or every single one, of either route."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
+from analysis.edges.graph import Graph
+from analysis.memory import bound_for, bytes_of
+from analysis.metrics import read
+from analysis.pairs import Pair, check_readable
+from analysis.ready import require_eval_mode, require_no_hooks
+from circuits.common.errors import known, require
+from circuits.interventions.replacement import others
+from circuits.model import HookedStreamTransformer
+
+CutMethod = Literal["zero", "mean", "resample", "from run"]
+CUT_METHODS: dict[str, str] = {
+    "zero": "nothing comes along the edge",
+    "mean": "the mean over the given examples, position by position",
+    "resample": "what another of the given examples sends",
+    "from run": "what another model of the same architecture sends on the same inputs",
+}
+
+
+@torch.no_grad()
+def ablate_edges(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    edges: Sequence[str | Sequence[str]] | None = None,
+    method: CutMethod = "mean",
+    other: HookedStreamTransformer | None = None,
+    seed: int = 0,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
+
+    They are of the clean inputs, where the pair reads them (inputs without a counterfactual are a
+    ``Pair.one_sided(inputs, answers)``). Means and samples are of the clean inputs too, and leave padding out.
+    ``edges`` are names (:class:`analysis.edges.graph.Graph` lists them), sets of names, or ``None`` for each edge by
+    itself.
+    ``changed`` is the largest change of a logit that is read.
+
+    Raises:
+        UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
+        ValueError: for a model in training mode or with hooks attached, a pair that the model cannot answer or that is
+            read at padding, one example to resample from, ``from run`` without another model or with one of another
+            architecture, or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy
+            needs.
+    """
+    for asked in (model, *([] if other is None else [other])):
+        require_eval_mode(asked, "ablation")
+        require_no_hooks(asked, "ablating edges")
+    check_readable(model, pair)
+    graph = Graph(model)
+    sets = [edge.name for edge in graph.edges] if edges is None else list(edges)
+    names = [[s] if isinstance(s, str) else list(s) for s in sets]
+    cuts = torch.stack([numbered(graph.find(group), len(graph)) for group in names])
+    if max_memory is not None:
+        bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
+    sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
+    whole = read(model(pair.clean), pair.read_at).clone()
+    rows = [
+        _row(whole, read(logits, pair.read_at), pair.answers)
+        for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts])).each(cuts, progress)
+    ]
+    frame = pd.DataFrame(rows).assign(method=method, n=len(pair))
+    frame.insert(0, "edges", [" + ".join(group) for group in names])
+    return frame
+
+
+def _sent(
+    model: HookedStreamTransformer,
+    graph: Graph,
+    pair: Pair,
+    method: str,
+    other: HookedStreamTransformer | None,
+    seed: int,
+) -> Sent:
+    if method == "from run":
+        if other is None:
+            raise ValueError("cutting edges 'from run' needs the other model: other=")
+        require(
+            [edge.name for edge in Graph(other).edges] == [edge.name for edge in graph.edges],
+            f"the other model ({other.config.name}) has other edges than this one ({model.config.name}); take a model "
+            f"of the same architecture",
+        )
+        return send(other, graph, pair.clean)
+    require(
+        len(pair) > 1 or method != "mean",
+        "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
+    )
+    sent = send(model, graph, pair.clean).without_padding(pair)
+    if method == "resample":
+        return sent.rows(others(len(pair), seed).to(pair.clean.device))
+    return sent.replaced("zero" if method == "zero" else "mean")
+
+
+def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> dict[str, Any]:
+    accuracy = [float((x.argmax(-1) == answers).float().mean()) for x in (whole, cut)]
+    loss = [float(F.cross_entropy(x, answers)) for x in (whole, cut)]
+    return {
+        "accuracy": accuracy[0],
+        "accuracy_ablated": accuracy[1],
+        "loss": loss[0],
+        "loss_ablated": loss[1],
+        "changed": float((cut - whole).abs().max()),
+    }

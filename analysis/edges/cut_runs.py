@@ -1,0 +1,263 @@
+"""Runs with any set of edges cut: what flows along them is replaced by what another run would send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import einsum, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from analysis.edges.graph import Graph, Node, Place
+from analysis.edges.steered_forward import Control, PerHead, carry, run
+from analysis.memory import copies_within, logits_of_one
+from analysis.pairs import Pair, without_padding
+from circuits.attention import Residual
+from circuits.common.errors import known
+from circuits.config.streams import Carrier
+from circuits.model import HookedStreamTransformer
+from circuits.streams.mixing import Gains, HeadTensor
+
+Writers = Float[Tensor, "batch pos writer d_model"]
+Replacement = Literal["other run", "mean", "zero"]
+REPLACEMENTS: dict[str, str] = {
+    "other run": "what the pair's other input sends along the edge, example by example (resample ablation)",
+    "mean": "its mean over the pair's other inputs, position by position",
+    "zero": "nothing",
+}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What every writer writes and every carried projection holds, in one run."""
+
+    writers: Writers
+    own: dict[Place, HeadTensor]
+
+    def replaced(self, by: Replacement) -> Sent:
+        """Return what is sent along a cut edge, made from the other run's."""
+        known("replacement", by, REPLACEMENTS)
+        if by == "zero":
+            return Sent(torch.zeros_like(self.writers), {k: torch.zeros_like(t) for k, t in self.own.items()})
+        if by == "mean":
+            return Sent(_mean(self.writers), {k: _mean(t) for k, t in self.own.items()})
+        return self
+
+    def without_padding(self, pair: Pair) -> Sent:
+        """Return what is sent with :func:`analysis.pairs.without_padding` at every place."""
+        own = {place: without_padding(tensor, pair) for place, tensor in self.own.items()}
+        return Sent(without_padding(self.writers, pair), own)
+
+    def rows(self, rows: Int[Tensor, " batch"]) -> Sent:
+        """Return what is sent for some of the examples, or for others in their place."""
+        return Sent(self.writers[rows], {k: t[rows] for k, t in self.own.items()})
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    return tensor.mean(0, keepdim=True).expand_as(tensor)
+
+
+class Recorder(Control):
+    """Keeps what every writer writes and every carried projection holds, as it comes along."""
+
+    def __init__(self, model: HookedStreamTransformer, graph: Graph, residual: Residual):
+        self.model, self.graph = model, graph
+        self.written: list[Writers] = [residual[:, :, None]]
+        self.projected: dict[Place, HeadTensor] = {}
+        self.gains: dict[Place, Gains] = {}
+
+    def own(self, layer: int, carrier: Carrier, projected: HeadTensor) -> HeadTensor:
+        """Keep a projection that the stream carries."""
+        if (layer, carrier) in self.graph.carried:
+            self.projected[layer, carrier] = projected
+        return projected
+
+    def mixing(self, layer: int, carrier: Carrier, gains: Gains) -> None:
+        """Keep the gains."""
+        self.gains[layer, carrier] = gains
+
+    def heads(self, layer: int, z: HeadTensor) -> None:
+        """Keep what every head writes."""
+        W_O = self.model.layers[layer].attn.W_O
+        self.written.append(einsum(z, W_O, "batch pos head width, head width out -> batch pos head out"))
+
+    def mlp(self, layer: int, out: Residual) -> None:
+        """Keep what an MLP writes."""
+        self.written.append(out[:, :, None])
+
+    @property
+    def sent(self) -> Sent:
+        """All that was kept."""
+        return Sent(torch.cat(self.written, 2), self.projected)
+
+
+@torch.no_grad()
+def send(model: HookedStreamTransformer, graph: Graph, inputs: Tensor) -> Sent:
+    """Return what everyone sends in the run of ``inputs``."""
+    residual = model.input_residual(inputs)
+    recorder = Recorder(model, graph, residual)
+    run(model, residual, recorder)
+    return recorder.sent
+
+
+class Cutter(Recorder):
+    """Replaces what flows along cut edges; the rest of the run follows from that.
+
+    The batch holds copies of the same examples, one after another; ``cut`` says for each of them which edges are cut.
+    """
+
+    def __init__(
+        self,
+        model: HookedStreamTransformer,
+        graph: Graph,
+        residual: Residual,
+        replacement: Sent,
+        cut: Bool[Tensor, "copy edge"],
+    ):
+        super().__init__(model, graph, residual)
+        self.copies = len(cut)
+        self.replacement = replacement
+        # Edge -1 is no edge; it is never cut.
+        self.cut = torch.cat([cut, torch.zeros_like(cut[:, :1])], 1).to(residual.device)
+
+    def read(self, layer: int, carrier: Carrier, residual: Residual) -> Residual | PerHead:
+        """Return every head's input, with what comes along cut edges exchanged."""
+        rows = self.graph.rows(layer, carrier)
+        change = None if rows is None else self._change(rows)
+        return residual if change is None else residual[:, :, None] + change
+
+    def read_mlp(self, layer: int, residual: Residual) -> Residual:
+        """Return an MLP's input, with what comes along cut edges exchanged."""
+        row = self.graph.reader_number[Node("mlp", layer)]
+        change = self._change(slice(row, row + 1))
+        return residual if change is None else residual + change[:, :, 0]
+
+    def read_out(self, residual: Residual) -> Residual:
+        """Return the final residual stream, with what comes along cut edges exchanged."""
+        row = len(self.graph.readers) - 1
+        change = self._change(slice(row, row + 1))
+        return residual if change is None else residual + change[:, :, 0]
+
+    def _change(self, rows: slice) -> PerHead | None:
+        written = sum(part.shape[2] for part in self.written)
+        mask = self.cut[:, self.graph.residual_ids[rows, :written]]
+        if not bool(mask.any()):
+            return None
+        # Only writers that some copy cuts off from these readers.
+        which = mask.flatten(0, 1).any(0).nonzero()[:, 0]
+        now = torch.cat(self.written, 2)[:, :, which]
+        change = self._per_copy(self.replacement.writers[:, :, which]) - self._split(now)
+        delta = einsum(
+            mask[..., which].to(now.dtype),
+            change,
+            "copy reader writer, copy batch pos writer d -> copy batch pos reader d",
+        )
+        return delta.flatten(0, 1)
+
+    def use(self, layer: int, carrier: Carrier, mixed: HeadTensor) -> HeadTensor:
+        """Return what a layer's heads use, with what comes along cut own and stream edges exchanged."""
+        for (source, place), ids in self.graph.stream_ids.items():
+            if place == (layer, carrier):
+                mask = self.cut[:, ids]
+                if bool(mask.any()):
+                    mixed = mixed + self._carried(source, place, mask, ids)
+        return mixed
+
+    def _carried(self, source: Place, place: Place, mask: Bool[Tensor, "copy source head"], ids: Tensor) -> HeadTensor:
+        new = self._per_copy(self.replacement.own[source]).flatten(0, 1)
+        change = new - self.projected[source]
+        if not self.graph.mixes_heads:
+            arrived = self._arrived(source, place, change)
+            return self._masked(arrived, mask.diagonal(dim1=1, dim2=2))
+        total = torch.zeros_like(change)
+        for head in mask.any(2).any(0).nonzero()[:, 0].tolist():
+            only = torch.zeros_like(change)
+            only[:, :, head] = change[:, :, head]
+            total = total + self._masked(self._arrived(source, place, only), mask[:, head])
+        return total
+
+    def _arrived(self, source: Place, place: Place, change: HeadTensor) -> HeadTensor:
+        return carry(self.model, source, change, self.gains, last=place[0])[place]
+
+    def _masked(self, arrived: HeadTensor, mask: Bool[Tensor, "copy head"]) -> HeadTensor:
+        weights = mask.to(arrived.dtype)[:, None, None, :, None]
+        return (self._split(arrived) * weights).flatten(0, 1)
+
+    def _split(self, tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (self.copies, -1))
+
+    def _per_copy(self, tensor: Tensor) -> Tensor:
+        return tensor.expand(self.copies, *tensor.shape)
+
+
+class EdgeRuns:
+    """Runs of one batch of inputs with edges cut, many sets of them in one forward pass."""
+
+    def __init__(
+        self,
+        model: HookedStreamTransformer,
+        inputs: Tensor,
+        replacement: Sent,
+        graph: Graph,
+        max_memory: int | None = None,
+        beside: int = 0,
+    ):
+        """``beside``: bytes that the caller keeps or makes beside the runs."""
+        self.model, self.graph, self.replacement = model, graph, replacement
+        self.residual = model.input_residual(inputs).detach()
+        held, copy = (len(inputs) * size for size in _kept_and_copied(model, graph, inputs.shape[1]))
+        self.at_once = copies_within(max_memory, copy, len(inputs), inputs.device, held + beside)
+
+    @staticmethod
+    def needed(model: HookedStreamTransformer, graph: Graph, inputs: Tensor) -> int:
+        """Return how many bytes the runs take that go through one copy of the inputs at a time."""
+        return len(inputs) * sum(_kept_and_copied(model, graph, inputs.shape[1]))
+
+    @torch.no_grad()
+    def logits(self, cut: Bool[Tensor, "copy edge"]) -> Float[Tensor, "copy batch pos d_vocab_out"]:
+        """Return the logits under each of a few sets of cut edges."""
+        tiled = repeat(self.residual, "batch pos d -> (copy batch) pos d", copy=len(cut))
+        cutter = Cutter(self.model, self.graph, tiled, self.replacement, cut)
+        return run(self.model, tiled, cutter).unflatten(0, (len(cut), -1))
+
+    def each(
+        self, cuts: Bool[Tensor, "set edge"], progress: bool = False
+    ) -> Iterator[Float[Tensor, "batch pos d_vocab_out"]]:
+        """Return the logits under each of many sets of cut edges, set by set, as many in one forward as fit."""
+        with tqdm(total=len(cuts), unit=" sets", disable=not progress, leave=False, delay=2) as bar:
+            for chunk in cuts.split(self.at_once):
+                yield from self.logits(chunk)
+                bar.update(len(chunk))
+
+
+def _kept_and_copied(model: HookedStreamTransformer, graph: Graph, n_pos: int) -> tuple[int, int]:
+    """The bytes of what comes along cut edges in one example, and of a copy of it.
+
+    Of a copy: what is written and its changes, every head's own input, patterns, an MLP, logits.
+    """
+    config = model.config
+    kept = (len(graph.writers) + 1) * config.d_model + len(graph.carried) * config.n_heads * config.d_head
+    widths = 6 * len(graph.writers) + 16 * config.n_heads + 16
+    wide = 3 * config.mlp.d_mlp if config.mlp else 0
+    copied = widths * config.d_model + 4 * config.n_heads * n_pos + wide
+    size = n_pos * model.W_U.element_size()
+    # Logits of this pass, of the last one, and what is read out.
+    return size * kept, size * copied + 3 * logits_of_one(model, n_pos)
+
+
+def one_each(edges: Sequence[int], total: int) -> Bool[Tensor, "set edge"]:
+    """Return sets of one edge each."""
+    found = torch.zeros(len(edges), total, dtype=torch.bool)
+    found[torch.arange(len(edges)), list(edges)] = True
+    return found
+
+
+def numbered(edges: Int[Tensor, " edge"] | Sequence[int], total: int) -> Bool[Tensor, " edge"]:
+    """Return a set of edges as a mask."""
+    mask = torch.zeros(total, dtype=torch.bool)
+    mask[torch.as_tensor(list(edges), dtype=torch.int64)] = True
+    return mask

@@ -1,0 +1,213 @@
+"""The causal graph of a model: who writes, who reads, and every edge between them, by route.
+
+Writers add to the residual stream: the input, every head, every MLP. Readers take it: every head's own projections,
+every MLP, the logits. A projection that the stream carries is a node with edges of its own: to its head (own) and to
+the heads of other layers (stream). A projection that nothing but its head uses needs none: it is its head's port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuits.common.errors import known, require
+from circuits.config.streams import CARRIERS, Carrier, HeadMixing
+from circuits.model import HookedStreamTransformer
+
+Kind = Literal["input", "head", "mlp", "projection", "logits"]
+EdgeRoute = Literal["residual", "own", "stream"]
+"""Residual: from what is written to what is projected of it. Own: from a projection that the stream carries to its own
+head. Stream: from a projection to a head of another layer (or carrier)."""
+Place = tuple[int, Carrier]
+"""A layer and a carrier: where the heads' projections are made, or where they are used."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A writer, a projection of a head (its name says which: ``L1H2.v``), or the logits."""
+
+    kind: Kind
+    layer: int | None = None
+    head: int | None = None
+    carrier: Carrier | None = None
+
+    @property
+    def name(self) -> str:
+        """What tables and figures call it: input, L0H1, MLP0, L1H2.v, logits."""
+        if self.kind == "mlp":
+            return f"MLP{self.layer}"
+        head = f"L{self.layer}H{self.head}"
+        return {"head": head, "projection": f"{head}.{self.carrier}"}.get(self.kind, self.kind)
+
+    @property
+    def where(self) -> tuple[int, int]:
+        """The layer and head of a head or a projection."""
+        assert self.layer is not None, f"{self.name} has no layer"
+        assert self.head is not None, f"{self.name} has no head"
+        return self.layer, self.head
+
+    @property
+    def place(self) -> Place:
+        """The layer and carrier of a projection."""
+        assert self.carrier is not None, f"{self.name} is no projection"
+        return self.where[0], self.carrier
+
+
+@dataclass(frozen=True)
+class Edge:
+    """From a writer to a reader, or from a projection to a head that uses it (``target`` says as which carrier)."""
+
+    source: Node
+    target: Node
+    route: EdgeRoute = "residual"
+
+    @property
+    def name(self) -> str:
+        """What tables and figures call it, as in ``L0H1 > L1H2.v (residual)``."""
+        return f"{self.source.name} > {self.target.name} ({self.route})"
+
+
+class Graph:
+    """All nodes and edges of a model. Edges have numbers, which vectors over edges and masks go by."""
+
+    def __init__(self, model: HookedStreamTransformer):
+        config = model.config
+        tied = [stream.carrier for stream in config.streams if stream.weights != "own"]
+        require(
+            not tied,
+            f"the stream into {tied} carries what no head computes (its weights are not the layer's own), so it is no "
+            f"edge between heads: patch or ablate the sites 'residual' and 'outgoing' instead",
+        )
+        self.n_layers, self.n_heads, self.mlp = config.n_layers, config.n_heads, config.mlp is not None
+        self.config = config
+        self.writers = self._writers()
+        self.readers = self._readers(model)
+        self.carried = carried(model)
+        self.edges: list[Edge] = []
+        self.residual_ids = self._residual_edges()
+        self.stream_ids = self._stream_edges()
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    @property
+    def mixes_heads(self) -> bool:
+        """Whether the stream takes anything from one head to another."""
+        return any(isinstance(stream.transform, HeadMixing) for stream in self.config.streams)
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of every edge by its name."""
+        return {edge.name: i for i, edge in enumerate(self.edges)}
+
+    def find(self, names: Iterable[str]) -> list[int]:
+        """Return the numbers of edges by name.
+
+        Raises:
+            UnknownNameError: for an edge that the model does not have (nearest suggested).
+        """
+        return [self.numbers[known("edge", name, self.numbers)] for name in names]
+
+    def rows(self, layer: int, carrier: Carrier) -> slice | None:
+        """Return where the heads' projections of a layer stand among the readers; ``None`` where there is none."""
+        first = Node("projection", layer, 0, carrier)
+        if first not in self.reader_number:
+            return None
+        start = self.reader_number[first]
+        return slice(start, start + self.n_heads)
+
+    @cached_property
+    def reader_number(self) -> dict[Node, int]:
+        """Where every reader stands."""
+        return {node: i for i, node in enumerate(self.readers)}
+
+    @cached_property
+    def writer_number(self) -> dict[Node, int]:
+        """Where every writer stands."""
+        return {node: i for i, node in enumerate(self.writers)}
+
+    def _writers(self) -> list[Node]:
+        found = [Node("input")]
+        for layer in range(self.n_layers):
+            found += [Node("head", layer, head) for head in range(self.n_heads)]
+            found += [Node("mlp", layer)] if self.mlp else []
+        return found
+
+    def _readers(self, model: HookedStreamTransformer) -> list[Node]:
+        found: list[Node] = []
+        for layer, block in enumerate(model.layers):
+            own = product(block.attn.own, range(self.n_heads))
+            found += [Node("projection", layer, head, carrier) for carrier, head in own]
+            found += [Node("mlp", layer)] if self.mlp else []
+        return [*found, Node("logits")]
+
+    def _before(self, writer: Node, reader: Node) -> bool:
+        if writer.layer is None or reader.layer is None:
+            return True
+        if reader.kind == "mlp" and writer.kind == "head":
+            return writer.layer <= reader.layer
+        return writer.layer < reader.layer
+
+    def _residual_edges(self) -> Int[Tensor, "reader writer"]:
+        ids = torch.full((len(self.readers), len(self.writers)), -1)
+        for (r, reader), (w, writer) in product(enumerate(self.readers), enumerate(self.writers)):
+            if self._before(writer, reader):
+                ids[r, w] = self._add(Edge(writer, reader))
+        return ids
+
+    def _stream_edges(self) -> dict[tuple[Place, Place], Int[Tensor, "source_head head"]]:
+        found: dict[tuple[Place, Place], Tensor] = {}
+        for source, uses in self.carried.items():
+            for use in uses:
+                ids = torch.full((self.n_heads, self.n_heads), -1)
+                for h, to in product(range(self.n_heads), repeat=2):
+                    if h == to or (self.mixes_heads and use != source):
+                        route: EdgeRoute = "own" if use == source else "stream"
+                        edge = Edge(Node("projection", source[0], h, source[1]), _node(use, to), route)
+                        ids[h, to] = self._add(edge)
+                found[source, use] = ids
+        return found
+
+    def _add(self, edge: Edge) -> int:
+        self.edges.append(edge)
+        return len(self.edges) - 1
+
+
+def _node(place: Place, head: int) -> Node:
+    return Node("projection", place[0], head, place[1])
+
+
+def carried(model: HookedStreamTransformer) -> dict[Place, list[Place]]:
+    """Return, for every projection that the stream carries, the places where it is used, its own (if so) first.
+
+    A place is a (layer, carrier). Chains are followed: in a running sum, layer 2 uses what layer 0 projected.
+    """
+    found: dict[Place, list[Place]] = {}
+    for layer, block in enumerate(model.layers):
+        for carrier in block.attn.own:
+            uses = _uses(model, (layer, carrier))
+            if uses != [(layer, carrier)]:
+                found[layer, carrier] = uses
+    return found
+
+
+def _uses(model: HookedStreamTransformer, start: Place) -> list[Place]:
+    passed: set[Place] = set()
+    used: list[Place] = []
+    for layer in range(start[0], model.config.n_layers):
+        attn = model.layers[layer].attn
+        own = start[1] if layer == start[0] else None
+        passed |= {(layer, c) for c in attn.passes_own if c == own}
+        fed = [c for c, mix in attn.mixes() if any((source, mix.reads) in passed for source in mix.sources)]
+        here: list[Carrier] = [c for c in CARRIERS if c == own or c in fed]
+        places: list[Place] = [(layer, c) for c in here]
+        used += sorted(places, key=lambda place: place != start)
+        passed |= {(layer, c) for c in attn.passes_mixed if c in here}
+    return used

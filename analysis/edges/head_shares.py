@@ -1,0 +1,173 @@
+"""What a head's queries, keys or values do: by its own layer's attention, by the stream, and by both at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from einops import repeat
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from analysis.compared_runs import Direction, TwoRuns, two_runs
+from analysis.edges.graph import Place, carried
+from analysis.edges.recorded_activations import Activations, record
+from analysis.edges.steered_forward import Control, run
+from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one, run_of_one
+from analysis.metrics import Metric
+from analysis.pairs import Pair
+from analysis.patching.patch import PatchResult
+from circuits.common.errors import require
+from circuits.config.streams import Carrier
+from circuits.model import HookedStreamTransformer
+from circuits.streams.mixing import HeadTensor
+
+SHARES: dict[str, str] = {
+    "total": "the projection patched: its layer's attention and the stream both see the other run's",
+    "own": "its layer's attention alone sees the other run's",
+    "stream": "the stream alone carries the other run's",
+    "interaction": "total - own - stream: what the two do together and neither does alone",
+}
+
+
+@torch.no_grad()
+def head_shares(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    carriers: Sequence[Carrier] | None = None,
+    metric: str | Metric = "logit_difference",
+    direction: Direction = "denoise",
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Return the effect of every head's projection and its split by route: own + stream + interaction = total, exactly.
+
+    One row a layer, head, carrier and share; effects, intervals and p as in :func:`analysis.patch`, all positions
+    patched together. ``carriers`` defaults to those that the stream carries, and to values on a model without one.
+
+    Raises:
+        ValueError: for a model in training mode or with hooks attached, a carrier that no layer projects, a metric that
+            does not return one finite number an example, a pair whose clean and corrupt metric are equal, or a bound on
+            memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy of the pair needs.
+    """
+    size = len(pair) * logits_of_one(model, pair.n_pos)
+
+    def needed(metric: Metric) -> int:
+        kept = bytes_of(record(model, model.input_residual(pair.clean[:1])).at.values())
+        return len(pair) * (3 * kept + run_of_one(model, pair.n_pos)) + beside_logits(metric, size)
+
+    runs = two_runs(model, pair, metric, direction, "splitting effects", max_memory=max_memory, needed=needed)
+    where = _projections(model, carriers)
+    before, after = (record(model, model.input_residual(x)) for x in (runs.base, runs.source))
+    kept = bytes_of(before.at.values())
+    held = 2 * kept + beside_logits(runs.function, size)
+    one = kept + len(pair) * run_of_one(model, pair.n_pos)
+    at_once = copies_within(max_memory, one, len(pair), pair.clean.device, held)
+    rows: list[Tensor] = []
+    layers = sorted({layer for (layer, _), _ in where})
+    for layer in tqdm(layers, unit=" layers", disable=not progress, leave=False, delay=2):
+        here = [(place, head) for place, head in where if place[0] == layer]
+        asked = [(place, head, share) for place, head in here for share in ("total", "own", "stream")]
+        for start in range(0, len(asked), at_once):
+            chunk = asked[start : start + at_once]
+            logits = _logits(model, before, after, layer, chunk)
+            rows += [runs.measure(part) for part in logits.split(len(pair))]
+    return _frame(where, torch.stack(rows), runs)
+
+
+def _projections(model: HookedStreamTransformer, carriers: Sequence[Carrier] | None) -> list[tuple[Place, int]]:
+    require(carriers is None or len(carriers) > 0, "there is no carrier to split; carriers are q, k and v")
+    wanted = carriers or sorted({carrier for _, carrier in carried(model)}) or ["v"]
+    found: list[tuple[Place, int]] = [
+        ((layer, carrier), head)
+        for layer, block in enumerate(model.layers)
+        for carrier in block.attn.own
+        if carrier in wanted
+        for head in range(model.config.n_heads)
+    ]
+    missing = set(wanted) - {carrier for (_, carrier), _ in found}
+    require(not missing, f"no layer of this model projects {sorted(missing)}; carriers are q, k and v")
+    return found
+
+
+class _Split(Control):
+    """Exchanges a head's projection for one side or both, in single copies of a batch."""
+
+    def __init__(self, layer: int, asked: list[tuple[Place, int, str]], before: Activations, after: Activations):
+        self.layer, self.asked, self.before, self.after = layer, asked, before, after
+
+    def own(self, layer: int, carrier: Carrier, projected: HeadTensor) -> HeadTensor:
+        if layer != self.layer:
+            return projected
+        changed = self._mask(carrier, ("total", "stream"), projected)
+        return self._chosen(changed, self.after.own(layer)[carrier], projected)
+
+    def use(self, layer: int, carrier: Carrier, mixed: HeadTensor) -> HeadTensor:
+        if layer != self.layer:
+            return mixed
+        before = self.before.used(layer, carrier)
+        # The stream's copies see the layer's own use as it was; the own copies alone see it as in the other run.
+        mixed = self._chosen(self._mask(carrier, ("stream",), mixed), before, mixed)
+        changed = self._mask(carrier, ("own",), mixed)
+        return self._chosen(changed, before + self._own_change(carrier), mixed) if bool(changed.any()) else mixed
+
+    def _own_change(self, carrier: Carrier) -> HeadTensor:
+        change = self.after.own(self.layer)[carrier] - self.before.own(self.layer)[carrier]
+        gains = self.before.gains.get((self.layer, carrier))
+        return change if gains is None else gains[0] * change
+
+    def _mask(self, carrier: Carrier, shares: tuple[str, ...], like: HeadTensor) -> Bool[Tensor, "copy head"]:
+        mask = torch.zeros(len(self.asked), like.shape[2], dtype=torch.bool, device=like.device)
+        for copy, (place, head, share) in enumerate(self.asked):
+            mask[copy, head] = place[1] == carrier and share in shares
+        return mask
+
+    def _chosen(
+        self,
+        mask: Bool[Tensor, "copy head"],
+        new: Float[Tensor, "*copies pos head d_head"],
+        old: Float[Tensor, "copies_batch pos head d_head"],
+    ) -> HeadTensor:
+        split = old.unflatten(0, (len(self.asked), -1))
+        return torch.where(mask[:, None, None, :, None], new, split).flatten(0, 1)
+
+
+def _logits(
+    model: HookedStreamTransformer,
+    before: Activations,
+    after: Activations,
+    layer: int,
+    asked: list[tuple[Place, int, str]],
+) -> Float[Tensor, "copies_batch pos d_vocab_out"]:
+    def tiled(tensor: Tensor) -> Tensor:
+        return repeat(tensor, "batch ... -> (copy batch) ...", copy=len(asked))
+
+    passed = {key: tiled(tensor) for key, tensor in before.passed(layer).items()}
+    return run(model, tiled(before.residual(layer)), _Split(layer, asked, before, after), layer, passed)
+
+
+def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> pd.DataFrame:
+    total, own, stream = (measured[i::3] for i in range(3))
+    # As metrics that would have been measured, so that one result does the statistics of all four.
+    interaction = runs.baseline + (total - own - stream + runs.baseline)
+    values = torch.stack([total, own, stream, interaction], 1).flatten(0, 1)
+    index: list[dict[str, Any]] = [
+        {"layer": layer, "head": str(head), "carrier": carrier, "share": share}
+        for (layer, carrier), head in where
+        for share in SHARES
+    ]
+    result = PatchResult(
+        values=values.cpu(),
+        axis_names=[],
+        index_df=pd.DataFrame(index),
+        metric_names=[runs.metric],
+        reduced=False,
+        baseline=runs.baseline.cpu(),
+        target=runs.target.cpu(),
+        direction=runs.direction,
+        beside=runs.beside,
+    )
+    return result.to_frame()

@@ -1,0 +1,1 @@
+"""The gradient by route: the exact split, and its norms and cosines."""

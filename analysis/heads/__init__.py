@@ -1,0 +1,1 @@
+"""What a head does: attention scores, copying, composition, progress measures."""

@@ -1,0 +1,119 @@
+"""How much what one head writes is what another reads: composition through the residual stream and through the other.
+
+Every score is |A B|_F / (|A|_F |B|_F), A what the earlier head writes and B what the later one reads with, as linear
+maps of row vectors; it lies between 0 and 1, and is 0 where either is zero. Norms, biases and MLPs are left out.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pandas as pd
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import FactoredMatrix
+from transformer_lens.utilities.matrix import composition_scores
+
+from analysis.edges.graph import Place, carried
+from analysis.edges.steered_forward import carry
+from analysis.metrics import precise
+from analysis.ready import require_no_hooks
+from circuits.config.streams import TokenGain
+from circuits.model import HookedStreamTransformer
+from circuits.streams.mixing import Gains
+
+CONVENTION = "|A B|_F / (|A|_F |B|_F), A what the earlier head writes, B what the later one reads with"
+
+
+def has_fixed_gains(model: HookedStreamTransformer) -> bool:
+    """Return whether no gain of a stream depends on the input, so that the stream is one linear map."""
+    return not any(isinstance(stream.gain, TokenGain) for stream in model.config.streams)
+
+
+def require_fixed_gains(model: HookedStreamTransformer, instead: str) -> None:
+    """Raise ``ValueError`` if some gain depends on the input, with ``instead`` to say what to do."""
+    if not has_fixed_gains(model):
+        raise ValueError(
+            f"gains of this model's stream ({model.config.name}) depend on the input (TokenGain), so the stream is no "
+            f"one linear map; {instead}"
+        )
+
+
+@torch.no_grad()
+def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.DataFrame:
+    """Return the composition of every head with every later one: kind, from_layer, from_head, to_layer, to_head, score.
+
+    Kinds "Q", "K" and "V" go through the residual stream: A is W_V W_O of the earlier head, B is W_Q W_K', its
+    transpose or W_V W_O of the later one, all of the layers' own weights. Kind "stream c" goes through the stream that
+    feeds carrier c ("stream b to c" if it reads carrier b): A is W_b of the source head, B is M W_O for values,
+    M W_Q' for keys and M W_K' for queries of the head that uses it, M what gains, transforms and open gates on the way
+    make of it. A gain alone does not change a score unless it is 0; ``norm``, |A B|_F itself, shows it.
+
+    Raises:
+        ValueError: with hooks attached, if gains depend on the input (``stream=False`` leaves the stream's kinds out),
+            or if no head comes before another.
+
+    Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021), for Q, K and V.
+    """
+    require_no_hooks(model, "composition of heads")
+    frames = _through_residual(model)
+    if stream and model.config.streams:
+        require_fixed_gains(model, "use stream=False")
+        frames += _through_stream(model)
+    if not frames:
+        raise ValueError("a model of one layer has no head before another; composition needs two layers or a stream")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _through_residual(model: HookedStreamTransformer) -> list[pd.DataFrame]:
+    writes, attends = (FactoredMatrix(precise(m.A), precise(m.B)) for m in (model.OV, model.QK))
+    frames = []
+    for kind, reads in (("Q", attends), ("K", attends.T), ("V", writes)):
+        scores = composition_scores(writes, reads, broadcast_dims=True).nan_to_num(0.0)
+        norms = scores * writes.norm()[..., None, None] * reads.norm()
+        pairs = combinations(range(model.config.n_layers), 2)
+        frames += [_frame(kind, one, other, scores[one, :, other], norms[one, :, other]) for one, other in pairs]
+    return frames
+
+
+def _through_stream(model: HookedStreamTransformer) -> list[pd.DataFrame]:
+    frames = []
+    for source, uses in carried(model).items():
+        maps = _maps(model, source)
+        frames += [_between(model, source, use, maps[use]) for use in uses if use != source]
+    return frames
+
+
+def _maps(model: HookedStreamTransformer, source: Place) -> dict[Place, Float[Tensor, "source d_in head d_out"]]:
+    """The linear map from a carried projection to every place where it is used."""
+    heads, width = model.config.n_heads, model.config.d_head
+    basis = torch.eye(heads * width, dtype=model.cfg.dtype, device=model.W_U.device)
+    basis = rearrange(basis, "(source d_in) (head d_out) -> source d_in head d_out", source=heads, head=heads)
+    gains: dict[Place, Gains] = {
+        (layer, carrier): mix.gains(basis)
+        for layer, block in enumerate(model.layers)
+        for carrier, mix in block.attn.mixes()
+    }
+    return carry(model, source, basis, gains)
+
+
+def _between(model: HookedStreamTransformer, source: Place, use: Place, through: Tensor) -> pd.DataFrame:
+    (one, reads), (other, feeds) = source, use
+    attn = model.layers[other].attn
+    partner = {"v": attn.W_O, "k": attn.W_Q.transpose(-2, -1), "q": attn.W_K.transpose(-2, -1)}[feeds]
+    partner = precise(partner)
+    weights = precise(getattr(model.layers[one].attn, f"W_{reads.upper()}"))[:, None]
+    through = rearrange(precise(through), "source d_in head d_out -> source head d_in d_out")
+    A = FactoredMatrix(weights, torch.eye(model.config.d_head, dtype=weights.dtype, device=weights.device))
+    B = FactoredMatrix(through, partner.expand(*through.shape[:2], -1, -1))
+    scores = composition_scores(A, B, broadcast_dims=False).nan_to_num(0.0)
+    kind = f"stream {feeds}" if reads == feeds else f"stream {reads} to {feeds}"
+    return _frame(kind, one, other, scores, scores * A.norm() * B.norm())
+
+
+def _frame(kind: str, one: int, other: int, scores: Tensor, norms: Tensor) -> pd.DataFrame:
+    rows = [(h, to) for h in range(scores.shape[0]) for to in range(scores.shape[1])]
+    heads = {"from_layer": one, "from_head": [h for h, _ in rows], "to_layer": other, "to_head": [to for _, to in rows]}
+    return pd.DataFrame({"kind": kind, **heads, "score": scores.flatten().tolist(), "norm": norms.flatten().tolist()})

@@ -1,0 +1,88 @@
+"""Which sites a model has, by a product of layers, components, routes, heads and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Literal
+
+from circuits.common.errors import UnknownNameError, known, require
+from circuits.config.streams import CARRIERS
+from circuits.model import HookedStreamTransformer
+from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site, check_sites
+
+__all__ = ["Site", "check_sites", "find_sites"]
+
+
+def find_sites(
+    model: HookedStreamTransformer,
+    components: Sequence[str] = ("v",),
+    routes: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Literal["all", "each"] | Sequence[int] = "all",
+    positions: Sequence[int | str] | None = None,
+) -> list[Site]:
+    """Return the sites of a product of layers, components, routes, heads and positions that the model has.
+
+    Routes apply to q, k and v (default: all that exist); ``heads="all"`` takes them together, ``"each"`` one by one;
+    ``positions=None`` takes all together. Sites that an architecture cannot have (what comes in at layer 0, say) are
+    left out; a component or route that it has nowhere is an error.
+
+    Raises:
+        UnknownNameError: for an unknown component or route, or one that the model has nowhere.
+        ValueError: for a layer or head that the model does not have.
+    """
+    _check_numbers("layers", layers, model.config.n_layers)
+    _check_numbers("heads", None if isinstance(heads, str) else heads, model.config.n_heads)
+    for what, given in (("components", components), ("routes", routes), ("positions", positions)):
+        require(
+            given is None or (not isinstance(given, str) and isinstance(given, Iterable) and len(list(given)) > 0),
+            f"{what} are a list of one or more, got {given!r}",
+        )
+    if isinstance(heads, str):
+        known("heads", heads, ("all", "each"))
+    for component in components:
+        known("component", component, COMPONENTS)
+    for route in routes or ():
+        known("route", route, ROUTES)
+    places: Sequence[int | str | None] = [None] if positions is None else positions
+    of_layers = range(model.config.n_layers) if layers is None else layers
+    found: list[Site] = []
+    for component, layer in product(components, of_layers):
+        for route in _routes(component, routes):
+            for head in _heads(model, component, heads):
+                found += [Site(layer, component, route, head, place) for place in places]
+    there = [site for site in found if site.exists(model)]
+    missing = {(s.component, s.route) for s in found} - {(s.component, s.route) for s in there}
+    if missing and (routes is not None or {c for c, _ in missing} - {s.component for s in there}):
+        names = sorted(f"{component} ({route})" for component, route in missing)
+        have = sorted({f"{s.component} ({s.route})" for s in there})
+        raise UnknownNameError(
+            f"this model ({model.config.name}) has nowhere: {', '.join(names)}; of what was asked it has "
+            f"{', '.join(have) or 'nothing'}"
+        )
+    return there
+
+
+def _check_numbers(what: str, numbers: Sequence[int] | None, n: int) -> None:
+    require(
+        numbers is None or isinstance(numbers, Iterable),
+        f"{what} are a list of numbers, as [0], or 'all' or 'each' of heads, got {numbers!r}",
+    )
+    given = [] if numbers is None else list(numbers)
+    require(len(set(given)) == len(given), f"{what} {given} come more than once; give each once")
+    odd = [number for number in given if isinstance(number, bool) or number not in range(n)]
+    require(not odd, f"{what} {odd}: the model has {n}, numbered from 0 to {n - 1}")
+
+
+def _routes(component: str, routes: Sequence[str] | None) -> list[Route]:
+    wanted: list[Route] = [route for route in ROUTES if routes is None or route in routes]
+    return wanted if component in CARRIERS else ["own"]
+
+
+def _heads(
+    model: HookedStreamTransformer, component: str, heads: Literal["all", "each"] | Sequence[int]
+) -> Sequence[int | None]:
+    if component not in (*HEAD, *PATTERN) or heads == "all":
+        return [None]
+    return range(model.config.n_heads) if heads == "each" else list(heads)  # type: ignore[arg-type] # not a string here

@@ -1,0 +1,1 @@
+"""Seeds as data: intervals, paired designs, censored times to a threshold, comparisons."""

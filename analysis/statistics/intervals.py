@@ -1,0 +1,225 @@
+"""Seeds as data: intervals, effect sizes, power, corrections for many tests; scipy underneath.
+
+Paired designs are in :mod:`analysis.statistics.paired_seeds`, times to a threshold in
+:mod:`analysis.statistics.thresholds`, what censored ones say
+in :mod:`analysis.statistics.survival`, and one call for all of it in :mod:`analysis.statistics.comparison`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import optimize, special, stats
+
+from circuits.common.errors import known, require
+
+Scale = Literal["linear", "logit"]
+BOUNDED = frozenset({"accuracy", "probability", "wrong_probability", "preference", "ila", "tila", "tla", "cla"})
+"""Measures that lie between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the ends of its interval, and how many numbers it is of."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.mean:.4g}"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def same(x: np.ndarray) -> bool:
+    """Return whether numbers differ by no more than rounding does; no test can say anything of such."""
+    return bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
+
+
+def scale_of(measure: str) -> Scale:
+    """Return the scale on which intervals of a measure are made: ``"logit"`` for those in ``BOUNDED``."""
+    return "logit" if measure in BOUNDED else "linear"
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95, scale: Scale = "linear") -> Interval:
+    """Return the mean with Student's t interval; a single number has no interval (NaN ends), equal ones no width.
+
+    With ``scale="logit"``, for numbers in [0, 1], the ends are logit(mean) +- t se / (mean (1 - mean)), taken back;
+    they stay within [0, 1] and around the mean, and a single 0 or 1 among the numbers makes nothing infinite.
+
+    Raises:
+        ValueError: for an unknown scale, or on the logit scale a number outside of [0, 1].
+
+    Source: Brown, Cai and DasGupta, Statistical Science 16, 2001, section 4.2, with t for z and the standard error of
+    the numbers for the binomial one.
+    """
+    known("scale", scale, get_args(Scale))
+    x = np.asarray(values, dtype=float)
+    inside = scale == "linear" or bool(((x >= 0) & (x <= 1)).all())
+    require(inside, f"on the logit scale numbers lie between 0 and 1, got {x.min(initial=0)} to {x.max(initial=0)}")
+    if len(x) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    mean = float(x.mean())
+    if len(x) == 1 or same(x):
+        spread = float("nan") if len(x) == 1 else 0.0
+        return Interval(mean, mean - spread, mean + spread, len(x))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1) * stats.sem(x))
+    if scale == "linear":
+        return Interval(mean, mean - half, mean + half, len(x))
+    centre, half = special.logit(mean), half / (mean * (1 - mean))
+    return Interval(mean, float(special.expit(centre - half)), float(special.expit(centre + half)), len(x))
+
+
+def grouped_intervals(
+    frame: pd.DataFrame, by: Sequence[str], confidence: float = 0.95, scale: Scale | None = "linear"
+) -> pd.DataFrame:
+    """Return :func:`mean_interval` of the column ``value`` for every group, in the order in which groups appear.
+
+    Rows that lack a key are groups of their own. With ``scale=None`` the scale is that of the column ``measure``.
+
+    Columns: those of ``by``, and mean, low, high, n.
+    """
+    rows = []
+    for key, part in frame.groupby(list(by), sort=False, observed=True, dropna=False):
+        chosen = scale or scale_of(str(part["measure"].iloc[0]))
+        found = mean_interval(part["value"].to_numpy(), confidence, chosen)
+        numbers = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+        rows.append(dict(zip(by, key, strict=True)) | numbers)
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+
+
+def paired_ratio(
+    values: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray, confidence: float = 0.95
+) -> Interval:
+    """Return the geometric mean of values / reference, pair by pair, with the t interval of the mean log ratio.
+
+    Raises:
+        ValueError: if the two are not pairs of positive numbers.
+    """
+    a, b = np.asarray(values, dtype=float), np.asarray(reference, dtype=float)
+    if a.shape != b.shape or not (np.all(a > 0) and np.all(b > 0)):
+        raise ValueError(
+            f"a paired ratio needs as many positive numbers on both sides, got {a.tolist()} and {b.tolist()}"
+        )
+    logs = mean_interval(np.log(a / b), confidence)
+    return Interval(float(np.exp(logs.mean)), float(np.exp(logs.low)), float(np.exp(logs.high)), logs.n)
+
+
+# --- effect sizes of pairs: scores are differences, one a pair --------------------------------------------------------
+
+
+def d_z(scores: Float[np.ndarray, " pair"]) -> float:
+    """Return Cohen's d for pairs: mean / standard deviation (n - 1) of the differences; 0 where all are 0.
+
+    Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, section 2.3.5.
+    """
+    mean, spread = float(np.mean(scores)), float(np.std(scores, ddof=1))
+    if np.ptp(scores) <= 1e-12 * np.abs(scores).max():
+        return float(np.copysign(np.inf, mean)) if mean else 0.0
+    return mean / spread
+
+
+def g_z(scores: Float[np.ndarray, " pair"]) -> float:
+    """Return Hedges' g for pairs: d_z times the exact correction for few pairs; NaN for two, which have none.
+
+    Source: Hedges, Journal of Educational Statistics 6(2), 1981, with n - 1 degrees of freedom.
+    """
+    m = len(scores) - 1
+    if m < 2:
+        return float("nan")
+    correction = np.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / np.sqrt(m / 2)
+    return float(correction * d_z(scores))
+
+
+def rank_biserial(scores: Float[np.ndarray, " pair"]) -> float:
+    """Return the matched-pairs rank-biserial correlation, in [-1, 1]: the share of ranks above 0 minus that below.
+
+    Ranks are of absolute differences, without zeros, ties sharing theirs; 0 where all are 0.
+
+    Source: Kerby, Comprehensive Psychology 3, 2014.
+    """
+    moved = scores[scores != 0]
+    if len(moved) == 0:
+        return 0.0
+    ranks = stats.rankdata(np.abs(moved))
+    return float((ranks * np.sign(moved)).sum() / ranks.sum())
+
+
+EFFECTS: dict[str, Callable[[np.ndarray], float]] = {"d_z": d_z, "g_z": g_z, "rank-biserial": rank_biserial}
+"""Effect sizes of pairs, by name."""
+
+
+# --- power ------------------------------------------------------------------------------------------------------------
+
+
+def smallest_shown(spread: float, n: int, level: float = 0.05, power: float = 0.8) -> float:
+    """Return the smallest mean of n differences that a two-sided t test at ``level`` shows with probability ``power``.
+
+    ``spread`` is the standard deviation of the differences, in whose unit the answer is; NaN where there is none.
+
+    Raises:
+        ValueError: for fewer than two differences, or a level or power outside of (0, 1).
+
+    Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, section 2.3, by the noncentral t.
+    """
+    require(n >= 2, f"a t test needs two differences or more, got {n}")
+    require(0 < level < 1 and level < power < 1, f"level and power lie between 0 and 1, got {level} and {power}")
+    return float(spread) * _shown_effect(n, level, power) if spread > 0 else float("nan")
+
+
+@cache
+def _shown_effect(n: int, level: float, power: float) -> float:
+    """The answer in standard deviations."""
+    limit = float(stats.t.isf(level / 2, n - 1))
+    # Given the spread of a sample, which is a chi variable, power is a normal share; nct fails far out.
+    chi = stats.chi.ppf((np.arange(4_000) + 0.5) / 4_000, n - 1) / np.sqrt(n - 1)
+
+    def lacking(shift: float) -> float:
+        return float((special.ndtr(shift - limit * chi) + special.ndtr(-shift - limit * chi)).mean()) - power
+
+    return float(optimize.brentq(lacking, 0.0, 10.0 + 10.0 * limit)) / np.sqrt(n)
+
+
+# --- many comparisons ---------------------------------------------------------------------------------------------
+
+
+def adjust(p: Sequence[float] | np.ndarray, correction: str = "holm") -> Float[np.ndarray, " test"]:
+    """Return adjusted p-values, in the order given: reject where one is at most the level wanted.
+
+    ``"holm"`` and ``"bonferroni"`` hold the chance of any false rejection, ``"benjamini-hochberg"`` the share of false
+    ones among the rejected.
+
+    Raises:
+        ValueError: for an unknown correction or a p outside of [0, 1].
+
+    Source: Holm, Scandinavian Journal of Statistics 6, 1979; Benjamini and Hochberg, JRSS B 57, 1995.
+    """
+    known("correction", correction, CORRECTIONS)
+    each = np.asarray(p, dtype=float)
+    require(bool(((each >= 0) & (each <= 1)).all()), f"p-values lie between 0 and 1, got {each.tolist()}")
+    return CORRECTIONS[correction](each)
+
+
+def _holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    order = np.argsort(p)
+    steps_down = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps_down, 1.0)
+    return adjusted
+
+
+CORRECTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "holm": _holm,
+    "benjamini-hochberg": lambda p: np.asarray(stats.false_discovery_control(p, method="bh")),
+    "bonferroni": lambda p: np.minimum(p * len(p), 1.0),
+    "none": lambda p: p,
+}
+"""Corrections for many comparisons, by name."""

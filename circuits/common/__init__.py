@@ -1,0 +1,1 @@
+"""What every room uses: errors, checked fields, plain data and its hashes, files."""

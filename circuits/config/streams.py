@@ -1,0 +1,264 @@
+"""What a stream is: which carrier it feeds, from where, how much, through what, past which gate.
+
+A *stream* adds the queries, keys or values of some layers to those of others, beside the residual stream. With ``c_l``
+the own projection of layer ``l`` for a carrier (shape batch pos head d_head),
+
+    incoming  s_l = sum over sources j of gate( gain[l, j] * transform( outgoing_j ) )
+    mixed     m_l = own_gain * c_l + s_l
+
+and attention uses ``m_l``. Every part of this rule is a small frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from circuits.common.errors import require
+from circuits.common.fields import Checked, all_different, counted_from_zero
+from circuits.common.plain_data import register_union
+
+Carrier = Literal["q", "k", "v"]
+CARRIERS: tuple[Carrier, ...] = ("q", "k", "v")
+
+Gate = Literal["full", "stop", "gradient-only", "off"]
+"""What a gate lets through: ``full`` everything; ``stop`` the forward value but no gradient into the source layer;
+``gradient-only`` the gradient but a forward value of exactly zero; ``off`` nothing."""
+GATES: tuple[Gate, ...] = ("full", "stop", "gradient-only", "off")
+
+
+# --- topologies: which layers a layer reads, and what those layers pass on -----------------------------------------
+
+
+@dataclass(frozen=True)
+class Previous(Checked):
+    """Layer l reads the raw projection of layer l-1 (Burns et al., arXiv 2412.15113, as their code has it)."""
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that ``layer`` reads."""
+        return (layer - 1,) if layer > 0 else ()
+
+
+@dataclass(frozen=True)
+class Cumulative(Checked):
+    """Layer l reads what layer l-1 used, its own plus what had come in: the running sum."""
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that ``layer`` reads."""
+        return (layer - 1,) if layer > 0 else ()
+
+
+@dataclass(frozen=True)
+class First(Checked):
+    """Every later layer, or only those listed in ``readers``, reads the first layer (arXiv 2410.17897)."""
+
+    readers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        all_different("readers", self.readers or ())
+        early = [reader for reader in self.readers or () if reader < 1]
+        require(not early, f"readers come after the first layer, which is 0, and are counted from it; got {early}")
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that ``layer`` reads."""
+        return (0,) if layer > 0 and (self.readers is None or layer in self.readers) else ()
+
+
+@dataclass(frozen=True)
+class Dense(Checked):
+    """Every layer reads all earlier layers."""
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that ``layer`` reads."""
+        return tuple(range(layer))
+
+
+@dataclass(frozen=True)
+class Listed(Checked):
+    """Exactly the listed pairs (reader, source) are connected."""
+
+    pairs: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.pairs), "Listed(()) connects no layers; give (reader, source) pairs, or the model no stream")
+        all_different("pairs", self.pairs)
+        for reader, source in self.pairs:
+            require(0 <= source < reader, f"pair ({reader}, {source}): a reader must come after its source")
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that ``layer`` reads."""
+        return tuple(source for reader, source in self.pairs if reader == layer)
+
+
+@dataclass(frozen=True)
+class WithinLayer(Checked):
+    """Every layer reads another carrier of its own (keys into values, say)."""
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that ``layer`` reads."""
+        return (layer,)
+
+
+Topology = Previous | Cumulative | First | Dense | Listed | WithinLayer
+
+
+# --- gains: how much of its own and of what comes in a layer takes --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FixedGain(Checked):
+    """Fixed numbers. ``own = 0`` means that reading layers have no projection of their own for this carrier."""
+
+    own: float = 1.0
+    stream: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.own != 0 or self.stream != 0,
+            "FixedGain(0, 0) leaves reading layers nothing to attend to; give own or stream another number",
+        )
+
+
+@dataclass(frozen=True)
+class LearnedGain(Checked):
+    """Learned numbers per layer pair, or per layer pair and head, starting at ``own`` and ``stream``.
+
+    ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's.
+    """
+
+    own: float = 1.0
+    stream: float = 1.0
+    tie: Literal["free", "own-fixed", "convex"] = "free"
+    per_head: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.own != 0 or self.tie != "own-fixed",
+            "own = 0 that stays fixed leaves reading layers a projection that never learns; start own elsewhere, or "
+            "use FixedGain(own=0), where they have none",
+        )
+
+
+@dataclass(frozen=True)
+class TokenGain(Checked):
+    """own = m and stream = 1 - m with m = sigmoid(x W + b) per token and head, x the reading layer's input."""
+
+
+Gain = FixedGain | LearnedGain | TokenGain
+
+
+# --- transforms: what happens to an outgoing tensor on its way ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Identity(Checked):
+    """Head h reads head h."""
+
+
+@dataclass(frozen=True)
+class HeadMixing(Checked):
+    """A learned matrix over heads per layer pair (reader head, source head), starting at the identity."""
+
+
+@dataclass(frozen=True)
+class LinearMap(Checked):
+    """A learned d_head x d_head matrix per layer pair and head, starting at the identity."""
+
+
+Transform = Identity | HeadMixing | LinearMap
+
+
+Weights = Literal["own", "initial", "untied"]
+"""Whose weights make what a layer passes on: its own projection's; those as they were at the start, never trained; or
+others, trained, that make nothing else. The last two add the path of a stream without tying it to a layer's values."""
+
+
+@dataclass(frozen=True)
+class GateRule(Checked):
+    """A gate for some of a stream's connections; ``None`` means all. Of several that match, the last one holds."""
+
+    gate: Gate
+    reader: int | None = None
+    source: int | None = None
+    head: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counted_from_zero(self, "reader", "source", "head")
+
+    def matches(self, reader: int, source: int, head: int) -> bool:
+        """Return whether this rule speaks of the connection (reader layer, source layer, reader's head)."""
+        wanted = ((self.reader, reader), (self.source, source), (self.head, head))
+        return all(rule is None or rule == given for rule, given in wanted)
+
+
+@dataclass(frozen=True)
+class Stream(Checked):
+    """One residual attention stream: which carrier it feeds, from where, how much, through what, past which gate."""
+
+    carrier: Carrier = "v"
+    source: Carrier | None = None
+    """The carrier that is read; ``None`` means the carrier that is fed."""
+    topology: Topology = Previous()
+    gain: Gain = FixedGain()
+    transform: Transform = Identity()
+    gate: Gate = "full"
+    gate_rules: tuple[GateRule, ...] = ()
+    weights: Weights = "own"
+
+    @property
+    def reads(self) -> Carrier:
+        """The carrier that is read."""
+        return self.source or self.carrier
+
+    @property
+    def passes_on(self) -> Literal["own", "mixed"]:
+        """Whether a layer passes on its raw own projection or what it used."""
+        return "mixed" if isinstance(self.topology, Cumulative) else "own"
+
+    @property
+    def replaces_own(self) -> bool:
+        """Whether reading layers have no projection of their own for the fed carrier."""
+        return isinstance(self.gain, FixedGain) and self.gain.own == 0
+
+    def head_gates(self, reader: int, source: int, n_heads: int) -> tuple[Gate, ...]:
+        """Return the gate of every head of ``reader`` for what comes from ``source``."""
+        return tuple(self._gate(reader, source, head) for head in range(n_heads))
+
+    def _gate(self, reader: int, source: int, head: int) -> Gate:
+        matching: list[Gate] = [rule.gate for rule in self.gate_rules if rule.matches(reader, source, head)]
+        return matching[-1] if matching else self.gate
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_learns()
+        if self.weights != "own":
+            require(
+                self.passes_on == "own",
+                f"a running sum is of what layers used, and {self.weights} weights make what none uses: choose another "
+                f"topology than Cumulative, or weights='own'",
+            )
+        if isinstance(self.topology, WithinLayer):
+            require(
+                self.reads != self.carrier,
+                f"a within-layer stream needs another carrier to read: {self.carrier} of a layer cannot be added to "
+                f"itself; set source to one of {[c for c in CARRIERS if c != self.carrier]}",
+            )
+
+    def _check_learns(self) -> None:
+        silent = isinstance(self.gain, FixedGain) and self.gain.stream == 0
+        learns = self.weights == "untied" or not isinstance(self.transform, Identity)
+        what = "untied weights" if self.weights == "untied" else str(self.transform)
+        require(
+            not (silent and learns),
+            f"with {self.gain} nothing comes in, so {what} would never learn; give stream= a gain other than 0, or "
+            f"leave it out",
+        )
+
+
+for _union in (Topology, Gain, Transform):
+    register_union(_union)

@@ -1,0 +1,61 @@
+"""How parameters start: from a seed and the parameter's name alone, so that variants share the weights they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from circuits.common.plain_data import derive_seed
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every entry the same number."""
+
+    value: float
+
+    def fill(self, parameter: Tensor, generator: torch.Generator | None) -> None:
+        """Write the start into ``parameter``."""
+        parameter.fill_(self.value)
+
+
+@dataclass(frozen=True)
+class Eye:
+    """The identity in the last two dimensions."""
+
+    def fill(self, parameter: Tensor, generator: torch.Generator | None) -> None:
+        """Write the start into ``parameter``."""
+        parameter.copy_(torch.eye(parameter.shape[-1]).expand_as(parameter))
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Independent N(0, std^2)."""
+
+    std: float
+
+    def fill(self, parameter: Tensor, generator: torch.Generator | None) -> None:
+        """Write the start into ``parameter``; drawn in single precision on the CPU, so alike on every device."""
+        parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * self.std)
+
+
+Initial = Constant | Eye | Normal
+
+
+class Initialised(nn.Module):
+    """A module that says how each of its own parameters starts."""
+
+    def initial(self) -> dict[str, Initial]:
+        """Return the start of every parameter that this module itself may own, by name."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int | None = None) -> None:
+        """Start all own parameters afresh, each from (seed, full name); without a seed from torch's generator."""
+        start = self.initial()
+        for name, parameter in self.named_parameters(recurse=False):
+            label = f"{getattr(self, 'name', '')}.{name}"
+            generator = None if seed is None else torch.Generator().manual_seed(derive_seed("init", seed, label))
+            start[name].fill(parameter, generator)

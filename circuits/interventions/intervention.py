@@ -1,0 +1,197 @@
+"""One value for what is done to an activation: where, what, how strongly, and in which steps of a training.
+
+Training, analysis and the records of runs all hold the same :class:`Intervention`; ``intervening.py`` applies it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from circuits.common.errors import known, require
+from circuits.common.fields import Checked
+from circuits.common.plain_data import from_plain, register_union, to_plain
+from circuits.config.model import ModelConfig
+from circuits.model import HookedStreamTransformer
+from circuits.sites import Site, check_sites
+
+# --- what is done -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Zero(Checked):
+    """Zero instead."""
+
+
+@dataclass(frozen=True)
+class Mean(Checked):
+    """The mean over the batch instead, position by position."""
+
+
+@dataclass(frozen=True)
+class Clamp(Checked):
+    """One number instead, everywhere."""
+
+    value: float
+
+
+Attended = Literal["previous", "self", "first", "uniform"]
+ATTENDED: dict[Attended, str] = {
+    "previous": "all attention to the position before (the first position: to itself)",
+    "self": "all attention to the position itself",
+    "first": "all attention to the first position",
+    "uniform": "equal attention to every position up to its own",
+}
+
+
+@dataclass(frozen=True)
+class Attend(Checked):
+    """A fixed attention pattern instead; ``ATTENDED`` says which there are."""
+
+    to: Attended
+
+    def __post_init__(self) -> None:
+        # First, as it names the nearest in the words of ATTENDED.
+        if isinstance(self.to, str):
+            known("attention", self.to, ATTENDED)
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class Resample(Checked):
+    """The activation of another example of the batch instead, by a permutation that leaves no example its own.
+
+    Sites with equal seeds take theirs from the same other example.
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FromRun(Checked):
+    """The activation instead that the model of another checkpoint has on the same inputs."""
+
+    checkpoint: str
+    """A checkpoint's path, or the name of a model that is given where the intervention is applied."""
+
+
+@dataclass(frozen=True)
+class Freeze(Checked):
+    """The activation instead that the model of the window's first step has on the same inputs; for training.
+
+    As no gradient flows into it, weights that act through it alone stop learning.
+    """
+
+
+@dataclass(frozen=True)
+class CutForward(Checked):
+    """The value becomes zero, the gradient stays: x - x.detach()."""
+
+
+@dataclass(frozen=True)
+class CutGradient(Checked):
+    """The value stays, no gradient goes back through it."""
+
+
+Operation = Zero | Mean | Clamp | Attend | Resample | FromRun | Freeze | CutForward | CutGradient
+register_union(Operation)
+
+
+def operation_name(operation: Operation) -> str:
+    """Return an operation's name in words, ``"from run"`` say."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(operation).__name__).lower()
+
+
+# --- where, how strongly, and when ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Intervention(Checked):
+    """One operation at one site: new = old + strength * (what is put in its place - old).
+
+    Only the site's head and position are touched, and in a pattern or its scores only what is not masked. What is put
+    in place is a constant: no gradient flows into it (:class:`CutForward` excepted, which is made for that).
+
+    Raises:
+        ValueError: for a ``state``, attention to something at another site than a pattern, a strength that is not
+            finite, or an empty window.
+    """
+
+    site: Site
+    operation: Operation
+    strength: float = 1.0
+    first: int = 0
+    """The first step of training at which it acts; step s means that s updates have been made."""
+    last: int | None = None
+    """The step at which it acts no longer; ``None``: to the end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.site.component != "state",
+            "a state cannot be intervened on, it is no single activation; name its parts: resid_pre of the layer, and "
+            "the q, k and v that come in at this and later layers (route residual)",
+        )
+        require(
+            self.site.component == "pattern" or not isinstance(self.operation, Attend),
+            f"{self.operation} needs the component 'pattern', not {self.site.component!r}",
+        )
+        require(
+            self.first >= 0 and (self.last is None or self.last > self.first),
+            f"a window starts at step 0 or later and ends after its start, got {self.first} to {self.last}",
+        )
+
+    def active(self, step: int | None) -> bool:
+        """Return whether it acts at a step of training; ``None`` stands for no training, where every one acts."""
+        return step is None or (self.first <= step and (self.last is None or step < self.last))
+
+    def __str__(self) -> str:
+        site = self.site
+        head = "" if site.head is None else f", head {site.head}"
+        position = "" if site.position is None else f", position {site.position!r}"
+        return f"{self.operation} at {site.hook_name}{head}{position}"
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the intervention as plain data (see :func:`circuits.common.plain_data.to_plain`)."""
+        return to_plain(self)
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> Intervention:
+        """Return the intervention that :meth:`to_plain` wrote; fields with a default may be left out.
+
+        Raises:
+            UnknownNameError: for an unknown field or operation (nearest suggested).
+            ValueError: for any other value that does not fit, saying which.
+        """
+        _check_plain(data)
+        return from_plain(cls, data)
+
+
+def _check_plain(data: Mapping[str, Any]) -> None:
+    wanted = 'wanted {"site": {"layer": 0, "component": "pattern"}, "operation": {"type": "Attend", "to": "previous"}}'
+    require(isinstance(data, Mapping), f"this is no intervention: {data!r}; {wanted}")
+    for part in ("site", "operation"):
+        require(isinstance(data.get(part), Mapping), f"an intervention needs the field {part!r}: {wanted}, got {data}")
+    kinds = {kind.__name__: kind for kind in get_args(Operation)}
+    operation = dict(data["operation"])
+    kind = kinds[known("operation", str(operation.pop("type", None)), kinds)]
+    for given, owner in ((data["site"], Site), (operation, kind)):
+        for name in given:
+            known(f"field of {owner.__name__}", name, [f.name for f in fields(owner)])
+
+
+def check_interventions(model: HookedStreamTransformer | ModelConfig, interventions: Iterable[Intervention]) -> None:
+    """Check that the model, or one of that configuration, has every site.
+
+    Raises:
+        UnknownNameError: naming the first hook point that does not exist and the nearest that do.
+        ValueError: for a layer, head or position beyond the model's.
+    """
+    config = model if isinstance(model, ModelConfig) else model.config
+    for site in check_sites(config, [i.site for i in interventions]):
+        require(
+            not isinstance(site.position, int) or -config.n_ctx <= site.position < config.n_ctx,
+            f"{site}: the model has {config.n_ctx} positions",
+        )

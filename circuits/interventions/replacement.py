@@ -1,0 +1,123 @@
+"""Which part of an activation an intervention touches, and what it puts in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.common.errors import require
+from circuits.common.plain_data import derive_seed
+from circuits.interventions.intervention import Attend, Attended, Clamp, Mean, Operation, Resample, Zero
+from circuits.sites import PATTERN, Site
+
+Places = Mapping[str, Int[Tensor, "batch _"]]
+"""Positions by role, one row an example."""
+
+
+def position_numbers(what: str, places: Any) -> Int[Tensor, "*any"]:
+    """Return positions as a tensor of whole numbers.
+
+    Raises:
+        ValueError: for anything else, a mask or fractions, saying what to give.
+    """
+    try:
+        numbers = torch.as_tensor(places)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what} must be numbers of positions, got {places!r}") from error
+    require(
+        numbers.dtype != torch.bool,
+        f"{what} must be numbers of positions, (batch, n) of them, and this is a mask: give "
+        f"mask.nonzero()[:, 1].view(batch, n), or for the same position everywhere its number",
+    )
+    require(
+        not numbers.is_floating_point() and not numbers.is_complex(),
+        f"{what} must be whole numbers of positions, got {numbers.dtype}; use positions.long()",
+    )
+    return numbers.long()
+
+
+def touched_part(site: Site, activation: Tensor, positions: Places) -> Bool[Tensor, ...]:
+    """Return where a site's part of an activation is, in the activation's shape."""
+    head_axis, position_axis = (1, 2) if site.component in PATTERN else (2, 1)
+    one = [1] * activation.ndim
+    touched = torch.ones(one, dtype=torch.bool, device=activation.device)
+    if site.head is not None:
+        here = torch.arange(activation.shape[head_axis], device=activation.device) == site.head
+        touched = touched & here.view(*one[:head_axis], -1, *one[head_axis + 1 :])
+    if site.position is not None:
+        rows = _rows(site, activation, position_axis, positions)
+        touched = touched & rows.view(len(rows), *one[1:position_axis], -1, *one[position_axis + 1 :])
+    if site.component in PATTERN:
+        touched = touched & _causal(activation)
+    return touched.expand_as(activation)
+
+
+def _rows(site: Site, activation: Tensor, axis: int, positions: Places) -> Bool[Tensor, "batch pos"]:
+    batch, length = activation.shape[0], activation.shape[axis]
+    if isinstance(site.position, str):
+        what = f"positions of {site.position!r}"
+        places = position_numbers(what, positions[site.position]).to(activation.device)
+        require(places.ndim == 2, f"{what} must be (batch, n), got {tuple(places.shape)}")
+        require(len(places) == batch, f"{what} are given for {len(places)} examples, {batch} run")
+        outside = places[(places < -length) | (places >= length)]
+        require(not len(outside), f"{what}: {outside[:1].tolist()} is beyond the inputs' {length} positions")
+    else:
+        require(-length <= (site.position or 0) < length, f"{site} is beyond the inputs' {length} positions")
+        places = torch.full((batch, 1), site.position or 0, device=activation.device)
+    return torch.zeros(batch, length, dtype=torch.bool, device=places.device).scatter_(1, places % length, True)
+
+
+def _causal(pattern: Tensor) -> Bool[Tensor, "query key"]:
+    return torch.ones(pattern.shape[-2:], dtype=torch.bool, device=pattern.device).tril()
+
+
+def finite(site: Site, activation: Tensor) -> Tensor:
+    """Return an activation with 0 for masked scores: infinity minus itself is no number."""
+    return activation.masked_fill(~_causal(activation), 0) if site.component == "attn_scores" else activation
+
+
+def replacement(operation: Operation, old: Tensor, source: Tensor) -> Tensor:
+    """Return what an operation puts in the place of ``old``, whole; ``source`` is what means and samples are taken of.
+
+    Raises:
+        ValueError: for a batch of one that is resampled, or a ``source`` of another number of examples.
+    """
+    if isinstance(operation, Zero):
+        return torch.zeros_like(old)
+    if isinstance(operation, Clamp):
+        return torch.full_like(old, operation.value)
+    if isinstance(operation, Mean):
+        return source.mean(0, keepdim=True).expand_as(old)
+    if isinstance(operation, Attend):
+        return attention_to(operation.to, old.shape[-1]).to(old).expand_as(old)
+    assert isinstance(operation, Resample), "the rest needs no target, or another model's"
+    require(
+        len(source) == len(old), f"a baseline of {len(source)} examples is resampled for {len(old)}; they must agree"
+    )
+    return source[others(len(old), operation.seed).to(old.device)]
+
+
+def attention_to(to: Attended, n: int) -> Float[Tensor, "query key"]:
+    """Return a fixed attention pattern over ``n`` positions; see
+    :data:`circuits.interventions.intervention.ATTENDED`."""
+    if to == "uniform":
+        return torch.ones(n, n).tril() / rearrange(torch.arange(1.0, n + 1), "query -> query 1")
+    query = torch.arange(n)
+    keys = {"previous": (query - 1).clamp(min=0), "self": query, "first": torch.zeros_like(query)}[to]
+    return (repeat(query, "key -> query key", query=n) == rearrange(keys, "query -> query 1")).float()
+
+
+def others(n: int, seed: int) -> Int[Tensor, " n"]:
+    """Return, for each of ``n`` examples, another one: a permutation without fixed points, the same for equal seeds.
+
+    Raises:
+        ValueError: for a single example.
+    """
+    require(n > 1, "an activation is resampled from another example of the batch, and this batch has only one")
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed("resample", seed)))
+    return torch.empty_like(shuffled).scatter_(0, shuffled, shuffled.roll(-1))

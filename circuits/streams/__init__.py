@@ -1,0 +1,1 @@
+"""Mixing rules: how a stream is added and gated, and the named rules with their sources."""

@@ -1,0 +1,231 @@
+"""Named, cited mixing rules, and the in-context classifier that carries them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.common.errors import known
+from circuits.common.fields import checked_value
+from circuits.common.plain_data import content_hash, to_plain
+from circuits.config.model import ModelConfig, ReluStack, ToyInit, VectorInputs
+from circuits.config.streams import (
+    Carrier,
+    Cumulative,
+    Dense,
+    First,
+    FixedGain,
+    Gate,
+    HeadMixing,
+    LearnedGain,
+    LinearMap,
+    Previous,
+    Stream,
+    TokenGain,
+    WithinLayer,
+)
+
+BURNS = "Burns, Fukai & Earls, arXiv 2412.15113"
+RESFORMER = "Zhou et al., arXiv 2410.17897"
+Streams = tuple[Stream, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A mixing rule with a name: its streams for a model of so many layers, and whose rule it is."""
+
+    name: str
+    says: str
+    citation: str
+    build: Callable[[int], Streams]
+
+    def streams(self, n_layers: int, gate: Gate = "full") -> Streams:
+        """Return the streams of this rule in a model of ``n_layers`` layers, all with one gate.
+
+        Raises:
+            ValueError: for a number of layers that is no whole number, or an unknown gate.
+        """
+        whole = checked_value(n_layers, int, "n_layers")
+        return tuple(dataclasses.replace(stream, gate=gate) for stream in self.build(whole))
+
+
+def _later_half(n_layers: int) -> First:
+    return First(readers=tuple(range(max(1, n_layers // 2), n_layers)))
+
+
+def _on(carrier: Carrier, **parts: Any) -> Callable[[int], Streams]:
+    return lambda n_layers: (Stream(carrier, **parts),)
+
+
+HALF = FixedGain(own=0.5, stream=0.5)
+
+BASE: tuple[Variant, ...] = (
+    Variant("classic", "no stream", "Vaswani et al., arXiv 1706.03762", lambda n: ()),
+    Variant("value", "V_n + V_(n-1), raw and adjacent", BURNS, _on("v")),
+    Variant("key", "K_n + K_(n-1), raw and adjacent", BURNS, _on("k")),
+    Variant("query", "Q_n + Q_(n-1), raw and adjacent", BURNS, _on("q")),
+    Variant("cumulative", "the running sum V_n + ... + V_1", BURNS, _on("v", topology=Cumulative())),
+    Variant("resformer-constant", "0.5 V_n + 0.5 V_1", RESFORMER, _on("v", topology=First(), gain=HALF)),
+    Variant(
+        "resformer-learned",
+        "a V_n + b V_1, a and b learned per layer from 0.5",
+        RESFORMER,
+        _on("v", topology=First(), gain=LearnedGain(0.5, 0.5)),
+    ),
+    Variant(
+        "resformer-sparse",
+        "0.5 V_n + 0.5 V_1 in the later half of the layers only",
+        RESFORMER,
+        lambda n: (Stream("v", topology=_later_half(n), gain=HALF),),
+    ),
+    Variant(
+        "resformer-dense",
+        "a sum over V_1 ... V_n, every weight learned from 0.5",
+        RESFORMER,
+        _on("v", topology=Dense(), gain=LearnedGain(0.5, 0.5)),
+    ),
+    Variant(
+        "modded-nanogpt",
+        "(1 - l) V_n + l V_1, l learned per layer from 0.5",
+        "K. Jordan et al., modded-nanogpt (2024), after arXiv 2410.17897",
+        _on("v", topology=First(), gain=LearnedGain(0.5, 0.5, tie="convex")),
+    ),
+    Variant(
+        "x-transformers",
+        "m V_n + (1 - m) V_1, m = sigmoid(x W + b) per token and head",
+        "P. Wang, x-transformers, after arXiv 2410.17897 and 2412.15113",
+        _on("v", topology=First(), gain=TokenGain()),
+    ),
+    Variant(
+        "svformer",
+        "V_1 in every layer; later layers have no values of their own",
+        RESFORMER,
+        _on("v", topology=First(), gain=FixedGain(own=0.0)),
+    ),
+    Variant(
+        "lime",
+        "K and V of all earlier layers through learned mixing of heads, own ones as they are",
+        "after LIMe (layer-integrated memory), whose router also mixes the own layer's heads",
+        lambda n: tuple(Stream(c, topology=Dense(), transform=HeadMixing()) for c in ("k", "v")),  # type: ignore[arg-type] # literals
+    ),
+    Variant(
+        "within-layer",
+        "V_n + K_n of the same layer",
+        f"an open question of {BURNS}",
+        _on("v", source="k", topology=WithinLayer()),
+    ),
+    Variant(
+        "cross-carrier",
+        "V_n + K_(n-1)",
+        f"an open question of {BURNS}",
+        _on("v", source="k", topology=Previous()),
+    ),
+    Variant(
+        "transformed",
+        "V_n + V_(n-1) M, M a learned d_head x d_head matrix per head from the identity",
+        f"an open question of {BURNS}",
+        _on("v", transform=LinearMap()),
+    ),
+)
+
+_GATES: dict[str, Gate] = {"": "full", "-stop": "stop", "-gradient-only": "gradient-only"}
+
+
+def _suffixes(rule: Variant) -> list[str]:
+    if not (streams := rule.build(2)):
+        return [""]
+    # A layer without values of its own would attend to nothing at all with the stream's forward value cut.
+    silent = any(stream.replaces_own for stream in streams)
+    return ["", "-stop"] if silent else list(_GATES)
+
+
+_NAMED: dict[str, tuple[Variant, Gate]] = {
+    rule.name + suffix: (rule, _GATES[suffix]) for rule in BASE for suffix in _suffixes(rule)
+}
+
+
+def names() -> list[str]:
+    """Return every variant's name; each rule with a stream also comes as ``-stop`` and ``-gradient-only``.
+
+    (``svformer`` has no gradient-only form: its later layers have no values but the stream's.)
+    """
+    return list(_NAMED)
+
+
+def get(name: str) -> tuple[Variant, Gate]:
+    """Return the rule and the gate that a variant's name stands for.
+
+    Raises:
+        UnknownNameError: for a name that :func:`names` does not list (nearest suggested).
+    """
+    return _NAMED[known("variant", name, _NAMED)]
+
+
+def streams(name: str, n_layers: int) -> Streams:
+    """Return the streams of a named variant in a model of ``n_layers`` layers."""
+    rule, gate = get(name)
+    return rule.streams(n_layers, gate)
+
+
+def name_of(given: Streams, n_layers: int, asked: str) -> str:
+    """Return what a model with these streams is called: ``asked`` if that rule makes them, else the first rule that
+    does, else ``own-`` and the beginning of their hash."""
+    fitting = [name for name in (asked, *_NAMED) if streams(name, n_layers) == given]
+    return fitting[0] if fitting else f"own-{content_hash([to_plain(stream) for stream in given])[:6]}"
+
+
+def citation(name: str) -> str:
+    """Return whose rule a variant is."""
+    return get(name)[0].citation
+
+
+ICL_PRESETS: dict[str, dict[str, int]] = {
+    "paper": {"n_ctx": 65, "d_content": 85},
+    "small": {"n_ctx": 17, "d_content": 47},
+}
+"""Position blocks and content widths of the in-context classifier: 65 + 85 = 150 as in the paper, 17 + 47 = 64."""
+
+
+def icl_config(variant: str = "value", preset: str = "paper", **overrides: Any) -> ModelConfig:
+    """Return the in-context classifier: two attention-only layers of one head, three ReLU layers, 32 logits.
+
+    No biases in attention, no 1/sqrt(d), no output matrix, no layer norm; the width is positions plus content.
+    ``overrides`` replace fields of :class:`circuits.config.model.ModelConfig` (``n_layers=3``, say); with streams of
+    its own
+    a model is called as the rule that makes them, or ``own-`` and their hash (:func:`name_of`).
+
+    Raises:
+        UnknownNameError: for an unknown variant, preset or field (nearest suggested).
+        ValueError: if the overrides contradict each other.
+
+    Source: arXiv 2412.15113, in-context learning experiment; Reddy, arXiv 2312.03002.
+    """
+    sizes = ICL_PRESETS[known("preset", preset, ICL_PRESETS)]
+    width = sizes["n_ctx"] + sizes["d_content"]
+    fields: dict[str, Any] = {
+        "n_layers": 2,
+        "n_heads": 1,
+        "d_model": width,
+        "n_ctx": sizes["n_ctx"],
+        "inputs": VectorInputs(width),
+        "readout": ReluStack(d_vocab_out=32),
+        "positions": "one-hot",
+        "output_matrix": False,
+        "biases": False,
+        "attention_scale": False,
+        "init": ToyInit(),
+    }
+    for field in overrides:
+        known("field of ModelConfig", field, [f.name for f in dataclasses.fields(ModelConfig)])
+    return named_model(variant, fields | overrides)
+
+
+def named_model(variant: str, fields: dict[str, Any]) -> ModelConfig:
+    """Return a model with the streams of a variant, or those that ``fields`` has, and the name of what it is."""
+    rule = streams(variant, fields["n_layers"])
+    config = ModelConfig(**{"streams": rule, "name": variant, **fields})
+    if "name" in fields or config.streams == rule:
+        return config
+    return dataclasses.replace(config, name=name_of(config.streams, config.n_layers, variant))

@@ -1,0 +1,270 @@
+"""The one module that knows transformer-lens' insides: hook points, names, caches, and the ``cfg`` that tools read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import (  # type: ignore[import-not-found] # torch's stubs lag
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    peek_interpreter_stack,
+)
+from torch._subclasses.fake_tensor import is_fake
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+from transformer_lens import ActivationCache, HookedRootModule, TransformerBridgeConfig
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities.slice import Slice
+from transformer_lens.utilities.tensors import remove_batch_dim as without_batch
+
+from circuits.common.errors import known
+from circuits.config.model import ModelConfig, TokenInputs
+from circuits.config.streams import CARRIERS
+
+HEAD_POINTS = frozenset(
+    f"hook_{name}"
+    for name in (
+        *("z", "result", "attn_in", "q_input", "k_input", "v_input"),
+        *(f"{carrier}{route}" for carrier in CARRIERS for route in ("", "_residual", "_mixed", "_stream")),
+    )
+)
+"""Points whose tensors are (batch pos head width), with those of single connections, ``hook_from_<layer>``."""
+
+FLAGGED_POINTS = {
+    "hook_result": "use_attn_result",
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+"""Points that fire only while a flag of ``cfg`` is set, as in HookedTransformer."""
+
+_OF_ATTENTION = r"attn_in|[qkv]_(?:input|residual|mixed|stream)"
+_SHORT = re.compile(rf"^(blocks\.\d+\.)(hook_(?:{_OF_ATTENTION}))$")
+
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+Hook = Callable[..., Any]
+
+
+def has_heads(name: str) -> bool:
+    """Return whether a hook point's tensors are (batch pos head width): positions on the third axis from the end."""
+    last = name.rsplit(".", 1)[-1]
+    return last in HEAD_POINTS or last.startswith("hook_from_")
+
+
+def fork(point: HookPoint, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` through a hook point on a branch of a fork, which has storage of its own.
+
+    Setters write in place, those of any tool: without the copy, who edits one branch would edit the others too, the
+    caller's input among them. Inside compiled code, where nobody can listen, no copy is made.
+    """
+    return point(tensor if torch.compiler.is_compiling() else tensor.clone())
+
+
+def fork_if_hooked(point: HookPoint, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` through a hook point; where anyone listens, it has storage of its own.
+
+    For what no other branch uses, but somebody may still hold: another point, or the derivative of what made it.
+    """
+    return fork(point, tensor) if is_hooked(point) else point(tensor)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether anything listens at a hook point or another module: hooks of transformer-lens or torch, those for
+    all modules too, or a ``forward`` that was put in the place of the module's own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if torch.compiler.is_compiling():
+        return any(map(bool, hooks))
+    return any(map(bool, hooks)) or "forward" in vars(module) or bool(_has_any_global_hook())
+
+
+def values_of(tensor: Tensor) -> Tensor | None:
+    """Return a tensor whose values can be read: that itself, or what torch.func's transforms wrap in it.
+
+    ``None``: it has a shape and no values (on the device meta, or fake).
+    """
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return None if tensor.is_meta or is_fake(tensor) else tensor
+
+
+def _transformed() -> bool:
+    """Return whether torch.func's transforms or forward-mode differentiation, which not all fused calls have rules for,
+    are at work."""
+    if torch.compiler.is_compiling():
+        return False
+    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+class Fusing(nn.Module):
+    """A module that may leave out what nobody looks at, and take one of torch's fused calls instead.
+
+    In evaluation mode it does so only on request: there a run that is watched equals one that is not, bit by bit, and
+    can be derived as often as wanted.
+    """
+
+    fuse_in_evaluation = False
+
+    def may_fuse(self, *points: HookPoint) -> bool:
+        """Return whether what stands at ``points`` need not be formed."""
+        wanted = self.training or self.fuse_in_evaluation
+        return wanted and not any(is_hooked(point) for point in points) and not _transformed()
+
+
+def full_name(name: str) -> str:
+    """Return a hook's full name: ``get_act_name("v_mixed", 1)`` gives ``blocks.1.hook_v_mixed``, without ``attn``."""
+    return _SHORT.sub(r"\1attn.\2", name)
+
+
+def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> TransformerBridgeConfig:
+    """Return the view of a configuration that transformer-lens' tools read as ``model.cfg``."""
+    d_vocab_out = config.readout.d_vocab_out
+    return TransformerBridgeConfig(
+        d_model=config.d_model,
+        d_head=config.d_head,
+        n_layers=config.n_layers,
+        n_ctx=config.n_ctx,
+        n_heads=config.n_heads,
+        d_vocab=config.inputs.d_vocab if isinstance(config.inputs, TokenInputs) else d_vocab_out,
+        d_vocab_out=d_vocab_out,
+        d_mlp=config.mlp.d_mlp if config.mlp else None,
+        act_fn=config.mlp.act_fn if config.mlp else "relu",
+        attn_only=config.attn_only,
+        normalization_type=config.normalization,
+        positional_embedding_type="standard" if config.positions == "learned" else config.positions,
+        use_attn_scale=config.attention_scale,
+        attn_scale=math.sqrt(config.d_head) if config.attention_scale else 1.0,
+        default_prepend_bos=False,
+        model_name=f"valuestream/{config.name}",
+        device=str(device),
+        dtype=dtype,
+    )
+
+
+class StreamActivationCache(ActivationCache):
+    """transformer-lens' cache, which also understands ``cache["v_mixed", 1]``."""
+
+    def __getitem__(self, key: Any) -> Tensor:
+        if isinstance(key, tuple) and isinstance(key[0], str) and re.fullmatch(_OF_ATTENTION, key[0]):
+            layer = key[1] if key[1] >= 0 else self.model.cfg.n_layers + key[1]
+            key = f"blocks.{layer}.attn.hook_{key[0]}"
+        return super().__getitem__(full_name(key) if isinstance(key, str) else key)
+
+
+_COMPILED_WITH_HOOKS = (
+    "a compiled model was called with hooks attached, which the compiled code would ignore; run hooks on the model "
+    "itself (keep it beside the compiled one: they share their weights), or remove the hooks"
+)
+
+
+@torch.compiler.disable(reason=_COMPILED_WITH_HOOKS)
+def _refuse_compiled_hooks() -> None:
+    raise RuntimeError(_COMPILED_WITH_HOOKS)
+
+
+class HookedRoot(HookedRootModule):
+    """``HookedRootModule`` that refuses what could only fail silently: unknown names and points that cannot fire."""
+
+    cfg: TransformerBridgeConfig
+
+    def setup(self) -> None:
+        """Name every module and collect the hook points, also under the short names that transformer-lens makes."""
+        super().setup()
+        self._points = list(self.hook_dict.values())
+        for name, point in list(self.hook_dict.items()):
+            if has_heads(name):
+                point.pos_dim = -3
+            if (short := name.replace(".attn.", ".")) != name and full_name(short) == name:
+                self.mod_dict[short] = point
+
+    def check_not_compiled_with_hooks(self) -> None:
+        """Refuse to run compiled while hooks are attached; call at the start of ``forward``.
+
+        torch.compile does not look at module hooks again after compiling, so hooks attached later would be ignored
+        without a word. Reading the lists here makes the compiler guard on them.
+        """
+        if torch.compiler.is_compiling() and any(point.fwd_hooks or point.bwd_hooks for point in self._points):
+            _refuse_compiled_hooks()
+
+    def hooked_modules(self) -> list[str]:
+        """Return the names of the modules at which anything listens; the model's own name is ``model``."""
+        return [name or "model" for name, module in self.named_modules() if is_hooked(module)]
+
+    def can_fire(self, name: str) -> bool:
+        """Return whether the hook point ``name`` fires under the present flags."""
+        flag = FLAGGED_POINTS.get(name.rsplit(".", 1)[-1])
+        return flag is None or bool(getattr(self.cfg, flag))
+
+    def check_hook_name(self, name: str) -> str:
+        """Return the full name of an existing hook point that can fire.
+
+        Raises:
+            UnknownNameError: for a point that this architecture does not have (nearest suggested).
+            ValueError: for a point whose flag is off.
+        """
+        full = known("hook point", full_name(name), self.hook_dict)
+        if not self.can_fire(full):
+            flag = FLAGGED_POINTS[full.rsplit(".", 1)[-1]]
+            raise ValueError(f"{full} does not fire while cfg.{flag} is off; call model.set_{flag}(True) first")
+        return full
+
+    def add_hook(self, name: str | Callable[[str], bool], hook: Hook, *args: Any, **kwargs: Any) -> None:
+        """Add a hook by name, or to every point that a filter accepts and that can fire."""
+        wanted = self.check_hook_name(name) if isinstance(name, str) else self._firing(name)
+        super().add_hook(wanted, hook, *args, **kwargs)
+
+    def _enable_hook(self, name: str | Callable[[str], bool], hook: Hook, dir: Literal["fwd", "bwd"]) -> None:
+        super()._enable_hook(self.check_hook_name(name) if isinstance(name, str) else self._firing(name), hook, dir)
+
+    def _firing(self, names: Callable[[str], bool]) -> Callable[[str], bool]:
+        return lambda name: bool(names(name)) and self.can_fire(name)
+
+    def _wanted(self, names: NamesFilter) -> list[str]:
+        if names is None or callable(names):
+            return [n for n in self.hook_dict if self.can_fire(n) and (names is None or names(n))]
+        listed: Iterable[str] = [names] if isinstance(names, str) else names
+        return [self.check_hook_name(name) for name in listed]
+
+    def get_caching_hooks(
+        self,
+        names_filter: NamesFilter = None,
+        incl_bwd: bool = False,
+        device: Any = None,
+        remove_batch_dim: bool = False,
+        cache: dict | None = None,
+        pos_slice: Any = None,
+    ) -> tuple[dict, list, list]:
+        """Return a dictionary and the forward and backward hooks that fill it; arguments as in transformer-lens."""
+        cache = {} if cache is None else cache
+        positions = Slice.unwrap(pos_slice)
+        self.is_caching = True
+
+        def save(tensor: Tensor, hook: HookPoint, suffix: str) -> None:
+            stored = tensor.detach().to(device)
+            stored = without_batch(stored) if remove_batch_dim else stored
+            axis = hook.pos_dim or -2
+            cache[f"{hook.name}{suffix}"] = positions.apply(stored, dim=axis) if stored.ndim >= -axis else stored
+
+        names = self._wanted(names_filter)
+        backward = [(name, partial(save, suffix="_grad")) for name in names] if incl_bwd else []
+        return cache, [(name, partial(save, suffix="")) for name in names], backward
+
+    def run_with_cache(
+        self, *args: Any, return_cache_object: bool = True, remove_batch_dim: bool = False, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        """Return the model's output and a :class:`StreamActivationCache` (or a dictionary) of its activations.
+
+        Raises:
+            UnknownNameError, ValueError: for a name in ``names_filter`` that does not exist or cannot fire.
+        """
+        output, cache = super().run_with_cache(*args, remove_batch_dim=remove_batch_dim, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, StreamActivationCache(cache, self, has_batch_dim=not remove_batch_dim)

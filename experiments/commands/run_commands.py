@@ -1,0 +1,197 @@
+"""What the commands do once they are called: ask, write, draw, and print a short table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from circuits import HookedStreamTransformer, Intervention, icl_config
+from circuits import variants as rules
+from circuits.common.errors import known, require, whole
+from circuits.description import as_text
+from experiments.cli import TrainICL
+from experiments.questions import analyses, routes
+from experiments.questions.head_scores import WHOLE
+from experiments.runs.config import TRAINING, Every, icl_run
+from experiments.runs.finding import find_run, first_corruption, first_split
+from experiments.runs.lm_run import AnyRun, lm_runs_table
+from experiments.runs.run import Run, runs_table
+from experiments.studies import demonstration
+from experiments.sweeps.sweep import sweep
+from experiments.tasks.in_context.task import PRESETS
+
+
+def _print(frame: pd.DataFrame) -> None:
+    print(as_text(frame))
+
+
+def _written(paths: Sequence[Path]) -> None:
+    print("wrote " + ", ".join(str(path) for path in paths))
+
+
+def train(what: TrainICL) -> None:
+    """Train variants x seeds and list how each ended."""
+    training = TRAINING[known("preset", what.preset, PRESETS)]
+    training = training if what.steps is None else replace(training, steps=what.steps)
+    if what.gradients_every is not None:
+        training = replace(training, gradients_at=(Every(what.gradients_every),))
+    if what.interventions is not None:
+        training = replace(training, interventions=_interventions(what.interventions))
+    configs = [
+        icl_run(variant, what.preset, seed, training, n_layers=what.layers)
+        for seed in what.seeds or (what.seed,)
+        for variant in what.variants or (what.variant,)
+    ]
+    compute = None if what.compute == "auto" else what.compute
+    done = sweep(configs, what.root, what.workers, what.device, compute=compute)
+    table = runs_table(what.root)
+    _print(table[table.run.isin([run.path.name for run in done])])
+
+
+def _interventions(file: Path) -> tuple[Intervention, ...]:
+    try:
+        stored = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error}); 'valuestream train --help' shows what is wanted") from error
+    if not isinstance(stored, list):
+        raise ValueError(f"{file} holds no list of interventions; put brackets around: [{{...}}, {{...}}]")
+    return tuple(Intervention.from_plain(data) for data in stored)
+
+
+def runs(root: Path) -> None:
+    """List the runs."""
+    tables = [table for table in (runs_table(root), lm_runs_table(root)) if not table.empty]
+    if not tables:
+        print(f"no runs in {root}; train one with: valuestream train icl --variant value --preset small")
+    for table in tables:
+        _print(table)
+
+
+def variants() -> None:
+    """List the named rules."""
+    table = pd.DataFrame([{"variant": v.name, "rule": v.says, "source": v.citation} for v in rules.BASE])
+    _print(table)
+    print("\nEvery rule with a stream also comes as <variant>-stop (forward kept, gradient cut) and")
+    print("<variant>-gradient-only (gradient kept, forward cut); svformer only as svformer-stop.")
+
+
+def describe(variant: str, preset: str, layers: int) -> None:
+    """Show what flows where."""
+    print(HookedStreamTransformer(icl_config(variant, preset, n_layers=layers)))
+    print(f"source: {rules.citation(variant)}")
+
+
+def patch(
+    name: str,
+    root: Path,
+    top: int,
+    n: int,
+    corruption: str | None,
+    metric: str,
+    direction: Any,
+    step: int,
+    max_memory: int | None,
+    which: dict[str, Any],
+) -> None:
+    """Patch, write, draw, and print the largest effects."""
+    whole("top", top)
+    run = find_run(name, root)
+    corruption = corruption or first_corruption(run)
+    result = analyses.patch_run(run, n, corruption, metric, direction, step, max_memory, progress=True, **which)
+    frame = result.to_frame()
+    largest = frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(top)
+    print(f"{run.path.name}: {len(frame)} sites, {n} pairs ({corruption}), {metric}, {direction}; largest effects:")
+    print(analyses.beside(frame))
+    _print(largest[["layer", "component", "route", "head", "position", "effect", "low", "high", "p"]])
+    _written(analyses.keep(run, "patch", frame))
+
+
+def heads(name: str, root: Path, n: int, split: str | None) -> None:
+    """Score heads over checkpoints, write, draw, and print the last."""
+    run = find_run(name, root)
+    frame = analyses.heads_run(run, n, split, progress=True)
+    print(
+        f"{run.path.name}: head scores at step {frame.step.max()} of {frame.step.nunique()} checkpoints, {n} sequences"
+    )
+    last = frame[frame.step == frame.step.max()]
+    whole = last[last.layer == WHOLE]
+    alone = last[(last.layer != WHOLE) & (last.partner == "")]
+    _print(_wide(alone))
+    composed = last[last.partner != ""]
+    for rest in (
+        composed[["partner", "layer", "head", "score", "value"]],
+        whole[["score", "value", "stderr", "convention"]],
+    ):
+        if len(rest):
+            _print(rest)
+    _written(analyses.keep(run, "heads", frame))
+
+
+def _wide(scores: pd.DataFrame) -> pd.DataFrame:
+    """A row a head and a column a score, in the order in which they were computed."""
+    table = scores.pivot(index=["layer", "head"], columns="score", values="value")
+    shown = table[list(dict.fromkeys(scores.score))].map(lambda x: "-" if pd.isna(x) else f"{x:.4g}")
+    return shown.reset_index()
+
+
+def ablate(
+    name: str,
+    root: Path,
+    n: int,
+    split: str | None,
+    step: int,
+    methods: Sequence[str],
+    from_run: str | None,
+    edges: Sequence[str],
+) -> None:
+    """Ablate sites, or edges if some are named; write, draw, and print everything."""
+    run = find_run(name, root)
+    other = None if from_run is None else find_run(from_run, root)
+    if edges:
+        wanted = None if list(edges) == ["each"] else edges
+        frame = routes.ablate_edges_run(run, wanted, methods, n, split, step, other, progress=True)
+    else:
+        frame = analyses.ablate_run(run, n, split, step, methods, other, progress=True)
+    taken = "" if other is None else f", 'from run' is {other.path.name}"
+    of = f" of {split or first_split(run)}"
+    print(f"{run.path.name}: ablations on {n} sequences{of}{taken}")
+    _print(frame.drop(columns=["n"]))
+    _written(analyses.keep(run, "ablate_edges" if edges else "ablate", frame, "ablate"))
+
+
+def gradients(
+    name: str, root: Path, n: int, split: str, activations: Sequence[str], by: Literal["total", "pair"], logged: bool
+) -> None:
+    """Split gradients over checkpoints, or take those that were logged; write, draw, and print the attention's."""
+    run = find_run(name, root)
+    if logged and (by == "pair" or activations):
+        raise ValueError("what was logged are the parameters' shares in total; leave out --by and --activations")
+    analysis, columns = "gradients", ["whole", "direct", "stream", "stream_share", "alignment"]
+    if by == "pair":
+        analysis, columns = "gradient_pairs", ["reader", "source", "read", "fed", "norm", "share", "cosine"]
+    ask = analyses.gradient_pairs_run if by == "pair" else analyses.gradients_run
+    frame = _logged(run) if logged else ask(run, n, split, True, activations)
+    attention = frame[frame.tensor.str.contains("attn")]
+    steps = sorted(frame.step.unique())
+    shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
+    of = "as logged in training" if logged else f"{n} sequences of {split}"
+    print(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")
+    reached = shown[shown.norm > 0] if by == "pair" else shown
+    _print(reached[["step", "tensor", "head", *columns]])
+    _written(analyses.keep(run, analysis, frame))
+
+
+def _logged(run: AnyRun) -> pd.DataFrame:
+    require(isinstance(run, Run), "language models log no gradients; leave out --logged to split them at checkpoints")
+    return run.gradients()  # type: ignore[union-attr] # as required
+
+
+def demo(size: str, root: Path, out: Path, images: bool) -> None:
+    """Train, ask, draw, and print the table and the page's path."""
+    page = demonstration.demo(size, root, out, images=images)
+    print(f"\nopen {page.resolve()}")

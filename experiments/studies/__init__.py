@@ -1,0 +1,1 @@
+"""The studies: their runs, tables, figures and verdicts, and the committed results."""

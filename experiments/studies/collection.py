@@ -1,0 +1,167 @@
+"""From run directories to the bundle of committed results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from circuits.common.plain_data import canonical_json, essence
+from experiments.runs.frames import DIGITS, parquet_bytes
+from experiments.runs.lm_run import AnyRun, open_run
+from experiments.runs.record import directory_of
+from experiments.runs.run import Run
+from experiments.studies.changing import Write, changing
+from experiments.studies.committed_results import (
+    COMMITTED,
+    LOGS,
+    SCHEMA,
+    Bundle,
+    BundleError,
+    DamagedManifestError,
+    log_hash,
+    manifest_of,
+)
+from experiments.studies.registry import EXPERIMENTS, Arm, Size, experiment
+
+ENDED = ("finished", "failed")
+"""Runs that count: those that came to their end, and those that diverged on the way."""
+
+
+def collect(
+    roots: Sequence[str | Path],
+    bundle: str | Path = COMMITTED,
+    names: Iterable[str] = tuple(EXPERIMENTS),
+    size: Size = "full",
+    afresh: bool = False,
+) -> dict[str, tuple[int, int]]:
+    """Write the runs of experiments into a bundle; return, by experiment, how many of its runs it holds now, of all.
+
+    A run is looked for under ``roots``, and where it is in none of them the bundle's own copy is kept, as are all
+    frames of analyses (see :func:`add_frames`). ``afresh`` takes nothing from the bundle but the frames of analyses
+    that are whole: so one that was damaged is written again.
+
+    Raises:
+        UnknownNameError: for an unknown experiment.
+        RunError: for a run directory that is damaged.
+        BundleError: if there is no finished run at all, or for a bundle of another schema.
+    """
+    arms = {name: experiment(name).arms(size) for name in names}
+    found = {run.config.id: run for run in _runs(roots, arms) if run.status in ENDED}
+    fresh = {run_id: _read(run) for run_id, run in found.items()}
+    where = ", ".join(map(str, roots))
+    none = f"there is no finished run of {', '.join(arms)} in {where}; 'valuestream sweep' trains them"
+    manifest = Path(bundle) / "manifest.json"
+    if not fresh and not manifest.exists():
+        raise BundleError(none)
+    # What is kept is read while nobody else changes it.
+    with changing(Path(bundle)) as replace:
+        kept = _rows_of(Bundle.open(bundle), arms) if manifest.exists() and not afresh else {}
+        held = {**kept, **fresh}
+        if not held:
+            raise BundleError(none)
+        _put(_frames(held, arms), Path(bundle), replace, afresh)
+    return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
+
+
+def _frames(held: Mapping[str, dict[str, Any]], arms: Mapping[str, Sequence[Arm]]) -> dict[str, pd.DataFrame]:
+    rows = [{"experiment": name, **_arm(arm)} for name, those in arms.items() for arm in those if arm.config.id in held]
+    frames = {
+        "arms": pd.DataFrame(rows, columns=["experiment", "condition", "variant", "seed", "run"]),
+        "runs": pd.DataFrame([held[run]["about"] for run in held]),
+    }
+    return frames | {log: _together([of[log] for of in held.values()]) for log in LOGS}
+
+
+def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED) -> None:
+    """Write frames into a bundle, rounded, with their hashes in its manifest: all or, if the process dies, none.
+
+    Raises:
+        BundleError: for a bundle of another schema, or one that was changed.
+    """
+    with changing(Path(bundle)) as replace:
+        _put(frames, Path(bundle), replace)
+
+
+def _put(frames: Mapping[str, pd.DataFrame], path: Path, replace: Write, afresh: bool = False) -> None:
+    written = {f"{name}.parquet": parquet_bytes(_rounded(frame), level=19) for name, frame in frames.items()}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
+    files = dict(sorted({**_whole_files(path, afresh), **hashes}.items()))
+    text = json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n"
+    replace({**written, "manifest.json": text.encode()})
+
+
+def _whole_files(path: Path, afresh: bool) -> dict[str, str]:
+    if not (path / "manifest.json").exists():
+        return {}
+    if not afresh:
+        return dict(Bundle.open(path).files)
+    try:
+        held = Bundle(path, manifest_of(path))
+    except DamagedManifestError:
+        return {}
+    changed = set(held.changed())
+    return {name: digest for name, digest in held.files.items() if name not in changed}
+
+
+def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[AnyRun]:
+    wanted = {arm.config.id: arm.config for those in arms.values() for arm in those}
+    there = [directory_of(root, config) for root in roots for config in wanted.values()]
+    return [open_run(path) for path in there if (path / "run.json").is_file()]
+
+
+def _arm(arm: Arm) -> dict[str, Any]:
+    return {"condition": arm.condition, "variant": arm.label, "seed": arm.config.seed, "run": arm.config.id}
+
+
+def _read(run: AnyRun) -> dict[str, Any]:
+    """One run's row and logs, as the bundle holds them."""
+    logs = {"metrics": run.metrics(), "gradients": pd.DataFrame()}
+    if isinstance(run, Run) and run.config.training.gradients_at:
+        logs["gradients"] = run.gradients()
+    logs = {log: _rounded(frame.assign(run=run.config.id)) for log, frame in logs.items()}
+    about = {
+        "run": run.config.id,
+        "name": run.path.name,
+        "variant": run.config.variant,
+        "preset": run.config.preset,
+        "seed": run.config.seed,
+        "steps": run.config.training.steps,
+        "stops_at": _stops_at(run),
+        "status": run.status,
+        "engine": run.record["engine"],
+        "seconds": run.seconds,
+        "config": canonical_json(essence(run.config)),
+        "environment": canonical_json(run.record["environment"]),
+    }
+    about |= {log: log_hash(frame) if len(frame) else "" for log, frame in logs.items()}
+    return {"about": about, **logs}
+
+
+def _stops_at(run: AnyRun) -> float:
+    stop = run.config.training.stop_at if isinstance(run, Run) else None
+    return stop.accuracy if stop else float("nan")
+
+
+def _rows_of(old: Bundle, arms: Mapping[str, Sequence[Arm]]) -> dict[str, dict[str, Any]]:
+    wanted = {arm.config.id for those in arms.values() for arm in those}
+    logs = {log: dict(list(old.frame(log).groupby("run", sort=False, observed=True))) for log in LOGS}
+    return {
+        row["run"]: {"about": row, **{log: logs[log].get(row["run"], pd.DataFrame()) for log in LOGS}}
+        for row in old.runs.to_dict("records")
+        if row["run"] in wanted
+    }
+
+
+def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    # Empty frames have no types, and would take them from the others.
+    full = [frame for frame in frames if len(frame)]
+    return pd.concat(full, ignore_index=True) if full else pd.DataFrame({"run": []})
+
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.round(DIGITS)

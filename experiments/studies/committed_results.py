@@ -1,0 +1,224 @@
+"""The committed results: what finished runs measured, in a few Parquet files that every table and figure is made of.
+
+    figures/data/
+        manifest.json        schema, and the hash of every file
+        arms.parquet         experiment, condition, variant (its label), seed, run (id)
+        runs.parquet         run (id), name, configuration, status, versions, seconds, hashes of what it measured
+        metrics.parquet      run, step, split, measure, value
+        gradients.parquet    run, step, tensor, ...: the gradient by route
+        <others>.parquet     results of analyses, each row with the run that it is of
+
+Only files are read here, nothing is computed and no model is known; :mod:`experiments.studies.collection` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from circuits.common.errors import known
+from circuits.common.plain_data import content_hash
+from experiments.runs.frames import frame_hash, sha256
+from experiments.studies.changing import changed_at_once
+
+SCHEMA = "valuestream-bundle-1"
+COMMITTED = Path(__file__).parents[2] / "figures" / "data"
+"""The bundle of this repository."""
+LOGS = ("metrics", "gradients")
+AGAIN = (
+    "restore it from the repository, or write it again from the runs ('valuestream collect RUNS --afresh', which keeps "
+    "the frames that are whole)"
+)
+
+
+class BundleError(ValueError):
+    """A directory that is no bundle, of another schema, incomplete or changed."""
+
+
+class DamagedManifestError(BundleError):
+    """A manifest that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Committed results. Open one with :meth:`open`."""
+
+    path: Path
+    files: dict[str, str]
+    """Every file of it, with its hash."""
+
+    @classmethod
+    def open(cls, path: str | Path = COMMITTED) -> Bundle:
+        """Return the bundle in a directory, its files checked against their hashes.
+
+        Raises:
+            BundleError: if there is none, it has another schema, or a file is missing or was changed; where it is one
+                run's results that were changed, it is named.
+        """
+        path = Path(path)
+        try:
+            changed_at_once(path)
+        except OSError as error:
+            raise BundleError(
+                f"{path} was being written when the process died, and cannot be written from here ({error}); give any "
+                f"command on it as somebody who may write there"
+            ) from error
+        bundle = cls(path, manifest_of(path))
+        try:
+            bundle._check_files()
+        except BundleError:
+            # Read while another process wrote it, it is read once more.
+            if changed_at_once(path) or manifest_of(path) != bundle.files:
+                return cls.open(path)
+            raise
+        return bundle
+
+    def _check_files(self) -> None:
+        missing = [name for name in self.files if not (self.path / name).is_file()]
+        if missing:
+            raise BundleError(f"{self.path} lacks {', '.join(missing)}; {AGAIN}")
+        changed = self.changed()
+        if not changed:
+            return
+        if {"runs.parquet", *(f"{log}.parquet" for log in LOGS)} & set(changed):
+            self._name_changed_runs()
+        raise BundleError(
+            f"{', '.join(changed)} in {self.path} does not have the hash that the manifest states; {AGAIN}"
+        )
+
+    def _name_changed_runs(self) -> None:
+        try:
+            self.check_runs()
+        except BundleError:
+            raise
+        except Exception:  # what can no longer be read raises many classes, and names no run
+            return
+
+    def changed(self) -> list[str]:
+        """Return the files that are missing or do not have their hashes."""
+        there = {name: (self.path / name).is_file() for name in self.files}
+        return [name for name, wanted in self.files.items() if not there[name] or sha256(self.path / name) != wanted]
+
+    def check_runs(self) -> None:
+        """Check every run's configuration against its id, and what it measured against its hashes.
+
+        Raises:
+            BundleError: naming the runs that disagree.
+        """
+        runs = pd.read_parquet(self.path / "runs.parquet")
+        wrong = [row.run for row in runs.itertuples() if content_hash(json.loads(str(row.config)))[:12] != row.run]
+        if wrong:
+            raise BundleError(f"in {self.path} the configurations of {_some(wrong)} do not have their hashes")
+        for log in LOGS:
+            rows = pd.read_parquet(self.path / f"{log}.parquet")
+            by_run = dict(list(rows.groupby("run", sort=False, observed=True)))
+            stated = dict(zip(runs.run, runs[log], strict=True))
+            wrong = [run for run, digest in stated.items() if digest != (_digest(by_run[run]) if run in by_run else "")]
+            if wrong:
+                raise BundleError(
+                    f"in {self.path} the {log} of {_some(wrong)} do not have the hash that the run states: they were "
+                    f"changed; restore {log}.parquet from the repository"
+                )
+
+    def frame(self, name: str) -> pd.DataFrame:
+        """Return a frame of the bundle by name.
+
+        Raises:
+            UnknownNameError: if there is none (nearest suggested).
+            BundleError: if the bundle was changed since it was opened.
+        """
+        known("frame of the bundle", name, [file.removesuffix(".parquet") for file in self.files])
+        data = (self.path / f"{name}.parquet").read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.files[f"{name}.parquet"]:
+            raise BundleError(f"{name}.parquet in {self.path} was changed since it was opened; open the bundle again")
+        return pd.read_parquet(io.BytesIO(data))
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a frame of that name."""
+        return f"{name}.parquet" in self.files
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row a run."""
+        return self.frame("runs")
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """Experiment, condition, variant, seed and run of every arm."""
+        return self.frame("arms")
+
+    @cached_property
+    def _metrics(self) -> pd.DataFrame:
+        return self.frame("metrics")
+
+    def finished(self) -> set[str]:
+        """Return the ids of the runs that it holds whole."""
+        return set(self.runs.run[self.runs.status == "finished"])
+
+    def experiment(self, name: str) -> pd.DataFrame:
+        """Return the arms of an experiment with planned steps and status of their runs.
+
+        Raises:
+            UnknownNameError: for an experiment of which the bundle holds no run (nearest suggested).
+        """
+        known("experiment in the bundle", name, self.arms.experiment.unique())
+        arms = self.arms[self.arms.experiment == name].drop(columns="experiment")
+        return arms.merge(self.runs[["run", "name", "steps", "stops_at", "status"]], on="run")
+
+    def metrics(self, name: str) -> pd.DataFrame:
+        """Return what the runs of an experiment measured: condition, variant, seed, run (name), step, split, measure,
+        value."""
+        return self._of(name, self._metrics)
+
+    def gradients(self, name: str) -> pd.DataFrame:
+        """Return the gradient by route of the runs of an experiment that logged it."""
+        return self._of(name, self.frame("gradients"))
+
+    def _of(self, name: str, log: pd.DataFrame) -> pd.DataFrame:
+        arms = self.experiment(name).drop(columns=["steps", "stops_at", "status"])
+        return arms.merge(log, on="run").drop(columns="run").rename(columns={"name": "run"})
+
+
+def manifest_of(path: Path) -> dict[str, str]:
+    """Return the hash of every file of the bundle in a directory, as its manifest states it.
+
+    Raises:
+        BundleError: if there is no manifest, it is damaged, or of another schema.
+    """
+    manifest = path / "manifest.json"
+    if not manifest.is_file():
+        raise BundleError(f"{path} holds no bundle of results: it has no manifest.json; 'valuestream collect' makes it")
+    try:
+        held = json.loads(manifest.read_bytes())
+    except ValueError as error:
+        raise DamagedManifestError(f"{manifest} is damaged ({error}); {AGAIN}") from error
+    if not isinstance(held, dict):
+        raise DamagedManifestError(f"{manifest} is damaged, it is no manifest; {AGAIN}")
+    if held.get("schema") != SCHEMA:
+        raise BundleError(
+            f"{path} has the schema {held.get('schema')!r}, this version reads {SCHEMA!r}; check out the version "
+            f"that wrote it, or collect the runs again"
+        )
+    if not isinstance(held.get("files"), dict):
+        raise DamagedManifestError(f"{manifest} is damaged, it lists no files; {AGAIN}")
+    return held["files"]
+
+
+def log_hash(rows: pd.DataFrame) -> str:
+    """Return the hash of one run's rows of a log, as the bundle holds them."""
+    return _digest(rows)
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    return frame_hash(rows.drop(columns="run").reset_index(drop=True))
+
+
+def _some(names: list[Any]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

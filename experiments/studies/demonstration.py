@@ -1,0 +1,267 @@
+"""The demonstration: four variants, a few seeds, and what they say about information and gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import threshold_table, threshold_times
+from analysis.drawing import draw, drawing
+from circuits.common.errors import known
+from experiments.questions.analyses import ablate_run, all_metrics, gradients_run, heads_run, labelled, patch_run
+from experiments.questions.routes import attribute_run
+from experiments.runs.config import TRAINING, At, Every, TrainingConfig, icl_run
+from experiments.runs.run import Run
+from experiments.sweeps.sweep import sweep
+
+VARIANTS = ("classic", "value", "value-stop", "value-gradient-only")
+THRESHOLD = 0.95
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a demonstration does."""
+
+    seeds: int
+    training: TrainingConfig
+    pairs: int
+    sequences: int
+
+
+SIZES: dict[str, Size] = {
+    "standard": Size(seeds=3, training=TRAINING["small"], pairs=128, sequences=512),
+    "smallest": Size(
+        seeds=2,
+        training=replace(
+            TRAINING["small"], steps=900, evaluate_at=(Every(50),), checkpoint_at=(At((0, 450)),), n_eval=256
+        ),
+        pairs=16,
+        sequences=64,
+    ),
+}
+"""``smallest`` shows that everything runs; it trains too little to show more."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a demonstration found, as frames."""
+
+    runs: list[Run]
+    metrics: pd.DataFrame
+    table: pd.DataFrame
+    heads: pd.DataFrame
+    patches: pd.DataFrame
+    edges: pd.DataFrame
+    ablations: pd.DataFrame
+    gradients: pd.DataFrame
+
+
+def demo(
+    size: str = "standard",
+    root: str | Path = "runs",
+    out: str | Path = "demo",
+    progress: bool = True,
+    images: bool = False,
+) -> Path:
+    """Train, ask and draw; print the table of steps to 95 % and return the path of the page.
+
+    Raises:
+        UnknownNameError: for an unknown size.
+        RuntimeError: if ``images`` (PNG and SVG) are wanted and cannot be drawn here; the page is there all the same.
+        RunError: as :func:`experiments.sweeps.sweep.sweep`.
+    """
+    found = find(SIZES[known("size", size, SIZES)], root, progress)
+    print(printable(found.table).to_string(index=False))
+    for sentence in sentences(found):
+        print(f"- {sentence}")
+    return write_page(found, Path(out), images)
+
+
+def find(size: Size, root: str | Path, progress: bool = True) -> Findings:
+    """Train what is not trained yet, and ask everything of the first seed's runs and of all learning curves."""
+    configs = [icl_run(v, "small", seed, size.training) for seed in range(size.seeds) for v in VARIANTS]
+    runs = sweep(configs, root, progress=progress)
+    first = [run for run in runs if run.config.seed == 0]
+    two = [run for run in first if run.config.variant in ("classic", "value")]
+    metrics = all_metrics(runs)
+    return Findings(
+        runs=runs,
+        metrics=metrics,
+        table=threshold_table(threshold_times(metrics, THRESHOLD)),
+        heads=_together(heads_run, two, n=size.sequences),
+        patches=_together(lambda run, n: patch_run(run, n).to_frame(), two, n=size.pairs),
+        edges=_together(lambda run, n: attribute_run(run, "EAP-IG", n).to_frame(), two, n=size.pairs),
+        ablations=_together(ablate_run, two, n=size.sequences),
+        gradients=_together(gradients_run, [r for r in first if r.config.variant != "classic"], n=size.sequences),
+    )
+
+
+def _together(ask: Any, runs: Sequence[Run], n: int) -> pd.DataFrame:
+    return pd.concat([labelled(ask(run, n=n), run) for run in runs], ignore_index=True)
+
+
+def printable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of steps to the threshold in words."""
+    rows = []
+    for row in table.to_dict("records"):
+        censored = "" if row["reached"] == row["runs"] else f" ({row['reached']} of {row['runs']} runs)"
+        rows.append(
+            {
+                "variant": row["variant"],
+                f"steps to {THRESHOLD:.0%}": _interval(row["steps"], row["steps_low"], row["steps_high"], ".0f")
+                + censored,
+                "ratio to classic, paired": _interval(row["ratio"], row["ratio_low"], row["ratio_high"], ".2f"),
+                "seeds": row["runs"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _interval(mean: float, low: float, high: float, form: str) -> str:
+    if pd.isna(mean):
+        return "-"
+    return f"{mean:{form}}" if pd.isna(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+# --- what was found, in words, with every number from the frames ------------------------------------------------------
+
+
+def sentences(found: Findings) -> list[str]:
+    """Return what the frames say, one sentence each."""
+    return [
+        s for s in (_speed(found), _cause(found), _heads(found), _routes(found), _broken(found), _shares(found)) if s
+    ]
+
+
+def _row(found: Findings, variant: str) -> dict[Any, Any]:
+    return found.table[found.table.variant == variant].iloc[0].to_dict()
+
+
+def _speed(found: Findings) -> str:
+    classic, value = _row(found, "classic"), _row(found, "value")
+    if pd.isna(value["ratio"]):
+        return (
+            f"Too few runs reached {THRESHOLD:.0%} to compare classic ({classic['reached']} of {classic['runs']}) with "
+            f"value ({value['reached']} of {value['runs']})."
+        )
+    ratio = _interval(value["ratio"], value["ratio_low"], value["ratio_high"], ".2f")
+    return (
+        f"With the residual values stream, {THRESHOLD:.0%} in-context accuracy comes after {value['steps']:.0f} steps, "
+        f"without it after {classic['steps']:.0f}: {ratio} times as many, paired over {value['pairs']} seeds."
+    )
+
+
+def _cause(found: Findings) -> str:
+    stop, only = _row(found, "value-stop"), _row(found, "value-gradient-only")
+    if pd.isna(stop["ratio"]) or pd.isna(only["ratio"]):
+        return ""
+    return (
+        f"With the stream's gradient cut and its forward value kept it takes {_ratio(stop)} times as many steps as "
+        f"classic; with the gradient kept and the forward value cut, {_ratio(only)} times. (A ratio of 1 is no effect.)"
+    )
+
+
+def _ratio(row: dict[Any, Any]) -> str:
+    return _interval(row["ratio"], row["ratio_low"], row["ratio_high"], ".2f")
+
+
+def _heads(found: Findings) -> str:
+    last = found.heads[found.heads.step == found.heads.groupby("run")["step"].transform("max")]
+    parts = []
+    for variant, rows in last.groupby("variant", sort=False):
+        best = [rows[rows.score == score].sort_values("value").iloc[-1] for score in ("ila", "tila")]
+        parts.append(
+            f"in {variant}, head L{best[0].layer}H{best[0]['head']} attends from a label to its item with "
+            f"{best[0].value:.2f} and head L{best[1].layer}H{best[1]['head']} from the target to the right labels with "
+            f"{best[1].value:.2f}"
+        )
+    return "At the end, " + "; ".join(parts) + "."
+
+
+def _routes(found: Findings) -> str:
+    def effect(variant: str, component: str, route: str, layer: int) -> float:
+        f = found.patches
+        chosen = f[(f.variant == variant) & (f.component == component) & (f.route == route) & (f.layer == layer)]
+        return float(chosen[chosen.position == "matching label"].effect.iloc[0])
+
+    return (
+        f"Labels swapped in the context, then restored at the right label: patching the residual stream before layer 1 "
+        f"restores {effect('classic', 'resid_pre', '-', 1):.0%} of the logit difference in classic but only "
+        f"{effect('value', 'resid_pre', '-', 1):.0%} in value, where the stream alone carries "
+        f"{effect('value', 'v', 'residual', 1):.0%} and both together {effect('value', 'state', '-', 1):.0%}."
+    )
+
+
+def _broken(found: Findings) -> str:
+    rows = found.ablations[found.ablations.variant == "value"].set_index("part")
+    forward, gradient = rows.loc["forward cut"], rows.loc["gradient cut"]
+    return (
+        f"Cutting the stream forward takes the trained value model from {forward.accuracy:.1%} to "
+        f"{forward.accuracy_ablated:.1%}; cutting only its gradient leaves {gradient.accuracy_ablated:.1%} and turns "
+        f"the loss gradient to a cosine of {gradient.gradient_cosine:.3f} with the whole."
+    )
+
+
+def _shares(found: Findings) -> str:
+    rows = found.gradients
+    of_values = rows[(rows.variant == "value") & (rows.tensor == "blocks.0.attn.W_V")].sort_values("step")
+    first, last = of_values.iloc[0], of_values.iloc[-1]
+    return (
+        f"Of the gradient of layer 0's W_V, the share that came through the stream is {first.stream_share:.0%} at step "
+        f"{first.step} and {last.stream_share:.0%} at step {last.step}."
+    )
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+def write_page(found: Findings, out: Path, images: bool = False) -> Path:
+    """Write the figures (JSON and HTML) and the page that holds them all, and return the page's path."""
+    drawn = {
+        "learning_curves": draw("learning", found.metrics),
+        "progress_measures": draw("progress", found.metrics),
+        "head_scores": draw("heads", found.heads),
+        "patching": draw("patch", found.patches),
+        "edges": draw("attribute", found.edges),
+        "ablation": draw("ablate", found.ablations),
+        "gradient_shares": draw("gradients", found.gradients),
+    }
+    for name, figure in drawn.items():
+        draw("render", figure, out / name)
+    page = drawing("page")(out / "index.html", TITLE, LEAD, _sections(found, drawn), _footer(found))
+    if images:
+        drawing("images")(drawn, out)
+    return page
+
+
+TITLE = "Is it the information, or the gradient?"
+LEAD = (
+    "Two-layer transformers learn to classify in context, with and without a residual values stream, and with the "
+    "stream cut for the forward value or for the gradient alone."
+)
+
+
+def _sections(found: Findings, drawn: dict[str, Any]) -> list[dict[str, Any]]:
+    models = "\n\n".join(repr(run.load_model()) for run in found.runs if run.config.seed == 0)
+    return [
+        {"heading": "What was found", "text": sentences(found), "table": printable(found.table)},
+        {"heading": "Which comes first", "figure": drawn["learning_curves"]},
+        {"heading": "By which progress", "figure": drawn["progress_measures"]},
+        {"heading": "Which heads do it", "figure": drawn["head_scores"]},
+        {"heading": "By which route", "figure": drawn["patching"]},
+        {"heading": "By which edges", "figure": drawn["edges"]},
+        {"heading": "What breaks", "figure": drawn["ablation"]},
+        {"heading": "Where the gradient came from", "figure": drawn["gradient_shares"]},
+        {"heading": "The models", "code": models},
+    ]
+
+
+def _footer(found: Findings) -> str:
+    made = found.runs[0].record["environment"]
+    git = (made["git"] or {}).get("commit", "unknown")[:10]
+    ids = ", ".join(run.path.name for run in found.runs)
+    return f"valuestream {made['valuestream']} at {git}, torch {made['torch']}. Runs: {ids}."

@@ -1,0 +1,108 @@
+"""Which heads and routes do it, before, within and after the transition: one call over trained runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from circuits.common.errors import require
+from experiments.questions.analyses import ablate_run, heads_run, labelled, patch_run
+from experiments.questions.routes import (
+    ablate_edges_run,
+    circuit_frame,
+    circuit_over_checkpoints,
+    circuit_run,
+    paths_run,
+    rule_of,
+)
+from experiments.runs.run import Run
+
+PLATEAU, MIDDLE, LEARNED = 0.3, 0.6, 0.95
+"""In-context accuracies by which phases are told apart: any label of the context is right a quarter of the time."""
+PATCHED = ("state", "resid_pre", "k", "v")
+FIND = rule_of("threshold", 0, 0.02)
+"""A run's circuit: all edges without which more than 2 % of the logit difference is lost, by EAP-IG."""
+HEAD_CHECKPOINTS = 12
+"""Of more checkpoints than so many, head scores are taken at evenly spaced ones."""
+
+
+def phases(run: Run) -> dict[str, int]:
+    """Return the checkpoint of every phase that a run's checkpoints show: before, within, after, end.
+
+    Before: the last with in-context accuracy below ``PLATEAU``; within: the nearest to ``MIDDLE``; after: the first
+    from ``LEARNED`` on; end: the last.
+
+    Raises:
+        ValueError: for a run with fewer than two checkpoints.
+    """
+    metrics = run.metrics()
+    curve = metrics[(metrics.split == "ic") & (metrics.measure == "accuracy")].set_index("step")["value"]
+    curve = curve[curve.index.isin(run.checkpoints())]
+    require(
+        len(curve) > 1,
+        f"{run.path.name} has {len(curve)} evaluated checkpoint(s); phases want several: train it with checkpoint_at",
+    )
+    low, high = curve[curve < PLATEAU], curve[curve >= LEARNED]
+    found = {"before": int(low.index.max())} if len(low) else {}
+    found |= {"within": int((curve - MIDDLE).abs().idxmin())}
+    found |= {"after": int(high.index.min())} if len(high) else {}
+    return found | {"end": int(curve.index.max())}
+
+
+def study(runs: Sequence[Run], n: int = 256, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """Return what can be said of the mechanism of runs, by name of frame; every row names run, variant, seed, preset.
+
+    "mechanism_heads": head scores over checkpoints. Per phase (columns phase, step): "mechanism_patches": every layer,
+    role and route patched; "mechanism_shares": every head's effect by route; "mechanism_ablations": what breaks without
+    a head, its halves, the stream, single edges. "mechanism_edges": each run's circuit at its end, edge by edge, with
+    its faithfulness and minimality; "mechanism_circuits": how much of the behaviour it carries at each phase.
+
+    Raises:
+        ValueError: as :func:`phases`.
+    """
+    kinds = ("heads", "patches", "shares", "ablations", "edges", "circuits")
+    frames: dict[str, list[pd.DataFrame]] = {f"mechanism_{kind}": [] for kind in kinds}
+    for run in tqdm(runs, unit=" runs", disable=not progress):
+        for name, frame in _of_run(run, n).items():
+            frames[name].append(labelled(frame, run).assign(preset=run.config.preset))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+
+
+def _of_run(run: Run, n: int) -> dict[str, pd.DataFrame]:
+    at = phases(run)
+    scores, quality = circuit_run(run, FIND, n=n)
+    by_phase = {phase: step for phase, step in at.items() if phase != "before"}
+    carried = circuit_over_checkpoints(_only(run, by_phase.values()), quality.circuit, FIND, n=n)
+    named = {step: phase for phase, step in reversed(by_phase.items())}
+    return {
+        "mechanism_heads": heads_run(_only(run, _spread(run.checkpoints(), at)), n),
+        "mechanism_patches": _each(at, lambda step: patch_run(run, n, step=step, components=PATCHED).to_frame()),
+        "mechanism_shares": _each(at, lambda step: paths_run(run, n, step=step)[1]),
+        "mechanism_ablations": _each(at, lambda step: _ablations(run, n, step)),
+        "mechanism_edges": circuit_frame(scores, quality),
+        "mechanism_circuits": carried.assign(phase=carried.step.map(named)),
+    }
+
+
+def _ablations(run: Run, n: int, step: int) -> pd.DataFrame:
+    whole = ablate_run(run, n, step=step)
+    edges = ablate_edges_run(run, None, ("mean",), n, step=step)
+    return pd.concat([whole.assign(what="site"), edges.assign(what="edge")], ignore_index=True)
+
+
+def _each(at: dict[str, int], ask: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat([ask(step).assign(phase=phase, step=step) for phase, step in at.items()], ignore_index=True)
+
+
+def _spread(steps: Sequence[int], at: dict[str, int]) -> list[int]:
+    every = -(-len(steps) // HEAD_CHECKPOINTS)
+    return sorted({*steps[::every], *at.values()})
+
+
+def _only(run: Run, steps: Iterable[int]) -> Run:
+    """The same run as if it had no other checkpoints than those."""
+    kept = {str(step) for step in steps}
+    record = {**run.record, "checkpoints": {s: h for s, h in run.record["checkpoints"].items() if s in kept}}
+    return Run(run.path, record)

@@ -1,0 +1,110 @@
+"""What a training step of every variant costs: time and memory, in one interleaved run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.statistics.intervals import paired_ratio
+from circuits.model import HookedStreamTransformer
+from circuits.presets import parameter_count
+from experiments.runs.lm_config import LMRunConfig, lm_run, make_task
+from experiments.tasks.tokens.batches import TokenBatch, next_token_loss
+from experiments.training.lm_trainer import make_lm_optimizer
+
+IN_A_ROW = 2
+"""Steps of one variant before the next one's turn."""
+
+
+def step_costs(
+    size: str, variants: Sequence[str], rounds: int = 40, device: str = "cpu", reference: str = "classic"
+) -> pd.DataFrame:
+    """Return one row a variant: size, variant, parameters, milliseconds (median), and ratios to the reference.
+
+    ``time`` with ``time_low`` and ``time_high`` is the geometric mean over rounds, taken round by round because a
+    machine's speed drifts; ``memory`` is the ratio of the bytes that are held between the forward and backward pass.
+    """
+    torch.set_num_threads(1)
+    configs = {variant: lm_run(size, "stories", variant) for variant in variants}
+    task = make_task(configs[reference].task, 0, device)
+    batch = task.sample(configs[reference].training.batch_size, "train")
+    steps = {variant: _stepper(config, batch, device) for variant, config in configs.items()}
+    held = {variant: _held(step.model, step.batch) for variant, step in steps.items()}
+    seconds = {variant: np.zeros(rounds) for variant in variants}
+    for i in range(-2, rounds):  # two rounds to warm up
+        for variant in list(variants)[:: 1 if i % 2 else -1]:
+            taken = _timed(steps[variant], device)
+            if i >= 0:
+                seconds[variant][i] = taken
+    rows = []
+    for variant, config in configs.items():
+        ratio = paired_ratio(seconds[variant], seconds[reference])
+        row = {"size": size, "variant": variant, "parameters": parameter_count(config.model)}
+        row |= {"milliseconds": 1e3 * float(np.median(seconds[variant])), "rounds": rounds}
+        row |= {"time": ratio.mean, "time_low": ratio.low, "time_high": ratio.high}
+        rows.append(row | {"memory": held[variant] / held[reference], "bytes": held[variant]})
+    return pd.DataFrame(rows)
+
+
+class _Stepper:
+    """A training step of one model on one batch."""
+
+    def __init__(self, model: HookedStreamTransformer, step: Callable[[], None], batch: TokenBatch):
+        self.model, self.step, self.batch = model, step, batch
+
+    def __call__(self) -> None:
+        self.model.zero_grad()
+        next_token_loss(self.model(self.batch.tokens), self.batch).backward()
+        self.step()
+
+
+def _held(model: HookedStreamTransformer, batch: TokenBatch) -> int:
+    """Return the bytes of all different tensors that the forward pass makes and keeps for the backward one."""
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = next_token_loss(model(batch.tokens), batch)
+    del loss
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
+
+
+def _stepper(config: LMRunConfig, batch: TokenBatch, device: str) -> _Stepper:
+    model = HookedStreamTransformer(config.model, seed=0).to(device).train()
+    optimizer = make_lm_optimizer(config.training.optimizer, dict(model.named_parameters()))
+    return _Stepper(model, optimizer.step, batch)
+
+
+def _timed(step: _Stepper, device: str) -> float:
+    started = time.perf_counter()
+    for _ in range(IN_A_ROW):
+        step()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / IN_A_ROW
+
+
+def training_memory(config: LMRunConfig, processes: int = 1) -> dict[str, float]:
+    """Return what training takes on each of some processes, in GB (1e9 bytes), counted without allocating anything.
+
+    Weights, gradients and the two moments of Adam are float32 and shared out among the processes; activations are what
+    one part of a batch (of so many accumulated) keeps for the backward pass, in float32, each process with its rows.
+    In bfloat16 activations are about half.
+    """
+    with torch.device("meta"):
+        model = HookedStreamTransformer(config.model).train()
+        rows = config.training.batch_size // config.training.accumulate // processes
+        batch = TokenBatch(torch.zeros(max(1, rows), config.task.n_ctx, dtype=torch.long))
+        activations = _held(model, batch)
+    weights = 4 * parameter_count(config.model) / processes / 1e9
+    parts = {"weights": weights, "gradients": weights, "moments": 2 * weights, "activations": activations / 1e9}
+    return parts | {"total": sum(parts.values())}

@@ -1,0 +1,133 @@
+"""Many runs side by side, on one machine or on a cluster: one table of progress, one way to stop, one way to go on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal, overload
+
+import torch
+
+from circuits.common.errors import known, require
+from experiments.runs.config import RunConfig
+from experiments.runs.lm_config import AnyConfig, LMRunConfig
+from experiments.runs.lm_run import AnyRun, LMRun, open_run, run_at
+from experiments.runs.record import RunError
+from experiments.runs.run import Run
+from experiments.sweeps import ray_cluster as ray_engine
+from experiments.sweeps.processes import train_in_workers
+from experiments.sweeps.progress import Progress
+from experiments.sweeps.waiting_groups import Work, accelerated, train_group
+from experiments.training.stopping import told_to_stop
+from experiments.training.trainer import choose_compute
+
+ENGINES = ("processes", "ray")
+COMPUTES = ("eager", "compiled", "stacked")
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def chosen_compute(config: AnyConfig, device: str) -> str:
+    """Return how a new run computes where nobody says how."""
+    if isinstance(config, LMRunConfig):
+        return "compiled" if accelerated(device) else "eager"
+    return "stacked" if accelerated(device) else choose_compute(config)
+
+
+@overload
+def sweep(configs: Sequence[RunConfig], *where: Any, **how: Any) -> list[Run]: ...
+@overload
+def sweep(configs: Sequence[LMRunConfig], *where: Any, **how: Any) -> list[LMRun]: ...
+@overload
+def sweep(configs: Sequence[AnyConfig], *where: Any, **how: Any) -> Sequence[AnyRun]: ...
+def sweep(
+    configs: Sequence[AnyConfig],
+    root: str | Path = "runs",
+    workers: int | None = None,
+    device: str = "cpu",
+    *,
+    engine: Literal["processes", "ray"] | str = "processes",
+    compute: Literal["eager", "compiled", "stacked"] | str | None = None,
+    progress: bool = True,
+    retries: int = 2,
+    address: str | None = None,
+    gpu_share: float = 0.25,
+) -> Any:
+    """Train every configuration that is not finished under ``root``, and return all their runs, in order.
+
+    ``engine`` says where: in ``workers`` processes of this machine (default: one a core; with one, in this process), or
+    in tasks of the Ray cluster at ``address``, each with one core and, on ``cuda``, a ``gpu_share`` of a GPU; ``root``
+    must then be on a filesystem that all nodes share. ``compute`` is how new runs compute (default: what suits each).
+
+    Runs of one seed share their batches within a worker; on a GPU, seeds of one configuration train stacked.
+    If a worker dies, its runs are tried again one by one, each up to ``retries`` times, from their last saved state. A
+    run that fails stops no other. Ctrl-C, SIGTERM and SIGHUP let every run save itself first.
+
+    Raises:
+        KeyboardInterrupt: after an interrupt, with every run saved.
+        RunError: once all others are finished, if a run diverged, is in use, or was given up because its workers died;
+            before anything is trained, if Ray or its cluster is not there.
+        UnknownNameError: for an unknown engine or way to compute.
+    """
+    known("engine", engine, ENGINES)
+    if compute is not None:
+        known("way to compute", compute, COMPUTES)
+    require(retries >= 0, f"retries must be 0 or more, got {retries}")
+    require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
+    if engine == "ray":
+        ray_engine.require_ray()
+    runs = [run_at(root, config, compute or chosen_compute(config, device)) for config in configs]
+    pending = list({run.path: run for run in runs if not run.finished}.values())
+    if pending and engine == "ray":
+        with ray_engine.connected(address) as ray:
+            most = workers or ray_engine.room(ray, device, gpu_share)
+            with _working(pending, runs, most, device, retries, progress) as (work, stop):
+                ray_engine.train_on_ray(ray, work, most, device, gpu_share, stop)
+    elif pending:
+        most = min(workers or cores(), len(pending))
+        with _working(pending, runs, most, device, retries, progress) as (work, stop):
+            if most == 1 or len(work.waiting) == 1:
+                _train_here(work, device, stop)
+            else:
+                train_in_workers(work, most, device, stop)
+    return [open_run(run.path) for run in runs]
+
+
+@contextmanager
+def _working(
+    pending: Sequence[AnyRun], runs: Sequence[AnyRun], workers: int, device: str, retries: int, progress: bool
+) -> Iterator[tuple[Work, Event]]:
+    """The work of a sweep with its table, and an event that an interrupt sets; raises in the end what went wrong."""
+    steps = {run.path.name: run.config.training.steps for run in runs}
+    tokens = {run.path.name: run.config.tokens_per_step for run in runs if isinstance(run, LMRun)}
+    with Progress(steps, progress, tokens) as shown, told_to_stop(say=_say_so, once=True) as stop:
+        for run in runs:
+            shown.set(run.path.name, "done" if run.finished else "waiting")
+        work = Work(pending, workers, device, retries, shown)
+        yield work, stop
+    if stop.is_set():
+        raise KeyboardInterrupt
+    work.conclude()
+
+
+def _train_here(work: Work, device: str, stop: Event) -> None:
+    torch.set_num_threads(1)
+    while work.waiting:
+        group = work.next()
+        try:
+            train_group(group, device, work.progress.report, stop.is_set)
+        except RunError as error:
+            work.ended(group, error)
+        else:
+            work.ended(group)
+
+
+def _say_so() -> None:
+    print("\nstopping after this step; every run saves itself ...", file=sys.stderr)

@@ -1,0 +1,162 @@
+"""What a sweep still has to do, whoever does it: groups that wait, what to try again, and what went wrong."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.runs.lm_run import AnyRun, LMRun, open_run
+from experiments.runs.record import RunError
+from experiments.runs.run import Run
+from experiments.sweeps.progress import Progress, State
+from experiments.training.lm_trainer import train_lm
+from experiments.training.stacked_seeds import stacks, train_stacked
+from experiments.training.trainer import Report, train
+
+LOOK_SECONDS = 5.0
+ENDED: dict[str, State] = {"finished": "done", "failed": "failed"}
+"""What the table calls a run that ended, by its status."""
+STACK = 16
+"""How many seeds train stacked in one process of an accelerator at most; drawing their batches bounds larger stacks."""
+
+
+def accelerated(device: str) -> bool:
+    """Return whether a device is one on which small models leave most idle, so that seeds are stacked."""
+    return torch.device(device).type != "cpu"
+
+
+def grouped(runs: Sequence[AnyRun], workers: int, device: str = "cpu") -> list[list[AnyRun]]:
+    """Return groups of runs, small enough that all workers have something to do to the end.
+
+    Those of a group share their batches; on an accelerator they are seeds of one configuration, to be stacked.
+    A language model trains by itself.
+    """
+    alone: list[list[AnyRun]] = [[run] for run in runs if isinstance(run, LMRun)]
+    shared = _sharing([run for run in runs if isinstance(run, Run)], workers, device)
+    return [*alone, *([*group] for group in shared)]
+
+
+def _sharing(runs: Sequence[Run], workers: int, device: str) -> list[list[Run]]:
+    if accelerated(device):
+        return stacks(runs, min(STACK, max(1, -(-len(runs) // workers))))
+    together: dict[Any, list[Run]] = defaultdict(list)
+    for run in runs:
+        training = run.config.training
+        together[run.config.task, run.config.seed, training.batch_size, training.n_eval].append(run)
+    most = max(1, len(runs) // (2 * workers))
+    cut = ((group, -(-len(group) // most)) for group in together.values())
+    return [group[part::parts] for group, parts in cut for part in range(parts)]
+
+
+def train_group(group: Sequence[AnyRun], device: str, report: Report, stop: Callable[[], bool]) -> None:
+    """Train a group: stacked on an accelerator, else side by side; contract and errors are those of ``train``."""
+    for run in group:
+        if isinstance(run, LMRun):
+            train_lm(run, device, report, stop)
+    classifiers = [run for run in group if isinstance(run, Run)]
+    how = train_stacked if accelerated(device) and len(classifiers) > 1 else train
+    how(classifiers, device, report, stop)
+
+
+def outcome(paths: Sequence[Path], device: str, report: Report, stop: Callable[[], bool]) -> Exception | None:
+    """Return what ended the training of a group in a worker: nothing (all are finished, or saved), or an error.
+
+    The errors survive the way to another process: ``RunError``, ``MemoryError`` or ``RuntimeError``.
+    """
+    try:
+        train_group([open_run(path) for path in paths], device, report, stop)
+    except KeyboardInterrupt:
+        return None
+    except RunError as error:
+        return error
+    except Exception as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return MemoryError(str(error))
+        return RuntimeError("training failed in a worker:\n" + "".join(traceback.format_exception(error)))
+    return None
+
+
+class Work:
+    """The groups of a sweep that wait. Whoever trains takes the next, and tells how it ended."""
+
+    def __init__(self, runs: Sequence[AnyRun], workers: int, device: str, retries: int, progress: Progress):
+        self.waiting = deque(grouped(runs, workers, device))
+        self.retries, self.progress = retries, progress
+        self.problems: list[Exception] = []
+        self._looked = 0.0
+        self._deaths = Counter[str]()
+
+    def next(self) -> list[AnyRun]:
+        """Return the group to train now, as its runs stand on the disk."""
+        group = self.waiting.popleft()
+        for run in group:
+            self.progress.set(run.path.name, "running")
+        return group
+
+    def look(self, groups: Iterable[Sequence[AnyRun]]) -> None:
+        """Count the runs that came to their end while others of their group still train; now and then."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for run in (run for group in groups for run in group):
+            state = ENDED.get(open_run(run.path).status)
+            if state:
+                self.progress.set(run.path.name, state)
+
+    def ended(self, group: Sequence[AnyRun], error: Exception | None = None) -> None:
+        """Take the end of a group: all are finished, or saved after an interrupt, or there was an error."""
+        if isinstance(error, MemoryError):
+            self.died(group, f"out of memory ({error})")
+            return
+        unfinished = self._unfinished(group)
+        if error is not None and len(unfinished) > 1:
+            self._try_alone(unfinished)  # one run's error says nothing of the others; each then has its own
+        elif error is not None:
+            self._fail(unfinished, error)
+
+    def died(self, group: Sequence[AnyRun], how: str) -> None:
+        """Take the death of the process that trained a group: each run is tried again alone, so often and no more."""
+        unfinished = self._unfinished(group)
+        self._deaths.update(run.path.name for run in unfinished)
+        again = [run for run in unfinished if self._deaths[run.path.name] <= self.retries]
+        self._try_alone(again)
+        for run in unfinished:
+            if run not in again:
+                self._fail([run], RunError(self._given_up(run, how)))
+
+    def conclude(self) -> None:
+        """Raise what went wrong, if anything did: the error, or one that lists them."""
+        if len(self.problems) == 1:
+            raise self.problems[0]
+        if self.problems:
+            listed = "".join(f"\n- {problem}" for problem in self.problems)
+            raise RunError(f"{len(self.problems)} runs are not finished, the others are:{listed}")
+
+    def _unfinished(self, group: Sequence[AnyRun]) -> list[AnyRun]:
+        runs = [open_run(run.path) for run in group]
+        for run in runs:
+            self.progress.set(run.path.name, "done" if run.finished else "waiting")
+        return [run for run in runs if not run.finished]
+
+    def _try_alone(self, runs: Sequence[AnyRun]) -> None:
+        self.waiting.extend([run] for run in runs)
+
+    def _fail(self, runs: Sequence[AnyRun], error: Exception) -> None:
+        self.problems.append(error)
+        for run in runs:
+            self.progress.set(run.path.name, "failed")
+
+    def _given_up(self, run: AnyRun, how: str) -> str:
+        name = run.path.name
+        return (
+            f"{name} was given up: the process that trained it died {self._deaths[name]} times, the last time {how}. "
+            f"It may need more memory than there is: use fewer workers or a smaller n_eval, then give the same command "
+            f"again; it goes on from its last saved state"
+        )

@@ -1,0 +1,378 @@
+"""Indirect-object identification: "When A and B went to the store, B gave a drink to" is followed by A.
+
+Source: Wang et al., arXiv 2211.00593; the four prompts of arXiv 2412.15113.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from analysis.heads.attention_scores import AttentionScore, between, previous_token, role_scores
+from analysis.pairs import Pair
+from circuits.common.errors import known, require, whole
+from circuits.common.fields import Checked
+from circuits.common.plain_data import derive_seed
+from circuits.common.text_coverage import Coverage, shown
+from experiments.tasks.sentences import vocabulary as words
+from experiments.tasks.sentences.templates import Laid, Phrasebook, Templates, choose, distinct, parts_of
+from experiments.tasks.tokens.batches import TokenBatch
+
+SPLITS: dict[str, str] = {
+    "train": "names and templates of training, new combinations",
+    "names": "names that are in no such sentence in training",
+    "templates": "templates that are not in training",
+    "held-out": "such names in such templates",
+    "paper": "the four prompts of arXiv 2412.15113, either name as subject",
+}
+CORRUPTIONS: dict[str, str] = {
+    "flip": "the two names change places everywhere, so the answer is the other one",
+    "s2": "the second mention of the subject is the indirect object instead, so the answer is the other one",
+    "abc": "all three names are others (of so many as there are), all different: nothing is repeated to infer from",
+}
+SLOTS = ("A", "B", "S", "IO", "place", "object")
+NEEDED = ("A", "B", "S", "IO")
+
+
+@dataclass(frozen=True)
+class IOIConfig(Checked):
+    """Names, templates and fillers; a template has the slots {A} {B} {S} {IO}, and may have {place} and {object}.
+
+    The slots for names stand in this order: what is before ``{IO}`` is the prompt.
+
+    Raises:
+        ValueError: if names are too few, given twice, no words or held out and not; if there is no template, place or
+            object; for fields of another type.
+    """
+
+    names: tuple[str, ...] = words.NAMES
+    held_out_names: tuple[str, ...] = words.HELD_OUT_NAMES
+    templates: tuple[str, ...] = words.TEMPLATES
+    held_out_templates: tuple[str, ...] = words.HELD_OUT_TEMPLATES
+    places: tuple[str, ...] = words.PLACES
+    objects: tuple[str, ...] = words.OBJECTS
+    n_ctx: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for kind, there in (("names", self.names), ("held_out_names", self.held_out_names)):
+            _check_names(kind, there)
+        for kind in ("names", "templates"):
+            both = set(map(_plain, getattr(self, kind))) & set(map(_plain, getattr(self, f"held_out_{kind}")))
+            require(not both, f"{sorted(both)} are both in training and held out; take them from one of the two")
+        for kind in ("templates", "places", "objects"):
+            require(bool(getattr(self, kind)), f"there is no {kind[:-1]}; give one at least ({kind})")
+        for kind in ("places", "objects"):
+            blank = any(not _plain(text) for text in getattr(self, kind))
+            require(not blank, f"{kind} must be words, and one of them is blank; leave it out")
+
+
+def _plain(text: str) -> str:
+    """A text with single spaces between its words and none around them: the same to a reader."""
+    return " ".join(text.split())
+
+
+def _check_names(kind: str, names: Sequence[str]) -> None:
+    twice = sorted(name for name, n in Counter(map(_plain, names)).items() if n > 1)
+    require(
+        not twice,
+        f"{kind} must differ from each other by more than blanks, for a right answer would be a wrong one too; these "
+        f"come more than once: {shown(twice)}",
+    )
+    require(len(names) >= 3, f"{kind} must be three at least (three differ in 'abc'), got {len(names)}")
+    around = [name for name in names if name != name.strip() or not name]
+    require(not around, f"{kind} must be words without blanks around them, got {shown(around)}; leave out the blanks")
+    several = {name: len(name.split()) for name in names if len(name.split()) > 1}
+    _require_single(several, "with blanks inside", kind)
+
+
+def _require_single(several: Mapping[str, int], why: str, kind: str = "names") -> None:
+    require(
+        not several,
+        f"names must be single tokens, for the answer is one; {why} these are more: "
+        f"{', '.join(f'{name} ({n})' for name, n in several.items())}; take other names (IOIConfig.{kind}) or another "
+        f"tokenizer",
+    )
+
+
+def _checked_opening(opening: int | Sequence[int] | None, d_vocab: int) -> tuple[int, ...]:
+    given = () if opening is None else tuple(opening) if isinstance(opening, Sequence) else (opening,)
+    tokens = tuple(whole("a token of opening", token, 0) for token in given)
+    beyond = [token for token in tokens if token >= d_vocab]
+    require(
+        not beyond, f"opening must hold token numbers below {d_vocab}, of which the tokenizer has one, got {beyond}"
+    )
+    return tokens
+
+
+Drawn = dict[str, Int[Tensor, " prompt"]]
+"""What was chosen for every prompt: pieces of ``io``, ``s``, ``place``, ``object``; ``template``; ``baba`` (1 or 0)."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of a split, as a pair whose clean side they are, and which template and order each has."""
+
+    pair: Pair
+    """``answers`` are the indirect objects (IO), ``wrong`` the subjects (S)."""
+    templates: tuple[str, ...]
+    """The templates of the split."""
+    template: Int[Tensor, " prompt"]
+    """Which of them every prompt has."""
+    baba: Int[Tensor, " prompt"]
+    """1 where the subject is named first (BABA), else 0 (ABBA)."""
+
+
+class IOITask:
+    """The task in the tokens of one tokenizer. Every text begins with ``opening``, a token or several, if there is any.
+
+    Words of templates, places and objects that the tokenizer does not know are warned of. Of a tokenizer that lacks a
+    name of the paper's prompts, the split "paper" is not asked.
+
+    Raises:
+        ValueError: for a name that is several tokens, not known, or the same token as another one; a template without
+            the needed slots; an opening of what are no tokens.
+    """
+
+    def __init__(
+        self,
+        config: IOIConfig,
+        tokenizer: Any,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        opening: int | Sequence[int] | None = None,
+    ):
+        self.config, self.tokenizer, self.seed, self.device = config, tokenizer, seed, torch.device(device)
+        self.d_vocab, self.n_ctx = len(tokenizer), config.n_ctx
+        self._coverage = Coverage(tokenizer)
+        self.book = Phrasebook(self._coverage.encode, device)
+        self._opening = self.book.special(_checked_opening(opening, self.d_vocab))
+        self._pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
+        self._names = {
+            "train": self._single(config.names, "names"),
+            "held-out": self._single(config.held_out_names, "held_out_names"),
+        }
+        self._check_different((*config.names, *config.held_out_names))
+        self._fillers = {"place": self.book.pieces(config.places), "object": self.book.pieces(config.objects)}
+        paper = tuple(template for template, _, _ in words.PAPER_PROMPTS) if self._knows_paper() else ()
+        self._texts = {"train": config.templates, "held-out": config.held_out_templates, "paper": paper}
+        self._templates = {
+            kind: Templates(self.book, texts, SLOTS, NEEDED) for kind, texts in self._texts.items() if texts
+        }
+        for kind in self._templates:
+            self._check_order(kind)
+            self._check_window(kind)
+        self._warn_of_unknown()
+
+    # --- what a trainer asks ----------------------------------------------------------------------------------------
+
+    def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
+        """Return ``n`` whole sentences, each in a window of its own; "train" and "validation" differ by their draws.
+
+        Raises:
+            UnknownNameError: for another split.
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        n = whole("n", n)
+        known("split", split, ("train", "validation"))
+        generator = self._generator("sample", split, seed)
+        laid = self._lay("train", self._draw(n, "train", "train", generator))
+        tokens = torch.full((n, self.n_ctx), self._pad, device=self.device)
+        tokens[:, : laid.tokens.shape[1]] = laid.tokens
+        places = torch.arange(1, self.n_ctx + 1, device=self.device)
+        return TokenBatch(tokens, places < laid.lengths[:, None])
+
+    def questions(self, n: int) -> dict[str, Pair]:
+        """Return the evaluation sets, "ioi train" and so on, of ``n`` prompts each (of the paper's, all eight).
+
+        Raises:
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        n = whole("n", n)
+        return {f"ioi {split}": self.prompts(n, split).pair for split in SPLITS if self.has(split)}
+
+    # --- what an analysis asks --------------------------------------------------------------------------------------
+
+    def pairs(self, n: int, corruption: str = "flip", seed: int = 0, split: str = "train") -> Pair:
+        """Return ``n`` prompts with a counterfactual of each; see ``CORRUPTIONS``, ``SPLITS``.
+
+        The right answer is the indirect object, the wrong one the subject (with "abc" too, after Wang et al.).
+        Position roles: IO, S1, S1+1, S2, END, of the clean prompt.
+
+        Raises:
+            UnknownNameError: for an unknown corruption or split (nearest suggested).
+            ValueError: if ``n`` is not a whole number of 1 or more.
+        """
+        return self.prompts(n, split, corruption, seed).pair
+
+    def prompts(self, n: int, split: str = "train", corruption: str = "flip", seed: int = 0) -> Prompts:
+        """Return :meth:`pairs` and the template and order of each; of the split "paper" always all eight prompts.
+
+        Raises:
+            UnknownNameError, ValueError: as :meth:`pairs`, and for a split whose templates the task lacks, or whose
+                names the tokenizer does not know.
+        """
+        n = whole("n", n)
+        known("corruption", corruption, CORRUPTIONS)
+        why = " whose names this tokenizer knows, each as a token of its own" if split == "paper" else ""
+        require(self.has(known("split", split, SPLITS)), f"there are no templates for the split {split!r}{why}")
+        generator = self._generator("prompts", split, corruption, seed)
+        if split == "paper":
+            kind, names, drawn = "paper", "train", self._paper()
+        else:
+            kind = "held-out" if split in ("templates", "held-out") else "train"
+            names = "held-out" if split in ("names", "held-out") else "train"
+            drawn = self._draw(n, names, kind, generator)
+        clean = self._lay(kind, drawn)
+        corrupt = self._lay(kind, drawn, self._corrupted(drawn, corruption, names, generator))
+        positions, ends = self._positions(kind, drawn, clean)
+        hide = torch.arange(clean.tokens.shape[1], device=self.device) > ends[:, None]
+        shown, other = (laid.tokens.masked_fill(hide, self._pad)[:, : int(ends.max()) + 1] for laid in (clean, corrupt))
+        answers, wrong = (self._token_of(drawn[who]) for who in ("io", "s"))
+        pair = Pair(shown, other, answers, wrong, positions, ends, mask=~hide[:, : shown.shape[1]])
+        return Prompts(pair, self._texts[kind], drawn["template"], drawn["baba"])
+
+    def head_scores(self, pair: Pair) -> list[AttentionScore]:
+        """Return the scores of the kinds of heads of the IOI circuit, on a pair's clean prompts; padding is left out.
+
+        "induction" is the attention from S2 to the token after S1.
+        """
+        return [previous_token(pair), between(pair, "induction", "S2", "S1+1"), *role_scores(pair)]
+
+    # --- the generator ----------------------------------------------------------------------------------------------
+
+    def _generator(self, *labels: str | int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derive_seed("ioi", self.seed, *labels))
+
+    def has(self, split: str) -> bool:
+        """Return whether there are templates for a split."""
+        kinds = {"train": "train", "names": "train", "paper": "paper"}
+        return kinds.get(split, "held-out") in self._templates
+
+    def _single(self, names: Sequence[str], kind: str) -> Int[Tensor, " name"]:
+        lengths = {name: len(self.book.tokens(f" {name}")) for name in names}
+        _require_single({name: n for name, n in lengths.items() if n > 1}, "with this tokenizer", kind)
+        lost = [name for name in names if not self._is_known(name)]
+        require(not lost, f"this tokenizer does not know the name(s) {', '.join(lost)}; take names of its vocabulary")
+        return self.book.pieces(names)
+
+    def _check_different(self, names: Sequence[str]) -> None:
+        alike: dict[int, list[str]] = {}
+        for name in names:
+            alike.setdefault(self.book.tokens(f" {name}")[0], []).append(name)
+        same = [" and ".join(some) for some in alike.values() if len(some) > 1]
+        require(
+            not same,
+            f"with this tokenizer these names are the same token, so a right answer would be a wrong one too: "
+            f"{', '.join(same)}; take other names, or a tokenizer that tells them apart",
+        )
+
+    def _knows_paper(self) -> bool:
+        try:
+            tokens = [self.book.tokens(f" {name}") for name in words.PAPER_NAMES]
+        except ValueError:  # of a tokenizer that stops at words that it does not know
+            return False
+        single = all(len(some) == 1 for some in tokens) and len(set(tokens)) == len(tokens)
+        return single and all(map(self._is_known, words.PAPER_NAMES))
+
+    def _is_known(self, name: str) -> bool:
+        tokens = self.book.tokens(f" {name}")
+        known_all = self._coverage.unknown.isdisjoint(tokens) and not self._coverage.lost(f" {name}")
+        return bool(tokens) and known_all
+
+    def _warn_of_unknown(self) -> None:
+        texts = [text for kind in self._templates for text in self._texts[kind]]
+        parts = [part for text in texts for part, is_slot in parts_of(text) if not is_slot]
+        fillers = [f" {text}" for text in (*self.config.places, *self.config.objects)]
+        unknown = [piece for text in dict.fromkeys((*parts, *fillers)) for piece in self._coverage.missing(text)]
+        if unknown:
+            warnings.warn(
+                f"prompts hold words that this tokenizer does not know, {shown(unknown)}: where they stand, a model "
+                f"reads an unknown token or nothing; take templates, places and objects (IOIConfig) of its words",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _check_order(self, kind: str) -> None:
+        at = {slot: self._templates[kind].place_of(slot) for slot in NEEDED}
+        for i, text in enumerate(self._texts[kind]):
+            first, repeated = max(int(at["A"][i]), int(at["B"][i])), int(at["S"][i])
+            require(
+                first < repeated < int(at["IO"][i]),
+                f"in the template {text!r} the slots must stand in the order {{A}} {{B}} {{S}} {{IO}}: the prompt is "
+                f"what stands before {{IO}}",
+            )
+
+    def _check_window(self, kind: str) -> None:
+        longest = {slot: self.book.longest(of).expand(len(self._texts[kind])) for slot, of in self._fillers.items()}
+        name = self._names["train"][0].expand(len(self._texts[kind]))
+        every = torch.arange(len(name), device=self.device)
+        self._lay(kind, {"io": name, "s": name, "template": every, "baba": torch.zeros_like(every), **longest})
+
+    def _draw(self, n: int, names: str, kind: str, generator: torch.Generator) -> Drawn:
+        two = self._names[names][distinct(n, 2, len(self._names[names]), generator)]
+        fillers = {slot: of[choose(n, len(of), generator)] for slot, of in self._fillers.items()}
+        template = choose(n, len(self._texts[kind]), generator)
+        return {"io": two[:, 0], "s": two[:, 1], "template": template, "baba": choose(n, 2, generator), **fillers}
+
+    def _paper(self) -> Drawn:
+        first, second = (self.book.pieces([prompt[i] for prompt in words.PAPER_PROMPTS]) for i in (1, 2))
+        template = torch.arange(len(words.PAPER_PROMPTS), device=self.device).repeat(2)
+        baba = torch.tensor([1, 0], device=self.device).repeat_interleave(len(words.PAPER_PROMPTS))
+        empty = torch.zeros_like(template)
+        return {
+            "s": torch.cat([first, second]),
+            "io": torch.cat([second, first]),
+            "template": template,
+            "baba": baba,
+            **dict.fromkeys(self._fillers, empty),
+        }
+
+    def _named(self, drawn: Drawn) -> Drawn:
+        """The pieces of the slots for names: who is named first, who is repeated, who is to follow."""
+        first, io, s = drawn["baba"].bool(), drawn["io"], drawn["s"]
+        return {"A": torch.where(first, s, io), "B": torch.where(first, io, s), "S": s, "IO": io}
+
+    def _corrupted(self, drawn: Drawn, corruption: str, names: str, generator: torch.Generator) -> Drawn:
+        if corruption == "flip":
+            return self._named({**drawn, "io": drawn["s"], "s": drawn["io"]})
+        if corruption == "s2":
+            return self._named(drawn) | {"S": drawn["io"]}
+        pool = self._names[names]
+        keys = torch.rand(len(drawn["io"]), len(pool), generator=generator, device=self.device)
+        taken = (pool == drawn["io"][:, None]) | (pool == drawn["s"][:, None])
+        others = pool[keys.masked_fill(taken & (len(pool) >= 5), -1.0).topk(3).indices]
+        return self._named(drawn) | {"A": others[:, 0], "B": others[:, 1], "S": others[:, 2]}
+
+    def _lay(self, kind: str, drawn: Drawn, named: Drawn | None = None) -> Laid:
+        slots = (named or self._named(drawn)) | {slot: drawn[slot] for slot in self._fillers}
+        fillers = torch.stack([slots[slot] for slot in SLOTS], 1)
+        places = self._templates[kind].fill(drawn["template"], fillers)
+        opening = torch.full((len(places), 1), self._opening, device=self.device)
+        laid = self.book.lay(torch.cat([opening, places], 1), self._pad)
+        require(
+            laid.tokens.shape[1] <= self.n_ctx,
+            f"a sentence has {laid.tokens.shape[1]} tokens, more than the window of n_ctx = {self.n_ctx}; give more",
+        )
+        return laid
+
+    def _positions(self, kind: str, drawn: Drawn, laid: Laid) -> tuple[dict[str, Tensor], Int[Tensor, " prompt"]]:
+        def at(slot: str) -> Int[Tensor, "prompt 1"]:
+            place = self._templates[kind].place_of(slot)[drawn["template"]] + 1
+            return laid.starts.gather(1, place[:, None])
+
+        subject_first = drawn["baba"].bool()[:, None]
+        a, b, end = at("A"), at("B"), at("IO") - 1
+        s1 = torch.where(subject_first, a, b)
+        roles = {"IO": torch.where(subject_first, b, a), "S1": s1, "S1+1": s1 + 1, "S2": at("S"), "END": end}
+        return roles, end[:, 0]
+
+    def _token_of(self, pieces: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
+        return self.book.first_tokens(pieces)

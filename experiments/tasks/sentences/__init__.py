@@ -1,0 +1,1 @@
+"""Sentences with slots: their words, templates filled for many texts at once."""

@@ -1,0 +1,1 @@
+"""Text corpora as a task: documents, their tokens on the disk, windows of them."""

@@ -1,0 +1,1 @@
+"""What tasks of tokens share: batches and measures."""

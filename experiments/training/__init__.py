@@ -1,0 +1,1 @@
+"""Training: one run, several that share batches, stacked seeds, several processes."""

@@ -1,0 +1,1 @@
+"""Figures of what was asked of a model."""

@@ -1,0 +1,198 @@
+"""Circuits: found, judged, drawn, followed; on models whose circuit is known and against brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from analysis import Circuit, Graph, attribute_edges, find_circuit, follow, judge
+from analysis.attribution.of_edges import EdgeScores
+from analysis.circuit.discovery import EmptyCircuitError, Quality
+from analysis.edges.connectivity import connected
+from analysis.edges.cut_runs import EdgeRuns, send
+from analysis.metrics import logit_difference
+from circuits import UnknownNameError
+from figures.models.circuit_over_checkpoints import circuit_curves
+from figures.models.edges import MOST, circuit_drawing, edge_drawing
+from tests.analysis.test_edges import pair_for
+from tests.handmade import Handmade, induction_model, stream_model
+from tests.helpers import FULL, build
+
+MAKERS: list[Callable[[], Handmade]] = [induction_model, stream_model]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("replacement", ["other run", "mean", "zero"])
+def test_the_built_in_circuit_is_whole(make: Callable[[], Handmade], replacement: Any) -> None:
+    made = make()
+    circuit = Circuit.of(Graph(made.model), made.edges)
+    assert circuit.heads == set(made.heads.values())
+    for pair in made.pairs.values():
+        quality = judge(made.model, pair, circuit, replacement=replacement)
+        assert quality.faithfulness == pytest.approx(1, abs=1e-6)
+        assert quality.incompleteness == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_every_edge_of_the_built_in_circuit_is_needed_and_no_other(make: Callable[[], Handmade]) -> None:
+    made = make()
+    whole = Circuit.of(Graph(made.model), made.edges)
+    assert judge(made.model, made.pair, whole, replacement="zero").minimality > 0.4
+    more = Circuit.of(Graph(made.model), [*made.edges, "input > L0H2.v (residual)", "L0H2 > logits (residual)"])
+    quality = judge(made.model, made.pair, more, replacement="zero")
+    assert quality.faithfulness == pytest.approx(1, abs=1e-6)
+    idle = quality.edges[~quality.edges.edge.isin(made.edges)]
+    assert idle.minimality.max() == pytest.approx(0, abs=1e-9)
+    for missing in made.edges:
+        part = Circuit.of(Graph(made.model), made.edges - {missing})
+        assert judge(made.model, made.pair, part, replacement="zero", subsets=0).faithfulness < 0.6, missing
+
+
+def test_without_its_stream_edge_the_stream_circuit_does_nothing() -> None:
+    made = stream_model()
+    (stream,) = [name for name in made.edges if name.endswith("(stream)")]
+    quality = judge(made.model, made.pair, Circuit.of(Graph(made.model), made.edges - {stream}))
+    assert quality.faithfulness == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("rule", ["top", "greedy", "threshold"])
+def test_rules_find_what_carries_the_difference(make: Callable[[], Handmade], rule: Any) -> None:
+    made = make()
+    for name, pair in made.pairs.items():
+        scores = attribute_edges(made.model, pair, method="exact")
+        wanted = made.carries[name]
+        options: Any = {"threshold": 0.5} if rule == "threshold" else {"size": len(wanted)}
+        found = find_circuit(scores, rule, **options)
+        assert set(found.names) == wanted
+        assert judge(made.model, pair, found).faithfulness == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("variant", FULL)
+def test_all_edges_are_faithful_and_none_are_not(variant: str) -> None:
+    model = build(variant, "tokens", 2)
+    pair = pair_for(model, 4)
+    graph = Graph(model)
+    quality = judge(model, pair, Circuit(graph, tuple(range(len(graph)))), subsets=0)
+    assert quality.faithfulness == pytest.approx(1)
+    assert quality.empty == pytest.approx(0, abs=1e-9)
+    assert quality.low <= 1 + 1e-12
+    assert quality.high >= 1 - 1e-12
+
+
+def test_numbers_are_what_their_definitions_say() -> None:
+    """Completeness and minimality by hand, one run at a time."""
+    model = build("value", "vectors", 2)
+    pair = pair_for(model, 4)
+    graph = Graph(model)
+    names = [e.name for e in graph.edges][::2]
+    circuit = Circuit.of(graph, names)
+    quality = judge(model, pair, circuit, subsets=0)
+    runs = EdgeRuns(model, pair.clean, send(model, graph, pair.corrupt), graph)
+    clean, corrupt = (logit_difference(model(x), pair).detach() for x in (pair.clean, pair.corrupt))
+
+    def share(cut: torch.Tensor) -> float:
+        found = logit_difference(runs.logits(cut[None])[0], pair)
+        return float((found - corrupt).mean() / (clean - corrupt).mean())
+
+    outside = ~circuit.mask
+    assert quality.faithfulness == pytest.approx(share(outside))
+    assert quality.incompleteness == pytest.approx(abs(share(outside) - 1))
+    for i, edge in zip(circuit.edges, quality.edges.to_dict("records"), strict=True):
+        cut = outside.clone()
+        cut[i] = True
+        assert edge["minimality"] == pytest.approx(abs(share(cut) - share(outside))), edge["edge"]
+
+
+def test_edges_on_no_way_from_input_to_logits_are_left_out() -> None:
+    graph = Graph(build("value", "tokens", 2))
+    through_stream = ["input > L0H1.v (residual)", "L0H1.v > L1H1.v (stream)", "L1H1 > logits (residual)"]
+    loose = ["L0H1.v > L0H1.v (own)", "L0H2 > MLP1 (residual)"]
+    found = connected(graph, graph.find([*through_stream, *loose]))
+    assert {graph.edges[i].name for i in found} == set(through_stream)
+    cut = connected(graph, graph.find([through_stream[0], through_stream[2], *loose]))
+    assert cut == [], "without the stream's edge nothing leads through"
+    with_own = [*through_stream, loose[0], "L0H1 > logits (residual)"]
+    assert len(connected(graph, graph.find(with_own))) == 5
+
+
+def test_growth_is_connected_at_every_size() -> None:
+    model = build("cumulative", "tokens", 3)
+    scores = attribute_edges(model, pair_for(model), check=0)
+    for size in (1, 5, 20):
+        grown = find_circuit(scores, "greedy", size) if size > 1 else None
+        top = find_circuit(scores, "top", 60)
+        assert len(top) <= 60
+        if grown is not None:
+            assert len(grown) <= size
+    whole = find_circuit(scores, "greedy", len(scores.graph))
+    assert len(whole) == len(scores.graph)
+
+
+def found_by(scores: EdgeScores) -> Circuit:
+    return find_circuit(scores, "threshold", threshold=0.1)
+
+
+def test_following_over_models() -> None:
+    made = stream_model()
+    circuit = Circuit.of(Graph(made.model), made.carries["copied"])
+    broken = stream_model().model
+    broken.set_gate("off")
+    frame = follow([(0, broken), (10, made.model)], made.pair, circuit, found_by)
+    assert frame.step.tolist() == [0, 10]
+    assert frame.gap.iloc[0] == pytest.approx(0, abs=1e-9)
+    assert frame.iloc[0][["faithfulness", "overlap"]].isna().all(), "where nothing is told apart, nothing is faithful"
+    assert frame.faithfulness.iloc[1] == pytest.approx(1, abs=1e-6)
+    assert frame.overlap.iloc[1] == 1
+    assert len(traces(circuit_curves(frame.assign(run="r", variant="value", seed=0)))) == 4
+
+
+def traces(figure: go.Figure) -> list[Any]:
+    return list(figure.data)
+
+
+def test_drawings_tell_the_routes_apart() -> None:
+    made = stream_model()
+    quality: Quality = judge(made.model, made.pair, Circuit.of(Graph(made.model), made.edges))
+    scores = attribute_edges(made.model, made.pair)
+    frame = scores.to_frame().merge(quality.edges[["edge", "minimality"]], on="edge", how="left")
+    frame = frame.assign(kept=frame.edge.isin(made.edges), faithfulness=1.0, low=1.0, high=1.0, replacement="zero")
+    figure: Any = circuit_drawing(frame)
+    lines = [trace for trace in traces(figure) if trace.mode == "lines+text"]
+    assert len(lines) == len(made.edges)
+    assert {trace.legendgroup for trace in lines} == {"residual", "stream", "own"}
+    assert len({trace.line.color.split(",0.")[0] for trace in lines}) > 1
+    assert "Faithfulness 1.000" in str(figure.layout.meta["caption"])
+    own = [trace for trace in traces(quality.figure()) if trace.mode == "lines+text"]
+    assert len(own) == len(made.edges), "a quality draws itself"
+    both = pd.concat([frame.assign(variant=v, run=v, kept=True) for v in ("a", "b")])
+    assert len([t for t in traces(edge_drawing(both)) if t.mode == "lines+text"]) == 2 * min(MOST, len(frame))
+
+
+def test_mistakes_are_explained() -> None:
+    model, other = build("value", "tokens", 2), build("classic", "tokens", 2)
+    pair = pair_for(model)
+    scores = attribute_edges(model, pair, check=0)
+    blind: Any = lambda logits, pair: logits[:, -1, 0] * 0  # noqa: E731 # as short as a metric can be
+    circuit = find_circuit(scores, "greedy", 20)
+    cases: list[tuple[Any, str]] = [
+        (lambda: find_circuit(scores, "greedy"), "size = None: from 1 to the graph's"),
+        (lambda: find_circuit(scores, "top", 10**6), "size = 1000000: from 1 to the graph's"),
+        (lambda: find_circuit(scores, "threshold"), "threshold = None: it must be positive"),
+        (lambda: judge(other, pair, circuit), "the circuit is of a graph with .* edges, this model's has"),
+        (lambda: judge(model, pair, circuit, blind), "clean and corrupt <lambda> are equal on average"),
+        (lambda: judge(model, pair, Circuit(Graph(model), ())), "the circuit has no edges"),
+        (lambda: judge(model.train(), pair, circuit), "evaluation mode"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(EmptyCircuitError, match="none is on a way from the input to the logits; take more"):
+        find_circuit(scores, "threshold", threshold=1e6)
+    with pytest.raises(UnknownNameError, match="unknown edge"):
+        Circuit.of(Graph(model), ["L0H0"])

@@ -1,0 +1,488 @@
+"""Half precision, one pair, metrics that are no floating-point numbers, odd kinds of numbers, pairs that say little."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from analysis import (
+    Ablation,
+    AttentionScore,
+    Circuit,
+    Graph,
+    Pair,
+    ReadMetric,
+    Site,
+    WeakPairWarning,
+    ablate,
+    ablate_edges,
+    attribute,
+    attribute_edges,
+    copy_score,
+    find_circuit,
+    find_sites,
+    head_composition,
+    head_shares,
+    judge,
+    patch,
+    patch_paths,
+    score_heads,
+    score_retrieval,
+    split_gradient,
+    standard_ablations,
+)
+from analysis.circuit.over_checkpoints import follow
+from analysis.heads.attention_scores import duplicate_token, induction, previous_token
+from analysis.heads.copying import eigenvalue_copying
+from circuits import HookedStreamTransformer, Intervention, intervened
+from circuits.interventions.intervention import Zero
+from tests.handmade import induction_model, stream_model
+from tests.helpers import build, inputs_for, random_pair
+
+
+def whole(model: HookedStreamTransformer) -> Circuit:
+    return Circuit(Graph(model), tuple(range(len(Graph(model)))))
+
+
+QUESTIONS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
+    "patch": lambda m, p: patch(m, p, find_sites(m, ["state", "v", "z", "resid_pre"])).to_frame(),
+    "patch_paths": lambda m, p: patch_paths(m, p).to_frame(),
+    "head_shares": lambda m, p: head_shares(m, p),
+    "AtP": lambda m, p: attribute(m, p, find_sites(m, ["state", "v", "z"])).to_frame(),
+    "AtP*": lambda m, p: attribute(m, p, find_sites(m, ["q", "v"]), method="AtP*", check=4).to_frame(),
+    "IG": lambda m, p: attribute(m, p, find_sites(m, ["state", "v"]), method="IG").to_frame(),
+    "EAP": lambda m, p: attribute_edges(m, p).to_frame(),
+    "EAP-IG": lambda m, p: attribute_edges(m, p, method="EAP-IG").to_frame(),
+    "exact": lambda m, p: attribute_edges(m, p, method="exact").to_frame(),
+    "judge": lambda m, p: judge(m, p, whole(m), subsets=1).summary(),
+    "follow": lambda m, p: follow([(3, m)], p, whole(m), lambda s: whole(m)),
+}
+OTHERS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
+    "ablate": lambda m, p: ablate(m, p),
+    "ablate_edges": lambda m, p: ablate_edges(m, p),
+    "split": lambda m, p: split_gradient(m, lambda x: x[:, -1].float().square().mean(), p.clean).to_frame(),
+    "composition": lambda m, p: head_composition(m),
+    "heads": lambda m, p: score_heads(m, p, [previous_token(p)]),
+}
+OF_TOKENS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
+    "retrieval": lambda m, p: score_retrieval(m, p),
+    "copying": lambda m, p: copy_score(m, torch.arange(9), top_k=3),
+    "eigenvalues": lambda m, p: eigenvalue_copying(m),
+}
+
+
+# --- half precision ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+def test_every_question_can_be_asked_in_half_precision(kind: str, dtype: torch.dtype) -> None:
+    exact, model = build("cumulative", kind, 2), build("cumulative", kind, 2).to(dtype)
+    pair, same = random_pair(model), random_pair(exact)
+    asked = QUESTIONS | OTHERS | (OF_TOKENS if kind == "tokens" else {})
+    for name, ask in asked.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", WeakPairWarning)
+            frame = ask(model, pair)
+        numbers = frame.select_dtypes("number")
+        assert len(numbers.columns), name
+        if name in QUESTIONS and name not in ("judge", "follow"):
+            effects, wanted = frame.effect.to_numpy(), ask(exact, same).effect.to_numpy()
+            close = 0.3 if dtype is torch.bfloat16 else 0.06
+            assert np.isfinite(effects).all(), name
+            assert np.abs(effects - wanted).max() < close * max(1.0, np.abs(wanted).max()), name
+
+
+def test_a_metric_of_half_precision_logits_is_not_rounded_again() -> None:
+    model = build("value", "tokens", 2).to(torch.bfloat16)
+    pair = random_pair(model)
+    logits = model(pair.clean)[:, -1].float().detach()
+    rows = torch.arange(len(pair))
+    difference = (logits[rows, pair.answers] - logits[rows, pair.wrong]).mean()
+    assert patch(model, pair, [Site(0, "v")]).to_frame().clean.iloc[0] == pytest.approx(float(difference), rel=1e-6)
+
+
+# --- one pair ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+def test_one_pair_has_effects_and_no_interval(kind: str) -> None:
+    model = build("value", kind, 2)
+    pair = random_pair(model)[2]
+    assert len(pair) == 1
+    for name, ask in QUESTIONS.items():
+        frame = ask(model, pair)
+        spread = [c for c in ("low", "high", "stderr", "p") if c in frame]
+        assert frame[spread].isna().all(axis=None), f"{name}: one example says nothing of others"
+        if "effect" in frame:
+            assert np.isfinite(frame.effect).all(), name
+    scores = score_heads(model, pair, [previous_token(pair)])
+    assert scores.stderr.isna().all()
+    assert scores.value.between(0, 1).all()
+
+
+def test_of_two_pairs_there_is_one() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)[:2]
+    assert np.isfinite(patch(model, pair, [Site(1, "v")]).to_frame()[["effect", "p"]]).all(axis=None)
+    assert (score_heads(model, pair, [previous_token(pair)]).stderr >= 0).all()
+
+
+# --- metrics that read elsewhere, and those that are no floating-point numbers ----------------------------------------
+
+
+def prefers(logits: Tensor, pair: Pair) -> Tensor:
+    """Whether the answer is the likelier of two: true or false."""
+    rows = torch.arange(len(pair))
+    return logits[rows, -1, pair.answers] > logits[rows, -1, pair.wrong]
+
+
+def place(logits: Tensor, pair: Pair) -> Tensor:
+    """A whole number."""
+    return (logits[:, -1] > logits[:, -1].gather(1, pair.answers[:, None])).sum(-1)
+
+
+ELSEWHERE: dict[str, Callable[[Tensor, Pair], Tensor]] = {
+    "largest anywhere": lambda logits, pair: logits.amax((1, 2)),
+    "where it is above zero": lambda logits, pair: (logits[:, :, 0] > 0).sum(-1) + logits[:, -1, 1],
+    "clamped": lambda logits, pair: logits[:, :, 2].clamp(-0.1, 0.1).sum(-1) + logits[:, -1, 0],
+    "the better of two places": lambda logits, pair: torch.where(
+        logits[:, 0, 0] > logits[:, -1, 0], logits[:, 0, 0], logits[:, -1, 0]
+    ),
+    "not a number ignored": lambda logits, pair: logits.nan_to_num(0.0)[:, :, 3].sum(-1),
+    "sorted": lambda logits, pair: logits[:, :, 1].sort(1).values[:, 0] + logits[:, -1, 2],
+}
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_metric_that_reads_elsewhere_is_given_all_logits(name: str, direction: Any) -> None:
+    """Which positions a function looks at cannot be found out; the whole state patched is the other run."""
+    model = build("resformer-learned", "tokens", 2)
+    pair = random_pair(model)
+    found = patch(model, pair, [Site(0, "state"), Site(1, "state"), Site(1, "z")], ELSEWHERE[name], direction)
+    assert found.normalised_effect()[:2].tolist() == pytest.approx([1, 1], abs=1e-9)
+    base, source = (pair.corrupt, pair.clean) if direction == "denoise" else (pair.clean, pair.corrupt)
+    _, cache = model.run_with_cache(source)
+    patched = model.run_with_hooks(base, fwd_hooks=[("blocks.1.attn.hook_z", lambda t, hook: cache[hook.name])])
+    assert torch.allclose(found.values[2], ELSEWHERE[name](patched, pair), atol=1e-9)
+
+
+def test_what_is_said_to_read_one_place_is_given_only_that_and_costs_less() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    @ReadMetric
+    def clamped(there: Tensor, pair: Pair) -> Tensor:
+        """The answer's logit, at most 2."""
+        seen.append(tuple(there.shape))
+        return there.gather(1, pair.answers[:, None])[:, 0].clamp(max=2)
+
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+    found = patch(model, pair, [Site(1, "v"), Site(0, "state")], clamped)
+    assert found.metric_names == ["clamped"]
+    assert {len(shape) for shape in seen} == {2}
+    everywhere = patch(model, pair, [Site(1, "v"), Site(0, "state")], lambda logits, p: clamped(logits, p))
+    assert torch.allclose(found.values, everywhere.values, atol=1e-12)
+    assert float(found.normalised_effect()[1]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("metric", [prefers, place])
+def test_metrics_of_truth_values_and_whole_numbers_are_numbers(metric: Any) -> None:
+    made = induction_model()
+    model, pair = made.model, made.pair
+    frame = patch(model, pair, [Site(0, "state")], metric).to_frame()
+    assert frame.effect.iloc[0] == pytest.approx(1)
+    expected = metric(model(pair.clean), pair).double().mean()
+    assert frame.clean.iloc[0] == pytest.approx(float(expected))
+    assert patch_paths(model, pair, metric=metric).to_frame().effect.notna().all()
+    assert judge(model, pair, whole(model), metric, subsets=0).faithfulness == pytest.approx(1)
+    with pytest.raises(ValueError, match=f"metric '{metric.__name__}' has no gradient"):
+        attribute_edges(model, pair, metric)
+    with pytest.raises(ValueError, match=r"must return one number an example, \(.*,\); it returned"):
+        patch(model, pair, [Site(0, "state")], lambda logits, p: logits[:, -1])
+
+
+def writing(logits: Tensor, pair: Pair) -> Tensor:
+    """A metric that writes into the logits."""
+    logits[:, -1] -= logits[:, -1].mean(-1, keepdim=True)
+    logits.mul_(2)
+    return logits[torch.arange(len(pair)), -1, pair.answers]
+
+
+def test_a_metric_that_writes_into_the_logits_changes_nothing_else() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+
+    def pure(logits: Tensor, p: Pair) -> Tensor:
+        return writing(logits.clone(), p)
+
+    for name in ("patch", "patch_paths", "AtP", "EAP", "judge"):
+        ask = {
+            "patch": lambda metric: patch(model, pair, find_sites(model, ["v", "z"]), metric).to_frame(),
+            "patch_paths": lambda metric: patch_paths(model, pair, metric=metric).to_frame(),
+            "AtP": lambda metric: attribute(model, pair, find_sites(model, ["v", "z"]), metric).to_frame(),
+            "EAP": lambda metric: attribute_edges(model, pair, metric).to_frame(),
+            "judge": lambda metric: judge(model, pair, whole(model), metric, subsets=1).summary(),
+        }[name]
+        one, other = (ask(metric).drop(columns="metric") for metric in (writing, pure))
+        pd.testing.assert_frame_equal(one, other)
+
+
+# --- positions and numbers of other kinds -----------------------------------------------------------------------------
+
+
+def test_positions_beyond_the_inputs_do_not_wrap_round() -> None:
+    model = build("value", "tokens", 2)
+    x = inputs_for(model.config, 2)
+    there = {"t": torch.tensor([[3], [9]])}
+    beyond = pytest.raises(ValueError, match="9.*is beyond the inputs' 7 positions")
+    with beyond, intervened(model, [Intervention(Site(1, "z", position="t"), Zero())], positions=there):
+        model(x)
+
+
+# --- what effects are shares of ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_both_metrics_accuracy_and_n_stand_beside_every_effect(name: str) -> None:
+    made = stream_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = QUESTIONS[name](made.model, made.pair)
+    logits = made.model(made.pair.clean)[:, -1]
+    assert (frame.accuracy == float((logits.argmax(-1) == made.pair.answers).double().mean())).all()
+    assert (frame.accuracy == 1).all(), "this model does its task, and no warning came"
+    assert (frame.n == len(made.pair)).all()
+    assert (frame.clean > frame.corrupt).all()
+    noisy = patch(made.model, made.pair, [Site(0, "state")], direction="noise").to_frame()
+    assert noisy[["clean", "corrupt", "accuracy", "n"]].iloc[0].tolist() == pytest.approx(
+        frame[["clean", "corrupt", "accuracy", "n"]].iloc[0].tolist(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in QUESTIONS if n != "follow"])
+def test_a_gap_that_is_not_told_apart_from_zero_is_told(name: str) -> None:
+    made = stream_model()
+    pair = made.pair
+    # Rows that pull one way and rows that pull the other: the mean difference is next to nothing.
+    half = len(pair) // 2
+    mixed = Pair(
+        torch.cat([pair.clean[:half], pair.corrupt[half:]]),
+        torch.cat([pair.corrupt[:half], pair.clean[half:]]),
+        pair.answers,
+        pair.wrong,
+    )
+    mixed = mixed[: len(pair) - 1]
+    with pytest.warns(WeakPairWarning, match=r"not told apart: they differ by .* \[.*\] \(95 % interval\) over"):
+        QUESTIONS[name](made.model, mixed)
+
+
+def test_a_model_that_prefers_the_wrong_answers_is_told() -> None:
+    made = stream_model()
+    pair = Pair(made.pair.clean, made.pair.corrupt, made.pair.wrong, made.pair.answers)
+    with pytest.warns(WeakPairWarning, match="does not do what it is asked: .* accuracy 0 over"):
+        frame = patch(made.model, pair, [Site(0, "state")]).to_frame()
+    assert frame.effect.iloc[0] == pytest.approx(1), "it is answered all the same"
+    assert frame.accuracy.iloc[0] == 0
+
+
+# --- padding ----------------------------------------------------------------------------------------------------------
+
+
+def padded(tokens: Tensor, n: int, left: bool) -> tuple[Tensor, Tensor]:
+    pad = torch.zeros(len(tokens), n, dtype=torch.int64)
+    both = [pad, tokens] if left else [tokens, pad]
+    mask = [torch.zeros_like(pad).bool(), torch.ones_like(tokens).bool()]
+    return torch.cat(both, 1), torch.cat(mask if left else mask[::-1], 1)
+
+
+@pytest.mark.parametrize("make", [previous_token, duplicate_token, induction])
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_counts_for_no_score(make: Any, left: bool) -> None:
+    tokens = torch.randint(1, 6, (5, 9), generator=torch.Generator().manual_seed(0))
+    longer, mask = padded(tokens, 4, left)
+    pattern = torch.rand(5, 3, 13, 13, generator=torch.Generator().manual_seed(1))
+    bare = pattern[:, :, 4:, 4:] if left else pattern[:, :, :9, :9]
+    want = make(tokens).of(bare)
+    assert torch.allclose(make(longer, mask=mask).of(pattern), want)
+    pair = Pair.one_sided(longer, tokens[:, 0], mask=mask)
+    assert torch.allclose(make(pair).of(pattern), want), "a pair says itself where padding stands"
+    assert not torch.allclose(make(longer).of(pattern), want), "and nothing is guessed from a token's number"
+
+
+def test_masks_that_do_not_fit_are_refused() -> None:
+    tokens = torch.tensor([[1, 2, 1], [3, 3, 0]])
+    with pytest.raises(ValueError, match="in 1 of 2 examples .first: 1. there is only one"):
+        previous_token(tokens, torch.tensor([[True, True, True], [True, False, False]]))
+    with pytest.raises(ValueError, match="leave mask out"):
+        induction(Pair.one_sided(tokens, tokens[:, 0]), tokens > 0)
+
+
+def test_means_and_samples_leave_padding_out() -> None:
+    model = build("value", "tokens", 2)
+    tokens = inputs_for(model.config, 4, length=7)
+    mask = torch.arange(7) < torch.tensor([[7], [5], [4], [5]])
+    pair = Pair.one_sided(tokens, tokens[:, 0], mask=mask)
+    assert pair.reads.tolist() == [6, 4, 3, 4]
+    _, cache = model.run_with_cache(tokens)
+    z = cache["z", 1]
+    expected = torch.where(mask[:, :, None, None], z, 0).sum(0) / mask.sum(0)[:, None, None]
+    logits = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", lambda t, hook: expected.expand_as(t))])
+    there = logits[torch.arange(4), pair.reads]
+    row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")], "mean")]).iloc[0]
+    assert row.loss_ablated == pytest.approx(float(torch.nn.functional.cross_entropy(there, pair.answers).detach()))
+    blind = ablate(
+        model, Pair.one_sided(tokens, tokens[:, 0], read_at=pair.reads), [Ablation.sites("z", [Site(1, "z")], "mean")]
+    )
+    assert blind.loss_ablated.iloc[0] != pytest.approx(row.loss_ablated), "a mean over padding is another"
+    out = [f"L1H{head} > {reader} (residual)" for head in range(4) for reader in ("MLP1", "logits")]
+    cut = ablate_edges(model, pair, [out], "mean").iloc[0]
+    assert cut.loss_ablated == pytest.approx(row.loss_ablated), "edges leave it out as sites do"
+
+
+def test_the_mean_over_one_input_is_no_ablation() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)[0]
+    told = "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'"
+    with pytest.raises(ValueError, match=told):
+        ablate(model, pair)
+    with pytest.raises(ValueError, match=told):
+        ablate_edges(model, pair, ["L0H0 > logits (residual)"], "mean")
+    assert ablate(model, pair, standard_ablations(model, ["zero"])).accuracy.isin([0, 1]).all()
+    assert len(ablate_edges(model, pair, ["L0H0 > logits (residual)"], "zero")) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda m, p: attribute(m, p, [Site(0, "v")], check=-1), "check must be a whole number of at least 0, got -1"),
+        (lambda m, p: attribute_edges(m, p, check=-2), "check must be a whole number of at least 0, got -2"),
+        (lambda m, p: judge(m, p, whole(m), subsets=-1), "subsets must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_counts_below_none_are_refused(ask: Any, told: str) -> None:
+    model = build("value", "tokens", 2)
+    with pytest.raises(ValueError, match=told):
+        ask(model, random_pair(model))
+
+
+# --- what else is not taken for an answer -----------------------------------------------------------------------------
+
+
+def test_a_metric_whose_gradient_is_zero_everywhere_says_nothing() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+
+    def sign(logits: Tensor, p: Pair) -> Tensor:
+        return (logits[:, -1, 3] - logits[:, -1, 5]).sign() + (logits[:, -1, 7] - logits[:, -1, 2]).sign()
+
+    for ask in (lambda: attribute(model, pair, [Site(1, "v")], sign), lambda: attribute_edges(model, pair, sign)):
+        with pytest.raises(ValueError, match="the gradient of metric 'sign' is zero everywhere"):
+            ask()
+
+
+def test_scores_that_are_none_are_refused() -> None:
+    queries, keys = torch.tensor([[4], [5]]), torch.tensor([[[1, 1]], [[2, 3]]])
+    with pytest.raises(ValueError, match="score 'x' counts a key of a query more than once; name it once"):
+        AttentionScore("x", queries, keys)
+    AttentionScore("x", queries, keys, torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
+    with pytest.raises(ValueError, match="score 'x': weights are .* between 0 and 1"):
+        AttentionScore("x", queries, keys, torch.full((2, 1, 2), 5.0))
+    with pytest.raises(ValueError, match="score 'x' has no query in some example"):
+        AttentionScore("x", queries, keys[..., :1], used=torch.zeros(2, 1, dtype=torch.bool))
+    model = build("value", "tokens", 2)
+    with pytest.raises(
+        ValueError, match="score 'x' is for 2 examples and positions from 2 to 9, and the pattern has 2"
+    ):
+        score_heads(model, inputs_for(model.config, 2), [AttentionScore("x", queries, torch.tensor([[[9]], [[2]]]))])
+
+
+def test_a_score_that_counts_the_padding_of_a_pair_is_refused() -> None:
+    model = build("value", "tokens", 2)
+    tokens = inputs_for(model.config, 3)
+    pair = Pair.one_sided(tokens, tokens[:, 0], mask=torch.arange(7) < torch.tensor([[7], [4], [5]]))
+    with pytest.raises(ValueError, match=r"score 'previous token' counts padding of this pair; make it of the pair"):
+        score_heads(model, pair, [previous_token(tokens)])
+    assert score_heads(model, pair, [previous_token(pair)]).value.between(0, 1).all()
+
+
+def test_padding_before_what_is_asked_is_refused() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 2)
+    for mask in (
+        torch.tensor([[False] * 2 + [True] * 5, [True] * 7]),
+        torch.tensor([[True, False] * 3 + [True], [True] * 7]),
+    ):
+        masked = Pair(pair.clean, pair.corrupt, pair.answers, pair.wrong, mask=mask)
+        for ask in (
+            lambda p: patch(model, p, [Site(1, "v")]),
+            lambda p: ablate(model, p),
+            lambda p: patch_paths(model, p),
+        ):
+            with pytest.raises(
+                ValueError, match="in 1 of 2 examples padding stands before what is asked: the model has"
+            ):
+                ask(masked)
+
+
+def test_logits_that_are_no_numbers_are_no_accuracy() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+    with torch.no_grad():
+        model.layers[1].attn.W_O[0] = torch.nan
+    with pytest.raises(ValueError, match="the logits hold NaN or infinity; find where in the weights"):
+        ablate(model, pair)
+
+
+def test_ablation_compares_gradients_wherever_it_is_called() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+    wanted = ablate(model, pair)
+    with torch.no_grad():
+        pd.testing.assert_frame_equal(ablate(model, pair), wanted)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter has a gradient, which an ablation compares"):
+        ablate(model, pair)
+
+
+def test_a_cut_of_gates_that_a_model_has_not_is_refused() -> None:
+    model, classic = build("value", "tokens", 2), build("classic", "tokens", 2)
+    with pytest.raises(ValueError, match="this takes nothing away: model 'classic' has no such part, an open gate"):
+        ablate(classic, random_pair(classic), [Ablation.forward_cut(model)])
+
+
+def test_intervals_and_circuits_of_nonsense_are_refused() -> None:
+    model = build("value", "tokens", 2)
+    pair, graph = random_pair(model), Graph(model)
+    result = patch(model, pair, [Site(1, "v")])
+    for confidence in (95.0, -1.0):
+        with pytest.raises(ValueError, match="confidence is a share between 0 and 1, as 0.95, got"):
+            result.interval(confidence)
+    for edges, told in (
+        ((0, 0), "every edge once"),
+        ((-1,), "at least 0, got -1"),
+        ((9999,), r"edges \[9999\]: the graph has"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Circuit(graph, edges)
+    scores = attribute_edges(model, pair, check=0)
+    with pytest.raises(ValueError, match="rule 'top' takes a size and nothing else"):
+        find_circuit(scores, "top", 5, threshold=0.1)
+    with pytest.raises(ValueError, match="rule 'threshold' takes a threshold and nothing else"):
+        find_circuit(scores, "threshold", 5, threshold=0.1)
+    assert torch.equal(judge(model, pair, whole(model), subsets=1).circuit.mask, whole(model).mask)
+
+
+@pytest.mark.parametrize("seed", [True, 2.5, "a", None])
+def test_seeds_are_whole_numbers(seed: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        HookedStreamTransformer(build("value").config, seed)

@@ -1,0 +1,449 @@
+"""Intervals, paired designs, effect sizes, corrections and times to a threshold, by hand, by scipy, by brute force."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from analysis.statistics.comparison import compare, judge
+from analysis.statistics.intervals import (
+    CORRECTIONS,
+    EFFECTS,
+    Interval,
+    adjust,
+    grouped_intervals,
+    mean_interval,
+    paired_ratio,
+    smallest_shown,
+)
+from analysis.statistics.paired_seeds import paired_seeds
+from analysis.statistics.thresholds import Rule, steps_to_threshold, threshold_table, threshold_times
+
+FEW = settings(max_examples=40, deadline=None)
+numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
+
+
+def test_mean_interval_is_students() -> None:
+    x = [3.0, 5.0, 10.0]
+    found = mean_interval(x)
+    half = stats.t.ppf(0.975, 2) * np.std(x, ddof=1) / math.sqrt(3)
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx((6.0, 6.0 - half, 6.0 + half, 3))
+    assert math.isnan(mean_interval([4.0]).low)
+    assert mean_interval([4.0, 4.0]) == Interval(4.0, 4.0, 4.0, 2)
+    assert math.isnan(mean_interval([]).mean)
+    assert str(mean_interval([4.0])) == "4"
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(2_000):
+        found = mean_interval(rng.normal(2.0, 3.0, size=4))
+        hits += found.low <= 2.0 <= found.high
+    assert stats.binomtest(hits, 2_000, 0.95).pvalue > 1e-4
+
+
+def test_paired_ratio_is_the_geometric_mean() -> None:
+    found = paired_ratio([2.0, 6.0], [1.0, 2.0])
+    assert found.mean == pytest.approx(math.sqrt(6.0))
+    assert found.low < found.mean < found.high
+    swapped = paired_ratio([1.0, 2.0], [2.0, 6.0])
+    assert (1 / swapped.mean, 1 / swapped.high, 1 / swapped.low) == pytest.approx((found.mean, found.low, found.high))
+    with pytest.raises(ValueError, match="a paired ratio needs as many positive numbers on both sides"):
+        paired_ratio([1.0], [0.0])
+    with pytest.raises(ValueError, match="on both sides"):
+        paired_ratio([1.0], [1.0, 2.0])
+
+
+def curve(*values: float) -> pd.DataFrame:
+    return pd.DataFrame({"step": [10 * i for i in range(len(values))], "value": values})
+
+
+def test_times_to_a_threshold() -> None:
+    jumpy = curve(0.1, 0.96, 0.5, 0.95, 0.99)
+    assert steps_to_threshold(jumpy, 0.95) == 10
+    assert steps_to_threshold(jumpy, 0.95, "sustained") == 30
+    assert steps_to_threshold(jumpy, 0.95, "interpolated") == pytest.approx(10 * (0.95 - 0.1) / (0.96 - 0.1))
+    assert steps_to_threshold(jumpy, 0.1, "interpolated") == 0
+    assert all(math.isnan(steps_to_threshold(jumpy, 0.999, rule)) for rule in get_args(Rule))
+    assert steps_to_threshold(jumpy.sample(frac=1, random_state=0), 0.95) == 10
+
+
+@FEW
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0, 1))
+def test_a_sustained_crossing_is_never_before_the_first(values: list[float], threshold: float) -> None:
+    first, sustained = (steps_to_threshold(curve(*values), threshold, rule) for rule in ("first", "sustained"))
+    assert math.isnan(sustained) or sustained >= first
+    assert math.isnan(sustained) == (values[-1] < threshold)
+
+
+@FEW
+@given(
+    st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=2, max_size=8),
+    st.floats(0.01, 0.99),
+    st.integers(2, 5),
+)
+def test_an_interpolated_crossing_does_not_know_how_often_a_line_is_read(
+    values: list[float], threshold: float, parts: int
+) -> None:
+    coarse = curve(*values)
+    steps = np.linspace(0, coarse.step.max(), (len(values) - 1) * parts + 1)
+    fine = pd.DataFrame({"step": steps, "value": np.interp(steps, coarse.step, values)})
+    found = [steps_to_threshold(c, threshold, "interpolated") for c in (coarse, fine)]
+    assert found[1] == pytest.approx(found[0], abs=1e-6, nan_ok=True)
+    first = steps_to_threshold(coarse, threshold)
+    assert math.isnan(first) or first - 10 < found[0] <= first
+
+
+def metrics(**runs: tuple[Any, ...]) -> pd.DataFrame:
+    frames = [
+        curve(*values).assign(variant=name.rsplit("_", 1)[0], seed=int(name[-1]), split="ic", measure="accuracy")
+        for name, values in runs.items()
+    ]
+    noise = frames[0].assign(split="test", value=1.0)
+    return pd.concat([*frames, noise], ignore_index=True)
+
+
+def test_the_table_pairs_seeds_and_counts_the_censored() -> None:
+    frame = metrics(
+        classic_0=(0, 0, 0, 0, 1),
+        classic_1=(0, 0, 1, 1, 1),
+        value_0=(0, 0, 1, 1, 1),
+        value_1=(0, 1, 1, 1, 1),
+        value_2=(0, 0, 0, 0, 0),
+    )
+    times = threshold_times(frame, 0.95)
+    assert times.set_index(["variant", "seed"]).steps.dropna().to_dict() == {
+        ("classic", 0): 40,
+        ("classic", 1): 20,
+        ("value", 0): 20,
+        ("value", 1): 10,
+    }
+    table: Any = threshold_table(times).set_index("variant")
+    assert list(table.loc["value", ["runs", "reached", "pairs"]]) == [3, 2, 2]
+    assert table.loc["value", "ratio"] == pytest.approx(0.5)
+    assert table.loc["value", "steps"] == 15
+    assert table.loc["value", "restricted_pairs"] == 2
+    assert table.loc["value", "restricted_difference"] == -15
+    assert table.loc["value", "restricted_mean"] == pytest.approx((20 + 10 + 40) / 3)  # the censored run counts
+    assert table.loc["classic", "median"] == 20
+    assert 0 < table.loc["value", "logrank_p"] < 1
+    assert math.isnan(table.loc["classic", "ratio"])
+
+
+def test_without_the_reference_there_is_no_ratio() -> None:
+    table = threshold_table(threshold_times(metrics(value_0=(0, 1)), 0.95))
+    assert math.isnan(table.ratio.iloc[0])
+    assert table.pairs.iloc[0] == 0
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+A, B = [3.0, 5.0, 10.0, 4.5, 7.0], [2.0, 6.5, 4.0, 4.0, 6.0]
+
+
+def test_paired_intervals_and_t_are_scipys() -> None:
+    pairs, known = paired_seeds(A, B), stats.ttest_rel(A, B)
+    found, ends = pairs.interval("t"), known.confidence_interval(0.95)
+    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(A) - np.mean(B), ends.low, ends.high))
+    assert pairs.t_p() == pytest.approx(known.pvalue)
+    ratio, before = paired_seeds(A, B, "ratio").interval("t"), paired_ratio(A, B)
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((before.mean, before.low, before.high))
+
+
+def test_the_bootstrap_draws_whole_pairs() -> None:
+    drawn = [np.mean(d) for d in itertools.product(np.subtract(A, B), repeat=5)]  # every resample there is
+    found = paired_seeds(A, B).interval("bootstrap", n_resamples=20_000)
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.1)
+    assert paired_seeds(A, B).interval("bootstrap") == paired_seeds(A, B).interval("bootstrap")
+    few, others = (paired_seeds(A, B).interval("bootstrap", n_resamples=50, seed=seed) for seed in (0, 1))
+    assert few != others
+    # Unpaired, the spread between seeds would come in; here it is taken out.
+    shifted = paired_seeds(np.add([0, 100, 200], 1.0), [0.0, 100.0, 200.0]).interval("bootstrap")
+    assert (shifted.low, shifted.high) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("contrast", ["difference", "ratio"])
+def test_permutation_is_every_flip_of_signs(contrast: Any) -> None:
+    d = np.subtract(A, B) if contrast == "difference" else np.log(np.divide(A, B))
+    flips = [np.mean(d * signs) for signs in itertools.product([1, -1], repeat=len(d))]
+    wanted = np.mean(np.abs(flips) >= abs(np.mean(d)) - 1e-12)
+    assert paired_seeds(A, B, contrast).permutation_p() == pytest.approx(wanted)
+
+
+def test_permutation_knows_ties_whatever_their_size() -> None:
+    for size in (1e-9, 1.0, 1e9):
+        assert paired_seeds(size * np.array([0.1, 0.2, 0.3]), [0.0] * 3).permutation_p() == 0.25
+        assert paired_seeds(size * np.array([0.1, 0.2, -0.3]), [0.0] * 3).permutation_p() == 1.0
+    assert paired_seeds([1.0, 2.0], [1.0, 2.0]).permutation_p() == 1.0
+    many = np.random.default_rng(0).normal(1.0, 1.0, 30)  # too many to exchange them all
+    assert paired_seeds(many, 0 * many).permutation_p(999) <= 0.01
+
+
+def test_paired_intervals_cover_as_often_as_they_say_and_the_bootstrap_of_few_does_not() -> None:
+    rng = np.random.default_rng(0)
+    hits = {"t": 0, "bootstrap": 0}
+    for _ in range(400):
+        seeds = rng.normal(0, 5, 5)
+        pairs = paired_seeds(seeds + rng.normal(1.0, 1.0, 5), seeds)
+        for method in hits:
+            found = pairs.interval(method, n_resamples=999)
+            hits[method] += found.low <= 1.0 <= found.high
+    assert stats.binomtest(hits["t"], 400, 0.95).pvalue > 1e-3
+    assert stats.binomtest(hits["bootstrap"], 400, 0.83).pvalue > 1e-3  # as the docstring says
+
+
+def test_effect_sizes() -> None:
+    pairs, d = paired_seeds(A, B), np.subtract(A, B)
+    assert pairs.effect("d_z") == pytest.approx(d.mean() / d.std(ddof=1))
+    assert pairs.effect("g_z") / pairs.effect("d_z") == pytest.approx(1 - 3 / (4 * 4 - 1), abs=0.003)
+    statistic = stats.wilcoxon(d, alternative="greater").statistic
+    assert pairs.effect("rank-biserial") == pytest.approx(2 * statistic / 15 - 1)
+    assert [paired_seeds([2.0, 3.0], [1.0, 2.0]).effect(name) for name in ("d_z", "rank-biserial")] == [math.inf, 1.0]
+    assert [paired_seeds([2.0, 3.0], [2.0, 3.0]).effect(name) for name in ("d_z", "rank-biserial")] == [0.0, 0.0]
+    assert math.isnan(paired_seeds([2.0, 3.0], [1.0, 3.0]).effect("g_z"))
+
+
+def test_hedges_correction_takes_the_bias_out() -> None:
+    draws = np.random.default_rng(0).normal(1.0, 1.0, (20_000, 4))
+    found = {name: np.mean([EFFECTS[name](row) for row in draws[:4_000]]) for name in ("d_z", "g_z")}
+    assert found["g_z"] == pytest.approx(1.0, abs=0.05)
+    assert found["d_z"] > 1.2
+
+
+@FEW
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=6), st.sampled_from(["t", "bootstrap"]))
+def test_exchanging_the_two_turns_the_sign_and_no_p(pairs: list[tuple[float, float]], method: str) -> None:
+    a, b = map(list, zip(*pairs, strict=True))
+    there, back = paired_seeds(a, b), paired_seeds(b, a)
+    one, other = there.interval(method, n_resamples=199), back.interval(method, n_resamples=199)
+    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-9)
+    assert there.permutation_p() == pytest.approx(back.permutation_p())
+    assert there.effect("rank-biserial") == pytest.approx(-back.effect("rank-biserial"))
+
+
+def test_what_is_no_pair_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs two pairs or more, got 1: train more seeds"):
+        paired_seeds([1.0], [2.0])
+    with pytest.raises(ValueError, match="two equally long lists of finite numbers"):
+        paired_seeds([1.0, 2.0], [2.0])
+    with pytest.raises(ValueError, match="finite numbers"):
+        paired_seeds([1.0, math.nan], [2.0, 3.0])
+    with pytest.raises(ValueError, match="needs positive numbers on both sides"):
+        paired_seeds([1.0, 0.0], [2.0, 3.0], "ratio")
+    with pytest.raises(ValueError, match="unknown interval 'bootstrp': did you mean 'bootstrap'"):
+        paired_seeds(A, B).interval("bootstrp")
+    with pytest.raises(ValueError, match="a confidence lies between 0 and 1, got 95"):
+        paired_seeds(A, B).interval(confidence=95.0)
+    with pytest.raises(ValueError, match="unknown effect size 'cohen'"):
+        paired_seeds(A, B).effect("cohen")
+
+
+# --- power, absence, bounds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "level"), [(3, 0.05), (5, 0.01), (10, 0.05 / 7)])
+def test_the_smallest_effect_that_could_show_shows_four_times_in_five(n: int, level: float) -> None:
+    shift = smallest_shown(2.0, n, level)
+    draws = np.random.default_rng(0).normal(shift, 2.0, (20_000, n))
+    assert np.mean(stats.ttest_1samp(draws, 0.0, axis=1).pvalue < level) == pytest.approx(0.8, abs=0.01)
+    assert math.isnan(smallest_shown(0.0, n, level)), "of differences without spread nothing is known"
+    assert paired_seeds([2.0, 8.0], [1.0, 3.0], "ratio").smallest_shown(level) > 1
+    with pytest.raises(ValueError, match="two differences or more, got 1"):
+        smallest_shown(1.0, 1)
+
+
+@FEW
+@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=6), st.floats(0.5, 50))
+def test_absence_is_claimed_only_of_an_interval_within_the_margin(pairs: list[Any], margin: float) -> None:
+    a, b = map(list, zip(*pairs, strict=True))
+    found = paired_seeds(a, b)
+    wide, p = found.interval(confidence=0.9), found.equivalence_p(margin)
+    if min(abs(wide.low + margin), abs(wide.high - margin)) > 1e-9:
+        assert (p < 0.05) == (-margin < wide.low and wide.high < margin)
+
+
+def test_an_effect_that_was_not_shown_is_not_absent() -> None:
+    wide = paired_seeds([1.0, 3.0, 0.5], [1.5, 1.5, 1.0], "ratio")
+    assert wide.t_p() > 0.5
+    assert wide.equivalence_p(1.05) > 0.3, "three seeds that differ so say nothing"
+    assert paired_seeds([1.0, 1.01, 1.02], [1.01, 1.0, 1.02], "ratio").equivalence_p(1.05) < 0.05
+    assert paired_seeds([0.5, 0.6], [0.4, 0.5], "bounded").equivalence_p(0.2) < 1e-6, "all differ by less than that"
+    with pytest.raises(ValueError, match="lies between 1 and inf, got 0.95"):
+        wide.equivalence_p(0.95)
+
+
+@FEW
+@given(st.lists(st.floats(0, 1).map(lambda x: round(x, 2)), min_size=1, max_size=8), st.floats(0.5, 0.99))
+def test_intervals_of_shares_stay_within_their_bounds(values: list[float], confidence: float) -> None:
+    found = mean_interval(values, confidence, "logit")
+    assert found.mean == pytest.approx(np.mean(values))
+    if len(values) > 1:
+        assert 0 <= found.low <= found.mean <= found.high <= 1
+        assert (found.low < found.high) == (not np.ptp(values) <= 1e-12)
+    with pytest.raises(ValueError, match="numbers lie between 0 and 1"):
+        mean_interval([0.5, 1.5], scale="logit")
+
+
+def test_in_the_middle_and_of_many_the_logit_interval_is_students() -> None:
+    x = np.random.default_rng(0).uniform(0.4, 0.6, 2_000)
+    plain, logit = mean_interval(x), mean_interval(x, scale="logit")
+    assert (logit.low, logit.high) == pytest.approx((plain.low, plain.high), abs=1e-5)
+    near = mean_interval([0.0, 0.001, 0.02])
+    assert near.low < 0 < mean_interval([0.0, 0.001, 0.02], scale="logit").low
+
+
+# --- many comparisons -------------------------------------------------------------------------------------------------
+
+
+def test_corrections_by_hand() -> None:
+    p = [0.04, 0.01, 0.03, 0.5]
+    assert adjust(p, "holm") == pytest.approx([0.09, 0.04, 0.09, 0.5])
+    assert adjust(p, "bonferroni") == pytest.approx([0.16, 0.04, 0.12, 1.0])
+    assert adjust(p, "benjamini-hochberg") == pytest.approx([0.16 / 3, 0.04, 0.16 / 3, 0.5])
+    assert adjust(p, "none") == pytest.approx(p)
+    with pytest.raises(ValueError, match="unknown correction 'holms': did you mean 'holm'"):
+        adjust(p, "holms")
+    with pytest.raises(ValueError, match="p-values lie between 0 and 1, got"):
+        adjust([0.5, math.nan])
+
+
+@FEW
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.sampled_from(list(CORRECTIONS)))
+def test_an_adjusted_p_is_no_smaller_and_keeps_the_order(p: list[float], correction: str) -> None:
+    adjusted = adjust(p, correction)
+    assert (adjusted >= np.array(p) - 1e-15).all()
+    assert (adjusted <= 1).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= -1e-15).all()
+    assert (adjust(p, "holm") <= adjust(p, "bonferroni") + 1e-15).all()
+
+
+def test_holm_holds_the_chance_of_any_false_rejection_and_none_does_not() -> None:
+    draws = np.random.default_rng(0).random((2_000, 5))
+    any_false = {name: np.mean([adjust(p, name).min() <= 0.05 for p in draws]) for name in CORRECTIONS}
+    assert any_false["holm"] == pytest.approx(0.05, abs=0.015)
+    assert any_false["none"] == pytest.approx(1 - 0.95**5, abs=0.03)
+
+
+families = st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=1, max_size=6)
+
+
+@FEW
+@given(families, st.sampled_from(["bonferroni", "none"]), st.sampled_from(["difference", "ratio", "bounded"]))
+def test_an_interval_excludes_no_effect_exactly_where_the_adjusted_p_is_small(
+    family: list[Any], correction: str, contrast: Any
+) -> None:
+    scaled = [(np.array(values) + 101) / 202 for values in family]  # within (0, 1)
+    table = judge([paired_seeds(x, [0.5] * 3, contrast) for x in scaled], correction=correction)
+    nothing = 1.0 if contrast == "ratio" else 0.0
+    for row in table.to_dict("records"):
+        if abs(row["p_adjusted"] - 0.05) > 1e-9:
+            assert (not row["low"] <= nothing <= row["high"]) == (row["p_adjusted"] < 0.05)
+        if contrast == "bounded":
+            assert -1 <= row["low"] <= row["high"] <= 1
+
+
+def test_what_is_one_comparison_counts_once() -> None:
+    pairs = [paired_seeds(A, B), paired_seeds(A, B), paired_seeds(B, A)]
+    thrice, twice = judge(pairs), judge(pairs, once=["x", "x", "y"])
+    assert thrice.p_adjusted.tolist() == pytest.approx((3 * thrice.p).clip(upper=1).tolist())
+    assert twice.p_adjusted.tolist() == pytest.approx((2 * twice.p).clip(upper=1).tolist())
+    assert (twice.low > thrice.low).all()
+    assert (twice.smallest < thrice.smallest).all()
+
+
+def test_simultaneous_intervals_hold_them_all_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    hold, plain = 0, 0
+    for _ in range(100):
+        table = judge([paired_seeds(x, [0.0] * 5) for x in rng.normal(0.0, 1.0, (5, 5))])
+        hold += bool((table.low.lt(0) & table.high.gt(0)).all())
+        plain += bool((table.p > 0.05).all())
+    assert stats.binomtest(hold, 100, 0.95).pvalue > 1e-3
+    assert plain < 85, "each by itself, they do not"
+
+
+# --- one call ---------------------------------------------------------------------------------------------------------
+
+
+def values(**by_variant: list[float]) -> pd.DataFrame:
+    return pd.DataFrame([(v, s, x) for v, each in by_variant.items() for s, x in enumerate(each)]).set_axis(
+        ["variant", "seed", "value"], axis=1
+    )
+
+
+def test_compare_puts_it_together() -> None:
+    frame = values(classic=B, value=A, key=B)
+    table = compare(frame.sample(frac=1, random_state=0)).set_index("variant")
+    pairs = paired_seeds(A, B)
+    row: Any = table.loc["value"]
+    assert set(table.index) == {"value", "key"}
+    found = pairs.interval(confidence=0.975)
+    assert (row.estimate, row.low, row.high) == pytest.approx((pairs.estimate, found.low, found.high))
+    assert (row.p, row.p_adjusted, row.smallest) == pytest.approx(
+        (pairs.t_p(), min(1.0, 2 * pairs.t_p()), pairs.smallest_shown(0.025))
+    )
+    assert row.effect_size == pytest.approx(pairs.effect("g_z"))
+    assert list(row[["pairs", "reference", "contrast", "interval", "test", "effect", "correction", "confidence"]]) == [
+        *(5, "classic", "difference", "t", "t", "g_z", "bonferroni", 0.95)
+    ]
+    assert list(table.loc["key", ["estimate", "p", "effect_size"]]) == [0.0, 1.0, 0.0]
+    other = compare(frame, "key", contrast="ratio", interval="bootstrap", test="permutation", effect="rank-biserial")
+    assert other.set_index("variant").loc["value", "p"] == pytest.approx(paired_seeds(A, B, "ratio").permutation_p())
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    frame = values(classic=B, value=A)
+    with pytest.raises(
+        ValueError, match=r"'value' and 'classic' need the same seeds once each, got \[1, 2, 3, 4\] and"
+    ):
+        compare(frame[(frame.variant != "value") | (frame.seed > 0)])
+    with pytest.raises(ValueError, match="the same seeds once each"):
+        compare(pd.concat([frame, frame]))
+    with pytest.raises(ValueError, match="two pairs or more, got 1"):
+        compare(frame[frame.seed == 0])
+    with pytest.raises(ValueError, match="unknown reference 'clasic': did you mean 'classic'"):
+        compare(frame, "clasic")
+    with pytest.raises(ValueError, match="nothing to compare 'classic' with"):
+        compare(frame[frame.variant == "classic"])
+    with pytest.raises(ValueError, match=r"there is no \['value'\]"):
+        compare(frame.drop(columns="value"))
+    with pytest.raises(ValueError, match="the log-rank test is for times"):
+        compare(frame, test="log-rank")
+    with pytest.raises(ValueError, match="a horizon is for times"):
+        compare(frame, horizon=10.0)
+    with pytest.raises(ValueError, match="unknown correction 'tukey'"):
+        compare(frame, correction="tukey")
+
+
+def test_runs_that_differ_in_what_the_frame_does_not_name_are_not_merged() -> None:
+    rows = [
+        {"run": run, "variant": "value", "seed": 3, "step": step, "split": "ic", "measure": "accuracy", "value": value}
+        for run, values in (("wide", (0.2, 0.97)), ("narrow", (0.1, 0.4)))
+        for step, value in zip((50, 100), values, strict=True)
+    ]
+    frame = pd.DataFrame(rows)
+    told = r"several runs are of variant 'value', seed 3 \(wide, narrow\), or one comes twice, and would be merged"
+    with pytest.raises(ValueError, match=told):
+        threshold_times(frame)
+    with pytest.raises(ValueError, match="several runs are of variant 'value', seed 3, or one comes twice"):
+        threshold_times(frame.drop(columns="run"))
+    assert threshold_times(frame[frame.run == "wide"]).steps.tolist() == [100]
+    with pytest.raises(ValueError, match="some rows have no variant or no seed"):
+        threshold_times(frame.assign(seed=frame.seed.where(frame.run == "wide")))
+
+
+def test_groups_with_missing_keys_do_not_vanish() -> None:
+    frame = pd.DataFrame({"layer": [1, 1, None, None, 2], "kind": ["a", "a", "b", "b", None], "value": range(5)})
+    found = grouped_intervals(frame, ["layer", "kind"])
+    assert found.n.tolist() == [2, 2, 1]
+    assert found.n.sum() == len(frame)

@@ -1,0 +1,102 @@
+"""Compiled code is the eager code, without a graph break, and ignores no hook. In processes without a checker."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler here")
+
+
+def run(script: str) -> str:
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran.stdout
+
+
+STEP = """
+import torch
+from circuits import HookedStreamTransformer, icl_config
+from experiments.tasks import ICLTask
+from circuits.last_position import run_last
+from experiments.training.compiled_step import compiled_backward, compiled_run_last, eager_backward
+torch.set_num_threads(1)
+batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
+
+def found(backward, model):
+    values = []
+    for batch in batches:
+        values += [backward(batch), *(p.grad for p in model.parameters() if p.grad is not None)]
+    return values
+
+def same(a, b):
+    return len(a) == len(b) and all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b))
+
+for variant in ("classic", "value", "value-gradient-only", "resformer-learned"):
+    model = HookedStreamTransformer(icl_config(variant, "small"))
+    eager, compiled = eager_backward(model), compiled_backward(model)
+    before = found(eager, model)
+    assert same(found(compiled, model), before), variant
+    assert not same(before[: len(before) // 2], before[len(before) // 2 :]), "another batch, another gradient"
+    if model.config.streams:
+        model.set_gate("off" if model.config.streams[0].gate == "full" else "full")
+        after = found(eager, model)
+        assert same(found(compiled, model), after), variant
+        assert not same(before, after), "a new gate is compiled in"
+    with torch.no_grad():
+        tokens = ICLTask("small").sample(50, "ic").tokens
+        assert same(compiled_run_last()(model, tokens), run_last(model, tokens)), variant
+print("equal")
+"""
+
+
+def test_the_compiled_training_step_is_the_eager_one_in_one_graph() -> None:
+    assert run(STEP).strip() == "equal"
+
+
+HOOKS = """
+import torch
+from circuits import HookedStreamTransformer, icl_config
+torch.set_num_threads(1)
+model = HookedStreamTransformer(icl_config("value", "small")).eval()
+x = torch.randn(2, 5, 64)
+plain = model(x)
+whole = torch.compile(model, fullgraph=True)
+assert torch.allclose(whole(x), plain, atol=1e-4)
+
+class Trap(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.point = torch.nn.Identity()
+    def forward(self, x):
+        return self.point(x) + 1
+
+trap = Trap()
+ignoring = torch.compile(trap)
+ignoring(x)
+trap.point.register_forward_hook(lambda module, args, out: out * 0)
+print("trap" if not torch.equal(ignoring(x), trap(x)) else "no trap")
+
+compiled = torch.compile(model)
+compiled(x)
+zero = lambda t, hook: t * 0
+for name in ("blocks.1.attn.hook_z", "blocks.1.attn.hook_v_mixed", "blocks.0.hook_resid_pre"):
+    with model.hooks(fwd_hooks=[(name, zero)]):
+        assert not torch.allclose(model(x), plain, atol=1e-3)
+        try:
+            compiled(x)
+            print("ignored", name)
+        except RuntimeError as error:
+            print("refused" if "called with hooks attached" in str(error) else error)
+assert torch.allclose(compiled(x), plain, atol=1e-4)
+hooked = compiled.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.hook_z", zero)])
+assert torch.equal(hooked, model.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.hook_z", zero)]))
+"""
+
+
+def test_p11_a_compiled_model_refuses_hooks_that_it_would_ignore() -> None:
+    assert run(HOOKS).split() == ["trap", "refused", "refused", "refused"]

@@ -1,0 +1,169 @@
+"""Runs of either kind are found and asked by the same functions; nothing here is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.runs.finding import find_run, first_corruption, first_split, ioi_task, pairs, questioner, sequences
+from experiments.runs.lm_config import lm_run
+from experiments.runs.lm_run import LMRun
+from experiments.runs.record import RunError
+from experiments.runs.run import Run
+from experiments.tasks.in_context.task import ICLTask
+from experiments.tasks.indirect_objects import IOITask
+from experiments.tasks.nested_relations import NestedTask
+from experiments.tasks.repeated_tokens import RepeatsTask
+from experiments.tasks.text.task import TextTaskConfig
+from experiments.tasks.tokenizers import save_tokenizer, word_level
+from tests.experiments.test_training import tiny
+from tests.lm_helpers import tiny_lm
+
+
+@pytest.fixture
+def icl(tmp_path: Path) -> Run:
+    return Run.at(tmp_path, tiny())
+
+
+def lm(root: Path, task: str = "stories") -> LMRun:
+    return LMRun.at(root, tiny_lm(task=task))
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_both_kinds_are_found_by_any_of_their_names(icl: Run, tmp_path: Path) -> None:
+    for run in (icl, lm(tmp_path)):
+        for name in (run.path, run.path.name, run.config.id, run.path.name[:8], run.config.id[:6]):
+            found = find_run(name, tmp_path)
+            assert type(found) is type(run)
+            assert found.path == run.path
+
+
+@pytest.mark.parametrize("kinds", [("icl",), ("lm",), ("icl", "lm")])
+def test_what_is_not_there_is_answered_with_the_nearest(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    names = {"icl": "icl-value-smal-s0", "lm": "lm-storys-value-0.2m-s0"}
+    for kind in kinds:
+        Run.at(tmp_path, tiny()) if kind == "icl" else lm(tmp_path)
+    for kind in kinds:
+        with pytest.raises(RunError, match=f"unknown run '{names[kind]}': did you mean .*'{kind}-"):
+            find_run(names[kind], tmp_path)
+
+
+def test_where_there_are_no_runs_or_several_fit(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there are no runs of .*; train one with 'valuestream train"):
+        find_run("x", tmp_path / "nowhere")
+    for seed in (0, 1):
+        LMRun.at(tmp_path, tiny_lm(seed=seed))
+    with pytest.raises(RunError, match=r"'lm-' fits 2 runs: lm-ioi-value-0.2m-s0-.*, lm-ioi-value-0.2m-s1-"):
+        find_run("lm-", tmp_path)
+    with pytest.raises(RunError, match=r"is not a run directory: it has no run.json"):
+        find_run(tmp_path)
+
+
+def test_several_that_fit_are_named_where_there_are_runs_of_the_other_kind_too(icl: Run, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        LMRun.at(tmp_path, tiny_lm(seed=seed))
+    with pytest.raises(RunError, match="'lm-ioi' fits 2 runs"):
+        find_run("lm-ioi", tmp_path)
+    with pytest.raises(RunError, match="unknown run 'lm-iio-value-0.2m-s0': did you mean .*'lm-ioi"):
+        find_run("lm-iio-value-0.2m-s0", tmp_path)
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_kind_of_run_is_asked_by_its_task(icl: Run, tmp_path: Path) -> None:
+    expected = {
+        "stories": (IOITask, "flip", "train"),
+        "ioi": (IOITask, "flip", "train"),
+        "repeats": (RepeatsTask, "successor", "train"),
+        "nested": (NestedTask, "exchange", "validation"),
+    }
+    assert isinstance(questioner(icl), ICLTask)
+    assert (first_corruption(icl), first_split(icl)) == ("labels", "ic")
+    for name, (kind, corruption, _) in expected.items():
+        run = lm(tmp_path, name)
+        assert type(questioner(run)) is kind
+        assert first_corruption(run) == corruption
+
+
+def test_pairs_are_those_of_the_task_with_its_first_corruption(icl: Run, tmp_path: Path) -> None:
+    assert pairs(icl, 5).clean.equal(icl.task().pairs(5, "labels").clean)
+    assert pairs(icl, 5, "item").corrupt.equal(icl.task().pairs(5, "item").corrupt)
+    for name in ("stories", "ioi", "repeats", "nested"):
+        run = lm(tmp_path, name)
+        found, expected = pairs(run, 5), questioner(run).pairs(5)
+        assert found.clean.equal(expected.clean)
+        assert found.corrupt.equal(expected.corrupt)
+        assert not torch.equal(found.clean, found.corrupt)
+    stories = lm(tmp_path)
+    assert pairs(stories, 5, "abc").corrupt.equal(ioi_task(stories).pairs(5, "abc").corrupt)
+    for run, near in ((icl, "did you mean 'labels'"), (stories, "there are 'flip', 's2', 'abc'")):
+        with pytest.raises(ValueError, match=f"unknown corruption 'lables': {near}"):
+            pairs(run, 2, "lables")
+
+
+def test_sequences_are_those_of_a_split_with_their_answers(icl: Run, tmp_path: Path) -> None:
+    for split in (None, "ic2"):
+        found, batch = sequences(icl, 6, split), icl.task().sample(6, split or "ic", 1)
+        assert found.clean.equal(batch.inputs)
+        assert found.answers.equal(batch.labels)
+        assert (found.read_at, found.positions) == (-1, {})
+    run = lm(tmp_path)
+    for split in (None, "held-out"):
+        found, pair = sequences(run, 6, split), ioi_task(run).pairs(6, seed=1, split=split or "train")
+        assert found.clean.equal(pair.clean)
+        assert found.answers.equal(pair.answers)
+        assert isinstance(found.read_at, torch.Tensor)
+        assert found.read_at.equal(pair.reads)
+        assert list(found.positions) == list(pair.positions)
+    assert not sequences(run, 6).clean.equal(pairs(run, 6).clean), "other draws than those of pairs"
+    for some, split, near in ((icl, "icc", "did you mean 'ic'"), (run, "templats", "did you mean 'templates'")):
+        with pytest.raises(ValueError, match=f"unknown split '{split}': {near}"):
+            sequences(some, 2, split)
+
+
+# --- indirect objects -------------------------------------------------------------------------------------------------
+
+
+def test_prompts_on_indirect_objects_are_opened_as_the_texts_of_a_run_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stories", "ioi", "nested"):
+        run = lm(tmp_path, name)
+        task, tokens = ioi_task(run), run.task().sample(3).tokens
+        assert (task.pairs(4).clean[:, 0] == tokens[0, 0]).all()
+        assert task.d_vocab == run.task().d_vocab
+        assert task.seed == run.config.seed
+        assert task.n_ctx == run.config.task.n_ctx
+    monkeypatch.setenv("VALUESTREAM_CACHE", str(tmp_path / "cache"))
+    run = text_run(tmp_path)
+    run.keep_tokenizer(run.task().tokenizer)  # as training does, when it begins
+    (tmp_path / "corpus.txt").unlink()
+    pair = ioi_task(run).pairs(4)
+    first = ioi_task(run).tokenizer.convert_ids_to_tokens(pair.clean[:, 0].tolist())
+    assert not set(first) & {"<story>", "<pad>", "<unk>"}, "documents are not opened"
+    assert isinstance(questioner(run), IOITask)
+    assert first_corruption(run) == "flip"
+
+
+def text_run(root: Path) -> LMRun:
+    """A run of a corpus in the words of the prompts."""
+    from experiments.tasks.stories import vocabulary
+
+    save_tokenizer(word_level(vocabulary()), root / "words")
+    (root / "corpus.txt").write_text("".join(f"The {a} saw the {b}.\n" for a in ("dog", "cat") for b in ("hat", "key")))
+    task = TextTaskConfig(str(root / "corpus.txt"), str(root / "words"), n_ctx=40, validation=0.3)
+    return LMRun.at(root, lm_run("0.2m", task, n_ctx=40))
+
+
+def test_numbers_know_no_names(tmp_path: Path) -> None:
+    run = lm(tmp_path, "repeats")
+    with pytest.raises(
+        ValueError, match="was trained on numbers, which know no names; ask a run of stories, ioi, nested or text"
+    ):
+        ioi_task(run)
+    assert type(questioner(run)) is RepeatsTask

@@ -1,0 +1,75 @@
+"""Heads and routes of trained runs, phase by phase."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.runs.config import icl_run
+from experiments.studies import times as answers
+from experiments.studies.collection import add_frames
+from experiments.studies.committed_results import Bundle
+from experiments.studies.heads_and_routes import phases, study
+from figures.trainings.phases import phases as drawn_phases
+from tests.experiments.test_bundle import TINY
+from tests.helpers import run_named
+
+
+@pytest.fixture(scope="module")
+def frames(trained_runs: Path) -> dict[str, pd.DataFrame]:
+    return study([run_named(trained_runs, v) for v in ("classic", "value")], n=64, progress=False)
+
+
+def test_phases_are_checkpoints_in_the_order_of_learning(trained_runs: Path) -> None:
+    run = run_named(trained_runs, "value")
+    at = phases(run)
+    assert list(at) == ["before", "within", "after", "end"]
+    assert set(at.values()) <= set(run.checkpoints())
+    assert at["before"] < at["after"] <= at["end"] == 1_500
+    curve = run.metrics().query("split == 'ic' and measure == 'accuracy'").set_index("step")["value"]
+    assert curve[at["before"]] < 0.3
+    assert curve[at["after"]] >= 0.95
+
+
+def test_a_run_without_checkpoints_on_the_way_is_refused(tmp_path: Path) -> None:
+    from experiments.sweeps.sweep import sweep
+
+    [run] = sweep([icl_run("value", "small", 0, TINY)], tmp_path, workers=1, progress=False)
+    with pytest.raises(ValueError, match=r"has 1 evaluated checkpoint\(s\); phases want several"):
+        phases(run)
+
+
+def test_every_row_says_what_it_is_of(frames: dict[str, pd.DataFrame]) -> None:
+    for name, frame in frames.items():
+        assert set(frame.variant) == {"classic", "value"}, name
+        assert {"run", "seed", "preset"} <= set(frame.columns)
+    assert set(frames["mechanism_patches"].phase) == {"before", "within", "after", "end"}
+
+
+def test_the_previous_token_head_is_needed_with_the_stream_too(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    add_frames(frames, tmp_path)
+    table: Any = answers.mechanism(Bundle.open(tmp_path)).set_index(["variant", "phase"])
+    for variant in ("classic", "value"):
+        end = table.loc[(variant, "end")]
+        assert end.accuracy > 0.95
+        assert end["its keys' path cut"] < 0.5, "without what the first head tells the second's keys, nothing works"
+    # The residual stream alone restores the run of a classic model, and not that of a value model.
+    assert table.loc[("classic", "end"), "residual stream restored"] == pytest.approx(1.0, abs=0.1)
+    assert table.loc[("value", "end"), "residual stream restored"] < 0.8
+    assert table.loc[("value", "end"), "both restored"] == pytest.approx(1.0, abs=0.1)
+    assert pd.isna(table.loc[("classic", "end"), "stream cut forward"])
+    circuits = answers.circuits(Bundle.open(tmp_path))
+    assert "L0H0.v > L1H0.v (stream)" in set(circuits[circuits.variant == "value"].edge)
+    assert not circuits[circuits.variant == "classic"].edge.str.contains("stream").any()
+
+
+def test_phases_are_drawn(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    add_frames(frames, tmp_path)
+    table = answers.mechanism(Bundle.open(tmp_path))
+    figure = drawn_phases(table, list(answers.WITHOUT), list(answers.PATCHED), ["a", "b"])
+    names = {trace.name for trace in figure.data}  # type: ignore[attr-defined] # every trace has one
+    assert "value: stream cut forward" in names
+    assert "classic: stream cut forward" not in names

@@ -1,0 +1,188 @@
+"""Figures draw what their frames say, carry their runs, and are the same every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from analysis.drawing import draw
+from circuits import UnknownNameError
+from experiments.questions.analyses import all_metrics, labelled, patch_run
+from experiments.studies import demonstration
+from experiments.studies.demonstration import Size, demo, find, printable, sentences
+from figures.curves import over_seeds
+from figures.files import write_figure, write_images
+from figures.html_page import write_page
+from figures.theme import colours, faded
+from figures.trainings.learning import learning_curves
+from tests.experiments.test_training import TINY
+from tests.helpers import run_named
+
+
+@pytest.fixture(scope="module")
+def metrics(trained_runs: Path) -> pd.DataFrame:
+    return all_metrics([run_named(trained_runs, v) for v in ("classic", "value")])
+
+
+def names(figure: Any) -> list[str]:
+    return [trace.name for trace in figure.data if trace.name]
+
+
+def test_learning_curves(metrics: pd.DataFrame) -> None:
+    figure = draw("learning", metrics)
+    assert names(figure) == ["classic", "value"]
+    value = next(trace for trace in figure.data if trace.name == "value")
+    chosen = metrics[(metrics.variant == "value") & (metrics.split == "ic") & (metrics.measure == "accuracy")]
+    assert list(value.y) == chosen.value.tolist()
+    assert [a.text for a in figure.layout.annotations if a.text == "95%"] == ["95%"]
+    assert set(figure.layout.meta["runs"]) == set(metrics.run)
+    assert "One seed" in figure.layout.meta["caption"]
+
+
+def test_bands_are_intervals_over_seeds(metrics: pd.DataFrame) -> None:
+    second = metrics.assign(seed=1, value=metrics.value * 0.9, run=metrics.run + "-b")
+    both = pd.concat([metrics, second])
+    figure = draw("learning", both)
+    assert "Mean over 2 seeds; bands are 95 % t intervals over seeds." in figure.layout.meta["caption"]
+    assert sum(trace.fill == "toself" for trace in figure.data) == 2
+    chosen = both[(both.variant == "value") & (both.split == "ic") & (both.measure == "accuracy")]
+    curve = over_seeds(chosen)
+    assert (curve.n == 2).all()
+    assert (curve["low"] <= curve["mean"]).all()
+
+
+def test_progress_measures(metrics: pd.DataFrame) -> None:
+    figure = draw("progress", metrics)
+    assert len(names(figure)) == 8
+    titles = [a.text for a in figure.layout.annotations]
+    assert all(any(name in title for title in titles) for name in ("ILA", "TILA", "TLA", "CLA"))
+
+
+def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
+    runs = [run_named(trained_runs, v) for v in ("classic", "value")]
+    frame = pd.concat([labelled(patch_run(run, 8).to_frame(), run) for run in runs])
+    figure = draw("patch", frame)
+    heat = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert len(heat) == 2
+    value = frame[frame.variant == "value"]
+    x, y = list(heat[1].x), list(heat[1].y)
+    cell = heat[1].z[y.index("matching label")][x.index("L1 v mixed")]
+    row = value[(value.layer == 1) & (value.route == "mixed") & (value.position == "matching label")]
+    assert cell == pytest.approx(float(row.effect.iloc[0]))
+    assert "L1 v residual" in x
+    assert "L1 v residual" not in list(heat[0].x), "the classic model has no such site"
+    assert "8 pairs" in figure.layout.meta["caption"]
+
+
+def test_unknown_figures_are_suggested() -> None:
+    with pytest.raises(UnknownNameError, match="unknown figure 'patches': did you mean .*'patch'"):
+        draw("patches")
+
+
+def test_colours_mean_the_same_variant_everywhere() -> None:
+    a, b = colours(["classic", "value", "lime"]), colours(["value", "resformer-dense", "classic"])
+    assert a["classic"] == b["classic"]
+    assert a["value"] == b["value"]
+    assert faded("#0072B2", 0.5) == "rgba(0,114,178,0.5)"
+
+
+def test_written_figures_are_stable_and_open_offline(metrics: pd.DataFrame, tmp_path: Path) -> None:
+    paths = [write_figure(draw("learning", metrics), tmp_path / folder / "figure", tmp_path) for folder in "ab"]
+    assert paths[0][0].read_bytes() == paths[1][0].read_bytes()
+    assert paths[0][1].read_bytes() == paths[1][1].read_bytes()
+    html = paths[0][1].read_text()
+    assert 'src="../plotly.min.js"' in html
+    assert "https://cdn" not in html
+    assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
+    assert json.loads(paths[0][0].read_text())["layout"]["meta"]["runs"]
+
+
+@pytest.mark.slow
+def test_images_are_drawn_where_there_is_a_browser(metrics: pd.DataFrame, tmp_path: Path) -> None:
+    paths = write_images({"curves": learning_curves(metrics)}, tmp_path / "new")
+    assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"<svg"]
+
+
+def test_without_a_browser_images_are_refused_at_once(
+    metrics: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreographer.browsers.Chromium.find_browser", lambda **_: None)
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    with pytest.raises(RuntimeError, match="no browser was found; install one such as chromium"):
+        write_images({"curves": learning_curves(metrics)}, tmp_path)
+
+
+def test_pages_are_self_contained_and_escape_their_text(tmp_path: Path) -> None:
+    sections = [
+        {"heading": "a <b>", "text": ["x & y"], "table": pd.DataFrame({"n": [1]}), "code": "1 < 2"},
+        {"heading": "drawn", "figure": go.Figure(go.Scatter(y=[1, 2]))},
+    ]
+    text = write_page(tmp_path / "page.html", "T", "lead", sections, "end").read_text()
+    assert "a &lt;b&gt;" in text
+    assert "x &amp; y" in text
+    assert "1 &lt; 2" in text
+    assert "<script src=" not in text
+    assert text.count("Plotly.newPlot(") >= 1
+
+
+# --- the demonstration ------------------------------------------------------------------------------------------------
+
+
+def test_the_demonstration_from_training_to_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(demonstration.SIZES, "tiny", Size(seeds=2, training=TINY, pairs=4, sequences=16))
+    page = demo("tiny", tmp_path / "runs", tmp_path / "out", progress=False)
+    assert page == tmp_path / "out" / "index.html"
+    said = capsys.readouterr().out
+    for variant in ("classic", "value", "value-stop", "value-gradient-only"):
+        assert variant in said
+    assert "Too few runs reached 95% to compare classic (0 of 2) with value (0 of 2)." in said
+    text = page.read_text()
+    figures = [
+        "learning_curves",
+        "progress_measures",
+        "head_scores",
+        "patching",
+        "edges",
+        "ablation",
+        "gradient_shares",
+    ]
+    for name in figures:
+        assert (page.parent / f"{name}.json").is_file()
+        assert (page.parent / f"{name}.html").is_file()
+    assert text.count("Plotly.newPlot(") >= len(figures)
+    assert "HookedStreamTransformer &#x27;value-gradient-only&#x27;" in text
+
+
+def test_sentences_take_their_numbers_from_the_frames(trained_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = [run_named(trained_runs, v) for v in ("classic", "value")]
+    by_name = {run.config.variant: run for run in trained}
+    monkeypatch.setattr(
+        demonstration, "sweep", lambda configs, root, progress: [by_name[v] for v in ("classic", "value")]
+    )
+    monkeypatch.setattr(demonstration, "VARIANTS", ("classic", "value"))
+    found = find(Size(1, TINY, pairs=16, sequences=64), trained_runs, progress=False)
+    table = found.table.set_index("variant")
+    said = " ".join(s for s in _safe(found))
+    assert (
+        f"comes after {table.loc['value', 'steps']:.0f} steps, without it after {table.loc['classic', 'steps']:.0f}"
+        in said
+    )
+    patches = found.patches.set_index(["variant", "layer", "component", "route", "position"]).effect
+    together = float(patches["value", 1, "state", "-", "matching label"])  # type: ignore[arg-type] # a number
+    assert f"both together {together:.0%}" in said
+    assert np.isfinite(together)
+    assert printable(found.table).columns.tolist() == ["variant", "steps to 95%", "ratio to classic, paired", "seeds"]
+
+
+def _safe(found: demonstration.Findings) -> list[str]:
+    """The sentences that need no variant which these runs lack."""
+    missing = pd.DataFrame([{"variant": v, "ratio": np.nan} for v in ("value-stop", "value-gradient-only")])
+    return sentences(demonstration.replace(found, table=pd.concat([found.table, missing])))

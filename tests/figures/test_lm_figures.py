@@ -1,0 +1,419 @@
+"""Figures of language models and of indirect objects draw what their frames say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.statistics.intervals import mean_interval
+from circuits import UnknownNameError
+from circuits.common.plain_data import derive_seed
+from figures.files import write_images
+from figures.trainings import indirect_objects as ioi
+from figures.trainings import language_models as lm
+
+VARIANTS = ("classic", "value", "value-stop")
+SETS = (*lm.IOI_SETS, *lm.NESTED_SETS)
+MEASURES = ("probability", "wrong_probability", "logit_difference", "accuracy", "preference")
+SPEED = {"classic": 1.0, "value": 0.75, "value-stop": 0.9, "value-gradient-only": 1.0, "cumulative": 0.8}
+SENTENCES = (
+    "1 After John and Mary went to the store, John gave a bottle of milk to",
+    "2 When Tom and James went to the park, Tom gave the ball to",
+    "3 When Dan and Emily went to the shops, Dan gave an apple to",
+    "4 After Sam and Amy went to the park, Sam gave a drink to",
+)
+ROUTES = {"classic": ("own",), "value": ("own", "residual", "mixed", "outgoing")}
+
+
+def metrics_of(variants: Sequence[str] = VARIANTS, seeds: int = 3, points: int = 5) -> pd.DataFrame:
+    """Curves made up: a variant's are those of classic, faster; a seed's differ a little."""
+    rows = []
+    for variant, seed in product(variants, range(seeds)):
+        rng = np.random.default_rng(derive_seed("made up", variant, seed))
+        about = {"condition": "0.2m", "variant": variant, "seed": seed, "run": f"{variant}-{seed}"}
+        for point in range(points):
+            at = {"step": 100 * point, "tokens": 409_600 * point}
+            done = 6 * point / (points - 1) / SPEED[variant]
+            loss = 1.6 + 6 * math.exp(-done) + 0.02 * seed + 0.002 * rng.standard_normal()
+            rows.append({**about, **at, "split": "validation", "measure": "loss", "value": loss})
+            for i, (name, measure) in enumerate(product(SETS, MEASURES)):
+                level = (0.9 - 0.05 * (i // 5)) / (1 + math.exp(3 - done)) + 0.02 * rng.standard_normal()
+                value = 5 * level - 1 if measure == "logit_difference" else min(1.0, max(0.0, level))
+                rows.append({**about, **at, "split": name, "measure": measure, "value": value})
+    return pd.DataFrame(rows)
+
+
+def answers_by_sentence(variants: Sequence[str] = ("classic", "value"), order: str = "both") -> pd.DataFrame:
+    bodies = [(v, "own") for v in variants] + [("classic", "value"), ("value", "classic")]
+    rows = []
+    for i, ((variant, body), prompt) in enumerate(product(bodies, SENTENCES)):
+        for answer, level in (("right", 0.15 + 0.04 * (i % 7)), ("wrong", 0.05 + 0.03 * (i % 5))):
+            ends = {"mean": level, "low": level - 0.04, "high": level + 0.05}
+            where = {"variant": variant, "body": body, "prompt": prompt, "order": order, "answer": answer}
+            rows.append({**where, **ends, "n": 5, "sets": "ioi paper"})
+    return pd.DataFrame(rows)
+
+
+def scaling_table(variants: Sequence[str] = ("value", "value-stop")) -> pd.DataFrame:
+    rows = []
+    sizes = {"0.2m": 213_000, "1m": 1_050_000, "3m": 3_180_000}
+    means = {"tokens to threshold ratio to classic": 0.8, "final loss difference": -0.03}
+    means["final probability difference"] = 0.1
+    for i, ((size, parameters), variant) in enumerate(product(sizes.items(), variants)):
+        for measure, mean in means.items():
+            middle = mean * (1 - 0.05 * i)
+            ends = {"mean": middle, "low": middle - abs(mean) / 4, "high": middle + abs(mean) / 3}
+            about = {"size": size, "parameters": parameters, "variant": variant, "measure": measure}
+            rows.append({**about, **ends, "pairs": 5 if size == "0.2m" else 3, "step_time_ratio": 1.02 + 0.01 * i})
+    return pd.DataFrame(rows)
+
+
+def cost_table(variants: Sequence[str] = ("value", "value-stop")) -> pd.DataFrame:
+    rows = []
+    for i, (size, variant) in enumerate(product(("0.2m", "1m"), variants)):
+        time, tokens = 1.02 + 0.02 * i, 0.75 + 0.1 * i
+        cost = {"time": time, "time_low": time - 0.01, "time_high": time + 0.015, "memory": 1.1}
+        gain = {"tokens": tokens, "tokens_low": tokens - 0.08, "tokens_high": tokens + 0.1}
+        rows.append({"variant": variant, "size": size, **cost, **gain, "pairs": 5})
+    return pd.DataFrame(rows)
+
+
+def patches(runs: int = 1, head: str = "all") -> pd.DataFrame:
+    rows = []
+    for variant, run in product(ROUTES, range(runs)):
+        for layer, (route, position) in product(range(4), product(ROUTES[variant], ioi.ROLES[::-1])):
+            if layer == 0 and route == "residual":
+                continue
+            effect = 0.2 * layer * (ioi.ROLES.index(position) - 1) / 4 + 0.1 * run + 0.05 * len(route)
+            site = {"layer": layer, "component": "v", "route": route, "head": head, "position": position}
+            ends = {"effect": effect, "low": effect - 0.05, "high": effect + 0.05}
+            rows.append(
+                {
+                    "variant": variant,
+                    "run": f"{variant}-{run}",
+                    **site,
+                    **ends,
+                    "n": 64,
+                    "metric": "logit_difference",
+                    "direction": "denoise",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def scores_of(runs: int = 1) -> pd.DataFrame:
+    rows = []
+    for variant, run, layer, head in product(("classic", "value"), range(runs), range(4), range(4)):
+        for i, score in enumerate(reversed(ioi.SCORES)):
+            value = ((5 * layer + 3 * head + 2 * i + run) % 16) / 16
+            at = {"variant": variant, "run": f"{variant}-{run}", "layer": layer, "head": head, "score": score}
+            rows.append({**at, "value": value, "stderr": 0.01, "n": 200})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def metrics() -> pd.DataFrame:
+    return metrics_of()
+
+
+def caption(figure: Any) -> str:
+    return figure.layout.meta["caption"]
+
+
+def titles(figure: Any) -> list[str]:
+    return [annotation.text for annotation in figure.layout.annotations][:-1]
+
+
+def lines(figure: Any, name: str) -> list[Any]:
+    return [trace for trace in figure.data if trace.name == name and trace.mode == "lines"]
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_means_over_seeds_against_millions_of_tokens(metrics: pd.DataFrame) -> None:
+    figure: Any = lm.loss_curves(metrics)
+    left = lines(figure, "value")[0]
+    chosen = metrics[(metrics.variant == "value") & (metrics.split == "validation")]
+    assert list(left.x) == pytest.approx([0.4096 * i for i in range(5)])
+    assert list(left.y) == pytest.approx(chosen.groupby("tokens").value.mean().tolist())
+    assert sum(trace.fill == "toself" for trace in figure.data) == 5, "every curve has its interval"
+    assert [trace.name for trace in figure.data if trace.showlegend] == list(VARIANTS)
+    assert "Mean over 3 seeds" in caption(figure)
+    assert figure.layout.meta["runs"] == sorted(metrics.run.unique())
+
+
+def test_differences_of_losses_are_paired_by_seed(metrics: pd.DataFrame) -> None:
+    figure: Any = lm.loss_curves(metrics)
+    assert len(lines(figure, "classic")) == 1, "the reference does not differ from itself"
+    right = lines(figure, "value")[1]
+    losses = metrics[metrics.split == "validation"].pivot_table("value", ["seed", "tokens"], "variant")
+    differences = (losses["value"] - losses["classic"]).unstack("seed")
+    intervals = [mean_interval(row.to_numpy()) for _, row in differences.iterrows()]
+    assert list(right.y) == pytest.approx([i.mean for i in intervals])
+    edge = figure.data[list(figure.data).index(right) - 1]
+    assert list(edge.y) == pytest.approx([i.high for i in intervals] + [i.low for i in reversed(intervals)])
+    apart = mean_interval(losses["value"].unstack("seed").iloc[-1].to_numpy())
+    assert intervals[-1].high - intervals[-1].low < apart.high - apart.low, "what seeds share cancels"
+
+
+def test_one_seed_has_no_interval_and_says_so() -> None:
+    figure: Any = lm.loss_curves(metrics_of(seeds=1))
+    assert not any(trace.fill == "toself" for trace in figure.data)
+    assert "One seed; no interval." in caption(figure)
+
+
+def test_the_reference_alone_has_no_differences() -> None:
+    figure: Any = lm.loss_curves(metrics_of(("classic",), seeds=2, points=2))
+    assert len(lines(figure, "classic")) == 1
+    assert {trace.xaxis for trace in figure.data} == {"x"}
+
+
+def test_the_axis_of_losses_is_that_of_what_comes_after_the_start(metrics: pd.DataFrame) -> None:
+    figure: Any = lm.loss_curves(metrics)
+    assert figure.layout.yaxis.range[1] < 7 < max(lines(figure, "classic")[0].y)
+    assert "may leave the frame" in caption(figure)
+    flat: Any = lm.loss_curves(metrics[metrics.step > 0])
+    assert "may leave the frame" not in caption(flat)
+
+
+@pytest.mark.parametrize("measure", ["probability", "logit_difference"])
+def test_ioi_curves_have_a_panel_a_set(metrics: pd.DataFrame, measure: str) -> None:
+    figure: Any = lm.ioi_curves(metrics, measure)
+    assert titles(figure) == list(lm.IOI_SETS.values())
+    drawn = lines(figure, "value-stop")
+    assert len(drawn) == 5
+    chosen = metrics[(metrics.variant == "value-stop") & (metrics.measure == measure)]
+    for line, split in zip(drawn, lm.IOI_SETS, strict=True):
+        assert list(line.y) == pytest.approx(chosen[chosen.split == split].groupby("tokens").value.mean().tolist())
+    assert sum(trace.fill == "toself" for trace in figure.data) == 15
+    assert lm.MEASURE_WORDS[measure] == figure.layout.yaxis.title.text
+
+
+def test_levels_are_lines_with_names(metrics: pd.DataFrame) -> None:
+    figure: Any = lm.ioi_curves(metrics, splits=("ioi paper",), levels={"the paper: 41%": 0.41})
+    assert [shape.y0 for shape in figure.layout.shapes] == [0.41]
+    assert "the paper: 41%" in [note.text for note in figure.layout.annotations]
+
+
+def test_nested_curves_have_a_panel_a_depth_or_a_question(metrics: pd.DataFrame) -> None:
+    assert titles(lm.nested_curves(metrics)) == [lm.NESTED_SETS[depth] for depth in lm.DEPTHS]
+    figure: Any = lm.nested_curves(metrics, ("giver", "object"))
+    assert titles(figure) == ["who gave it?", "what was given?"]
+    chosen = metrics[(metrics.variant == "classic") & (metrics.split == "object") & (metrics.measure == "accuracy")]
+    assert list(lines(figure, "classic")[1].y) == pytest.approx(chosen.groupby("tokens").value.mean().tolist())
+    assert "3 seeds" in caption(figure)
+
+
+def test_curves_refuse_what_is_not_there() -> None:
+    metrics = metrics_of(points=2)
+    with pytest.raises(UnknownNameError, match="unknown set 'depth 4': did you mean"):
+        lm.nested_curves(metrics, ("depth 4",))
+    with pytest.raises(UnknownNameError, match="unknown measure 'probabilty': did you mean 'probability'"):
+        lm.ioi_curves(metrics, "probabilty")
+    with pytest.raises(UnknownNameError, match="unknown variant 'classic'"):
+        lm.loss_curves(metrics[metrics.variant != "classic"])
+    both = pd.concat([metrics, metrics.assign(condition="1m")])
+    with pytest.raises(ValueError, match=r"several conditions \(0.2m, 1m\); draw one at a time"):
+        lm.loss_curves(both)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_scaling_draws_a_panel_a_measure_with_whiskers() -> None:
+    table = scaling_table()
+    figure: Any = lm.scaling(table, ["b", "a"])
+    assert len(figure.data) == 6
+    ratio = table[(table.variant == "value-stop") & table.measure.str.contains("ratio")]
+    point = figure.data[1]
+    assert list(point.y) == ratio["mean"].tolist()
+    assert list(point.error_y.array) == pytest.approx((ratio.high - ratio["mean"]).tolist())
+    assert list(point.error_y.arrayminus) == pytest.approx((ratio["mean"] - ratio.low).tolist())
+    assert point.x == pytest.approx(ratio.parameters.to_numpy(), rel=0.1)
+    assert all(point.x > figure.data[0].x), "points of one size stand beside each other"
+    assert [shape.y0 for shape in figure.layout.shapes] == [1.0, 0.0, 0.0]
+    assert "3 to 5 pairs of seeds" in caption(figure)
+    assert figure.layout.meta["runs"] == ["a", "b"]
+    assert "1.03 times classic's" in point.hovertext[0]
+    assert "0.2m<br>0.21 million" in figure.layout.xaxis.ticktext
+
+
+def test_costs_stand_against_gains_and_the_line_of_break_even() -> None:
+    table = cost_table()
+    figure: Any = lm.cost_against_gain(table, ["a"])
+    line, value, stop = figure.data[:3]
+    assert np.array(line.x) * np.array(line.y) == pytest.approx(1.0)
+    ours = table[table.variant == "value"]
+    assert (list(value.x), list(value.y)) == (ours.time.tolist(), ours.tokens.tolist())
+    assert list(value.error_x.array) == pytest.approx((ours.time_high - ours.time).tolist())
+    assert list(value.error_y.arrayminus) == pytest.approx((ours.tokens - ours.tokens_low).tolist())
+    assert list(value.marker.symbol) == ["circle", "square"], "symbols tell sizes"
+    assert list(stop.marker.symbol) == ["circle-open", "square-open"], "and gates"
+    assert [trace.name for trace in figure.data[3:]] == ["0.2m", "1m"]
+    assert figure.layout.yaxis.range[0] < ours.tokens_low.min()
+    curves: Any = lm.loss_curves(metrics_of(tuple(SPEED), points=2))
+    assert {t.name: t.line.color for t in curves.data if t.showlegend}["value"] == value.marker.color
+    assert "5 pairs of seeds" in caption(figure)
+    one: Any = lm.cost_against_gain(table[table["size"] == "1m"])
+    assert "1m" not in [trace.name for trace in one.data]
+
+
+def test_sentences_have_bars_of_right_and_wrong_names() -> None:
+    table = answers_by_sentence()
+    figure: Any = ioi.ioi_by_sentence(table, ["a"])
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert [bar.name for bar in bars[::2]] == ["classic", "value", "classic in value", "value in classic"]
+    assert [bar.yaxis for bar in bars] == ["y"] * 4 + ["y2"] * 4, "transplanted ones are below"
+    rows = table[(table.variant == "value") & (table.body == "classic") & (table.answer == "wrong")]
+    assert list(bars[7].y) == rows["mean"].tolist()
+    assert list(bars[7].error_y.array) == pytest.approx([0.05] * 4)
+    assert list(bars[7].error_y.arrayminus) == pytest.approx([0.04] * 4)
+    assert bars[7].x[0].replace("<br>", " ") == SENTENCES[0]
+    assert bars[6].marker.color == bars[2].marker.color, "the inside is of whose weights they are"
+    assert bars[6].marker.line.color == bars[0].marker.line.color, "the edge of whose body"
+    assert "5 seeds" in caption(figure)
+    assert "either name as subject" in caption(figure)
+    assert {trace.name for trace in figure.data} >= set(ioi.ANSWERS.values())
+
+
+def test_sentences_of_one_run_have_no_whiskers_and_may_be_numbered() -> None:
+    table = answers_by_sentence().drop(columns=["order", "sets"]).assign(low=np.nan, high=np.nan, n=1)
+    table = table.assign(sentence=table.prompt.str[0].astype(int), prompt=table.prompt.str[2:])
+    figure: Any = ioi.ioi_by_sentence(table)
+    assert figure.data[0].x[0].replace("<br>", " ") == SENTENCES[0]
+    assert np.isnan(np.array(figure.data[0].error_y.array, dtype=float)).all()
+    assert "One seed; no interval." in caption(figure)
+    assert figure.layout.yaxis.range[1] == pytest.approx(1.08 * table["mean"].max())
+
+
+def test_matched_weights_alone_have_one_panel() -> None:
+    table = answers_by_sentence()
+    figure: Any = ioi.ioi_by_sentence(table[table.body == "own"])
+    assert len(titles(figure)) == 1
+    assert "architecture, its inside" not in caption(figure)
+
+
+def test_orders_are_told_apart_or_chosen() -> None:
+    both = pd.concat([answers_by_sentence(order="ABBA"), answers_by_sentence(order="BABA")])
+    figure: Any = ioi.ioi_by_sentence(both)
+    first = next(trace for trace in figure.data if trace.type == "bar")
+    assert len(set(first.x)) == 8
+    assert first.x[0].endswith("<br>(ABBA)")
+    one: Any = ioi.ioi_by_sentence(both, order="BABA")
+    assert len(set(one.data[0].x)) == 4
+    averaged: Any = ioi.ioi_by_sentence(pd.concat([both, answers_by_sentence()]))
+    assert len(set(averaged.data[0].x)) == 4, "rows of both orders come first"
+    with pytest.raises(UnknownNameError, match="unknown order 'ABAB': did you mean"):
+        ioi.ioi_by_sentence(both, order="ABAB")
+    with pytest.raises(ValueError, match="16 rows are of bars that others are of too"):
+        ioi.ioi_by_sentence(pd.concat([answers_by_sentence(), answers_by_sentence().head(16)]))
+
+
+# --- maps -------------------------------------------------------------------------------------------------------------
+
+
+def test_route_maps_have_a_panel_a_route_and_variant() -> None:
+    frame = patches()
+    figure: Any = ioi.route_maps(frame)
+    assert titles(figure) == ["classic: v, own", *(f"value: v, {route}" for route in ROUTES["value"])]
+    residual = figure.data[2]
+    assert list(residual.x) == list(ioi.ROLES)
+    assert list(residual.y) == [0, 1, 2, 3]
+    row = frame[(frame.route == "residual") & (frame.layer == 3) & (frame.position == "S2")].iloc[0]
+    assert residual.z[3][3] == pytest.approx(row.effect)
+    assert residual.text[3][3] == f"{row.effect:.2f}"
+    assert residual.customdata[3][3] == pytest.approx([row.low, row.high])
+    assert np.isnan(np.array(residual.z[0], dtype=float)).all(), "nothing comes in at the first layer"
+    assert set(residual.text[0]) == {""}
+    axis = figure.layout.coloraxis
+    assert axis.cmax == -axis.cmin == pytest.approx(frame.effect.abs().max())
+    assert all(trace.coloraxis == "coloraxis" for trace in figure.data)
+    assert "One run a variant, 64 pairs each" in caption(figure)
+    assert figure.layout.meta["runs"] == ["classic-0", "value-0"]
+
+
+def test_route_maps_of_several_runs_are_means_with_their_interval() -> None:
+    frame = patches(runs=3)
+    figure: Any = ioi.route_maps(frame)
+    cell = frame[(frame.variant == "value") & (frame.route == "mixed") & (frame.layer == 1) & (frame.position == "IO")]
+    interval = mean_interval(cell.effect.to_numpy())
+    mixed = figure.data[3]
+    assert mixed.z[1][0] == pytest.approx(interval.mean)
+    assert mixed.customdata[1][0] == pytest.approx([interval.low, interval.high])
+    assert "Means over 3 runs" in caption(figure)
+
+
+def test_route_maps_name_sites_that_are_patched_together_and_zeros_without_a_sign() -> None:
+    frame = patches().query("route == 'own'").assign(component="state", route="-", effect=-0.001)
+    joint: Any = ioi.route_maps(pd.concat([frame, frame.assign(component="resid_pre + v", route="- + residual")]))
+    assert titles(joint)[::2] == ["classic: resid + stream", "classic: resid_pre + v, - + residual"]
+    assert joint.data[0].text[0][0] == "0.00"
+
+
+def test_route_maps_are_not_of_single_heads() -> None:
+    with pytest.raises(ValueError, match="every site here is of a single head"):
+        ioi.route_maps(patches(head="1"))
+
+
+def test_head_scores_have_a_map_a_score_and_run() -> None:
+    frame = scores_of()
+    figure: Any = ioi.head_score_maps(frame)
+    assert titles(figure) == list(ioi.SCORES)
+    assert [figure.layout[axis].title.text for axis in ("yaxis", "yaxis6")] == [
+        f"<b>{variant}</b><br>layer" for variant in ("classic", "value")
+    ]
+    chosen = frame[(frame.variant == "value") & (frame.score == "name mover")]
+    expected = chosen.pivot(index="layer", columns="head", values="value").to_numpy()
+    np.testing.assert_array_equal(np.array(figure.data[9].z, dtype=float), expected)
+    assert figure.data[9].customdata[0][0] == 0.01
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
+    assert "mean over 200 prompts" in caption(figure)
+    assert figure.layout.meta["runs"] == ["classic-0", "value-0"]
+
+
+def test_heads_of_several_runs_are_not_averaged() -> None:
+    figure: Any = ioi.head_score_maps(scores_of(runs=2))
+    assert len(figure.data) == 20
+    assert figure.layout.yaxis6.title.text == "<b>classic, ssic-1</b><br>layer"
+    seeded: Any = ioi.head_score_maps(scores_of(runs=2).assign(seed=lambda t: t.run.str[-1]))
+    assert seeded.layout.yaxis6.title.text == "<b>classic, seed 1</b><br>layer"
+    with pytest.raises(ValueError, match="160 scores are there twice"):
+        ioi.head_score_maps(pd.concat([scores_of(), scores_of()]))
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def every_figure(metrics: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "loss_curves": lm.loss_curves(metrics),
+        "ioi_curves": lm.ioi_curves(metrics),
+        "nested_curves": lm.nested_curves(metrics),
+        "scaling": lm.scaling(scaling_table(), ["a"]),
+        "cost_against_gain": lm.cost_against_gain(cost_table(), ["a"]),
+        "ioi_by_sentence": ioi.ioi_by_sentence(answers_by_sentence(), ["a"]),
+        "route_maps": ioi.route_maps(patches()),
+        "head_score_maps": ioi.head_score_maps(scores_of()),
+    }
+
+
+def test_the_same_frames_make_the_same_figures(metrics: pd.DataFrame) -> None:
+    first, second = every_figure(metrics), every_figure(metrics)
+    for name, figure in first.items():
+        assert figure.to_json() == second[name].to_json(), name
+        assert figure.layout.meta["runs"], name
+        assert caption(figure) == figure.layout.annotations[-1].text, name
+
+
+@pytest.mark.slow
+def test_all_of_them_can_be_drawn(metrics: pd.DataFrame, tmp_path: Path) -> None:
+    drawn = every_figure(metrics)
+    assert len(write_images(drawn, tmp_path, ("png",))) == len(drawn)
