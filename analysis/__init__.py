@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from analysis.metrics import METRICS, ReadMetric
     from analysis.pairs import Pair
     from analysis.patching.patch import PatchResult, patch
-    from analysis.patching.site_search import Site, find_sites
+    from analysis.patching.site_search import find_sites
     from analysis.statistics.comparison import compare
     from analysis.statistics.intervals import adjust, mean_interval, paired_ratio
     from analysis.statistics.survival import survival_curves
     from analysis.statistics.thresholds import threshold_table, threshold_times
+    from circuits.sites import Site
 
 __getattr__ = lazily(
     "analysis",

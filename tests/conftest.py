@@ -11,8 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-from tests.helpers import train_small
-from tests.lm_helpers import train_small_lms
+from tests.helpers import train_small, train_small_lms
 
 torch.set_num_threads(1)
 

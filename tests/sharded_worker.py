@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.runs import saved_shards as sharded_state
-from experiments.runs.lm_run import LMRun
-from experiments.training import lm_trainer as lm_training
-from experiments.training.lm_trainer import LMTrainer, train_lm
+from experiments.runs.run import Run
+from experiments.training import trainer as training
 from experiments.training.several_processes import Sharded
+from experiments.training.together import train
+from experiments.training.trainer import Trainer
 
 
 def dying(function: Any, at: int) -> Any:
@@ -30,7 +31,7 @@ def dying(function: Any, at: int) -> Any:
 
 
 MOMENTS = {
-    "update": (LMTrainer, "update"),
+    "update": (Trainer, "update"),
     "fsync": (os, "fsync"),
     "write": (sharded_state, "write_atomically"),
     "rename": (Path, "rename"),
@@ -45,13 +46,13 @@ def main() -> None:
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--die", nargs=3, metavar=("RANK", "MOMENT", "NUMBER"))
     asked = parser.parse_args()
-    lm_training.SAVE_SECONDS = 0.0
+    training.SAVE_SECONDS = 0.0
     group = Sharded.from_environment("cpu")
     if asked.die and int(asked.die[0]) == group.rank:
         owner, name = MOMENTS[asked.die[1]]
         setattr(owner, name, dying(getattr(owner, name), int(asked.die[2])))
     for run in asked.runs:
-        train_lm(LMRun.open(run), "cpu", group=group)
+        train([Run.open(run)], "cpu", group=group)
 
 
 if __name__ == "__main__":

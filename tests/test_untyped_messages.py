@@ -40,9 +40,9 @@ CASES: list[tuple[str, str]] = [
     ("split_gradient(model, None, x, by='pairs')", "unknown way to split 'pairs': did you mean 'pair'"),
     ("amicl_study('ful')", "unknown size 'ful': did you mean 'full'"),
     ("experiment('data').arms('miniatur')", "unknown size 'miniatur': did you mean 'miniature'"),
-    ("run_at(torch.zeros(4, 17, dtype=torch.bool))", "and this is a mask: give mask.nonzero"),
-    ("run_at(torch.full((4, 1), 2.0))", "must be whole numbers of positions, got torch.float32; use positions.long()"),
-    ("run_at(torch.full((4,), 2))", "positions of 't' must be (batch, n), got (4,)"),
+    ("Run.at(torch.zeros(4, 17, dtype=torch.bool))", "and this is a mask: give mask.nonzero"),
+    ("Run.at(torch.full((4, 1), 2.0))", "must be whole numbers of positions, got torch.float32; use positions.long()"),
+    ("Run.at(torch.full((4,), 2))", "positions of 't' must be (batch, n), got (4,)"),
     ("Pair(x, x + 1, y, y + 1, {'a': x[:, :1, 0] > 0})", "positions of 'a' must be numbers of positions"),
     ("Pair(x, x + 1, y, y + 1, {}, y > 1)", "read_at must be numbers of positions, (batch, n) of them, and this is a"),
     ("Pair(x, x + 1, y, y + 1, {}, 2.0)", "read_at must be whole numbers of positions, got torch.float32"),
@@ -97,7 +97,7 @@ from analysis.heads.copying import copy_score
 from circuits import HookedStreamTransformer, Intervention, Stream, icl_config, intervened
 from circuits.interventions.intervention import Attend, Zero
 from circuits.config.streams import LearnedGain
-from experiments.runs.config import SGD, Adam, Every, GateChange
+from experiments.runs.training_config import SGD, Adam, Every, GateChange
 from experiments.tasks import ICLTask
 from experiments.studies.associative_memory import study as amicl_study
 from experiments.studies.registry import experiment
@@ -107,7 +107,7 @@ x, y = pair.clean, pair.answers
 tokens, short = torch.arange(20).view(4, 5) % 3, (torch.arange(17) < 9).expand(4, -1)
 def answering(n):
     return Pair(x, x + 1, torch.tensor([0, 1, 2, n]), torch.tensor([1, 2, 3, 4]))
-def run_at(places):
+def Run.at(places):
     with intervened(model, [Intervention(Site(1, "z", position="t"), Zero())], positions=dict(t=places)):
         model(x)
 for call in {calls!r}:

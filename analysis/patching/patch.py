@@ -21,13 +21,13 @@ from analysis.gap import Gap, measure_gap
 from analysis.memory import bound_for, bytes_of
 from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, metric_named, precise, read
 from analysis.pairs import Pair, check_readable, is_padding
-from analysis.patching.replay import Edit, Replay
-from analysis.patching.site_search import check_sites
+from analysis.patching.edits import Edit
+from analysis.patching.replay import Replay
 from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.common.errors import known, require, whole
 from circuits.config.streams import CARRIERS
 from circuits.model import HookedStreamTransformer, State
-from circuits.sites import Site
+from circuits.sites import Site, check_sites
 
 Patched = Site | tuple[Site, ...]
 """What is patched at once: a site, or several together."""

@@ -15,21 +15,13 @@ from circuits.description import as_text
 from experiments.commands.lm_cli import TrainLM
 from experiments.questions.indirect_objects import body_of, measured, other_body
 from experiments.questions.ioi_tables import OWN, By, model_name, paper_table, summary
-from experiments.runs.config import Adam, Every
-from experiments.runs.lm_config import (
-    GENERATED,
-    LM_TRAINING,
-    TASKS,
-    AdamW,
-    LMRunConfig,
-    LMTraining,
-    TokenTaskConfig,
-    lm_run,
-)
-from experiments.runs.lm_run import LMRun, lm_runs_table, run_at
+from experiments.runs.config import LM_TRAINING, RunConfig, lm_run
 from experiments.runs.pooling import require_seeds
+from experiments.runs.run import Run, runs_table
+from experiments.runs.training_config import Adam, AdamW, Every, TokenTraining
 from experiments.studies.wording import interval, rows_of
 from experiments.sweeps.sweep import chosen_compute, sweep
+from experiments.tasks.registry import GENERATED, TASKS, TokenTaskConfig
 from experiments.tasks.stories import StoriesTask, statistics
 from experiments.tasks.text.task import TextTaskConfig
 
@@ -42,14 +34,14 @@ def train(what: TrainLM) -> None:
     compute = None if what.compute == "auto" else what.compute
     if what.prepare:
         for config in configs:
-            print(run_at(what.root, config, compute or chosen_compute(config, what.device)).path)
+            print(Run.at(what.root, config, compute or chosen_compute(config, what.device)).path)
         return
     done = sweep(configs, what.root, what.workers, what.device, compute=compute)
-    table = lm_runs_table(what.root)
+    table = runs_table(what.root)
     print(as_text(table[table.run.isin([run.path.name for run in done])]))
 
 
-def _configs(what: TrainLM) -> list[LMRunConfig]:
+def _configs(what: TrainLM) -> list[RunConfig]:
     known("size", what.size, LM_TRAINING)
     task, training = _task(what), _training(what)
     model: dict[str, Any] = {} if what.dropout is None else {"dropout": what.dropout}
@@ -77,7 +69,7 @@ def _task(what: TrainLM) -> TokenTaskConfig:
     return TextTaskConfig.of(str(what.corpus), str(what.tokenizer), column=what.column, **window)
 
 
-def _training(what: TrainLM) -> LMTraining:
+def _training(what: TrainLM) -> TokenTraining:
     base = LM_TRAINING[what.size]
     optimizer = {None: base.optimizer, "adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}[what.optimizer]
     changes: dict[str, Any] = {
@@ -95,7 +87,7 @@ def _training(what: TrainLM) -> LMTraining:
 def ioi(names: Sequence[str], n: int, step: int, body: str | None, transplant: bool, by: By, root: Path) -> None:
     """Measure runs, print every set and the paper's table, keep each run's numbers, and draw."""
     require(bool(names), "name one run or more; 'valuestream runs' lists them")
-    runs = [LMRun.find(name, root) for name in names]
+    runs = [Run.find(name, root) for name in names]
     require_seeds(runs)
     # Another architecture is refused here, before anything is measured.
     bodies = [_bodies(run, body, transplant) for run in runs]
@@ -113,7 +105,7 @@ def ioi(names: Sequence[str], n: int, step: int, body: str | None, transplant: b
     print("wrote " + ", ".join(map(str, written)))
 
 
-def _bodies(run: LMRun, body: str | None, transplant: bool) -> list[str]:
+def _bodies(run: Run, body: str | None, transplant: bool) -> list[str]:
     if body is None:
         return [OWN, *([other_body(run.config.variant)] if transplant else [])]
     body_of(run.config.model, body, allowed=transplant)

@@ -17,7 +17,7 @@ from circuits.common.errors import known, require, whole
 from circuits.description import as_text
 from experiments.questions import routes
 from experiments.questions.analyses import beside, keep
-from experiments.runs.finding import find_run
+from experiments.runs.run import Run
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -50,7 +50,7 @@ def paths(
 ) -> None:
     """Patch direct paths, write, draw, and print the largest and every head's effect by route."""
     whole("top", top)
-    run = find_run(name, root)
+    run = Run.find(name, root)
     found, shares = routes.paths_run(
         run, senders=heads_named(senders) or None, receivers=list(receivers) or None, progress=True, **options
     )
@@ -67,7 +67,7 @@ def paths(
 def attribute(name: str, root: Path, top: int, method: str, options: dict[str, Any]) -> None:
     """Attribute, write, draw, and print the largest scores with how well they agree with exact patching."""
     whole("top", top)
-    run = find_run(name, root)
+    run = Run.find(name, root)
     found = routes.attribute_run(run, method, progress=True, **options)
     frame = found.to_frame()
     of_edges = isinstance(found, EdgeScores)
@@ -107,7 +107,7 @@ def circuit(
     require(given is None, f"{name} says nothing to the rule {rule!r}; leave it out, or choose another --rule")
     find = routes.rule_of(rule, 20 if size is None else size, 0.02 if threshold is None else threshold)
     found: dict[str, Circuit] = {}
-    for run in [find_run(name, root) for name in names]:
+    for run in [Run.find(name, root) for name in names]:
         scores, quality = routes.circuit_run(run, find, progress=True, **options)
         found[run.path.name] = quality.circuit
         frame = routes.circuit_frame(scores, quality)

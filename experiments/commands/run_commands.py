@@ -17,13 +17,13 @@ from circuits.description import as_text
 from experiments.cli import TrainICL
 from experiments.questions import analyses, routes
 from experiments.questions.head_scores import WHOLE
-from experiments.runs.config import TRAINING, Every, icl_run
-from experiments.runs.finding import find_run, first_corruption, first_split
-from experiments.runs.lm_run import AnyRun, lm_runs_table
+from experiments.runs.config import TRAINING, icl_run
+from experiments.runs.finding import first_corruption, first_split
 from experiments.runs.run import Run, runs_table
+from experiments.runs.training_config import Every
 from experiments.studies import demonstration
 from experiments.sweeps.sweep import sweep
-from experiments.tasks.in_context.task import PRESETS
+from experiments.tasks.in_context.batches import PRESETS
 
 
 def _print(frame: pd.DataFrame) -> None:
@@ -65,10 +65,10 @@ def _interventions(file: Path) -> tuple[Intervention, ...]:
 
 def runs(root: Path) -> None:
     """List the runs."""
-    tables = [table for table in (runs_table(root), lm_runs_table(root)) if not table.empty]
-    if not tables:
+    table = runs_table(root)
+    if table.empty:
         print(f"no runs in {root}; train one with: valuestream train icl --variant value --preset small")
-    for table in tables:
+    else:
         _print(table)
 
 
@@ -100,7 +100,7 @@ def patch(
 ) -> None:
     """Patch, write, draw, and print the largest effects."""
     whole("top", top)
-    run = find_run(name, root)
+    run = Run.find(name, root)
     corruption = corruption or first_corruption(run)
     result = analyses.patch_run(run, n, corruption, metric, direction, step, max_memory, progress=True, **which)
     frame = result.to_frame()
@@ -113,7 +113,7 @@ def patch(
 
 def heads(name: str, root: Path, n: int, split: str | None) -> None:
     """Score heads over checkpoints, write, draw, and print the last."""
-    run = find_run(name, root)
+    run = Run.find(name, root)
     frame = analyses.heads_run(run, n, split, progress=True)
     print(
         f"{run.path.name}: head scores at step {frame.step.max()} of {frame.step.nunique()} checkpoints, {n} sequences"
@@ -150,8 +150,8 @@ def ablate(
     edges: Sequence[str],
 ) -> None:
     """Ablate sites, or edges if some are named; write, draw, and print everything."""
-    run = find_run(name, root)
-    other = None if from_run is None else find_run(from_run, root)
+    run = Run.find(name, root)
+    other = None if from_run is None else Run.find(from_run, root)
     if edges:
         wanted = None if list(edges) == ["each"] else edges
         frame = routes.ablate_edges_run(run, wanted, methods, n, split, step, other, progress=True)
@@ -168,7 +168,7 @@ def gradients(
     name: str, root: Path, n: int, split: str, activations: Sequence[str], by: Literal["total", "pair"], logged: bool
 ) -> None:
     """Split gradients over checkpoints, or take those that were logged; write, draw, and print the attention's."""
-    run = find_run(name, root)
+    run = Run.find(name, root)
     if logged and (by == "pair" or activations):
         raise ValueError("what was logged are the parameters' shares in total; leave out --by and --activations")
     analysis, columns = "gradients", ["whole", "direct", "stream", "stream_share", "alignment"]
@@ -186,7 +186,7 @@ def gradients(
     _written(analyses.keep(run, analysis, frame))
 
 
-def _logged(run: AnyRun) -> pd.DataFrame:
+def _logged(run: Run) -> pd.DataFrame:
     require(isinstance(run, Run), "language models log no gradients; leave out --logged to split them at checkpoints")
     return run.gradients()  # type: ignore[union-attr] # as required
 

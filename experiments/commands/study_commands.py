@@ -19,9 +19,9 @@ LM_EXPERIMENTS = ("lm",)
 """Those whose runs are asked for indirect objects in other bodies, heads, routes and circuits."""
 
 if TYPE_CHECKING:
-    from experiments.runs.lm_config import AnyConfig
+    from experiments.runs.config import RunConfig
     from experiments.runs.run import Run
-    from experiments.studies.registry import Size
+    from experiments.studies.arms import Size
 
 
 def sweep(
@@ -116,15 +116,15 @@ def mechanism(roots: Sequence[Path], n: int, bundle: Path | None, size: Size = "
 
 def lm_mechanism(roots: Sequence[Path], bundle: Path | None, size: Size = "full") -> None:
     """Analyse the language models' runs, and keep the frames."""
-    from experiments.runs.lm_run import LMRun
     from experiments.runs.record import directory_of
+    from experiments.runs.run import Run
     from experiments.studies.collection import add_frames
     from experiments.studies.lm_mechanism import study
     from experiments.studies.registry import configs
 
     path = _kept(bundle)
     paths = [directory_of(root, config) for config in configs(LM_EXPERIMENTS, size) for root in roots]
-    runs = [LMRun.open(there) for there in paths if (there / "run.json").is_file()]
+    runs = [Run.open(there) for there in paths if (there / "run.json").is_file()]
     frames = study([run for run in runs if run.finished])
     add_frames(frames, path)
     print(f"wrote {', '.join(frames)} into {path}")
@@ -144,7 +144,7 @@ def lm_cost(rounds: int, device: str, bundle: Path | None) -> None:
     print(as_text(frame))
 
 
-def _with_checkpoints(roots: Sequence[Path], wanted: Sequence[AnyConfig]) -> Iterable[Run]:
+def _with_checkpoints(roots: Sequence[Path], wanted: Sequence[RunConfig]) -> Iterable[Run]:
     from experiments.runs.record import directory_of
     from experiments.runs.run import Run
 

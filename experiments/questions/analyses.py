@@ -21,11 +21,8 @@ from circuits.interventions.intervention import FromRun
 from circuits.model import HookedStreamTransformer
 from experiments.questions.head_scores import scored, scored_prompts
 from experiments.runs.finding import pairs, questioner, sequences
-from experiments.runs.lm_run import AnyRun
 from experiments.runs.pooling import require_seeds
 from experiments.runs.run import Run
-from experiments.tasks.in_context.measures import held_out, split_loss
-from experiments.tasks.tokens.measures import split_lm_loss
 
 PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
 
@@ -68,7 +65,7 @@ def _joint_sites(
 
 
 def patch_run(
-    run: AnyRun,
+    run: Run,
     n: int = 128,
     corruption: str | None = None,
     metric: str = "logit_difference",
@@ -89,14 +86,14 @@ def patch_run(
     return patch(model, pair, sites, metric, direction, max_memory, progress)
 
 
-def heads_run(run: AnyRun, n: int = 256, split: str | None = None, progress: bool = False) -> pd.DataFrame:
+def heads_run(run: Run, n: int = 256, split: str | None = None, progress: bool = False) -> pd.DataFrame:
     """Return the head scores of every checkpoint of a run: step, and the columns of
     :func:`experiments.questions.head_scores.scored`.
 
     Raises:
         UnknownNameError: for an unknown split (nearest suggested).
     """
-    if isinstance(run, Run):
+    if not run.config.of_tokens:
         task = run.task()
         batch = task.sample(n, split or "ic", seed=1)
         return _over_checkpoints(run, lambda model: scored(model, task, batch), progress)
@@ -106,12 +103,12 @@ def heads_run(run: AnyRun, n: int = 256, split: str | None = None, progress: boo
 
 
 def ablate_run(
-    run: AnyRun,
+    run: Run,
     n: int = 512,
     split: str | None = None,
     step: int = -1,
     methods: Sequence[Method] = ("zero", "mean"),
-    other: AnyRun | None = None,
+    other: Run | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Return every standard ablation of a run's model on ``n`` sequences of a split.
@@ -132,7 +129,7 @@ def ablate_run(
     return ablate(model, asked, wanted, **rest)
 
 
-def check_other(run: AnyRun, other: AnyRun) -> None:
+def check_other(run: Run, other: Run) -> None:
     """Refuse another run whose activations cannot stand in the place of a run's.
 
     Raises:
@@ -147,7 +144,7 @@ def check_other(run: AnyRun, other: AnyRun) -> None:
 
 
 def gradients_run(
-    run: AnyRun, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
+    run: Run, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Return the split by route of the loss's gradient at every checkpoint: step, tensor, head, norms, shares, cosines.
 
@@ -157,7 +154,7 @@ def gradients_run(
 
 
 def gradient_pairs_run(
-    run: AnyRun, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
+    run: Run, n: int = 256, split: str = "train", progress: bool = False, activations: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Return the stream's share of the loss's gradient at every checkpoint by the layer pair that it crossed.
 
@@ -170,26 +167,25 @@ def gradient_pairs_run(
 
 
 def _split(
-    run: AnyRun, model: HookedStreamTransformer, n: int, split: str, activations: Sequence[str], by: By = "total"
+    run: Run, model: HookedStreamTransformer, n: int, split: str, activations: Sequence[str], by: By = "total"
 ) -> GradientSplit:
-    if isinstance(run, Run):
-        return split_loss(model, held_out(run.task(), n, split), activations, by)
-    return split_lm_loss(model, run.task().sample(n, split, seed=2**40), activations, by)
+    task = run.task()
+    return task.split_gradient(model, task.held_out(n, split), activations, by)
 
 
-def _over_checkpoints(run: AnyRun, ask: Any, progress: bool) -> pd.DataFrame:
+def _over_checkpoints(run: Run, ask: Any, progress: bool) -> pd.DataFrame:
     steps = run.checkpoints()
     shown = tqdm(steps, unit=" checkpoints", disable=not progress, leave=False, delay=2)
     frames = [ask(run.load_model(step)).assign(step=step) for step in shown]
     return pd.concat(frames, ignore_index=True)
 
 
-def labelled(frame: pd.DataFrame, run: AnyRun) -> pd.DataFrame:
+def labelled(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Return a frame that says which run, variant and seed it is of."""
     return frame.assign(run=run.path.name, variant=run.config.variant, seed=run.config.seed)
 
 
-def all_metrics(runs: Iterable[AnyRun]) -> pd.DataFrame:
+def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
     """Return the metrics of several runs, with columns run, variant, seed, step, split, measure, value.
 
     Raises:
@@ -209,7 +205,7 @@ def beside(frame: pd.DataFrame) -> str:
     )
 
 
-def keep(run: AnyRun, analysis: str, frame: pd.DataFrame, drawing: str | None = None) -> list[Path]:
+def keep(run: Run, analysis: str, frame: pd.DataFrame, drawing: str | None = None) -> list[Path]:
     """Write a result of a run, tidy and drawn (``results/<analysis>.parquet``, ``.json``, ``.html``); return paths.
 
     The figure is the one registered as ``drawing`` (default: as the analysis is called).

@@ -13,7 +13,8 @@ from analysis.heads.copying import CopyRoute, copy_score
 from analysis.heads.progress_measures import cla
 from analysis.pairs import Pair
 from circuits.model import HookedStreamTransformer
-from experiments.tasks.in_context.task import ICLBatch, ICLTask
+from experiments.tasks.in_context.batches import ICLBatch
+from experiments.tasks.in_context.task import ICLTask
 
 WHOLE = -1
 """Stands for layer and head where a row is of the whole model."""

@@ -18,7 +18,7 @@ from circuits.model import HookedStreamTransformer
 from circuits.streams.variants import streams
 from experiments.questions.ioi_tables import OWN
 from experiments.runs.finding import ioi_task
-from experiments.runs.lm_run import LMRun
+from experiments.runs.run import Run
 from experiments.tasks.indirect_objects import SPLITS, IOITask, Prompts
 from experiments.tasks.tokens.measures import answers
 
@@ -87,7 +87,7 @@ def _of_set(model: HookedStreamTransformer, split: str, prompts: Prompts) -> pd.
     return wide.melt(list(about), var_name="measure", value_name="value")
 
 
-def measured(run: LMRun, n: int = 200, step: int = -1, bodies: Sequence[str] = (OWN,)) -> pd.DataFrame:
+def measured(run: Run, n: int = 200, step: int = -1, bodies: Sequence[str] = (OWN,)) -> pd.DataFrame:
     """Return :func:`every_prompt` of a run's model in some bodies, its own being ``OWN``, with columns saying which.
 
     Raises:
@@ -99,5 +99,5 @@ def measured(run: LMRun, n: int = 200, step: int = -1, bodies: Sequence[str] = (
         every_prompt(model if body == OWN else in_body(model, body, allowed=True), task, n).assign(body=body)
         for body in bodies
     ]
-    about = {"run": run.path.name, "variant": run.config.variant, "size": run.config.size, "seed": run.config.seed}
+    about = {"run": run.path.name, "variant": run.config.variant, "size": run.config.preset, "seed": run.config.seed}
     return pd.concat(frames, ignore_index=True).assign(**about)

@@ -30,10 +30,10 @@ from circuits.common.errors import known, require
 from circuits.model import HookedStreamTransformer
 from experiments.questions.analyses import check_other, labelled, patched_sites
 from experiments.runs.finding import pairs, sequences
-from experiments.runs.lm_run import AnyRun
+from experiments.runs.run import Run
 
 
-def asked(run: AnyRun, n: int, corruption: str | None, step: int = -1) -> tuple[HookedStreamTransformer, Pair]:
+def asked(run: Run, n: int, corruption: str | None, step: int = -1) -> tuple[HookedStreamTransformer, Pair]:
     """Return a run's model at a step and ``n`` pairs of its task.
 
     Raises:
@@ -44,7 +44,7 @@ def asked(run: AnyRun, n: int, corruption: str | None, step: int = -1) -> tuple[
 
 
 def paths_run(
-    run: AnyRun,
+    run: Run,
     n: int = 128,
     corruption: str | None = None,
     metric: str = "logit_difference",
@@ -64,7 +64,7 @@ def paths_run(
 
 
 def attribute_run(
-    run: AnyRun,
+    run: Run,
     method: str = "EAP-IG",
     n: int = 128,
     corruption: str | None = None,
@@ -92,13 +92,13 @@ def attribute_run(
 
 
 def ablate_edges_run(
-    run: AnyRun,
+    run: Run,
     edges: Sequence[str] | None,
     methods: Sequence[str] = ("zero", "mean"),
     n: int = 512,
     split: str | None = None,
     step: int = -1,
-    other: AnyRun | None = None,
+    other: Run | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Return what breaks when edges of a run's model are cut: those named together, or each by itself (``None``).
@@ -139,7 +139,7 @@ def rule_of(rule: str, size: int, threshold: float) -> Callable[[EdgeScores], Ci
 
 
 def circuit_run(
-    run: AnyRun,
+    run: Run,
     find: Callable[[EdgeScores], Circuit],
     method: EdgeMethod = "EAP-IG",
     n: int = 128,
@@ -168,7 +168,7 @@ def circuit_frame(scores: EdgeScores, quality: Quality) -> pd.DataFrame:
 
 
 def circuit_over_checkpoints(
-    run: AnyRun,
+    run: Run,
     circuit: Circuit,
     find: Callable[[EdgeScores], Circuit],
     method: EdgeMethod = "EAP-IG",

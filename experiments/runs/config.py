@@ -2,207 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from circuits import variants
-from circuits.common.plain_data import content_hash, essence, from_plain, register_union, to_plain
-from circuits.config.model import ModelConfig
 from circuits.common.errors import known, require
-from circuits.common.fields import Checked, counted_from_zero
-from circuits.interventions.intervention import Intervention, Resample, check_interventions
-from circuits.config.streams import CARRIERS, GATES, Carrier, Gate
+from circuits.common.fields import Checked, checked_value
+from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
+from circuits.config.model import ModelConfig, TokenInputs
+from circuits.interventions.intervention import check_interventions
+from circuits.presets import LM_SIZES, lm_config
+from circuits.streams import variants
 from circuits.streams.variants import icl_config
-from experiments.runs.looks import ICL_EVERY, ICL_SEQUENCES
-from experiments.tasks.in_context.task import PRESETS, SPLITS, ICLTaskConfig
-
-# --- when something happens -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Every(Checked):
-    """At steps first, first + n, ... up to last (default: the run's end)."""
-
-    n: int
-    first: int = 0
-    last: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n <= 0:
-            raise ValueError(f"Every({self.n}): the distance must be positive")
-        counted_from_zero(self, "first", "last")
-        require(
-            self.last is None or self.first <= self.last,
-            f"{self} is never: first must not come after last; exchange them, or leave last out",
-        )
-
-    def steps(self, total: int) -> set[int]:
-        """Return the steps of a run of ``total`` steps."""
-        return set(range(self.first, min(total, total if self.last is None else self.last) + 1, self.n))
-
-
-@dataclass(frozen=True)
-class At(Checked):
-    """At the listed steps."""
-
-    listed: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        early = [step for step in self.listed if step < 0]
-        require(not early, f"steps count from 0, got {early}; leave them out")
-
-    def steps(self, total: int) -> set[int]:
-        """Return the steps of a run of ``total`` steps."""
-        return {step for step in self.listed if 0 <= step <= total}
-
-
-@dataclass(frozen=True)
-class LogLinear(Checked):
-    """Step 0, then ``per_doubling`` evenly spaced steps between each power of two and the next."""
-
-    per_doubling: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.per_doubling >= 1, f"per_doubling must be 1 or more, got {self.per_doubling}")
-
-    def steps(self, total: int) -> set[int]:
-        """Return the steps of a run of ``total`` steps."""
-        octaves = range(int(math.log2(max(total, 1))) + 1)
-        each = range(self.per_doubling)
-        return {0} | {s for k in octaves for i in each if (s := 2**k + i * 2**k // self.per_doubling) <= total}
-
-
-Schedule = Every | At | LogLinear
-
-
-@dataclass(frozen=True)
-class SGD(Checked):
-    """theta <- (1 - decay) theta - rate * gradient; the decay hits every parameter, not multiplied by the rate."""
-
-    rate: float = 0.01
-    decay: float = 1e-6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.rate > 0 and 0 <= self.decay < 1):
-            raise ValueError(f"SGD needs a positive rate and a decay from 0 to below 1, got {self.rate}, {self.decay}")
-
-
-@dataclass(frozen=True)
-class Adam(Checked):
-    """Adam without weight decay (Kingma & Ba, arXiv 1412.6980)."""
-
-    rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.rate > 0 and all(0 <= beta < 1 for beta in self.betas)):
-            raise ValueError(f"Adam needs a positive rate and betas from 0 to below 1, got {self.rate}, {self.betas}")
-
-
-Optimizer = SGD | Adam
-
-for _union in (Schedule, Optimizer):
-    register_union(_union)
-
-
-@dataclass(frozen=True)
-class Rate(Checked):
-    """The parameters whose names begin so learn at ``factor`` times the optimizer's rate."""
-
-    begins: str
-    factor: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.factor >= 0, f"a rate's factor must be 0 or more, got {self.factor}")
-
-
-@dataclass(frozen=True)
-class GateChange(Checked):
-    """From ``step`` on, the stream that feeds ``carrier`` (``None``: every stream) has this gate."""
-
-    step: int
-    gate: Gate
-    carrier: Carrier | None = None
-
-    def __post_init__(self) -> None:
-        # First, as they name the nearest.
-        if isinstance(self.gate, str):
-            known("gate", self.gate, GATES)
-        if isinstance(self.carrier, str):
-            known("carrier", self.carrier, CARRIERS)
-        super().__post_init__()
-        counted_from_zero(self, "step")
-
-
-@dataclass(frozen=True)
-class StopAt(Checked):
-    """End a run early, once a split's accuracy has been at least ``accuracy`` at so many evaluations in a row."""
-
-    accuracy: float
-    split: str = "ic"
-    evaluations: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.accuracy <= 1, f"an accuracy lies between 0 and 1, got {self.accuracy}")
-        require(self.evaluations >= 1, f"evaluations must be 1 or more, got {self.evaluations}")
-
-
-@dataclass(frozen=True)
-class TrainingConfig(Checked):
-    """How a model is trained and how often it is looked at. Step s means that s updates have been made."""
-
-    steps: int
-    optimizer: Optimizer
-    batch_size: int = 128
-    evaluate_at: tuple[Schedule, ...] = (Every(ICL_EVERY),)
-    checkpoint_at: tuple[Schedule, ...] = ()
-    """The last step always has both."""
-    n_eval: int = ICL_SEQUENCES
-    """Sequences in every evaluation set."""
-    gates: tuple[GateChange, ...] = ()
-    stop_at: StopAt | None = None
-    gradients_at: tuple[Schedule, ...] = ()
-    """When the loss's gradient is split by route, the last step included; empty: never."""
-    rates: tuple[Rate, ...] = ()
-    """Parameters that learn faster or slower than the others; of several that fit, the last one holds."""
-    interventions: tuple[Intervention, ...] = ()
-    """What is done to activations, each in its window of steps; evaluations see the model with what acts then."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("steps", "batch_size", "n_eval"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for change in self.gates:
-            require(
-                change.step < self.steps,
-                f"{change} comes when the run of {self.steps} steps has ended; give an earlier step, or more steps",
-            )
-        for intervention in self.interventions:
-            self._check_intervention(intervention)
-
-    def _check_intervention(self, intervention: Intervention) -> None:
-        require(
-            intervention.first < self.steps,
-            f"{intervention} begins at step {intervention.first}, and the run ends at {self.steps}",
-        )
-        require(
-            not isinstance(intervention.site.position, str),
-            f"{intervention}: a batch in training has no position roles; give the position's index",
-        )
-        require(
-            self.batch_size > 1 or not isinstance(intervention.operation, Resample),
-            f"{intervention} needs another example, and batch_size is 1",
-        )
+from experiments.runs.training_config import SGD, Adam, AdamW, Every, TokenTraining, Training, TrainingConfig
+from experiments.tasks.in_context.batches import PRESETS, SPLITS, ICLTaskConfig
+from experiments.tasks.registry import GENERATED, TASKS, TaskConfig, TokenTaskConfig, make_task, task_name
+from experiments.tasks.text.task import TextTaskConfig
 
 
 def check_variant(variant: str, model: ModelConfig) -> None:
@@ -227,66 +42,155 @@ def shape_tags(model: ModelConfig, usual: Mapping[str, int | bool]) -> str:
 
 @dataclass(frozen=True)
 class RunConfig(Checked):
-    """One run: a task, a model, a training, a seed. ``variant`` and ``preset`` are the names they were made from."""
+    """One run: a task, a model, a training, a seed. ``variant`` and ``preset`` are the names they were made from; of a
+    language model the preset is its size."""
 
-    task: ICLTaskConfig
+    task: TaskConfig
     model: ModelConfig
-    training: TrainingConfig
+    training: Training
     seed: int
     variant: str
     preset: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        width = self.task.n_ctx + self.task.d_content
-        if (self.model.d_model, self.model.n_ctx) != (width, self.task.n_ctx):
-            raise ValueError(
-                f"the task's tokens have {self.task.n_ctx} positions and width {width}, the model has "
-                f"{self.model.n_ctx} and {self.model.d_model}; use the same preset for both"
-            )
-        if self.model.readout.d_vocab_out != self.task.n_labels:
-            raise ValueError(f"{self.task.n_labels} labels, but the model has {self.model.readout.d_vocab_out} logits")
-        if self.training.gates and not self.model.streams:
-            raise ValueError("gates change on a model without a stream; choose a variant with one, or no gates")
-        check_variant(self.variant, self.model)
-        self._check_splits_and_carriers()
-        check_interventions(self.model, self.training.interventions)
-
-    def _check_splits_and_carriers(self) -> None:
-        if self.training.stop_at is not None:
-            known("split to stop at", self.training.stop_at.split, [split for split in SPLITS if split != "train"])
+        (self._check_tokens if self.of_tokens else self._check_vectors)()
+        require(
+            not self.training.gates or bool(self.model.streams),
+            "gates change on a model without a stream; choose a variant with one, or no gates",
+        )
         fed = [stream.carrier for stream in self.model.streams]
         for change in self.training.gates:
             require(
                 change.carrier is None or change.carrier in fed,
                 f"{change} is of a stream into {change.carrier}, and this model's streams feed {fed}",
             )
+        check_variant(self.variant, self.model)
+        check_interventions(self.model, self.training.interventions)
+
+    def _check_vectors(self) -> None:
+        task, model, training = self.task, self.model, self.training
+        assert isinstance(task, ICLTaskConfig)
+        require(
+            type(training) is TrainingConfig,
+            "the in-context classifier is trained by a TrainingConfig, whose defaults are its own; TokenTraining has "
+            "those of language models",
+        )
+        require(
+            training.accumulate == 1 and training.precision == "float32",
+            "accumulate and precision are of language models; the in-context classifier takes whole batches in float32",
+        )
+        width = task.n_ctx + task.d_content
+        require(
+            (model.d_model, model.n_ctx) == (width, task.n_ctx),
+            f"the task's tokens have {task.n_ctx} positions and width {width}, the model has {model.n_ctx} and "
+            f"{model.d_model}; use the same preset for both",
+        )
+        require(
+            model.readout.d_vocab_out == task.n_labels,
+            f"{task.n_labels} labels, but the model has {model.readout.d_vocab_out} logits",
+        )
+        if training.stop_at is not None:
+            known("split to stop at", training.stop_at.split, [split for split in SPLITS if split != "train"])
+
+    def _check_tokens(self) -> None:
+        require(
+            isinstance(self.training, TokenTraining),
+            "a language model is trained by a TokenTraining, whose defaults are its own; TrainingConfig has those of "
+            "the in-context classifier",
+        )
+        require(
+            isinstance(self.model.inputs, TokenInputs),
+            "a language model reads token numbers, and this model takes vectors; make it with lm_config",
+        )
+        require(
+            self.task.n_ctx <= self.model.n_ctx,
+            f"the task's windows have {self.task.n_ctx} tokens, the model only {self.model.n_ctx} positions; give the "
+            f"model n_ctx={self.task.n_ctx}, or the task shorter windows",
+        )
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether the task is one of tokens, and the model a language model."""
+        return not isinstance(self.task, ICLTaskConfig)
+
+    @property
+    def kind(self) -> str:
+        """What a run's record calls the kind of its task: ``icl`` of vectors, ``lm`` of tokens."""
+        return "lm" if self.of_tokens else "icl"
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update sees."""
+        task = self.task
+        return self.training.batch_size * (task.n_tokens if isinstance(task, ICLTaskConfig) else task.n_ctx)
 
     @property
     def id(self) -> str:
-        """Return the first 12 digits of the hash of the configuration, without the fields that have their defaults."""
-        return content_hash(essence(self))[:12]
+        """Return the first 12 digits of the hash of the configuration, without the fields that have their defaults and
+        without where local files lie."""
+        plain = self.essence()
+        if isinstance(self.task, TextTaskConfig):
+            plain["task"] = {"type": type(self.task).__name__, **self.task.identity()}
+        return content_hash(plain)[:12]
 
     @property
     def name(self) -> str:
         """Return the name of the run's directory."""
-        shape = shape_tags(self.model, {"layers": 2, "heads": 1, "mlp": False})
-        return f"icl-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
+        if not self.of_tokens:
+            shape = shape_tags(self.model, {"layers": 2, "heads": 1, "mlp": False})
+            return f"icl-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
+        size = LM_SIZES.get(self.preset)
+        usual = {"layers": size.n_layers, "heads": size.n_heads, "mlp": True} if size else None
+        shape = shape_tags(self.model, usual) if usual else ""
+        return f"lm-{task_name(self.task)}-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
 
     @property
     def usual(self) -> bool:
-        """Whether it is what :func:`icl_run` makes of its variant, preset and seed alone."""
-        named = self.variant in variants.names() and self.preset in PRESETS
-        return named and self == icl_run(self.variant, self.preset, self.seed)
+        """Whether task, model and training are those of the names of task, variant and preset alone."""
+        if self.variant not in variants.names():
+            return False
+        if not self.of_tokens:
+            return self.preset in PRESETS and self == icl_run(self.variant, self.preset, self.seed)
+        name = task_name(self.task)
+        named = self.preset in LM_SIZES and name in GENERATED
+        return named and self == lm_run(self.preset, name, self.variant, self.seed)
+
+    def essence(self) -> dict[str, Any]:
+        """Return :meth:`to_plain` without the fields that have their defaults."""
+        return _stored(essence(self), self.of_tokens)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the configuration as plain data."""
-        return to_plain(self)
+        return _stored(to_plain(self), self.of_tokens)
 
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> RunConfig:
         """Return the configuration that :meth:`to_plain` wrote; an unknown field is an error."""
-        return from_plain(cls, data)
+        return from_plain(cls, _read(data))
+
+
+def _stored(plain: dict[str, Any], of_tokens: bool) -> dict[str, Any]:
+    """Plain data as run records have it. Ids are its hashes, so it is what it was when there were two kinds of runs:
+    vectors had one task and no need of its name, and a language model's preset is its size."""
+    task, training = dict(plain["task"]), dict(plain["training"])
+    del training["type"]
+    if not of_tokens:
+        del task["type"]
+    rest = {"size" if of_tokens and name == "preset" else name: value for name, value in plain.items()}
+    return rest | {"task": task, "training": training}
+
+
+def _read(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(stored, Mapping) or not all(isinstance(stored.get(n), Mapping) for n in ("task", "training")):
+        return stored
+    of_tokens = "size" in stored
+    task, training = dict(stored["task"]), dict(stored["training"])
+    if not of_tokens:
+        task = {"type": ICLTaskConfig.__name__, **task}
+    training["type"] = (TokenTraining if of_tokens else TrainingConfig).__name__
+    rest = {"preset" if name == "size" else name: value for name, value in stored.items()}
+    return rest | {"task": task, "training": training}
 
 
 TRAINING: dict[str, TrainingConfig] = {
@@ -297,6 +201,31 @@ TRAINING: dict[str, TrainingConfig] = {
         evaluate_at=(Every(25),),
         checkpoint_at=(Every(100, 0, 1_500), Every(250)),
         n_eval=1_000,
+    ),
+}
+
+
+LM_TRAINING: dict[str, TokenTraining] = {
+    "0.2m": TokenTraining(steps=3_000, optimizer=AdamW(rate=3e-3), checkpoint_at=(Every(500),)),
+    "1m": TokenTraining(steps=2_000, optimizer=AdamW(rate=2e-3), checkpoint_at=(Every(500),)),
+    "3m": TokenTraining(steps=1_500, optimizer=AdamW(rate=1e-3), checkpoint_at=(Every(500),)),
+    # Three epochs of TinyStories, as published.
+    "8m": TokenTraining(
+        steps=99_300,
+        optimizer=Adam(1e-3, (0.9, 0.95)),
+        batch_size=64,
+        clip=None,
+        evaluate_at=(Every(1_000),),
+        checkpoint_at=(Every(10_000),),
+    ),
+    "1b": TokenTraining(
+        steps=50_000,
+        optimizer=AdamW(rate=3e-4, warmup=2_000),
+        batch_size=256,
+        accumulate=8,
+        precision="bfloat16",
+        evaluate_at=(Every(500),),
+        checkpoint_at=(Every(5_000),),
     ),
 }
 
@@ -320,3 +249,51 @@ def icl_run(
     known("preset", preset, PRESETS)
     config = icl_config(variant, preset, **model)
     return RunConfig(PRESETS[preset], config, training or TRAINING[preset], seed, config.name, preset)
+
+
+def lm_run(
+    size: str = "0.2m",
+    task: str | TokenTaskConfig = "stories",
+    variant: str = "value",
+    seed: int = 0,
+    training: TokenTraining | None = None,
+    d_vocab: int | None = None,
+    **model: Any,
+) -> RunConfig:
+    """Return the configuration of one run; ``model`` overrides fields of the model.
+
+    The run's variant is the model's name, which follows overridden streams
+    (:func:`circuits.streams.variants.icl_config`).
+    The vocabulary is that of the task's tokenizer, if the model is one of the small ones; ``8m`` and ``1b`` have
+    GPT-2's; ``d_vocab`` gives another. A task of several kinds of text is given as its configuration.
+
+    Raises:
+        UnknownNameError: for an unknown size, task, variant or field (nearest suggested).
+        ValueError: for configurations that contradict each other, or a tokenizer with more tokens than the model.
+    """
+    known("size", size, LM_SIZES)
+    if isinstance(task, str):
+        require(
+            known("task", task, TASKS) != "text",
+            "the task 'text' needs a corpus and a tokenizer; give task=TextTaskConfig(corpus=..., tokenizer=...)",
+        )
+        task = GENERATED[task]
+    # Here, as its tokens are counted before the configuration is made.
+    checked_value(task, TokenTaskConfig, "task")
+    if isinstance(task, TextTaskConfig):
+        task = task.identified()
+    n_tokens = vocabulary_size(task)
+    own = None if LM_SIZES[size].n_ctx > 1024 else n_tokens
+    fields: dict[str, Any] = {} if LM_SIZES[size].n_ctx >= task.n_ctx and own is None else {"n_ctx": task.n_ctx}
+    config = lm_config(size, variant, own if d_vocab is None else d_vocab, **(fields | model))
+    inputs = config.inputs
+    require(
+        isinstance(inputs, TokenInputs) and inputs.d_vocab >= n_tokens,
+        f"the task's tokenizer has {n_tokens} tokens, the model only {getattr(inputs, 'd_vocab', 0)}; give d_vocab",
+    )
+    return RunConfig(task, config, training or LM_TRAINING[size], seed, config.name, size)
+
+
+def vocabulary_size(task: TokenTaskConfig) -> int:
+    """Return how many tokens a task's model must know."""
+    return make_task(task, 0).d_vocab

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 from analysis.pairs import Pair
 from circuits.common.errors import known, require
-from experiments.runs.lm_run import KINDS, AnyRun, LMRun, open_run
-from experiments.runs.record import RunError, the_one
 from experiments.runs.run import Run
-from experiments.tasks.in_context.task import SPLITS as ICL_SPLITS
+from experiments.tasks.in_context.batches import SPLITS as ICL_SPLITS
 from experiments.tasks.indirect_objects import IOIConfig, IOITask
 from experiments.tasks.stories import StoriesConfig, StoriesTask
 from experiments.tasks.text.task import TextTaskConfig
 from experiments.tasks.tokenizers import opening_tokens
 
 
-def find_run(name: str | Path, root: str | Path = "runs") -> AnyRun:
-    """Return a run of either kind by its path, or by its name, id or the beginning of either under ``root``.
-
-    Raises:
-        RunError: if there is no such run (nearest suggested), or more than one.
-    """
-    for path in (Path(name), Path(root) / name):
-        if path.is_dir():
-            return open_run(path)
-    there: list[Any] = [run for kind in KINDS.values() for run in kind.under(root)]
-    if not there:
-        raise RunError(f"there are no runs of any kind in {root}; train one with '{Run.train_with}'")
-    return the_one(str(name), there)
-
-
-def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:
+def ioi_task(run: Run, device: str = "cpu") -> IOITask:
     """Return the task on indirect objects in the tokens of a run, its prompts opened as its training texts are.
 
     Raises:
         ValueError: for a task of numbers, or a tokenizer in which a name is several tokens.
     """
     learned = run.config.task
+    require(
+        run.config.of_tokens,
+        f"{run.path.name} is a run of the in-context classifier, which reads no text; name a run of a language model",
+    )
     if isinstance(learned, TextTaskConfig):
         # Its corpus, which may be far away, is not asked for: the tokenizer tells how documents begin.
         tokenizer = run.tokenizer()
@@ -58,23 +44,23 @@ def ioi_task(run: LMRun, device: str = "cpu") -> IOITask:
     return IOITask(IOIConfig(n_ctx=task.n_ctx), task.tokenizer, run.config.seed, device, opening)
 
 
-def questioner(run: AnyRun) -> Any:
+def questioner(run: Run) -> Any:
     """Return the task that asks a run, with ``pairs`` and ``head_scores``: its own, or of corpora that on indirect
     objects."""
-    if isinstance(run, Run):
+    if not run.config.of_tokens:
         return run.task()
     of_corpora = isinstance(run.config.task, StoriesConfig | TextTaskConfig)
     return ioi_task(run) if of_corpora else run.task()
 
 
-def first_corruption(run: AnyRun) -> str:
+def first_corruption(run: Run) -> str:
     """Return the corruption that a run's task is asked with where none is named."""
-    if isinstance(run, Run):
+    if not run.config.of_tokens:
         return "labels"
     return signature(questioner(run).pairs).parameters["corruption"].default
 
 
-def pairs(run: AnyRun, n: int, corruption: str | None = None) -> Pair:
+def pairs(run: Run, n: int, corruption: str | None = None) -> Pair:
     """Return ``n`` clean/corrupt pairs of a run's task; ``None`` takes the task's first corruption.
 
     Raises:
@@ -83,12 +69,12 @@ def pairs(run: AnyRun, n: int, corruption: str | None = None) -> Pair:
     return questioner(run).pairs(n, corruption or first_corruption(run))
 
 
-def first_split(run: AnyRun) -> str:
+def first_split(run: Run) -> str:
     """Return the split that a run is asked on where none is named."""
-    return "ic" if isinstance(run, Run) else signature(questioner(run).pairs).parameters["split"].default
+    return "ic" if not run.config.of_tokens else signature(questioner(run).pairs).parameters["split"].default
 
 
-def sequences(run: AnyRun, n: int, split: str | None = None, seed: int = 1) -> Pair:
+def sequences(run: Run, n: int, split: str | None = None, seed: int = 1) -> Pair:
     """Return ``n`` sequences of a split, as the clean side of a pair.
 
     ``None`` is ic, or the first split of a language model's questions.
@@ -97,7 +83,7 @@ def sequences(run: AnyRun, n: int, split: str | None = None, seed: int = 1) -> P
         UnknownNameError: for a split that the task does not know (nearest suggested).
     """
     split = split or first_split(run)
-    if isinstance(run, Run):
+    if not run.config.of_tokens:
         batch = run.task().sample(n, known("split", split, ICL_SPLITS), seed)
         return Pair.one_sided(batch.inputs, batch.labels)
     return questioner(run).pairs(n, seed=seed, split=split)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from circuits.common.plain_data import differences
 from circuits.common.errors import require
-from experiments.runs.lm_run import AnyRun
+from circuits.common.plain_data import differences
+from experiments.runs.run import Run
 
 
-def require_seeds(runs: Iterable[AnyRun]) -> None:
+def require_seeds(runs: Iterable[Run]) -> None:
     """Refuse runs of which means over seeds would say something wrong.
 
     Raises:
         ValueError: if a run comes twice (a copy of its directory is the same run), or two of one variant and preset or
             size differ in more than their seed, naming both and in what.
     """
-    seen: dict[str, AnyRun] = {}
-    alike: dict[tuple[str, str, str], AnyRun] = {}
+    seen: dict[str, Run] = {}
+    alike: dict[tuple[str, str, str], Run] = {}
     for run in runs:
         before = seen.get(run.record["id"])
         seen[run.record["id"]] = run
@@ -28,7 +28,7 @@ def require_seeds(runs: Iterable[AnyRun]) -> None:
             f"seeds; leave one of them out",
         )
         config = run.config
-        first = alike.setdefault((run.kind, config.variant, config.preset), run)
+        first = alike.setdefault((config.kind, config.variant, config.preset), run)
         found = differences(_but_seed(first), _but_seed(run))
         require(
             not found,
@@ -38,5 +38,5 @@ def require_seeds(runs: Iterable[AnyRun]) -> None:
         )
 
 
-def _but_seed(run: AnyRun) -> dict[str, Any]:
+def _but_seed(run: Run) -> dict[str, Any]:
     return {name: value for name, value in run.config.to_plain().items() if name != "seed"}

@@ -27,7 +27,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,6 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 import pandas as pd
 from torch import Tensor
 
-from circuits.common.plain_data import content_hash, differences
 from circuits.checkpoint import (
     CheckpointError,
     checkpoint_bytes,
@@ -47,6 +46,7 @@ from circuits.checkpoint import (
 )
 from circuits.common.errors import UnknownNameError, known, require
 from circuits.common.files import write_atomically, write_new
+from circuits.common.plain_data import content_hash, differences
 from circuits.model import HookedStreamTransformer
 from experiments.runs.frames import DamagedFrameError, parquet_bytes, read_sealed, sealed_bytes, sha256
 from experiments.runs.logs import DamagedLogError, append_line, read_lines, whole_lines
@@ -55,6 +55,8 @@ FORMAT = "valuestream-run-2"
 FIRST_FORMAT = "valuestream-run-1"
 """Its records have no hash of themselves."""
 FIRST_KIND = "icl"
+KINDS = (FIRST_KIND, "lm")
+"""Of tasks of vectors and of tokens."""
 STATUSES = ("running", "failed", "finished")
 LOCK_SECONDS = 1.0
 """How long to wait for a lock that is taken: who only asks whether a run trains takes it for a moment."""
@@ -132,6 +134,11 @@ class Config(Protocol):
         ...
 
     @property
+    def kind(self) -> str:
+        """What ``run.json`` calls the kind of the task."""
+        ...
+
+    @property
     def id(self) -> str:
         """The hash that names the run."""
         ...
@@ -158,12 +165,6 @@ R = TypeVar("R", bound="RunDirectory[Any]")
 class RunDirectory(Generic[C]):
     """One run's directory, of one kind of runs. Make one with :meth:`at`, read one with :meth:`open`."""
 
-    kind: ClassVar[str]
-    """What ``run.json`` says of the kind."""
-    what: ClassVar[str]
-    """The kind in words."""
-    train_with: ClassVar[str]
-    """The command that makes such runs."""
     logs: ClassVar[tuple[str, ...]] = ("metrics",)
     """What such runs measure while they train."""
 
@@ -193,7 +194,7 @@ class RunDirectory(Generic[C]):
         says before the id."""
         path = directory_of(root, config)
         if not (path / "run.json").exists():
-            record = {"format": FORMAT, "kind": cls.kind, "id": config.id, "config": cls._plain(config)}
+            record = {"format": FORMAT, "kind": config.kind, "id": config.id, "config": cls._plain(config)}
             record |= {"engine": engine, "status": "running", "environment": environment(), "checkpoints": {}}
             path.mkdir(parents=True, exist_ok=True)
             with explained(path):
@@ -206,12 +207,14 @@ class RunDirectory(Generic[C]):
         """Return the run in a directory.
 
         Raises:
-            RunError: if the directory is no run, is of another kind, from another version, half written or changed.
+            RunError: if the directory is no run, of another version or a kind that this one does not know, half written or
+                changed.
         """
         path = Path(path)
         record = read_record(path)
-        if kind_of(record) != cls.kind:
-            raise RunError(f"{path.name} is no run of {cls.what} but of kind {kind_of(record)!r}; name one that is")
+        if kind_of(record) not in KINDS:
+            known_kinds = ", ".join(KINDS)
+            raise RunError(f"{path} is a run of the kind {kind_of(record)!r}, and this version knows {known_kinds}")
         try:
             run = cls(path, record)
         except ValueError as error:
@@ -229,31 +232,26 @@ class RunDirectory(Generic[C]):
         """Return a run by its path, or by its name, id or the beginning of either under ``root`` (:func:`the_one`).
 
         Raises:
-            RunError: if there is no such run (nearest suggested), it is of another kind, or there is more than one.
+            RunError: if there is no such run (nearest suggested), or there is more than one.
         """
         for path in (Path(name), Path(root) / name):
             if path.is_dir():
                 return cls.open(path)
         there = cls.under(root)
-        if not any(_begins(name, run.path.name, run.record) for run in there):
-            for path in _others(root, cls.kind, name):
-                # Which says of what kind it is, and what was wanted.
-                cls.open(path)
         if not there:
-            raise RunError(f"there are no runs of {cls.what} in {root}; train one with '{cls.train_with}'")
+            raise RunError(f"there are no runs in {root}; train one with 'valuestream train icl'")
         return the_one(str(name), there)
 
     @classmethod
     def under(cls: type[R], root: str | Path = "runs") -> list[R]:
-        """Return the runs of this kind under ``root``, by name.
+        """Return the runs under ``root``, by name.
 
         One that cannot be read hides no other: it is left out, and a :class:`DamagedRunWarning` says why.
         """
         found: list[R] = []
         for file in sorted(Path(root).glob("*/run.json")):
             try:
-                if kind_of(read_record(file.parent)) == cls.kind:
-                    found.append(cls.open(file.parent))
+                found.append(cls.open(file.parent))
             except ValueError as error:
                 warnings.warn(f"{file.parent} is left out: {error}", DamagedRunWarning, stacklevel=2)
         return found
@@ -560,14 +558,6 @@ def directory_of(root: str | Path, config: Config) -> Path:
     before it."""
     path = Path(root) / config.name
     return path if path.exists() else next(Path(root).glob(f"*-{config.id}"), path)
-
-
-def _others(root: str | Path, kind: str, name: str | Path) -> Iterator[Path]:
-    for file in sorted(Path(root).glob("*/run.json")):
-        with suppress(RunError):
-            record = read_record(file.parent)
-            if kind_of(record) != kind and _begins(name, file.parent.name, record):
-                yield file.parent
 
 
 def _begins(beginning: str | Path, name: str, record: Mapping[str, Any]) -> bool:

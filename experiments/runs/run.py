@@ -1,32 +1,114 @@
-"""Runs of the in-context classifier: their directories, and lists of them."""
+"""Runs: the directory of a configuration's run, its task and tokenizer, and lists of runs."""
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from circuits.common.errors import known, require
+from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
-from experiments.runs.record import FIRST_KIND, RunDirectory, RunError, table_of
-from experiments.tasks.in_context.task import ICLTask
+from experiments.runs.frames import sha256
+from experiments.runs.record import RunDirectory, RunError, table_of
+from experiments.runs.saved_shards import drop_shards, shard_steps
+from experiments.tasks.registry import make_task, task_name
+from experiments.tasks.text.corpus import local_files
+from experiments.tasks.text.task import TextTask, TextTaskConfig
+from experiments.tasks.tokenizers import (
+    TOKENIZER_JSON,
+    PreTrainedTokenizerBase,
+    fingerprint,
+    load_tokenizer,
+    opening_tokens,
+    tokenizer_files,
+)
+
+PLACES = ("corpus", "validation", "tokenizer")
+SAY = "give the training's command again with its new --corpus, or use Run.find(NAME).place(corpus=PATH)"
+WATCHED = {"icl": ("ic", "accuracy"), "lm": ("validation", "loss")}
+"""The set and the measure that a list of runs shows, by kind."""
 
 
 class Run(RunDirectory[RunConfig]):
-    """The directory of a run of the in-context classifier."""
+    """The directory of a run: what was trained, how it went, and what it became."""
 
-    kind = FIRST_KIND
-    what = "the in-context classifier"
-    train_with = "valuestream train icl"
     logs = ("metrics", "gradients")
 
     @staticmethod
     def _config(plain: dict[str, Any]) -> RunConfig:
         return RunConfig.from_plain(plain)
 
-    def task(self, device: str = "cpu") -> ICLTask:
-        """Return the task, with this run's class and label vectors."""
-        return ICLTask(self.config.task, seed=self.config.seed, device=device)
+    @classmethod
+    def at(cls, root: str | Path, config: RunConfig, engine: str = "eager") -> Run:
+        """Return the run of a configuration under ``root``, new or as it stands there; of a corpus of local files, it
+        notes where they lie now.
+
+        Raises:
+            ValueError: for a corpus of local files of which the configuration does not say what they hold.
+        """
+        run = super().at(root, config, engine)
+        if isinstance(config.task, TextTaskConfig):
+            run.place(**config.task.places)
+        return run
+
+    @staticmethod
+    def _plain(config: RunConfig) -> dict[str, Any]:
+        if not isinstance(config.task, TextTaskConfig):
+            return config.to_plain()
+        require(
+            config.task.of_files or local_files(config.task.corpus) is None,
+            f"what {config.task.corpus} holds is not in the configuration, and a run is named by it; make the task "
+            f"with TextTaskConfig.of(...), or the configuration with lm_run",
+        )
+        return replace(config, task=config.task.without_places()).to_plain()
+
+    def place(self, **places: str | Path) -> None:
+        """Note where this machine has the files of the run's corpus, by field: ``corpus``, ``validation``, or
+        ``tokenizer``. What they hold is checked when they are read.
+
+        Raises:
+            UnknownNameError: for another field.
+        """
+        for name in places:
+            known("place", name, PLACES)
+        held = self._places() | {name: str(Path(place).expanduser().resolve()) for name, place in places.items()}
+        if held != self._places():
+            self._write("places.json", (json.dumps(held, indent=1, sort_keys=True) + "\n").encode())
+
+    def _places(self) -> dict[str, str]:
+        file = self.path / "places.json"
+        try:
+            held = json.loads(file.read_text()) if file.exists() else {}
+            return {name: str(Path(held[name])) for name in PLACES if name in held}
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{file} is damaged ({error}); remove it, and say where the corpus is: {SAY}") from error
+
+    def task(self, device: str = "cpu") -> Any:
+        """Return the task (:class:`experiments.tasks.task.Task`), with this run's draws.
+
+        Raises:
+            RunError: if the local files of its corpus are not where they were, saying how to tell where they are.
+            ValueError: if they hold something else, or a data set cannot be had.
+        """
+        config = self.config.task
+        if not isinstance(config, TextTaskConfig):
+            return make_task(config, self.config.seed, device)
+        config = replace(config, **self._places())
+        for name in ("corpus", "validation") if config.of_files else ():
+            place = getattr(config, name)
+            if isinstance(place, str) and not _is_there(place):
+                raise RunError(
+                    f"the {name} of {self.path.name} is not at {place}; it is told by its content (hash "
+                    f"{str(config.content)[:12]}), so it may lie anywhere: {SAY}"
+                )
+        tokenizer = self.tokenizer() if "tokenizer" in self.record else None
+        return TextTask(config, self.config.seed, device, tokenizer=tokenizer)
 
     def gradients(self) -> pd.DataFrame:
         """Return the gradient's split by route as it was logged so far.
@@ -50,25 +132,94 @@ class Run(RunDirectory[RunConfig]):
         logged = {"gradients": self.gradients()} if self.config.training.gradients_at else {}
         return super()._frames() | logged
 
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the tokenizer is kept; a task of numbers has none."""
+        return self.path / "tokenizer"
 
-def list_runs(root: str | Path = "runs") -> list[Run]:
-    """Return the runs of the in-context classifier under ``root``, by name."""
-    return Run.under(root)
+    def keep_tokenizer(self, tokenizer: Any) -> None:
+        """Store the tokenizer beside the checkpoints, and note the hashes of its files; for who holds the run's lock.
+
+        Raises:
+            RunError: for another tokenizer than the one that is stored there.
+        """
+        if tokenizer is None:
+            return
+        before, now = self.record.get("tokenizer"), fingerprint(tokenizer)
+        if before not in (None, now):
+            raise RunError(
+                f"{self.path.name} began with another tokenizer (SHA-256 {before[:12]}) than its task has now; use the "
+                f"version that it began with (run.json names the commit), or remove the run"
+            )
+        if before is None:
+            files = tokenizer_files(tokenizer)
+            for name, data in files.items():
+                self._write(f"tokenizer/{name}", data)
+            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            self.record |= {"tokenizer": now, "tokenizer_files": hashes}
+            self.write_record()
+
+    def _saved_step(self) -> int:
+        return max([super()._saved_step(), *shard_steps(self.path)])
+
+    def close(self) -> None:
+        """Close the run as any other, and drop what several processes saved to resume from."""
+        super().close()
+        drop_shards(self.path)
+
+    def load_model(self, step: int = -1) -> HookedStreamTransformer:
+        """Return the model at a step with a checkpoint (default: the last), in evaluation mode, with its tokenizer.
+
+        Text that it is given is opened as the texts that it was trained on.
+
+        Raises:
+            RunError: if there is no checkpoint at that step, or it or the tokenizer is not what the run wrote.
+        """
+        model = super().load_model(step)
+        if "tokenizer" in self.record:
+            tokenizer = self.tokenizer()
+            # Documents of a corpus begin as the tokenizer's template has it, mostly with nothing; generated texts begin
+            # with its beginning token.
+            of_corpus = isinstance(self.config.task, TextTaskConfig)
+            model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer) if of_corpus else None)
+        return model
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that is stored with the run.
+
+        Raises:
+            RunError: if there is none, or another than the run wrote.
+        """
+        # The first runs noted the hash of one file alone.
+        one = {TOKENIZER_JSON: self.record.get("tokenizer")}
+        for name, digest in self.record.get("tokenizer_files", one).items():
+            file = self.tokenizer_path / name
+            if not file.is_file() or sha256(file) != digest:
+                raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
+        return load_tokenizer(self.tokenizer_path)
 
 
 def runs_table(root: str | Path = "runs") -> pd.DataFrame:
-    """Return one row a run: name, variant, preset, seed, status, the step on the disk, the last accuracy on ic."""
-    return table_of(list_runs(root), _row)
+    """Return one row a run: name, task, variant, preset (or size), seed, status, the step on the disk, and the last
+    value of what its task is watched by."""
+    return table_of(Run.under(root), _row)
 
 
 def _row(run: Run) -> dict[str, Any]:
-    config, (_, accuracy) = run.config, run.last("ic", "accuracy")
+    config = run.config
+    watched = WATCHED[config.kind]
     return {
         "run": run.path.name,
+        "task": task_name(config.task),
         "variant": config.variant,
         "preset": config.preset,
         "seed": config.seed,
         "status": run.status,
         "step": run.step,
-        "ic accuracy": round(accuracy, 4),
+        "measure": " ".join(watched),
+        "value": round(run.last(*watched)[1], 4),
     }
+
+
+def _is_there(place: str) -> bool:
+    return Path(place).exists() or (glob.has_magic(place) and bool(glob.glob(place, recursive=True)))

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
-from circuits.common.plain_data import canonical_json, content_hash
 from circuits.checkpoint import CheckpointError, read_about
 from circuits.common.files import write_atomically
+from circuits.common.plain_data import canonical_json, content_hash
 
 FORMAT = "valuestream-shards-2"
 FOLDER = "state"

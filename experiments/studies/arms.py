@@ -12,10 +12,10 @@ from typing import Any, Literal
 from circuits.config.model import Start
 from circuits.config.streams import Previous, Stream, WithinLayer
 from circuits.streams.variants import streams as streams_of
-from experiments.runs.config import SGD, TRAINING, Adam, Every, GateChange, Optimizer, Rate, RunConfig, StopAt, icl_run
-from experiments.runs.config import TrainingConfig as Training
-from experiments.runs.lm_config import AnyConfig
-from experiments.tasks.in_context.task import PRESETS
+from experiments.runs.config import TRAINING, RunConfig, icl_run
+from experiments.runs.training_config import SGD, Adam, Every, GateChange, Optimizer, Rate, StopAt
+from experiments.runs.training_config import TrainingConfig as Training
+from experiments.tasks.in_context.batches import PRESETS
 
 Size = Literal["full", "miniature"]
 SIZES: tuple[Size, ...] = ("full", "miniature")
@@ -25,7 +25,7 @@ SIZES: tuple[Size, ...] = ("full", "miniature")
 class Arm:
     """One run of an experiment: its label in tables is the configuration's ``variant``."""
 
-    config: AnyConfig
+    config: RunConfig
     condition: str = "as in the paper"
     """What differs from the other conditions of the experiment; arms are compared within one."""
 

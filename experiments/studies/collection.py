@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from circuits.common.plain_data import canonical_json, essence
+from circuits.common.plain_data import canonical_json
 from experiments.runs.frames import DIGITS, parquet_bytes
-from experiments.runs.lm_run import AnyRun, open_run
 from experiments.runs.record import directory_of
 from experiments.runs.run import Run
+from experiments.studies.arms import Arm, Size
 from experiments.studies.changing import Write, changing
 from experiments.studies.committed_results import (
     COMMITTED,
@@ -26,7 +26,7 @@ from experiments.studies.committed_results import (
     log_hash,
     manifest_of,
 )
-from experiments.studies.registry import EXPERIMENTS, Arm, Size, experiment
+from experiments.studies.registry import EXPERIMENTS, experiment
 
 ENDED = ("finished", "failed")
 """Runs that count: those that came to their end, and those that diverged on the way."""
@@ -108,20 +108,20 @@ def _whole_files(path: Path, afresh: bool) -> dict[str, str]:
     return {name: digest for name, digest in held.files.items() if name not in changed}
 
 
-def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[AnyRun]:
+def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[Run]:
     wanted = {arm.config.id: arm.config for those in arms.values() for arm in those}
     there = [directory_of(root, config) for root in roots for config in wanted.values()]
-    return [open_run(path) for path in there if (path / "run.json").is_file()]
+    return [Run.open(path) for path in there if (path / "run.json").is_file()]
 
 
 def _arm(arm: Arm) -> dict[str, Any]:
     return {"condition": arm.condition, "variant": arm.label, "seed": arm.config.seed, "run": arm.config.id}
 
 
-def _read(run: AnyRun) -> dict[str, Any]:
+def _read(run: Run) -> dict[str, Any]:
     """One run's row and logs, as the bundle holds them."""
     logs = {"metrics": run.metrics(), "gradients": pd.DataFrame()}
-    if isinstance(run, Run) and run.config.training.gradients_at:
+    if run.config.training.gradients_at:
         logs["gradients"] = run.gradients()
     logs = {log: _rounded(frame.assign(run=run.config.id)) for log, frame in logs.items()}
     about = {
@@ -135,15 +135,15 @@ def _read(run: AnyRun) -> dict[str, Any]:
         "status": run.status,
         "engine": run.record["engine"],
         "seconds": run.seconds,
-        "config": canonical_json(essence(run.config)),
+        "config": canonical_json(run.config.essence()),
         "environment": canonical_json(run.record["environment"]),
     }
     about |= {log: log_hash(frame) if len(frame) else "" for log, frame in logs.items()}
     return {"about": about, **logs}
 
 
-def _stops_at(run: AnyRun) -> float:
-    stop = run.config.training.stop_at if isinstance(run, Run) else None
+def _stops_at(run: Run) -> float:
+    stop = run.config.training.stop_at
     return stop.accuracy if stop else float("nan")
 
 

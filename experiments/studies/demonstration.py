@@ -14,8 +14,9 @@ from analysis.drawing import draw, drawing
 from circuits.common.errors import known
 from experiments.questions.analyses import ablate_run, all_metrics, gradients_run, heads_run, labelled, patch_run
 from experiments.questions.routes import attribute_run
-from experiments.runs.config import TRAINING, At, Every, TrainingConfig, icl_run
+from experiments.runs.config import TRAINING, icl_run
 from experiments.runs.run import Run
+from experiments.runs.training_config import At, Every, TrainingConfig
 from experiments.sweeps.sweep import sweep
 
 VARIANTS = ("classic", "value", "value-stop", "value-gradient-only")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.runs.lm_config import LM_TRAINING, LMTraining, TokenTaskConfig, lm_run
+from experiments.runs.config import LM_TRAINING, lm_run
+from experiments.runs.training_config import TokenTraining
 from experiments.studies.arms import Arm, Size
 from experiments.tasks.nested_relations import NestedConfig
+from experiments.tasks.registry import TokenTaskConfig
 
 VARIANTS = ("classic", "value", "value-stop", "value-gradient-only", "resformer-constant", "cumulative")
 FEW = ("classic", "value", "value-stop")
@@ -18,7 +20,12 @@ SEEDS_BY_SIZE = {"0.2m": SEEDS, "1m": 3, "3m": 3}
 
 
 def _arms(
-    size: str, task: str | TokenTaskConfig, variants: Sequence[str], n_seeds: int, training: LMTraining, condition: str
+    size: str,
+    task: str | TokenTaskConfig,
+    variants: Sequence[str],
+    n_seeds: int,
+    training: TokenTraining,
+    condition: str,
 ) -> list[Arm]:
     return [
         Arm(lm_run(size, task, variant, seed, training), condition) for seed in range(n_seeds) for variant in variants

@@ -13,7 +13,7 @@ from experiments.questions.indirect_objects import measured, other_body
 from experiments.questions.ioi_tables import OWN
 from experiments.questions.routes import circuit_frame, circuit_run, rule_of
 from experiments.runs.finding import pairs
-from experiments.runs.lm_run import LMRun
+from experiments.runs.run import Run
 from experiments.studies.lm_arms import PAIR, SEEDS
 
 N_PROMPTS, N_PAIRS = 200, 64
@@ -24,7 +24,7 @@ FIND = rule_of("threshold", 0, 0.02)
 """A run's circuit: all edges without which more than 2 % of the logit difference is lost, by EAP-IG."""
 
 
-def study(runs: Sequence[LMRun], seeds: Sequence[int] = range(SEEDS), progress: bool = True) -> dict[str, pd.DataFrame]:
+def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bool = True) -> dict[str, pd.DataFrame]:
     """Return frames by name; every row names run, variant, seed and size.
 
     "lm_ioi": means over prompts of every run, matched and transplanted, by set, template and order. Of classic and
@@ -36,16 +36,16 @@ def study(runs: Sequence[LMRun], seeds: Sequence[int] = range(SEEDS), progress: 
     for run in tqdm(runs, unit=" runs", disable=not progress):
         parts = {"lm_ioi": ioi_means(run)}
         config = run.config
-        if config.size == "0.2m" and config.variant in PAIR and config.seed in seeds:
+        if config.preset == "0.2m" and config.variant in PAIR and config.seed in seeds:
             parts |= {"lm_heads": heads_run(run, N_PAIRS), "lm_patches": _patches(run, config.seed == seeds[0])}
             scores, quality = circuit_run(run, FIND, n=N_PAIRS)
             parts |= {"lm_edges": circuit_frame(scores, quality)}
         for name, frame in parts.items():
-            frames[name].append(labelled(frame, run).assign(size=config.size))
+            frames[name].append(labelled(frame, run).assign(size=config.preset))
     return {name: pd.concat(some, ignore_index=True) for name, some in frames.items() if some}
 
 
-def ioi_means(run: LMRun, n: int = N_PROMPTS) -> pd.DataFrame:
+def ioi_means(run: Run, n: int = N_PROMPTS) -> pd.DataFrame:
     """Return means over prompts: body, set, by ("set", "template", "order"), part, measure, value, prompts."""
     prompts = measured(run, n, bodies=(OWN, other_body(run.config.variant)))
     frames = []
@@ -56,7 +56,7 @@ def ioi_means(run: LMRun, n: int = N_PROMPTS) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).fillna({"part": ""})
 
 
-def _patches(run: LMRun, by_head: bool) -> pd.DataFrame:
+def _patches(run: Run, by_head: bool) -> pd.DataFrame:
     model, pair = run.load_model(), pairs(run, N_PAIRS)
     roles = list(pair.positions)
     sites = patched_sites(model, PATCHED, positions=roles)

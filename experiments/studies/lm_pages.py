@@ -13,7 +13,8 @@ from experiments.questions.ioi_tables import model_name
 from experiments.studies import lm_times as lm_answers
 from experiments.studies import times as answers
 from experiments.studies.committed_results import Bundle
-from experiments.studies.lm_times import PAPER_SAYS, REFERENCE, WATCHED
+from experiments.studies.lm_times import PAPER_SAYS, WATCHED
+from experiments.studies.times import REFERENCE
 from experiments.studies.wording import interval, markdown, rows_of, shown, speed_table, with_differences
 
 LM = ("lm", "lm-sizes")

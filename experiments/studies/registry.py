@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from circuits.common.errors import known
-from experiments.runs.lm_config import AnyConfig
+from experiments.runs.config import RunConfig
 from experiments.studies import arms, lm_arms
 from experiments.studies.arms import SIZES, Arm, Size
 from experiments.studies.times import ASKS
@@ -67,6 +67,6 @@ def experiment(name: str) -> Experiment:
     return EXPERIMENTS[known("experiment", name, EXPERIMENTS)]
 
 
-def configs(names: Sequence[str], size: Size = "full") -> list[AnyConfig]:
+def configs(names: Sequence[str], size: Size = "full") -> list[RunConfig]:
     """Return the configurations of several experiments, each once, in order."""
     return list(dict.fromkeys(arm.config for name in names for arm in experiment(name).arms(size)))

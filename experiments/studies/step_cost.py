@@ -13,9 +13,10 @@ from torch import Tensor
 from analysis.statistics.intervals import paired_ratio
 from circuits.model import HookedStreamTransformer
 from circuits.presets import parameter_count
-from experiments.runs.lm_config import LMRunConfig, lm_run, make_task
+from experiments.runs.config import RunConfig, lm_run
+from experiments.tasks.registry import make_task
 from experiments.tasks.tokens.batches import TokenBatch, next_token_loss
-from experiments.training.lm_trainer import make_lm_optimizer
+from experiments.training.optimizers import make_optimizer
 
 IN_A_ROW = 2
 """Steps of one variant before the next one's turn."""
@@ -78,9 +79,9 @@ def _held(model: HookedStreamTransformer, batch: TokenBatch) -> int:
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
 
-def _stepper(config: LMRunConfig, batch: TokenBatch, device: str) -> _Stepper:
+def _stepper(config: RunConfig, batch: TokenBatch, device: str) -> _Stepper:
     model = HookedStreamTransformer(config.model, seed=0).to(device).train()
-    optimizer = make_lm_optimizer(config.training.optimizer, dict(model.named_parameters()))
+    optimizer = make_optimizer(config.training.optimizer, dict(model.named_parameters()))
     return _Stepper(model, optimizer.step, batch)
 
 
@@ -93,7 +94,7 @@ def _timed(step: _Stepper, device: str) -> float:
     return (time.perf_counter() - started) / IN_A_ROW
 
 
-def training_memory(config: LMRunConfig, processes: int = 1) -> dict[str, float]:
+def training_memory(config: RunConfig, processes: int = 1) -> dict[str, float]:
     """Return what training takes on each of some processes, in GB (1e9 bytes), counted without allocating anything.
 
     Weights, gradients and the two moments of Adam are float32 and shared out among the processes; activations are what

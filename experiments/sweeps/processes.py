@@ -22,8 +22,8 @@ from threading import Event
 
 import torch
 
-from experiments.runs.lm_run import AnyRun
 from experiments.runs.record import RunError
+from experiments.runs.run import Run
 from experiments.sweeps.waiting_groups import Work, outcome
 from experiments.training.stopping import told_to_stop
 
@@ -106,7 +106,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, device), name="sweep worker")
-        self.group: list[AnyRun] = []
+        self.group: list[Run] = []
         self.ready = False
         with _one_thread_each(), _without_the_script(), _interrupts_kept():
             self.process.start()

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from experiments.runs.lm_run import AnyRun, open_run
 from experiments.runs.logs import last_line
 from experiments.runs.record import RunError
+from experiments.runs.run import Run
 from experiments.sweeps.waiting_groups import Work, outcome
 from experiments.training.stopping import told_to_stop
 
@@ -74,7 +74,7 @@ def _wait_for_locks(paths: Sequence[Path]) -> None:
         try:
             with ExitStack() as locks:
                 for path in paths:
-                    locks.enter_context(open_run(path).locked())
+                    locks.enter_context(Run.open(path).locked())
             return
         except RunError:
             time.sleep(1)
@@ -163,7 +163,7 @@ class _Cluster:
         options = {"num_cpus": 1, "num_gpus": gpu_share if _on_gpu(device) else 0, "max_retries": 0}
         self.task = ray.remote(**options)(_train_group)
         self.tried: set[str] = set()
-        self.going: dict[Any, list[AnyRun]] = {}
+        self.going: dict[Any, list[Run]] = {}
         self.looked = 0.0
 
     def submit(self, most: int) -> None:
@@ -180,7 +180,7 @@ class _Cluster:
         for task in ended:
             self._take(task, self.going.pop(task))
 
-    def _take(self, task: Any, group: list[AnyRun]) -> None:
+    def _take(self, task: Any, group: list[Run]) -> None:
         errors = self.ray.exceptions
         try:
             self.work.ended(group, self.ray.get(task))
@@ -213,7 +213,7 @@ class _Cluster:
             self.collect(1.0)
 
 
-def last_seen(run: AnyRun) -> tuple[int, float] | None:
+def last_seen(run: Run) -> tuple[int, float] | None:
     """Return the step and the accuracy on ic (or validation loss) of a run's last measurement, if there is one."""
     rows = last_line(run.path / "metrics.jsonl")
     if rows is None:

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, Literal, overload
+from typing import Literal
 
 import torch
 
 from circuits.common.errors import known, require
 from experiments.runs.config import RunConfig
-from experiments.runs.lm_config import AnyConfig, LMRunConfig
-from experiments.runs.lm_run import AnyRun, LMRun, open_run, run_at
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps import ray_cluster as ray_engine
@@ -34,21 +32,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def chosen_compute(config: AnyConfig, device: str) -> str:
+def chosen_compute(config: RunConfig, device: str) -> str:
     """Return how a new run computes where nobody says how."""
-    if isinstance(config, LMRunConfig):
+    if config.of_tokens:
         return "compiled" if accelerated(device) else "eager"
     return "stacked" if accelerated(device) else choose_compute(config)
 
 
-@overload
-def sweep(configs: Sequence[RunConfig], *where: Any, **how: Any) -> list[Run]: ...
-@overload
-def sweep(configs: Sequence[LMRunConfig], *where: Any, **how: Any) -> list[LMRun]: ...
-@overload
-def sweep(configs: Sequence[AnyConfig], *where: Any, **how: Any) -> Sequence[AnyRun]: ...
 def sweep(
-    configs: Sequence[AnyConfig],
+    configs: Sequence[RunConfig],
     root: str | Path = "runs",
     workers: int | None = None,
     device: str = "cpu",
@@ -59,7 +51,7 @@ def sweep(
     retries: int = 2,
     address: str | None = None,
     gpu_share: float = 0.25,
-) -> Any:
+) -> list[Run]:
     """Train every configuration that is not finished under ``root``, and return all their runs, in order.
 
     ``engine`` says where: in ``workers`` processes of this machine (default: one a core; with one, in this process), or
@@ -83,7 +75,7 @@ def sweep(
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":
         ray_engine.require_ray()
-    runs = [run_at(root, config, compute or chosen_compute(config, device)) for config in configs]
+    runs = [Run.at(root, config, compute or chosen_compute(config, device)) for config in configs]
     pending = list({run.path: run for run in runs if not run.finished}.values())
     if pending and engine == "ray":
         with ray_engine.connected(address) as ray:
@@ -97,16 +89,16 @@ def sweep(
                 _train_here(work, device, stop)
             else:
                 train_in_workers(work, most, device, stop)
-    return [open_run(run.path) for run in runs]
+    return [Run.open(run.path) for run in runs]
 
 
 @contextmanager
 def _working(
-    pending: Sequence[AnyRun], runs: Sequence[AnyRun], workers: int, device: str, retries: int, progress: bool
+    pending: Sequence[Run], runs: Sequence[Run], workers: int, device: str, retries: int, progress: bool
 ) -> Iterator[tuple[Work, Event]]:
     """The work of a sweep with its table, and an event that an interrupt sets; raises in the end what went wrong."""
     steps = {run.path.name: run.config.training.steps for run in runs}
-    tokens = {run.path.name: run.config.tokens_per_step for run in runs if isinstance(run, LMRun)}
+    tokens = {run.path.name: run.config.tokens_per_step for run in runs if run.config.of_tokens}
     with Progress(steps, progress, tokens) as shown, told_to_stop(say=_say_so, once=True) as stop:
         for run in runs:
             shown.set(run.path.name, "done" if run.finished else "waiting")

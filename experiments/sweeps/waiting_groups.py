@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 
-from experiments.runs.lm_run import AnyRun, LMRun, open_run
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps.progress import Progress, State
-from experiments.training.lm_trainer import train_lm
 from experiments.training.stacked_seeds import stacks, train_stacked
-from experiments.training.trainer import Report, train
+from experiments.training.together import Report, train
 
 LOOK_SECONDS = 5.0
 ENDED: dict[str, State] = {"finished": "done", "failed": "failed"}
@@ -31,15 +29,14 @@ def accelerated(device: str) -> bool:
     return torch.device(device).type != "cpu"
 
 
-def grouped(runs: Sequence[AnyRun], workers: int, device: str = "cpu") -> list[list[AnyRun]]:
+def grouped(runs: Sequence[Run], workers: int, device: str = "cpu") -> list[list[Run]]:
     """Return groups of runs, small enough that all workers have something to do to the end.
 
     Those of a group share their batches; on an accelerator they are seeds of one configuration, to be stacked.
     A language model trains by itself.
     """
-    alone: list[list[AnyRun]] = [[run] for run in runs if isinstance(run, LMRun)]
-    shared = _sharing([run for run in runs if isinstance(run, Run)], workers, device)
-    return [*alone, *([*group] for group in shared)]
+    alone = [[run] for run in runs if run.config.of_tokens]
+    return [*alone, *_sharing([run for run in runs if not run.config.of_tokens], workers, device)]
 
 
 def _sharing(runs: Sequence[Run], workers: int, device: str) -> list[list[Run]]:
@@ -54,14 +51,10 @@ def _sharing(runs: Sequence[Run], workers: int, device: str) -> list[list[Run]]:
     return [group[part::parts] for group, parts in cut for part in range(parts)]
 
 
-def train_group(group: Sequence[AnyRun], device: str, report: Report, stop: Callable[[], bool]) -> None:
+def train_group(group: Sequence[Run], device: str, report: Report, stop: Callable[[], bool]) -> None:
     """Train a group: stacked on an accelerator, else side by side; contract and errors are those of ``train``."""
-    for run in group:
-        if isinstance(run, LMRun):
-            train_lm(run, device, report, stop)
-    classifiers = [run for run in group if isinstance(run, Run)]
-    how = train_stacked if accelerated(device) and len(classifiers) > 1 else train
-    how(classifiers, device, report, stop)
+    how = train_stacked if accelerated(device) and len(group) > 1 else train
+    how(group, device, report, stop)
 
 
 def outcome(paths: Sequence[Path], device: str, report: Report, stop: Callable[[], bool]) -> Exception | None:
@@ -70,7 +63,7 @@ def outcome(paths: Sequence[Path], device: str, report: Report, stop: Callable[[
     The errors survive the way to another process: ``RunError``, ``MemoryError`` or ``RuntimeError``.
     """
     try:
-        train_group([open_run(path) for path in paths], device, report, stop)
+        train_group([Run.open(path) for path in paths], device, report, stop)
     except KeyboardInterrupt:
         return None
     except RunError as error:
@@ -85,32 +78,32 @@ def outcome(paths: Sequence[Path], device: str, report: Report, stop: Callable[[
 class Work:
     """The groups of a sweep that wait. Whoever trains takes the next, and tells how it ended."""
 
-    def __init__(self, runs: Sequence[AnyRun], workers: int, device: str, retries: int, progress: Progress):
+    def __init__(self, runs: Sequence[Run], workers: int, device: str, retries: int, progress: Progress):
         self.waiting = deque(grouped(runs, workers, device))
         self.retries, self.progress = retries, progress
         self.problems: list[Exception] = []
         self._looked = 0.0
         self._deaths = Counter[str]()
 
-    def next(self) -> list[AnyRun]:
+    def next(self) -> list[Run]:
         """Return the group to train now, as its runs stand on the disk."""
         group = self.waiting.popleft()
         for run in group:
             self.progress.set(run.path.name, "running")
         return group
 
-    def look(self, groups: Iterable[Sequence[AnyRun]]) -> None:
+    def look(self, groups: Iterable[Sequence[Run]]) -> None:
         """Count the runs that came to their end while others of their group still train; now and then."""
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
         for run in (run for group in groups for run in group):
-            state = ENDED.get(open_run(run.path).status)
+            state = ENDED.get(Run.open(run.path).status)
             if state:
                 self.progress.set(run.path.name, state)
 
-    def ended(self, group: Sequence[AnyRun], error: Exception | None = None) -> None:
+    def ended(self, group: Sequence[Run], error: Exception | None = None) -> None:
         """Take the end of a group: all are finished, or saved after an interrupt, or there was an error."""
         if isinstance(error, MemoryError):
             self.died(group, f"out of memory ({error})")
@@ -121,7 +114,7 @@ class Work:
         elif error is not None:
             self._fail(unfinished, error)
 
-    def died(self, group: Sequence[AnyRun], how: str) -> None:
+    def died(self, group: Sequence[Run], how: str) -> None:
         """Take the death of the process that trained a group: each run is tried again alone, so often and no more."""
         unfinished = self._unfinished(group)
         self._deaths.update(run.path.name for run in unfinished)
@@ -139,21 +132,21 @@ class Work:
             listed = "".join(f"\n- {problem}" for problem in self.problems)
             raise RunError(f"{len(self.problems)} runs are not finished, the others are:{listed}")
 
-    def _unfinished(self, group: Sequence[AnyRun]) -> list[AnyRun]:
-        runs = [open_run(run.path) for run in group]
+    def _unfinished(self, group: Sequence[Run]) -> list[Run]:
+        runs = [Run.open(run.path) for run in group]
         for run in runs:
             self.progress.set(run.path.name, "done" if run.finished else "waiting")
         return [run for run in runs if not run.finished]
 
-    def _try_alone(self, runs: Sequence[AnyRun]) -> None:
+    def _try_alone(self, runs: Sequence[Run]) -> None:
         self.waiting.extend([run] for run in runs)
 
-    def _fail(self, runs: Sequence[AnyRun], error: Exception) -> None:
+    def _fail(self, runs: Sequence[Run], error: Exception) -> None:
         self.problems.append(error)
         for run in runs:
             self.progress.set(run.path.name, "failed")
 
-    def _given_up(self, run: AnyRun, how: str) -> str:
+    def _given_up(self, run: Run, how: str) -> str:
         name = run.path.name
         return (
             f"{name} was given up: the process that trained it died {self._deaths[name]} times, the last time {how}. "

@@ -24,6 +24,7 @@ from circuits.common.text_coverage import Coverage, shown
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import Laid, Phrasebook, Templates, choose, distinct, parts_of
 from experiments.tasks.tokens.batches import TokenBatch
+from experiments.tasks.tokens.task import TokenTask
 
 SPLITS: dict[str, str] = {
     "train": "names and templates of training, new combinations",
@@ -130,7 +131,7 @@ class Prompts:
     """1 where the subject is named first (BABA), else 0 (ABBA)."""
 
 
-class IOITask:
+class IOITask(TokenTask):
     """The task in the tokens of one tokenizer. Every text begins with ``opening``, a token or several, if there is any.
 
     Words of templates, places and objects that the tokenizer does not know are warned of. Of a tokenizer that lacks a

@@ -22,6 +22,7 @@ from circuits.common.plain_data import derive_seed
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import Laid, Phrasebook, Templates, choose, distinct
 from experiments.tasks.tokens.batches import TokenBatch
+from experiments.tasks.tokens.task import TokenTask
 
 SPLITS: dict[str, str] = {"train": "texts to learn from", "validation": "other draws of the same texts"}
 QUESTIONS: dict[str, str] = {
@@ -106,7 +107,7 @@ class _Drawn:
     other: Int[Tensor, " text"]
 
 
-class NestedTask:
+class NestedTask(TokenTask):
     """The task in the words of the stories (:func:`experiments.tasks.stories.plain_english`).
 
     A window is filled with texts, each opened by the token that begins a story; the first is whole, the last is cut. So

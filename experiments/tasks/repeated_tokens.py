@@ -20,6 +20,7 @@ from circuits.common.fields import Checked
 from circuits.common.plain_data import derive_seed
 from experiments.tasks.sentences.templates import choose, distinct
 from experiments.tasks.tokens.batches import TokenBatch
+from experiments.tasks.tokens.task import TokenTask
 
 SPLITS: dict[str, str] = {"train": "windows to learn from", "validation": "other draws of the same windows"}
 CORRUPTIONS: dict[str, str] = {
@@ -63,7 +64,7 @@ class RepeatsConfig(Checked):
         )
 
 
-class RepeatsTask:
+class RepeatsTask(TokenTask):
     """Windows of token numbers: 0, then a block of tokens from 1 to ``vocabulary``, repeated; there is no tokenizer.
 
     The predictions that count are those whose own token has occurred before, which induction can make; in the first

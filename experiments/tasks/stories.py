@@ -21,6 +21,7 @@ from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import Phrasebook, Templates, choose, distinct, words_of
 from experiments.tasks.tokenizers import word_level
 from experiments.tasks.tokens.batches import TokenBatch
+from experiments.tasks.tokens.task import TokenTask
 
 SPLITS: dict[str, str] = {"train": "stories to learn from", "validation": "other stories of the same grammar"}
 KINDS = ("opening", "middle", "giving", "ending", "ioi")
@@ -92,7 +93,7 @@ class Stories:
     """Where in its window every sentence begins; may lie beyond the window's end."""
 
 
-class StoriesTask:
+class StoriesTask(TokenTask):
     """Stories on end: every window is drawn from the seeds alone, so the corpus has no end and no file.
 
     Characters of stories with such sentences are names of training; those of the others are all names.

@@ -23,12 +23,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from circuits.checkpoint import read_tensors
 from circuits.common.errors import require
 from circuits.model import HookedStreamTransformer
-from experiments.runs.lm_run import LMRun
+from experiments.runs.run import Run
 from experiments.runs.saved_shards import State, anywhere, laid_out_like, newest_state, read_shards, write_shards
-from experiments.tasks.tokens.batches import TokenBatch
-from experiments.training.lm_trainer import Alone, Loss, train_lm
+from experiments.training.one_process import Alone, Loss
 from experiments.training.stopping import told_to_stop
-from experiments.training.trainer import Report, never, silent
+from experiments.training.together import Report, never, silent, train
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """What processes talk by. On GPUs, what is not on them (whether to stop, what was saved) goes by gloo."""
@@ -89,7 +88,7 @@ class Sharded(Alone):
             block.forward = torch.compile(block.forward, dynamic=False)
         return loss
 
-    def part(self, batch: TokenBatch) -> TokenBatch:
+    def part(self, batch: Any) -> Any:
         """Return the rows that this process computes; for errors see :meth:`rows`."""
         return batch[self.rows(len(batch))]
 
@@ -153,11 +152,11 @@ class Sharded(Alone):
             body.get_buffer(name).copy_(buffer)
         return body
 
-    def save(self, run: LMRun, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    def save(self, run: Run, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         """Write where to resume, each process its part."""
         write_shards(run.path, tensors, about)
 
-    def load(self, run: LMRun, tensors: dict[str, Tensor]) -> State | None:
+    def load(self, run: Run, tensors: dict[str, Tensor]) -> State | None:
         """Return this process' part of what was saved last, by however many; ``tensors`` are the present ones."""
         newest = newest_state(run.path)
         if newest is None or newest.is_dir():
@@ -183,17 +182,17 @@ def train_sharded(path: str | Path, device: str = "cpu", stop: Callable[[], bool
 
     Raises:
         KeyboardInterrupt: in all processes, with the run saved, once ``stop`` says so in one of them.
-        RunError: as :func:`experiments.training.lm_trainer.train_lm`.
+        RunError: as :func:`experiments.training.together.train`.
         ValueError: likewise, and if the rows of a batch do not divide among the processes.
     """
     # Blocks pass on views, which nothing here writes to.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
-    run = LMRun.open(path)
+    run = Run.open(path)
     group = Sharded.from_environment(device)
     group.rows(run.config.training.batch_size // run.config.training.accumulate)
     stopped: KeyboardInterrupt | None = None
     try:
-        train_lm(run, str(group.device), telling(run) if group.rank == 0 else silent, stop, group)
+        train([run], str(group.device), telling(run) if group.rank == 0 else silent, stop, group)
     except KeyboardInterrupt as interrupt:
         stopped = interrupt
     # Not after an error: the others may be waiting for this process, and it would wait for them. Torchrun ends them.
@@ -203,7 +202,7 @@ def train_sharded(path: str | Path, device: str = "cpu", stop: Callable[[], bool
         raise stopped
 
 
-def telling(run: LMRun) -> Report:
+def telling(run: Run) -> Report:
     """Return a report that now and then prints step, loss, tokens per second and the time that remains."""
     steps, tokens = run.config.training.steps, run.config.tokens_per_step
     began: list[tuple[int, float]] = []

@@ -10,7 +10,7 @@ stack.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -27,15 +27,14 @@ from circuits.last_position import mixed_weights as mixed_weights
 from circuits.last_position import why_not
 from circuits.model import HookedStreamTransformer
 from experiments.runs.run import Run
-from experiments.tasks.in_context.measures import EvaluationSets
-from experiments.tasks.in_context.task import ICLBatch
-from experiments.training.compiled_step import make_optimizer
-from experiments.training.trainer import GoesOn, Report, Trainer, never, silent, train_together, unfinished
+from experiments.runs.training_config import AdamW
+from experiments.tasks.in_context.batches import ICLBatch
+from experiments.training.optimizers import make_optimizer, rate_at
+from experiments.training.together import GoesOn, Report, never, silent, train_together, unfinished
+from experiments.training.trainer import Trainer
 
 ENGINE = "stacked"
 """What the record of a run that was trained here says of its engine."""
-WIDE_CHUNK = 10_000
-"""Sequences in one forward pass of an evaluation on an accelerator, where many short passes cost more than a long."""
 
 Weights = dict[str, Tensor]
 """Parameters and persistent buffers by name, (seed ...)."""
@@ -160,9 +159,12 @@ class Stack:
         """Make one update of every member."""
         for parameter in self.parameters.values():
             parameter.grad = None
-        batches = [m.sets.task.sample(m.config.batch_size, "train", seed=m.step) for m in self.members]
+        batches = [member.draw() for member in self.members]
         # No member's loss depends on another's weights, so the sum's gradient is each member's own.
         stacked_losses(self.members[0].model, self.weights, batches).sum().backward()
+        first = self.members[0]
+        if isinstance(first.config.optimizer, AdamW):
+            self.optimizer.set_rate(rate_at(first.config.optimizer, first.step, first.config.steps))
         self.optimizer.step()
         if not self.shared:
             self._share()
@@ -207,13 +209,6 @@ class Stacking:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-class WideSets(EvaluationSets):
-    """Evaluation sets in few and large chunks."""
-
-    def _chunks(self, batch: ICLBatch) -> Iterator[ICLBatch]:
-        return (batch[start : start + WIDE_CHUNK] for start in range(0, self.n, WIDE_CHUNK))
-
-
 def require_stackable(runs: Sequence[Run]) -> None:
     """Raise unless the runs differ in their seeds, and in nothing else, and are trained without interventions.
 
@@ -222,10 +217,15 @@ def require_stackable(runs: Sequence[Run]) -> None:
     """
     first = runs[0]
     for run in runs:
+        require(
+            not run.config.of_tokens and run.config.training.clip is None,
+            f"{run.path.name} cannot be stacked: a stack is of in-context classifiers whose gradients are not clipped; "
+            f"train it by experiments.training",
+        )
         if run.config.training.interventions:
             raise ValueError(
                 f"{run.path.name} has interventions, and they act on one model at a time; runs that train stacked must "
-                f"have none: train it by experiments.training.trainer.train"
+                f"have none: train it by experiments.training"
             )
         found = differences(_but_seed(first), _but_seed(run))
         require(
@@ -241,11 +241,11 @@ def require_stackable(runs: Sequence[Run]) -> None:
 def stacks(runs: Sequence[Run], most: int) -> list[list[Run]]:
     """Return the runs in groups that :func:`train_stacked` takes, as even as can be and none above ``most`` runs.
 
-    A run with interventions is a group by itself, for :func:`experiments.training.trainer.train`.
+    A run that :func:`require_stackable` refuses is a group by itself, for :func:`experiments.training.together.train`.
     """
     together: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        alone = run.path.name if run.config.training.interventions else ""
+        alone = run.path.name if run.config.training.interventions or run.config.training.clip is not None else ""
         together[canonical_json([run.config.variant, run.config.preset, _but_seed(run), alone])].append(run)
     cut = ((group, -(-len(group) // most)) for group in together.values())
     return [group[part::parts] for group, parts in cut for part in range(parts)]
@@ -260,7 +260,7 @@ def train_stacked(
     runs: Sequence[Run], device: str = "cpu", report: Report = silent, stop: Callable[[], bool] = never
 ) -> None:
     """Train runs of different seeds and one configuration to their ends, as
-    :func:`experiments.training.trainer.train` would.
+    :func:`experiments.training.together.train` would.
 
     Parameters and metrics are equal to those of separate runs up to rounding. ``stop`` is asked between steps; once it
     says so, every run is saved and ``KeyboardInterrupt`` raised; the same call goes on from there. Runs whose saved
@@ -268,7 +268,7 @@ def train_stacked(
 
     Raises:
         ValueError: if the runs cannot be stacked, saying why (:func:`require_stackable`).
-        RunError: as :func:`experiments.training.trainer.train`.
+        RunError: as :func:`experiments.training.together.train`.
     """
     runs = unfinished(runs)
     if not runs:
@@ -283,5 +283,5 @@ def train_stacked(
 def _trainer(run: Run, device: str) -> Trainer:
     run.record["engine"] = ENGINE
     run.write_record()
-    kind = EvaluationSets if torch.device(device).type == "cpu" else WideSets
-    return Trainer(run, kind(run.task(device), run.config.training.n_eval), device)
+    task = run.task(device)
+    return Trainer(run, task, task.evaluation_sets(run.config.training), device)

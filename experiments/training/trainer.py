@@ -1,54 +1,47 @@
-"""Training: runs of one seed share their batches, and each of them can be stopped and resumed at any step."""
+"""One run in training, whatever its task, in one process or as one of several that share the model."""
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from analysis.gradients.shares import NotFiniteError
+from circuits.common.errors import known, require
+from circuits.common.plain_data import derive_seed
 from circuits.interventions.applied import Intervening, NothingChangedError
 from circuits.interventions.intervention import Freeze
-from circuits.last_position import run_last, why_not
+from circuits.last_position import why_not
 from circuits.model import HookedStreamTransformer
-from experiments.runs.config import RunConfig, Schedule
-from experiments.runs.record import RunError
+from experiments.runs.config import RunConfig
+from experiments.runs.record import RunError, explained
 from experiments.runs.run import Run
-from experiments.tasks.in_context.measures import EvaluationSets, evaluate, split_loss
-from experiments.tasks.in_context.task import ICLBatch, ICLTask
-from experiments.training.compiled_step import (
-    compiled_backward,
-    compiled_run_last,
-    compiles,
-    eager_backward,
-    make_optimizer,
-)
+from experiments.runs.training_config import AdamW, Schedule
+from experiments.tasks.task import Task
+from experiments.tasks.tokenizers import check_fits
+from experiments.training.one_process import Alone, Loss
+from experiments.training.optimizers import make_optimizer, rate_at
+from experiments.training.precision import check_precision, precise
 
 SAVE_SECONDS = 20.0
 """How much work a killed process may lose."""
 COMPILE_FROM = 20_000
 """Runs of at least so many steps are compiled where a compiler is found; below, compiling costs more than it saves."""
 
-Report = Callable[[str, int, float], None]
-"""Called with a run's name, its step and its last accuracy; how progress bars learn of progress."""
 
-
-def silent(_run: str, _step: int, _accuracy: float) -> None:
-    """Report nothing."""
-
-
-def never() -> bool:
-    """Return that training is not to stop."""
-    return False
+def compiles() -> bool:
+    """Return whether there is a compiler here for ``torch.compile`` to use."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def choose_compute(config: RunConfig) -> str:
-    """Return ``"compiled"`` or ``"eager"``, whichever suits a run on this machine."""
+    """Return ``"compiled"`` or ``"eager"``, whichever suits a classifier's run on this machine."""
     pays = config.training.steps >= COMPILE_FROM and why_not(config.model) is None
     return "compiled" if pays and compiles() else "eager"
 
@@ -59,39 +52,157 @@ def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
 
 
 class Trainer:
-    """One run in training: its model, its optimizer, and the step it is at."""
+    """One run in training: its model, its optimizer, and the step it is at.
 
-    def __init__(self, run: Run, sets: EvaluationSets, device: str = "cpu"):
-        self.run, self.sets, self.config = run, sets, run.config.training
-        self.model = HookedStreamTransformer(run.config.model, seed=run.config.seed).to(device).train()
+    ``task`` and its evaluation ``sets`` may be shared with the trainers of other runs.
+    """
+
+    def __init__(self, run: Run, task: Task, sets: Any, device: str = "cpu", group: Alone | None = None):
+        self.run, self.task, self.sets, self.config = run, task, sets, run.config.training
+        self.group = group or Alone()
+        self.device = torch.device(device)
+        self.watched = (self.config.stop_at.split, self.config.stop_at.measure) if self.config.stop_at else task.watched
+        check_precision(self.config, device)
+        self._check()
+        model = HookedStreamTransformer(run.config.model, seed=run.config.seed)
+        if task.tokenizer is not None:
+            check_fits(task.tokenizer, model.cfg.d_vocab)
+        self.model = self.group.wrap(model.to(self.device)).train()
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.parameters, self.config.rates)
-        compiled = run.record["engine"] == "compiled"
-        self.backward = (compiled_backward if compiled else eager_backward)(self.model)
-        self.hooked_backward = eager_backward(self.model, hooked=True)
-        self.fast = compiled_run_last() if compiled else run_last
+        self.compiled = run.record["engine"] == "compiled"
+        self.backward, self.hooked_backward = self._backwards()
         self.intervening = Intervening(self.model, self.config.interventions, at_step=run.load_model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
         self.frozen_at = {i.first for i in self.config.interventions if isinstance(i.operation, Freeze)}
         self.gradients_at = scheduled(self.config.gradients_at, self.config.steps) if self.config.gradients_at else ()
-        self.step, self.observed, self.accuracies, self.splits = 0, -1, list[float](), 0
+        self.step, self.observed, self.values, self.splits = 0, -1, list[float](), 0
+        self.sum = torch.zeros(2, dtype=torch.float64, device=self.device)
+        """Of the training losses since the last evaluation, and their number."""
         self.started = self.saved = time.monotonic()
+        self.saving = 0.0
+        """Seconds that the last save took: large models save more seldom, a twentieth of the time at most."""
         self._resume()
         self.first_step = self.step
+
+    def _check(self) -> None:
+        name = self.run.path.name
+        require(
+            self.group.world == 1 or self.run.config.of_tokens,
+            f"{name} is of a task of vectors, and several processes train one model of tokens; train it in one",
+        )
+        require(
+            self.group.world == 1 or not self.config.interventions,
+            f"{name} has interventions, which act on whole activations, and here every process has some rows; train it "
+            f"in one process",
+        )
+        if self.config.stop_at is not None:
+            measured = self.sets.measured
+            known("measure to stop by", self.config.stop_at.measure, measured[known("set", self.watched[0], measured)])
+
+    def _backwards(self) -> tuple[Loss, Loss]:
+        """What gives every parameter its gradient of a batch's loss, and returns that loss: as the run's record says,
+        and by the hooked model."""
+        hooked = partial(self._accumulated, self._loss)
+        if not self.compiled:
+            return partial(self._accumulated, self.task.fast_loss(self.model)), hooked
+        whole = self.task.compiled_backward(self.model)
+        return whole or partial(self._accumulated, self.group.compiled(self.model, self._loss)), hooked
+
+    def _loss(self, batch: Any) -> Tensor:
+        return self.task.loss(self.model, batch)
 
     @property
     def done(self) -> bool:
         """Whether the last step is reached, or the condition to stop early holds."""
         stop = self.config.stop_at
-        recent = self.accuracies[-stop.evaluations :] if stop else []
-        held = stop is not None and len(recent) == stop.evaluations and min(recent) >= stop.accuracy
-        return self.step >= self.config.steps or held
+        return self.step >= self.config.steps or (stop is not None and stop.reached(self.values))
 
     @property
-    def accuracy(self) -> float:
-        """The last accuracy on the split that is watched: ic, or the one that the run stops by."""
-        return self.accuracies[-1] if self.accuracies else math.nan
+    def value(self) -> float:
+        """The last value of what is watched: the measure that the run stops by, or else its task's."""
+        return self.values[-1] if self.values else math.nan
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of this sitting by its seconds, evaluations included."""
+        tokens = (self.step - self.first_step) * self.run.config.tokens_per_step
+        return tokens / max(1e-9, time.monotonic() - self.started)
+
+    # --- one update ---------------------------------------------------------------------------------------------------
+
+    def draw(self) -> Any:
+        """Return the batch of this step."""
+        return self.task.sample(self.config.batch_size, "train", seed=self.step)
+
+    def update(self, batch: Any) -> None:
+        """Make one update, with the interventions that act at this step.
+
+        Raises:
+            RunError: if one of them changes nothing at its first step, or a loss that is logged is not finite.
+        """
+        if self.run.config.model.dropout:
+            torch.manual_seed(derive_seed("dropout", self.run.config.seed, self.step, self.group.rank))
+        with self.intervening.at(self.step) as acting:
+            loss = (self.hooked_backward if acting else self.backward)(batch)
+        if acting:
+            self._require_change()
+        if self.task.logs_training_loss:
+            self._log(float(self.group.total(loss)))
+        if isinstance(self.config.optimizer, AdamW):
+            self.optimizer.set_rate(rate_at(self.config.optimizer, self.step, self.config.steps))
+        self.group.finish_gradients(self.parameters.values(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+
+    def _accumulated(self, loss_of: Callable[[Any], Tensor], batch: Any) -> Tensor:
+        """Give every parameter its gradient of a batch's mean loss, in the configuration's parts, and return that loss
+        (of this process' rows, where several share the batch)."""
+        self.model.zero_grad()
+        rows = self.config.batch_size // self.config.accumulate
+        if rows == len(batch) and self.group.world == 1:
+            with precise(self.config, self.device):
+                loss = loss_of(batch)
+            loss.backward()
+            return loss.detach()
+        wholes = [batch[start : start + rows] for start in range(0, len(batch), rows)]
+        parts = [(self.group.part(whole), self.task.counted(whole)) for whole in wholes]
+        counted = torch.stack([n for _, n in parts]).sum()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for part, _ in parts:
+            # The mean is over what counts in the whole batch, wherever its rows are computed.
+            share = self.task.counted(part) / counted
+            with precise(self.config, self.device):
+                # The mean of nothing is no number.
+                piece = torch.where(share > 0, loss_of(part), 0.0) * share
+            (piece * self.group.world).backward()
+            total += piece.detach()
+        return total
+
+    def _log(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise self._diverged(f"its loss at step {self.step} is {loss}")
+        self.sum += torch.tensor([loss, 1.0], dtype=torch.float64, device=self.device)
+
+    def _require_change(self) -> None:
+        begun = [i for i in self.config.interventions if self.step == i.first]
+        try:
+            self.intervening.counts.require_change(begun)
+        except NothingChangedError as error:
+            raise self._failed(f"at step {self.step} an intervention did nothing: {error}") from error
+
+    def _diverged(self, why: str) -> RunError:
+        kept = "what was measured before is kept. Use a smaller rate, or another variant"
+        return self._failed(f"diverged: {why}; {kept}")
+
+    def _failed(self, why: str) -> RunError:
+        if self.group.rank == 0:
+            self.run.record["status"] = "failed"
+            self.run.write_record()
+        return RunError(f"{self.run.path.name} {why}")
+
+    # --- looking ------------------------------------------------------------------------------------------------------
 
     def observe(self) -> None:
         """Do what is due at this step before its update, once: gates, measurements, checkpoint; sometimes save.
@@ -101,201 +212,122 @@ class Trainer:
         """
         if self.step > self.observed:
             self._set_gates(since=self.step)
-            if self.step in self.frozen_at:
-                # What is frozen is read back, from now on, so that a resumed run has the same.
-                self.run.write_checkpoint(self.model, self.step)
-            if self.step in self.evaluate_at:
-                self._evaluate()
-            if self.step in self.gradients_at or (self.gradients_at and self.done):
-                self._split_gradient()
-            if self.step in self.checkpoint_at or self.done:
-                self.run.write_checkpoint(self.model, self.step)
+            if self.step in self.evaluate_at | self.checkpoint_at | self.frozen_at or self.step in self.gradients_at:
+                self._look()
             self.observed = self.step
-        if time.monotonic() - self.saved > SAVE_SECONDS:
+        # Clocks differ between processes, and all must save or none.
+        if self.group.agreed(time.monotonic() - self.saved > SAVE_SECONDS * max(1.0, self.saving)):
             self.save()
-
-    def update(self, batch: ICLBatch) -> None:
-        """Make one update, with the interventions that act at this step.
-
-        Raises:
-            RunError: if one of them changes nothing at its first step.
-        """
-        with self.intervening.at(self.step) as acting:
-            (self.hooked_backward if acting else self.backward)(batch)
-        if acting:
-            self._require_change()
-        self.optimizer.step()
-        self.step += 1
-
-    def _require_change(self) -> None:
-        begun = [i for i in self.config.interventions if self.step == i.first]
-        try:
-            self.intervening.counts.require_change(begun)
-        except NothingChangedError as error:
-            raise self._failed(f"at step {self.step} an intervention did nothing: {error}") from error
 
     def _set_gates(self, since: int) -> None:
         for change in sorted(self.config.gates, key=lambda change: change.step):
             if since <= change.step <= self.step:
                 self.model.set_gate(change.gate, change.carrier)
 
-    def _evaluate(self) -> None:
-        self.model.eval()
-        with self.intervening.at(self.step, counting=False):
-            rows = evaluate(self.model, self.sets, self.fast)
-        self.model.train()
-        values = {(split, name): value for split, name, value in rows}
-        if not math.isfinite(values["test", "loss"]):
-            raise self._diverged(f"its test loss at step {self.step} is {values['test', 'loss']}")
-        self.run.append_rows("metrics", [(self.step, *row) for row in rows])
-        split = self.config.stop_at.split if self.config.stop_at else "ic"
-        self.accuracies.append(values[split, "accuracy"])
+    def _look(self) -> None:
+        model = self.group.whole(self.model)
+        first = self.group.rank == 0
+        if first and self.step in self.frozen_at:
+            # What is frozen is read back, from now on, so that a resumed run has the same.
+            self.run.write_checkpoint(model, self.step)
+        if self.step in self.evaluate_at:
+            value = torch.tensor(self._evaluate(model) if first else 0.0, dtype=torch.float64, device=self.device)
+            # Whether to stop early is for all to know.
+            self.values.append(float(self.group.total(value)))
+            self.sum.zero_()
+        if self.step in self.gradients_at or (self.gradients_at and self.done):
+            if first:
+                self._split_gradient(model)
+            self.splits += 1
+        if first and (self.step in self.checkpoint_at or self.done):
+            self.run.write_checkpoint(model, self.step)
 
-    def _split_gradient(self) -> None:
-        self.model.eval()
+    def _evaluate(self, model: HookedStreamTransformer) -> float:
+        model.eval()
+        with self.intervening.at(self.step, counting=False):
+            rows = self.task.measures(model, self.sets, self.compiled)
+        model.train()
+        values = {(split, name): value for split, name, value in rows}
+        split = "validation" if self.run.config.of_tokens else "test"
+        if not math.isfinite(values[split, "loss"]):
+            raise self._diverged(f"its {split} loss at step {self.step} is {values[split, 'loss']}")
+        total, n = self.sum.tolist()
+        if n:
+            rows = [*rows, ("train", "loss", total / n)]
+        self.run.append_rows("metrics", [(self.step, *row) for row in rows])
+        return values[self.watched]
+
+    def _split_gradient(self, model: HookedStreamTransformer) -> None:
+        model.eval()
         try:
             with self.intervening.at(self.step, counting=False):
-                frame = split_loss(self.model, self.sets.held_out).to_frame()
+                frame = self.task.split_gradient(model, self.task.held_out()).to_frame()
         except NotFiniteError as error:
             raise self._diverged(f"at step {self.step} {error}") from error
-        self.model.train()
+        model.train()
         self.run.append_rows("gradients", frame.assign(step=self.step).to_dict("records"))
-        self.splits += 1
-
-    def _diverged(self, why: str) -> RunError:
-        kept = "what was measured before is kept. Use a smaller rate, or another variant"
-        return self._failed(f"diverged: {why}; {kept}")
-
-    def _failed(self, why: str) -> RunError:
-        self.run.record["status"] = "failed"
-        self.run.write_record()
-        return RunError(f"{self.run.path.name} {why}")
 
     # --- stopping and going on ----------------------------------------------------------------------------------------
 
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model|{n}": p for n, p in self.model.state_dict().items()}
+        tensors |= {f"optimizer|{n}": t for n, t in self.optimizer.state().items()} | {"sum": self.sum}
+        return tensors | ({"interventions": self.intervening.counts.values} if self.config.interventions else {})
+
     def save(self) -> None:
         """Write all that is needed to go on from here with the same bits: weights, optimizer, step, what was seen."""
-        tensors = {f"model|{n}": p for n, p in self.parameters.items()}
-        tensors |= {f"optimizer|{n}": t for n, t in self.optimizer.state().items()}
-        if self.config.interventions:
-            tensors["interventions"] = self.intervening.counts.values
-        about = {"step": self.step, "observed": self.observed, "accuracies": self.accuracies, "splits": self.splits}
-        self.run.write_state(tensors, about)
+        values = [None if math.isnan(value) else value for value in self.values]
+        about = {"step": self.step, "observed": self.observed, "values": values, "splits": self.splits}
+        began = time.monotonic()
+        with explained(self.run.path):
+            self.group.save(self.run, self._tensors(), about)
         self.saved = time.monotonic()
+        self.saving = self.saved - began
 
     def _resume(self) -> None:
-        saved = self.run.read_state()
-        if saved is None:
-            self._keep_rows()
-            return
-        tensors, about = saved
+        if self.group.rank == 0:
+            self.run.keep_tokenizer(self.task.tokenizer)
+        saved = self.group.load(self.run, self._tensors())
+        if saved is not None:
+            self._take(*saved)
+        if self.group.rank == 0:
+            self.run.keep_rows("metrics", len(self.values))
+            self.run.keep_rows("gradients", self.splits)
+
+    def _take(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        own = self.model.state_dict()
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"model|{name}"])
+            for name, tensor in own.items():
+                # The first versions saved no buffers of the classifier, which has only constants.
+                tensor.copy_(tensors.get(f"model|{name}", tensor))
+            self.sum.copy_(tensors.get("sum", self.sum))
         prefix = "optimizer|"
         self.optimizer.load({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
         if self.config.interventions:
             self.intervening.counts.values.copy_(tensors["interventions"])
-        self.step, self.observed, self.accuracies = about["step"], about["observed"], about["accuracies"]
-        self.splits = about["splits"]
-        self._keep_rows()
+        self.step, self.observed, self.splits = about["step"], about["observed"], about.get("splits", 0)
+        self.values = _seen(about)
         self._set_gates(since=0)
-
-    def _keep_rows(self) -> None:
-        self.run.keep_rows("metrics", len(self.accuracies))
-        self.run.keep_rows("gradients", self.splits)
 
     def close(self) -> None:
         """Note how long this sitting took; close the run if it is done, else save where it is."""
-        seconds = round(time.monotonic() - self.started, 3)
-        self.run.append_session({"from": self.first_step, "to": self.step, "seconds": seconds})
+        if not self.done:
+            self.save()
+        if self.group.rank != 0:
+            return
+        session = {"from": self.first_step, "to": self.step, "seconds": round(time.monotonic() - self.started, 3)}
+        self.run.append_session(session | {"tokens_per_second": round(self.tokens_per_second)})
         if self.done:
             if self.config.interventions:
                 self.run.record["interventions"] = self.intervening.counts.records()
             self.run.close()
-        else:
-            self.save()
 
 
-def train(runs: Sequence[Run], device: str = "cpu", report: Report = silent, stop: Callable[[], bool] = never) -> None:
-    """Train runs that share task, seed and batch size to their ends; those that are finished cost nothing.
-
-    Every batch is drawn once and given to all runs that are at its step. ``stop`` is asked between steps; once it says
-    so, every run is saved and ``KeyboardInterrupt`` raised. However a run ends, the same call goes on from the last
-    saved state and finishes with the same bytes.
-
-    Raises:
-        ValueError: if the runs cannot share their batches.
-        RunError: if another process trains one of them, or, after the others have ended, if one diverged or could not
-            be written.
-    """
-    runs = unfinished(runs)
-    if not runs:
-        return
-    shared = {(r.config.task, r.config.seed, r.config.training.batch_size, r.config.training.n_eval) for r in runs}
-    if len(shared) > 1:
-        raise ValueError("runs that train together must share task, seed, batch size and evaluation sets")
-    with ExitStack() as locks:
-        for run in runs:
-            locks.enter_context(run.locked())
-        task = runs[0].task(device)
-        sets = EvaluationSets(task, runs[0].config.training.n_eval)
-        update = partial(_update_each, task)
-        train_together([Trainer(run, sets, device) for run in unfinished(runs)], update, report, stop)
-
-
-def unfinished(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs that are still to be trained; of the others, drop what a kill at their very end left behind."""
-    for run in runs:
-        if run.finished:
-            run.tidy()
-    return [run for run in runs if not run.finished]
-
-
-GoesOn = Callable[[Trainer, Callable[[], None]], bool]
-"""Does something for a run and says whether the run goes on: one that fails leaves the others alone."""
-Update = Callable[[Sequence[Trainer], GoesOn], None]
-"""Makes one update of runs that are all at the same step."""
-
-
-def _update_each(task: ICLTask, here: Sequence[Trainer], goes_on: GoesOn) -> None:
-    batch = task.sample(here[0].config.batch_size, "train", seed=here[0].step)
-    for trainer in here:
-        goes_on(trainer, partial(trainer.update, batch))
-
-
-def train_together(active: list[Trainer], update: Update, report: Report, stop: Callable[[], bool]) -> None:
-    """Bring runs to their ends, those that are behind first; a run that ends leaves the list ``active``.
-
-    Raises:
-        KeyboardInterrupt: once ``stop`` says so, with every run saved.
-        RunError: as :func:`train`.
-    """
-    failed: list[RunError] = []
-
-    def goes_on(trainer: Trainer, doing: Callable[[], None]) -> bool:
-        try:
-            doing()
-        except RunError as error:
-            failed.append(error)
-            active.remove(trainer)
-            return False
-        return True
-
-    while active:
-        if stop():
-            for trainer in active:
-                trainer.close()
-            raise KeyboardInterrupt
-        step = min(trainer.step for trainer in active)
-        for trainer in [trainer for trainer in active if trainer.step == step]:
-            if not goes_on(trainer, trainer.observe):
-                continue
-            report(trainer.run.path.name, step, trainer.accuracy)
-            if trainer.done and goes_on(trainer, trainer.close):
-                active.remove(trainer)
-        here = [trainer for trainer in active if trainer.step == step]
-        if here:
-            update(here, goes_on)
-    if failed:
-        raise failed[0]
+def _seen(about: dict[str, Any]) -> list[float]:
+    """The values of what is watched, one an evaluation; states of version 0.1 call them otherwise."""
+    if "evaluations" in about:
+        loss = [about["loss"]] if about["evaluations"] else []
+        values = [None] * (about["evaluations"] - len(loss)) + loss
+    else:
+        values = about["values"] if "values" in about else about["accuracies"]
+    return [math.nan if value is None else value for value in values]

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from analysis import Pair, find_sites, patch
 from analysis.memory import GAPS
 from analysis.patching import passes
-from analysis.patching.replay import Edit, Replay
+from analysis.patching.edits import Edit
+from analysis.patching.replay import Replay
 from circuits import HookedStreamTransformer
 from circuits.transformerlens.hooks import FLAGGED_POINTS
 from tests.helpers import ALL, FULL, build, inputs_for

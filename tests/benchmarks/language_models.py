@@ -31,9 +31,9 @@ from circuits.streams import mixing as streams
 from circuits.transformerlens.hooks import fork
 from experiments.questions.indirect_objects import every_prompt
 from experiments.questions.ioi_tables import summary
-from experiments.runs.lm_config import lm_run
+from experiments.runs.config import lm_run
 from experiments.tasks.stories import StoriesTask
-from experiments.training.compiled_step import compiles
+from experiments.training.trainer import compiles
 
 torch.set_num_threads(1)
 BATCH, LENGTH = 32, 96

@@ -25,16 +25,12 @@ from circuits.attention import Attention
 from circuits.config.model import ModelConfig
 from circuits.last_position import run_last
 from circuits.streams.mixing import Mix
-from experiments.runs.config import SGD
+from experiments.runs.training_config import SGD
+from experiments.tasks.in_context.compiled import compiled_backward, compiled_run_last
 from experiments.tasks.in_context.measures import EvaluationSets, evaluate
 from experiments.tasks.in_context.task import ICLTask
-from experiments.training.compiled_step import (
-    compiled_backward,
-    compiled_run_last,
-    compiles,
-    eager_backward,
-    make_optimizer,
-)
+from experiments.training.optimizers import make_optimizer
+from experiments.training.trainer import compiles
 
 torch.set_num_threads(1)
 BATCH = 128
@@ -88,7 +84,7 @@ class Steps:
         self.inputs = [batch.inputs for batch in self.batches]
         self.model, self.hooked = HookedStreamTransformer(config).train(), HookedStreamTransformer(config).train()
         self.bare = without_hook_points(HookedStreamTransformer(config)).train()
-        self.backward = eager_backward(self.model)
+        self.loss = self.task.fast_loss(self.model)
         self.compiled_backward = compiled_backward(self.model) if compiles() else None
         self.weights = {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters()}
         self.update = make_optimizer(SGD(), dict(self.model.named_parameters()))
@@ -97,7 +93,8 @@ class Steps:
         self.mask = torch.full((n, n), -torch.inf).triu(1)
 
     def fast(self, i: int) -> None:
-        self.backward(self.batches[i % 8])
+        self.model.zero_grad()
+        self.loss(self.batches[i % 8]).backward()
         self.update.step()
 
     def compiled(self, i: int) -> None:

@@ -20,13 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from experiments.runs.config import SGD, TrainingConfig, icl_run
+from experiments.runs.config import icl_run
 from experiments.runs.run import Run
+from experiments.runs.training_config import SGD, TrainingConfig
+from experiments.tasks.in_context.batches import ICLBatch
 from experiments.tasks.in_context.measures import EvaluationSets
-from experiments.tasks.in_context.task import ICLBatch
-from experiments.training.compiled_step import compiles
 from experiments.training.stacked_seeds import Stack
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import Trainer, compiles
 from tests.benchmarks.models import row
 
 torch.set_num_threads(1)
@@ -45,7 +45,8 @@ class Bench:
 
     def trainer(self, seed: int, engine: str) -> Trainer:
         run = Run.at(self.root / engine, icl_run(self.variant, self.preset, seed, TRAINING), engine)
-        return Trainer(run, EvaluationSets(run.task(self.device), TRAINING.n_eval), self.device)
+        task = run.task(self.device)
+        return Trainer(run, task, EvaluationSets(task, TRAINING.n_eval), self.device)
 
     def alone(self, engine: str) -> Kind:
         trainer = self.trainer(0, engine)

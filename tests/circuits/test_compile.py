@@ -23,9 +23,18 @@ import torch
 from circuits import HookedStreamTransformer, icl_config
 from experiments.tasks import ICLTask
 from circuits.last_position import run_last
-from experiments.training.compiled_step import compiled_backward, compiled_run_last, eager_backward
+from experiments.tasks.in_context.compiled import compiled_backward, compiled_run_last
 torch.set_num_threads(1)
 batches = [ICLTask("small").sample(128, seed=i) for i in range(2)]
+
+def eager_backward(loss_of, model):
+    def backward(batch):
+        model.zero_grad()
+        loss = loss_of(batch)
+        loss.backward()
+        return loss.detach()
+
+    return backward
 
 def found(backward, model):
     values = []
@@ -38,7 +47,7 @@ def same(a, b):
 
 for variant in ("classic", "value", "value-gradient-only", "resformer-learned"):
     model = HookedStreamTransformer(icl_config(variant, "small"))
-    eager, compiled = eager_backward(model), compiled_backward(model)
+    eager, compiled = eager_backward(ICLTask("small").fast_loss(model), model), compiled_backward(model)
     before = found(eager, model)
     assert same(found(compiled, model), before), variant
     assert not same(before[: len(before) // 2], before[len(before) // 2 :]), "another batch, another gradient"

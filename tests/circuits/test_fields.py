@@ -21,8 +21,7 @@ from circuits import icl_config, lm_config
 from circuits.common.fields import Checked, all_different, checked_value, checks_of, counted_from_zero, positive
 from circuits.common.plain_data import canonical_json, content_hash, essence, from_plain
 from circuits.interventions.intervention import Clamp, Intervention
-from experiments.runs.config import RunConfig, icl_run
-from experiments.runs.lm_config import LMRunConfig, lm_run
+from experiments.runs.config import RunConfig, icl_run, lm_run
 from experiments.studies import arms, lm_arms
 from experiments.studies.committed_results import Bundle
 
@@ -33,7 +32,7 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 import torch
-import circuits, experiments.runs.lm_config
+import circuits, experiments.runs.config
 from circuits.common.plain_data import content_hash, essence
 from circuits.config.model import *
 from circuits.common.fields import Checked, checks_of
@@ -44,7 +43,7 @@ from circuits.config.streams import *
 from circuits.streams.variants import icl_config
 from circuits.streams.variants import streams as streams_of
 from experiments.runs.config import *
-from experiments.runs.lm_config import *
+from experiments.runs.training_config import *
 
 def model(**changes):
     return icl_config("value", "small", **{"n_layers": 3, "n_heads": 2, **changes})
@@ -193,7 +192,7 @@ WRONG_TYPES: list[tuple[str, str]] = [
     ("StopAt('0.9')", "the accuracy must be a finite number, got '0.9'"),
     ("StopAt(0.9, evaluations=True)", "the evaluations must be a whole number, got True"),
     ("training(steps=1e3)", "the steps must be a whole number, got 1000.0; write 1000"),
-    ("training(optimizer='adam')", "the optimizer must be SGD or Adam, got 'adam'; write Adam(...)"),
+    ("training(optimizer='adam')", "the optimizer must be SGD, Adam or AdamW, got 'adam'; write Adam(...)"),
     ("training(optimizer=AdamW())", "the optimizer must be SGD or Adam, got AdamW("),
     ("training(evaluate_at=Every(5))", "evaluate_at must be a tuple whose elements are each Every, At or LogLinear"),
     (
@@ -213,11 +212,11 @@ WRONG_TYPES: list[tuple[str, str]] = [
     ("dataclasses.replace(run(), variant=None)", "the variant must be a string, got None"),
     ("dataclasses.replace(lm_run(), task=3)", "the task must be StoriesConfig, IOIConfig,"),
     ("lm_run(task=3)", "task must be StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig or TextTaskConfig, got 3"),
-    ("lm_run(training=TRAINING['small'])", "the training must be LMTraining, got TrainingConfig("),
-    ("LMTraining(3, precision=16)", "the precision must be one of ('float32', 'bfloat16'), got 16"),
-    ("LMTraining(3, precision='float16')", "unknown precision 'float16': did you mean"),
-    ("LMTraining(3, clip='1')", "the clip must be a finite number or None, got '1'"),
-    ("LMTraining(3, clip=float('inf'))", "the clip must be a finite number or None, got inf"),
+    ("lm_run(training=TRAINING['small'])", "the training must be TokenTraining, got TrainingConfig("),
+    ("TokenTraining(3, precision=16)", "the precision must be one of ('float32', 'bfloat16'), got 16"),
+    ("TokenTraining(3, precision='float16')", "unknown precision 'float16': did you mean"),
+    ("TokenTraining(3, clip='1')", "the clip must be a finite number or None, got '1'"),
+    ("TokenTraining(3, clip=float('inf'))", "the clip must be a finite number or None, got inf"),
 ]
 
 WRONG_RANGES: list[tuple[str, str]] = [
@@ -292,7 +291,7 @@ samples = [
     MLP(3), Unembedding(3), ReluStack(3), NormalInit(), ToyInit(), Start("W"), model(), Site(0, "v"), Zero(), Mean(),
     Clamp(1.0), Attend("self"), Resample(), FromRun("x"), Freeze(), CutForward(), CutGradient(),
     Intervention(Site(0, "v"), Zero()), LMSize(4, 64, 4), Every(3), At((3,)), LogLinear(), SGD(), Adam(), AdamW(),
-    Rate("W", 2.0), GateChange(3, "off"), StopAt(0.9), training(), run(), LMTraining(3), lm_run(),
+    Rate("W", 2.0), GateChange(3, "off"), StopAt(0.9), training(), run(), TokenTraining(3), lm_run(),
 ]
 def kinds(of=Checked):
     return {kind for below in of.__subclasses__() for kind in (below, *kinds(below))}
@@ -353,7 +352,7 @@ SAME = [
     "same(Adam(1, [0, 0.5]), Adam(1.0, (0.0, 0.5)))",
     "same(Rate('W', 2), Rate('W', 2.0))",
     "same(StopAt(1), StopAt(1.0))",
-    "same(LMTraining(3, clip=2), LMTraining(3, clip=2.0))",
+    "same(TokenTraining(3, clip=2), TokenTraining(3, clip=2.0))",
     "same(training(steps=np.int64(7), evaluate_at=[Every(np.int64(3))]), training(steps=7, evaluate_at=(Every(3),)))",
     "icl_run('value', 'small', np.int64(3)).name == icl_run('value', 'small', 3).name",
     "lm_run(seed=np.int64(3)).name == lm_run(seed=3).name",
@@ -428,9 +427,9 @@ def test_committed_runs_keep_their_ids() -> None:
     assert len(runs) > 700
     for run, text in zip(runs.run, runs.config, strict=True):
         plain = json.loads(text)
-        config = (LMRunConfig if "size" in plain else RunConfig).from_plain(plain)
+        config = RunConfig.from_plain(plain)
         assert config.id == run == content_hash(plain)[:12]
-        assert canonical_json(essence(config)) == text, "no number is of another kind than its field"
+        assert canonical_json(config.essence()) == text, "no number is of another kind than its field"
 
 
 @pytest.mark.parametrize("build", [arms.streams, arms.windows, arms.controls, arms.connections, lm_arms.stories])

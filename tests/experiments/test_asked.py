@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.runs.finding import find_run, first_corruption, first_split, ioi_task, pairs, questioner, sequences
-from experiments.runs.lm_config import lm_run
-from experiments.runs.lm_run import LMRun
+from experiments.runs.config import lm_run
+from experiments.runs.finding import first_corruption, first_split, ioi_task, pairs, questioner, sequences
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.tasks.in_context.task import ICLTask
@@ -19,7 +18,7 @@ from experiments.tasks.repeated_tokens import RepeatsTask
 from experiments.tasks.text.task import TextTaskConfig
 from experiments.tasks.tokenizers import save_tokenizer, word_level
 from tests.experiments.test_training import tiny
-from tests.lm_helpers import tiny_lm
+from tests.helpers import tiny_lm
 
 
 @pytest.fixture
@@ -27,8 +26,8 @@ def icl(tmp_path: Path) -> Run:
     return Run.at(tmp_path, tiny())
 
 
-def lm(root: Path, task: str = "stories") -> LMRun:
-    return LMRun.at(root, tiny_lm(task=task))
+def lm(root: Path, task: str = "stories") -> Run:
+    return Run.at(root, tiny_lm(task=task))
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -37,7 +36,7 @@ def lm(root: Path, task: str = "stories") -> LMRun:
 def test_runs_of_both_kinds_are_found_by_any_of_their_names(icl: Run, tmp_path: Path) -> None:
     for run in (icl, lm(tmp_path)):
         for name in (run.path, run.path.name, run.config.id, run.path.name[:8], run.config.id[:6]):
-            found = find_run(name, tmp_path)
+            found = Run.find(name, tmp_path)
             assert type(found) is type(run)
             assert found.path == run.path
 
@@ -49,27 +48,27 @@ def test_what_is_not_there_is_answered_with_the_nearest(tmp_path: Path, kinds: t
         Run.at(tmp_path, tiny()) if kind == "icl" else lm(tmp_path)
     for kind in kinds:
         with pytest.raises(RunError, match=f"unknown run '{names[kind]}': did you mean .*'{kind}-"):
-            find_run(names[kind], tmp_path)
+            Run.find(names[kind], tmp_path)
 
 
 def test_where_there_are_no_runs_or_several_fit(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there are no runs of .*; train one with 'valuestream train"):
-        find_run("x", tmp_path / "nowhere")
+        Run.find("x", tmp_path / "nowhere")
     for seed in (0, 1):
-        LMRun.at(tmp_path, tiny_lm(seed=seed))
+        Run.at(tmp_path, tiny_lm(seed=seed))
     with pytest.raises(RunError, match=r"'lm-' fits 2 runs: lm-ioi-value-0.2m-s0-.*, lm-ioi-value-0.2m-s1-"):
-        find_run("lm-", tmp_path)
+        Run.find("lm-", tmp_path)
     with pytest.raises(RunError, match=r"is not a run directory: it has no run.json"):
-        find_run(tmp_path)
+        Run.find(tmp_path)
 
 
 def test_several_that_fit_are_named_where_there_are_runs_of_the_other_kind_too(icl: Run, tmp_path: Path) -> None:
     for seed in (0, 1):
-        LMRun.at(tmp_path, tiny_lm(seed=seed))
+        Run.at(tmp_path, tiny_lm(seed=seed))
     with pytest.raises(RunError, match="'lm-ioi' fits 2 runs"):
-        find_run("lm-ioi", tmp_path)
+        Run.find("lm-ioi", tmp_path)
     with pytest.raises(RunError, match="unknown run 'lm-iio-value-0.2m-s0': did you mean .*'lm-ioi"):
-        find_run("lm-iio-value-0.2m-s0", tmp_path)
+        Run.find("lm-iio-value-0.2m-s0", tmp_path)
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -150,14 +149,14 @@ def test_prompts_on_indirect_objects_are_opened_as_the_texts_of_a_run_are(
     assert first_corruption(run) == "flip"
 
 
-def text_run(root: Path) -> LMRun:
+def text_run(root: Path) -> Run:
     """A run of a corpus in the words of the prompts."""
     from experiments.tasks.stories import vocabulary
 
     save_tokenizer(word_level(vocabulary()), root / "words")
     (root / "corpus.txt").write_text("".join(f"The {a} saw the {b}.\n" for a in ("dog", "cat") for b in ("hat", "key")))
     task = TextTaskConfig(str(root / "corpus.txt"), str(root / "words"), n_ctx=40, validation=0.3)
-    return LMRun.at(root, lm_run("0.2m", task, n_ctx=40))
+    return Run.at(root, lm_run("0.2m", task, n_ctx=40))
 
 
 def test_numbers_know_no_names(tmp_path: Path) -> None:

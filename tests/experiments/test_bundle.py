@@ -14,14 +14,16 @@ import pytest
 
 from circuits.common.errors import UnknownNameError
 from experiments.commands import study_commands
-from experiments.runs.config import SGD, TRAINING, Every, RunConfig, icl_run
+from experiments.runs.config import TRAINING, RunConfig, icl_run
 from experiments.runs.frames import frame_hash, parquet_bytes
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
+from experiments.runs.training_config import SGD, Every
 from experiments.studies import registry as paper
+from experiments.studies.arms import Arm
 from experiments.studies.collection import add_frames, collect
 from experiments.studies.committed_results import COMMITTED, Bundle, BundleError
-from experiments.studies.registry import Arm, Experiment
+from experiments.studies.registry import Experiment
 from experiments.sweeps.sweep import sweep
 from tests.helpers import rewrite
 

@@ -21,11 +21,10 @@ import torch
 
 from circuits import load_checkpoint
 from circuits.checkpoint import CheckpointError
-from experiments.runs.config import Every
-from experiments.runs.lm_config import lm_run
-from experiments.runs.lm_run import LMRun
+from experiments.runs.config import lm_run
 from experiments.runs.record import RunError
-from experiments.runs.run import Run, list_runs
+from experiments.runs.run import Run
+from experiments.runs.training_config import Every
 from experiments.studies import registry as paper
 from experiments.studies.collection import add_frames, collect
 from experiments.studies.committed_results import Bundle, BundleError
@@ -34,11 +33,10 @@ from experiments.tasks.text import corpus as corpora
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 from experiments.tasks.tokenizers import save_tokenizer, word_level
 from experiments.training import trainer as training
-from experiments.training.trainer import train
+from experiments.training.together import train
 from tests.experiments.test_bundle import tiny_arms
 from tests.experiments.test_training import files_of, tiny, trained
-from tests.lm_helpers import TINY as TINY_LM
-from tests.lm_helpers import tiny_lm, trained_lm
+from tests.helpers import TINY_LM, tiny_lm, trained_lm
 
 pytestmark = pytest.mark.slow
 CONFIG = tiny(steps=8, evaluate_at=(Every(4),), checkpoint_at=(Every(4),), gradients_at=(Every(4),))
@@ -117,7 +115,7 @@ def test_a_training_that_dies_at_any_moment_loses_nothing(tmp_path: Path) -> Non
 
         assert in_a_child(dying) == -signal.SIGKILL
         # Whoever lists runs in between sees no damage; a directory whose record was not written is no run yet.
-        ended[next((run.status for run in list_runs(root)), "not begun")] += 1
+        ended[next((run.status for run in Run.under(root)), "not begun")] += 1
         assert files_of(trained(root, CONFIG)) == whole, f"killed at moment {at}"
     said(f"training killed at each of {n} moments, resumed to the same bytes", dict(ended))
     assert n > 50
@@ -303,7 +301,7 @@ def flip(
     return dict(ended)
 
 
-def record_of(run: type[Run] | type[LMRun], path: Path) -> Callable[[], Any]:
+def record_of(run: type[Run] | type[Run], path: Path) -> Callable[[], Any]:
     def read() -> Any:
         found = run.open(path)
         return {key: value for key, value in found.record.items() if key not in ("sha256", "format")}
@@ -331,7 +329,7 @@ def test_no_changed_byte_of_any_kind_of_file_is_read_as_if_it_were_right(
     stopped = stopped_at_six(tmp_path / "stopped")
     lm = trained_lm(tmp_path, tiny_lm())
     task = TextTaskConfig.of(str(texts / "corpus.txt"), str(texts / "words"), n_ctx=12, validation=0.2)
-    text = LMRun.at(tmp_path, lm_run("0.2m", task, "value", 0, TINY_LM))
+    text = Run.at(tmp_path, lm_run("0.2m", task, "value", 0, TINY_LM))
 
     def opened() -> Run:
         return Run.open(run.path)
@@ -348,7 +346,7 @@ def test_no_changed_byte_of_any_kind_of_file_is_read_as_if_it_were_right(
     checkpoint = run.checkpoint_path(8)
     kinds: list[tuple[Path, Callable[[], Any], tuple[type[Exception], ...]]] = [
         (run.path / "run.json", record_of(Run, run.path), ()),
-        (lm.path / "run.json", record_of(LMRun, lm.path), ()),
+        (lm.path / "run.json", record_of(Run, lm.path), ()),
         (run.path / "metrics.parquet", lambda: opened().metrics(), ()),
         (run.path / "gradients.parquet", lambda: opened().gradients(), ()),
         (run.path / "sessions.jsonl", lambda: opened().seconds, ()),
@@ -360,11 +358,11 @@ def test_no_changed_byte_of_any_kind_of_file_is_read_as_if_it_were_right(
         (stopped.path / "gradients.jsonl", lambda: going_on().gradients(), ()),
         (stopped.path / "state.safetensors", lambda: going_on().read_state(), ()),
         *[
-            (file, lambda: LMRun.open(lm.path).tokenizer().encode("Mary gave it to John"), ())
+            (file, lambda: Run.open(lm.path).tokenizer().encode("Mary gave it to John"), ())
             for file in sorted(lm.tokenizer_path.iterdir())
         ],
         # What a path that was changed names is looked at, and refused by what it holds.
-        (text.path / "places.json", lambda: LMRun.open(text.path).task().sample(4).tokens, (ValueError,)),
+        (text.path / "places.json", lambda: Run.open(text.path).task().sample(4).tokens, (ValueError,)),
         *[(file, batch, (ValueError,)) for file in sorted(store.iterdir())],
         (memory, batch, (ValueError,)),
     ]

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.questions import analyses
-from experiments.runs.run import Run, list_runs
+from experiments.runs.run import Run
 from tests.helpers import run_named
 
 
@@ -125,7 +125,7 @@ def test_train_with_interventions(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert not (tmp_path / "runs").exists(), "nothing was begun"
     file.write_text('[{"site": {"layer": 0, "component": "v"}, "operation": {"type": "Zero"}, "first": 1, "last": 3}]')
     assert run(capsys, *words)[0] == 0
-    (done,) = list_runs(tmp_path / "runs")
+    (done,) = Run.under(tmp_path / "runs")
     assert [record["fired"] for record in done.record["interventions"]] == [2]
 
 

@@ -19,9 +19,11 @@ from circuits.common.errors import UnknownNameError
 from circuits.common.plain_data import essence
 from circuits.config.model import Start
 from circuits.config.streams import Cumulative, First, Previous
-from experiments.runs.config import SGD, TRAINING, Adam, Rate, RunConfig, icl_run
-from experiments.tasks.in_context.task import PRESETS, ICLTask
-from experiments.training.compiled_step import make_optimizer
+from experiments.runs.config import TRAINING, RunConfig, icl_run
+from experiments.runs.training_config import SGD, Adam, Rate
+from experiments.tasks.in_context.batches import PRESETS
+from experiments.tasks.in_context.task import ICLTask
+from experiments.training.optimizers import make_optimizer
 from tests.circuits.test_fast import compare
 from tests.helpers import gradients, inputs_for, model_of, token_config, vector_config
 

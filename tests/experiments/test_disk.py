@@ -26,7 +26,7 @@ from experiments.runs.run import Run
 from experiments.studies.changing import READY, changed_at_once, changing
 from experiments.training import trainer as training
 from experiments.training.stopping import told_to_stop
-from experiments.training.trainer import train
+from experiments.training.together import train
 from tests.experiments.test_training import files_of, tiny, trained
 
 LONG = tiny(steps=18)

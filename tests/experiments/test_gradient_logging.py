@@ -14,11 +14,12 @@ import pytest
 
 from experiments.cli import main
 from experiments.questions.analyses import gradients_run
-from experiments.runs.config import SGD, At, Every, RunConfig, StopAt
+from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
-from experiments.tasks.in_context.measures import EvaluationSets, held_out, split_loss
-from experiments.training import trainer as training
+from experiments.runs.training_config import SGD, At, Every, StopAt
+from experiments.tasks.in_context.measures import EvaluationSets
+from experiments.tasks.in_context.task import ICLTask
 from experiments.training.trainer import Trainer
 from tests.experiments.test_resume import child
 from tests.experiments.test_training import files_of, tiny, trained
@@ -37,14 +38,14 @@ def test_rows_are_the_split_of_the_model_at_their_step(tmp_path: Path) -> None:
     values = frame[frame.tensor == "blocks.0.attn.W_V"]
     assert ((values.stream_share > 0) & (values.stream_share < 1)).all()
     assert values.whole.nunique() == 4, "the model changes"
-    elsewhere = split_loss(run.load_model(6), held_out(run.task(), split="ic")).to_frame()
+    elsewhere = run.task().split_gradient(run.load_model(6), run.task().held_out(split="ic")).to_frame()
     assert not elsewhere.whole.equals(frame[frame.step == 6].reset_index(drop=True).whole), "so does another batch"
 
 
 def test_no_step_trains_on_the_batch_that_is_held_out(tmp_path: Path) -> None:
     task = Run.at(tmp_path, LOGGED).task()
-    kept = held_out(task, 32).inputs
-    assert kept.equal(held_out(task, 32).inputs)
+    kept = task.held_out(32).inputs
+    assert kept.equal(task.held_out(32).inputs)
     assert not any(kept.equal(task.sample(32, "train", seed=step).inputs) for step in range(12))
 
 
@@ -63,19 +64,21 @@ def test_logging_leaves_training_alone(tmp_path: Path, variant: str) -> None:
 def test_nothing_is_split_in_training_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[bool] = []
 
-    def noting(model: Any, *args: Any) -> Any:
-        modes.append(model.training)
-        return split_loss(model, *args)
+    split = ICLTask.split_gradient
 
-    monkeypatch.setattr(training, "split_loss", noting)
+    def noting(self: ICLTask, model: Any, *args: Any) -> Any:
+        modes.append(model.training)
+        return split(self, model, *args)
+
+    monkeypatch.setattr(ICLTask, "split_gradient", noting)
     run = Run.at(tmp_path, LOGGED)
-    trainer = Trainer(run, EvaluationSets(run.task(), 8))
+    trainer = Trainer(run, task := run.task(), EvaluationSets(task, 8))
     assert trainer.model.training
     trainer.observe()
     assert modes == [False]
     assert trainer.model.training
     with pytest.raises(ValueError, match="evaluation mode"):
-        split_loss(trainer.model, held_out(run.task(), 4))
+        run.task().split_gradient(trainer.model, run.task().held_out(4))
 
 
 def kill(root: Path, config: RunConfig, moment: int) -> None:

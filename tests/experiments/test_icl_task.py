@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 
 from circuits import icl_config
-from experiments.tasks.in_context.task import PRESETS, ROLES, ICLBatch, ICLTask, ICLTaskConfig
+from experiments.tasks.in_context.batches import PRESETS, ICLBatch, ICLTaskConfig
+from experiments.tasks.in_context.task import ROLES, ICLTask
 
 N = 20_000
 

@@ -14,19 +14,17 @@ from circuits import icl_config, lm_config
 from circuits.config.streams import First, FixedGain, Stream
 from experiments.questions.analyses import all_metrics
 from experiments.questions.ioi_tables import paper_table, summary
-from experiments.runs.config import Every, RunConfig, icl_run
-from experiments.runs.lm_config import LMRunConfig, lm_run
-from experiments.runs.lm_run import LMRun, open_run
+from experiments.runs.config import RunConfig, icl_run, lm_run
 from experiments.runs.pooling import require_seeds
 from experiments.runs.record import RunError
 from experiments.runs.run import Run, runs_table
+from experiments.runs.training_config import Every
 from experiments.tasks.text import task as text
 from experiments.tasks.text.task import TextTaskConfig
 from experiments.tasks.tokenizers import save_tokenizer, word_level
-from experiments.training.trainer import train
+from experiments.training.together import train
 from tests.experiments.test_training import tiny, trained
-from tests.lm_helpers import TINY as TINY_LM
-from tests.lm_helpers import tiny_lm
+from tests.helpers import TINY_LM, rewrite, tiny_lm
 
 WEAK = (Stream("v", gain=FixedGain(1.0, 0.5)),)
 
@@ -56,7 +54,7 @@ def test_streams_that_a_rule_makes_are_called_as_the_rule() -> None:
 
 
 @pytest.mark.parametrize("run", [icl_run("classic", "small", 0), lm_run("0.2m", "repeats", "classic")])
-def test_the_name_of_a_rule_is_refused_for_other_streams(run: RunConfig | LMRunConfig) -> None:
+def test_the_name_of_a_rule_is_refused_for_other_streams(run: RunConfig | RunConfig) -> None:
     model = dataclasses.replace(run.model, streams=WEAK)
     with pytest.raises(ValueError, match=r"'classic' is the name of a rule, and this model has other streams; .*'own-"):
         dataclasses.replace(run, model=model)
@@ -107,21 +105,24 @@ def test_a_copy_beside_its_run_is_told_as_one(tmp_path: Path) -> None:
     assert Run.find(run.path.name, tmp_path).path == run.path
 
 
-def test_a_run_of_the_other_kind_is_named_as_such(tmp_path: Path) -> None:
-    ours, theirs = Run.at(tmp_path, tiny()), LMRun.at(tmp_path, tiny_lm())
-    for kind, other in ((LMRun, ours), (Run, theirs)):
-        for name in (other.path.name, other.config.id, other.path.name[:12]):
-            with pytest.raises(RunError, match=f"is no run of {kind.what} but of kind '{other.kind}'"):
-                kind.find(name, tmp_path)
+def test_runs_of_all_tasks_are_found_alike_and_one_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    runs = [Run.at(tmp_path, tiny()), Run.at(tmp_path, tiny_lm())]
+    for run in runs:
+        for name in (run.path.name, run.config.id, run.path.name[:12]):
+            assert Run.find(name, tmp_path).config == run.config
+    assert [run.record["kind"] for run in runs] == ["icl", "lm"]
     with pytest.raises(RunError, match="unknown run"):
-        LMRun.find("nothing", tmp_path)
+        Run.find("nothing", tmp_path)
+    rewrite(runs[1], kind="rnn")
+    with pytest.raises(RunError, match="is a run of the kind 'rnn', and this version knows icl, lm"):
+        Run.open(runs[1].path)
 
 
 def test_an_interrupted_run_is_called_so_at_the_step_to_which_it_came(tmp_path: Path) -> None:
     run, asked, seen = Run.at(tmp_path, tiny(evaluate_at=(Every(12),), checkpoint_at=())), iter(range(99)), set[str]()
 
     def stop() -> bool:
-        seen.add(open_run(run.path).status)
+        seen.add(Run.open(run.path).status)
         return next(asked) == 5
 
     with pytest.raises(KeyboardInterrupt):
@@ -197,7 +198,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def text_run(folder: Path, corpus: str = "corpus.txt", **more: Any) -> LMRunConfig:
+def text_run(folder: Path, corpus: str = "corpus.txt", **more: Any) -> RunConfig:
     task = TextTaskConfig.of(str(folder / corpus), str(folder / "words"), n_ctx=8, validation=0.2, **more)
     return lm_run("0.2m", task, "value", 0, dataclasses.replace(TINY_LM, n_eval=4, n_questions=2, steps=2))
 
@@ -214,7 +215,7 @@ def test_a_corpus_is_told_by_what_it_holds_and_not_by_where_it_lies(folder: Path
     assert text_run(moved).id != config.id
     save_tokenizer(word_level([f"w{i}" for i in range(41)]), folder / "words")
     assert text_run(folder).id != config.id, "other tokens, another run"
-    assert str(tmp_path) not in LMRun.at(tmp_path / "runs", config).path.joinpath("run.json").read_text()
+    assert str(tmp_path) not in Run.at(tmp_path / "runs", config).path.joinpath("run.json").read_text()
 
 
 def test_a_run_of_texts_goes_on_from_anywhere_without_asking_for_its_tokenizer(
@@ -222,9 +223,9 @@ def test_a_run_of_texts_goes_on_from_anywhere_without_asking_for_its_tokenizer(
 ) -> None:
     monkeypatch.chdir(folder)
     config = text_run(Path())
-    LMRun.at("../runs", config)
+    Run.at("../runs", config)
     monkeypatch.chdir("/")
-    run = LMRun.find(config.id, tmp_path / "runs")
+    run = Run.find(config.id, tmp_path / "runs")
     before = run.task().sample(3).tokens
     with run.locked():
         run.keep_tokenizer(run.task().tokenizer)
@@ -233,7 +234,7 @@ def test_a_run_of_texts_goes_on_from_anywhere_without_asking_for_its_tokenizer(
         raise AssertionError(f"{name} was asked for, and it is stored")
 
     monkeypatch.setattr(text, "tokenizer_named", refuse)
-    run = LMRun.find(config.id, tmp_path / "runs")
+    run = Run.find(config.id, tmp_path / "runs")
     assert run.task().sample(3).tokens.equal(before)
     moved = tmp_path / "moved"
     folder.rename(moved)
@@ -242,7 +243,7 @@ def test_a_run_of_texts_goes_on_from_anywhere_without_asking_for_its_tokenizer(
     ):
         run.task()
     run.place(corpus=moved / "corpus.txt")
-    assert LMRun.find(config.id, tmp_path / "runs").task().sample(3).tokens.equal(before)
+    assert Run.find(config.id, tmp_path / "runs").task().sample(3).tokens.equal(before)
     (moved / "corpus.txt").write_text("w1 w2\nw3 w4\n" * 9)
     with pytest.raises(ValueError, match="its content is another"):
         run.task()
@@ -252,5 +253,5 @@ def test_what_a_configuration_does_not_say_of_its_files_is_asked_for(folder: Pat
     bare = TextTaskConfig(str(folder / "corpus.txt"), str(folder / "words"), n_ctx=8)
     config = dataclasses.replace(text_run(folder), task=bare)
     with pytest.raises(ValueError, match=r"holds is not in the configuration.*TextTaskConfig\.of"):
-        LMRun.at(tmp_path, config)
+        Run.at(tmp_path, config)
     assert lm_run("0.2m", bare, "value").task == bare.identified()

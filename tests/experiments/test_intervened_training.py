@@ -22,12 +22,14 @@ from circuits.interventions.intervention import (
     Resample,
     Zero,
 )
-from experiments.runs.config import SGD, At, Every, GateChange, RunConfig
+from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
+from experiments.runs.training_config import SGD, At, Every, GateChange
 from experiments.tasks.in_context.measures import EvaluationSets
 from experiments.training import trainer as training
-from experiments.training.trainer import Trainer, train
+from experiments.training.together import train
+from experiments.training.trainer import Trainer
 from tests.experiments.test_training import files_of, tiny, trained
 
 PATTERN = Site(0, "pattern")
@@ -203,4 +205,4 @@ def test_a_missing_checkpoint_is_noticed_before_training(tmp_path: Path) -> None
     config = with_(Intervention(PATTERN, FromRun(str(tmp_path / "none.safetensors")), first=9))
     run = Run.at(tmp_path, config)
     with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
-        Trainer(run, EvaluationSets(run.task(), 8))
+        Trainer(run, task := run.task(), EvaluationSets(task, 8))

@@ -21,7 +21,7 @@ from experiments.tasks.indirect_objects import SPLITS, IOITask
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.stories import StoriesTask
 from experiments.tasks.tokens.measures import MEASURES
-from tests.lm_helpers import lm_run_named, tiny_lm
+from tests.helpers import lm_run_named, tiny_lm
 
 
 @pytest.fixture(scope="module")

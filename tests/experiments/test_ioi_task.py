@@ -16,8 +16,8 @@ from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import words_of
 from experiments.tasks.stories import plain_english
 from experiments.tasks.tokenizers import word_level
-from experiments.tasks.tokens.batches import TokenTask
-from tests.lm_helpers import ALL_NAMES, Reader, named_in
+from experiments.tasks.tokens.task import TokenTask
+from tests.helpers import ALL_NAMES, Reader, named_in
 
 TOKENIZER = plain_english()
 N = 64

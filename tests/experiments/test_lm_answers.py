@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from circuits.presets import LM_SIZES, lm_config, parameter_count
-from experiments.runs.lm_config import LM_TRAINING, LMRunConfig, lm_run
+from experiments.runs.config import LM_TRAINING, RunConfig, lm_run
 from experiments.studies import lm_pages as lm_report
 from experiments.studies import lm_times as lm_answers
 from experiments.studies import times as answers
@@ -115,9 +115,7 @@ def test_what_the_readme_says_of_memory_is_what_is_counted() -> None:
     text = README.read_text()
     for size in ("8m", "1b"):
         config = lm_config(size, "classic")
-        run = LMRunConfig(
-            TextTaskConfig("corpus", "tokenizer", n_ctx=256), config, LM_TRAINING[size], 0, "classic", size
-        )
+        run = RunConfig(TextTaskConfig("corpus", "tokenizer", n_ctx=256), config, LM_TRAINING[size], 0, "classic", size)
         row = next(line for line in text.splitlines() if line.startswith(f"| {size}"))
         total = float(re.findall(r"(\d+\.\d) GB", row)[0])
         assert training_memory(run)["total"] == pytest.approx(total, abs=0.06)

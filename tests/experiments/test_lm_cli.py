@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.runs.lm_run import LMRun
 from experiments.runs.run import Run
 from tests.experiments.test_cli import run
 from tests.experiments.test_training import files_of, tiny
-from tests.lm_helpers import lm_run_named
+from tests.helpers import lm_run_named
 
 TRAIN = ["train", "lm", "--steps", 2, "--batch", 4, "--evaluate-every", 2, "--checkpoint-every", 1, "--workers", 1]
 
@@ -34,7 +33,7 @@ def test_train_list_and_train_again(capsys: pytest.CaptureFixture[str], tmp_path
     assert status == 0
     assert out.count("finished") == 2
     assert "validation loss" in out
-    done = LMRun.under(tmp_path)
+    done = Run.under(tmp_path)
     assert [r.config.variant for r in done] == ["classic", "value"]
     assert done[0].checkpoints() == [0, 1, 2]
     before = {r.path.name: files_of(r) for r in done}
@@ -42,7 +41,7 @@ def test_train_list_and_train_again(capsys: pytest.CaptureFixture[str], tmp_path
     status, out, _ = run(capsys, *words)
     assert status == 0, "what is done is done"
     assert {f: f.stat().st_mtime_ns for f in times} == times
-    assert {r.path.name: files_of(r) for r in LMRun.under(tmp_path)} == before
+    assert {r.path.name: files_of(r) for r in Run.under(tmp_path)} == before
     Run.at(tmp_path, tiny())
     status, out, _ = run(capsys, "runs", "--root", tmp_path)
     assert status == 0
@@ -59,7 +58,7 @@ def test_options_of_training_reach_the_run(capsys: pytest.CaptureFixture[str], t
     assert status == 0
     path = Path(out.strip())
     assert path.parent == tmp_path
-    config = LMRun.open(path).config
+    config = Run.open(path).config
     assert (config.task.n_ctx, config.seed, config.variant, config.model.dropout) == (40, 3, "classic", 0.1)
     training = config.training
     assert (training.steps, training.batch_size, training.accumulate, training.precision) == (2, 4, 2, "bfloat16")

@@ -9,39 +9,27 @@ from typing import Any
 import pytest
 
 from circuits import icl_config, lm_config
-from circuits.common.plain_data import essence
 from circuits.config.model import TokenInputs, Unembedding
 from circuits.presets import LM_SIZES
-from experiments.runs.config import Adam, At, Every
-from experiments.runs.lm_config import (
-    GENERATED,
-    LM_TRAINING,
-    TASKS,
-    AdamW,
-    LMRunConfig,
-    LMTraining,
-    TokenTaskConfig,
-    lm_run,
-    make_task,
-    task_name,
-    vocabulary_size,
-)
+from experiments.runs.config import LM_TRAINING, RunConfig, lm_run, vocabulary_size
+from experiments.runs.training_config import Adam, AdamW, At, Every, TokenTraining
 from experiments.tasks.indirect_objects import IOIConfig, IOITask
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
+from experiments.tasks.registry import GENERATED, TASKS, TokenTaskConfig, make_task, task_name
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
 from experiments.tasks.stories import StoriesConfig, StoriesTask
 from experiments.tasks.text.task import TextTaskConfig
-from experiments.tasks.tokens.batches import TokenTask
-from tests.lm_helpers import tiny_lm
+from experiments.tasks.tokens.task import TokenTask
+from tests.helpers import tiny_lm
 
 TEXT = TextTaskConfig(corpus="corpus.txt", tokenizer="tokenizer.json", n_ctx=32, validation="other.txt")
 EVERY_TASK: dict[str, TokenTaskConfig] = {**GENERATED, "text": TEXT}
 
 
-def run_of(task: TokenTaskConfig, **changes: Any) -> LMRunConfig:
+def run_of(task: TokenTaskConfig, **changes: Any) -> RunConfig:
     """A run of any task, the text one too, of which nothing is read."""
-    fields: dict[str, Any] = {"training": LMTraining(steps=3), "seed": 0, "variant": "value", "size": "0.2m"}
-    return LMRunConfig(task, lm_config("0.2m", "value"), **(fields | changes))
+    fields: dict[str, Any] = {"training": TokenTraining(steps=3), "seed": 0, "variant": "value", "preset": "0.2m"}
+    return RunConfig(task, lm_config("0.2m", "value"), **(fields | changes))
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -51,7 +39,7 @@ def test_equal_configurations_have_equal_names_and_others_have_others() -> None:
     config = lm_run()
     assert (config.id, config.name) == (lm_run().id, lm_run().name)
     assert config.name == f"lm-stories-value-0.2m-s0-{config.id}"
-    assert config.preset == config.size == "0.2m"
+    assert config.preset == "0.2m"
     others = [
         lm_run(seed=1),
         lm_run(variant="classic"),
@@ -73,7 +61,7 @@ def test_a_default_does_not_change_a_name() -> None:
         config, training=dataclasses.replace(config.training, accumulate=1, precision="float32", clip=1.0)
     )
     assert spelled_out.id == config.id
-    written = essence(config)
+    written = config.essence()
     assert not {"accumulate", "precision", "clip", "n_eval"} & set(written["training"])
     assert {"accumulate", "precision", "clip", "n_eval"} <= set(config.to_plain()["training"])
     assert written["task"]["grammar"], "but the words that a run learns from are part of it"
@@ -81,9 +69,9 @@ def test_a_default_does_not_change_a_name() -> None:
 
 @pytest.mark.parametrize("name", EVERY_TASK)
 def test_every_task_survives_storage(name: str) -> None:
-    config = run_of(EVERY_TASK[name], training=LMTraining(3, Adam(), clip=None, evaluate_at=(Every(2), At((1,)))))
+    config = run_of(EVERY_TASK[name], training=TokenTraining(3, Adam(), clip=None, evaluate_at=(Every(2), At((1,)))))
     stored = json.loads(json.dumps(config.to_plain()))
-    back = LMRunConfig.from_plain(stored)
+    back = RunConfig.from_plain(stored)
     assert back == config
     assert type(back.task) is type(config.task)
     assert back.id == config.id
@@ -92,8 +80,8 @@ def test_every_task_survives_storage(name: str) -> None:
 
 
 def test_a_stored_configuration_with_an_unknown_field_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown field of LMRunConfig 'sed': did you mean 'seed'"):
-        LMRunConfig.from_plain(lm_run().to_plain() | {"sed": 1})
+    with pytest.raises(ValueError, match="unknown field of RunConfig 'sed': did you mean 'seed'"):
+        RunConfig.from_plain(lm_run().to_plain() | {"sed": 1})
 
 
 # --- tasks and models -------------------------------------------------------------------------------------------------
@@ -151,20 +139,20 @@ def test_the_published_size_keeps_its_own_vocabulary_and_positions() -> None:
             r"the task 'text' needs a corpus and a tokenizer; give task=TextTaskConfig\(corpus=..., tokenizer=...\)",
         ),
         (
-            lambda: LMTraining(3, batch_size=6, accumulate=4),
+            lambda: TokenTraining(3, batch_size=6, accumulate=4),
             "6 windows do not divide into 4 parts; choose numbers that do",
         ),
-        (lambda: LMTraining(0), "steps must be positive, got 0"),
-        (lambda: LMTraining(3, n_questions=-1), "n_questions must be positive, got -1"),
-        (lambda: LMTraining(3, clip=0.0), "clip must be positive or None, got 0.0"),
+        (lambda: TokenTraining(0), "steps must be positive, got 0"),
+        (lambda: TokenTraining(3, n_questions=-1), "n_questions must be positive, got -1"),
+        (lambda: TokenTraining(3, clip=0.0), "clip must be positive or None, got 0.0"),
         (lambda: AdamW(rate=0.0), "AdamW needs a positive rate, betas from 0 to below 1 and a decay of 0 or more"),
         (lambda: AdamW(betas=(0.9, 1.0)), "betas from 0 to below 1"),
         (lambda: AdamW(decay=-0.1), "a decay of 0 or more"),
         (lambda: lm_run(d_vocab=0), "d_vocab must be a positive whole number, got 0"),
         (lambda: lm_run(d_model=0), "d_model must be a positive whole number, got 0"),
-        (lambda: LMTraining(3, clip=float("nan")), "the clip must be a finite number or None, got nan"),
-        (lambda: LMTraining(3, AdamW(rate=float("inf"))), "the rate must be a finite number, got inf"),
-        (lambda: LMTraining(3, evaluate_at=(Every(2, 5, 3),)), "is never: first must not come after last"),
+        (lambda: TokenTraining(3, clip=float("nan")), "the clip must be a finite number or None, got nan"),
+        (lambda: TokenTraining(3, AdamW(rate=float("inf"))), "the rate must be a finite number, got inf"),
+        (lambda: TokenTraining(3, evaluate_at=(Every(2, 5, 3),)), "is never: first must not come after last"),
         (lambda: AdamW(warmup=-1), "warm-up must be 0 or more and final a share"),
         (lambda: AdamW(final=1.5), "warm-up must be 0 or more and final a share"),
         (

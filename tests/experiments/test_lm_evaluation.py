@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from circuits import HookedStreamTransformer
-from experiments.runs.lm_config import lm_run, make_task
+from experiments.runs.config import lm_run
 from experiments.tasks.indirect_objects import IOITask
+from experiments.tasks.registry import make_task
 from experiments.tasks.tokens import measures as lm_evaluation
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.tasks.tokens.measures import (
     MEASURES,
-    LMEvaluationSets,
+    TokenEvaluationSets,
     answers,
     chunks,
-    lm_evaluate,
-    split_lm_loss,
+    evaluate,
     validation_loss,
 )
-from tests.lm_helpers import tiny_lm
+from tests.helpers import tiny_lm
 
 CONFIG = tiny_lm()
 
@@ -141,9 +141,9 @@ def test_a_model_that_knows_and_one_that_has_it_the_wrong_way_round(task: IOITas
 def test_an_evaluation_is_the_loss_and_the_mean_of_every_measure_of_every_set(
     model: HookedStreamTransformer, task: IOITask
 ) -> None:
-    sets = LMEvaluationSets(task, 5, 4)
+    sets = TokenEvaluationSets(task, 5, 4)
     assert sets.questions is sets.questions, "drawn once"
-    rows = lm_evaluate(model, sets)
+    rows = evaluate(model, sets)
     assert rows[0] == ("validation", "loss", validation_loss(model, task.sample(5, "validation")))
     named = {(name, measure): value for name, measure, value in rows[1:]}
     assert len(named) == len(rows) - 1 == 5 * len(MEASURES)
@@ -157,7 +157,7 @@ def test_a_task_without_questions_has_a_loss_alone() -> None:
     config = lm_run("0.2m", "repeats")
     task = make_task(config.task, 0)
     made = HookedStreamTransformer(config.model).eval()
-    assert {name for name, _, _ in lm_evaluate(made, LMEvaluationSets(task, 3, 3))} == {"validation", "second"}
+    assert {name for name, _, _ in evaluate(made, TokenEvaluationSets(task, 3, 3))} == {"validation", "second"}
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_a_task_without_questions_has_a_loss_alone() -> None:
     [
         lambda model, task: validation_loss(model, task.sample(2)),
         lambda model, task: answers(model, task.pairs(2)),
-        lambda model, task: lm_evaluate(model, LMEvaluationSets(task, 2, 2)),
-        lambda model, task: split_lm_loss(model, task.sample(2)),
+        lambda model, task: evaluate(model, TokenEvaluationSets(task, 2, 2)),
+        lambda model, task: task.split_gradient(model, task.sample(2)),
     ],
 )
 def test_training_mode_is_not_measured(
@@ -180,7 +180,7 @@ def test_training_mode_is_not_measured(
 
 def test_the_split_gradient_adds_up_to_that_of_what_counts(model: HookedStreamTransformer, task: IOITask) -> None:
     batch = task.sample(3)
-    split = split_lm_loss(model, batch)
+    split = task.split_gradient(model, batch)
     logs = model(batch.tokens)[:, :-1].log_softmax(-1).gather(2, batch.tokens[:, 1:, None])[..., 0]
     assert batch.counted is not None
     loss = -logs[batch.counted[:, :-1]].mean()

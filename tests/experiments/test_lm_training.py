@@ -17,35 +17,35 @@ from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, lm_config
 from circuits.checkpoint import read_tensors
-from experiments.runs.config import Adam, At, Every
-from experiments.runs.lm_config import AdamW, LMRunConfig
-from experiments.runs.lm_run import LMRun, lm_runs_table, open_run, run_at
+from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
-from experiments.runs.run import Run
+from experiments.runs.run import Run, runs_table
+from experiments.runs.training_config import Adam, AdamW, At, Every
 from experiments.tasks.indirect_objects import IOITask
 from experiments.tasks.tokenizers import fingerprint, load_tokenizer, word_level
 from experiments.tasks.tokens.batches import TokenBatch
-from experiments.tasks.tokens.measures import LMEvaluationSets, lm_evaluate
-from experiments.training import lm_trainer as lm_training
-from experiments.training.lm_trainer import LMTrainer, make_lm_optimizer, rate_at, train_lm
+from experiments.tasks.tokens.measures import TokenEvaluationSets, evaluate
+from experiments.training import trainer as training
+from experiments.training.optimizers import make_optimizer, rate_at
+from experiments.training.together import train
+from experiments.training.trainer import Trainer
 from tests.experiments.test_training import files_of
-from tests.helpers import rewrite
-from tests.lm_helpers import tiny_lm, trained_lm
+from tests.helpers import rewrite, tiny_lm, trained_lm, trainer_of
 
 EACH = (Every(1),)
 
 
-def stopped(root: Path, config: LMRunConfig, after: int) -> LMRun:
+def stopped(root: Path, config: RunConfig, after: int) -> Run:
     """A run that was stopped after some updates."""
-    run = LMRun.at(root, config)
+    run = Run.at(root, config)
     asked = iter(range(1_000))
     with pytest.raises(KeyboardInterrupt):
-        train_lm(run, stop=lambda: next(asked) == after)
-    return LMRun.at(root, config)
+        train([run], stop=lambda: next(asked) == after)
+    return Run.at(root, config)
 
 
-def losses(run: LMRun, split: str = "train") -> np.ndarray:
+def losses(run: Run, split: str = "train") -> np.ndarray:
     metrics = run.metrics()
     found: Any = metrics[(metrics.split == split) & (metrics.measure == "loss")]
     return found.sort_values("step").value.to_numpy()
@@ -111,7 +111,7 @@ def test_the_rate_of_adam_is_constant() -> None:
 @pytest.mark.parametrize("variant", ["classic", "value", "resformer-constant", "cumulative", "x-transformers"])
 def test_only_weight_matrices_decay(variant: str) -> None:
     parameters: dict[str, Tensor] = dict(HookedStreamTransformer(lm_config("0.2m", variant, 50)).named_parameters())
-    optimizer = make_lm_optimizer(AdamW(decay=0.3), parameters)
+    optimizer = make_optimizer(AdamW(decay=0.3), parameters)
     names = {parameter: name for name, parameter in parameters.items()}
     decay = {names[p]: g["weight_decay"] for g in optimizer.optimizer.param_groups for p in g["params"]}
     assert set(decay) == set(parameters), "every parameter is in a group, once"
@@ -127,7 +127,7 @@ def test_only_weight_matrices_decay(variant: str) -> None:
 
 def test_adam_decays_nothing() -> None:
     parameters: dict[str, Tensor] = dict(HookedStreamTransformer(lm_config("0.2m", "value", 50)).named_parameters())
-    optimizer = make_lm_optimizer(Adam(3e-3, (0.8, 0.9)), parameters).optimizer
+    optimizer = make_optimizer(Adam(3e-3, (0.8, 0.9)), parameters).optimizer
     assert isinstance(optimizer, torch.optim.Adam)
     assert not isinstance(optimizer, torch.optim.AdamW)
     assert [(g["weight_decay"], g["betas"], g["lr"]) for g in optimizer.param_groups] == [(0.0, (0.8, 0.9), 3e-3)]
@@ -138,20 +138,20 @@ def test_adam_decays_nothing() -> None:
 
 def curve(root: Path, accumulate: int, change: Callable[[TokenBatch], TokenBatch] | None = None) -> np.ndarray:
     """The training losses of a few updates, of a batch computed in parts; ``change`` is done to every batch."""
-    run = LMRun.at(root / f"{accumulate}", tiny_lm(steps=6, accumulate=accumulate, evaluate_at=EACH))
-    trainer = LMTrainer(run)
+    run = Run.at(root / f"{accumulate}", tiny_lm(steps=6, accumulate=accumulate, evaluate_at=EACH))
+    trainer = trainer_of(run)
     if change is not None:
         draw = trainer.task.sample
         trainer.task.sample = lambda *a, **k: change(draw(*a, **k))  # type: ignore[method-assign] # of this trainer alone
     found = []
     for _ in range(6):
-        trainer.update()
+        trainer.update(trainer.draw())
         found.append(float(trainer.sum[0]))
     return np.diff(found, prepend=0.0)
 
 
 def test_gradients_of_parts_add_up_to_that_of_the_whole(tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path, tiny_lm())
+    run = Run.at(tmp_path, tiny_lm())
     n = [
         [int((run.task().sample(4, "train", seed=s)[rows].targets >= 0).sum()) for rows in (slice(2), slice(2, 4))]
         for s in range(6)
@@ -220,29 +220,29 @@ def test_the_training_loss_is_the_mean_since_the_last_look(tmp_path: Path) -> No
 
 
 def test_evaluation_is_in_evaluation_mode_and_leaves_the_model_in_training_mode(tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path, tiny_lm(dropout=0.1))
-    trainer = LMTrainer(run)
+    run = Run.at(tmp_path, tiny_lm(dropout=0.1))
+    trainer = trainer_of(run)
     assert trainer.model.cfg is not None
     trainer.observe()
     assert all(module.training for module in trainer.model.modules())
     measured = run.metrics()
-    sets = LMEvaluationSets(run.task(), trainer.config.n_eval, trainer.config.n_questions)
+    sets = TokenEvaluationSets(run.task(), trainer.config.n_eval, trainer.config.n_questions)
     model = run.load_model(0)
-    assert lm_evaluate(model, sets) == lm_evaluate(model, sets), "dropout would differ each time"
-    assert [(row[0], row[1], row[2]) for row in lm_evaluate(model, sets)] == [
+    assert evaluate(model, sets) == evaluate(model, sets), "dropout would differ each time"
+    assert [(row[0], row[1], row[2]) for row in evaluate(model, sets)] == [
         (r.split, r.measure, r.value) for r in measured.itertuples()
     ]
     batch = trainer.task.sample(4)
     assert not trainer.model(batch.tokens).equal(trainer.model(batch.tokens)), "while it trains it does drop out"
     with pytest.raises(ValueError, match="evaluation mode; found training mode"):
-        lm_evaluate(trainer.model, sets)
+        evaluate(trainer.model, sets)
 
 
 @pytest.mark.parametrize("task", ["ioi", "repeats"])
 def test_training_learns(tmp_path: Path, task: str) -> None:
-    run = LMRun.at(tmp_path, tiny_lm(task=task, steps=45, batch_size=16, evaluate_at=(Every(15),), checkpoint_at=()))
-    train_lm(run)
-    found = losses(LMRun.at(tmp_path, run.config), "validation")
+    run = Run.at(tmp_path, tiny_lm(task=task, steps=45, batch_size=16, evaluate_at=(Every(15),), checkpoint_at=()))
+    train([run])
+    found = losses(Run.at(tmp_path, run.config), "validation")
     assert np.all(np.diff(found) < 0)
     assert found[-1] < found[0] - (2 if task == "ioi" else 0.05)
 
@@ -264,7 +264,7 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(tmp_path
     run = stopped(tmp_path / "stopped", config, after)
     assert run.status == "interrupted"
     assert run.metrics().step.max() == 4 * ((after - 1) // 4)
-    train_lm(run)
+    train([run])
     assert files_of(run) == files_of(whole)
     sessions = read_lines(run.path / "sessions.jsonl")
     assert [(s["from"], s["to"]) for s in sessions] == [(0, after), (after, 12)]
@@ -279,7 +279,7 @@ def test_the_same_run_twice_is_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_variants_of_a_seed_see_the_same_windows_and_questions(tmp_path: Path) -> None:
-    one, other = (LMRun.at(tmp_path, tiny_lm(variant)).task() for variant in ("classic", "value"))
+    one, other = (Run.at(tmp_path, tiny_lm(variant)).task() for variant in ("classic", "value"))
     assert one.sample(4, "train", 7).tokens.equal(other.sample(4, "train", 7).tokens)
     assert one.questions(4)["ioi names"].clean.equal(other.questions(4)["ioi names"].clean)
 
@@ -289,16 +289,16 @@ def test_what_was_measured_after_the_saved_state_is_measured_again(
 ) -> None:
     config = tiny_lm(steps=8, evaluate_at=EACH)
     whole = trained_lm(tmp_path / "whole", config)
-    run = LMRun.at(tmp_path / "killed", config)
-    monkeypatch.setattr(lm_training, "SAVE_SECONDS", 0.0)
-    trainer = LMTrainer(run)
+    run = Run.at(tmp_path / "killed", config)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    trainer = trainer_of(run)
     for _ in range(4):
         trainer.observe()
-        trainer.update()
+        trainer.update(trainer.draw())
     monkeypatch.setattr(trainer, "save", lambda: None)
     for _ in range(2):
         trainer.observe()
-        trainer.update()
+        trainer.update(trainer.draw())
     assert run.metrics().step.max() == 5
     assert read_tensors(run.path / "state.safetensors")[1]["step"] == 3
     assert files_of(trained_lm(tmp_path / "killed", config)) == files_of(whole)
@@ -311,15 +311,15 @@ def test_a_finished_run_costs_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def refuse(*_: Any) -> None:
         raise AssertionError("no trainer may be made")
 
-    monkeypatch.setattr(LMTrainer, "__init__", refuse)
-    train_lm(run)
+    monkeypatch.setattr(Trainer, "__init__", refuse)
+    train([run])
     assert {name: (run.path / name).stat().st_mtime_ns for name in files_of(run)} == before
 
 
 def test_a_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path, tiny_lm())
+    run = Run.at(tmp_path, tiny_lm())
     with run.locked(), pytest.raises(RunError, match="another process is training .*; wait for it, or stop it first"):
-        train_lm(run)
+        train([run])
     assert run.metrics().empty
 
 
@@ -328,10 +328,10 @@ def test_a_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_diverges_says_so_and_keeps_what_was_measured(tmp_path: Path) -> None:
     wild = tiny_lm(steps=40, evaluate_at=(At((0,)),), optimizer=AdamW(rate=1e6, warmup=0), clip=None)
-    run = LMRun.at(tmp_path, wild)
+    run = Run.at(tmp_path, wild)
     with pytest.raises(RunError, match=r"diverged: its loss at step \d+ is (nan|inf); .* is kept. Use a smaller rate"):
-        train_lm(run)
-    failed = LMRun.at(tmp_path, wild)
+        train([run])
+    failed = Run.at(tmp_path, wild)
     assert failed.status == "failed"
     assert set(failed.metrics().step) == {0}
     assert np.isfinite(failed.metrics().value).all()
@@ -346,10 +346,10 @@ def test_a_run_whose_last_update_diverges_is_not_finished(tmp_path: Path) -> Non
         steps=1, evaluate_at=EACH, checkpoint_at=EACH, optimizer=AdamW(rate=1e30, warmup=0, final=1.0), clip=None
     )
     with pytest.raises(RunError, match="diverged: its validation loss at step 1 is nan; what was measured before"):
-        train_lm(LMRun.at(tmp_path, wild))
-    assert LMRun.at(tmp_path, wild).status == "failed"
-    assert np.isfinite(LMRun.at(tmp_path, wild).metrics().value).all()
-    assert LMRun.at(tmp_path, wild).checkpoints() == [0]
+        train([Run.at(tmp_path, wild)])
+    assert Run.at(tmp_path, wild).status == "failed"
+    assert np.isfinite(Run.at(tmp_path, wild).metrics().value).all()
+    assert Run.at(tmp_path, wild).checkpoints() == [0]
 
 
 def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,15 +364,15 @@ def test_a_full_disk_is_explained_and_loses_nothing(tmp_path: Path, monkeypatch:
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    monkeypatch.setattr(lm_training, "SAVE_SECONDS", 0.0)
-    whole = LMRun.at(tmp_path / "whole", config)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    whole = Run.at(tmp_path / "whole", config)
     calls = 0
-    train_lm(whole)
+    train([whole])
     for fails_at in range(0, calls, 4):
-        run = LMRun.at(tmp_path / f"{fails_at}", config)
+        run = Run.at(tmp_path / f"{fails_at}", config)
         calls, room = 0, fails_at
         with pytest.raises(RunError, match="no space left on the disk while writing into .*free some space"):
-            train_lm(run)
+            train([run])
         room = 10**9
         assert not list(run.path.rglob("*.tmp"))
         for file in run.path.rglob("*.safetensors"):
@@ -389,23 +389,23 @@ def test_another_tokenizer_than_a_run_began_with_is_refused_and_not_stored(tmp_p
     assert fingerprint(load_tokenizer(run.tokenizer_path)) == began_with
     rewrite(run, tokenizer="0" * 64)
     with pytest.raises(RunError, match=r"began with another tokenizer \(SHA-256 000000000000\)"):
-        train_lm(LMRun.at(tmp_path, run.config))
+        train([Run.at(tmp_path, run.config)])
     assert json.loads((run.path / "run.json").read_text())["tokenizer"] == "0" * 64
     rewrite(run, tokenizer=began_with)
-    train_lm(LMRun.at(tmp_path, run.config))
-    assert LMRun.at(tmp_path, run.config).finished
+    train([Run.at(tmp_path, run.config)])
+    assert Run.at(tmp_path, run.config).finished
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = LMRun.at(tmp_path, tiny_lm())
+    run = Run.at(tmp_path, tiny_lm())
     task = run.task()
     assert isinstance(task, IOITask)
     task.tokenizer = word_level([f"word{i}" for i in range(900)])
-    monkeypatch.setattr(LMRun, "task", lambda *_: task)
+    monkeypatch.setattr(Run, "task", lambda *_: task)
     with pytest.raises(ValueError, match="the tokenizer has 903 tokens, the model's vocabulary d_vocab"):
-        train_lm(run)
+        train([run])
     assert not (run.path / "metrics.jsonl").exists()
 
 
@@ -413,39 +413,37 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_before_anything_
 
 
 def test_a_run_is_opened_as_what_it_is(tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path, tiny_lm())
-    assert isinstance(open_run(run.path), LMRun)
-    assert isinstance(run_at(tmp_path, run.config), LMRun)
-    with pytest.raises(RunError, match="is no run of the in-context classifier but of kind 'lm'; name one that is"):
-        Run.open(run.path)
+    run = Run.at(tmp_path, tiny_lm())
+    assert Run.open(run.path).config == Run.at(tmp_path, run.config).config == run.config
+    assert isinstance(Run.open(run.path).task(), IOITask)
     with pytest.raises(RunError, match="unknown run 'lm-ioi-valeu-0.2m-s0': did you mean"):
-        LMRun.find("lm-ioi-valeu-0.2m-s0", tmp_path)
-    with pytest.raises(
-        RunError, match="there are no runs of a language model in .*; train one with 'valuestream train"
-    ):
-        LMRun.find("lm", tmp_path / "nowhere")
+        Run.find("lm-ioi-valeu-0.2m-s0", tmp_path)
+    with pytest.raises(RunError, match="there are no runs in .*; train one with 'valuestream train"):
+        Run.find("lm", tmp_path / "nowhere")
 
 
 def test_the_table_of_runs(tmp_path: Path) -> None:
     run = trained_lm(tmp_path, tiny_lm(steps=4))
-    LMRun.at(tmp_path, tiny_lm("classic"))
-    table: Any = lm_runs_table(tmp_path).set_index("run")
+    Run.at(tmp_path, tiny_lm("classic"))
+    table: Any = runs_table(tmp_path).set_index("run")
     assert table.loc[run.path.name].to_dict() == {
+        "task": "ioi",
         "variant": "value",
-        "size": "0.2m",
+        "preset": "0.2m",
         "seed": 0,
         "status": "finished",
         "step": 4,
-        "validation loss": pytest.approx(losses(run, "validation")[-1], abs=1e-4),
+        "measure": "validation loss",
+        "value": pytest.approx(losses(run, "validation")[-1], abs=1e-4),
     }
     (other,) = set(table.index) - {run.path.name}
     assert table.loc[other, "status"] == "interrupted"
-    assert math.isnan(table.loc[other, "validation loss"])
-    assert lm_runs_table(tmp_path / "nowhere").empty
+    assert math.isnan(table.loc[other, "value"])
+    assert runs_table(tmp_path / "nowhere").empty
 
 
 def test_a_changed_configuration_is_refused(tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path, tiny_lm())
+    run = Run.at(tmp_path, tiny_lm())
     rewrite(run, config=run.record["config"] | {"seed": 77})
     with pytest.raises(RunError, match="does not have the hash .*: the file was changed"):
-        LMRun.open(run.path)
+        Run.open(run.path)

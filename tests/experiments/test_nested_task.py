@@ -11,7 +11,8 @@ import torch
 
 from circuits.common.errors import UnknownNameError
 from experiments.tasks.nested_relations import DEEPEST, NAMES, QUESTIONS, THINGS, NestedConfig, NestedTask, text_length
-from experiments.tasks.tokens.batches import TokenTask, next_token_loss
+from experiments.tasks.tokens.batches import next_token_loss
+from experiments.tasks.tokens.task import TokenTask
 
 N = 500
 Fact = tuple[str, str, str]

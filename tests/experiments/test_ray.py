@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from experiments.runs.config import Every, RunConfig
+from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
+from experiments.runs.training_config import Every
 from experiments.sweeps import ray_cluster as ray_engine
 from experiments.sweeps.ray_cluster import last_seen, room
 from experiments.sweeps.sweep import sweep

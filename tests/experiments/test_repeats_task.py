@@ -10,7 +10,8 @@ from torch import Tensor
 
 from circuits.common.errors import UnknownNameError
 from experiments.tasks.repeated_tokens import OPENING, RepeatsConfig, RepeatsTask
-from experiments.tasks.tokens.batches import TokenTask, next_token_loss
+from experiments.tasks.tokens.batches import next_token_loss
+from experiments.tasks.tokens.task import TokenTask
 
 N = 200
 SHAPES = [

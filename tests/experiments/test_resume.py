@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from circuits.checkpoint import read_tensors
-from experiments.runs.config import Every, GateChange, RunConfig
+from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
+from experiments.runs.training_config import Every, GateChange
 from experiments.sweeps.sweep import sweep
 from experiments.training import trainer as training
-from experiments.training.trainer import train
+from experiments.training.together import train
 from tests.experiments.test_training import files_of, tiny, trained
 
 CONFIG = tiny(

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.runs.frames import parquet_bytes
 from experiments.runs.record import DamagedRunWarning, RunError
-from experiments.runs.run import Run, list_runs, runs_table
+from experiments.runs.run import Run, runs_table
 from tests.experiments.test_training import tiny, trained
 from tests.helpers import rewrite
 
@@ -56,7 +56,7 @@ def test_tables_of_runs(run: Run, tmp_path: Path) -> None:
     table = runs_table(tmp_path)
     columns = ["variant", "preset", "seed", "status", "step"]
     assert list(table.loc[0, columns]) == ["value", "small", 0, "finished", 12]
-    assert [r.path for r in list_runs(tmp_path)] == [run.path]
+    assert [r.path for r in Run.under(tmp_path)] == [run.path]
     assert runs_table(tmp_path / "nowhere").empty
 
 
@@ -100,7 +100,7 @@ def test_one_damaged_run_hides_no_other(run: Run, tmp_path: Path, damage: str) -
     bad.mkdir()
     (bad / "run.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
     with pytest.warns(DamagedRunWarning, match="aa-damaged is left out: .*damaged"):
-        assert [found.path.name for found in list_runs(tmp_path)] == [run.path.name]
+        assert [found.path.name for found in Run.under(tmp_path)] == [run.path.name]
     with pytest.warns(DamagedRunWarning):
         assert Run.find(run.config.id, tmp_path).path == run.path
     with pytest.raises(RunError, match="damaged"):

@@ -24,19 +24,21 @@ from circuits import HookedStreamTransformer, variants
 from circuits.checkpoint import CheckpointError
 from circuits.config.streams import Weights
 from circuits.presets import lm_config
-from experiments.runs.config import Every
-from experiments.runs.lm_config import AdamW, LMRunConfig, LMTraining, lm_run
-from experiments.runs.lm_run import LMRun
+from experiments.runs.config import RunConfig, lm_run
 from experiments.runs.logs import read_lines
+from experiments.runs.run import Run
 from experiments.runs.saved_shards import ABOUT, drop_shards, newest_state, read_shards
+from experiments.runs.training_config import AdamW, Every, TokenTraining
 from experiments.tasks.tokens.batches import TokenBatch
-from experiments.training.lm_trainer import Alone, LMTrainer, train_lm
+from experiments.training.one_process import Alone
 from experiments.training.several_processes import Sharded, train_sharded
+from experiments.training.together import train
+from tests.helpers import trainer_of
 
 ROOT = Path(__file__).parents[2]
 CURVES = 1e-4
 """How far apart losses may be that differ in nothing but the order in which numbers are added."""
-TRAINING = LMTraining(
+TRAINING = TokenTraining(
     steps=30,
     optimizer=AdamW(rate=3e-3, warmup=5),
     batch_size=12,
@@ -47,12 +49,12 @@ TRAINING = LMTraining(
 TINY: dict[str, Any] = {"n_layers": 2, "d_model": 16, "n_heads": 2}
 
 
-def small(variant: str = "value", steps: int = 30, **training: Any) -> LMRunConfig:
+def small(variant: str = "value", steps: int = 30, **training: Any) -> RunConfig:
     """A run of the smallest size, without dropout."""
     return lm_run("0.2m", "stories", variant, 0, replace(TRAINING, steps=steps, **training))
 
 
-def tiny(steps: int = 4) -> LMRunConfig:
+def tiny(steps: int = 4) -> RunConfig:
     """A run of a still smaller model, with a learned gain that is a single number."""
     training = replace(TRAINING, steps=steps, evaluate_at=(Every(2),), batch_size=4, n_eval=4, n_questions=2)
     return lm_run("0.2m", "stories", "resformer-learned", 0, training, **TINY)
@@ -64,38 +66,38 @@ def after(steps: int) -> Callable[[], bool]:
     return lambda: next(asked, None) is None
 
 
-def stopped(run: LMRun, at: int, group: Sharded | None = None) -> LMRun:
+def stopped(run: Run, at: int, group: Sharded | None = None) -> Run:
     """The run, stopped and saved at a step."""
     with pytest.raises(KeyboardInterrupt):
-        train_lm(run, stop=after(at), group=group)
+        train([run], stop=after(at), group=group)
     return run
 
 
-def losses(run: LMRun) -> pd.DataFrame:
+def losses(run: Run) -> pd.DataFrame:
     """All losses of a run."""
-    metrics = LMRun.open(run.path).metrics()
+    metrics = Run.open(run.path).metrics()
     return metrics[metrics.measure == "loss"].reset_index(drop=True)
 
 
-def same_curves(one: LMRun, other: LMRun) -> None:
+def same_curves(one: Run, other: Run) -> None:
     """Assert that validation and training losses of two runs are the same up to rounding, at the same steps."""
     left, right = losses(one), losses(other)
     assert left[["step", "split"]].equals(right[["step", "split"]])
     assert float((left.value - right.value).abs().max()) < CURVES
 
 
-def sittings(run: LMRun) -> list[int]:
+def sittings(run: Run) -> list[int]:
     """The steps at which the sittings that came to an end began."""
     return [session["from"] for session in read_lines(run.path / "sessions.jsonl")]
 
 
-def steps_saved(run: LMRun, group: Sharded) -> list[int]:
+def steps_saved(run: Run, group: Sharded) -> list[int]:
     """The step of the saved state as one process finds it, and as several do."""
     found = [each.load(run, {}) for each in (Alone(), group)]
     return [state[1]["step"] for state in found if state is not None]
 
 
-def shards(run: LMRun) -> list[Path]:
+def shards(run: Run) -> list[Path]:
     """The files of the saved state, which are all of known and open formats."""
     files = sorted(file for file in (run.path / "state").rglob("*") if file.is_file())
     assert {file.suffix for file in files} == {".safetensors", ".json"}
@@ -140,15 +142,15 @@ def test_rows_that_do_not_divide_among_the_processes_are_refused(world: int) -> 
 def test_outside_torchrun_the_error_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(ValueError, match="torchrun --nproc-per-node 2 -m experiments.training.several_processes"):
-        train_sharded(LMRun.at(tmp_path, tiny()).path)
+        train_sharded(Run.at(tmp_path, tiny()).path)
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
 def test_a_run_moves_between_one_plain_process_and_shards_and_ends_as_if_it_had_not(
     tmp_path: Path, group: Sharded
 ) -> None:
-    plain, moving = LMRun.at(tmp_path / "plain", tiny(6)), LMRun.at(tmp_path / "moving", tiny(6))
-    train_lm(plain)
+    plain, moving = Run.at(tmp_path / "plain", tiny(6)), Run.at(tmp_path / "moving", tiny(6))
+    train([plain])
     stopped(moving, 1, group)
     assert newest_state(moving.path) == moving.path / "state" / "step_00000001"
     assert len(shards(moving)) == 2
@@ -157,7 +159,7 @@ def test_a_run_moves_between_one_plain_process_and_shards_and_ends_as_if_it_had_
     assert not (moving.path / "state").exists()
     stopped(moving, 2, group)
     assert not (moving.path / "state.safetensors").exists()
-    train_lm(moving)
+    train([moving])
     assert sittings(moving) == [0, 1, 3, 5]
     assert sorted(p.name for p in moving.path.iterdir()) == sorted(p.name for p in plain.path.iterdir())
     same_curves(plain, moving)
@@ -165,7 +167,7 @@ def test_a_run_moves_between_one_plain_process_and_shards_and_ends_as_if_it_had_
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
 def test_only_whole_and_undamaged_shards_are_read(tmp_path: Path, group: Sharded) -> None:
-    run = stopped(LMRun.at(tmp_path, tiny()), 2, group)
+    run = stopped(Run.at(tmp_path, tiny()), 2, group)
     folder = newest_state(run.path)
     assert folder is not None
     tensors, about = read_shards(folder, {})
@@ -180,17 +182,17 @@ def test_only_whole_and_undamaged_shards_are_read(tmp_path: Path, group: Sharded
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="were changed or damaged"):
-        train_lm(run)
+        train([run])
     file.unlink()
     with pytest.raises(CheckpointError, match="missing"):
-        train_lm(run, group=group)
+        train([run], group=group)
     drop_shards(run.path)
     assert newest_state(run.path) is None
 
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
 def test_of_two_states_the_one_with_more_steps_counts(tmp_path: Path, group: Sharded) -> None:
-    few, many = stopped(LMRun.at(tmp_path / "few", tiny()), 1), stopped(LMRun.at(tmp_path / "many", tiny()), 2, group)
+    few, many = stopped(Run.at(tmp_path / "few", tiny()), 1), stopped(Run.at(tmp_path / "many", tiny()), 2, group)
     shutil.copy(few.path / "state.safetensors", many.path)
     assert newest_state(many.path) == many.path / "state" / "step_00000002"
     assert steps_saved(many, group) == [2, 2]
@@ -220,8 +222,8 @@ def test_the_whole_model_is_the_one_of_the_parts_and_hooks_fire_in_both(group: S
 
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
 def test_gradients_in_parts_have_the_norm_of_the_whole(tmp_path: Path, group: Sharded) -> None:
-    runs = [LMRun.at(tmp_path / name, tiny()) for name in ("whole", "parts")]
-    trainers = [LMTrainer(runs[0]), LMTrainer(runs[1], group=group)]
+    runs = [Run.at(tmp_path / name, tiny()) for name in ("whole", "parts")]
+    trainers = [trainer_of(runs[0]), trainer_of(runs[1], group=group)]
     for trainer in trainers:
         trainer._loss(trainer.task.sample(4)).backward()
     before = torch.nn.utils.get_total_norm([p.grad for p in trainers[0].parameters.values() if p.grad is not None])
@@ -262,21 +264,21 @@ def together(n: int, *arguments: str | Path, fails: bool = False, module: str = 
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> LMRun:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run as one process trains it."""
-    run = LMRun.at(tmp_path_factory.mktemp("alone"), small())
-    train_lm(run)
+    run = Run.at(tmp_path_factory.mktemp("alone"), small())
+    train([run])
     return run
 
 
 @pytest.mark.slow
-def test_two_processes_reproduce_the_curve_of_one(alone: LMRun, tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path, small())
+def test_two_processes_reproduce_the_curve_of_one(alone: Run, tmp_path: Path) -> None:
+    run = Run.at(tmp_path, small())
     said = together(2, run.path, "--device", "cpu", module="experiments.training.several_processes")
     assert "step 30 of 30" in said
     assert "tokens/s" in said
     same_curves(alone, run)
-    finished = LMRun.open(run.path)
+    finished = Run.open(run.path)
     assert finished.finished
     assert finished.checkpoints() == [30]
     assert not (run.path / "state").exists()
@@ -284,15 +286,15 @@ def test_two_processes_reproduce_the_curve_of_one(alone: LMRun, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_killed_in_two_it_goes_on_in_one_or_in_three(alone: LMRun, tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path / "run", small())
+def test_killed_in_two_it_goes_on_in_one_or_in_three(alone: Run, tmp_path: Path) -> None:
+    run = Run.at(tmp_path / "run", small())
     together(2, run.path, "--die", "1", "update", "13", fails=True)
     assert [file.name[:11] for file in shards(run)] == ["about.json", "shard-00001", "shard-00002"]
     state = newest_state(run.path)
     assert state is not None
     assert state.name == "step_00000012"
-    three = LMRun.open(shutil.copytree(run.path, tmp_path / "three"))
-    train_lm(run)
+    three = Run.open(shutil.copytree(run.path, tmp_path / "three"))
+    train([run])
     assert sittings(run) == [12]
     same_curves(alone, run)
     together(3, three.path)
@@ -301,8 +303,8 @@ def test_killed_in_two_it_goes_on_in_one_or_in_three(alone: LMRun, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_stopped_in_one_it_goes_on_in_two_and_stopped_there_in_one(alone: LMRun, tmp_path: Path) -> None:
-    run = stopped(LMRun.at(tmp_path, small()), 12)
+def test_stopped_in_one_it_goes_on_in_two_and_stopped_there_in_one(alone: Run, tmp_path: Path) -> None:
+    run = stopped(Run.at(tmp_path, small()), 12)
     process = launch(2, run.path, "--device", "cpu", module="experiments.training.several_processes")
     try:
         file = run.path / "metrics.jsonl"
@@ -317,7 +319,7 @@ def test_stopped_in_one_it_goes_on_in_two_and_stopped_there_in_one(alone: LMRun,
     assert "exitcode  : 130" in said
     (step,) = (json.loads(file.read_text())["about"]["step"] for file in (run.path / "state").glob(f"*/{ABOUT}"))
     assert 12 < step < 30
-    train_lm(run)
+    train([run])
     assert sittings(run) == [0, 12, step]
     same_curves(alone, run)
 
@@ -335,12 +337,12 @@ DEATHS = {
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
 def test_killed_while_it_saves_a_whole_state_is_there(tmp_path: Path, death: Sequence[Any]) -> None:
     *how, step = death
-    run, one = LMRun.at(tmp_path / "killed", small(steps=5)), LMRun.at(tmp_path / "one", small(steps=5))
+    run, one = Run.at(tmp_path / "killed", small(steps=5)), Run.at(tmp_path / "one", small(steps=5))
     together(2, run.path, "--die", *how, fails=True)
     assert len(list((run.path / "state").iterdir())) == 2
-    train_lm(run)
+    train([run])
     assert sittings(run) == [step]
-    train_lm(one)
+    train([one])
     same_curves(one, run)
 
 
@@ -356,27 +358,27 @@ OTHERS = {
 
 @pytest.mark.slow
 def test_other_rules_and_ways_of_training_are_the_same_in_three_processes(tmp_path: Path) -> None:
-    runs = {name: LMRun.at(tmp_path / name, config) for name, config in OTHERS.items()}
+    runs = {name: Run.at(tmp_path / name, config) for name, config in OTHERS.items()}
     together(3, *(run.path for run in runs.values()))
     for name, config in OTHERS.items():
-        one = LMRun.at(tmp_path / "one" / name, config)
-        train_lm(one)
+        one = Run.at(tmp_path / "one" / name, config)
+        train([one])
         if name == "bfloat16":
             assert float((losses(one).value - losses(runs[name]).value).abs().max()) < 1e-2
         else:
             same_curves(one, runs[name])
             # A gradient of a wrong size would not show in the loss yet, as Adam divides by it.
-            own, other = (run.load_model().state_dict() for run in (one, LMRun.open(runs[name].path)))
+            own, other = (run.load_model().state_dict() for run in (one, Run.open(runs[name].path)))
             apart = max(float((own[n] - other[n]).abs().max()) for n in own)
             assert apart < config.training.optimizer.rate / 10, name
 
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_all_with_a_sentence(tmp_path: Path) -> None:
-    run = LMRun.at(tmp_path, small(batch_size=9))
+    run = Run.at(tmp_path, small(batch_size=9))
     said = together(2, run.path, "--device", "cpu", module="experiments.training.several_processes", fails=True)
     assert "9 windows do not divide among 2 processes" in said
-    diverging = LMRun.at(tmp_path, small(optimizer=AdamW(rate=1e30, warmup=0)))
+    diverging = Run.at(tmp_path, small(optimizer=AdamW(rate=1e30, warmup=0)))
     said = together(2, diverging.path, "--device", "cpu", module="experiments.training.several_processes", fails=True)
     assert "diverged: its loss at step" in said
-    assert LMRun.open(diverging.path).status == "failed"
+    assert Run.open(diverging.path).status == "failed"

@@ -16,23 +16,24 @@ from circuits import HookedStreamTransformer, ModelConfig, icl_config
 from circuits.config.streams import Stream
 from circuits.interventions.intervention import Intervention, Zero
 from circuits.sites import Site
-from experiments.runs.config import SGD, Adam, At, Every, GateChange, Optimizer, Rate, RunConfig, StopAt
+from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
-from experiments.tasks.in_context.measures import EvaluationSets
-from experiments.tasks.in_context.task import ICLBatch, ICLTask
+from experiments.runs.training_config import SGD, Adam, At, Every, GateChange, Optimizer, Rate, StopAt
+from experiments.tasks.in_context.batches import ICLBatch
+from experiments.tasks.in_context.measures import CHUNK, WIDE_CHUNK, EvaluationSets
+from experiments.tasks.in_context.task import ICLTask
 from experiments.training import trainer as training
-from experiments.training.compiled_step import training_loss
 from experiments.training.stacked_seeds import (
-    WideSets,
     joined,
     require_stackable,
     stacked_losses,
     stacks,
     train_stacked,
 )
-from experiments.training.trainer import Trainer, train
+from experiments.training.together import train
+from experiments.training.trainer import Trainer
 from tests.experiments.test_training import files_of, tiny
 from tests.helpers import ALL, model_of
 
@@ -139,7 +140,7 @@ def by_stack(models: Sequence[HookedStreamTransformer], batches: Sequence[ICLBat
 
 
 def by_itself(model: HookedStreamTransformer, batch: ICLBatch) -> tuple[Tensor, Tensor]:
-    loss = training_loss(model)(batch)
+    loss = ICLTask("small").fast_loss(model)(batch)
     leaves = list(model.parameters())
     found = torch.autograd.grad(loss, leaves, allow_unused=True)
     return loss.detach(), torch.cat(
@@ -330,7 +331,7 @@ def test_every_step_of_every_run_is_reported(tmp_path: Path) -> None:
 
 def test_wide_evaluation_sets_are_the_same_sequences() -> None:
     task = ICLTask("small")
-    narrow, wide = (kind(task, 1_200).chunks["ic"] for kind in (EvaluationSets, WideSets))
+    narrow, wide = (EvaluationSets(task, 1_200, chunk).chunks["ic"] for chunk in (CHUNK, WIDE_CHUNK))
     assert (len(narrow), len(wide)) == (3, 1)
     assert torch.equal(torch.cat([batch.items for batch in narrow]), wide[0].items)
 

@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from experiments.runs.config import SGD, Every, RunConfig
+from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
+from experiments.runs.training_config import SGD, Every
 from experiments.sweeps import processes as process_engine
 from experiments.sweeps import ray_cluster as ray_engine
 from experiments.sweeps import sweep as sweeps
@@ -189,7 +190,7 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 SCRIPT = """
 import sys
-from experiments.runs.config import Every
+from experiments.runs.training_config import Every
 from experiments.sweeps.sweep import sweep
 assert not {{"rich.live", "rich.table", "ray"}} & set(sys.modules), "they are imported once they are needed"
 from tests.experiments.test_sweep import short

@@ -27,7 +27,8 @@ from experiments.tasks.text.corpus import LocalCorpus
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 from experiments.tasks.text.windows import held_out
 from experiments.tasks.tokenizers import PreTrainedTokenizerBase, save_tokenizer, word_level
-from experiments.tasks.tokens.batches import TokenBatch, TokenTask, next_token_loss
+from experiments.tasks.tokens.batches import TokenBatch, next_token_loss
+from experiments.tasks.tokens.task import TokenTask
 
 WORDS = [f"w{i}" for i in range(60)]
 N_CTX = 8

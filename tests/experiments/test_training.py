@@ -12,13 +12,15 @@ import torch
 from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, icl_config
-from experiments.runs.config import SGD, TRAINING, Adam, At, Every, GateChange, LogLinear, RunConfig, StopAt, icl_run
+from experiments.runs.config import TRAINING, RunConfig, icl_run
 from experiments.runs.record import RunDirectory, RunError
 from experiments.runs.run import Run
+from experiments.runs.training_config import SGD, Adam, At, Every, GateChange, LogLinear, StopAt
 from experiments.tasks.in_context.measures import EvaluationSets, evaluate, measure
 from experiments.tasks.in_context.task import ICLTask
-from experiments.training.compiled_step import make_optimizer, training_loss
-from experiments.training.trainer import Trainer, choose_compute, scheduled, train
+from experiments.training.optimizers import make_optimizer
+from experiments.training.together import train
+from experiments.training.trainer import Trainer, choose_compute, scheduled
 
 TINY = dataclasses.replace(
     TRAINING["small"], steps=12, evaluate_at=(Every(4),), checkpoint_at=(Every(6),), n_eval=64, batch_size=32
@@ -42,7 +44,7 @@ def test_sgd_decays_everything_and_not_by_the_rate() -> None:
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer = make_optimizer(SGD(rate=0.01, decay=1e-3), dict(model.named_parameters()))
     batch = ICLTask("small").sample(16)
-    training_loss(model)(batch).backward()
+    ICLTask("small").fast_loss(model)(batch).backward()
     optimizer.step()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -250,7 +252,7 @@ def test_run_configurations_survive_storage_and_their_name_is_their_content() ->
 
 def test_a_trainer_starts_where_its_seed_says(tmp_path: Path) -> None:
     run = Run.at(tmp_path, tiny())
-    trainer = Trainer(run, EvaluationSets(run.task(), 8))
+    trainer = Trainer(run, task := run.task(), EvaluationSets(task, 8))
     assert trainer.step == 0
     assert not trainer.done
-    assert np.isnan(trainer.accuracy)
+    assert np.isnan(trainer.value)

@@ -21,11 +21,11 @@ from circuits.model import HookedStreamTransformer
 from circuits.presets import lm_config
 from experiments.questions.indirect_objects import in_body
 from experiments.runs.finding import ioi_task, pairs
-from experiments.runs.lm_run import LMRun
+from experiments.runs.run import Run
 from experiments.tasks.stories import vocabulary
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 from experiments.tasks.tokenizers import opening_tokens, save_tokenizer, word_level
-from tests.lm_helpers import tiny_lm, trained_lm
+from tests.helpers import tiny_lm, trained_lm
 
 LETTERS = "abcdefgh"
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -347,7 +347,7 @@ def test_packed_documents_each_have_their_opening(tmp_path: Path) -> None:
 
 
 def test_a_model_in_another_body_opens_texts_as_it_did(lm_runs: Path) -> None:
-    run = next(run for run in LMRun.under(lm_runs) if run.config.variant == "classic")
+    run = next(run for run in Run.under(lm_runs) if run.config.variant == "classic")
     model = run.load_model()
     assert in_body(model, "value", allowed=True).to_tokens("The dog").equal(model.to_tokens("The dog"))
     model.cfg.default_prepend_bos = False
@@ -424,7 +424,8 @@ SCRIPT = """
 import numpy as np, torch
 from circuits import HookedStreamTransformer, lm_config
 from experiments.tasks.associative_memory import AMICLTask, AMICLTaskConfig
-from experiments.tasks.in_context.task import ICLTask, ICLTaskConfig
+from experiments.tasks.in_context.task import ICLTask
+from experiments.tasks.in_context.batches import ICLTaskConfig
 from experiments.tasks.indirect_objects import IOIConfig, IOITask
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask

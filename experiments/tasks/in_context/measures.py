@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.gradients.shares import By, split_gradient
-from analysis.gradients.split import GradientSplit
 from analysis.heads.progress_measures import cla, ila, tila, tla
 from circuits.last_position import FastRun, SplitTokens, run_last, why_not
 from circuits.model import HookedStreamTransformer
-from experiments.tasks.in_context.task import ICLBatch, ICLTask
+from experiments.tasks.in_context.batches import ICLBatch
 
 EVALUATED = ("test", "ic", "ic2", "iw")
+MEASURES = ("accuracy", "loss", "ila", "tila", "tla", "cla")
 CHUNK = 500
 """Sequences in one forward pass of an evaluation; it divides what the presets evaluate, so one shape is compiled."""
+WIDE_CHUNK = 10_000
+"""Likewise on an accelerator, where many short passes cost more than a long."""
 
 RunLast = Callable[[HookedStreamTransformer, SplitTokens], FastRun]
 """The fast path, or a compiled form of it."""
@@ -29,19 +30,22 @@ Row = tuple[str, str, float]
 
 
 class EvaluationSets:
-    """The evaluation sequences of a task, drawn once and shared by every run that trains on it."""
+    """The evaluation sequences of a task, drawn once and shared by every run that trains on it.
 
-    def __init__(self, task: ICLTask, n: int):
-        self.task, self.n = task, n
+    They are measured ``chunk`` at a time.
+    """
+
+    def __init__(self, task: Any, n: int, chunk: int = CHUNK):
+        self.n, self.size = n, chunk
         self.chunks = {split: list(self._chunks(task.sample(n, split))) for split in EVALUATED}
 
-    @cached_property
-    def held_out(self) -> ICLBatch:
-        """Sequences on which the gradient is split by route."""
-        return held_out(self.task)
+    @property
+    def measured(self) -> dict[str, tuple[str, ...]]:
+        """What is measured, by set."""
+        return dict.fromkeys(EVALUATED, MEASURES)
 
     def _chunks(self, batch: ICLBatch) -> Iterator[ICLBatch]:
-        return (batch[start : start + CHUNK] for start in range(0, self.n, CHUNK))
+        return (batch[start : start + self.size] for start in range(0, self.n, self.size))
 
 
 @dataclass(frozen=True)
@@ -107,26 +111,3 @@ def evaluate(model: HookedStreamTransformer, sets: EvaluationSets, fast: RunLast
     """Return (split, measure, value) over all splits; ic2 counts against the shifted labels."""
     per_split = {split: measure(model, chunks, fast) for split, chunks in sets.chunks.items()}
     return [(split, name, value) for split, values in per_split.items() for name, value in values.items()]
-
-
-# --- the gradient by route ----------------------------------------------------------------------------------------
-
-
-def held_out(task: ICLTask, n: int = 256, split: str = "train") -> ICLBatch:
-    """Return ``n`` sequences of a split, on which no step trains."""
-    return task.sample(n, split, seed=2**40)
-
-
-def split_loss(
-    model: HookedStreamTransformer, batch: ICLBatch, activations: Sequence[str] = (), by: By = "total"
-) -> GradientSplit:
-    """Return the split by route of the gradient of a batch's loss, the mean over its sequences in nats.
-
-    Raises:
-        ValueError: as :func:`analysis.gradients.shares.split_gradient`.
-    """
-
-    def loss(logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits[:, -1], batch.labels)
-
-    return split_gradient(model, loss, batch.inputs, activations, by)

@@ -26,6 +26,7 @@ from experiments.tasks.text.stored_tokens import TokenStore, tokenised
 from experiments.tasks.text.windows import JoinedWindows, SeparateWindows, Windows, held_out
 from experiments.tasks.tokenizers import PreTrainedTokenizerBase, tokenizer_identity, tokenizer_named
 from experiments.tasks.tokens.batches import TokenBatch
+from experiments.tasks.tokens.task import TokenTask
 
 register_plain_union(str | float)
 
@@ -130,7 +131,7 @@ def _is_path(name: str) -> bool:
     return glob.has_magic(name) or Path(name).expanduser().exists()
 
 
-class TextTask:
+class TextTask(TokenTask):
     """Windows of a corpus, which is turned into tokens once and kept in ``cache`` (:func:`default_cache`).
 
     Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Batches are on
@@ -153,26 +154,12 @@ class TextTask:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         self.config, self.seed, self.device = config, seed, torch.device(device)
-        self._tokenizer = tokenizer_named(config.tokenizer) if tokenizer is None else tokenizer
+        self.tokenizer = tokenizer_named(config.tokenizer) if tokenizer is None else tokenizer
+        self.d_vocab, self.n_ctx = len(self.tokenizer), config.n_ctx
         corpora = _corpora(config, cache)
         self._check_content(corpora)
         self._windows = self._cut(corpora, cache or default_cache())
         self._order = lru_cache(maxsize=4)(self._shuffled)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that the numbers are of."""
-        return self._tokenizer
-
-    @property
-    def d_vocab(self) -> int:
-        """The number of different tokens."""
-        return len(self._tokenizer)
-
-    @property
-    def n_ctx(self) -> int:
-        """The length of a window."""
-        return self.config.n_ctx
 
     def n_windows(self, split: str = "train") -> int:
         """Return the number of windows of a split: an epoch.
@@ -218,7 +205,7 @@ class TextTask:
         c = self.config
         held = {
             "corpus": (c.corpus, c.content, lambda: _content(corpora)),
-            "tokenizer": (c.tokenizer, c.tokenizer_content, lambda: tokenizer_identity(self._tokenizer)),
+            "tokenizer": (c.tokenizer, c.tokenizer_content, lambda: tokenizer_identity(self.tokenizer)),
         }
         for what, (name, expected, found) in held.items():
             require(
@@ -228,7 +215,7 @@ class TextTask:
             )
 
     def _cut(self, corpora: list[Corpus], cache: Path) -> dict[str, Windows]:
-        c, tokenizer = self.config, self._tokenizer
+        c, tokenizer = self.config, self.tokenizer
         require(
             not c.packed or tokenizer.eos_token_id is not None,
             f"packed windows need a token between documents, and tokenizer {c.tokenizer} has no end token (eos): "
@@ -262,7 +249,7 @@ class TextTask:
         return windows
 
     def _number(self, role: str) -> int | None:
-        return getattr(self._tokenizer, role)
+        return getattr(self.tokenizer, role)
 
 
 def _corpora(config: TextTaskConfig, cache: Path | None) -> list[Corpus]:

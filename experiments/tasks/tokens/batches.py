@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from analysis.pairs import Pair
 from circuits.common.errors import require
-from experiments.tasks.tokenizers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """The target that cross-entropy leaves out."""
@@ -21,7 +20,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Windows of token numbers, and which of their predictions count.
+    """WindowSource of token numbers, and which of their predictions count.
 
     Raises:
         ValueError: if tokens and counted differ in shape.
@@ -57,26 +56,8 @@ class TokenBatch:
 
 
 @runtime_checkable
-class TokenTask(Protocol):
-    """What the trainer asks of a task of token numbers."""
-
-    config: Any
-    seed: int
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer that the numbers are of; ``None`` for a task that makes numbers directly."""
-        ...
-
-    @property
-    def d_vocab(self) -> int:
-        """The number of different tokens."""
-        ...
-
-    @property
-    def n_ctx(self) -> int:
-        """The length of a window."""
-        ...
+class WindowSource(Protocol):
+    """Where windows and questions come from."""
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
         """Return ``n`` windows of a split; equal arguments give equal windows."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.gradients.shares import By, split_gradient
-from analysis.gradients.split import GradientSplit
 from analysis.metrics import METRICS
 from analysis.pairs import Pair
 from analysis.ready import require_eval_mode
 from circuits.model import HookedStreamTransformer
-from experiments.tasks.tokens.batches import TokenBatch, TokenTask, next_token_loss
+from experiments.tasks.tokens.batches import TokenBatch, WindowSource, next_token_loss
 
 CHUNK_TOKENS = 16_384
 """Tokens in one forward pass; what bounds the memory of an evaluation is their logits."""
@@ -26,11 +24,16 @@ Row = tuple[str, str, float]
 """Set, measure, value."""
 
 
-class LMEvaluationSets:
+class TokenEvaluationSets:
     """The validation windows and the questions of a task, drawn once."""
 
-    def __init__(self, task: TokenTask, n_eval: int, n_questions: int):
+    def __init__(self, task: WindowSource, n_eval: int, n_questions: int):
         self.task, self.n_eval, self.n_questions = task, n_eval, n_questions
+
+    @property
+    def measured(self) -> dict[str, tuple[str, ...]]:
+        """What is measured, by set."""
+        return {"validation": ("loss",), **dict.fromkeys(self.questions, MEASURES)}
 
     @cached_property
     def validation(self) -> TokenBatch:
@@ -93,7 +96,7 @@ def answers(model: HookedStreamTransformer, pair: Pair) -> dict[str, Float[Tenso
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
-def lm_evaluate(model: HookedStreamTransformer, sets: LMEvaluationSets) -> list[Row]:
+def evaluate(model: HookedStreamTransformer, sets: TokenEvaluationSets) -> list[Row]:
     """Return (set, measure, value): the validation loss, and the mean of every measure over each set of questions.
 
     Raises:
@@ -103,14 +106,3 @@ def lm_evaluate(model: HookedStreamTransformer, sets: LMEvaluationSets) -> list[
     for name, pair in sets.questions.items():
         rows += [(name, measure, float(values.mean())) for measure, values in answers(model, pair).items()]
     return rows
-
-
-def split_lm_loss(
-    model: HookedStreamTransformer, batch: TokenBatch, activations: Sequence[str] = (), by: By = "total"
-) -> GradientSplit:
-    """Return the split by route of the gradient of a batch's loss, the mean over predictions that count, in nats.
-
-    Raises:
-        ValueError: as :func:`analysis.gradients.shares.split_gradient`.
-    """
-    return split_gradient(model, lambda logits: next_token_loss(logits, batch), batch.tokens, activations, by)

@@ -1,0 +1,105 @@
+"""What a task is: data with its splits, a loss, measures, and clean/corrupt pairs; whatever kind of data it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from analysis.gradients.shares import By
+from analysis.gradients.split import GradientSplit
+from analysis.heads.attention_scores import AttentionScore
+from analysis.pairs import Pair
+from circuits.model import HookedStreamTransformer
+
+Row = tuple[str, str, float]
+"""Set, measure, value."""
+
+
+@runtime_checkable
+class TrainingNumbers(Protocol):
+    """What a task must know of a training: how much is looked at."""
+
+    @property
+    def n_eval(self) -> int:
+        """Sequences in every evaluation set, or windows that the validation loss is a mean over."""
+        ...
+
+    @property
+    def n_questions(self) -> int:
+        """Prompts in every set of questions."""
+        ...
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """What an analysis asks of a task."""
+
+    splits: dict[str, str]
+    """The splits that :meth:`pairs` takes, in words; the first is the default."""
+    corruptions: dict[str, str]
+    """What a pair's sides may differ in, in words; the first is the default."""
+
+    def pairs(self, n: int, corruption: str = ..., seed: int = ..., split: str = ...) -> Pair:
+        """Return ``n`` clean/corrupt pairs."""
+        ...
+
+    def head_scores(self, batch: Any) -> list[AttentionScore]:
+        """Return the attention scores that the task gives meaning to, on a batch or a pair's clean side."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a trainer asks of a task. Equal arguments give equal batches; nothing depends on the order of calls."""
+
+    config: Any
+    seed: int
+    watched: tuple[str, str]
+    """The set and the measure that tell how far a training is."""
+    logs_training_loss: bool
+    """Whether the mean loss of the batches between two evaluations is logged beside the measures."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that token numbers are of; ``None`` for numbers or vectors without one."""
+        ...
+
+    def sample(self, n: int, split: str = "train", seed: int = 0) -> Any:
+        """Return a batch of ``n`` sequences of a split."""
+        ...
+
+    def loss(self, model: HookedStreamTransformer, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, in nats, by the hooked model."""
+        ...
+
+    def fast_loss(self, model: HookedStreamTransformer) -> Callable[[Any], Tensor]:
+        """Return :meth:`loss` as a function of the batch, by the fastest path that says the same where no hook is."""
+        ...
+
+    def compiled_backward(self, model: HookedStreamTransformer) -> Callable[[Any], Tensor] | None:
+        """Return the backward pass compiled as one graph, or ``None`` where compiling the loss is all there is."""
+        ...
+
+    def counted(self, batch: Any) -> Tensor:
+        """Return how many predictions a batch's loss is a mean over."""
+        ...
+
+    def evaluation_sets(self, training: TrainingNumbers) -> Any:
+        """Return what :meth:`measures` looks at; its ``measured`` says what is measured, by set."""
+        ...
+
+    def measures(self, model: HookedStreamTransformer, sets: Any, compiled: bool = False) -> list[Row]:
+        """Return set, measure and value of everything that is measured of a model in evaluation mode."""
+        ...
+
+    def held_out(self, n: int = ..., split: str = "train") -> Any:
+        """Return sequences of a split on which no step trains."""
+        ...
+
+    def split_gradient(
+        self, model: HookedStreamTransformer, batch: Any, activations: Sequence[str] = (), by: By = "total"
+    ) -> GradientSplit:
+        """Return the split by route of the gradient of a batch's loss."""
+        ...

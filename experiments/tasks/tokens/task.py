@@ -1,0 +1,84 @@
+"""A task of token numbers: what its trainer asks, which is the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from analysis.gradients.shares import By, split_gradient
+from analysis.gradients.split import GradientSplit
+from analysis.pairs import Pair
+from circuits.model import HookedStreamTransformer
+from experiments.tasks.task import Row, TrainingNumbers
+from experiments.tasks.tokens.batches import TokenBatch, next_token_loss
+from experiments.tasks.tokens.measures import TokenEvaluationSets, evaluate
+
+
+class TokenTask:
+    """What every task of token numbers inherits; each brings ``sample``, ``questions``, and what is asked of it.
+
+    ``d_vocab`` is the number of different tokens, ``n_ctx`` the length of a window.
+    """
+
+    config: Any
+    seed: int
+    d_vocab: int
+    n_ctx: int
+    tokenizer: Any
+    """The tokenizer that the numbers are of; ``None`` for a task that makes numbers directly."""
+    watched = ("validation", "loss")
+    """The set and the measure that tell how far a training is."""
+    logs_training_loss = True
+
+    def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
+        """Return ``n`` windows of a split; equal arguments give equal windows."""
+        raise NotImplementedError
+
+    def questions(self, n: int) -> dict[str, Pair]:
+        """Return evaluation sets of about ``n`` clean/corrupt pairs by name, maybe none."""
+        raise NotImplementedError
+
+    def loss(self, model: HookedStreamTransformer, batch: TokenBatch) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy, in nats, of the predictions that count; NaN where none does."""
+        return next_token_loss(model(batch.tokens), batch)
+
+    def fast_loss(self, model: HookedStreamTransformer) -> Callable[[TokenBatch], Float[Tensor, ""]]:
+        """Return :meth:`loss` as a function of the batch: there is no faster path."""
+        return partial(self.loss, model)
+
+    def compiled_backward(self, model: HookedStreamTransformer) -> None:
+        """Return ``None``: compiling the loss is all there is."""
+
+    def counted(self, batch: TokenBatch) -> Int[Tensor, ""]:
+        """Return how many predictions a batch's loss is a mean over."""
+        return (batch.targets >= 0).sum()
+
+    def evaluation_sets(self, training: TrainingNumbers) -> TokenEvaluationSets:
+        """Return the validation windows and the questions."""
+        return TokenEvaluationSets(self, training.n_eval, training.n_questions)
+
+    def measures(self, model: HookedStreamTransformer, sets: TokenEvaluationSets, compiled: bool = False) -> list[Row]:
+        """Return (set, measure, value): the validation loss, and every measure's mean over each set of questions.
+
+        Raises:
+            ValueError: for a model in training mode.
+        """
+        return evaluate(model, sets)
+
+    def held_out(self, n: int = 64, split: str = "train") -> TokenBatch:
+        """Return ``n`` windows of a split, drawn as no step draws them."""
+        return self.sample(n, split, seed=2**40)
+
+    def split_gradient(
+        self, model: HookedStreamTransformer, batch: TokenBatch, activations: Sequence[str] = (), by: By = "total"
+    ) -> GradientSplit:
+        """Return the split by route of the gradient of a batch's loss, the mean over predictions that count, in nats.
+
+        Raises:
+            ValueError: as :func:`analysis.gradients.shares.split_gradient`.
+        """
+        return split_gradient(model, lambda logits: next_token_loss(logits, batch), batch.tokens, activations, by)
