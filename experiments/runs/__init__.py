@@ -1,0 +1,1 @@
+"""What a run is, its directory, and how it is found."""
