@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from circuits.config.model import ModelConfig, ReluStack, TokenInputs
-from circuits.config.streams import CARRIERS, Carrier, FixedGain, HeadMixing, LearnedGain, LinearMap, Stream
+from circuits.config.model import ModelConfig
+from circuits.config.streams import CARRIERS, Carrier, Stream
 
 if TYPE_CHECKING:
     from circuits.model import HookedStreamTransformer
 
-_TRANSFORM_WORDS = {HeadMixing: "learned mixing of heads", LinearMap: "learned linear map"}
+_MADE = {"own": "", "initial": ", of initial weights", "untied": ", of weights of its own"}
 
 
 def flows(model: HookedStreamTransformer) -> pd.DataFrame:
@@ -38,26 +38,11 @@ def _row(model: HookedStreamTransformer, layer: int, carrier: Carrier) -> dict[s
         "carrier": carrier,
         "own": "yes" if config.has_own(layer, carrier) else "none",
         "sources": " + ".join(f"{reading.reads}{source}" for source in sources) if reading else "-",
-        "gain": _gain(reading) if reading else "-",
-        "transform": _transform(reading) if reading else "-",
+        "gain": reading.gain.says if reading else "-",
+        "transform": reading.transform.says + _MADE[reading.weights] if reading else "-",
         "gate": _gates(config, reading, layer) if reading else "-",
         "hooks": " ".join(name for name in names if prefix + name in model.hook_dict),
     }
-
-
-def _transform(stream: Stream) -> str:
-    made = {"own": "", "initial": ", of initial weights", "untied": ", of weights of its own"}[stream.weights]
-    return _TRANSFORM_WORDS.get(type(stream.transform), "identity") + made
-
-
-def _gain(stream: Stream) -> str:
-    gain = stream.gain
-    if isinstance(gain, FixedGain):
-        return f"{gain.own:g} own + {gain.stream:g} in"
-    if isinstance(gain, LearnedGain):
-        per = "per layer pair and head" if gain.per_head else "per layer pair"
-        return f"learned {per}, {gain.tie}, from {gain.own:g} own + {gain.stream:g} in"
-    return "m own + (1 - m) in, m per token and head"
 
 
 def _gates(config: ModelConfig, stream: Stream, layer: int) -> str:
@@ -79,10 +64,12 @@ def summary(model: HookedStreamTransformer) -> str:
     count = sum(p.numel() for p in model.parameters())
     heads = f"{config.n_heads} head{'s' if config.n_heads > 1 else ''} of {config.d_head}"
     mlp = " + MLP" if config.mlp else ""
+    places = {"none": "no positions", "one-hot": f"one-hot positions in the first {config.n_ctx}"}
+    positions = places.get(config.positions, f"learned positions up to {config.n_ctx}")
     lines = [
         f"{type(model).__name__} '{config.name}': {config.n_layers} layers, {heads}, d_model {config.d_model}, "
         f"{count:,} parameters",
-        f"  {_inputs(config)} -> attention ({_attention(config)}){mlp} -> {_readout(config)}",
+        f"  {config.inputs.says}, {positions} -> attention ({_attention(config)}){mlp} -> {config.readout.says}",
     ]
     table = flows(model)
     shown = table if config.streams else table[["layer", "carrier", "hooks"]]
@@ -101,15 +88,6 @@ def as_text(frame: pd.DataFrame) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _inputs(config: ModelConfig) -> str:
-    if isinstance(config.inputs, TokenInputs):
-        what = f"{config.inputs.d_vocab} tokens"
-    else:
-        what = f"vectors of {config.inputs.d_input}"
-    places = {"none": "no positions", "one-hot": f"one-hot positions in the first {config.n_ctx}"}
-    return f"{what}, {places.get(config.positions, f'learned positions up to {config.n_ctx}')}"
-
-
 def _attention(config: ModelConfig) -> str:
     parts = {
         "W_O": config.output_matrix,
@@ -118,8 +96,3 @@ def _attention(config: ModelConfig) -> str:
         str(config.normalization): config.normalization is not None,
     }
     return ", ".join(name if present else f"no {name}" for name, present in parts.items() if name != "None")
-
-
-def _readout(config: ModelConfig) -> str:
-    stack = f"{config.readout.depth} ReLU layers -> " if isinstance(config.readout, ReluStack) else ""
-    return f"{stack}{config.readout.d_vocab_out} logits"

@@ -42,6 +42,8 @@ class Normal:
 
 
 Initial = Constant | Eye | Normal
+Weights = dict[str, tuple[tuple[int, ...], Initial]]
+"""Shapes and starts of parameters, by name."""
 
 
 class Initialised(nn.Module):

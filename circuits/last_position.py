@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.config.model import ModelConfig, ReluStack, VectorInputs
-from circuits.config.streams import CARRIERS, Carrier, TokenGain, WithinLayer
+from circuits.config.model import ModelConfig
+from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.streams.mixing import scaled
 
@@ -130,17 +130,15 @@ def why_not(config: ModelConfig) -> str | None:
         "two layers": config.n_layers == 2,
         "one head": config.n_heads == 1,
         "attention only": config.attn_only,
-        "plain input vectors with one-hot positions": config.positions == "one-hot"
-        and isinstance(config.inputs, VectorInputs)
-        and not config.inputs.project,
+        "plain input vectors with one-hot positions": config.positions == "one-hot" and not config.inputs.project,
         "no output matrix": not config.output_matrix,
         "no biases": not config.biases,
         "no layer norm": config.normalization is None,
         "no dropout": config.dropout == 0,
-        "a ReLU stack": isinstance(config.readout, ReluStack),
-        "gains that do not depend on the token": not any(isinstance(s.gain, TokenGain) for s in config.streams),
+        "a ReLU stack": config.readout.is_stack,
+        "gains that do not depend on the token": not any(s.gain.depends_on_input for s in config.streams),
         "full gates within a layer": all(
-            s.gate == "full" and not s.gate_rules for s in config.streams if isinstance(s.topology, WithinLayer)
+            s.gate == "full" and not s.gate_rules for s in config.streams if s.topology.within_layer
         ),
     }
     lacking = [want for want, holds in wants.items() if not holds]

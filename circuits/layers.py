@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.config.model import MLP, ModelConfig, TokenInputs
+from circuits.config.model import MLP, ModelConfig
 from circuits.initial_weights import Constant, Initial, Initialised, Normal
 from circuits.transformerlens.hooks import Fusing, fork_if_hooked
 
@@ -43,9 +43,8 @@ class Embed(Initialised):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        rows = config.inputs.d_vocab if isinstance(config.inputs, TokenInputs) else config.inputs.d_input
-        self.tokens = isinstance(config.inputs, TokenInputs)
-        self.W_E = nn.Parameter(torch.empty(rows, config.d_model))
+        self.tokens = config.inputs.are_tokens
+        self.W_E = nn.Parameter(torch.empty(config.inputs.rows, config.d_model))
         self._std = config.weight_std("embed")
 
     def initial(self) -> dict[str, Initial]:

@@ -20,7 +20,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.attention import Attention, Residual
 from circuits.common.errors import known, require, whole
-from circuits.config.model import ModelConfig, ReluStack, TokenInputs
+from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier, Gate
 from circuits.initial_weights import Initialised
 from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
@@ -116,8 +116,7 @@ class HookedStreamTransformer(ToolSurface):
         seed = whole("seed", seed, least=-(2**63))
         self.config = config
         self.cfg = bridge_config(config, torch.device("cpu"), torch.float32)
-        projects = isinstance(config.inputs, TokenInputs) or config.inputs.project
-        self.embed = Embed(config) if projects else nn.Identity()
+        self.embed = Embed(config) if config.inputs.project else nn.Identity()
         self.hook_embed = HookPoint()
         if config.positions != "none":
             self.hook_pos_embed = HookPoint()
@@ -125,8 +124,7 @@ class HookedStreamTransformer(ToolSurface):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self._still_read = [frozenset(self.reads_from(layer + 1)) for layer in range(config.n_layers)]
         self.ln_final = Norm(config) if config.normalization else nn.Identity()
-        depth = config.readout.depth if isinstance(config.readout, ReluStack) else 0
-        self.readout = nn.ModuleList(ReluLayer(config) for _ in range(depth))
+        self.readout = nn.ModuleList(ReluLayer(config) for _ in range(config.readout.depth))
         self.unembed = self._unembed()
         self.setup()
         self.init_weights(seed)
@@ -134,7 +132,7 @@ class HookedStreamTransformer(ToolSurface):
     def _unembed(self) -> Unembed:
         if self.config.tied_embedding and isinstance(self.embed, Embed):
             return TiedUnembed(self.config, self.embed)
-        return Unembed(self.config, bias=getattr(self.config.readout, "bias", False))
+        return Unembed(self.config, bias=self.config.readout.bias)
 
     @property
     def layers(self) -> list[Block]:
@@ -305,12 +303,12 @@ class HookedStreamTransformer(ToolSurface):
             return
         if self._bank is not None and not inputs.is_floating_point():
             inputs = self._bank[inputs]
-        want = "(batch, pos) token numbers" if isinstance(self.config.inputs, TokenInputs) else self._vectors_wanted()
+        want = "(batch, pos) token numbers" if self.config.inputs.are_tokens else self._vectors_wanted()
         got = f"got {tuple(inputs.shape)} of {inputs.dtype}"
-        if isinstance(self.config.inputs, TokenInputs):
+        if self.config.inputs.are_tokens:
             fits = inputs.ndim == 2 and inputs.dtype in (torch.int64, torch.int32)
         else:
-            fits = inputs.ndim == 3 and inputs.shape[-1] == self.config.inputs.d_input
+            fits = inputs.ndim == 3 and inputs.shape[-1] == self.config.inputs.rows
             fits = fits and inputs.dtype == self.cfg.dtype
         if not fits:
             raise ValueError(f"this model takes {want}, {got}")
@@ -323,14 +321,14 @@ class HookedStreamTransformer(ToolSurface):
         if return_type is None or return_type == "logits":
             return
         known("return_type", return_type, RETURN_TYPES)
-        if inputs.is_floating_point() or not isinstance(self.config.inputs, TokenInputs):
+        if inputs.is_floating_point() or not self.config.inputs.are_tokens:
             raise ValueError(
                 f"return_type = {return_type!r} is the loss of predicting the next token, and these inputs are not a "
                 "sequence of tokens; take the logits, and the loss of your task of them"
             )
 
     def _vectors_wanted(self) -> str:
-        width = getattr(self.config.inputs, "d_input", None)
+        width = self.config.inputs.rows
         return (
             f"(batch, pos, {width}) vectors of {self.cfg.dtype}; use inputs.to(model.cfg.dtype) for another precision"
         )
@@ -341,10 +339,10 @@ class HookedStreamTransformer(ToolSurface):
         values = values_of(inputs)
         if values is None:
             return
-        if isinstance(self.config.inputs, TokenInputs):
+        if self.config.inputs.are_tokens:
             low, high = int(values.min()), int(values.max())
-            if low < 0 or high >= self.config.inputs.d_vocab:
-                raise ValueError(f"token numbers from {low} to {high}, but d_vocab = {self.config.inputs.d_vocab}")
+            if low < 0 or high >= self.config.inputs.rows:
+                raise ValueError(f"token numbers from {low} to {high}, but d_vocab = {self.config.inputs.rows}")
         elif not bool(torch.isfinite(values).all()):
             bad = (~torch.isfinite(values)).any(-1).nonzero()[0].tolist()
             raise ValueError(

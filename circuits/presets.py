@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.common.errors import known, require
-from circuits.common.fields import Checked, checked_value, positive
+from circuits.common.fields import Checked, checked_value
 from circuits.config.model import MLP, ModelConfig, NormalInit, TokenInputs, Unembedding
 from circuits.streams.variants import named_model
 
@@ -16,6 +16,8 @@ from circuits.streams.variants import named_model
 class LMSize(Checked):
     """What tells one size of language model from another; ``lm_config`` holds what all share."""
 
+    ABOVE_ZERO = ("n_layers", "d_model", "n_heads", "d_vocab", "n_ctx")
+
     n_layers: int
     d_model: int
     n_heads: int
@@ -23,10 +25,6 @@ class LMSize(Checked):
     n_ctx: int = 96
     dropout: float = 0.0
     attention_scale: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "n_layers", "d_model", "n_heads", "d_vocab", "n_ctx")
 
 
 GPT2_VOCABULARY = 50257

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from circuits.common.errors import require
 
@@ -33,6 +33,9 @@ class Checked:
         TypeError: for an annotation that is none of those understood (see :func:`checks_of`).
     """
 
+    ABOVE_ZERO: ClassVar[tuple[str, ...]] = ()
+    """Fields that must be above 0, too."""
+
     def __post_init__(self) -> None:
         for name, kind in checks_of(type(self)):
             given = getattr(self, name)
@@ -43,6 +46,7 @@ class Checked:
                 raise unfit.told(f"{type(self).__name__}: {the}{name}") from None
             if kept is not given:
                 object.__setattr__(self, name, kept)
+        positive(self, *self.ABOVE_ZERO)
 
 
 # --- ranges, for what an annotation cannot say ------------------------------------------------------------------------

@@ -13,15 +13,8 @@ from torch import Tensor
 
 from circuits.checkpoint import load_checkpoint
 from circuits.common.errors import known, require
-from circuits.interventions.intervention import (
-    CutForward,
-    CutGradient,
-    Freeze,
-    FromRun,
-    Intervention,
-    check_interventions,
-)
-from circuits.interventions.replacement import Places, finite, replacement, touched_part
+from circuits.interventions.intervention import Intervention, check_interventions
+from circuits.interventions.replacement import Places, finite, touched_part
 from circuits.model import HookedStreamTransformer
 from circuits.sites import check_sites
 
@@ -72,8 +65,9 @@ class Counts:
             changed = fired and (largest != 0 or index in self.held)
             if changed or (which is not None and intervention not in which):
                 continue
-            cut = isinstance(intervention.operation, CutGradient)
-            why = "no gradient came to it; run the backward pass where it acts" if cut else "what was there is the same"
+            why = "what was there is the same"
+            if intervention.operation.cuts_gradient:
+                why = "no gradient came to it; run the backward pass where it acts"
             why = f"fired {int(fired)} time(s) and changed nothing: {why}" if fired else "never fired: no forward pass"
             raise NothingChangedError(f"{intervention} (strength {intervention.strength}) {why}")
 
@@ -130,12 +124,12 @@ class Intervening:
         self.model, self.interventions, self.at_step = model, tuple(interventions), at_step
         self.counts = Counts(interventions, model.cfg.device or "cpu")
         self._others: dict[str | int, HookedStreamTransformer] = dict((models or {}).items())
-        self._theirs: dict[str | int, Activations] = {}
+        self._theirs: dict[str | int | None, Activations] = {}
         for intervention in interventions:
-            if isinstance(intervention.operation, FromRun):
+            if isinstance(intervention.taken_from, str):
                 self._other(intervention)
             require(
-                at_step is not None or not isinstance(intervention.operation, Freeze),
+                at_step is not None or not intervention.operation.freezes,
                 f"{intervention}: only a training knows the model of its window's first step; elsewhere use "
                 "FromRun(checkpoint)",
             )
@@ -172,33 +166,26 @@ class Intervening:
         def act(activation: Tensor, hook: Any) -> Tensor:
             touched = touched_part(intervention.site, activation, positions)
             counts.fire(index)
-            if isinstance(intervention.operation, CutGradient):
+            if intervention.operation.cuts_gradient:
                 return _CutGradient.apply(  # type: ignore[return-value] # torch gives no type for it
                     activation, touched, intervention.strength, lambda norm: counts.change(index, norm, norm)
                 )
             old = finite(intervention.site, activation)
             source = baseline.get(hook.name, activation).detach()
-            new = torch.where(touched, self._moved(intervention, old, source), activation)
+            taken = intervention.taken_from is not None
+            target = self._taken(intervention, old) if taken else intervention.operation.instead(old, source)
+            new = target if intervention.strength == 1 else old + intervention.strength * (target - old)
+            new = torch.where(touched, new, activation)
             moved = torch.where(touched, new - old, 0).detach().abs()
             counts.change(index, moved.max(), moved.sum() / touched.sum())
-            if isinstance(intervention.operation, Freeze) and activation.requires_grad:
+            if intervention.operation.freezes and activation.requires_grad:
                 counts.held.add(index)
             return new
 
         return act
 
-    def _moved(self, intervention: Intervention, old: Tensor, source: Tensor) -> Tensor:
-        operation, strength = intervention.operation, intervention.strength
-        if isinstance(operation, CutForward):
-            return old - strength * old.detach()
-        if isinstance(operation, (FromRun, Freeze)):
-            target = self._taken(intervention, old)
-        else:
-            target = replacement(operation, old, source)
-        return target if strength == 1 else old + strength * (target - old)
-
     def _taken(self, intervention: Intervention, old: Tensor) -> Tensor:
-        theirs = self._theirs.get(_key(intervention))
+        theirs = self._theirs.get(intervention.taken_from)
         if theirs is None:
             raise ValueError(f"{intervention} is that on the same inputs: run the whole model, from its inputs")
         taken = theirs[intervention.site.hook_name]
@@ -212,7 +199,8 @@ class Intervening:
     # --- activations of other models ----------------------------------------------------------------------------------
 
     def _other(self, intervention: Intervention) -> HookedStreamTransformer:
-        key = _key(intervention)
+        key = intervention.taken_from
+        assert key is not None, "asked of those that take from another model only"
         if key not in self._others:
             found = load_checkpoint(Path(key)) if isinstance(key, str) else self._at_step(key)
             self._others[key] = found.to(self.model.W_U.device, self.model.W_U.dtype)
@@ -234,8 +222,8 @@ class Intervening:
         # Hooks see no inputs, and what another model does on them must be known before this one runs.
         wanted: dict[str | int, tuple[HookedStreamTransformer, list[str]]] = {}
         for intervention in active:
-            if isinstance(intervention.operation, (FromRun, Freeze)):
-                entry = wanted.setdefault(_key(intervention), (self._other(intervention), []))
+            if (key := intervention.taken_from) is not None:
+                entry = wanted.setdefault(key, (self._other(intervention), []))
                 entry[1].append(intervention.site.hook_name)
         before, forward = vars(self.model).get("forward"), self.model.forward
 
@@ -290,11 +278,6 @@ def intervened(
 def _activations(model: HookedStreamTransformer, inputs: Tensor, names: Sequence[str]) -> Activations:
     with torch.no_grad():
         return model.run_with_cache(inputs, names_filter=names, return_cache_object=False)[1]
-
-
-def _key(intervention: Intervention) -> str | int:
-    operation = intervention.operation
-    return operation.checkpoint if isinstance(operation, FromRun) else intervention.first
 
 
 class _CutGradient(torch.autograd.Function):

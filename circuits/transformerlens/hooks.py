@@ -24,7 +24,7 @@ from transformer_lens.utilities.slice import Slice
 from transformer_lens.utilities.tensors import remove_batch_dim as without_batch
 
 from circuits.common.errors import known
-from circuits.config.model import ModelConfig, TokenInputs
+from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS
 
 HEAD_POINTS = frozenset(
@@ -132,7 +132,7 @@ def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype)
         n_layers=config.n_layers,
         n_ctx=config.n_ctx,
         n_heads=config.n_heads,
-        d_vocab=config.inputs.d_vocab if isinstance(config.inputs, TokenInputs) else d_vocab_out,
+        d_vocab=config.inputs.rows if config.inputs.are_tokens else d_vocab_out,
         d_vocab_out=d_vocab_out,
         d_mlp=config.mlp.d_mlp if config.mlp else None,
         act_fn=config.mlp.act_fn if config.mlp else "relu",

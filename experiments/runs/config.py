@@ -12,7 +12,7 @@ from circuits.common.plain_data import content_hash, essence, from_plain, regist
 from circuits.config.model import ModelConfig
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, counted_from_zero
-from circuits.interventions.intervention import Intervention, Resample, check_interventions
+from circuits.interventions.intervention import Intervention, check_interventions
 from circuits.config.streams import CARRIERS, GATES, Carrier, Gate
 from circuits.streams.variants import icl_config
 from experiments.runs.looks import ICL_EVERY, ICL_SEQUENCES
@@ -200,7 +200,7 @@ class TrainingConfig(Checked):
             f"{intervention}: a batch in training has no position roles; give the position's index",
         )
         require(
-            self.batch_size > 1 or not isinstance(intervention.operation, Resample),
+            self.batch_size >= intervention.operation.least_examples,
             f"{intervention} needs another example, and batch_size is 1",
         )
 

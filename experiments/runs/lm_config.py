@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from circuits import variants
 from circuits.common.plain_data import content_hash, essence, from_plain, register_union, to_plain
-from circuits.config.model import ModelConfig, TokenInputs
+from circuits.config.model import ModelConfig
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, checked_value
 from circuits.presets import LM_SIZES, lm_config
@@ -141,7 +141,7 @@ class LMRunConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            isinstance(self.model.inputs, TokenInputs),
+            self.model.inputs.are_tokens,
             "a language model reads token numbers, and this model takes vectors; make it with lm_config",
         )
         require(
@@ -260,8 +260,9 @@ def lm_run(
     config = lm_config(size, variant, own if d_vocab is None else d_vocab, **(fields | model))
     inputs = config.inputs
     require(
-        isinstance(inputs, TokenInputs) and inputs.d_vocab >= n_tokens,
-        f"the task's tokenizer has {n_tokens} tokens, the model only {getattr(inputs, 'd_vocab', 0)}; give d_vocab",
+        inputs.are_tokens and inputs.rows >= n_tokens,
+        f"the task's tokenizer has {n_tokens} tokens, the model only {inputs.rows if inputs.are_tokens else 0}; "
+        "give d_vocab",
     )
     return LMRunConfig(task, config, training or LM_TRAINING[size], seed, config.name, size)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from analysis.gradients.shares import NotFiniteError
 from circuits.interventions.applied import Intervening, NothingChangedError
-from circuits.interventions.intervention import Freeze
 from circuits.last_position import run_last, why_not
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig, Schedule
@@ -73,7 +72,7 @@ class Trainer:
         self.intervening = Intervening(self.model, self.config.interventions, at_step=run.load_model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
-        self.frozen_at = {i.first for i in self.config.interventions if isinstance(i.operation, Freeze)}
+        self.frozen_at = {i.first for i in self.config.interventions if i.operation.freezes}
         self.gradients_at = scheduled(self.config.gradients_at, self.config.steps) if self.config.gradients_at else ()
         self.step, self.observed, self.accuracies, self.splits = 0, -1, list[float](), 0
         self.started = self.saved = time.monotonic()
