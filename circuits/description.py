@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from circuits.common.text_table import as_text
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier, Stream
-
-if TYPE_CHECKING:
-    from circuits.model import HookedStreamTransformer
+from circuits.transformerlens.tools import ToolSurface
 
 _MADE = {"own": "", "initial": ", of initial weights", "untied": ", of weights of its own"}
 
 
-def flows(model: HookedStreamTransformer) -> pd.DataFrame:
+def flows(model: ToolSurface) -> pd.DataFrame:
     """Return one row per layer and carrier: what attention uses there, where it comes from, and the hooks to see it.
 
     Columns: layer, carrier, own, sources, gain, transform, gate, hooks (short names, under ``blocks.<layer>.attn.``).
@@ -27,7 +25,7 @@ def flows(model: HookedStreamTransformer) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(model: HookedStreamTransformer, layer: int, carrier: Carrier) -> dict[str, str | int]:
+def _row(model: ToolSurface, layer: int, carrier: Carrier) -> dict[str, str | int]:
     config = model.config
     stream, sources = config.stream_into(carrier), config.sources(layer, carrier)
     reading = stream if sources else None
@@ -58,7 +56,7 @@ def _counted(gates: tuple[str, ...]) -> list[str]:
     return [f"{kind} ({n} heads)" if len(gates) > 1 else kind for kind, n in Counter(gates).items()]
 
 
-def summary(model: HookedStreamTransformer) -> str:
+def summary(model: ToolSurface) -> str:
     """Return a few lines of text: sizes, what stands around attention, and the table of flows."""
     config = model.config
     count = sum(p.numel() for p in model.parameters())
@@ -76,16 +74,6 @@ def summary(model: HookedStreamTransformer) -> str:
     if not config.streams:
         lines.append("  no residual attention stream: layers talk through the residual stream alone")
     return "\n".join([*lines, as_text(shown)])
-
-
-def as_text(frame: pd.DataFrame) -> str:
-    """Return a table as text, numbers to the right and words to the left."""
-    words = {str(c): frame[c].astype(str) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
-    widths = {c: max(len(c), int(words[c].str.len().max())) for c in words}
-    padded = frame.assign(**{c: words[c].str.ljust(widths[c]) for c in words})
-    named = padded.rename(columns={c: c.ljust(widths[c]) for c in words})
-    lines = named.to_string(index=False, float_format=lambda x: f"{x:.4g}").split("\n")
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _attention(config: ModelConfig) -> str:

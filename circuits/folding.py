@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import TypeVar
 
 import torch
 
 from circuits.common.errors import require
 from circuits.config.model import Unembedding
 from circuits.layers import Norm, Unembed
-from circuits.model import HookedStreamTransformer
+from circuits.transformerlens.tools import ToolSurface
+
+Model = TypeVar("Model", bound=ToolSurface)
 
 
 @torch.no_grad()
-def with_folded_norm(model: HookedStreamTransformer) -> HookedStreamTransformer:
+def with_folded_norm(model: Model) -> Model:
     """Return a copy of a model with the same logits, whose final norm has no weights and whose unembedding is untied.
 
     Raises:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from circuits.common.errors import known
 from circuits.common.plain_data import derive_seed
+from circuits.config.model import Start
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,17 @@ class Normal:
 Initial = Constant | Eye | Normal
 Weights = dict[str, tuple[tuple[int, ...], Initial]]
 """Shapes and starts of parameters, by name."""
+
+
+@torch.no_grad()
+def change_starts(parameters: Mapping[str, nn.Parameter], starts: Sequence[Start]) -> None:
+    """Change parameters as ``starts`` say, in their order; a weight that is added is as it was before all changes."""
+    added = {change.add: parameters[known("weight", change.add, parameters)].clone() for change in starts if change.add}
+    for change in starts:
+        weight = parameters[known("weight", change.weight, parameters)]
+        weight.mul_(change.scale)
+        if change.add:
+            weight.add_(added[change.add])
 
 
 class Initialised(nn.Module):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from circuits import variants
-from circuits.common.plain_data import content_hash, essence, from_plain, register_union, to_plain
-from circuits.config.model import ModelConfig
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, counted_from_zero
-from circuits.interventions.intervention import Intervention, check_interventions
+from circuits.common.plain_data import content_hash, essence, from_plain, register_union, to_plain
+from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, GATES, Carrier, Gate
-from circuits.streams.variants import icl_config
+from circuits.interventions.intervention import Intervention, check_interventions
+from circuits.presets import icl_config
 from experiments.runs.looks import ICL_EVERY, ICL_SEQUENCES
 from experiments.tasks.in_context.task import PRESETS, SPLITS, ICLTaskConfig
 
@@ -311,7 +311,7 @@ def icl_run(
     """Return the configuration of one in-context learning run; ``model`` overrides fields of the model.
 
     The run's variant is the model's name, which follows overridden streams
-    (:func:`circuits.streams.variants.icl_config`).
+    (:func:`circuits.presets.icl_config`).
 
     Raises:
         UnknownNameError: for an unknown variant, preset or field (nearest suggested).

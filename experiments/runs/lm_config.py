@@ -235,7 +235,7 @@ def lm_run(
     """Return the configuration of one run; ``model`` overrides fields of the model.
 
     The run's variant is the model's name, which follows overridden streams
-    (:func:`circuits.streams.variants.icl_config`).
+    (:func:`circuits.presets.icl_config`).
     The vocabulary is that of the task's tokenizer, if the model is one of the small ones; ``8m`` and ``1b`` have
     GPT-2's; ``d_vocab`` gives another. A task of several kinds of text is given as its configuration.
 
