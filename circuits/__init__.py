@@ -21,25 +21,11 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "circuits",
     {
-        "associative_memory": (
-            "AMICL",
-            "Sequences",
-        ),
-        "checkpoint": (
-            "CheckpointError",
-            "load_checkpoint",
-            "save_checkpoint",
-            "transplant",
-        ),
-        "interventions.applied": (
-            "NothingChangedError",
-            "intervened",
-        ),
+        "associative_memory": ("AMICL", "Sequences"),
+        "checkpoint": ("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"),
+        "interventions.applied": ("NothingChangedError", "intervened"),
         "interventions.intervention": ("Intervention",),
-        "model": (
-            "HookedStreamTransformer",
-            "State",
-        ),
+        "model": ("HookedStreamTransformer", "State"),
         "sites": ("Site",),
     },
 )

@@ -18,11 +18,7 @@ Model = TypeVar("Model", bound=ToolSurface)
 
 @torch.no_grad()
 def with_folded_norm(model: Model) -> Model:
-    """Return a copy of a model with the same logits, whose final norm has no weights and whose unembedding is untied.
-
-    Raises:
-        ValueError: for a readout that is not linear, or while hooks are attached.
-    """
+    """Return a copy with the same logits, whose final norm has no weights and whose unembedding is untied."""
     require(
         not model.readout, "the final norm stands before a ReLU stack, not before W_U, and cannot be folded into it"
     )

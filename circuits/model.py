@@ -60,8 +60,10 @@ class HookedStreamTransformer(ToolSurface):
         self._still_read = [frozenset(self.reads_from(layer + 1)) for layer in range(config.n_layers)]
         self.ln_final = Norm(config) if config.normalization else nn.Identity()
         self.readout = nn.ModuleList(ReluLayer(config) for _ in range(config.readout.depth))
-        tied = config.tied_embedding and isinstance(self.embed, Embed)
-        self.unembed = TiedUnembed(config, self.embed) if tied else Unembed(config, bias=config.readout.bias)
+        if config.tied_embedding and isinstance(self.embed, Embed):
+            self.unembed = TiedUnembed(config, self.embed)
+        else:
+            self.unembed = Unembed(config, bias=config.readout.bias)
         self.setup()
         self.init_weights(seed)
 

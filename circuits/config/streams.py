@@ -133,11 +133,6 @@ class _Gain:
     """Whether it differs from token to token, so that the stream is no one linear map."""
 
     @property
-    def says(self) -> str:
-        """The gain in words."""
-        raise NotImplementedError
-
-    @property
     def replaces_own(self) -> bool:
         """Whether reading layers have no projection of their own."""
         return False
@@ -312,15 +307,19 @@ class Stream(Checked):
 
     def head_gates(self, reader: int, source: int, n_heads: int) -> tuple[Gate, ...]:
         """Return the gate of every head of ``reader`` for what comes from ``source``."""
-        return tuple(self._gate(reader, source, head) for head in range(n_heads))
-
-    def _gate(self, reader: int, source: int, head: int) -> Gate:
-        matching: list[Gate] = [rule.gate for rule in self.gate_rules if rule.matches(reader, source, head)]
-        return matching[-1] if matching else self.gate
+        gates: list[Gate] = [self.gate] * n_heads
+        for rule in self.gate_rules:
+            gates = [rule.gate if rule.matches(reader, source, head) else gate for head, gate in enumerate(gates)]
+        return tuple(gates)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_learns()
+        learns = "untied weights" if self.weights == "untied" else str(self.transform) if self.transform.learns else ""
+        require(
+            not (self.gain.is_silent and learns),
+            f"with {self.gain} nothing comes in, so {learns} would never learn; give stream= a gain other than 0, or "
+            f"leave it out",
+        )
         if self.weights != "own":
             require(
                 self.passes_on == "own",
@@ -333,15 +332,6 @@ class Stream(Checked):
                 f"a within-layer stream needs another carrier to read: {self.carrier} of a layer cannot be added to "
                 f"itself; set source to one of {[c for c in CARRIERS if c != self.carrier]}",
             )
-
-    def _check_learns(self) -> None:
-        learns = self.weights == "untied" or self.transform.learns
-        what = "untied weights" if self.weights == "untied" else str(self.transform)
-        require(
-            not (self.gain.is_silent and learns),
-            f"with {self.gain} nothing comes in, so {what} would never learn; give stream= a gain other than 0, or "
-            f"leave it out",
-        )
 
 
 for _union in (Topology, Gain, Transform):

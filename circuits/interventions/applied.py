@@ -77,23 +77,21 @@ class Counts:
         ``changed_max`` is the largest absolute change of an activation and ``changed_mean`` the mean over what was
         touched and over times; for :class:`CutGradient`, of the norm of the gradient that was stopped.
         """
-        return [self._record(i, *row) for i, row in zip(self.interventions, self.values.tolist(), strict=True)]
-
-    @staticmethod
-    def _record(intervention: Intervention, fired: float, largest: float, total: float) -> dict[str, Any]:
-        site = intervention.site
-        return {
-            "hook": site.hook_name,
-            "head": site.head,
-            "position": site.position,
-            "operation": repr(intervention.operation),
-            "strength": intervention.strength,
-            "first": intervention.first,
-            "last": intervention.last,
-            "fired": int(fired),
-            "changed_max": largest,
-            "changed_mean": total / fired if fired else 0.0,
-        }
+        return [
+            {
+                "hook": i.site.hook_name,
+                "head": i.site.head,
+                "position": i.site.position,
+                "operation": repr(i.operation),
+                "strength": i.strength,
+                "first": i.first,
+                "last": i.last,
+                "fired": int(fired),
+                "changed_max": largest,
+                "changed_mean": total / fired if fired else 0.0,
+            }
+            for i, (fired, largest, total) in zip(self.interventions, self.values.tolist(), strict=True)
+        ]
 
     def to_frame(self) -> pd.DataFrame:
         """Return :meth:`records` as a frame."""
@@ -202,7 +200,11 @@ class Intervening:
         key = intervention.taken_from
         assert key is not None, "asked of those that take from another model only"
         if key not in self._others:
-            found = load_checkpoint(Path(key)) if isinstance(key, str) else self._at_step(key)
+            if isinstance(key, str):
+                found = load_checkpoint(Path(key))
+            else:
+                assert self.at_step is not None, "asked for when this was made"
+                found = self.at_step(key)
             self._others[key] = found.to(self.model.W_U.device, self.model.W_U.dtype)
         other = self._others[key]
         require(other is not self.model, f"{intervention}: {key!r} is the model itself; give another, or a checkpoint")
@@ -211,11 +213,6 @@ class Intervening:
         except ValueError as error:
             raise ValueError(f"{intervention} cannot be taken from {key!r}: {error}") from error
         return other
-
-    def _at_step(self, step: int) -> HookedStreamTransformer:
-        if self.at_step is None:
-            raise ValueError("only a training knows the model of an earlier step")
-        return self.at_step(step)
 
     @contextmanager
     def _listening(self, active: Sequence[Intervention]) -> Iterator[None]:
@@ -232,7 +229,9 @@ class Intervening:
                 # Text is made tokens by this model's tokenizer, for the others too.
                 theirs = inputs if isinstance(inputs, Tensor) else self.model.to_tokens(inputs)
                 for key, (other, names) in wanted.items():
-                    self._theirs[key] = _activations(other, theirs, names)
+                    with torch.no_grad():
+                        _, cache = other.run_with_cache(theirs, names_filter=names, return_cache_object=False)
+                    self._theirs[key] = cache
             try:
                 return forward(inputs, *args, **kwargs)
             finally:
@@ -273,11 +272,6 @@ def intervened(
         yield ready.counts
     if not allow_nothing:
         ready.counts.require_change([i for i in interventions if i.active(step)])
-
-
-def _activations(model: HookedStreamTransformer, inputs: Tensor, names: Sequence[str]) -> Activations:
-    with torch.no_grad():
-        return model.run_with_cache(inputs, names_filter=names, return_cache_object=False)[1]
 
 
 class _CutGradient(torch.autograd.Function):

@@ -230,21 +230,19 @@ class Intervention(Checked):
             UnknownNameError: for an unknown field or operation (nearest suggested).
             ValueError: for any other value that does not fit, saying which.
         """
-        _check_plain(data)
+        parts = '"site": {"layer": 0, "component": "pattern"}, "operation": {"type": "Attend", "to": "previous"}'
+        wanted = f"wanted {{{parts}}}"
+        require(isinstance(data, Mapping), f"this is no intervention: {data!r}; {wanted}")
+        for part in ("site", "operation"):
+            has = isinstance(data.get(part), Mapping)
+            require(has, f"an intervention needs the field {part!r}: {wanted}, got {data}")
+        kinds = {kind.__name__: kind for kind in get_args(Operation)}
+        operation = dict(data["operation"])
+        kind = kinds[known("operation", str(operation.pop("type", None)), kinds)]
+        for given, owner in ((data["site"], Site), (operation, kind)):
+            for name in given:
+                known(f"field of {owner.__name__}", name, [f.name for f in fields(owner)])
         return from_plain(cls, data)
-
-
-def _check_plain(data: Mapping[str, Any]) -> None:
-    wanted = 'wanted {"site": {"layer": 0, "component": "pattern"}, "operation": {"type": "Attend", "to": "previous"}}'
-    require(isinstance(data, Mapping), f"this is no intervention: {data!r}; {wanted}")
-    for part in ("site", "operation"):
-        require(isinstance(data.get(part), Mapping), f"an intervention needs the field {part!r}: {wanted}, got {data}")
-    kinds = {kind.__name__: kind for kind in get_args(Operation)}
-    operation = dict(data["operation"])
-    kind = kinds[known("operation", str(operation.pop("type", None)), kinds)]
-    for given, owner in ((data["site"], Site), (operation, kind)):
-        for name in given:
-            known(f"field of {owner.__name__}", name, [f.name for f in fields(owner)])
 
 
 def check_interventions(model: HookedStreamTransformer | ModelConfig, interventions: Iterable[Intervention]) -> None:

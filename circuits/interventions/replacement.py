@@ -27,11 +27,7 @@ Places = Mapping[str, Int[Tensor, "batch _"]]
 
 
 def position_numbers(what: str, places: Any) -> Int[Tensor, "*any"]:
-    """Return positions as a tensor of whole numbers.
-
-    Raises:
-        ValueError: for anything else, a mask or fractions, saying what to give.
-    """
+    """Return positions as a tensor of whole numbers."""
     try:
         numbers = torch.as_tensor(places)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -98,11 +94,7 @@ def attention_to(to: Attended, n: int) -> Float[Tensor, "query key"]:
 
 
 def others(n: int, seed: int) -> Int[Tensor, " n"]:
-    """Return, for each of ``n`` examples, another one: a permutation without fixed points, the same for equal seeds.
-
-    Raises:
-        ValueError: for a single example.
-    """
+    """Return, for each of ``n`` examples, another one: a permutation without fixed points, the same for equal seeds."""
     require(n > 1, "an activation is resampled from another example of the batch, and this batch has only one")
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed("resample", seed)))
     return torch.empty_like(shuffled).scatter_(0, shuffled, shuffled.roll(-1))

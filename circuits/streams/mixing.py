@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from circuits.config.model import ModelConfig
 from circuits.config.streams import Carrier, Gate, Stream
-from circuits.initial_weights import Initial, Initialised
+from circuits.initial_weights import Initialised
 from circuits.streams.gains import GAINS, Gains
 from circuits.streams.transforms import TRANSFORMS, HeadTensor
 from circuits.transformerlens.hooks import fork
@@ -66,16 +66,10 @@ class Mix(Initialised):
         self.gain = GAINS[type(stream.gain)](stream.gain, config, n)
         self.transform = TRANSFORMS[type(stream.transform)]
         self.set_gates(config, stream)
-        weights = self.gain.weights() | self.transform.weights(config, n)
-        for name, (shape, _) in weights.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
-        self._start = {name: start for name, (_, start) in weights.items()}
+        for name, (shape, start) in (self.gain.weights() | self.transform.weights(config, n)).items():
+            self.learn(name, shape, start)
         for source in self.sources:
             self.add_module(f"hook_from_{source}", HookPoint())
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        return self._start
 
     def set_gates(self, config: ModelConfig, stream: Stream) -> None:
         """Take the gates of ``stream``; everything else about the rule stays."""
