@@ -228,7 +228,7 @@ def _require_others(wanted: Sequence[Ablation], n: int) -> None:
 def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablation]) -> Activations:
     """What the whole model does where means or samples are put in its place; padding is left out."""
     every = (i for ablation in wanted for i in ablation.interventions)
-    names = sorted({i.site.hook_name for i in every if isinstance(i.operation, (Mean, Resample))})
+    names = sorted({i.site.hook_name for i in every if i.operation.takes_source})
     with torch.no_grad():
         _, cache = model.run_with_cache(pair.clean, names_filter=names, return_cache_object=False)
     patterns = tuple(f"hook_{component}" for component in PATTERN)

@@ -6,7 +6,8 @@ from transformer_lens.tools.analysis._model_state import require_eval_mode as _r
 
 from circuits.attention import Attention
 from circuits.common.errors import require
-from circuits.model import Block, HookedStreamTransformer
+from circuits.block import Block
+from circuits.model import HookedStreamTransformer
 
 
 def require_eval_mode(model: HookedStreamTransformer, operation: str) -> None:

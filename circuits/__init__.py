@@ -7,9 +7,8 @@ from circuits.common.errors import UnknownNameError
 from circuits.common.lazy_imports import lazily
 from circuits.config.model import ModelConfig
 from circuits.config.streams import Stream
-from circuits.presets import LM_SIZES, lm_config, parameter_count
+from circuits.presets import LM_SIZES, icl_config, lm_config, parameter_count
 from circuits.streams import variants
-from circuits.streams.variants import icl_config
 
 if TYPE_CHECKING:
     from circuits.associative_memory import AMICL, Sequences
@@ -22,25 +21,11 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "circuits",
     {
-        "associative_memory": (
-            "AMICL",
-            "Sequences",
-        ),
-        "checkpoint": (
-            "CheckpointError",
-            "load_checkpoint",
-            "save_checkpoint",
-            "transplant",
-        ),
-        "interventions.applied": (
-            "NothingChangedError",
-            "intervened",
-        ),
+        "associative_memory": ("AMICL", "Sequences"),
+        "checkpoint": ("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"),
+        "interventions.applied": ("NothingChangedError", "intervened"),
         "interventions.intervention": ("Intervention",),
-        "model": (
-            "HookedStreamTransformer",
-            "State",
-        ),
+        "model": ("HookedStreamTransformer", "State"),
         "sites": ("Site",),
     },
 )

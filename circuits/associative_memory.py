@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import einsum, rearrange
@@ -21,8 +20,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.common.errors import known, require
-
-Similarity = Literal["dot", "pearson", "manhattan", "euclidean"]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
-from circuits.initial_weights import Constant, Initial, Initialised, Normal
+from circuits.initial_weights import Constant, Initialised, Normal
 from circuits.layers import affine
-from circuits.streams.mixing import HeadTensor, Mix, Outgoing, scaled
+from circuits.streams.transforms import HeadTensor
+from circuits.streams.mixing import Mix, Outgoing, scaled
 from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
@@ -87,7 +88,8 @@ class Attention(Initialised, Fusing):
         # What an architecture lacks is a zero (or, for W_O, the identity) that no state_dict holds, so that every tool
         # that asks for a weight by its TransformerLens name is told the truth about what the layer computes.
         if learned:
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+            std = self.config.weight_std("attention")
+            self.learn(name, shape, Constant(0.0) if name.startswith("b") else Normal(std))
         else:
             self.register_buffer(name, torch.zeros(shape), persistent=False)
 
@@ -96,7 +98,7 @@ class Attention(Initialised, Fusing):
         for c in self.passes_own:
             name, kind = f"W_{c.upper()}_stream", self.config.extra_weights(c)
             if kind == "untied":
-                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+                self._weight(name, shape, learned=True)
             elif kind == "initial":
                 self.register_buffer(name, torch.empty(shape))
 
@@ -120,12 +122,6 @@ class Attention(Initialised, Fusing):
         inputs = ["attn_in", "q_input", "k_input", "v_input"]
         for name in (*inputs, *carriers, "attn_scores", "pattern", "z", "result"):
             self.add_module(f"hook_{name}", HookPoint())
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        weights: dict[str, Initial] = {f"W_{n}": Normal(self.config.weight_std("attention")) for n in "QKVO"}
-        weights |= {f"W_{n}_stream": Normal(self.config.weight_std("attention")) for n in "QKV"}
-        return weights | {f"b_{n}": Constant(0.0) for n in "QKVO"}
 
     @property
     def OV(self) -> FactoredMatrix:

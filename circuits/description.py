@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from circuits.config.model import ModelConfig, ReluStack, TokenInputs
-from circuits.config.streams import CARRIERS, Carrier, FixedGain, HeadMixing, LearnedGain, LinearMap, Stream
+from circuits.common.text_table import as_text
+from circuits.config.model import ModelConfig
+from circuits.config.streams import CARRIERS, Carrier, Stream
+from circuits.transformerlens.tools import ToolSurface
 
-if TYPE_CHECKING:
-    from circuits.model import HookedStreamTransformer
-
-_TRANSFORM_WORDS = {HeadMixing: "learned mixing of heads", LinearMap: "learned linear map"}
+_MADE = {"own": "", "initial": ", of initial weights", "untied": ", of weights of its own"}
 
 
-def flows(model: HookedStreamTransformer) -> pd.DataFrame:
+def flows(model: ToolSurface) -> pd.DataFrame:
     """Return one row per layer and carrier: what attention uses there, where it comes from, and the hooks to see it.
 
     Columns: layer, carrier, own, sources, gain, transform, gate, hooks (short names, under ``blocks.<layer>.attn.``).
@@ -27,7 +25,7 @@ def flows(model: HookedStreamTransformer) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(model: HookedStreamTransformer, layer: int, carrier: Carrier) -> dict[str, str | int]:
+def _row(model: ToolSurface, layer: int, carrier: Carrier) -> dict[str, str | int]:
     config = model.config
     stream, sources = config.stream_into(carrier), config.sources(layer, carrier)
     reading = stream if sources else None
@@ -38,26 +36,11 @@ def _row(model: HookedStreamTransformer, layer: int, carrier: Carrier) -> dict[s
         "carrier": carrier,
         "own": "yes" if config.has_own(layer, carrier) else "none",
         "sources": " + ".join(f"{reading.reads}{source}" for source in sources) if reading else "-",
-        "gain": _gain(reading) if reading else "-",
-        "transform": _transform(reading) if reading else "-",
+        "gain": reading.gain.says if reading else "-",
+        "transform": reading.transform.says + _MADE[reading.weights] if reading else "-",
         "gate": _gates(config, reading, layer) if reading else "-",
         "hooks": " ".join(name for name in names if prefix + name in model.hook_dict),
     }
-
-
-def _transform(stream: Stream) -> str:
-    made = {"own": "", "initial": ", of initial weights", "untied": ", of weights of its own"}[stream.weights]
-    return _TRANSFORM_WORDS.get(type(stream.transform), "identity") + made
-
-
-def _gain(stream: Stream) -> str:
-    gain = stream.gain
-    if isinstance(gain, FixedGain):
-        return f"{gain.own:g} own + {gain.stream:g} in"
-    if isinstance(gain, LearnedGain):
-        per = "per layer pair and head" if gain.per_head else "per layer pair"
-        return f"learned {per}, {gain.tie}, from {gain.own:g} own + {gain.stream:g} in"
-    return "m own + (1 - m) in, m per token and head"
 
 
 def _gates(config: ModelConfig, stream: Stream, layer: int) -> str:
@@ -73,41 +56,24 @@ def _counted(gates: tuple[str, ...]) -> list[str]:
     return [f"{kind} ({n} heads)" if len(gates) > 1 else kind for kind, n in Counter(gates).items()]
 
 
-def summary(model: HookedStreamTransformer) -> str:
+def summary(model: ToolSurface) -> str:
     """Return a few lines of text: sizes, what stands around attention, and the table of flows."""
     config = model.config
     count = sum(p.numel() for p in model.parameters())
     heads = f"{config.n_heads} head{'s' if config.n_heads > 1 else ''} of {config.d_head}"
     mlp = " + MLP" if config.mlp else ""
+    places = {"none": "no positions", "one-hot": f"one-hot positions in the first {config.n_ctx}"}
+    positions = places.get(config.positions, f"learned positions up to {config.n_ctx}")
     lines = [
         f"{type(model).__name__} '{config.name}': {config.n_layers} layers, {heads}, d_model {config.d_model}, "
         f"{count:,} parameters",
-        f"  {_inputs(config)} -> attention ({_attention(config)}){mlp} -> {_readout(config)}",
+        f"  {config.inputs.says}, {positions} -> attention ({_attention(config)}){mlp} -> {config.readout.says}",
     ]
     table = flows(model)
     shown = table if config.streams else table[["layer", "carrier", "hooks"]]
     if not config.streams:
         lines.append("  no residual attention stream: layers talk through the residual stream alone")
     return "\n".join([*lines, as_text(shown)])
-
-
-def as_text(frame: pd.DataFrame) -> str:
-    """Return a table as text, numbers to the right and words to the left."""
-    words = {str(c): frame[c].astype(str) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
-    widths = {c: max(len(c), int(words[c].str.len().max())) for c in words}
-    padded = frame.assign(**{c: words[c].str.ljust(widths[c]) for c in words})
-    named = padded.rename(columns={c: c.ljust(widths[c]) for c in words})
-    lines = named.to_string(index=False, float_format=lambda x: f"{x:.4g}").split("\n")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _inputs(config: ModelConfig) -> str:
-    if isinstance(config.inputs, TokenInputs):
-        what = f"{config.inputs.d_vocab} tokens"
-    else:
-        what = f"vectors of {config.inputs.d_input}"
-    places = {"none": "no positions", "one-hot": f"one-hot positions in the first {config.n_ctx}"}
-    return f"{what}, {places.get(config.positions, f'learned positions up to {config.n_ctx}')}"
 
 
 def _attention(config: ModelConfig) -> str:
@@ -118,8 +84,3 @@ def _attention(config: ModelConfig) -> str:
         str(config.normalization): config.normalization is not None,
     }
     return ", ".join(name if present else f"no {name}" for name, present in parts.items() if name != "None")
-
-
-def _readout(config: ModelConfig) -> str:
-    stack = f"{config.readout.depth} ReLU layers -> " if isinstance(config.readout, ReluStack) else ""
-    return f"{stack}{config.readout.d_vocab_out} logits"

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import TypeVar
 
 import torch
 
 from circuits.common.errors import require
 from circuits.config.model import Unembedding
 from circuits.layers import Norm, Unembed
-from circuits.model import HookedStreamTransformer
+from circuits.transformerlens.tools import ToolSurface
+
+Model = TypeVar("Model", bound=ToolSurface)
 
 
 @torch.no_grad()
-def with_folded_norm(model: HookedStreamTransformer) -> HookedStreamTransformer:
-    """Return a copy of a model with the same logits, whose final norm has no weights and whose unembedding is untied.
-
-    Raises:
-        ValueError: for a readout that is not linear, or while hooks are attached.
-    """
+def with_folded_norm(model: Model) -> Model:
+    """Return a copy with the same logits, whose final norm has no weights and whose unembedding is untied."""
     require(
         not model.readout, "the final norm stands before a ReLU stack, not before W_U, and cannot be folded into it"
     )

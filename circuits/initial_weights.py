@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from circuits.common.errors import known
 from circuits.common.plain_data import derive_seed
+from circuits.config.model import Start
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,37 @@ class Normal:
 
 
 Initial = Constant | Eye | Normal
+Weights = dict[str, tuple[tuple[int, ...], Initial]]
+"""Shapes and starts of parameters, by name."""
+
+
+@torch.no_grad()
+def change_starts(parameters: Mapping[str, nn.Parameter], starts: Sequence[Start]) -> None:
+    """Change parameters as ``starts`` say, in their order; a weight that is added is as it was before all changes."""
+    added = {change.add: parameters[known("weight", change.add, parameters)].clone() for change in starts if change.add}
+    for change in starts:
+        weight = parameters[known("weight", change.weight, parameters)]
+        weight.mul_(change.scale)
+        if change.add:
+            weight.add_(added[change.add])
 
 
 class Initialised(nn.Module):
-    """A module that says how each of its own parameters starts."""
+    """A module that knows how each of its own parameters starts."""
 
-    def initial(self) -> dict[str, Initial]:
-        """Return the start of every parameter that this module itself may own, by name."""
-        raise NotImplementedError
+    def __init__(self) -> None:
+        super().__init__()
+        self._starts: dict[str, Initial] = {}
+
+    def learn(self, name: str, shape: tuple[int, ...], start: Initial) -> None:
+        """Give the module a parameter, which :meth:`reset_parameters` fills."""
+        self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        self._starts[name] = start
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:
         """Start all own parameters afresh, each from (seed, full name); without a seed from torch's generator."""
-        start = self.initial()
         for name, parameter in self.named_parameters(recurse=False):
             label = f"{getattr(self, 'name', '')}.{name}"
             generator = None if seed is None else torch.Generator().manual_seed(derive_seed("init", seed, label))
-            start[name].fill(parameter, generator)
+            self._starts[name].fill(parameter, generator)

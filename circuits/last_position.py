@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.config.model import ModelConfig, ReluStack, VectorInputs
-from circuits.config.streams import CARRIERS, Carrier, TokenGain, WithinLayer
+from circuits.config.model import ModelConfig
+from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.streams.mixing import scaled
 
@@ -94,16 +94,6 @@ class SplitTokens:
         """The input vector at the last position of every sequence."""
         return self.x[:, self.n_items - 1]
 
-    @property
-    def item_positions(self) -> Int[Tensor, " row"]:
-        """The one-hot positions of all items, sequence by sequence."""
-        return self.positions[:, : self.n_items].flatten()
-
-    @property
-    def label_positions(self) -> Int[Tensor, " row"]:
-        """The one-hot positions of all label tokens, sequence by sequence."""
-        return self.positions[:, self.n_items :].flatten()
-
     def dots(self, *vectors: Float[Tensor, "batch d_model"]) -> tuple[Float[Tensor, "batch token"], ...]:
         """Return x_j . v for every token j and each of the vectors."""
         # With the few vectors to the left, x is read once and in order.
@@ -130,17 +120,15 @@ def why_not(config: ModelConfig) -> str | None:
         "two layers": config.n_layers == 2,
         "one head": config.n_heads == 1,
         "attention only": config.attn_only,
-        "plain input vectors with one-hot positions": config.positions == "one-hot"
-        and isinstance(config.inputs, VectorInputs)
-        and not config.inputs.project,
+        "plain input vectors with one-hot positions": config.positions == "one-hot" and not config.inputs.project,
         "no output matrix": not config.output_matrix,
         "no biases": not config.biases,
         "no layer norm": config.normalization is None,
         "no dropout": config.dropout == 0,
-        "a ReLU stack": isinstance(config.readout, ReluStack),
-        "gains that do not depend on the token": not any(isinstance(s.gain, TokenGain) for s in config.streams),
+        "a ReLU stack": config.readout.is_stack,
+        "gains that do not depend on the token": not any(s.gain.depends_on_input for s in config.streams),
         "full gates within a layer": all(
-            s.gate == "full" and not s.gate_rules for s in config.streams if isinstance(s.topology, WithinLayer)
+            s.gate == "full" and not s.gate_rules for s in config.streams if s.topology.within_layer
         ),
     }
     lacking = [want for want, holds in wants.items() if not holds]
@@ -242,22 +230,23 @@ class _LastPosition(torch.autograd.Function):
         )
 
 
-class MixedWeights(NamedTuple):
-    """The weights of both layers, by carrier."""
+class LastWeights(NamedTuple):
+    """The weights of both layers, in the letters of the formulas above; those of the stream None where it has none."""
 
-    first: dict[Carrier, Weight]
-    """On x, in the first layer."""
-    on_h: dict[Carrier, Weight]
-    """On the first layer's output, in the second layer."""
-    on_x: dict[Carrier, Weight]
-    """On x, in the second layer: what the stream carries."""
+    A: Float[Tensor, "d_model d_model"]
+    V1: Weight
+    Q2: Weight
+    K2: Weight
+    V2: Weight
+    Qx: Weight | None
+    Kx: Weight | None
+    Vx: Weight | None
 
 
-def mixed_weights(model: HookedStreamTransformer) -> MixedWeights:
+def last_weights(model: HookedStreamTransformer) -> LastWeights:
     """Return the weights that attention uses, by what they act on: the rule of the streams, applied to weights."""
     # Mixing is linear in the projections, and the input is data. So the rule of circuits.streams.mixing, gates
-    # included,
-    # acts on the weights as it acts on what they project: as if the input were the identity matrix.
+    # included, acts on the weights as it acts on what they project: as if the input were the identity matrix.
     own: list[dict[Carrier, Weight]] = [
         {c: getattr(block.attn, f"W_{c.upper()}").squeeze(0) for c in CARRIERS} for block in model.layers
     ]
@@ -271,21 +260,22 @@ def mixed_weights(model: HookedStreamTransformer) -> MixedWeights:
             stream = model.config.stream_into(c)
             passed = used if stream and stream.passes_on == "mixed" else raw
             gains = mix.gains(own[layer][c])
-            incoming = mix.incoming([_as_projection(passed[j][mix.reads]) for j in mix.sources], gains).flatten(0, 2)
-            kept = scaled(_number(gains[0]), own[layer][c])
-            within = layer in mix.sources
-            used[layer][c] = kept + incoming if within else kept
-            if not within:
+            as_projections = [passed[j][mix.reads][None, :, None] for j in mix.sources]
+            incoming = mix.incoming(as_projections, gains).flatten(0, 2)
+            own_gain = gains[0].reshape(()) if isinstance(gains[0], Tensor) else gains[0]
+            used[layer][c] = scaled(own_gain, own[layer][c])
+            if layer in mix.sources:
+                used[layer][c] = used[layer][c] + incoming
+            else:
                 on_x[c] = incoming
-    return MixedWeights(used[0], used[1], on_x)
-
-
-def _as_projection(weight: Weight) -> Float[Tensor, "1 d_model 1 d_head"]:
-    return weight[None, :, None]
-
-
-def _number(gain: Tensor | float) -> Tensor | float:
-    return gain.reshape(()) if isinstance(gain, Tensor) else gain
+    if model.config.attention_scale:
+        scale = model.config.d_head**-0.5
+        for of_queries in (*used, on_x):
+            if "q" in of_queries:
+                of_queries["q"] = of_queries["q"] * scale
+    first, on_h = used
+    A = first["q"] @ first["k"].mT
+    return LastWeights(A, first["v"], *(on_h[c] for c in CARRIERS), *(on_x.get(c) for c in CARRIERS))
 
 
 def run_last(model: HookedStreamTransformer, tokens: SplitTokens) -> FastRun:
@@ -293,14 +283,33 @@ def run_last(model: HookedStreamTransformer, tokens: SplitTokens) -> FastRun:
 
     The model must be one that :func:`why_not` accepts, without hooks attached (they would not fire).
     """
-    first, on_h, on_x = mixed_weights(model)
-    if model.config.attention_scale:
-        scale = model.config.d_head**-0.5
-        first, on_h = {**first, "q": first["q"] * scale}, {**on_h, "q": on_h["q"] * scale}
-        on_x = {c: weight * scale if c == "q" else weight for c, weight in on_x.items()}
-    A = first["q"] @ first["k"].mT
-    streams = (on_x.get(c) for c in CARRIERS)
-    z, first_pattern, last_pattern = _LastPosition.apply(tokens, A, first["v"], *(on_h[c] for c in CARRIERS), *streams)
+    z, first_pattern, last_pattern = _LastPosition.apply(tokens, *last_weights(model))
     for layer in model.relu_layers:
         z = torch.addmm(layer.b, z, layer.W).relu()
     return FastRun(z @ model.W_U, first_pattern, last_pattern)
+
+
+def last_logits(
+    model: HookedStreamTransformer,
+    x: Float[Tensor, "batch token d_model"],
+    mask: Float[Tensor, "token token"],
+    last: int,
+) -> Float[Tensor, "batch d_vocab_out"]:
+    """Return the logits of :func:`run_last` by plain products alone, which autograd and vmap can go through.
+
+    ``last`` is the number in ``x`` of the sequence's last token; ``mask`` adds to the first layer's scores.
+    """
+    A, V1, Q2, K2, V2, Qx, Kx, Vx = last_weights(model)
+    P = (x @ A @ x.mT + mask).softmax(-1)
+    h = x[:, last] + (P[:, last, None] @ x)[:, 0] @ V1
+    q = h @ Q2 if Qx is None else h @ Q2 + x[:, last] @ Qx
+    u = q @ K2.mT
+    on_x = u if Kx is None else u + q @ Kx.mT
+    direct, through_h = (torch.stack([on_x, u @ V1.mT], 1) @ x.mT).unbind(1)
+    p = (direct + (P @ through_h[..., None])[..., 0]).softmax(-1)
+    on_tokens, attended = (torch.stack([p, (p[:, None] @ P)[:, 0]], 1) @ x).unbind(1)
+    added = (on_tokens + attended @ V1) @ V2
+    z = h + (added if Vx is None else added + on_tokens @ Vx)
+    for layer in model.relu_layers:
+        z = torch.relu(z @ layer.W + layer.b)
+    return z @ model.W_U

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.config.model import MLP, ModelConfig, TokenInputs
-from circuits.initial_weights import Constant, Initial, Initialised, Normal
+from circuits.config.model import MLP, ModelConfig
+from circuits.initial_weights import Constant, Initialised, Normal
 from circuits.transformerlens.hooks import Fusing, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
@@ -41,16 +41,12 @@ def affine(x: Tensor, weight: Float[Tensor, "d_in d_out"], bias: Tensor | None =
 class Embed(Initialised):
     """Token numbers or projected vectors into the residual stream, by ``W_E`` (d_vocab or d_input, d_model)."""
 
+    W_E: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
-        rows = config.inputs.d_vocab if isinstance(config.inputs, TokenInputs) else config.inputs.d_input
-        self.tokens = isinstance(config.inputs, TokenInputs)
-        self.W_E = nn.Parameter(torch.empty(rows, config.d_model))
-        self._std = config.weight_std("embed")
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        return {"W_E": Normal(self._std)}
+        self.tokens = config.inputs.are_tokens
+        self.learn("W_E", (config.inputs.rows, config.d_model), Normal(config.weight_std("embed")))
 
     def forward(self, inputs: Tensor) -> Residual:
         """Return the embedding of every input."""
@@ -60,14 +56,11 @@ class Embed(Initialised):
 class PosEmbed(Initialised):
     """Learned positions ``W_pos`` (n_ctx d_model)."""
 
+    W_pos: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.W_pos = nn.Parameter(torch.empty(config.n_ctx, config.d_model))
-        self._std = config.weight_std("embed")
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        return {"W_pos": Normal(self._std)}
+        self.learn("W_pos", (config.n_ctx, config.d_model), Normal(config.weight_std("embed")))
 
     def forward(self, embedded: Residual) -> Residual:
         """Return the embedding of the positions of ``embedded``, for every example; never the weights' own storage."""
@@ -78,18 +71,19 @@ class PosEmbed(Initialised):
 class Norm(Initialised, Fusing):
     """Layer norm of one of TransformerLens' kinds: LN, LNPre, RMS, RMSPre (the ``Pre`` kinds have no parameters)."""
 
+    w: Tensor | None
+    b: Tensor | None
+
     def __init__(self, config: ModelConfig, eps: float = 1e-5):
         super().__init__()
         kind = config.normalization or ""
         self.centred, self.eps = kind.startswith("LN"), eps
-        self.w = nn.Parameter(torch.empty(config.d_model)) if kind in ("LN", "RMS") else None
-        self.b = nn.Parameter(torch.empty(config.d_model)) if kind == "LN" else None
+        for name, start, kinds in (("w", 1.0, ("LN", "RMS")), ("b", 0.0, ("LN",))):
+            self.register_parameter(name, None)
+            if kind in kinds:
+                self.learn(name, (config.d_model,), Constant(start))
         self.hook_scale = HookPoint()
         self.hook_normalized = HookPoint()
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        return {"w": Constant(1.0), "b": Constant(0.0)}
 
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
         """Return the normalised input."""
@@ -109,21 +103,21 @@ class Norm(Initialised, Fusing):
 class FeedForward(Initialised):
     """W_out act(W_in x + b_in) + b_out."""
 
+    W_in: Tensor
+    b_in: Tensor
+    W_out: Tensor
+    b_out: Tensor
+
     def __init__(self, config: ModelConfig, mlp: MLP):
         super().__init__()
-        self.W_in = nn.Parameter(torch.empty(config.d_model, mlp.d_mlp))
-        self.b_in = nn.Parameter(torch.empty(mlp.d_mlp))
-        self.W_out = nn.Parameter(torch.empty(mlp.d_mlp, config.d_model))
-        self.b_out = nn.Parameter(torch.empty(config.d_model))
+        zero, normal = Constant(0.0), Normal(config.weight_std("mlp"))
+        self.learn("W_in", (config.d_model, mlp.d_mlp), normal)
+        self.learn("b_in", (mlp.d_mlp,), zero)
+        self.learn("W_out", (mlp.d_mlp, config.d_model), normal)
+        self.learn("b_out", (config.d_model,), zero)
         self.act_fn = ACTIVATIONS[mlp.act_fn]
-        self._std = config.weight_std("mlp")
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        zero, normal = Constant(0.0), Normal(self._std)
-        return {"W_in": normal, "b_in": zero, "W_out": normal, "b_out": zero}
 
     def forward(self, x: Residual) -> Residual:
         """Return what the MLP adds to the residual stream."""
@@ -134,17 +128,15 @@ class FeedForward(Initialised):
 class ReluLayer(Initialised):
     """relu(z W + b) with one scalar b."""
 
+    W: Tensor
+    b: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.W = nn.Parameter(torch.empty(config.d_model, config.d_model))
-        self.b = nn.Parameter(torch.empty(()))
-        self._stds = config.weight_std("stack"), config.weight_std("stack-bias")
+        self.learn("W", (config.d_model, config.d_model), Normal(config.weight_std("stack")))
+        self.learn("b", (), Normal(config.weight_std("stack-bias")))
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        return {"W": Normal(self._stds[0]), "b": Normal(self._stds[1])}
 
     def forward(self, z: Residual) -> Residual:
         """Return the layer's output."""
@@ -156,23 +148,17 @@ class Unembed(Initialised):
 
     W_U: Tensor
     b_U: Tensor
+    has_weight = True
 
     def __init__(self, config: ModelConfig, bias: bool):
         super().__init__()
         out = config.readout.d_vocab_out
-        self._make_weight(config.d_model, out)
+        if self.has_weight:
+            self.learn("W_U", (config.d_model, out), Normal(config.weight_std("unembed")))
         if bias:
-            self.b_U = nn.Parameter(torch.empty(out))
+            self.learn("b_U", (out,), Constant(0.0))
         else:
             self.register_buffer("b_U", torch.zeros(out), persistent=False)
-        self._std = config.weight_std("unembed")
-
-    def _make_weight(self, d_model: int, out: int) -> None:
-        self.W_U = nn.Parameter(torch.empty(d_model, out))
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        return {"W_U": Normal(self._std), "b_U": Constant(0.0)}
 
     def forward(self, z: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Return the logits at every position."""
@@ -182,13 +168,12 @@ class Unembed(Initialised):
 class TiedUnembed(Unembed):
     """Logits z @ W_U, where ``W_U`` is the transpose of an :class:`Embed`'s ``W_E`` and no parameter of its own."""
 
+    has_weight = False
+
     def __init__(self, config: ModelConfig, embed: Embed):
         super().__init__(config, bias=False)
         # In a tuple, so that torch does not count the matrix as this module's, too.
         self._embed = (embed,)
-
-    def _make_weight(self, d_model: int, out: int) -> None:
-        pass
 
     @property
     def W_U(self) -> Tensor:  # type: ignore[override] # read where Unembed has a parameter

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,18 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.attention import Attention, Residual
-from circuits.common.errors import known, require, whole
-from circuits.config.model import ModelConfig, ReluStack, TokenInputs
-from circuits.config.streams import CARRIERS, Carrier, Gate
-from circuits.initial_weights import Initialised
-from circuits.layers import Embed, FeedForward, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
+from circuits.attention import Residual
+from circuits.block import Block, apart
+from circuits.common.errors import require, whole
+from circuits.config.model import ModelConfig
+from circuits.config.streams import Carrier, Gate
+from circuits.folding import with_folded_norm
+from circuits.initial_weights import Initialised, change_starts
+from circuits.input_checks import check_inputs, check_return_type, check_start, layer_number
+from circuits.layers import Embed, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
 from circuits.streams.mixing import Outgoing
-from circuits.transformerlens.hooks import bridge_config, fork_if_hooked, is_hooked, values_of
+from circuits.transformerlens.hooks import bridge_config, fork_if_hooked, is_hooked
 from circuits.transformerlens.tools import ToolSurface
-
-Key = TypeVar("Key")
-RETURN_TYPES = ("logits", "loss", "both")
 
 
 class State(NamedTuple):
@@ -38,70 +37,6 @@ class State(NamedTuple):
     layer: int
     residual: Residual
     outgoing: Outgoing
-
-
-def _apart(tensors: dict[Key, Tensor]) -> dict[Key, Tensor]:
-    """The same tensors in storage of their own: whoever listens at a whole part of the model may write into them."""
-    return {key: tensor.clone() for key, tensor in tensors.items()}
-
-
-class Block(nn.Module):
-    """Attention and, where there is one, an MLP, each adding to the residual stream."""
-
-    hook_out_is_single_residual_stream = True
-    hook_resid_pre: HookPoint
-    hook_attn_out: HookPoint
-    hook_resid_mid: HookPoint
-    hook_mlp_in: HookPoint
-    hook_mlp_out: HookPoint
-    hook_resid_post: HookPoint
-    ln2: nn.Module
-
-    def __init__(self, config: ModelConfig, layer: int):
-        super().__init__()
-        norm = (lambda: Norm(config)) if config.normalization else nn.Identity
-        self.dropout = config.dropout
-        self.ln1 = norm()
-        self.attn = Attention(config, layer)
-        self.mlp = FeedForward(config, config.mlp) if config.mlp else None
-        names = ["resid_pre", "attn_out", "resid_post"]
-        if config.mlp:
-            self.ln2 = norm()
-            names += ["resid_mid", "mlp_in", "mlp_out"]
-        for name in names:
-            self.add_module(f"hook_{name}", HookPoint())
-
-    def forward(self, residual: Residual, earlier: Outgoing, flags: Any) -> tuple[Residual, Outgoing]:
-        """Return the residual stream after the block and what its attention passes on; ``flags`` is ``model.cfg``."""
-        residual = fork_if_hooked(self.hook_resid_pre, residual)
-        inputs = self.attn.split_inputs(residual, flags.use_split_qkv_input, flags.use_attn_in)
-        if is_hooked(self.ln1):
-            # A norm that does nothing hands on what it is given.
-            inputs = _apart(inputs)
-        inputs = self._normalised(inputs)
-        if is_hooked(self.attn):
-            inputs, earlier = _apart(inputs), _apart(earlier)
-        attn_out, outgoing = self.attn(inputs, earlier, flags.use_attn_result)
-        return self.finish(residual, attn_out, flags), outgoing
-
-    def finish(self, residual: Residual, attn_out: Residual, flags: Any) -> Residual:
-        """Return the residual stream after the block, from that before it and what attention adds."""
-        residual = residual + self.hook_attn_out(self._dropped(attn_out))
-        if self.mlp is not None:
-            residual = self.hook_resid_mid(residual)
-            mlp_in = self.hook_mlp_in(residual.clone()) if flags.use_hook_mlp_in else residual
-            mlp_in = mlp_in.clone() if is_hooked(self.ln2) or is_hooked(self.mlp) else mlp_in
-            residual = residual + self.hook_mlp_out(self._dropped(self.mlp(self.ln2(mlp_in))))
-        return self.hook_resid_post(residual)
-
-    def _dropped(self, addition: Residual) -> Residual:
-        return F.dropout(addition, self.dropout) if self.dropout and self.training else addition
-
-    def _normalised(self, inputs: dict[Carrier, Tensor]) -> dict[Carrier, Tensor]:
-        if inputs["q"] is inputs["k"] and inputs["k"] is inputs["v"]:
-            normalised = self.ln1(inputs["q"])
-            return {c: normalised for c in CARRIERS}
-        return {carrier: self.ln1(x) for carrier, x in inputs.items()}
 
 
 class HookedStreamTransformer(ToolSurface):
@@ -116,8 +51,7 @@ class HookedStreamTransformer(ToolSurface):
         seed = whole("seed", seed, least=-(2**63))
         self.config = config
         self.cfg = bridge_config(config, torch.device("cpu"), torch.float32)
-        projects = isinstance(config.inputs, TokenInputs) or config.inputs.project
-        self.embed = Embed(config) if projects else nn.Identity()
+        self.embed = Embed(config) if config.inputs.project else nn.Identity()
         self.hook_embed = HookPoint()
         if config.positions != "none":
             self.hook_pos_embed = HookPoint()
@@ -125,16 +59,13 @@ class HookedStreamTransformer(ToolSurface):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self._still_read = [frozenset(self.reads_from(layer + 1)) for layer in range(config.n_layers)]
         self.ln_final = Norm(config) if config.normalization else nn.Identity()
-        depth = config.readout.depth if isinstance(config.readout, ReluStack) else 0
-        self.readout = nn.ModuleList(ReluLayer(config) for _ in range(depth))
-        self.unembed = self._unembed()
+        self.readout = nn.ModuleList(ReluLayer(config) for _ in range(config.readout.depth))
+        if config.tied_embedding and isinstance(self.embed, Embed):
+            self.unembed = TiedUnembed(config, self.embed)
+        else:
+            self.unembed = Unembed(config, bias=config.readout.bias)
         self.setup()
         self.init_weights(seed)
-
-    def _unembed(self) -> Unembed:
-        if self.config.tied_embedding and isinstance(self.embed, Embed):
-            return TiedUnembed(self.config, self.embed)
-        return Unembed(self.config, bias=getattr(self.config.readout, "bias", False))
 
     @property
     def layers(self) -> list[Block]:
@@ -153,21 +84,7 @@ class HookedStreamTransformer(ToolSurface):
         for module in self.modules():
             if isinstance(module, Initialised):
                 module.reset_parameters(seed)
-        self._change_starts()
-
-    @torch.no_grad()
-    def _change_starts(self) -> None:
-        parameters = dict(self.named_parameters())
-        at_start = {
-            change.add: parameters[known("weight", change.add, parameters)].clone()
-            for change in self.config.starts
-            if change.add
-        }
-        for change in self.config.starts:
-            weight = parameters[known("weight", change.weight, parameters)]
-            weight.mul_(change.scale)
-            if change.add:
-                weight.add_(at_start[change.add])
+        change_starts(dict(self.named_parameters()), self.config.starts)
 
     # --- forward ------------------------------------------------------------------------------------------------
 
@@ -195,20 +112,22 @@ class HookedStreamTransformer(ToolSurface):
         self.check_not_compiled_with_hooks()
         if not isinstance(inputs, Tensor):
             inputs = self._tokens_to_run(inputs, return_type)
-        self._check_return_type(return_type, inputs)
-        start = 0 if start_at_layer is None else self._layer(start_at_layer, "start_at_layer")
-        stop = self.config.n_layers if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer")
+        check_return_type(self.config, return_type, inputs)
+        start = 0 if start_at_layer is None else layer_number(self.config, start_at_layer, "start_at_layer")
+        end = self.config.n_layers
+        stop = end if stop_at_layer is None else layer_number(self.config, stop_at_layer, "stop_at_layer")
         require(
             start_at_layer is not None or not outgoing,
             "outgoing is what earlier layers passed on, for a start at a later one: give start_at_layer too",
         )
         require(start <= stop, f"start_at_layer = {start_at_layer} comes after stop_at_layer = {stop_at_layer}")
         if start_at_layer is None:
-            self._check_inputs(inputs)
+            check_inputs(self, inputs)
             residual = self.input_residual(inputs)
         else:
-            self._check_start(start, inputs, outgoing or {})
-            residual, outgoing = inputs.clone(), _apart(outgoing or {})
+            if not torch.compiler.is_compiling():
+                check_start(self.config, start, self.reads_from(start), inputs, outgoing or {})
+            residual, outgoing = inputs.clone(), apart(outgoing or {})
         residual, _ = self._run(residual, outgoing or {}, range(start, stop))
         if stop_at_layer is not None:
             return residual
@@ -225,7 +144,7 @@ class HookedStreamTransformer(ToolSurface):
     def _run(self, residual: Residual, outgoing: Outgoing, layers: Sequence[int]) -> tuple[Residual, Outgoing]:
         for layer in layers:
             block = self.layers[layer]
-            given = (residual.clone(), _apart(outgoing)) if is_hooked(block) else (residual, outgoing)
+            given = (residual.clone(), apart(outgoing)) if is_hooked(block) else (residual, outgoing)
             residual, passed = block(*given, self.cfg)
             # What nobody reads any more is let go, as it would only take memory.
             outgoing = {key: x for key, x in {**outgoing, **passed}.items() if key in self._still_read[layer]}
@@ -237,8 +156,7 @@ class HookedStreamTransformer(ToolSurface):
         return F.dropout(embedded, self.config.dropout) if self.config.dropout and self.training else embedded
 
     def _embedded(self, inputs: Tensor) -> Residual:
-        if self._bank is not None and not inputs.is_floating_point():
-            inputs = self._bank[inputs]
+        inputs = self.bound(inputs)
         if self.config.positions == "one-hot":
             # An exact split: each component belongs to one of the two, so their sum is the input itself.
             is_position = torch.arange(self.config.d_model, device=inputs.device) < self.config.n_ctx
@@ -270,8 +188,8 @@ class HookedStreamTransformer(ToolSurface):
         Raises:
             ValueError: for inputs that do not fit, or a layer that the model does not have.
         """
-        layer = self._layer(layer, "layer")
-        self._check_inputs(inputs)
+        layer = layer_number(self.config, layer, "layer")
+        check_inputs(self, inputs)
         residual, outgoing = self._run(self.input_residual(inputs), {}, range(layer))
         return State(layer, residual, {key: outgoing[key] for key in self.reads_from(layer)})
 
@@ -285,99 +203,9 @@ class HookedStreamTransformer(ToolSurface):
         Raises:
             ValueError: for a layer that the model does not have; negative ones count from the end, n_layers is the end.
         """
-        layer = self._layer(layer, "layer")
+        layer = layer_number(self.config, layer, "layer")
         needs = {need for block in self.layers[layer:] for need in block.attn.needs()}
         return sorted(need for need in needs if need[0] < layer)
-
-    # --- checks at the edge ---------------------------------------------------------------------------------------
-
-    def _layer(self, layer: int, what: str) -> int:
-        n = self.config.n_layers
-        require(
-            isinstance(layer, Integral) and not isinstance(layer, bool) and -n <= layer <= n,
-            f"{what} = {layer!r} is no layer of this model: it has {n}, numbered from 0; {n} stands for the end, and "
-            f"-1 for the last one",
-        )
-        return int(layer) % n if layer < 0 else int(layer)
-
-    def _check_inputs(self, inputs: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        if self._bank is not None and not inputs.is_floating_point():
-            inputs = self._bank[inputs]
-        want = "(batch, pos) token numbers" if isinstance(self.config.inputs, TokenInputs) else self._vectors_wanted()
-        got = f"got {tuple(inputs.shape)} of {inputs.dtype}"
-        if isinstance(self.config.inputs, TokenInputs):
-            fits = inputs.ndim == 2 and inputs.dtype in (torch.int64, torch.int32)
-        else:
-            fits = inputs.ndim == 3 and inputs.shape[-1] == self.config.inputs.d_input
-            fits = fits and inputs.dtype == self.cfg.dtype
-        if not fits:
-            raise ValueError(f"this model takes {want}, {got}")
-        if inputs.shape[1] > self.config.n_ctx:
-            raise ValueError(f"a sequence of {inputs.shape[1]} positions is longer than n_ctx = {self.config.n_ctx}")
-        if not self.training:
-            self._check_values(inputs)
-
-    def _check_return_type(self, return_type: str | None, inputs: Tensor) -> None:
-        if return_type is None or return_type == "logits":
-            return
-        known("return_type", return_type, RETURN_TYPES)
-        if inputs.is_floating_point() or not isinstance(self.config.inputs, TokenInputs):
-            raise ValueError(
-                f"return_type = {return_type!r} is the loss of predicting the next token, and these inputs are not a "
-                "sequence of tokens; take the logits, and the loss of your task of them"
-            )
-
-    def _vectors_wanted(self) -> str:
-        width = getattr(self.config.inputs, "d_input", None)
-        return (
-            f"(batch, pos, {width}) vectors of {self.cfg.dtype}; use inputs.to(model.cfg.dtype) for another precision"
-        )
-
-    def _check_values(self, inputs: Tensor) -> None:
-        if not inputs.numel():
-            raise ValueError(f"there is nothing to run: the inputs have the shape {tuple(inputs.shape)}")
-        values = values_of(inputs)
-        if values is None:
-            return
-        if isinstance(self.config.inputs, TokenInputs):
-            low, high = int(values.min()), int(values.max())
-            if low < 0 or high >= self.config.inputs.d_vocab:
-                raise ValueError(f"token numbers from {low} to {high}, but d_vocab = {self.config.inputs.d_vocab}")
-        elif not bool(torch.isfinite(values).all()):
-            bad = (~torch.isfinite(values)).any(-1).nonzero()[0].tolist()
-            raise ValueError(
-                f"the inputs hold NaN or infinity, first at (batch, pos) = {tuple(bad)}; find where they come from"
-            )
-
-    def _check_start(self, layer: int, residual: Tensor, outgoing: Outgoing) -> None:
-        if torch.compiler.is_compiling():
-            return
-        missing = [key for key in self.reads_from(layer) if key not in outgoing]
-        if missing:
-            raise ValueError(
-                f"layers from {layer} on also read {[f'{c} of layer {j}' for j, c in missing]} through the stream, "
-                f"which the residual stream does not hold; pass outgoing=, or use model.state(inputs, {layer}) and "
-                f"model.run_state(state)"
-            )
-        got = f"got {tuple(residual.shape)} of {residual.dtype}"
-        require(
-            residual.ndim == 3 and residual.shape[-1] == self.config.d_model and residual.is_floating_point(),
-            f"with start_at_layer, the input is the residual stream (batch, pos, {self.config.d_model}) before that "
-            f"layer, {got}; model(inputs, stop_at_layer={layer}) gives it",
-        )
-        where = tuple(residual.shape[:2])
-        require(
-            where[1] <= self.config.n_ctx,
-            f"a sequence of {where[1]} positions is longer than n_ctx = {self.config.n_ctx}",
-        )
-        for (source, carrier), tensor in outgoing.items():
-            require(
-                tuple(tensor.shape[:2]) == where,
-                f"outgoing {carrier} of layer {source} is of (batch, pos) = {tuple(tensor.shape[:2])}, the residual "
-                f"stream of {where}; take both from one model.state",
-            )
 
     # --- gates ------------------------------------------------------------------------------------------------------
 
@@ -441,8 +269,6 @@ class HookedStreamTransformer(ToolSurface):
         Raises:
             ValueError: for a readout that is not linear, or while hooks are attached.
         """
-        from circuits.folding import with_folded_norm
-
         return with_folded_norm(self)
 
     # --- for people -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Language models in named sizes, and how many parameters a configuration has."""
+"""The in-context classifier and language models in named sizes, and how many parameters a configuration has."""
 
 from __future__ import annotations
 
@@ -7,14 +7,63 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuits.common.errors import known, require
-from circuits.common.fields import Checked, checked_value, positive
-from circuits.config.model import MLP, ModelConfig, NormalInit, TokenInputs, Unembedding
-from circuits.streams.variants import named_model
+from circuits.common.fields import Checked, checked_value
+from circuits.config.model import (
+    MLP,
+    ModelConfig,
+    NormalInit,
+    ReluStack,
+    TokenInputs,
+    ToyInit,
+    Unembedding,
+    VectorInputs,
+)
+from circuits.streams import variants
+
+ICL_PRESETS: dict[str, dict[str, int]] = {
+    "paper": {"n_ctx": 65, "d_content": 85},
+    "small": {"n_ctx": 17, "d_content": 47},
+}
+"""Position blocks and content widths of the in-context classifier: 65 + 85 = 150 as in the paper, 17 + 47 = 64."""
+
+
+def icl_config(variant: str = "value", preset: str = "paper", **overrides: Any) -> ModelConfig:
+    """Return the in-context classifier: two attention-only layers of one head, three ReLU layers, 32 logits.
+
+    No biases in attention, no 1/sqrt(d), no output matrix, no layer norm; the width is positions plus content.
+    ``overrides`` replace fields of :class:`circuits.config.model.ModelConfig` (``n_layers=3``, say); with streams of
+    its own a model is called as the rule that makes them, or ``own-`` and their hash
+    (:func:`circuits.streams.variants.name_of`).
+
+    Raises:
+        UnknownNameError: for an unknown variant, preset or field (nearest suggested).
+        ValueError: if the overrides contradict each other.
+
+    Source: arXiv 2412.15113, in-context learning experiment; Reddy, arXiv 2312.03002.
+    """
+    sizes = ICL_PRESETS[known("preset", preset, ICL_PRESETS)]
+    width = sizes["n_ctx"] + sizes["d_content"]
+    fields: dict[str, Any] = {
+        "n_layers": 2,
+        "n_heads": 1,
+        "d_model": width,
+        "n_ctx": sizes["n_ctx"],
+        "inputs": VectorInputs(width),
+        "readout": ReluStack(d_vocab_out=32),
+        "positions": "one-hot",
+        "output_matrix": False,
+        "biases": False,
+        "attention_scale": False,
+        "init": ToyInit(),
+    }
+    return _named(variant, fields | _fields(overrides))
 
 
 @dataclass(frozen=True)
 class LMSize(Checked):
     """What tells one size of language model from another; ``lm_config`` holds what all share."""
+
+    ABOVE_ZERO = ("n_layers", "d_model", "n_heads", "d_vocab", "n_ctx")
 
     n_layers: int
     d_model: int
@@ -23,10 +72,6 @@ class LMSize(Checked):
     n_ctx: int = 96
     dropout: float = 0.0
     attention_scale: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "n_layers", "d_model", "n_heads", "d_vocab", "n_ctx")
 
 
 GPT2_VOCABULARY = 50257
@@ -49,8 +94,7 @@ def lm_config(size: str, variant: str = "value", d_vocab: int | None = None, **o
 
     ``d_vocab`` replaces the size's vocabulary; ``overrides`` replace fields of
     :class:`circuits.config.model.ModelConfig` (``dropout=0.0``, say); the MLP's width and the streams follow an
-    overridden
-    ``d_model`` and ``n_layers``. Streams of its own name the model as in :func:`circuits.streams.variants.icl_config`.
+    overridden ``d_model`` and ``n_layers``. Streams of its own name the model as in :func:`icl_config`.
 
     Raises:
         UnknownNameError: for an unknown size, variant or field (nearest suggested).
@@ -59,8 +103,6 @@ def lm_config(size: str, variant: str = "value", d_vocab: int | None = None, **o
     Source: ``8m`` and what all share: arXiv 2412.15113, language-model experiment.
     """
     at = LM_SIZES[known("size", size, LM_SIZES)]
-    for field in overrides:
-        known("field of ModelConfig", field, [f.name for f in dataclasses.fields(ModelConfig)])
     vocabulary = at.d_vocab if d_vocab is None else d_vocab
     fields: dict[str, Any] = {
         "n_layers": at.n_layers,
@@ -75,11 +117,26 @@ def lm_config(size: str, variant: str = "value", d_vocab: int | None = None, **o
         "tied_embedding": True,
         "init": NormalInit(0.02),
     }
-    fields |= overrides
+    fields |= _fields(overrides)
     # Here, as the MLP's width is made of it, and would be refused in its place.
     width = checked_value(fields["d_model"], int, "d_model")
     require(width > 0, f"d_model must be a positive whole number, got {width}")
-    return named_model(variant, {"mlp": MLP(4 * width), **fields})
+    return _named(variant, {"mlp": MLP(4 * width), **fields})
+
+
+def _fields(overrides: dict[str, Any]) -> dict[str, Any]:
+    for field in overrides:
+        known("field of ModelConfig", field, [f.name for f in dataclasses.fields(ModelConfig)])
+    return overrides
+
+
+def _named(variant: str, fields: dict[str, Any]) -> ModelConfig:
+    """Return a model with the streams of a variant, or those that ``fields`` has, and the name of what it is."""
+    rule = variants.streams(variant, fields["n_layers"])
+    config = ModelConfig(**{"streams": rule, "name": variant, **fields})
+    if "name" in fields or config.streams == rule:
+        return config
+    return dataclasses.replace(config, name=variants.name_of(config.streams, config.n_layers, variant))
 
 
 def parameter_count(config: ModelConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal
@@ -129,14 +129,8 @@ def check_sites(model: HookedStreamTransformer | ModelConfig, wanted: Iterable[S
             continue
         if site.layer not in range(config.n_layers) or (site.head or 0) not in range(config.n_heads):
             raise ValueError(f"{site}: the model has {config.n_layers} layers of {config.n_heads} heads")
-        known("site", site.hook_name, _hook_names(config))
+        kinds: list[tuple[str, Route]] = [(c, "own") for c in COMPONENTS if c not in ("state", *CARRIERS)]
+        kinds.extend((c, route) for route in ROUTES for c in CARRIERS)
+        every = (Site(layer, *kind) for layer in range(config.n_layers) for kind in kinds)
+        known("site", site.hook_name, [other.hook_name for other in every if other.exists_in(config)])
     return sites
-
-
-def _hook_names(config: ModelConfig) -> Iterator[str]:
-    kinds: list[tuple[str, Route]] = [(c, "own") for c in COMPONENTS if c not in ("state", *CARRIERS)]
-    for route in ROUTES:
-        kinds.extend((c, route) for c in CARRIERS)
-    for layer in range(config.n_layers):
-        sites = (Site(layer, component, route) for component, route in kinds)
-        yield from (site.hook_name for site in sites if site.exists_in(config))

@@ -18,7 +18,7 @@ from analysis.pairs import Pair
 from circuits.attention import Residual
 from circuits.config.streams import Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import HeadTensor
+from circuits.streams.transforms import HeadTensor
 
 
 class _Leaves(Recorder):

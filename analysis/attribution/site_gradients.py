@@ -19,7 +19,8 @@ from circuits.attention import Residual
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.sites import PATTERN, Route, Site
-from circuits.streams.mixing import Gains, HeadTensor
+from circuits.streams.gains import Gains
+from circuits.streams.transforms import HeadTensor
 
 _ENTRIES: dict[Route, Entry] = {"own": "own", "residual": "used", "mixed": "used", "outgoing": "passed"}
 

@@ -20,7 +20,8 @@ from circuits.attention import Residual
 from circuits.common.errors import known
 from circuits.config.streams import Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import Gains, HeadTensor
+from circuits.streams.gains import Gains
+from circuits.streams.transforms import HeadTensor
 
 Writers = Float[Tensor, "batch pos writer d_model"]
 Replacement = Literal["other run", "mean", "zero"]

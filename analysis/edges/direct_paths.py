@@ -25,7 +25,7 @@ from circuits.attention import Residual
 from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import HeadTensor
+from circuits.streams.transforms import HeadTensor
 
 PathRoute = Literal["residual", "stream"]
 PATH_ROUTES: dict[str, str] = {

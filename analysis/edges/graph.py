@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.common.errors import known, require
-from circuits.config.streams import CARRIERS, Carrier, HeadMixing
+from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 
 Kind = Literal["input", "head", "mlp", "projection", "logits"]
@@ -100,7 +100,7 @@ class Graph:
     @property
     def mixes_heads(self) -> bool:
         """Whether the stream takes anything from one head to another."""
-        return any(isinstance(stream.transform, HeadMixing) for stream in self.config.streams)
+        return any(stream.transform.mixes_heads for stream in self.config.streams)
 
     @cached_property
     def numbers(self) -> dict[str, int]:

@@ -23,7 +23,7 @@ from analysis.patching.patch import PatchResult
 from circuits.common.errors import require
 from circuits.config.streams import Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import HeadTensor
+from circuits.streams.transforms import HeadTensor
 
 SHARES: dict[str, str] = {
     "total": "the projection patched: its layer's attention and the stream both see the other run's",

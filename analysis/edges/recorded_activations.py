@@ -12,7 +12,9 @@ from analysis.edges.graph import Place
 from circuits.attention import Residual
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import Gains, HeadTensor, Outgoing
+from circuits.streams.gains import Gains
+from circuits.streams.transforms import HeadTensor
+from circuits.streams.mixing import Outgoing
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from analysis.edges.graph import Place
 from circuits.attention import Residual
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import Gains, HeadTensor, Outgoing, scaled
+from circuits.streams.gains import Gains
+from circuits.streams.transforms import HeadTensor
+from circuits.streams.mixing import Outgoing, scaled
 
 PerHead = Float[Tensor, "batch pos head d_model"]
 Entry = Literal["own", "used", "passed"]

@@ -20,16 +20,15 @@ from analysis.edges.graph import Place, carried
 from analysis.edges.steered_forward import carry
 from analysis.metrics import precise
 from analysis.ready import require_no_hooks
-from circuits.config.streams import TokenGain
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import Gains
+from circuits.streams.gains import Gains
 
 CONVENTION = "|A B|_F / (|A|_F |B|_F), A what the earlier head writes, B what the later one reads with"
 
 
 def has_fixed_gains(model: HookedStreamTransformer) -> bool:
     """Return whether no gain of a stream depends on the input, so that the stream is one linear map."""
-    return not any(isinstance(stream.gain, TokenGain) for stream in model.config.streams)
+    return not any(stream.gain.depends_on_input for stream in model.config.streams)
 
 
 def require_fixed_gains(model: HookedStreamTransformer, instead: str) -> None:

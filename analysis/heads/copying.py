@@ -17,10 +17,11 @@ from analysis.heads.composition import require_fixed_gains
 from analysis.metrics import precise
 from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.common.errors import known
-from circuits.config.model import TokenInputs
 from circuits.config.streams import CARRIERS, Carrier
-from circuits.model import Block, HookedStreamTransformer
-from circuits.streams.mixing import HeadTensor, Outgoing
+from circuits.block import Block
+from circuits.model import HookedStreamTransformer
+from circuits.streams.transforms import HeadTensor
+from circuits.streams.mixing import Outgoing
 
 CopyRoute = Literal["own", "stream", "mixed"]
 COPY_ROUTES: dict[CopyRoute, str] = {
@@ -145,7 +146,7 @@ def _check_route(model: HookedStreamTransformer, route: str) -> None:
 
 def _check_linear(model: HookedStreamTransformer) -> None:
     config = model.config
-    if not isinstance(config.inputs, TokenInputs) or config.inputs.d_vocab != config.readout.d_vocab_out:
+    if not config.inputs.are_tokens or config.inputs.rows != config.readout.d_vocab_out:
         raise ValueError(
             "eigenvalue copying compares tokens that are read with the same tokens that are said, but this model "
             "takes vectors or says something else; use copy_score(model, inputs, answers)"

@@ -36,7 +36,7 @@ from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.common.errors import require
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
-from circuits.streams.mixing import HeadTensor
+from circuits.streams.transforms import HeadTensor
 
 __all__ = ["Edit", "Replay"]
 

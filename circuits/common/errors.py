@@ -16,11 +16,7 @@ class UnknownNameError(KeyError, ValueError):
 
 
 def known(kind: str, name: str, choices: Iterable[str]) -> str:
-    """Return ``name`` if it is one of ``choices``.
-
-    Raises:
-        UnknownNameError: naming the nearest choices, or all of them where none is near.
-    """
+    """Return ``name`` if it is one of ``choices``."""
     choices = list(choices)
     if name in choices:
         return name
@@ -40,11 +36,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
-    """Return a whole number of Python, numpy or torch as an ``int``.
-
-    Raises:
-        ValueError: for what is none, truth values and 2.0 among them, and for a number below ``least``.
-    """
+    """Return a whole number of Python, numpy or torch as an ``int``."""
     is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
         number = None if is_truth else operator.index(value)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from circuits.common.errors import require
 
@@ -27,11 +27,10 @@ class Checked:
 
     A subclass with a ``__post_init__`` of its own calls ``super().__post_init__()`` first; what follows may then rely
     on the types.
-
-    Raises:
-        ValueError: naming the field, what it must be and what was given.
-        TypeError: for an annotation that is none of those understood (see :func:`checks_of`).
     """
+
+    ABOVE_ZERO: ClassVar[tuple[str, ...]] = ()
+    """Fields that must be above 0, too."""
 
     def __post_init__(self) -> None:
         for name, kind in checks_of(type(self)):
@@ -43,28 +42,21 @@ class Checked:
                 raise unfit.told(f"{type(self).__name__}: {the}{name}") from None
             if kept is not given:
                 object.__setattr__(self, name, kept)
+        positive(self, *self.ABOVE_ZERO)
 
 
 # --- ranges, for what an annotation cannot say ------------------------------------------------------------------------
 
 
 def positive(owner: object, *names: str) -> None:
-    """Check that fields of ``owner`` are above 0.
-
-    Raises:
-        ValueError: naming the first that is not.
-    """
+    """Check that fields of ``owner`` are above 0."""
     for name in names:
         value = getattr(owner, name)
         require(value > 0, f"{name} must be a positive whole number, got {value}")
 
 
 def counted_from_zero(owner: object, *names: str) -> None:
-    """Check that fields of ``owner`` are not negative; ``None`` is passed over.
-
-    Raises:
-        ValueError: naming the first that is.
-    """
+    """Check that fields of ``owner`` are not negative; ``None`` is passed over."""
     for name in names:
         value = getattr(owner, name)
         require(
@@ -74,22 +66,13 @@ def counted_from_zero(owner: object, *names: str) -> None:
 
 
 def all_different(what: str, values: Sequence[Any]) -> None:
-    """Check that no value comes twice.
-
-    Raises:
-        ValueError: naming those that do.
-    """
+    """Check that no value comes twice."""
     twice = list(dict.fromkeys(value for value in values if values.count(value) > 1))
     require(not twice, f"{what} must differ from each other, and {', '.join(map(str, twice))} came more than once")
 
 
 def checked_value(value: Any, annotation: Any, name: str) -> Any:
-    """Return ``value`` as a field of that annotation keeps it.
-
-    Raises:
-        ValueError: naming ``name``, what it must be and what was given.
-        TypeError: for an annotation that is none of those understood.
-    """
+    """Return ``value`` as a field of that annotation keeps it."""
     try:
         return _kind(annotation).take(value)
     except _UnfitError as unfit:
@@ -135,9 +118,6 @@ def checks_of(owner: type) -> tuple[tuple[str, Kind], ...]:
 
     Understood are int, float, bool, str, ``Literal`` of strings, ``tuple[T, ...]``, ``tuple[T, U]``, dataclasses, and
     unions of these and ``None``.
-
-    Raises:
-        TypeError: for another annotation, naming the field.
     """
     hints, found = get_type_hints(owner), []
     for field in fields(owner):  # type: ignore[arg-type] # owner is a dataclass by contract

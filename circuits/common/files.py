@@ -10,9 +10,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: a temporary file beside it, flushed to the disk, then renamed over it.
 
     The folder must be there: one that was deleted meanwhile is not made again unseen.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

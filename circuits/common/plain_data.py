@@ -73,12 +73,7 @@ def essence(value: Any) -> Any:
 
 
 def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
-    """Return the configuration of class ``kind`` that ``to_plain`` wrote.
-
-    Raises:
-        UnknownNameError: for a field that ``kind`` does not have (nearest suggested).
-        ValueError: for any other value that does not fit, saying which.
-    """
+    """Return the configuration of class ``kind`` that ``to_plain`` wrote."""
     require(isinstance(data, Mapping), f"a stored {kind.__name__} is an object with its fields, got {data!r}")
     for name in data:
         known(f"field of {kind.__name__}", name, [f.name for f in dataclasses.fields(kind)])  # type: ignore[arg-type] # kind is a dataclass by contract
@@ -89,11 +84,7 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a plain value: sorted keys, no spaces; numpy's and torch's numbers are numbers.
-
-    Raises:
-        TypeError: for what is no plain value.
-    """
+    """Return the one JSON text of a plain value: sorted keys, no spaces; numpy's and torch's numbers are numbers."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_number)
 
 

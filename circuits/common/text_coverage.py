@@ -38,11 +38,7 @@ class Coverage:
         return self._alphabet is not None
 
     def numbers(self, text: str) -> list[int]:
-        """Return the token numbers of a text, without the tokens that the tokenizer adds by itself.
-
-        Raises:
-            ValueError: naming the pieces that the tokenizer does not know, and what to do.
-        """
+        """Return the token numbers of a text, without the tokens that the tokenizer adds by itself."""
         encoded = self._encoded(text)
         unknown, lost = self._unknown_pieces(text, encoded), self._lost_pieces(text, encoded)
         does = f"which would become {', '.join(map(repr, self.written))}"
@@ -59,30 +55,19 @@ class Coverage:
         return encoded["input_ids"]
 
     def encode(self, text: str) -> list[int]:
-        """Return the token numbers of a text as :meth:`numbers`, unknown ones among them.
-
-        Raises:
-            ValueError: for a text that the tokenizer cannot encode at all.
-        """
+        """Return the token numbers of a text as :meth:`numbers`, unknown ones among them."""
         return self._encoded(text)["input_ids"]
 
     def missing(self, text: str) -> list[str]:
         """Return the pieces of a text that would become the unknown token or be lost, in their order; none: [].
 
         A text that names the unknown token itself (``"<unk>"``) means it.
-
-        Raises:
-            ValueError: for a text that the tokenizer cannot encode at all.
         """
         encoded = self._encoded(text)
         return [*self._unknown_pieces(text, encoded), *self._lost_pieces(text, encoded)]
 
     def lost(self, text: str) -> list[str]:
-        """Return the words of a text of which some or all leaves no token, in their order; none: [].
-
-        Raises:
-            ValueError: for a text that the tokenizer cannot encode at all.
-        """
+        """Return the words of a text of which some or all leaves no token, in their order; none: []."""
         return self._lost_pieces(text, self._encoded(text)) if self.can_lose else []
 
     def _encoded(self, text: str) -> Any:

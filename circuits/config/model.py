@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from circuits.common.errors import require
 from circuits.common.fields import Checked, positive
 from circuits.common.plain_data import from_plain, register_union, to_plain
-from circuits.config.streams import CARRIERS, Carrier, First, GateRule, Listed, Stream, Weights
+from circuits.config.streams import CARRIERS, Carrier, GateRule, Stream, Weights
 
 Positions = Literal["one-hot", "learned", "none"]
 Normalization = Literal["LN", "LNPre", "RMS", "RMSPre"]
@@ -19,23 +19,42 @@ Normalization = Literal["LN", "LNPre", "RMS", "RMSPre"]
 class VectorInputs(Checked):
     """Inputs are vectors (batch pos d_input); they go through a learned W_E if ``project``, else d_input = d_model."""
 
+    ABOVE_ZERO = ("d_input",)
+    are_tokens: ClassVar[bool] = False
+
     d_input: int
     project: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "d_input")
+    @property
+    def rows(self) -> int:
+        """How many rows W_E has."""
+        return self.d_input
+
+    @property
+    def says(self) -> str:
+        """The inputs in words."""
+        return f"vectors of {self.d_input}"
 
 
 @dataclass(frozen=True)
 class TokenInputs(Checked):
     """Inputs are token numbers (batch pos)."""
 
+    ABOVE_ZERO = ("d_vocab",)
+    are_tokens: ClassVar[bool] = True
+    project: ClassVar[bool] = True
+
     d_vocab: int
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "d_vocab")
+    @property
+    def rows(self) -> int:
+        """How many rows W_E has."""
+        return self.d_vocab
+
+    @property
+    def says(self) -> str:
+        """The inputs in words."""
+        return f"{self.d_vocab} tokens"
 
 
 Inputs = VectorInputs | TokenInputs
@@ -45,29 +64,36 @@ Inputs = VectorInputs | TokenInputs
 class MLP(Checked):
     """A two-matrix feed-forward part in every block."""
 
+    ABOVE_ZERO = ("d_mlp",)
+
     d_mlp: int
     act_fn: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "d_mlp")
 
 
 @dataclass(frozen=True)
 class Unembedding(Checked):
     """Logits = final residual @ W_U (+ b_U)."""
 
+    ABOVE_ZERO = ("d_vocab_out",)
+    is_stack: ClassVar[bool] = False
+    depth: ClassVar[int] = 0
+
     d_vocab_out: int
     bias: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "d_vocab_out")
+    @property
+    def says(self) -> str:
+        """The readout in words."""
+        return f"{self.d_vocab_out} logits"
 
 
 @dataclass(frozen=True)
 class ReluStack(Checked):
     """``depth`` layers z <- relu(z W + b), b one scalar a layer and no residual round them, then W_U without a bias."""
+
+    ABOVE_ZERO = ("d_vocab_out",)
+    is_stack: ClassVar[bool] = True
+    bias: ClassVar[bool] = False
 
     d_vocab_out: int
     depth: int = 3
@@ -75,11 +101,19 @@ class ReluStack(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "d_vocab_out")
         require(self.depth >= 0, f"depth of ReluStack must be 0 or more, got {self.depth}")
+
+    @property
+    def says(self) -> str:
+        """The readout in words."""
+        return f"{self.depth} ReLU layers -> {self.d_vocab_out} logits"
 
 
 Readout = Unembedding | ReluStack
+
+
+Part = Literal["attention", "embed", "mlp", "stack", "stack-bias", "unembed"]
+"""What starts with a width of its own."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +129,20 @@ class NormalInit(Checked):
             f"std must be above 0, got {self.std}: where all weights start at 0, no gradient reaches most of them",
         )
 
+    def std_of(self, part: Part, d_model: int, d_content: int) -> float:
+        """Return the standard deviation that the weights of a part start with."""
+        return 0.0 if part == "stack-bias" else self.std
+
 
 @dataclass(frozen=True)
 class ToyInit(Checked):
     """The in-context classifier's: attention N(0, 1/d_content), stack N(0, 2/d_model) with biases N(0, 1/d_model),
     unembedding N(0, 1/d_model); d_content is the input's width without its one-hot positions."""
+
+    def std_of(self, part: Part, d_model: int, d_content: int) -> float:
+        """Return the standard deviation that the weights of a part start with."""
+        wide, content = 1 / math.sqrt(d_model), 1 / math.sqrt(d_content)
+        return {"attention": content, "stack": math.sqrt(2) * wide, "mlp": math.sqrt(2) * wide}.get(part, wide)
 
 
 Init = NormalInit | ToyInit
@@ -180,36 +223,35 @@ class ModelConfig(Checked):
             return
         remedy = "; change that or leave tied_embedding out"
         require(
-            isinstance(self.inputs, TokenInputs),
+            self.inputs.are_tokens,
             f"a tied embedding reads and writes the same tokens: inputs must be TokenInputs, got {self.inputs}{remedy}",
         )
         require(
-            isinstance(self.readout, Unembedding) and not self.readout.bias,
+            not self.readout.is_stack and not self.readout.bias,
             f"a tied embedding is the whole readout: an Unembedding without a bias, got {self.readout}{remedy}",
         )
-        d_vocab, d_vocab_out = getattr(self.inputs, "d_vocab", None), self.readout.d_vocab_out
+        d_vocab, d_vocab_out = self.inputs.rows, self.readout.d_vocab_out
         require(
             d_vocab == d_vocab_out,
             f"a tied embedding has one row a token: d_vocab_out = {d_vocab_out} must be d_vocab = {d_vocab}{remedy}",
         )
 
     def _check_inputs(self) -> None:
-        vectors = isinstance(self.inputs, VectorInputs)
-        if isinstance(self.inputs, VectorInputs) and not self.inputs.project:
-            require(
-                self.inputs.d_input == self.d_model,
-                f"input vectors of width {self.inputs.d_input} do not fit d_model = {self.d_model}; set "
-                f"VectorInputs(project=True) or make them equal",
-            )
+        inputs = self.inputs
+        require(
+            inputs.project or inputs.rows == self.d_model,
+            f"input vectors of width {inputs.rows} do not fit d_model = {self.d_model}; set "
+            f"VectorInputs(project=True) or make them equal",
+        )
         if self.positions == "one-hot":
             require(
-                vectors and self.n_ctx < self.d_model,
+                not inputs.are_tokens and self.n_ctx < self.d_model,
                 "one-hot positions stand in the first n_ctx components of input vectors: inputs must be VectorInputs "
                 f"and n_ctx ({self.n_ctx}) less than d_model ({self.d_model})",
             )
             require(
-                not getattr(self.inputs, "project", False),
-                f"with one-hot positions, input vectors are the residual stream as they stand and {self.inputs} would "
+                not inputs.project,
+                f"with one-hot positions, input vectors are the residual stream as they stand and {inputs} would "
                 f"never be projected; use VectorInputs({self.d_model}), or positions='learned'",
             )
         centred = self.normalization in ("LN", "LNPre")
@@ -240,12 +282,7 @@ class ModelConfig(Checked):
             f"the {stream.carrier} stream ({topology}) has no layer to read in a model of {self.n_layers} layer(s); "
             f"use more layers or no stream",
         )
-        if isinstance(stream.topology, Listed):
-            late = [pair for pair in stream.topology.pairs if pair[0] >= self.n_layers]
-            require(not late, f"pairs {late} name layers beyond the last one, {self.n_layers - 1}")
-        if isinstance(stream.topology, First):
-            late = [reader for reader in stream.topology.readers or () if reader >= self.n_layers]
-            require(not late, f"readers {late} are layers beyond the last one, {self.n_layers - 1}")
+        stream.topology.check_layers(self.n_layers)
         for layer in range(self.n_layers):
             for source in stream.topology.sources(layer):
                 require(
@@ -302,15 +339,12 @@ class ModelConfig(Checked):
     @property
     def d_content(self) -> int:
         """The width of an input without its one-hot positions."""
-        d_input = self.inputs.d_input if isinstance(self.inputs, VectorInputs) else self.d_model
+        d_input = self.d_model if self.inputs.are_tokens else self.inputs.rows
         return d_input - self.n_ctx if self.positions == "one-hot" else d_input
 
-    def weight_std(self, part: Literal["attention", "embed", "mlp", "stack", "stack-bias", "unembed"]) -> float:
+    def weight_std(self, part: Part) -> float:
         """Return the standard deviation that the weights of a part start with."""
-        if isinstance(self.init, NormalInit):
-            return 0.0 if part == "stack-bias" else self.init.std
-        wide, content = 1 / math.sqrt(self.d_model), 1 / math.sqrt(self.d_content)
-        return {"attention": content, "stack": math.sqrt(2) * wide, "mlp": math.sqrt(2) * wide}.get(part, wide)
+        return self.init.std_of(part, self.d_model, self.d_content)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the configuration as plain data (see :func:`circuits.common.plain_data.to_plain`)."""

@@ -6,13 +6,14 @@ the own projection of layer ``l`` for a carrier (shape batch pos head d_head),
     incoming  s_l = sum over sources j of gate( gain[l, j] * transform( outgoing_j ) )
     mixed     m_l = own_gain * c_l + s_l
 
-and attention uses ``m_l``. Every part of this rule is a small frozen dataclass.
+and attention uses ``m_l``. Every part of this rule is a small frozen dataclass that says what others may assume of it;
+what the parts compute is in :mod:`circuits.streams.gains`, ``transforms`` and ``mixing``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from circuits.common.errors import require
 from circuits.common.fields import Checked, all_different, counted_from_zero
@@ -30,26 +31,34 @@ GATES: tuple[Gate, ...] = ("full", "stop", "gradient-only", "off")
 # --- topologies: which layers a layer reads, and what those layers pass on -----------------------------------------
 
 
+class _Topology:
+    passes_on: ClassVar[Literal["own", "mixed"]] = "own"
+    """What a layer passes on: its own projection as it is, or what it used."""
+    within_layer: ClassVar[bool] = False
+    """Whether a layer reads itself."""
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers that ``layer`` reads."""
+        return (layer - 1,) if layer > 0 else ()
+
+    def check_layers(self, n_layers: int) -> None:
+        """Check that a model of ``n_layers`` has the layers that are named."""
+
+
 @dataclass(frozen=True)
-class Previous(Checked):
+class Previous(_Topology, Checked):
     """Layer l reads the raw projection of layer l-1 (Burns et al., arXiv 2412.15113, as their code has it)."""
 
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (layer - 1,) if layer > 0 else ()
-
 
 @dataclass(frozen=True)
-class Cumulative(Checked):
+class Cumulative(_Topology, Checked):
     """Layer l reads what layer l-1 used, its own plus what had come in: the running sum."""
 
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (layer - 1,) if layer > 0 else ()
+    passes_on = "mixed"
 
 
 @dataclass(frozen=True)
-class First(Checked):
+class First(_Topology, Checked):
     """Every later layer, or only those listed in ``readers``, reads the first layer (arXiv 2410.17897)."""
 
     readers: tuple[int, ...] | None = None
@@ -64,9 +73,14 @@ class First(Checked):
         """Return the layers that ``layer`` reads."""
         return (0,) if layer > 0 and (self.readers is None or layer in self.readers) else ()
 
+    def check_layers(self, n_layers: int) -> None:
+        """Check that a model of ``n_layers`` has the layers that are named."""
+        late = [reader for reader in self.readers or () if reader >= n_layers]
+        require(not late, f"readers {late} are layers beyond the last one, {n_layers - 1}")
+
 
 @dataclass(frozen=True)
-class Dense(Checked):
+class Dense(_Topology, Checked):
     """Every layer reads all earlier layers."""
 
     def sources(self, layer: int) -> tuple[int, ...]:
@@ -75,7 +89,7 @@ class Dense(Checked):
 
 
 @dataclass(frozen=True)
-class Listed(Checked):
+class Listed(_Topology, Checked):
     """Exactly the listed pairs (reader, source) are connected."""
 
     pairs: tuple[tuple[int, int], ...]
@@ -91,10 +105,17 @@ class Listed(Checked):
         """Return the layers that ``layer`` reads."""
         return tuple(source for reader, source in self.pairs if reader == layer)
 
+    def check_layers(self, n_layers: int) -> None:
+        """Check that a model of ``n_layers`` has the layers that are named."""
+        late = [pair for pair in self.pairs if pair[0] >= n_layers]
+        require(not late, f"pairs {late} name layers beyond the last one, {n_layers - 1}")
+
 
 @dataclass(frozen=True)
-class WithinLayer(Checked):
+class WithinLayer(_Topology, Checked):
     """Every layer reads another carrier of its own (keys into values, say)."""
+
+    within_layer = True
 
     def sources(self, layer: int) -> tuple[int, ...]:
         """Return the layers that ``layer`` reads."""
@@ -107,8 +128,23 @@ Topology = Previous | Cumulative | First | Dense | Listed | WithinLayer
 # --- gains: how much of its own and of what comes in a layer takes --------------------------------------------------
 
 
+class _Gain:
+    depends_on_input: ClassVar[bool] = False
+    """Whether it differs from token to token, so that the stream is no one linear map."""
+
+    @property
+    def replaces_own(self) -> bool:
+        """Whether reading layers have no projection of their own."""
+        return False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing comes in, and never will."""
+        return False
+
+
 @dataclass(frozen=True)
-class FixedGain(Checked):
+class FixedGain(_Gain, Checked):
     """Fixed numbers. ``own = 0`` means that reading layers have no projection of their own for this carrier."""
 
     own: float = 1.0
@@ -121,9 +157,24 @@ class FixedGain(Checked):
             "FixedGain(0, 0) leaves reading layers nothing to attend to; give own or stream another number",
         )
 
+    @property
+    def replaces_own(self) -> bool:
+        """Whether reading layers have no projection of their own."""
+        return self.own == 0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing comes in, and never will."""
+        return self.stream == 0
+
+    @property
+    def says(self) -> str:
+        """The gain in words."""
+        return f"{self.own:g} own + {self.stream:g} in"
+
 
 @dataclass(frozen=True)
-class LearnedGain(Checked):
+class LearnedGain(_Gain, Checked):
     """Learned numbers per layer pair, or per layer pair and head, starting at ``own`` and ``stream``.
 
     ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's.
@@ -142,10 +193,23 @@ class LearnedGain(Checked):
             "use FixedGain(own=0), where they have none",
         )
 
+    @property
+    def says(self) -> str:
+        """The gain in words."""
+        per = "per layer pair and head" if self.per_head else "per layer pair"
+        return f"learned {per}, {self.tie}, from {self.own:g} own + {self.stream:g} in"
+
 
 @dataclass(frozen=True)
-class TokenGain(Checked):
+class TokenGain(_Gain, Checked):
     """own = m and stream = 1 - m with m = sigmoid(x W + b) per token and head, x the reading layer's input."""
+
+    depends_on_input = True
+
+    @property
+    def says(self) -> str:
+        """The gain in words."""
+        return "m own + (1 - m) in, m per token and head"
 
 
 Gain = FixedGain | LearnedGain | TokenGain
@@ -154,19 +218,35 @@ Gain = FixedGain | LearnedGain | TokenGain
 # --- transforms: what happens to an outgoing tensor on its way ------------------------------------------------------
 
 
+class _Transform:
+    says: ClassVar[str]
+    """The transform in words."""
+    learns: ClassVar[bool] = True
+    mixes_heads: ClassVar[bool] = False
+    """Whether a head also reads other heads."""
+
+
 @dataclass(frozen=True)
-class Identity(Checked):
+class Identity(_Transform, Checked):
     """Head h reads head h."""
 
+    says = "identity"
+    learns = False
+
 
 @dataclass(frozen=True)
-class HeadMixing(Checked):
+class HeadMixing(_Transform, Checked):
     """A learned matrix over heads per layer pair (reader head, source head), starting at the identity."""
 
+    says = "learned mixing of heads"
+    mixes_heads = True
+
 
 @dataclass(frozen=True)
-class LinearMap(Checked):
+class LinearMap(_Transform, Checked):
     """A learned d_head x d_head matrix per layer pair and head, starting at the identity."""
+
+    says = "learned linear map"
 
 
 Transform = Identity | HeadMixing | LinearMap
@@ -218,46 +298,40 @@ class Stream(Checked):
     @property
     def passes_on(self) -> Literal["own", "mixed"]:
         """Whether a layer passes on its raw own projection or what it used."""
-        return "mixed" if isinstance(self.topology, Cumulative) else "own"
+        return self.topology.passes_on
 
     @property
     def replaces_own(self) -> bool:
         """Whether reading layers have no projection of their own for the fed carrier."""
-        return isinstance(self.gain, FixedGain) and self.gain.own == 0
+        return self.gain.replaces_own
 
     def head_gates(self, reader: int, source: int, n_heads: int) -> tuple[Gate, ...]:
         """Return the gate of every head of ``reader`` for what comes from ``source``."""
-        return tuple(self._gate(reader, source, head) for head in range(n_heads))
-
-    def _gate(self, reader: int, source: int, head: int) -> Gate:
-        matching: list[Gate] = [rule.gate for rule in self.gate_rules if rule.matches(reader, source, head)]
-        return matching[-1] if matching else self.gate
+        gates: list[Gate] = [self.gate] * n_heads
+        for rule in self.gate_rules:
+            gates = [rule.gate if rule.matches(reader, source, head) else gate for head, gate in enumerate(gates)]
+        return tuple(gates)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_learns()
+        learns = "untied weights" if self.weights == "untied" else str(self.transform) if self.transform.learns else ""
+        require(
+            not (self.gain.is_silent and learns),
+            f"with {self.gain} nothing comes in, so {learns} would never learn; give stream= a gain other than 0, or "
+            f"leave it out",
+        )
         if self.weights != "own":
             require(
                 self.passes_on == "own",
                 f"a running sum is of what layers used, and {self.weights} weights make what none uses: choose another "
                 f"topology than Cumulative, or weights='own'",
             )
-        if isinstance(self.topology, WithinLayer):
+        if self.topology.within_layer:
             require(
                 self.reads != self.carrier,
                 f"a within-layer stream needs another carrier to read: {self.carrier} of a layer cannot be added to "
                 f"itself; set source to one of {[c for c in CARRIERS if c != self.carrier]}",
             )
-
-    def _check_learns(self) -> None:
-        silent = isinstance(self.gain, FixedGain) and self.gain.stream == 0
-        learns = self.weights == "untied" or not isinstance(self.transform, Identity)
-        what = "untied weights" if self.weights == "untied" else str(self.transform)
-        require(
-            not (silent and learns),
-            f"with {self.gain} nothing comes in, so {what} would never learn; give stream= a gain other than 0, or "
-            f"leave it out",
-        )
 
 
 for _union in (Topology, Gain, Transform):

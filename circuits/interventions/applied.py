@@ -13,15 +13,8 @@ from torch import Tensor
 
 from circuits.checkpoint import load_checkpoint
 from circuits.common.errors import known, require
-from circuits.interventions.intervention import (
-    CutForward,
-    CutGradient,
-    Freeze,
-    FromRun,
-    Intervention,
-    check_interventions,
-)
-from circuits.interventions.replacement import Places, finite, replacement, touched_part
+from circuits.interventions.intervention import Intervention, check_interventions
+from circuits.interventions.replacement import Places, finite, touched_part
 from circuits.model import HookedStreamTransformer
 from circuits.sites import check_sites
 
@@ -72,8 +65,9 @@ class Counts:
             changed = fired and (largest != 0 or index in self.held)
             if changed or (which is not None and intervention not in which):
                 continue
-            cut = isinstance(intervention.operation, CutGradient)
-            why = "no gradient came to it; run the backward pass where it acts" if cut else "what was there is the same"
+            why = "what was there is the same"
+            if intervention.operation.cuts_gradient:
+                why = "no gradient came to it; run the backward pass where it acts"
             why = f"fired {int(fired)} time(s) and changed nothing: {why}" if fired else "never fired: no forward pass"
             raise NothingChangedError(f"{intervention} (strength {intervention.strength}) {why}")
 
@@ -83,23 +77,21 @@ class Counts:
         ``changed_max`` is the largest absolute change of an activation and ``changed_mean`` the mean over what was
         touched and over times; for :class:`CutGradient`, of the norm of the gradient that was stopped.
         """
-        return [self._record(i, *row) for i, row in zip(self.interventions, self.values.tolist(), strict=True)]
-
-    @staticmethod
-    def _record(intervention: Intervention, fired: float, largest: float, total: float) -> dict[str, Any]:
-        site = intervention.site
-        return {
-            "hook": site.hook_name,
-            "head": site.head,
-            "position": site.position,
-            "operation": repr(intervention.operation),
-            "strength": intervention.strength,
-            "first": intervention.first,
-            "last": intervention.last,
-            "fired": int(fired),
-            "changed_max": largest,
-            "changed_mean": total / fired if fired else 0.0,
-        }
+        return [
+            {
+                "hook": i.site.hook_name,
+                "head": i.site.head,
+                "position": i.site.position,
+                "operation": repr(i.operation),
+                "strength": i.strength,
+                "first": i.first,
+                "last": i.last,
+                "fired": int(fired),
+                "changed_max": largest,
+                "changed_mean": total / fired if fired else 0.0,
+            }
+            for i, (fired, largest, total) in zip(self.interventions, self.values.tolist(), strict=True)
+        ]
 
     def to_frame(self) -> pd.DataFrame:
         """Return :meth:`records` as a frame."""
@@ -130,12 +122,12 @@ class Intervening:
         self.model, self.interventions, self.at_step = model, tuple(interventions), at_step
         self.counts = Counts(interventions, model.cfg.device or "cpu")
         self._others: dict[str | int, HookedStreamTransformer] = dict((models or {}).items())
-        self._theirs: dict[str | int, Activations] = {}
+        self._theirs: dict[str | int | None, Activations] = {}
         for intervention in interventions:
-            if isinstance(intervention.operation, FromRun):
+            if isinstance(intervention.taken_from, str):
                 self._other(intervention)
             require(
-                at_step is not None or not isinstance(intervention.operation, Freeze),
+                at_step is not None or not intervention.operation.freezes,
                 f"{intervention}: only a training knows the model of its window's first step; elsewhere use "
                 "FromRun(checkpoint)",
             )
@@ -172,33 +164,26 @@ class Intervening:
         def act(activation: Tensor, hook: Any) -> Tensor:
             touched = touched_part(intervention.site, activation, positions)
             counts.fire(index)
-            if isinstance(intervention.operation, CutGradient):
+            if intervention.operation.cuts_gradient:
                 return _CutGradient.apply(  # type: ignore[return-value] # torch gives no type for it
                     activation, touched, intervention.strength, lambda norm: counts.change(index, norm, norm)
                 )
             old = finite(intervention.site, activation)
             source = baseline.get(hook.name, activation).detach()
-            new = torch.where(touched, self._moved(intervention, old, source), activation)
+            taken = intervention.taken_from is not None
+            target = self._taken(intervention, old) if taken else intervention.operation.instead(old, source)
+            new = target if intervention.strength == 1 else old + intervention.strength * (target - old)
+            new = torch.where(touched, new, activation)
             moved = torch.where(touched, new - old, 0).detach().abs()
             counts.change(index, moved.max(), moved.sum() / touched.sum())
-            if isinstance(intervention.operation, Freeze) and activation.requires_grad:
+            if intervention.operation.freezes and activation.requires_grad:
                 counts.held.add(index)
             return new
 
         return act
 
-    def _moved(self, intervention: Intervention, old: Tensor, source: Tensor) -> Tensor:
-        operation, strength = intervention.operation, intervention.strength
-        if isinstance(operation, CutForward):
-            return old - strength * old.detach()
-        if isinstance(operation, (FromRun, Freeze)):
-            target = self._taken(intervention, old)
-        else:
-            target = replacement(operation, old, source)
-        return target if strength == 1 else old + strength * (target - old)
-
     def _taken(self, intervention: Intervention, old: Tensor) -> Tensor:
-        theirs = self._theirs.get(_key(intervention))
+        theirs = self._theirs.get(intervention.taken_from)
         if theirs is None:
             raise ValueError(f"{intervention} is that on the same inputs: run the whole model, from its inputs")
         taken = theirs[intervention.site.hook_name]
@@ -212,9 +197,14 @@ class Intervening:
     # --- activations of other models ----------------------------------------------------------------------------------
 
     def _other(self, intervention: Intervention) -> HookedStreamTransformer:
-        key = _key(intervention)
+        key = intervention.taken_from
+        assert key is not None, "asked of those that take from another model only"
         if key not in self._others:
-            found = load_checkpoint(Path(key)) if isinstance(key, str) else self._at_step(key)
+            if isinstance(key, str):
+                found = load_checkpoint(Path(key))
+            else:
+                assert self.at_step is not None, "asked for when this was made"
+                found = self.at_step(key)
             self._others[key] = found.to(self.model.W_U.device, self.model.W_U.dtype)
         other = self._others[key]
         require(other is not self.model, f"{intervention}: {key!r} is the model itself; give another, or a checkpoint")
@@ -224,18 +214,13 @@ class Intervening:
             raise ValueError(f"{intervention} cannot be taken from {key!r}: {error}") from error
         return other
 
-    def _at_step(self, step: int) -> HookedStreamTransformer:
-        if self.at_step is None:
-            raise ValueError("only a training knows the model of an earlier step")
-        return self.at_step(step)
-
     @contextmanager
     def _listening(self, active: Sequence[Intervention]) -> Iterator[None]:
         # Hooks see no inputs, and what another model does on them must be known before this one runs.
         wanted: dict[str | int, tuple[HookedStreamTransformer, list[str]]] = {}
         for intervention in active:
-            if isinstance(intervention.operation, (FromRun, Freeze)):
-                entry = wanted.setdefault(_key(intervention), (self._other(intervention), []))
+            if (key := intervention.taken_from) is not None:
+                entry = wanted.setdefault(key, (self._other(intervention), []))
                 entry[1].append(intervention.site.hook_name)
         before, forward = vars(self.model).get("forward"), self.model.forward
 
@@ -244,7 +229,9 @@ class Intervening:
                 # Text is made tokens by this model's tokenizer, for the others too.
                 theirs = inputs if isinstance(inputs, Tensor) else self.model.to_tokens(inputs)
                 for key, (other, names) in wanted.items():
-                    self._theirs[key] = _activations(other, theirs, names)
+                    with torch.no_grad():
+                        _, cache = other.run_with_cache(theirs, names_filter=names, return_cache_object=False)
+                    self._theirs[key] = cache
             try:
                 return forward(inputs, *args, **kwargs)
             finally:
@@ -285,16 +272,6 @@ def intervened(
         yield ready.counts
     if not allow_nothing:
         ready.counts.require_change([i for i in interventions if i.active(step)])
-
-
-def _activations(model: HookedStreamTransformer, inputs: Tensor, names: Sequence[str]) -> Activations:
-    with torch.no_grad():
-        return model.run_with_cache(inputs, names_filter=names, return_cache_object=False)[1]
-
-
-def _key(intervention: Intervention) -> str | int:
-    operation = intervention.operation
-    return operation.checkpoint if isinstance(operation, FromRun) else intervention.first
 
 
 class _CutGradient(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """One value for what is done to an activation: where, what, how strongly, and in which steps of a training.
 
-Training, analysis and the records of runs all hold the same :class:`Intervention`; ``intervening.py`` applies it.
+Training, analysis and the records of runs all hold the same :class:`Intervention`; ``applied.py`` applies it.
 """
 
 from __future__ import annotations
@@ -8,47 +8,76 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor
 
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked
 from circuits.common.plain_data import from_plain, register_union, to_plain
 from circuits.config.model import ModelConfig
+from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
 from circuits.model import HookedStreamTransformer
 from circuits.sites import Site, check_sites
 
 # --- what is done -----------------------------------------------------------------------------------------------------
 
 
+class _Operation:
+    only_patterns: ClassVar[bool] = False
+    takes_source: ClassVar[bool] = False
+    """Whether it takes what it puts in place from examples: those of a baseline, or of the batch itself."""
+    least_examples: ClassVar[int] = 1
+    freezes: ClassVar[bool] = False
+    cuts_gradient: ClassVar[bool] = False
+
+    def instead(self, old: Tensor, source: Tensor) -> Tensor:
+        """Return what is put in the place of all of ``old``; ``source`` (example first) is what it is taken from."""
+        raise NotImplementedError
+
+    def model(self, first: int) -> str | int | None:
+        """Return which other model's activation it puts in place: that of a checkpoint, or of a step of training;
+        ``first`` is the window's first step."""
+        return None
+
+
 @dataclass(frozen=True)
-class Zero(Checked):
+class Zero(_Operation, Checked):
     """Zero instead."""
 
+    def instead(self, old: Tensor, source: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(old)
+
 
 @dataclass(frozen=True)
-class Mean(Checked):
+class Mean(_Operation, Checked):
     """The mean over the batch instead, position by position."""
 
+    takes_source = True
+
+    def instead(self, old: Tensor, source: Tensor) -> Tensor:
+        """Return the mean over the source's examples, for every example."""
+        return source.mean(0, keepdim=True).expand_as(old)
+
 
 @dataclass(frozen=True)
-class Clamp(Checked):
+class Clamp(_Operation, Checked):
     """One number instead, everywhere."""
 
     value: float
 
-
-Attended = Literal["previous", "self", "first", "uniform"]
-ATTENDED: dict[Attended, str] = {
-    "previous": "all attention to the position before (the first position: to itself)",
-    "self": "all attention to the position itself",
-    "first": "all attention to the first position",
-    "uniform": "equal attention to every position up to its own",
-}
+    def instead(self, old: Tensor, source: Tensor) -> Tensor:
+        """Return the number everywhere."""
+        return torch.full_like(old, self.value)
 
 
 @dataclass(frozen=True)
-class Attend(Checked):
+class Attend(_Operation, Checked):
     """A fixed attention pattern instead; ``ATTENDED`` says which there are."""
+
+    only_patterns = True
 
     to: Attended
 
@@ -58,41 +87,72 @@ class Attend(Checked):
             known("attention", self.to, ATTENDED)
         super().__post_init__()
 
+    def instead(self, old: Tensor, source: Tensor) -> Tensor:
+        """Return the pattern, for every example and head."""
+        return attention_to(self.to, old.shape[-1]).to(old).expand_as(old)
+
 
 @dataclass(frozen=True)
-class Resample(Checked):
+class Resample(_Operation, Checked):
     """The activation of another example of the batch instead, by a permutation that leaves no example its own.
 
     Sites with equal seeds take theirs from the same other example.
     """
 
+    takes_source = True
+    least_examples = 2
+
     seed: int = 0
+
+    def instead(self, old: Tensor, source: Tensor) -> Tensor:
+        """Return the activation of another of the source's examples, for every example."""
+        require(
+            len(source) == len(old),
+            f"a baseline of {len(source)} examples is resampled for {len(old)}; they must agree",
+        )
+        return source[others(len(old), self.seed).to(old.device)]
 
 
 @dataclass(frozen=True)
-class FromRun(Checked):
+class FromRun(_Operation, Checked):
     """The activation instead that the model of another checkpoint has on the same inputs."""
 
     checkpoint: str
     """A checkpoint's path, or the name of a model that is given where the intervention is applied."""
 
+    def model(self, first: int) -> str:
+        """Return the checkpoint."""
+        return self.checkpoint
+
 
 @dataclass(frozen=True)
-class Freeze(Checked):
+class Freeze(_Operation, Checked):
     """The activation instead that the model of the window's first step has on the same inputs; for training.
 
     As no gradient flows into it, weights that act through it alone stop learning.
     """
 
+    freezes = True
+
+    def model(self, first: int) -> int:
+        """Return the window's first step."""
+        return first
+
 
 @dataclass(frozen=True)
-class CutForward(Checked):
+class CutForward(_Operation, Checked):
     """The value becomes zero, the gradient stays: x - x.detach()."""
 
+    def instead(self, old: Tensor, source: Tensor) -> Tensor:
+        """Return zeros with the gradient of ``old``."""
+        return old - old.detach()
+
 
 @dataclass(frozen=True)
-class CutGradient(Checked):
+class CutGradient(_Operation, Checked):
     """The value stays, no gradient goes back through it."""
+
+    cuts_gradient = True
 
 
 Operation = Zero | Mean | Clamp | Attend | Resample | FromRun | Freeze | CutForward | CutGradient
@@ -135,13 +195,18 @@ class Intervention(Checked):
             "the q, k and v that come in at this and later layers (route residual)",
         )
         require(
-            self.site.component == "pattern" or not isinstance(self.operation, Attend),
+            self.site.component == "pattern" or not self.operation.only_patterns,
             f"{self.operation} needs the component 'pattern', not {self.site.component!r}",
         )
         require(
             self.first >= 0 and (self.last is None or self.last > self.first),
             f"a window starts at step 0 or later and ends after its start, got {self.first} to {self.last}",
         )
+
+    @property
+    def taken_from(self) -> str | int | None:
+        """The other model whose activation is put in place: a checkpoint, or the step of a training."""
+        return self.operation.model(self.first)
 
     def active(self, step: int | None) -> bool:
         """Return whether it acts at a step of training; ``None`` stands for no training, where every one acts."""
@@ -165,21 +230,19 @@ class Intervention(Checked):
             UnknownNameError: for an unknown field or operation (nearest suggested).
             ValueError: for any other value that does not fit, saying which.
         """
-        _check_plain(data)
+        parts = '"site": {"layer": 0, "component": "pattern"}, "operation": {"type": "Attend", "to": "previous"}'
+        wanted = f"wanted {{{parts}}}"
+        require(isinstance(data, Mapping), f"this is no intervention: {data!r}; {wanted}")
+        for part in ("site", "operation"):
+            has = isinstance(data.get(part), Mapping)
+            require(has, f"an intervention needs the field {part!r}: {wanted}, got {data}")
+        kinds = {kind.__name__: kind for kind in get_args(Operation)}
+        operation = dict(data["operation"])
+        kind = kinds[known("operation", str(operation.pop("type", None)), kinds)]
+        for given, owner in ((data["site"], Site), (operation, kind)):
+            for name in given:
+                known(f"field of {owner.__name__}", name, [f.name for f in fields(owner)])
         return from_plain(cls, data)
-
-
-def _check_plain(data: Mapping[str, Any]) -> None:
-    wanted = 'wanted {"site": {"layer": 0, "component": "pattern"}, "operation": {"type": "Attend", "to": "previous"}}'
-    require(isinstance(data, Mapping), f"this is no intervention: {data!r}; {wanted}")
-    for part in ("site", "operation"):
-        require(isinstance(data.get(part), Mapping), f"an intervention needs the field {part!r}: {wanted}, got {data}")
-    kinds = {kind.__name__: kind for kind in get_args(Operation)}
-    operation = dict(data["operation"])
-    kind = kinds[known("operation", str(operation.pop("type", None)), kinds)]
-    for given, owner in ((data["site"], Site), (operation, kind)):
-        for name in given:
-            known(f"field of {owner.__name__}", name, [f.name for f in fields(owner)])
 
 
 def check_interventions(model: HookedStreamTransformer | ModelConfig, interventions: Iterable[Intervention]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, repeat
@@ -12,19 +12,22 @@ from torch import Tensor
 
 from circuits.common.errors import require
 from circuits.common.plain_data import derive_seed
-from circuits.interventions.intervention import Attend, Attended, Clamp, Mean, Operation, Resample, Zero
 from circuits.sites import PATTERN, Site
+
+Attended = Literal["previous", "self", "first", "uniform"]
+ATTENDED: dict[Attended, str] = {
+    "previous": "all attention to the position before (the first position: to itself)",
+    "self": "all attention to the position itself",
+    "first": "all attention to the first position",
+    "uniform": "equal attention to every position up to its own",
+}
 
 Places = Mapping[str, Int[Tensor, "batch _"]]
 """Positions by role, one row an example."""
 
 
 def position_numbers(what: str, places: Any) -> Int[Tensor, "*any"]:
-    """Return positions as a tensor of whole numbers.
-
-    Raises:
-        ValueError: for anything else, a mask or fractions, saying what to give.
-    """
+    """Return positions as a tensor of whole numbers."""
     try:
         numbers = torch.as_tensor(places)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -81,30 +84,8 @@ def finite(site: Site, activation: Tensor) -> Tensor:
     return activation.masked_fill(~_causal(activation), 0) if site.component == "attn_scores" else activation
 
 
-def replacement(operation: Operation, old: Tensor, source: Tensor) -> Tensor:
-    """Return what an operation puts in the place of ``old``, whole; ``source`` is what means and samples are taken of.
-
-    Raises:
-        ValueError: for a batch of one that is resampled, or a ``source`` of another number of examples.
-    """
-    if isinstance(operation, Zero):
-        return torch.zeros_like(old)
-    if isinstance(operation, Clamp):
-        return torch.full_like(old, operation.value)
-    if isinstance(operation, Mean):
-        return source.mean(0, keepdim=True).expand_as(old)
-    if isinstance(operation, Attend):
-        return attention_to(operation.to, old.shape[-1]).to(old).expand_as(old)
-    assert isinstance(operation, Resample), "the rest needs no target, or another model's"
-    require(
-        len(source) == len(old), f"a baseline of {len(source)} examples is resampled for {len(old)}; they must agree"
-    )
-    return source[others(len(old), operation.seed).to(old.device)]
-
-
 def attention_to(to: Attended, n: int) -> Float[Tensor, "query key"]:
-    """Return a fixed attention pattern over ``n`` positions; see
-    :data:`circuits.interventions.intervention.ATTENDED`."""
+    """Return a fixed attention pattern over ``n`` positions, one of :data:`ATTENDED`."""
     if to == "uniform":
         return torch.ones(n, n).tril() / rearrange(torch.arange(1.0, n + 1), "query -> query 1")
     query = torch.arange(n)
@@ -113,11 +94,7 @@ def attention_to(to: Attended, n: int) -> Float[Tensor, "query key"]:
 
 
 def others(n: int, seed: int) -> Int[Tensor, " n"]:
-    """Return, for each of ``n`` examples, another one: a permutation without fixed points, the same for equal seeds.
-
-    Raises:
-        ValueError: for a single example.
-    """
+    """Return, for each of ``n`` examples, another one: a permutation without fixed points, the same for equal seeds."""
     require(n > 1, "an activation is resampled from another example of the batch, and this batch has only one")
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(derive_seed("resample", seed)))
     return torch.empty_like(shuffled).scatter_(0, shuffled, shuffled.roll(-1))

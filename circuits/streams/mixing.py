@@ -1,22 +1,20 @@
-"""How one layer mixes what it computes with what comes in from others: gains, transforms and the gradient gate."""
+"""How one layer mixes what it computes with what comes in from others, past the gradient gate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
-from einops import einsum
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Carrier, FixedGain, Gate, HeadMixing, LearnedGain, LinearMap, Stream, TokenGain
-from circuits.initial_weights import Constant, Eye, Initial, Initialised, Normal
+from circuits.config.streams import Carrier, Gate, Stream
+from circuits.initial_weights import Initialised
+from circuits.streams.gains import GAINS, Gains
+from circuits.streams.transforms import TRANSFORMS, HeadTensor
 from circuits.transformerlens.hooks import fork
 
-HeadTensor = Float[Tensor, "batch pos head d_head"]
-Gains = tuple[Tensor | float, list[Tensor | float]]
 Outgoing = dict[tuple[int, Carrier], HeadTensor]
 """What layers have passed on so far, by (layer, carrier)."""
 
@@ -64,33 +62,14 @@ class Mix(Initialised):
         self.layer = layer
         self.reads: Carrier = stream.reads
         self.sources = stream.topology.sources(layer)
-        self.gain = stream.gain
-        self.transform = stream.transform
+        n = len(self.sources)
+        self.gain = GAINS[type(stream.gain)](stream.gain, config, n)
+        self.transform = TRANSFORMS[type(stream.transform)]
         self.set_gates(config, stream)
-        n, heads, width = len(self.sources), config.n_heads, config.d_head
-        if isinstance(self.gain, LearnedGain):
-            per = (heads, 1) if self.gain.per_head else ()
-            self.stream_gain = nn.Parameter(torch.empty(n, *per))
-            if self.gain.tie == "free":
-                self.own_gain = nn.Parameter(torch.empty(per))
-        if isinstance(self.gain, TokenGain):
-            self.W_gain = nn.Parameter(torch.empty(config.d_model, heads))
-            self.b_gain = nn.Parameter(torch.empty(heads))
-        if isinstance(self.transform, HeadMixing):
-            self.W_heads = nn.Parameter(torch.empty(n, heads, heads))
-        if isinstance(self.transform, LinearMap):
-            self.W_map = nn.Parameter(torch.empty(n, heads, width, width))
-        self._gain_std = config.weight_std("attention")
+        for name, (shape, start) in (self.gain.weights() | self.transform.weights(config, n)).items():
+            self.learn(name, shape, start)
         for source in self.sources:
             self.add_module(f"hook_from_{source}", HookPoint())
-
-    def initial(self) -> dict[str, Initial]:
-        """Return how every parameter starts; see :class:`circuits.initial_weights.Initialised`."""
-        start: dict[str, Initial] = {"W_heads": Eye(), "W_map": Eye(), "b_gain": Constant(0.0)}
-        start["W_gain"] = Normal(self._gain_std)
-        if isinstance(self.gain, LearnedGain):
-            start |= {"stream_gain": Constant(self.gain.stream), "own_gain": Constant(self.gain.own)}
-        return start
 
     def set_gates(self, config: ModelConfig, stream: Stream) -> None:
         """Take the gates of ``stream``; everything else about the rule stays."""
@@ -101,17 +80,7 @@ class Mix(Initialised):
 
         ``x`` is the input that the carrier is projected from, (batch pos d_model) or (batch pos head d_model).
         """
-        if isinstance(self.gain, FixedGain):
-            return self.gain.own, [self.gain.stream] * len(self.sources)
-        if isinstance(self.gain, TokenGain):
-            per_head = "head" if x.ndim == 4 else ""
-            logit = einsum(x, self.W_gain, f"batch pos {per_head} d_model, d_model head -> batch pos head")
-            own = torch.sigmoid(logit + self.b_gain)[..., None]
-            return own, [(1 - own) / len(self.sources)] * len(self.sources)
-        stream: list[Tensor | float] = list(self.stream_gain)
-        if self.gain.tie == "free":
-            return self.own_gain, stream
-        return (self.gain.own if self.gain.tie == "own-fixed" else 1 - self.stream_gain.sum(0)), stream
+        return self.gain(self, x)
 
     def incoming(self, outgoing: Sequence[HeadTensor], gains: Gains) -> HeadTensor:
         """Return the sum over sources of gate(gain * transform(outgoing)), what the stream adds to this layer."""
@@ -127,14 +96,7 @@ class Mix(Initialised):
         return self.get_submodule(f"hook_from_{source}")  # type: ignore[return-value] # every such one is a HookPoint
 
     def _term(self, i: int, gain: Tensor | float) -> Callable[[HeadTensor], HeadTensor]:
-        return lambda outgoing: scaled(gain, self._transformed(i, outgoing))
-
-    def _transformed(self, i: int, outgoing: HeadTensor) -> HeadTensor:
-        if isinstance(self.transform, HeadMixing):
-            return einsum(self.W_heads[i], outgoing, "head source, batch pos source d_head -> batch pos head d_head")
-        if isinstance(self.transform, LinearMap):
-            return einsum(self.W_map[i], outgoing, "head d_in d_out, batch pos head d_in -> batch pos head d_out")
-        return outgoing
+        return lambda outgoing: scaled(gain, self.transform(self, i, outgoing))
 
 
 def scaled(gain: Tensor | float, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Named, cited mixing rules, and the in-context classifier that carries them."""
+"""Named, cited mixing rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from circuits.common.errors import known
 from circuits.common.fields import checked_value
 from circuits.common.plain_data import content_hash, to_plain
-from circuits.config.model import ModelConfig, ReluStack, ToyInit, VectorInputs
 from circuits.config.streams import (
     Carrier,
     Cumulative,
@@ -179,53 +178,3 @@ def name_of(given: Streams, n_layers: int, asked: str) -> str:
 def citation(name: str) -> str:
     """Return whose rule a variant is."""
     return get(name)[0].citation
-
-
-ICL_PRESETS: dict[str, dict[str, int]] = {
-    "paper": {"n_ctx": 65, "d_content": 85},
-    "small": {"n_ctx": 17, "d_content": 47},
-}
-"""Position blocks and content widths of the in-context classifier: 65 + 85 = 150 as in the paper, 17 + 47 = 64."""
-
-
-def icl_config(variant: str = "value", preset: str = "paper", **overrides: Any) -> ModelConfig:
-    """Return the in-context classifier: two attention-only layers of one head, three ReLU layers, 32 logits.
-
-    No biases in attention, no 1/sqrt(d), no output matrix, no layer norm; the width is positions plus content.
-    ``overrides`` replace fields of :class:`circuits.config.model.ModelConfig` (``n_layers=3``, say); with streams of
-    its own
-    a model is called as the rule that makes them, or ``own-`` and their hash (:func:`name_of`).
-
-    Raises:
-        UnknownNameError: for an unknown variant, preset or field (nearest suggested).
-        ValueError: if the overrides contradict each other.
-
-    Source: arXiv 2412.15113, in-context learning experiment; Reddy, arXiv 2312.03002.
-    """
-    sizes = ICL_PRESETS[known("preset", preset, ICL_PRESETS)]
-    width = sizes["n_ctx"] + sizes["d_content"]
-    fields: dict[str, Any] = {
-        "n_layers": 2,
-        "n_heads": 1,
-        "d_model": width,
-        "n_ctx": sizes["n_ctx"],
-        "inputs": VectorInputs(width),
-        "readout": ReluStack(d_vocab_out=32),
-        "positions": "one-hot",
-        "output_matrix": False,
-        "biases": False,
-        "attention_scale": False,
-        "init": ToyInit(),
-    }
-    for field in overrides:
-        known("field of ModelConfig", field, [f.name for f in dataclasses.fields(ModelConfig)])
-    return named_model(variant, fields | overrides)
-
-
-def named_model(variant: str, fields: dict[str, Any]) -> ModelConfig:
-    """Return a model with the streams of a variant, or those that ``fields`` has, and the name of what it is."""
-    rule = streams(variant, fields["n_layers"])
-    config = ModelConfig(**{"streams": rule, "name": variant, **fields})
-    if "name" in fields or config.streams == rule:
-        return config
-    return dataclasses.replace(config, name=name_of(config.streams, config.n_layers, variant))

@@ -24,7 +24,7 @@ from transformer_lens.utilities.slice import Slice
 from transformer_lens.utilities.tensors import remove_batch_dim as without_batch
 
 from circuits.common.errors import known
-from circuits.config.model import ModelConfig, TokenInputs
+from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS
 
 HEAD_POINTS = frozenset(
@@ -95,14 +95,6 @@ def values_of(tensor: Tensor) -> Tensor | None:
     return None if tensor.is_meta or is_fake(tensor) else tensor
 
 
-def _transformed() -> bool:
-    """Return whether torch.func's transforms or forward-mode differentiation, which not all fused calls have rules for,
-    are at work."""
-    if torch.compiler.is_compiling():
-        return False
-    return peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
 class Fusing(nn.Module):
     """A module that may leave out what nobody looks at, and take one of torch's fused calls instead.
 
@@ -114,8 +106,10 @@ class Fusing(nn.Module):
 
     def may_fuse(self, *points: HookPoint) -> bool:
         """Return whether what stands at ``points`` need not be formed."""
-        wanted = self.training or self.fuse_in_evaluation
-        return wanted and not any(is_hooked(point) for point in points) and not _transformed()
+        if not (self.training or self.fuse_in_evaluation) or any(is_hooked(point) for point in points):
+            return False
+        # Not all fused calls have rules for torch.func's transforms and forward-mode differentiation.
+        return torch.compiler.is_compiling() or (peek_interpreter_stack() is None and forward_ad._current_level < 0)
 
 
 def full_name(name: str) -> str:
@@ -132,7 +126,7 @@ def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype)
         n_layers=config.n_layers,
         n_ctx=config.n_ctx,
         n_heads=config.n_heads,
-        d_vocab=config.inputs.d_vocab if isinstance(config.inputs, TokenInputs) else d_vocab_out,
+        d_vocab=config.inputs.rows if config.inputs.are_tokens else d_vocab_out,
         d_vocab_out=d_vocab_out,
         d_mlp=config.mlp.d_mlp if config.mlp else None,
         act_fn=config.mlp.act_fn if config.mlp else "relu",
@@ -203,12 +197,7 @@ class HookedRoot(HookedRootModule):
         return flag is None or bool(getattr(self.cfg, flag))
 
     def check_hook_name(self, name: str) -> str:
-        """Return the full name of an existing hook point that can fire.
-
-        Raises:
-            UnknownNameError: for a point that this architecture does not have (nearest suggested).
-            ValueError: for a point whose flag is off.
-        """
+        """Return the full name of an existing hook point that can fire."""
         full = known("hook point", full_name(name), self.hook_dict)
         if not self.can_fire(full):
             flag = FLAGGED_POINTS[full.rsplit(".", 1)[-1]]

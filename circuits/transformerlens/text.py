@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.common.errors import require, whole
 from circuits.common.text_coverage import Coverage
-from circuits.config.model import ModelConfig, TokenInputs
+from circuits.config.model import ModelConfig
 from circuits.transformerlens.hooks import HookedRoot
 
 PADDING_SIDES = ("right", "left")
@@ -40,9 +40,7 @@ class TextSurface(HookedRoot):
             ValueError: if the model takes no tokens, the tokenizer has more of them than the model, ``opening`` is not
                 of the tokenizer's token numbers, or ``prepend_bos`` asks for a beginning token that there is not.
         """
-        require(
-            isinstance(self.config.inputs, TokenInputs), "this model takes vectors; a tokenizer makes token numbers"
-        )
+        require(self.config.inputs.are_tokens, "this model takes vectors; a tokenizer makes token numbers")
         numbers = set(tokenizer.get_vocab().values())
         highest, d_vocab = max(numbers), self.cfg.d_vocab
         require(

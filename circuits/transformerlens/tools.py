@@ -146,6 +146,10 @@ class ToolSurface(TextSurface):
         finally:
             self._bank = None
 
+    def bound(self, inputs: Tensor) -> Tensor:
+        """Return the vectors that numbers stand for inside :meth:`bind_inputs`; everything else as it is."""
+        return inputs if self._bank is None or inputs.is_floating_point() else self._bank[inputs]
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ToolSurface:
         super()._apply(fn, recurse)
         self.cfg.device, self.cfg.dtype = str(self.W_U.device), self.W_U.dtype

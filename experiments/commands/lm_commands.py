@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.drawing import draw
 from circuits.common.errors import known, require
-from circuits.description import as_text
+from circuits.common.text_table import as_text
 from experiments.commands.lm_cli import TrainLM
 from experiments.questions.indirect_objects import body_of, measured, other_body
 from experiments.questions.ioi_tables import OWN, By, model_name, paper_table, summary

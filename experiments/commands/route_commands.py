@@ -14,7 +14,7 @@ from analysis.attribution.of_edges import EdgeScores
 from analysis.circuit.discovery import Circuit
 from analysis.edges.cut_runs import REPLACEMENTS
 from circuits.common.errors import known, require, whole
-from circuits.description import as_text
+from circuits.common.text_table import as_text
 from experiments.questions import routes
 from experiments.questions.analyses import beside, keep
 from experiments.runs.run import Run

@@ -13,7 +13,7 @@ import pandas as pd
 from circuits import HookedStreamTransformer, Intervention, icl_config
 from circuits import variants as rules
 from circuits.common.errors import known, require, whole
-from circuits.description import as_text
+from circuits.common.text_table import as_text
 from experiments.cli import TrainICL
 from experiments.questions import analyses, routes
 from experiments.questions.head_scores import WHOLE

@@ -70,7 +70,7 @@ def _held(bundle: Path | None) -> set[str]:
 
 
 def _list_experiments(experiments: dict[str, Any], size: Size, held: set[str]) -> None:
-    from circuits.description import as_text
+    from circuits.common.text_table import as_text
 
     rows = []
     for name, experiment in experiments.items():
@@ -132,7 +132,7 @@ def lm_mechanism(roots: Sequence[Path], bundle: Path | None, size: Size = "full"
 
 def lm_cost(rounds: int, device: str, bundle: Path | None) -> None:
     """Time and weigh the steps of every variant, and keep the frame."""
-    from circuits.description import as_text
+    from circuits.common.text_table import as_text
     from experiments.studies.collection import add_frames
     from experiments.studies.lm_arms import PAIR, SIZES, VARIANTS
     from experiments.studies.step_cost import step_costs

@@ -9,11 +9,10 @@ from typing import Any, Literal
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, checked_value
 from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
-from circuits.config.model import ModelConfig, TokenInputs
+from circuits.config.model import ModelConfig
 from circuits.interventions.intervention import check_interventions
-from circuits.presets import LM_SIZES, lm_config
+from circuits.presets import LM_SIZES, icl_config, lm_config
 from circuits.streams import variants
-from circuits.streams.variants import icl_config
 from experiments.runs.training_config import SGD, Adam, AdamW, Every, TokenTraining, Training, TrainingConfig
 from experiments.tasks.in_context.batches import PRESETS, SPLITS, ICLTaskConfig
 from experiments.tasks.registry import GENERATED, TASKS, TaskConfig, TokenTaskConfig, make_task, task_name
@@ -100,7 +99,7 @@ class RunConfig(Checked):
             "the in-context classifier",
         )
         require(
-            isinstance(self.model.inputs, TokenInputs),
+            self.model.inputs.are_tokens,
             "a language model reads token numbers, and this model takes vectors; make it with lm_config",
         )
         require(
@@ -240,7 +239,7 @@ def icl_run(
     """Return the configuration of one in-context learning run; ``model`` overrides fields of the model.
 
     The run's variant is the model's name, which follows overridden streams
-    (:func:`circuits.streams.variants.icl_config`).
+    (:func:`circuits.presets.icl_config`).
 
     Raises:
         UnknownNameError: for an unknown variant, preset or field (nearest suggested).
@@ -263,7 +262,7 @@ def lm_run(
     """Return the configuration of one run; ``model`` overrides fields of the model.
 
     The run's variant is the model's name, which follows overridden streams
-    (:func:`circuits.streams.variants.icl_config`).
+    (:func:`circuits.presets.icl_config`).
     The vocabulary is that of the task's tokenizer, if the model is one of the small ones; ``8m`` and ``1b`` have
     GPT-2's; ``d_vocab`` gives another. A task of several kinds of text is given as its configuration.
 
@@ -288,8 +287,9 @@ def lm_run(
     config = lm_config(size, variant, own if d_vocab is None else d_vocab, **(fields | model))
     inputs = config.inputs
     require(
-        isinstance(inputs, TokenInputs) and inputs.d_vocab >= n_tokens,
-        f"the task's tokenizer has {n_tokens} tokens, the model only {getattr(inputs, 'd_vocab', 0)}; give d_vocab",
+        inputs.are_tokens and inputs.rows >= n_tokens,
+        f"the task's tokenizer has {n_tokens} tokens, the model only {inputs.rows if inputs.are_tokens else 0}; "
+        "give d_vocab",
     )
     return RunConfig(task, config, training or LM_TRAINING[size], seed, config.name, size)
 

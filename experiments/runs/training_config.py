@@ -10,7 +10,7 @@ from circuits.common.errors import known, require
 from circuits.common.fields import Checked, counted_from_zero
 from circuits.common.plain_data import register_union
 from circuits.config.streams import CARRIERS, GATES, Carrier, Gate
-from circuits.interventions.intervention import Intervention, Resample
+from circuits.interventions.intervention import Intervention
 from experiments.runs.looks import ICL_EVERY, ICL_SEQUENCES, LM_EVERY, LM_QUESTIONS, LM_WINDOWS
 
 # --- when something happens -----------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ class TrainingConfig(Checked):
             f"{intervention}: a batch in training has no position roles; give the position's index",
         )
         require(
-            self.batch_size > self.accumulate or not isinstance(intervention.operation, Resample),
+            self.batch_size // self.accumulate >= intervention.operation.least_examples,
             f"{intervention} needs another example, and batch_size is {self.batch_size}"
             + (f" in {self.accumulate} parts" if self.accumulate > 1 else ""),
         )

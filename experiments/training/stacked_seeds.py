@@ -22,9 +22,7 @@ from torch.nn import functional as F
 
 from circuits.common.errors import require
 from circuits.common.plain_data import canonical_json, differences
-from circuits.config.streams import Carrier
-from circuits.last_position import mixed_weights as mixed_weights
-from circuits.last_position import why_not
+from circuits.last_position import last_logits, why_not
 from circuits.model import HookedStreamTransformer
 from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW
@@ -41,41 +39,6 @@ Weights = dict[str, Tensor]
 
 
 # --- one model, as a function that vmap can go through ---------------------------------------------------------------
-
-
-def last_logits(
-    model: HookedStreamTransformer,
-    x: Float[Tensor, "batch token d_model"],
-    mask: Float[Tensor, "token token"],
-    last: int,
-) -> Float[Tensor, "batch d_vocab_out"]:
-    """Return the logits at the sequence's last position, token number ``last`` of ``x``; ``mask`` adds to the scores.
-
-    The model must be one that :func:`circuits.last_position.why_not` accepts.
-
-    Source: the algebra of :func:`circuits.last_position.run_last`, without its derivative by hand and without
-    gathering rows:
-    autograd and vmap see plain products.
-    """
-    first, on_h, on_x = mixed_weights(model)
-    scale = model.config.d_head**-0.5 if model.config.attention_scale else 1.0
-
-    def second(c: Carrier, h: Tensor, tokens: Tensor) -> Tensor:
-        return h @ on_h[c] + tokens @ on_x[c] if c in on_x else h @ on_h[c]
-
-    A = scale * (first["q"] @ first["k"].mT)
-    P = (x @ A @ x.mT + mask).softmax(-1)
-    h = x[:, last] + (P[:, last, None] @ x)[:, 0] @ first["v"]
-    q = scale * second("q", h, x[:, last])
-    u = q @ on_h["k"].mT
-    on_tokens = u + q @ on_x["k"].mT if "k" in on_x else u
-    direct, through_h = (torch.stack([on_tokens, u @ first["v"].mT], 1) @ x.mT).unbind(1)
-    p = (direct + (P @ through_h[..., None])[..., 0]).softmax(-1)
-    tokens, attended = (torch.stack([p, (p[:, None] @ P)[:, 0]], 1) @ x).unbind(1)
-    z = h + second("v", tokens + attended @ first["v"], tokens)
-    for layer in model.relu_layers:
-        z = torch.relu(z @ layer.W + layer.b)
-    return z @ model.W_U
 
 
 class LastLogits(nn.Module):

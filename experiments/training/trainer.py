@@ -16,7 +16,6 @@ from analysis.gradients.shares import NotFiniteError
 from circuits.common.errors import known, require
 from circuits.common.plain_data import derive_seed
 from circuits.interventions.applied import Intervening, NothingChangedError
-from circuits.interventions.intervention import Freeze
 from circuits.last_position import why_not
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
@@ -75,7 +74,7 @@ class Trainer:
         self.intervening = Intervening(self.model, self.config.interventions, at_step=run.load_model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
-        self.frozen_at = {i.first for i in self.config.interventions if isinstance(i.operation, Freeze)}
+        self.frozen_at = {i.first for i in self.config.interventions if i.operation.freezes}
         self.gradients_at = scheduled(self.config.gradients_at, self.config.steps) if self.config.gradients_at else ()
         self.step, self.observed, self.values, self.splits = 0, -1, list[float](), 0
         self.sum = torch.zeros(2, dtype=torch.float64, device=self.device)

@@ -40,7 +40,7 @@ from circuits.interventions.intervention import *
 from circuits.presets import LMSize, lm_config
 from circuits.sites import Site
 from circuits.config.streams import *
-from circuits.streams.variants import icl_config
+from circuits.presets import icl_config
 from circuits.streams.variants import streams as streams_of
 from experiments.runs.config import *
 from experiments.runs.training_config import *

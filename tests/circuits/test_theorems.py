@@ -134,7 +134,7 @@ def test_modded_nanogpt_is_convex() -> None:
     model = build("modded-nanogpt")
     mix = model.layers[1].attn.mixes()[0][1]
     with torch.no_grad():
-        mix.stream_gain.fill_(0.3)
+        mix.get_parameter("stream_gain").fill_(0.3)
         own, stream = mix.gains(torch.zeros(1))
     assert float(own) == pytest.approx(0.7)
     assert float(torch.as_tensor(stream[0]).detach()) == pytest.approx(0.3)
