@@ -15,7 +15,7 @@ from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
 from circuits.config.model import MLP, NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.last_position import SplitTokens
 from experiments.runs.config import TRAINING, Every, icl_run
-from experiments.runs.record import RunDirectory
+from experiments.runs.directory import RunDirectory
 from experiments.runs.run import Run
 from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.task import ICLTask

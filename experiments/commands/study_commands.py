@@ -117,7 +117,7 @@ def mechanism(roots: Sequence[Path], n: int, bundle: Path | None, size: Size = "
 def lm_mechanism(roots: Sequence[Path], bundle: Path | None, size: Size = "full") -> None:
     """Analyse the language models' runs, and keep the frames."""
     from experiments.runs.lm_run import LMRun
-    from experiments.runs.record import directory_of
+    from experiments.runs.names import directory_of
     from experiments.studies.collection import add_frames
     from experiments.studies.lm_mechanism import study
     from experiments.studies.registry import configs
@@ -145,7 +145,7 @@ def lm_cost(rounds: int, device: str, bundle: Path | None) -> None:
 
 
 def _with_checkpoints(roots: Sequence[Path], wanted: Sequence[AnyConfig]) -> Iterable[Run]:
-    from experiments.runs.record import directory_of
+    from experiments.runs.names import directory_of
     from experiments.runs.run import Run
 
     for path in (directory_of(root, config) for config in wanted for root in roots):

@@ -9,7 +9,8 @@ from typing import Any
 from analysis.pairs import Pair
 from circuits.common.errors import known, require
 from experiments.runs.lm_run import KINDS, AnyRun, LMRun, open_run
-from experiments.runs.record import RunError, the_one
+from experiments.runs.names import the_one
+from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.tasks.in_context.task import SPLITS as ICL_SPLITS
 from experiments.tasks.indirect_objects import IOIConfig, IOITask

@@ -13,14 +13,15 @@ import pandas as pd
 
 from circuits.common.errors import known, require
 from circuits.model import HookedStreamTransformer
-from experiments.tasks.text.corpus import local_files
+from experiments.runs.directory import RunDirectory
 from experiments.runs.frames import sha256
 from experiments.runs.lm_config import AnyConfig, LMRunConfig, make_task
-from experiments.runs.record import RunDirectory, RunError, kind_of, read_record, table_of
+from experiments.runs.names import table_of
+from experiments.runs.record import RunError, kind_of, read_record
 from experiments.runs.run import Run
 from experiments.runs.saved_shards import drop_shards, shard_steps
+from experiments.tasks.text.corpus import local_files
 from experiments.tasks.text.task import TextTask, TextTaskConfig
-from experiments.tasks.tokens.batches import TokenTask
 from experiments.tasks.tokenizers import (
     TOKENIZER_JSON,
     PreTrainedTokenizerBase,
@@ -29,6 +30,7 @@ from experiments.tasks.tokenizers import (
     opening_tokens,
     tokenizer_files,
 )
+from experiments.tasks.tokens.batches import TokenTask
 
 PLACES = ("corpus", "validation", "tokenizer")
 SAY = "give the training's command again with its new --corpus, or use LMRun.find(NAME).place(corpus=PATH)"

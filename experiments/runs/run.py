@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.runs.config import RunConfig
-from experiments.runs.record import FIRST_KIND, RunDirectory, RunError, table_of
+from experiments.runs.directory import RunDirectory
+from experiments.runs.names import table_of
+from experiments.runs.record import FIRST_KIND, RunError
 from experiments.tasks.in_context.task import ICLTask
 
 

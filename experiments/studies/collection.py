@@ -13,7 +13,7 @@ import pandas as pd
 from circuits.common.plain_data import canonical_json, essence
 from experiments.runs.frames import DIGITS, parquet_bytes
 from experiments.runs.lm_run import AnyRun, open_run
-from experiments.runs.record import directory_of
+from experiments.runs.names import directory_of
 from experiments.runs.run import Run
 from experiments.studies.changing import Write, changing
 from experiments.studies.committed_results import (

@@ -17,7 +17,8 @@ from circuits.common.plain_data import derive_seed
 from circuits.model import HookedStreamTransformer
 from experiments.runs.lm_config import AdamW, LMOptimizer, LMTraining
 from experiments.runs.lm_run import LMRun
-from experiments.runs.record import RunError, explained
+from experiments.runs.locks import explained
+from experiments.runs.record import RunError
 from experiments.runs.saved_shards import State, drop_shards, newest_state, read_shards
 from experiments.tasks.tokenizers import check_fits
 from experiments.tasks.tokens.batches import TokenBatch, TokenTask, next_token_loss

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, icl_config
 from experiments.runs.config import SGD, TRAINING, Adam, At, Every, GateChange, LogLinear, RunConfig, StopAt, icl_run
-from experiments.runs.record import RunDirectory, RunError
+from experiments.runs.directory import RunDirectory
+from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.tasks.in_context.measures import EvaluationSets, evaluate, measure
 from experiments.tasks.in_context.task import ICLTask
