@@ -39,7 +39,7 @@ def make_task(config: TokenTaskConfig, seed: int, device: str = "cpu") -> TokenT
         return StoriesTask(config, seed, device)
     if isinstance(config, IOIConfig):
         from experiments.tasks.indirect_objects import IOITask
-        from experiments.tasks.stories import plain_english
+        from experiments.tasks.sentences.tokenizer import plain_english
 
         tokenizer = plain_english()
         return IOITask(config, tokenizer, seed, device, opening=tokenizer.bos_token_id)
