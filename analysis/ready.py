@@ -5,8 +5,8 @@ from __future__ import annotations
 from transformer_lens.tools.analysis._model_state import require_eval_mode as _require
 
 from circuits.attention import Attention
-from circuits.common.errors import require
 from circuits.block import Block
+from circuits.common.errors import require
 from circuits.model import HookedStreamTransformer
 
 

@@ -17,8 +17,8 @@ from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.initial_weights import Constant, Initialised, Normal
 from circuits.layers import affine
-from circuits.streams.transforms import HeadTensor
 from circuits.streams.mixing import Mix, Outgoing, scaled
+from circuits.streams.transforms import HeadTensor
 from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]

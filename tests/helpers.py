@@ -17,7 +17,6 @@ from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
 from circuits.config.model import MLP, NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.last_position import SplitTokens
 from experiments.runs.config import TRAINING, RunConfig, icl_run, lm_run
-from experiments.runs.record import RunDirectory
 from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW, Every, TokenTraining
 from experiments.sweeps.sweep import sweep
@@ -139,7 +138,7 @@ def small_task(seed: int = 0) -> ICLTask:
     return ICLTask("small", seed=seed)
 
 
-def rewrite(run: RunDirectory[Any], **changes: Any) -> None:
+def rewrite(run: Run, **changes: Any) -> None:
     """Change a run's record as one would who also gave it its hash."""
     run.record |= changes
     run.write_record()

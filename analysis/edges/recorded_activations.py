@@ -13,8 +13,8 @@ from circuits.attention import Residual
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.streams.gains import Gains
-from circuits.streams.transforms import HeadTensor
 from circuits.streams.mixing import Outgoing
+from circuits.streams.transforms import HeadTensor
 
 
 @dataclass(frozen=True)

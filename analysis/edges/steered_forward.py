@@ -15,8 +15,8 @@ from circuits.attention import Residual
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.streams.gains import Gains
-from circuits.streams.transforms import HeadTensor
 from circuits.streams.mixing import Outgoing, scaled
+from circuits.streams.transforms import HeadTensor
 
 PerHead = Float[Tensor, "batch pos head d_model"]
 Entry = Literal["own", "used", "passed"]

@@ -16,12 +16,12 @@ from analysis.heads.attention_scores import tidy
 from analysis.heads.composition import require_fixed_gains
 from analysis.metrics import precise
 from analysis.ready import require_eval_mode, require_no_hooks
+from circuits.block import Block
 from circuits.common.errors import known
 from circuits.config.streams import CARRIERS, Carrier
-from circuits.block import Block
 from circuits.model import HookedStreamTransformer
-from circuits.streams.transforms import HeadTensor
 from circuits.streams.mixing import Outgoing
+from circuits.streams.transforms import HeadTensor
 
 CopyRoute = Literal["own", "stream", "mixed"]
 COPY_ROUTES: dict[CopyRoute, str] = {

@@ -116,7 +116,7 @@ def mechanism(roots: Sequence[Path], n: int, bundle: Path | None, size: Size = "
 
 def lm_mechanism(roots: Sequence[Path], bundle: Path | None, size: Size = "full") -> None:
     """Analyse the language models' runs, and keep the frames."""
-    from experiments.runs.record import directory_of
+    from experiments.runs.directory import directory_of
     from experiments.runs.run import Run
     from experiments.studies.collection import add_frames
     from experiments.studies.lm_mechanism import study
@@ -145,7 +145,7 @@ def lm_cost(rounds: int, device: str, bundle: Path | None) -> None:
 
 
 def _with_checkpoints(roots: Sequence[Path], wanted: Sequence[RunConfig]) -> Iterable[Run]:
-    from experiments.runs.record import directory_of
+    from experiments.runs.directory import directory_of
     from experiments.runs.run import Run
 
     for path in (directory_of(root, config) for config in wanted for root in roots):

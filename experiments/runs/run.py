@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pandas as pd
 from circuits.common.errors import known, require
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
+from experiments.runs.directory import RunDirectory
 from experiments.runs.frames import sha256
-from experiments.runs.record import RunDirectory, RunError, table_of
+from experiments.runs.record import DamagedRunWarning, RunError
 from experiments.runs.saved_shards import drop_shards, shard_steps
 from experiments.tasks.registry import make_task, task_name
 from experiments.tasks.text.corpus import local_files
@@ -35,14 +37,10 @@ WATCHED = {"icl": ("ic", "accuracy"), "lm": ("validation", "loss")}
 """The set and the measure that a list of runs shows, by kind."""
 
 
-class Run(RunDirectory[RunConfig]):
+class Run(RunDirectory):
     """The directory of a run: what was trained, how it went, and what it became."""
 
     logs = ("metrics", "gradients")
-
-    @staticmethod
-    def _config(plain: dict[str, Any]) -> RunConfig:
-        return RunConfig.from_plain(plain)
 
     @classmethod
     def at(cls, root: str | Path, config: RunConfig, engine: str = "eager") -> Run:
@@ -201,8 +199,17 @@ class Run(RunDirectory[RunConfig]):
 
 def runs_table(root: str | Path = "runs") -> pd.DataFrame:
     """Return one row a run: name, task, variant, preset (or size), seed, status, the step on the disk, and the last
-    value of what its task is watched by."""
-    return table_of(Run.under(root), _row)
+    value of what its task is watched by.
+
+    A run whose files are damaged is left out with a :class:`DamagedRunWarning`.
+    """
+    rows = []
+    for run in Run.under(root):
+        try:
+            rows.append(_row(run))
+        except RunError as error:
+            warnings.warn(f"{run.path} is left out: {error}", DamagedRunWarning, stacklevel=2)
+    return pd.DataFrame(rows)
 
 
 def _row(run: Run) -> dict[str, Any]:

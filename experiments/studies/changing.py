@@ -7,7 +7,6 @@ that began it died.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
+
+from filelock import lock_descriptor
 
 from circuits.common.files import write_atomically
 
@@ -29,7 +30,8 @@ Write = Callable[[Mapping[str, bytes]], None]
 def changing(folder: Path) -> Iterator[Write]:
     """Yield what replaces files of a folder, made if need be, while no other process changes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, fcntl.LOCK_EX):
+    with _opened(folder) as descriptor:
+        lock_descriptor(descriptor, poll_interval=WAIT_SECONDS)
         _finish(folder)
         yield partial(_replace, folder)
 
@@ -43,11 +45,11 @@ def changed_at_once(folder: Path) -> bool:
     waited = False
     while (folder / READY).is_dir():
         waited = True
-        try:
-            with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        with _opened(folder) as descriptor:
+            if lock_descriptor(descriptor, blocking=False):
                 _finish(folder)
-        except BlockingIOError:
-            time.sleep(WAIT_SECONDS)
+                continue
+        time.sleep(WAIT_SECONDS)
     return waited
 
 
@@ -73,19 +75,15 @@ def _finish(folder: Path) -> None:
 
 def _flush(folder: Path) -> None:
     """Bring names to the disk, which a file's own flush does not."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with _opened(folder) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
-def _locked(folder: Path, how: int) -> Iterator[None]:
-    # The folder itself, as a file of its own for the lock would be one more that belongs to no result.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def _opened(folder: Path) -> Iterator[int]:
+    # The folder itself is locked, as a file of its own for the lock would be one more that belongs to no result.
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, how)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.plain_data import canonical_json
+from experiments.runs.directory import directory_of
 from experiments.runs.frames import DIGITS, parquet_bytes
-from experiments.runs.record import directory_of
 from experiments.runs.run import Run
 from experiments.studies.arms import Arm, Size
 from experiments.studies.changing import Write, changing

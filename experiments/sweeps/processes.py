@@ -1,8 +1,8 @@
-"""The engine on one machine: worker processes, one thread each. One that dies takes nothing but its own runs along.
+"""The engine on one machine: worker processes, one thread each. One that is killed takes only its own runs along.
 
 The standard library's pool breaks as a whole when one of its processes is killed, and cannot say which; so every worker
-has its own pipe here, with no lock that a dying process could keep. The end of a pipe is the death of who held it: the
-parent learns so of a dead worker, and workers of a dead parent, who then save their runs and end.
+has a pipe of its own here. A pipe ends with the process at its other end: so the parent learns of a killed worker, and
+workers learn of a killed parent, save their runs and end.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 
@@ -28,16 +29,21 @@ from experiments.sweeps.waiting_groups import Work, outcome
 from experiments.training.stopping import told_to_stop
 
 REPORT_SECONDS = 0.25
-"""How often a worker speaks of each of its runs."""
+"""How often a worker reports each of its runs."""
 LISTEN_SECONDS = 0.05
-"""How often it hears whether it shall stop; asking at every step of a small model would cost a percent of its time."""
-PATIENCE_SECONDS = 30.0
+"""How often it asks whether it shall stop; asking at every step of a small model would cost a percent of its time."""
+END_SECONDS = 30.0
 """How long a worker whose pipe was closed may take to save its runs and end before it is killed."""
+WORKER = (
+    "import sys; from multiprocessing.connection import Connection; pipe = Connection(int(sys.argv[1])); "
+    "sys.path = pipe.recv(); serve, device = pipe.recv(); serve(pipe, device)"
+)
+"""What a worker runs. Not a process of ``multiprocessing``, which would run the main script again, and its sweep."""
 
 
 @dataclass(frozen=True)
-class At:
-    """A worker's word: a run is at a step."""
+class AtStep:
+    """What a worker sends of a run in training."""
 
     name: str
     step: int
@@ -45,44 +51,40 @@ class At:
 
 
 @dataclass(frozen=True)
-class Free:
-    """A worker's word: it has nothing to do, now that its group ended so."""
+class Idle:
+    """What a worker sends when it has nothing to do: at its beginning, and when its group ended, with an error or
+    none."""
 
     error: Exception | None = None
 
 
-# --- in the worker ------------------------------------------------------------------------------------------------
+# --- in the worker ----------------------------------------------------------------------------------------------------
 
 
 def _serve(parent: Connection, device: str) -> None:
-    """Train one group after another, until the parent says ``None`` or is gone."""
+    """Train one group after another, until the parent sends ``None`` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells workers to stop, so that they save between steps
     torch.set_num_threads(1)
-    with told_to_stop((signal.SIGTERM, signal.SIGHUP)) as told:
-        try:
-            parent.send(Free())
-            while (paths := parent.recv()) is not None:
-                ended = _trained(paths, parent, device, told)
-                if told.is_set():
-                    # Its runs are saved; the parent hears that it is gone, and who goes on with them.
-                    sys.exit(128 + signal.SIGTERM)
-                parent.send(Free(ended))
-        except (EOFError, OSError):
-            return
+    with told_to_stop((signal.SIGTERM, signal.SIGHUP)) as told, suppress(EOFError, OSError):
+        parent.send(Idle())
+        while (paths := parent.recv()) is not None:
+            error = _train(paths, parent, device, told)
+            if told.is_set():
+                # Its runs are saved; the parent learns that it ended, and lets another go on with them.
+                sys.exit(128 + signal.SIGTERM)
+            parent.send(Idle(error))
 
 
-def _trained(paths: list[Path], parent: Connection, device: str, told: Event) -> Exception | None:
-    spoke: dict[str, float] = {}
+def _train(paths: list[Path], parent: Connection, device: str, told: Event) -> Exception | None:
+    reported: dict[str, float] = {}
+    listened = 0.0
 
     def report(name: str, step: int, accuracy: float) -> None:
         now = time.monotonic()
-        if now - spoke.get(name, -1.0) < REPORT_SECONDS:
-            return
-        spoke[name] = now
-        with suppress(OSError):  # the parent is gone: the next step begins with stopping
-            parent.send(At(name, step, accuracy))
-
-    listened = 0.0
+        if now - reported.get(name, -1.0) >= REPORT_SECONDS:
+            reported[name] = now
+            with suppress(OSError):  # the parent is gone: before the next step, training stops
+                parent.send(AtStep(name, step, accuracy))
 
     def stop() -> bool:
         nonlocal listened
@@ -96,165 +98,127 @@ def _trained(paths: list[Path], parent: Connection, device: str, told: Event) ->
     return outcome(paths, device, report, stop)
 
 
-# --- in the parent ------------------------------------------------------------------------------------------------
+# --- in the parent ----------------------------------------------------------------------------------------------------
 
 
 class _Worker:
-    """The parent's side of one worker process."""
+    """A worker process, as the parent sees it."""
 
     def __init__(self, device: str):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, device), name="sweep worker")
+        self.pipe, theirs = multiprocessing.Pipe()
         self.group: list[Run] = []
         self.ready = False
-        with _one_thread_each(), _without_the_script(), _interrupts_kept():
-            self.process.start()
-        theirs.close()
+        number = theirs.fileno()
+        # Two threads on matrices of this size are many times slower than one, and workers already use every core.
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with theirs, _interrupts_blocked():
+            command = [sys.executable, "-P", "-c", WORKER, str(number)]
+            self.process = subprocess.Popen(command, pass_fds=[number], env=os.environ | threads)
+        self.send(sys.path)
+        self.send((_serve, device))
 
-    def hear(self) -> At | Free | None:
-        """Return its word, or ``None`` if it is dead."""
-        try:
-            return self.pipe.recv()
-        except (EOFError, OSError):
-            return None
-
-    def tell(self, paths: list[Path] | None) -> None:
-        """Give it a group, or (``None``) tell it to stop."""
-        with suppress(OSError):  # it is dead, which is heard next
-            self.pipe.send(paths)
+    def send(self, value: Any) -> None:
+        """Send it a group's paths, or ``None`` to let it save its runs and end."""
+        with suppress(OSError):  # it ended, which is seen when it is next listened to
+            self.pipe.send(value)
 
     def end(self) -> str:
-        """Part from it, and return how it ended."""
+        """Close its pipe, wait for its end, and return how it ended."""
         self.pipe.close()
-        self.process.join(PATIENCE_SECONDS)
-        if self.process.exitcode is None:
+        try:
+            code = self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.join()
-        code = self.process.exitcode or 0
+            code = self.process.wait()
         if code < 0:
             return f"by {signal.Signals(-code).name}" + (", as happens when memory runs out" if code == -9 else "")
         return f"with exit code {code}"
 
 
-class _Crew:
-    """The workers, and the work that they share."""
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    # A process inherits what is blocked: Ctrl-C reaches no worker, not even one that is still importing. Here it waits.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Workers:
+    """All workers, and the work that they share."""
 
     def __init__(self, work: Work, most: int, device: str, stop: Event):
         self.work, self.most, self.device, self.stop = work, most, device, stop
-        self.workers: list[_Worker] = []
-        self.stillborn = 0
+        self.running: list[_Worker] = []
+        self.never_ready = 0
 
-    def hire(self) -> None:
-        """Start a worker for every waiting group that none of the idle will take, as far as there is room."""
-        while len(self.workers) < self.most and self._idle() < len(self.work.waiting) and not self.stop.is_set():
-            self.workers.append(_Worker(self.device))
-
-    def _idle(self) -> int:
-        return sum(not worker.group for worker in self.workers)
+    def start(self) -> None:
+        """Start a worker for every waiting group that no idle one will take, as far as there is room."""
+        while len(self.running) < self.most and not self.stop.is_set():
+            if sum(not worker.group for worker in self.running) >= len(self.work.waiting):
+                break
+            self.running.append(_Worker(self.device))
 
     def listen(self, seconds: float) -> None:
-        """Hear whoever speaks within this time, and act on it."""
-        speaking = wait([worker.pipe for worker in self.workers], seconds)
-        for worker in [worker for worker in self.workers if worker.pipe in speaking]:
-            word = worker.hear()
-            if word is None:
-                self._bury(worker)
-            elif isinstance(word, At):
-                self.work.progress.report(word.name, word.step, word.accuracy)
+        """Take what workers send within this time, and act on it."""
+        sending = wait([worker.pipe for worker in self.running], seconds)
+        for worker in [worker for worker in self.running if worker.pipe in sending]:
+            try:
+                message: AtStep | Idle = worker.pipe.recv()
+            except (EOFError, OSError):
+                self._ended(worker)
+                continue
+            if isinstance(message, AtStep):
+                self.work.progress.report(message.name, message.step, message.accuracy)
             else:
-                self._next(worker, word.error)
+                self._next(worker, message.error)
 
     def _next(self, worker: _Worker, error: Exception | None) -> None:
         group, worker.group, worker.ready = worker.group, [], True
         self.work.ended(group, error)
         if self.work.waiting and not self.stop.is_set():
             worker.group = self.work.next()
-            worker.tell([run.path for run in worker.group])
+            worker.send([run.path for run in worker.group])
         else:
-            self.workers.remove(worker)
+            self.running.remove(worker)
             worker.end()
 
-    def _bury(self, worker: _Worker) -> None:
-        self.workers.remove(worker)
+    def _ended(self, worker: _Worker) -> None:
+        self.running.remove(worker)
         how = worker.end()
         if worker.ready:
             self.work.died(worker.group, how)
             return
-        self.stillborn += 1
-        if self.stillborn > self.work.retries and not self.stop.is_set():
+        self.never_ready += 1
+        if self.never_ready > self.work.retries and not self.stop.is_set():
             raise RunError(
-                f"{self.stillborn} worker processes ended before they could begin, the last {how}; what they said is "
-                f"above. Use workers=1 to train in this process"
+                f"{self.never_ready} worker processes ended before they could begin, the last {how}; their messages "
+                f"are above. Use workers=1 to train in this process"
             )
 
-    def dismiss(self) -> None:
-        """Tell all to save their runs and stop."""
-        for worker in self.workers:
-            worker.tell(None)
 
-    def disband(self) -> None:
-        """Part from those who are left, after an error here: the closed pipes tell them to save their runs and end."""
-        for worker in self.workers:
-            worker.pipe.close()
-        for worker in self.workers:
-            worker.end()
-
-
-def train_in_workers(work: Work, workers: int, device: str, stop: Event) -> None:
-    """Train all work in so many processes; once ``stop`` is set, let every run save itself, and return.
+def train_in_workers(work: Work, most: int, device: str, stop: Event) -> None:
+    """Train all work in at most so many processes; once ``stop`` is set, let every run save itself, and return.
 
     Raises:
         RunError: if worker processes cannot begin.
     """
-    crew = _Crew(work, workers, device, stop)
-    told = False
+    workers, told = _Workers(work, most, device, stop), False
     try:
-        crew.hire()
-        while crew.workers:
-            crew.listen(seconds=0.25)
+        workers.start()
+        while workers.running:
+            workers.listen(seconds=0.25)
             if stop.is_set() and not told:
-                crew.dismiss()
                 told = True
-            crew.hire()
-            work.look(worker.group for worker in crew.workers)
+                for worker in workers.running:
+                    worker.send(None)
+            workers.start()
+            work.look(worker.group for worker in workers.running)
             work.progress.refresh()
     finally:
-        crew.disband()
-
-
-@contextmanager
-def _without_the_script() -> Iterator[None]:
-    # A spawned process first runs the main script again, which would start the sweep again; workers need none of it.
-    main = sys.modules["__main__"]
-    before = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    main.__dict__.pop("__file__", None)
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(before)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    # Two threads on matrices of this size are many times slower than one, and workers already use every core.
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    # A process inherits what is blocked: Ctrl-C reaches no worker, not even one that is still importing. Here it waits.
-    resource_tracker.ensure_running()  # which starting a process does too, and unblocks
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # After an error here, a closed pipe tells a worker to save its runs and end.
+        for worker in workers.running:
+            worker.pipe.close()
+        for worker in workers.running:
+            worker.end()

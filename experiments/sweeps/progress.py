@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # rich is imported once there is something to draw
     from rich.console import Group
+    from rich.live import Live
 
 State = Literal["done", "running", "failed", "waiting"]
 STATES: tuple[State, ...] = ("done", "running", "failed", "waiting")
@@ -19,14 +20,6 @@ ROWS = 8
 REDRAW_SECONDS, LINE_SECONDS = 0.5, 30.0
 SPEED_SECONDS = 60.0
 """The speed is that of the last minute."""
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words, coarse: ``40 s``, ``5 min``, ``2 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class Tally:
@@ -51,10 +44,6 @@ class Tally:
         self.read += new * self.tokens.get(name, 0)
         self.at[name], self.accuracies[name], self.states[name] = step, accuracy, "running"
 
-    def set(self, name: str, state: State) -> None:
-        """Take one run's new state."""
-        self.states[name] = state
-
     def look(self, now: float) -> None:
         """Note how many steps are made by now, once a second."""
         if now - self._seen[-1][0] < 1:
@@ -66,14 +55,13 @@ class Tally:
     @property
     def speed(self) -> float:
         """Steps a second, of all runs together; 0 before anything is known."""
-        (begin, before, _), (end, after, _) = self._seen[0], self._seen[-1]
-        return (after - before) / (end - begin) if end > begin else 0.0
+        return self._speeds()[0]
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens a second, of all runs together; 0 before anything is known, and where runs read none."""
-        (begin, _, before), (end, _, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (end - begin) if end > begin else 0.0
+    def _speeds(self) -> tuple[float, float]:
+        """Steps and tokens a second."""
+        (begin, made, read), (end, made_now, read_now) = self._seen[0], self._seen[-1]
+        seconds = end - begin
+        return ((made_now - made) / seconds, (read_now - read) / seconds) if seconds > 0 else (0.0, 0.0)
 
     @property
     def left(self) -> float:
@@ -87,51 +75,24 @@ class Tally:
         """The runs that are being trained, by name."""
         return sorted(name for name, state in self.states.items() if state == "running")
 
-    def counts(self) -> str:
-        """Return how many runs are in which state, as words."""
-        count = Counter(self.states.values())
-        return f"{len(self.states)} runs: " + ", ".join(f"{count[state]} {state}" for state in STATES)
-
     def sentence(self) -> str:
         """Return where all runs stand, as one line."""
+        count = Counter(self.states.values())
+        counts = f"{len(self.states)} runs: " + ", ".join(f"{count[state]} {state}" for state in STATES)
         if not self.running:
-            return f"{self.counts()}; {duration(time.monotonic() - self.started)}"
+            return f"{counts}; {duration(time.monotonic() - self.started)}"
+        steps, tokens = self._speeds()
+        read = f", {tokens:,.0f} tokens/s" if tokens else ""
         left = f", {duration(self.left)} left" if math.isfinite(self.left) else ""
-        tokens = f", {self.tokens_per_second:,.0f} tokens/s" if self.tokens_per_second else ""
-        return f"{self.counts()}; {self.speed:,.0f} steps/s{tokens}{left}"
+        return f"{counts}; {steps:,.0f} steps/s{read}{left}"
 
 
-class _Lines:
-    """For logs: one line at a time."""
-
-    seconds = LINE_SECONDS
-
-    def draw(self, tally: Tally) -> None:
-        print(tally.sentence(), file=sys.stderr, flush=True)
-
-    def end(self, tally: Tally) -> None:
-        self.draw(tally)
-
-
-class _Table:
-    """For terminals: drawn over itself. Whatever else is printed appears above it."""
-
-    seconds = REDRAW_SECONDS
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        # No thread of its own: the trainer's process is single-threaded for speed.
-        self.live = Live(console=Console(stderr=True), auto_refresh=False)
-        self.live.start()
-
-    def draw(self, tally: Tally) -> None:
-        self.live.update(table(tally), refresh=True)
-
-    def end(self, tally: Tally) -> None:
-        self.draw(tally)
-        self.live.stop()
+def duration(seconds: float) -> str:
+    """Return a time in words, coarse: ``40 s``, ``5 min``, ``2 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def table(tally: Tally) -> Group:
@@ -158,19 +119,27 @@ class Progress:
     """A tally that shows itself on the error stream: a live table, plain lines, or (``show=False``) nothing."""
 
     def __init__(self, steps: Mapping[str, int], show: bool = True, tokens: Mapping[str, int] | None = None):
-        self.tally = Tally(steps, tokens)
-        self.show = show
-        self._display: _Table | _Lines | None = None
+        self.tally, self.show = Tally(steps, tokens), show
+        self.seconds = LINE_SECONDS
+        """From one drawing to the next."""
+        self._live: Live | None = None
         self._drawn = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if self.show:
-            self._display = _Table() if sys.stderr.isatty() else _Lines()
+        if self.show and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            # No thread of its own: the trainer's process is single-threaded for speed.
+            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+            self._live.start()
+            self.seconds = REDRAW_SECONDS
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._display is not None:
-            self._display.end(self.tally)
+        self._draw()
+        if self._live is not None:
+            self._live.stop()
 
     def report(self, name: str, step: int, accuracy: float) -> None:
         """Take one run's progress."""
@@ -179,12 +148,18 @@ class Progress:
 
     def set(self, name: str, state: State) -> None:
         """Take one run's new state."""
-        self.tally.set(name, state)
+        self.tally.states[name] = state
 
     def refresh(self) -> None:
         """Draw, if it is time to."""
         now = time.monotonic()
         self.tally.look(now)
-        if self._display is not None and now - self._drawn >= self._display.seconds:
+        if now - self._drawn >= self.seconds:
             self._drawn = now
-            self._display.draw(self.tally)
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._live is not None:
+            self._live.update(table(self.tally), refresh=True)
+        elif self.show:
+            print(self.tally.sentence(), file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,8 @@ from experiments.runs.run import Run
 from experiments.sweeps.waiting_groups import Work, outcome
 from experiments.training.stopping import told_to_stop
 
-CONNECT_SECONDS = 10.0
-HTTP2_PREFACE, HTTP2_SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
-"""Ray's nodes talk by gRPC, that is HTTP/2: who speaks it answers this beginning with a frame of type 4 (RFC 9113)."""
+CONNECT_SECONDS = 20.0
+"""How long a cluster may take to say that it is there."""
 LOOK_SECONDS = 1.0
 """How often the run directories are read for the table."""
 LOCK_SECONDS = 60.0
@@ -64,7 +64,8 @@ def _train_group(paths: Sequence[str], device: str, again: bool) -> Exception | 
         )
     if again:
         _wait_for_locks(runs)
-    with _cancelled() as stop:
+    # Ray cancels a task as Ctrl-C would, anywhere in a step; runs save themselves between two.
+    with told_to_stop((signal.SIGINT,)) as stop:
         return outcome(runs, device, lambda *_: None, stop.is_set)
 
 
@@ -78,13 +79,6 @@ def _wait_for_locks(paths: Sequence[Path]) -> None:
             return
         except RunError:
             time.sleep(1)
-
-
-@contextmanager
-def _cancelled() -> Iterator[Event]:
-    # Ray cancels a task as Ctrl-C would, anywhere in a step; runs save themselves between two.
-    with told_to_stop((signal.SIGINT,)) as stop:
-        yield stop
 
 
 # --- on the machine that asks -------------------------------------------------------------------------------------
@@ -105,7 +99,7 @@ def connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _knock(address)
+    _require_cluster(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -116,21 +110,24 @@ def connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Refuse at once where nobody answers, or nobody who speaks as Ray does; Ray itself tries for minutes."""
+def _require_cluster(address: str | None) -> None:
+    """Refuse where no cluster answers in time; ``ray.init`` itself tries for minutes, and cannot be stopped."""
     host, colon, port = (address or "").rpartition(":")
     if host.startswith("ray://"):
         raise RunError(f"{address} is for programs outside a cluster; sweep from one of its nodes, with its host:port")
     if not colon or not port.isdigit():
         return
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", f"{address}"]
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as there:
-            there.sendall(HTTP2_PREFACE)
-            answered = there.recv(9)
+        # Ray does not tell a port where nobody listens from a slow answer.
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        answer = subprocess.run(ask, capture_output=True, text=True, timeout=CONNECT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise _no_cluster(address, TimeoutError("timed out")) from error
     except OSError as error:
         raise _no_cluster(address, error) from error
-    if len(answered) < 4 or answered[3] != HTTP2_SETTINGS:
-        raise _no_cluster(address, ConnectionError("what answers there is not Ray"))
+    if answer.returncode:
+        raise _no_cluster(address, ConnectionError(answer.stderr.strip().rpartition("\n")[2]))
 
 
 def _no_cluster(address: str | None, error: Exception) -> RunError:

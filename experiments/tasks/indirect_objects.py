@@ -139,7 +139,9 @@ class IOITask(TokenTask):
 
     Raises:
         ValueError: for a name that is several tokens, not known, or the same token as another one; a template without
-            the needed slots; an opening of what are no tokens.
+            the needed slots; an opening of what are no tokens; from methods, for a number of windows or prompts that is
+            not a whole one of 1 or more.
+        UnknownNameError: from methods, for an unknown split or corruption (nearest suggested).
     """
 
     def __init__(
@@ -175,12 +177,7 @@ class IOITask(TokenTask):
     # --- what a trainer asks ----------------------------------------------------------------------------------------
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
-        """Return ``n`` whole sentences, each in a window of its own; "train" and "validation" differ by their draws.
-
-        Raises:
-            UnknownNameError: for another split.
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return ``n`` whole sentences, each in a window of its own; "train" and "validation" differ by their draws."""
         n = whole("n", n)
         known("split", split, ("train", "validation"))
         generator = self._generator("sample", split, seed)
@@ -191,11 +188,7 @@ class IOITask(TokenTask):
         return TokenBatch(tokens, places < laid.lengths[:, None])
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return the evaluation sets, "ioi train" and so on, of ``n`` prompts each (of the paper's, all eight).
-
-        Raises:
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return the evaluation sets, "ioi train" and so on, of ``n`` prompts each (of the paper's, all eight)."""
         n = whole("n", n)
         return {f"ioi {split}": self.prompts(n, split).pair for split in SPLITS if self.has(split)}
 
@@ -206,10 +199,6 @@ class IOITask(TokenTask):
 
         The right answer is the indirect object, the wrong one the subject (with "abc" too, after Wang et al.).
         Position roles: IO, S1, S1+1, S2, END, of the clean prompt.
-
-        Raises:
-            UnknownNameError: for an unknown corruption or split (nearest suggested).
-            ValueError: if ``n`` is not a whole number of 1 or more.
         """
         return self.prompts(n, split, corruption, seed).pair
 
@@ -217,8 +206,7 @@ class IOITask(TokenTask):
         """Return :meth:`pairs` and the template and order of each; of the split "paper" always all eight prompts.
 
         Raises:
-            UnknownNameError, ValueError: as :meth:`pairs`, and for a split whose templates the task lacks, or whose
-                names the tokenizer does not know.
+            ValueError: also for a split whose templates the task lacks, or whose names the tokenizer does not know.
         """
         n = whole("n", n)
         known("corruption", corruption, CORRUPTIONS)
@@ -236,7 +224,7 @@ class IOITask(TokenTask):
         positions, ends = self._positions(kind, drawn, clean)
         hide = torch.arange(clean.tokens.shape[1], device=self.device) > ends[:, None]
         shown, other = (laid.tokens.masked_fill(hide, self._pad)[:, : int(ends.max()) + 1] for laid in (clean, corrupt))
-        answers, wrong = (self._token_of(drawn[who]) for who in ("io", "s"))
+        answers, wrong = (self.book.first_tokens(drawn[who]) for who in ("io", "s"))
         pair = Pair(shown, other, answers, wrong, positions, ends, mask=~hide[:, : shown.shape[1]])
         return Prompts(pair, self._texts[kind], drawn["template"], drawn["baba"])
 
@@ -374,6 +362,3 @@ class IOITask(TokenTask):
         s1 = torch.where(subject_first, a, b)
         roles = {"IO": torch.where(subject_first, b, a), "S1": s1, "S1+1": s1 + 1, "S2": at("S"), "END": end}
         return roles, end[:, 0]
-
-    def _token_of(self, pieces: Int[Tensor, " prompt"]) -> Int[Tensor, " prompt"]:
-        return self.book.first_tokens(pieces)

@@ -20,17 +20,13 @@ from circuits.common.errors import known, require, whole
 from circuits.common.fields import Checked, checked_value
 from circuits.common.plain_data import derive_seed
 from experiments.tasks.sentences import vocabulary as words
+from experiments.tasks.sentences.relations import QUESTIONS, passage
 from experiments.tasks.sentences.templates import Laid, Phrasebook, Templates, choose, distinct
+from experiments.tasks.sentences.tokenizer import plain_english
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.tasks.tokens.task import TokenTask
 
 SPLITS: dict[str, str] = {"train": "texts to learn from", "validation": "other draws of the same texts"}
-QUESTIONS: dict[str, str] = {
-    "giver": "Who gave the {O}?",
-    "receiver": "Who got the {O}?",
-    "object": "What did {N} give?",
-}
-"""The kinds of questions. A question follows its passage, and one word follows the question: the answer."""
 CORRUPTIONS: dict[str, str] = {
     "exchange": "the answer changes places with its like at another level; at depth 0 giver and receiver change "
     "places, or the thing is another one"
@@ -39,16 +35,6 @@ NAMES = (*words.GIRLS, *words.BOYS)
 THINGS = words.SLOTS["thing"]
 DEEPEST = len(THINGS) - 2
 """A thing at every level, and one that is in none."""
-
-
-def passage(depth: int) -> str:
-    """Return the template of a passage with ``depth`` clauses in each other: ``{N0}``... give, ``{R}`` gets at last."""
-    openings = ", to whom ".join(f"{{N{i}}}" for i in range(depth + 1))
-    return openings + ",".join(f" gave the {{O{i}}}" for i in reversed(range(depth + 1))) + " to {R}."
-
-
-TEXTS: tuple[str, ...] = (passage(0), passage(1), *QUESTIONS.values())
-"""Templates that hold every word of the task but names and things."""
 
 
 def text_length(depth: int) -> int:
@@ -108,16 +94,18 @@ class _Drawn:
 
 
 class NestedTask(TokenTask):
-    """The task in the words of the stories (:func:`experiments.tasks.stories.plain_english`).
+    """The task in the words of the stories (:func:`experiments.tasks.sentences.tokenizer.plain_english`).
 
     A window is filled with texts, each opened by the token that begins a story; the first is whole, the last is cut. So
     there is no padding, and unless only answers count, those of names and things do too, which nothing tells.
+
+    Raises:
+        UnknownNameError: from methods, for an unknown split, corruption or question (nearest suggested).
+        ValueError: from methods, for a number of windows or pairs that is not a whole one of 1 or more, and for a depth
+            that is not one of 0 or more or whose texts are longer than the window.
     """
 
     def __init__(self, config: NestedConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
-        # The vocabulary is that of all generated tasks, so their module imports this one.
-        from experiments.tasks.stories import plain_english
-
         self.config = config or NestedConfig()
         self.seed, self.device = seed, torch.device(device)
         self.tokenizer = plain_english()
@@ -141,12 +129,7 @@ class NestedTask(TokenTask):
     # --- what a trainer asks ----------------------------------------------------------------------------------------
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
-        """Return ``n`` windows of a split; equal arguments give equal windows.
-
-        Raises:
-            UnknownNameError: for an unknown split (nearest suggested).
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return ``n`` windows of a split; equal arguments give equal windows."""
         n = whole("n", n)
         generator = self._generator("sample", known("split", split, SPLITS), seed)
         per_window = -(-self.n_ctx // text_length(min(self.config.depths)))
@@ -156,11 +139,7 @@ class NestedTask(TokenTask):
         return TokenBatch(tokens, tokens == self._mark if self.config.answers_only else None)
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return evaluation sets of ``n`` pairs each: "depth 0"... with all questions, "giver"... of all depths.
-
-        Raises:
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return evaluation sets of ``n`` pairs each: "depth 0"... with all questions, "giver"... of all depths."""
         n = whole("n", n)
         by_depth = {f"depth {depth}": self.pairs(n, depth=depth) for depth in self.config.depths}
         return by_depth | {question: self.pairs(n, question=question) for question in self.config.questions}
@@ -181,11 +160,6 @@ class NestedTask(TokenTask):
         ``None`` takes those of training, mixed; a deeper text than in training may be asked for. Position roles:
         "answer" and "competing", where the right and the wrong answer stand in the clean passage; "asked", the thing or
         name in the question; END. At depth 0 the wrong thing is not in the clean passage: "competing" is "answer".
-
-        Raises:
-            UnknownNameError: for an unknown corruption, split or question (nearest suggested).
-            ValueError: for a depth whose texts are longer than the window, or that is no whole number of 0 or more; if
-                ``n`` is no whole number of 1 or more.
         """
         n = whole("n", n)
         known("corruption", corruption, CORRUPTIONS)

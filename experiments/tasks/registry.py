@@ -10,7 +10,8 @@ from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.indirect_objects import IOIConfig, IOITask
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
-from experiments.tasks.stories import StoriesConfig, StoriesTask, plain_english
+from experiments.tasks.sentences.tokenizer import plain_english
+from experiments.tasks.stories import StoriesConfig, StoriesTask
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 
 TokenTaskConfig = StoriesConfig | IOIConfig | RepeatsConfig | NestedConfig | TextTaskConfig

@@ -69,6 +69,10 @@ class RepeatsTask(TokenTask):
 
     The predictions that count are those whose own token has occurred before, which induction can make; in the first
     block there is nothing to predict but that no token comes twice.
+
+    Raises:
+        UnknownNameError: from methods, for an unknown split or corruption (nearest suggested).
+        ValueError: from methods, for a number of windows or pairs that is not a whole one of 1 or more.
     """
 
     tokenizer = None
@@ -81,12 +85,7 @@ class RepeatsTask(TokenTask):
     # --- what a trainer asks ----------------------------------------------------------------------------------------
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
-        """Return ``n`` windows of a split; equal arguments give equal windows.
-
-        Raises:
-            UnknownNameError: for an unknown split (nearest suggested).
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return ``n`` windows of a split; equal arguments give equal windows."""
         n = whole("n", n)
         generator = self._generator("sample", known("split", split, SPLITS), seed)
         blocks, lags = self._blocks(n, generator)
@@ -95,11 +94,7 @@ class RepeatsTask(TokenTask):
         return TokenBatch(self._windows(blocks, lags, self.n_ctx), counted)
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return one evaluation set of ``n`` pairs, "second": the answers are in the second block.
-
-        Raises:
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return one evaluation set of ``n`` pairs, "second": the answers are in the second block."""
         return {"second": self.pairs(whole("n", n))}
 
     # --- what an analysis asks --------------------------------------------------------------------------------------
@@ -109,10 +104,6 @@ class RepeatsTask(TokenTask):
 
         Clean and corrupt differ in one token of the first block. Position roles: "first", where the token that is read
         stands in the first block; "first+1", the one after it, which is the answer; END, where it is read.
-
-        Raises:
-            UnknownNameError: for an unknown corruption or split (nearest suggested).
-            ValueError: if ``n`` is not a whole number of 1 or more.
         """
         n = whole("n", n)
         labels = (known("corruption", corruption, CORRUPTIONS), known("split", split, SPLITS), seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
 
 import pandas as pd
 import torch
@@ -18,8 +17,8 @@ from circuits.common.fields import Checked
 from circuits.common.plain_data import content_hash, derive_seed
 from experiments.tasks.indirect_objects import IOIConfig, IOITask
 from experiments.tasks.sentences import vocabulary as words
-from experiments.tasks.sentences.templates import Phrasebook, Templates, choose, distinct, words_of
-from experiments.tasks.tokenizers import word_level
+from experiments.tasks.sentences.templates import Phrasebook, Templates, choose, distinct
+from experiments.tasks.sentences.tokenizer import plain_english, vocabulary
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.tasks.tokens.task import TokenTask
 
@@ -27,6 +26,8 @@ SPLITS: dict[str, str] = {"train": "stories to learn from", "validation": "other
 KINDS = ("opening", "middle", "giving", "ending", "ioi")
 """The kinds of sentences."""
 _CHARACTERS = ("A", "B", "C")
+_FREE = tuple(slot for slot in words.SLOTS if slot != "place")
+"""What is drawn anew for every sentence, beside the place."""
 
 
 @dataclass(frozen=True)
@@ -58,28 +59,11 @@ class StoriesConfig(Checked):
             raise ValueError(f"a window must have 24 tokens at least, and a story 1 to {most} middles, got {self}")
 
 
-def vocabulary() -> list[str]:
-    """Return every word of the generated tasks once, sorted."""
-    from experiments.tasks.nested_relations import TEXTS
-
-    paper = [text for text, _, _ in words.PAPER_PROMPTS]
-    sentences = (*words.OPENINGS, *words.MIDDLES, *words.GIVING, *words.ENDINGS)
-    fillers = [text for texts in words.SLOTS.values() for text in texts]
-    pronouns = [text for both in words.PRONOUNS.values() for text in both]
-    indirect = (*words.TEMPLATES, *words.HELD_OUT_TEMPLATES, *paper)
-    return words_of([*sentences, *indirect, *TEXTS, *fillers, *pronouns, *words.GIRLS, *words.BOYS])
-
-
 @cache
 def fingerprint() -> str:
     """Return the first 12 digits of the hash of all words and sentences, so that a run knows what it learned from."""
     sentences = {name: value for name, value in vars(words).items() if name.isupper()}
     return content_hash([sentences, vocabulary()])[:12]
-
-
-def plain_english() -> Any:
-    """Return the word-level tokenizer of the generated tasks (:func:`experiments.tasks.tokenizers.word_level`)."""
-    return word_level(vocabulary())
 
 
 @dataclass(frozen=True)
@@ -99,7 +83,9 @@ class StoriesTask(TokenTask):
     Characters of stories with such sentences are names of training; those of the others are all names.
 
     Raises:
-        ValueError: for stories of another grammar than this version's.
+        ValueError: for stories of another grammar than this version's; from methods, for a number of windows or pairs
+            that is not a whole one of 1 or more.
+        UnknownNameError: from methods, for an unknown split or corruption (nearest suggested).
     """
 
     def __init__(self, config: StoriesConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
@@ -113,7 +99,8 @@ class StoriesTask(TokenTask):
         self.tokenizer = plain_english()
         self.d_vocab, self.n_ctx = len(self.tokenizer), self.config.n_ctx
         self.book = Phrasebook(lambda text: self.tokenizer.encode(text, add_special_tokens=False), device)
-        self._slots = (*_CHARACTERS, "S", "IO", "P", "place", *self._pronoun_slots(), *self._free_slots())
+        pronouns = (f"{c}.{kind}" for c in _CHARACTERS for kind in words.PRONOUNS)
+        self._slots = (*_CHARACTERS, "S", "IO", "P", "place", *pronouns, *_FREE)
         pools = {
             "opening": words.OPENINGS,
             "middle": words.MIDDLES,
@@ -141,28 +128,15 @@ class StoriesTask(TokenTask):
         return IOITask(config, self.tokenizer, self.seed, self.device, opening=self.tokenizer.bos_token_id)
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
-        """Return ``n`` windows of a split; equal arguments give equal windows.
-
-        Raises:
-            UnknownNameError: for an unknown split (nearest suggested).
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return ``n`` windows of a split; equal arguments give equal windows."""
         return self.stories(n, split, seed).batch
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return the evaluation sets of :meth:`IOITask.questions`.
-
-        Raises:
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return the evaluation sets of :meth:`IOITask.questions`."""
         return self.ioi.questions(whole("n", n))
 
     def pairs(self, n: int, corruption: str = "flip", seed: int = 0, split: str = "train") -> Pair:
-        """Return clean/corrupt prompts, as :meth:`IOITask.pairs`.
-
-        Raises:
-            UnknownNameError, ValueError: as there.
-        """
+        """Return clean/corrupt prompts, as :meth:`IOITask.pairs`."""
         return self.ioi.pairs(whole("n", n), corruption, seed, split)
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:
@@ -172,17 +146,18 @@ class StoriesTask(TokenTask):
     # --- the generator ----------------------------------------------------------------------------------------------
 
     def stories(self, n: int, split: str = "train", seed: int = 0) -> Stories:
-        """Return ``n`` windows and what their sentences are; each holds two stories, the second mostly cut.
-
-        Raises:
-            UnknownNameError: for an unknown split (nearest suggested).
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
+        """Return ``n`` windows and what their sentences are; each holds two stories, the second mostly cut."""
         n = whole("n", n)
         label = derive_seed("stories", self.seed, known("split", split, SPLITS), seed)
         generator = torch.Generator(self.device).manual_seed(label)
-        per_window = self._stories_per_window()
-        which, fillers = self._draw(n * per_window, generator)
+        # The shortest sentences have five tokens.
+        per_window = 1 + self.n_ctx // (5 * (self.config.middles + 2) + 1)
+        has_ioi, has_giving = (
+            torch.rand(n * per_window, generator=generator, device=self.device) < p
+            for p in (self.config.p_ioi, self.config.p_giving)
+        )
+        which = self._sentences(has_ioi, has_giving, generator)
+        fillers = self._fillings(which, has_ioi | has_giving, generator)
         places = self._templates.fill(which, fillers)  # story sentence place
         opening = torch.full((len(places), 1), self._opening, device=self.device)
         flat = torch.cat([opening, places.flatten(1)], 1).reshape(n, -1)
@@ -196,24 +171,10 @@ class StoriesTask(TokenTask):
         kinds = torch.bucketize(which, self._ends, right=True).reshape(n, -1)
         return Stories(TokenBatch(tokens[:, : self.n_ctx].contiguous()), kinds, starts)
 
-    def _stories_per_window(self) -> int:
-        # The shortest sentences have five tokens.
-        return 1 + self.n_ctx // (5 * (self.config.middles + 2) + 1)
-
-    def _draw(
-        self, n: int, generator: torch.Generator
-    ) -> tuple[Int[Tensor, "n sentence"], Int[Tensor, "n sentence slot"]]:
-        """The template of every sentence, and what fills its slots."""
-        has_ioi, has_giving = (
-            torch.rand(n, generator=generator, device=self.device) < p
-            for p in (self.config.p_ioi, self.config.p_giving)
-        )
-        which = self._sentences(has_ioi, has_giving, generator)
-        return which, self._filled(which, has_ioi | has_giving, generator)
-
     def _sentences(
         self, has_ioi: Bool[Tensor, " n"], has_giving: Bool[Tensor, " n"], generator: torch.Generator
     ) -> Int[Tensor, "n sentence"]:
+        """The template of every sentence."""
         n, middles = len(has_ioi), self.config.middles
         drawn = {kind: self._first[kind] + choose(n, self._many[kind], generator) for kind in KINDS}
         # Different middles in a story, then one of them (or the opening) gives way to a special sentence.
@@ -227,9 +188,10 @@ class StoriesTask(TokenTask):
             )
         return which
 
-    def _filled(
+    def _fillings(
         self, which: Int[Tensor, "n sentence"], only_trained: Bool[Tensor, " n"], generator: torch.Generator
     ) -> Int[Tensor, "n sentence slot"]:
+        """What fills the slots of every sentence."""
         n, sentences = which.shape
         keys = torch.rand(n, len(self._names), generator=generator, device=self.device)
         keys = keys.masked_fill(only_trained[:, None] & self._held_out, -1.0)
@@ -251,18 +213,10 @@ class StoriesTask(TokenTask):
             "A": torch.where(is_ioi, b[:, None], per_sentence["A"]),
             "B": torch.where(is_ioi, a[:, None], per_sentence["B"]),
         }
-        for slot in ("place", *self._free_slots()):
+        for slot in ("place", *_FREE):
             some = self._fillers[slot]
             per_sentence[slot] = some[choose((n, sentences), len(some), generator)]
         return torch.stack([per_sentence[slot] for slot in self._slots], -1)
-
-    @staticmethod
-    def _pronoun_slots() -> tuple[str, ...]:
-        return tuple(f"{c}.{kind}" for c in _CHARACTERS for kind in words.PRONOUNS)
-
-    @staticmethod
-    def _free_slots() -> tuple[str, ...]:
-        return tuple(slot for slot in words.SLOTS if slot != "place")
 
 
 def statistics(task: StoriesTask, n: int = 2_000, split: str = "train") -> pd.DataFrame:
@@ -289,15 +243,9 @@ def statistics(task: StoriesTask, n: int = 2_000, split: str = "train") -> pd.Da
         "tokens a sentence": float(lengths.float().mean()),
     }
     rows |= {f"share of sentences: {kind}": float((kinds == i).float().mean()) for i, kind in enumerate(KINDS)}
-    rows |= {"share of tokens in sentences on indirect objects": _token_share(kinds, lengths)}
-    rows |= {"entropy of single words (nats)": _entropy(tokens[real])}
+    rows["share of tokens in sentences on indirect objects"] = float(
+        lengths[kinds == KINDS.index("ioi")].sum() / lengths.sum()
+    )
+    shares = tokens[real].bincount().float() / tokens[real].numel()
+    rows["entropy of single words (nats)"] = float(-(shares[shares > 0] * shares[shares > 0].log()).sum())
     return pd.DataFrame({"fact": list(rows), "value": list(rows.values())})
-
-
-def _token_share(kinds: Int[Tensor, " sentence"], lengths: Int[Tensor, " sentence"]) -> float:
-    return float(lengths[kinds == KINDS.index("ioi")].sum() / lengths.sum())
-
-
-def _entropy(tokens: Int[Tensor, " token"]) -> float:
-    shares = tokens.bincount().float() / tokens.numel()
-    return float(-(shares[shares > 0] * shares[shares > 0].log()).sum())

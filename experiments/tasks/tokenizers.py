@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,10 @@ from circuits.common.plain_data import content_hash
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from tokenizers.decoders import Decoder
-    from tokenizers.pre_tokenizers import PreTokenizer
     from transformers import PreTrainedTokenizerBase
 else:
     # Annotations must resolve at run time, and these packages are imported only where they are used.
-    Decoder = PreTokenizer = PreTrainedTokenizerBase = Tokenizer = Any
+    PreTrainedTokenizerBase = Tokenizer = Any
 
 SPECIAL = ("<pad>", "<unk>", "<story>")
 """Padding, unknown words, and the beginning of a text: tokens 0, 1 and 2 of a tokenizer of words."""
@@ -38,6 +36,15 @@ INSTEAD = (
 )
 
 
+WRITTEN = {
+    r" (?=[.,!?;:%)\]}…])": "",
+    r"(?<=[(\[{]) ": "",
+    r"(?<=\w) ' (?=(?:s|t|m|d|re|ve|ll)\b)": "'",
+    r"(?<=\w) - (?=\w)": "-",
+}
+"""What words with spaces between them become, so that spaces stand as in written text."""
+
+
 def word_level(words: Sequence[str], special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerBase:
     """Return a tokenizer with one token a word or punctuation mark.
 
@@ -48,52 +55,33 @@ def word_level(words: Sequence[str], special: Sequence[str] = SPECIAL) -> PreTra
     Raises:
         ValueError: for words that occur twice, or that the tokenizer would cut (at spaces and punctuation).
     """
-    from tokenizers import Tokenizer
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.decoders import Fuse, Replace, WordPiece
+    from tokenizers.decoders import Sequence as Decoders
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Sequence as Splitters
+    from tokenizers.pre_tokenizers import Split, Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    splitter = _words_and_marks()
-    _check_words([*special, *words], special, splitter)
+    require(len(special) == 3, f"special tokens are padding, unknown and beginning, got {list(special)}")
+    every = [*special, *words]
+    twice = [word for word, count in Counter(every).items() if count > 1]
+    require(not twice, f"words must be given once, these occur more often: {twice[:10]}")
+    # Whitespace alone would keep marks that touch, as in `store).`, together as one unknown token.
+    splitter = Splitters([Whitespace(), Split(Regex(r"[^\w\s]"), "isolated")])
+    for word in words:
+        parts = [part for part, _ in splitter.pre_tokenize_str(word)]
+        require(parts == [word], f"{word!r} is not one word: texts are cut into {parts}; give these instead")
     pad, unknown, beginning = special
-    numbers = {word: number for number, word in enumerate([*special, *words])}
-    backend = Tokenizer(WordLevel(numbers, unk_token=unknown))
-    backend.pre_tokenizer, backend.decoder = splitter, _spaces_as_written()
+    backend = Tokenizer(WordLevel({word: number for number, word in enumerate(every)}, unk_token=unknown))
+    removed = (Replace(Regex(pattern), text) for pattern, text in WRITTEN.items())
+    backend.pre_tokenizer, backend.decoder = (
+        splitter,
+        Decoders([WordPiece(prefix="\0", cleanup=False), Fuse(), *removed]),
+    )
     backend.add_special_tokens(list(special))
     roles = {"pad_token": pad, "unk_token": unknown, "bos_token": beginning}
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **roles)
-
-
-def _check_words(words: Sequence[str], special: Sequence[str], splitter: PreTokenizer) -> None:
-    require(len(special) == 3, f"special tokens are padding, unknown and beginning, got {list(special)}")
-    twice = [word for word, count in Counter(words).items() if count > 1]
-    require(not twice, f"words must be given once, these occur more often: {twice[:10]}")
-    for word in words[len(special) :]:
-        parts = [part for part, _ in splitter.pre_tokenize_str(word)]
-        require(parts == [word], f"{word!r} is not one word: texts are cut into {parts}; give these instead")
-
-
-def _words_and_marks() -> PreTokenizer:
-    from tokenizers import Regex
-    from tokenizers.pre_tokenizers import Sequence as Steps
-    from tokenizers.pre_tokenizers import Split, Whitespace
-
-    # Whitespace alone would keep marks that touch, as in `store).`, together as one unknown token.
-    return Steps([Whitespace(), Split(Regex(r"[^\w\s]"), "isolated")])
-
-
-def _spaces_as_written() -> Decoder:
-    from tokenizers import Regex
-    from tokenizers.decoders import Fuse, Replace, WordPiece
-    from tokenizers.decoders import Sequence as Steps
-
-    steps: list[Any] = [WordPiece(prefix="\0", cleanup=False), Fuse()]
-    removed = {
-        r" (?=[.,!?;:%)\]}…])": "",
-        r"(?<=[(\[{]) ": "",
-        r"(?<=\w) ' (?=(?:s|t|m|d|re|ve|ll)\b)": "'",
-        r"(?<=\w) - (?=\w)": "-",
-    }
-    return Steps(steps + [Replace(Regex(pattern), text) for pattern, text in removed.items()])
 
 
 def tokenizer_named(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -109,7 +97,16 @@ def tokenizer_named(name_or_path: str) -> PreTrainedTokenizerBase:
         # A folder that save_pretrained wrote says beside the file which tokens pad, begin and end a text.
         whole = path.name == TOKENIZER_JSON and (path.parent / "tokenizer_config.json").is_file()
         return load_tokenizer(path.parent) if whole else _from_file(path)
-    return _from_hub(name_or_path)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:  # the clients raise many classes, and all mean the same here
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"tokenizer {name_or_path!r} could not be loaded: there is no such local path, and the hub cannot be "
+            f"reached or has no such tokenizer ({why}); {INSTEAD}"
+        ) from error
 
 
 def _from_file(path: Path) -> PreTrainedTokenizerBase:
@@ -128,19 +125,6 @@ def _from_file(path: Path) -> PreTrainedTokenizerBase:
         clean_up_tokenization_spaces=False,
         **{role: name for role, name in roles.items() if name is not None},
     )
-
-
-def _from_hub(name: str) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # the clients raise many classes, and all mean the same here
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"tokenizer {name!r} could not be loaded: there is no such local path, and the hub cannot be reached or "
-            f"has no such tokenizer ({why}); {INSTEAD}"
-        ) from error
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
@@ -226,7 +210,10 @@ def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     Raises:
         ValueError: if they cannot be told apart from the text.
     """
-    for word in _some_words(tokenizer):
+    special = set(tokenizer.all_special_tokens)
+    # Of a small vocabulary, words of its own.
+    own = islice((word for word in tokenizer.get_vocab() if word not in special), 100)
+    for word in ("a", "the", "0", *own):
         try:
             bare = tokenizer.encode(word, add_special_tokens=False)
         except Exception:  # the library raises no narrower class for a word that it does not know
@@ -239,13 +226,6 @@ def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         "what this tokenizer puts before a text cannot be told apart from the text itself; choose a tokenizer that "
         "puts its special tokens around a text and leaves its other tokens as they are"
     )
-
-
-def _some_words(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    special = set(tokenizer.all_special_tokens)
-    yield from ("a", "the", "0")
-    # Of a small vocabulary, words of its own.
-    yield from islice((word for word in tokenizer.get_vocab() if word not in special), 100)
 
 
 def check_fits(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> None:

@@ -19,7 +19,8 @@ from circuits.interventions.applied import Intervening, NothingChangedError
 from circuits.last_position import why_not
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
-from experiments.runs.record import RunError, explained
+from experiments.runs.locks import explained
+from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW, Schedule
 from experiments.tasks.task import Task

@@ -14,8 +14,8 @@ from analysis.heads.composition import head_composition
 from circuits import HookedStreamTransformer, Stream
 from circuits.config.model import MLP
 from circuits.config.streams import CARRIERS, Carrier, Cumulative, FixedGain, HeadMixing, LearnedGain, WithinLayer
-from circuits.streams.transforms import HeadTensor
 from circuits.streams.mixing import Outgoing
+from circuits.streams.transforms import HeadTensor
 from tests.handmade import Handmade, induction_model, stream_model
 from tests.helpers import FULL, build, model_of, token_config
 

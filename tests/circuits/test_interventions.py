@@ -19,9 +19,20 @@ from torch import Tensor
 from circuits import HookedStreamTransformer, Intervention, NothingChangedError, Site, intervened, save_checkpoint
 from circuits.config.streams import CARRIERS
 from circuits.interventions.applied import Intervening
-from circuits.interventions.replacement import ATTENDED, Attended
-from circuits.interventions.intervention import Attend, Clamp, CutForward, CutGradient, Freeze, FromRun, Mean, Operation, Resample, Zero, operation_name
-from circuits.interventions.replacement import attention_to, others
+from circuits.interventions.intervention import (
+    Attend,
+    Clamp,
+    CutForward,
+    CutGradient,
+    Freeze,
+    FromRun,
+    Mean,
+    Operation,
+    Resample,
+    Zero,
+    operation_name,
+)
+from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
 from circuits.sites import COMPONENTS, ROUTES
 from tests.helpers import ALL, FULL, build, gradients, inputs_for
 

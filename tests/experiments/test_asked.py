@@ -151,7 +151,7 @@ def test_prompts_on_indirect_objects_are_opened_as_the_texts_of_a_run_are(
 
 def text_run(root: Path) -> Run:
     """A run of a corpus in the words of the prompts."""
-    from experiments.tasks.stories import vocabulary
+    from experiments.tasks.sentences.tokenizer import vocabulary
 
     save_tokenizer(word_level(vocabulary()), root / "words")
     (root / "corpus.txt").write_text("".join(f"The {a} saw the {b}.\n" for a in ("dog", "cat") for b in ("hat", "key")))

@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 
 from circuits import HookedStreamTransformer, icl_config, load_checkpoint, save_checkpoint
 from circuits.checkpoint import HEADER, CheckpointError
+from experiments.runs.files import STATE
 from experiments.runs.frames import DamagedFrameError, parquet_bytes, read_sealed, sealed_bytes
 from experiments.runs.logs import DamagedLogError, append_line, line_of, read_lines
-from experiments.runs.record import STATE, RunError
+from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.studies.changing import READY, changed_at_once, changing
 from experiments.training import trainer as training

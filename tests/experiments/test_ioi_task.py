@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.tasks.indirect_objects import CORRUPTIONS, SPLITS, IOIConfig, IOITask, Prompts
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import words_of
-from experiments.tasks.stories import plain_english
+from experiments.tasks.sentences.tokenizer import plain_english
 from experiments.tasks.tokenizers import word_level
 from experiments.tasks.tokens.task import TokenTask
 from tests.helpers import ALL_NAMES, Reader, named_in

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from circuits.common.errors import UnknownNameError
-from experiments.tasks.nested_relations import DEEPEST, NAMES, QUESTIONS, THINGS, NestedConfig, NestedTask, text_length
+from experiments.tasks.nested_relations import DEEPEST, NAMES, THINGS, NestedConfig, NestedTask, text_length
+from experiments.tasks.sentences.relations import QUESTIONS
 from experiments.tasks.tokens.batches import next_token_loss
 from experiments.tasks.tokens.task import TokenTask
 

@@ -14,7 +14,8 @@ from scipy import stats
 
 from circuits.common.plain_data import from_plain, to_plain
 from experiments.tasks.sentences import vocabulary as words
-from experiments.tasks.stories import KINDS, StoriesConfig, StoriesTask, plain_english, statistics, vocabulary
+from experiments.tasks.sentences.tokenizer import plain_english, vocabulary
+from experiments.tasks.stories import KINDS, StoriesConfig, StoriesTask, statistics
 from experiments.tasks.tokens.task import TokenTask
 from tests.helpers import ALL_NAMES, Reader, words_in
 

@@ -239,8 +239,7 @@ def test_workers_whose_parent_is_killed_save_and_end(tmp_path: Path) -> None:
 
 
 def serving(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The worker processes, without the one that cleans up after them."""
-    return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(process.pid).children() if process_engine.WORKER in child.cmdline()]
 
 
 @pytest.mark.slow
@@ -272,8 +271,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Tally:
     clock = itertools.count(100.0, 10.0)
     monkeypatch.setattr("experiments.sweeps.progress.time.monotonic", lambda: next(clock))
     tally = Tally({"a": 1_000, "b": 1_000, "c": 1_000, "d": 1_000})
-    tally.set("a", "done")
-    tally.set("b", "failed")
+    tally.states["a"] = "done"
+    tally.states["b"] = "failed"
     tally.report("c", 500, 0.25)
     return tally
 
@@ -291,8 +290,8 @@ def test_speed_is_of_this_sitting_and_the_rest_is_what_is_open(monkeypatch: pyte
     assert tally.left == 160.0
     tally.look(185.0)
     assert tally.speed == 0.0, "only the last minute counts"
-    tally.set("c", "done")
-    tally.set("d", "done")
+    tally.states["c"] = "done"
+    tally.states["d"] = "done"
     assert tally.sentence() == "4 runs: 3 done, 0 running, 1 failed, 0 waiting; 10 s"
 
 
@@ -327,8 +326,7 @@ def test_a_terminal_gets_a_table_and_a_log_gets_lines(monkeypatch: pytest.Monkey
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setenv("TERM", "xterm")
         with Progress({"first": 10, "second": 10}) as progress:
-            assert progress._display is not None
-            progress._display.seconds = 0.0
+            progress.seconds = 0.0
             progress.report("first", 5, 0.5)
             progress.set("first", "done")
         shown[name] = stream.getvalue()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, icl_config
 from experiments.runs.config import TRAINING, RunConfig, icl_run
-from experiments.runs.record import RunDirectory, RunError
+from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import SGD, Adam, At, Every, GateChange, LogLinear, StopAt
 from experiments.tasks.in_context.measures import EvaluationSets, evaluate, measure
@@ -159,7 +159,7 @@ def test_training_mode_is_not_measured() -> None:
 # --- together and apart ---------------------------------------------------------------------------------------------
 
 
-def files_of(run: RunDirectory[Any]) -> dict[str, bytes]:
+def files_of(run: Run) -> dict[str, bytes]:
     """Every file of a run but the one that tells how long it took."""
     files = (f for f in run.path.rglob("*") if f.is_file() and f.name not in ("sessions.jsonl", ".lock"))
     return {str(f.relative_to(run.path)): f.read_bytes() for f in files}

@@ -22,7 +22,7 @@ from circuits.presets import lm_config
 from experiments.questions.indirect_objects import in_body
 from experiments.runs.finding import ioi_task, pairs
 from experiments.runs.run import Run
-from experiments.tasks.stories import vocabulary
+from experiments.tasks.sentences.tokenizer import vocabulary
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 from experiments.tasks.tokenizers import opening_tokens, save_tokenizer, word_level
 from tests.helpers import tiny_lm, trained_lm
@@ -429,7 +429,8 @@ from experiments.tasks.in_context.batches import ICLTaskConfig
 from experiments.tasks.indirect_objects import IOIConfig, IOITask
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
-from experiments.tasks.stories import StoriesConfig, StoriesTask, plain_english
+from experiments.tasks.sentences.tokenizer import plain_english
+from experiments.tasks.stories import StoriesConfig, StoriesTask
 from experiments.tasks.text.task import TextTaskConfig
 model = HookedStreamTransformer(lm_config("0.2m", "value", d_vocab=len(plain_english()))).eval()
 model.set_tokenizer(plain_english())

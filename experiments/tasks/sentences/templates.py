@@ -128,9 +128,12 @@ class Templates:
         self.slots = list(slots)
         for template in templates:
             self._check(template, needs)
-        split = [parts_of(template) for template in templates]
-        width = max((len(parts) for parts in split), default=1)
-        rows = [[self._code(book, *part) for part in parts] + [0] * (width - len(parts)) for parts in split]
+        rows = [
+            [-1 - self.slots.index(text) if is_slot else book.piece(text) for text, is_slot in parts_of(template)]
+            for template in templates
+        ]
+        width = max(map(len, rows), default=1)
+        rows = [row + [0] * (width - len(row)) for row in rows]
         self.codes: Int[Tensor, "template place"] = torch.tensor(rows, device=book.device)
 
     def _check(self, template: str, needs: Sequence[str]) -> None:
@@ -143,9 +146,6 @@ class Templates:
             not unknown,
             f"the template {template!r} has the slot(s) {unknown}, which nothing fills; there are {self.slots}",
         )
-
-    def _code(self, book: Phrasebook, text: str, is_slot: bool) -> int:
-        return -1 - self.slots.index(text) if is_slot else book.piece(text)
 
     def fill(self, which: Int[Tensor, "*text"], fillers: Int[Tensor, "*text slot"]) -> Int[Tensor, "*text place"]:
         """Return the pieces of the templates ``which``, with every slot's filler in its place."""

@@ -1,0 +1,176 @@
+"""Run directories: plain files that say what was trained, how it went and what it became.
+
+    <root>/icl-value-small-s0-0123456789ab/
+        run.json                           configuration, versions, git state, status, content hashes
+        metrics.jsonl                      while running, a line a measurement; metrics.parquet once closed
+        gradients.jsonl                    likewise, of runs that split their gradients by route while they train
+        state.safetensors                  while running: where to resume
+        checkpoints/step_00000100.safetensors
+        results/<analysis>.parquet         tidy frames, with <analysis>.json and .html figures beside them
+        sessions.jsonl                     how long each sitting took; equal runs differ in it alone
+        places.json                        of a corpus of local files: where this machine has them; no part of the run
+
+Every file is written whole or not at all, and is read only with the hash that was written with it. Only the process
+that holds the run's lock changes its record, and reads it again when it takes the lock. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from circuits.common.errors import UnknownNameError, known
+from circuits.common.files import write_new
+from circuits.common.plain_data import differences
+from experiments.runs.config import RunConfig
+from experiments.runs.files import RunFiles
+from experiments.runs.locks import GONE, explained, held_lock
+from experiments.runs.record import (
+    FORMAT,
+    KINDS,
+    DamagedRunWarning,
+    RunError,
+    environment,
+    kind_of,
+    read_record,
+    record_bytes,
+)
+
+R = TypeVar("R", bound="RunDirectory")
+
+
+def directory_of(root: str | Path, config: RunConfig) -> Path:
+    """Return where the run of a configuration is under ``root``, or would be; the id tells, whatever the name says
+    before it."""
+    path = Path(root) / config.name
+    return path if path.exists() else next(Path(root).glob(f"*-{config.id}"), path)
+
+
+class RunDirectory(RunFiles):
+    """One run's directory. Make one with :meth:`at`, read one with :meth:`open`."""
+
+    def __init__(self, path: Path, record: dict[str, Any]):
+        super().__init__(path, record)
+        self.config = RunConfig.from_plain(record["config"])
+
+    @staticmethod
+    def _plain(config: RunConfig) -> dict[str, Any]:
+        return config.to_plain()
+
+    @classmethod
+    def at(cls: type[R], root: str | Path, config: RunConfig, engine: str = "eager") -> R:
+        """Return the run of a configuration under ``root``, new or as it stands there, whatever its directory's name
+        says before the id."""
+        path = directory_of(root, config)
+        if not (path / "run.json").exists():
+            record = {"format": FORMAT, "kind": config.kind, "id": config.id, "config": cls._plain(config)}
+            record |= {"engine": engine, "status": "running", "environment": environment(), "checkpoints": {}}
+            path.mkdir(parents=True, exist_ok=True)
+            with explained(path):
+                # Another process may be making the same run; it is made once.
+                write_new(path / "run.json", record_bytes(record))
+        return cls.open(path)
+
+    @classmethod
+    def open(cls: type[R], path: str | Path) -> R:
+        """Return the run in a directory.
+
+        Raises:
+            RunError: if the directory is no run, of another version or of a kind that this one does not know, half
+                written or changed.
+        """
+        path = Path(path)
+        record = read_record(path)
+        if kind_of(record) not in KINDS:
+            raise RunError(
+                f"{path} is a run of the kind {kind_of(record)!r}, and this version knows {', '.join(KINDS)}"
+            )
+        try:
+            run = cls(path, record)
+        except ValueError as error:
+            raise RunError(
+                f"{path / 'run.json'} was changed, or is of another version: its configuration is none ({error})"
+            ) from error
+        if run.config.id != record["id"]:
+            raise RunError(
+                f"the configuration in {path / 'run.json'} does not have the hash {record['id']}: the file was changed"
+            )
+        return run
+
+    @classmethod
+    def find(cls: type[R], name: str | Path, root: str | Path = "runs") -> R:
+        """Return a run by its path, or by its name, id or the beginning of either under ``root`` (:func:`the_one`).
+
+        Raises:
+            RunError: if there is no such run (nearest suggested), or there is more than one.
+        """
+        for path in (Path(name), Path(root) / name):
+            if path.is_dir():
+                return cls.open(path)
+        there = cls.under(root)
+        if not there:
+            raise RunError(f"there are no runs in {root}; train one with 'valuestream train icl'")
+        return the_one(str(name), there)
+
+    @classmethod
+    def under(cls: type[R], root: str | Path = "runs") -> list[R]:
+        """Return the runs under ``root``, by name.
+
+        One that cannot be read hides no other: it is left out, and a :class:`DamagedRunWarning` says why.
+        """
+        found: list[R] = []
+        for file in sorted(Path(root).glob("*/run.json")):
+            try:
+                found.append(cls.open(file.parent))
+            except ValueError as error:
+                warnings.warn(f"{file.parent} is left out: {error}", DamagedRunWarning, stacklevel=2)
+        return found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process, its record as it stands on the disk; the lock goes with the process, however
+        it ends.
+
+        Raises:
+            RunError: if another process holds it, or the directory is gone or no longer this run's.
+        """
+        with explained(self.path), held_lock(self.path) as self._held:
+            try:
+                with self._writing():
+                    # Whoever held it since this one was opened has written more into it.
+                    now = self.open(self.path)
+                if now.record["id"] != self.record["id"]:
+                    raise RunError(GONE.format(self.path))
+                self.record = now.record
+                self.tidy()
+                yield
+            finally:
+                self._held = None
+
+
+def the_one(name: str, runs: Sequence[R]) -> R:
+    """Return the one of some runs whose name or id begins so; of several, the one that is made of its name alone, with
+    the preset's task, model and training.
+
+    Raises:
+        RunError: if none does (nearest suggested), or several and not just one is of its name alone.
+    """
+    fits = [run for run in runs if run.path.name.startswith(name) or run.config.id.startswith(name)]
+    if len(fits) > 1:
+        usual = [run for run in fits if run.config.usual]
+        if len(usual) != 1:
+            names = ", ".join(sorted(run.path.name for run in fits))
+            apart = "; ".join(differences(fits[0].config.to_plain(), fits[1].config.to_plain())[:3])
+            what = f"the id (the first two differ in {apart})" if apart else "the path (two are one run, copied)"
+            raise RunError(f"{name!r} fits {len(fits)} runs: {names}; give {what}")
+        return usual[0]
+    if fits:
+        return fits[0]
+    try:
+        known("run", name, [run.path.name for run in runs])
+    except UnknownNameError as error:
+        raise RunError(str(error)) from error
+    raise AssertionError("unreachable: a known name fits")
