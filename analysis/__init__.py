@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from analysis.patching.patch import PatchResult, patch
     from analysis.patching.site_search import Site, find_sites
     from analysis.statistics.comparison import compare
+    from analysis.statistics.curves import over_seeds
     from analysis.statistics.intervals import adjust, mean_interval, paired_ratio
     from analysis.statistics.survival import survival_curves
     from analysis.statistics.thresholds import threshold_table, threshold_times
@@ -90,6 +91,7 @@ __getattr__ = lazily(
             "Site",
             "find_sites",
         ),
+        "statistics.curves": ("over_seeds",),
         "statistics.intervals": (
             "adjust",
             "mean_interval",
@@ -133,6 +135,7 @@ __all__ = [
     "head_shares",
     "judge",
     "mean_interval",
+    "over_seeds",
     "paired_ratio",
     "patch",
     "patch_paths",

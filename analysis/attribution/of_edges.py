@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from analysis.attribution.agreement import EXACT, Agreement, agreement, to_check
 from analysis.attribution.edge_gradients import EdgeEstimator, edge_bytes
 from analysis.compared_runs import Direction, TwoRuns, two_runs
-from analysis.drawing import draw
 from analysis.edges.cut_runs import EdgeRuns, one_each, send
 from analysis.edges.graph import Edge, Graph
 from analysis.edges.steered_forward import flowing
@@ -99,7 +98,9 @@ class EdgeScores:
 
     def figure(self) -> Any:
         """Return the largest edges as a drawing of the graph (a plotly figure)."""
-        return draw("attribute", self.to_frame())
+        from figures.models.edges import edge_drawing
+
+        return edge_drawing(self.to_frame())
 
 
 def _row(edge: Edge) -> dict[str, Any]:

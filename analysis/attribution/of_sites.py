@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from analysis.attribution.agreement import Agreement, agreement, to_check
 from analysis.attribution.site_gradients import Estimator, linearised
 from analysis.compared_runs import Direction, two_runs
-from analysis.drawing import draw
 from analysis.edges.recorded_activations import record
 from analysis.edges.steered_forward import flowing
 from analysis.gap import Gap, WeakPairWarning
@@ -86,7 +85,9 @@ class SiteScores:
 
     def figure(self) -> Any:
         """Return the heat map of the estimated effects (a plotly figure)."""
-        return draw("patch", self.to_frame())
+        from figures.models.patching import patch_heat_map
+
+        return patch_heat_map(self.to_frame())
 
 
 def _tested(

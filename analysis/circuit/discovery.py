@@ -15,7 +15,6 @@ from torch import Tensor
 
 from analysis.attribution.of_edges import EdgeScores
 from analysis.compared_runs import two_runs
-from analysis.drawing import draw
 from analysis.edges.connectivity import connected, grown
 from analysis.edges.cut_runs import EdgeRuns, Replacement, numbered, send
 from analysis.edges.graph import Graph
@@ -157,7 +156,9 @@ class Quality:
         """Return the drawing of the circuit (a plotly figure), every edge as wide as its minimality."""
         numbers = self.summary().drop(columns=["minimality"]).assign(method="minimality")
         drawn = self.edges.rename(columns={"minimality": "effect"}).merge(numbers.drop(columns="edges"), how="cross")
-        return draw("circuit", drawn)
+        from figures.models.edges import circuit_drawing
+
+        return circuit_drawing(drawn)
 
 
 @torch.no_grad()

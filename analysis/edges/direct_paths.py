@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.compared_runs import Direction, two_runs
-from analysis.drawing import draw
 from analysis.edges.graph import Edge, Graph, Node
 from analysis.edges.recorded_activations import record
 from analysis.edges.steered_forward import Control, carry, run
@@ -45,7 +44,9 @@ class PathResult(PatchResult):
 
     def figure(self) -> Any:
         """Return the heat maps of senders by receivers (a plotly figure)."""
-        return draw("paths", self.to_frame())
+        from figures.models.paths import path_heat_maps
+
+        return path_heat_maps(self.to_frame())
 
 
 def find_paths(

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from transformer_lens.patching import PatchingResult
 
 from analysis.compared_runs import DIRECTIONS, Direction
-from analysis.drawing import draw
 from analysis.gap import Gap, measure_gap
 from analysis.memory import bound_for, bytes_of
 from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, metric_named, precise, read
@@ -110,7 +109,9 @@ class PatchResult(PatchingResult):
 
     def figure(self) -> Any:
         """Return the heat map of the effects (a plotly figure)."""
-        return draw("patch", self.to_frame())
+        from figures.models.patching import patch_heat_map
+
+        return patch_heat_map(self.to_frame())
 
 
 @torch.no_grad()

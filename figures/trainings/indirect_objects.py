@@ -11,7 +11,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.statistics.intervals import mean_interval
 from circuits.common.errors import known, require
 from figures.theme import DIVERGING, colours, dash, faded, themed
 
@@ -138,16 +137,20 @@ def route_maps(frame: pd.DataFrame, title: str = "Patching by route and position
     """Return the effect of every patched site: a row a component and route, a column a variant, layers by positions.
 
     ``frame`` is :meth:`analysis.patching.patch.PatchResult.to_frame` with columns variant and run; it needs layer,
-    component,
-    route, head, position, effect, low, high. Sites of single heads are left out. Several runs of a variant are
-    averaged. One scale for all panels.
+    component, route, head, position, effect, low, high. Sites of single heads are left out. Of several runs of a
+    variant it holds the means (:func:`analysis.statistics.curves.effects_over_runs`). One scale for all panels.
 
     Raises:
-        ValueError: if all sites are of single heads.
+        ValueError: if all sites are of single heads, or several runs of a variant are not averaged.
     """
     whole = frame[frame["head"] == "all"]
     require(len(whole) > 0, "every site here is of a single head; patch with heads='all', or draw patch_heat_map")
-    cells = _over_runs(whole)
+    cell = ["variant", "component", "route", "layer", "position"]
+    require(
+        bool((whole.groupby(cell)["effect"].nunique() <= 1).all()),
+        "several runs of a variant are here: analysis.statistics.curves.effects_over_runs(frame) averages them",
+    )
+    cells = whole.drop_duplicates(cell)
     variants = list(dict.fromkeys(cells.variant))
     sites = sorted(dict.fromkeys(zip(cells.component, cells.route, strict=True)), key=lambda s: _rank(cells, *s))
     there = set(zip(cells.variant, cells.component, cells.route, strict=True))
@@ -177,17 +180,6 @@ def route_maps(frame: pd.DataFrame, title: str = "Patching by route and position
     figure.update_xaxes(showgrid=False)
     figure.update_annotations(font_size=12.5)
     return themed(figure, title, _route_caption(whole), whole.run, height=150 + (panel + 54) * len(sites), below=40)
-
-
-def _over_runs(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell; where several runs of a variant have it, their mean and its t interval."""
-    cell = ["variant", "component", "route", "layer", "position"]
-    rows = []
-    for names, part in frame.groupby(cell, sort=False):
-        interval = mean_interval(part.effect.to_numpy())
-        low, high = (interval.low, interval.high) if len(part) > 1 else (part.low.iloc[0], part.high.iloc[0])
-        rows.append({**dict(zip(cell, names, strict=True)), "effect": interval.mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
 
 
 def _rank(cells: pd.DataFrame, component: str, route: str) -> tuple[int, int]:

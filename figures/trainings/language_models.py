@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.errors import known, require
-from figures.curves import band, over_seeds, seeds_caption
+from figures.curves import band, curve_of, seeds_caption
 from figures.theme import GREEN, colours, dash, faded, themed
 
 IOI_SETS = {
@@ -56,19 +56,25 @@ def loss_curves(
 ) -> go.Figure:
     """Return the loss against tokens (left) and its difference to the reference's, seed by seed (right), by variant.
 
-    ``metrics`` has columns variant, seed, run, step, tokens, split, measure, value, and is of one condition. Nats;
-    below 0 on the right is better than the reference.
+    ``metrics`` has columns variant, seed, run, step, tokens, split, measure, those of :func:`analysis.over_seeds`, and
+    the rows of :func:`analysis.statistics.curves.with_differences`; it is of one condition. Nats; below 0 on the right
+    is better than the reference.
 
     Raises:
-        ValueError: for several conditions.
+        ValueError: for several conditions, or where no differences are there.
         UnknownNameError: for a split or a reference that is not there.
     """
     chosen = _chosen(metrics, [split], "loss")
     known("variant", reference, chosen.variant.unique())
+    less = metrics[(metrics.split == split) & (metrics.measure == f"loss minus {reference}'s")]
+    require(
+        len(less) > 0 or chosen.variant.nunique() == 1,
+        f"there are no differences to {reference}: analysis.statistics.curves.with_differences makes them",
+    )
     figure = make_subplots(1, 2, subplot_titles=[f"{split} loss", f"minus {reference}'s"], horizontal_spacing=0.09)
     palette = colours(chosen.variant.unique())
     cut = False
-    for column, rows in enumerate((chosen, _minus(chosen, reference)), start=1):
+    for column, rows in enumerate((chosen, less), start=1):
         curves = _curves(rows)
         for variant, curve in curves.items():
             _add(figure, curve, variant, palette[variant], 1, column, column == 1)
@@ -164,16 +170,9 @@ def _chosen(metrics: pd.DataFrame, splits: Sequence[str], measure: str) -> pd.Da
     return measured[measured.measure == measure]
 
 
-def _minus(losses: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The differences to the reference's losses, of the seeds and tokens that both have."""
-    base = losses[losses.variant == reference][["seed", "tokens", "value"]]
-    both = losses[losses.variant != reference].merge(base, on=["seed", "tokens"], suffixes=("", "_reference"))
-    return both.assign(value=both.value - both.value_reference)
-
-
 def _curves(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The curve over seeds of every variant; ``step``, which bands are drawn along, holds millions of tokens."""
-    by_variant = {str(variant): over_seeds(part, by="tokens") for variant, part in rows.groupby("variant", sort=False)}
+    by_variant = {str(variant): curve_of(part, "tokens") for variant, part in rows.groupby("variant", sort=False)}
     return {variant: curve.assign(step=curve.tokens / MILLION) for variant, curve in by_variant.items()}
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformer_lens.head_detector import detect_head
 
 from analysis import AttentionScore, Pair, score_heads
-from analysis.drawing import draw
 from analysis.heads.attention_scores import (
     between,
     duplicate_token,
@@ -24,6 +23,7 @@ from analysis.heads.attention_scores import (
 from circuits import HookedStreamTransformer, icl_config
 from experiments.questions.analyses import heads_run
 from experiments.questions.head_scores import WHOLE, scored
+from figures.trainings.learning import head_scores
 from tests.handmade import N_POS, Handmade, induction_model, stream_model
 from tests.helpers import FULL, build, inputs_for, run_named, small_task
 
@@ -255,7 +255,7 @@ def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
     task = small_task()
     model = HookedStreamTransformer(icl_config("value", "small")).eval()
     frame = scored(model, task, task.sample(6, "ic")).assign(step=0, variant="value", run="r")
-    figure = draw("heads", frame)
+    figure = head_scores(frame)
     assert {trace.name for trace in figure.data} == {"value L0H0", "value L1H0", "value model", "value L0H0 to L1H0"}
     assert sum(trace.showlegend for trace in figure.data) == 4, "each once"
     assert [a.text for a in figure.layout.annotations][: frame.score.nunique()] == list(dict.fromkeys(frame.score))
