@@ -240,7 +240,7 @@ def test_ablations_of_every_kind_are_drawn() -> None:
     x, y = inputs_for(model.config, 3), answers_for(model, 3)
     several = Ablation.sites("both values", [Site(0, "v"), Site(1, "v")], "resample")
     frame = ablate(model, Pair.one_sided(x, y), [*standard_ablations(model, ["resample", Clamp(0.5)]), several])
-    figure = ablation_bars(frame.assign(variant="value", run="a run"))
+    figure: Any = ablation_bars(frame.assign(variant="value", run="a run"))
     labels: Any = figure.data[0].x
     assert {"head L0H0 (resample)", "z L1H0 (clamp)", "forward cut", "both values (resample)"} <= set(labels)
     assert isinstance(frame, pd.DataFrame)

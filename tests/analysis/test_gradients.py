@@ -292,7 +292,7 @@ def test_pairs_have_a_frame_and_a_figure_of_their_own() -> None:
     direct = float(split.direct["blocks.0.attn.W_V"][1].norm())
     assert rows.share.tolist() == pytest.approx((rows.norm / (direct + rows.norm.sum())).tolist())
     assert rows.share.min() > 0
-    figure = gradient_pairs(frame.assign(step=7, run="a run"))
+    figure: Any = gradient_pairs(frame.assign(step=7, run="a run"))
     assert list(figure.data[0].x) == ["v0 → v1", "v0 → v2", "v1 → v2"]
     assert "W_V of L0H1" in list(figure.data[0].y)
     assert "W_V of L2H0" not in list(figure.data[0].y), "no connection leaves the last layer"

@@ -255,7 +255,7 @@ def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
     task = small_task()
     model = HookedStreamTransformer(icl_config("value", "small")).eval()
     frame = scored(model, task, task.sample(6, "ic")).assign(step=0, variant="value", run="r")
-    figure = head_scores(frame)
+    figure: Any = head_scores(frame)
     assert {trace.name for trace in figure.data} == {"value L0H0", "value L1H0", "value model", "value L0H0 to L1H0"}
     assert sum(trace.showlegend for trace in figure.data) == 4, "each once"
     assert [a.text for a in figure.layout.annotations][: frame.score.nunique()] == list(dict.fromkeys(frame.score))

@@ -34,7 +34,7 @@ def names(figure: Any) -> list[str]:
 
 
 def test_learning_curves(metrics: pd.DataFrame) -> None:
-    figure = learning_curves(metrics)
+    figure: Any = learning_curves(metrics)
     assert names(figure) == ["classic", "value"]
     value = next(trace for trace in figure.data if trace.name == "value")
     chosen = metrics[(metrics.variant == "value") & (metrics.split == "ic") & (metrics.measure == "accuracy")]
@@ -47,7 +47,7 @@ def test_learning_curves(metrics: pd.DataFrame) -> None:
 def test_bands_are_intervals_over_seeds(metrics: pd.DataFrame) -> None:
     second = metrics.assign(seed=1, value=metrics.value * 0.9, run=metrics.run + "-b")
     both = over_seeds(pd.concat([metrics, second]).drop(columns=["mean", "low", "high", "n"]))
-    figure = learning_curves(both)
+    figure: Any = learning_curves(both)
     assert "Mean over 2 seeds; bands are 95 % t intervals over seeds." in figure.layout.meta["caption"]
     assert sum(trace.fill == "toself" for trace in figure.data) == 2
     chosen = both[(both.variant == "value") & (both.split == "ic") & (both.measure == "accuracy")]
@@ -56,7 +56,7 @@ def test_bands_are_intervals_over_seeds(metrics: pd.DataFrame) -> None:
 
 
 def test_progress_measures(metrics: pd.DataFrame) -> None:
-    figure = progress_measures(metrics)
+    figure: Any = progress_measures(metrics)
     assert len(names(figure)) == 8
     titles = [a.text for a in figure.layout.annotations]
     assert all(any(name in title for title in titles) for name in ("ILA", "TILA", "TLA", "CLA"))
@@ -65,7 +65,7 @@ def test_progress_measures(metrics: pd.DataFrame) -> None:
 def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
     runs = [run_named(trained_runs, v) for v in ("classic", "value")]
     frame = pd.concat([labelled(patch_run(run, 8).to_frame(), run) for run in runs])
-    figure = patch_heat_map(frame)
+    figure: Any = patch_heat_map(frame)
     heat = [trace for trace in figure.data if trace.type == "heatmap"]
     assert len(heat) == 2
     value = frame[frame.variant == "value"]
