@@ -259,11 +259,7 @@ def without_padding(activation: Tensor, pair: Pair, axis: int = 1) -> Tensor:
 
 
 def check_readable(model: HookedStreamTransformer, pair: Pair) -> None:
-    """Refuse a pair whose answers the model cannot give, or that is read where its tokenizer's padding stands.
-
-    Raises:
-        ValueError: saying which.
-    """
+    """Refuse a pair whose answers the model cannot give, or that is read where its tokenizer's padding stands."""
     n = model.config.readout.d_vocab_out
     every = torch.cat([pair.answers, pair.wrong])
     low, high = int(every.min()), int(every.max())

@@ -24,12 +24,12 @@ from analysis.gap import Gap, WeakPairWarning
 from analysis.memory import beside_logits, bytes_of, copies_within, in_batches, logits_of_one
 from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
-from analysis.patching.patch import bytes_to_patch, check_positions, frame_of, listed_sites, patch
-from analysis.patching.site_search import check_sites
+from analysis.patching.patch import bytes_to_patch, patch
+from analysis.patching.site_search import check_positions, frame_of, listed_sites
 from analysis.statistics.intervals import same
 from circuits.common.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
-from circuits.sites import Site
+from circuits.sites import Site, check_sites
 
 Method = Literal["AtP", "AtP+QK", "AtP*", "IG"]
 METHODS: dict[str, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,7 +26,6 @@ from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.streams.mixing import HeadTensor
 
-PathRoute = Literal["residual", "stream"]
 PATH_ROUTES: dict[str, str] = {
     "residual": "what the sender writes to the residual stream, as the receiver alone reads it; its layer's own head "
     "alone uses that, whatever the stream would carry on",

@@ -29,11 +29,7 @@ class NotFiniteError(ValueError):
 
 
 def split_gradient(
-    model: HookedStreamTransformer,
-    loss: Loss,
-    inputs: Tensor,
-    activations: Sequence[str] = (),
-    by: By = "total",
+    model: HookedStreamTransformer, loss: Loss, inputs: Tensor, activations: Sequence[str] = (), by: By = "total"
 ) -> GradientSplit:
     """Return the gradient of ``loss(model(inputs))``, split by route.
 

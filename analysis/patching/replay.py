@@ -2,7 +2,8 @@
 
 A run is taken up in the first layer and at the first position where an edit changes something; all else is read from
 the base run. What comes before a change is never computed, since attention is causal, and in the last layer only the
-positions that are read have queries.
+positions that are read have queries. For speed alone: ``tests/analysis/test_replay.py`` holds it equal to the model's
+own forward pass with the same edits made by hooks (``test_any_edits_of_any_model_are_those_that_hooks_make``).
 """
 
 from __future__ import annotations
@@ -58,10 +59,6 @@ class Replay:
     ``reads`` holds for every example the one position whose logits are wanted; ``None`` wants all, of which anyone's
     metric makes others. ``max_memory`` bounds the bytes of what is kept and of one forward pass, with ``held`` bytes
     that the caller keeps beside.
-
-    Raises:
-        ValueError: for a model in training mode or with hooks attached, positions that are not there, or a bound that
-            is less than one copy of the inputs needs.
     """
 
     @torch.no_grad()
@@ -124,10 +121,6 @@ class Replay:
         """Return the logits of the base inputs with each list of edits, those of a list applied together.
 
         Rows are copies by examples, examples fastest. Where ``reads`` were given, there is no position axis.
-
-        Raises:
-            ValueError: for an edit at a point that the model does not have or that does not fire, or whose value does
-                not fit the inputs.
         """
         groups = collect(self.model, self.base, copies, self.shape)
         plan = Plan(groups, len(copies), self.shape, self.last + 1, self.reads, self.logits.device, self._per_position)

@@ -22,11 +22,7 @@ from circuits.common.errors import known, require
 
 @dataclass(frozen=True)
 class Times:
-    """When each run reached the threshold, or else its last step, and whether it reached it.
-
-    Raises:
-        ValueError: if there is no run, or a step is missing or negative.
-    """
+    """When each run reached the threshold, or else its last step, and whether it reached it."""
 
     steps: Float[np.ndarray, " run"]
     reached: Bool[np.ndarray, " run"]
@@ -136,11 +132,7 @@ def logrank_p(first: Times, second: Times) -> float:
 
 
 def shared_horizon(frame: pd.DataFrame, horizon: float | None = None) -> float:
-    """Return ``horizon``, or the latest step up to which every variant's curve is known.
-
-    Raises:
-        ValueError: if the horizon is not positive or beyond every observation of a variant.
-    """
+    """Return ``horizon``, or the latest step up to which every variant's curve is known."""
     variants = frame["variant"].drop_duplicates()
     until = {v: times_of(frame, v).known_until for v in variants}
     if horizon is None:

@@ -15,7 +15,8 @@ from analysis.ablation import Method
 from analysis.compared_runs import Direction
 from analysis.gradients.shares import By
 from analysis.gradients.split import GradientSplit
-from analysis.patching.patch import Patched, PatchResult
+from analysis.patching.patch import PatchResult
+from analysis.patching.site_search import Patched
 from circuits.common.errors import require
 from circuits.interventions.intervention import FromRun
 from circuits.model import HookedStreamTransformer

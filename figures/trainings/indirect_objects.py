@@ -23,10 +23,7 @@ FEW = 4
 _PALE = 0.3
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
 _SHADES = [[0.0, "#F7FBFF"], [0.5, "#6BAED6"], [1.0, "#08306B"]]
-_PANELS = {
-    "matched": "in the architecture that they were trained in",
-    "transplanted": "in another architecture",
-}
+_PANELS = {"matched": "in the architecture that they were trained in", "transplanted": "in another architecture"}
 
 
 def ioi_by_sentence(

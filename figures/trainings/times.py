@@ -102,11 +102,7 @@ def time_ratios(
 def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
     clear, alike = rows.p_adjusted < 0.05, rows.p_equivalent < 0.05
     within = f"the same within {rows.margin.max() - 1:.0%}"
-    groups = {
-        "p < 0.05": (clear, BLUE),
-        within: (alike & ~clear, GREEN),
-        "not told apart": (~clear & ~alike, GREY),
-    }
+    groups = {"p < 0.05": (clear, BLUE), within: (alike & ~clear, GREEN), "not told apart": (~clear & ~alike, GREY)}
     traces = []
     for name, (chosen, colour) in groups.items():
         part = rows[chosen]
@@ -173,11 +169,7 @@ def gradient_share_curves(shares: pd.DataFrame, title: str = "Gradient that came
     return themed(figure, title, caption, shares.run)
 
 
-CHANGE_WORDS = {
-    "opened": "stream opened",
-    "closed": "stream closed",
-    "gradient cut": "gradient through the stream cut",
-}
+CHANGE_WORDS = {"opened": "stream opened", "closed": "stream closed", "gradient cut": "gradient through the stream cut"}
 WHENS = {"before": VERMILION, "within": ORANGE, "after": GREEN}
 
 

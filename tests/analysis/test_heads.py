@@ -18,8 +18,8 @@ from analysis.heads.attention_scores import (
     induction,
     previous_token,
     role_scores,
-    score_retrieval,
 )
+from analysis.heads.retrieval import score_retrieval
 from circuits import HookedStreamTransformer, icl_config
 from experiments.questions.analyses import heads_run
 from experiments.questions.head_scores import WHOLE, scored
