@@ -61,7 +61,17 @@ def seeds_caption(frame: pd.DataFrame) -> str:
     n = frame.groupby("variant")["seed"].nunique()
     if n.max() == 1:
         return "One seed; no interval."
-    many = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
     ends = frame.groupby(["variant", "seed"])["step"].max().groupby("variant").nunique()
     early = " A curve ends where the first of its runs ended." if ends.max() > 1 else ""
-    return f"Mean over {many} seeds; bands are 95 % t intervals over seeds.{early}"
+    return f"Mean over {span(n)} seeds; bands are 95 % t intervals over seeds.{early}"
+
+
+def span(numbers: pd.Series) -> str:
+    """Return the least and the largest of some whole numbers in words, or the one that all are."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def whiskers(mean: pd.Series, low: pd.Series, high: pd.Series, **style: Any) -> dict[str, Any]:
+    """Return error bars from the low to the high ends of intervals."""
+    return {"type": "data", "array": high - mean, "arrayminus": mean - low, **style}

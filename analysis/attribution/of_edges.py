@@ -105,12 +105,9 @@ class EdgeScores:
 
 def _row(edge: Edge) -> dict[str, Any]:
     ends = {"source": edge.source, "target": edge.target}
-    where = {f"{end}_{part}": _or_dash(getattr(node, part)) for end, node in ends.items() for part in ("layer", "head")}
+    parts = {f"{end}_{part}": getattr(node, part) for end, node in ends.items() for part in ("layer", "head")}
+    where = {name: "-" if number is None else str(number) for name, number in parts.items()}
     return {"edge": edge.name, "source": edge.source.name, "target": edge.target.name, "route": edge.route} | where
-
-
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
 
 
 def attribute_edges(

@@ -226,7 +226,8 @@ class _PathRuns:
             if carrier is None or head is None:
                 receivers.adds.append((copy, self._write(path.source)))
             else:
-                receivers.uses.setdefault(carrier, []).append((copy, head, self._use(path)))
+                used = self._through_stream(path) if path.route == "stream" else self._through_residual(path)
+                receivers.uses.setdefault(carrier, []).append((copy, head, used))
         if layer is None:
             return self.model.read_out(receivers.read_out(_tiled(self.final, len(paths))))
         passed = {key: _tiled(tensor, len(paths)) for key, tensor in self.base.passed(layer).items()}
@@ -239,11 +240,8 @@ class _PathRuns:
         change = (self.source.at[name] - self.base.at[name])[:, :, head]
         return change @ self.model.layers[layer].attn.W_O[head]
 
-    def _use(self, path: Edge) -> HeadTensor:
-        """What the receiver's layer would use if it saw the sender as in the source run."""
-        return self._through_stream(path) if path.route == "stream" else self._through_residual(path)
-
     def _through_residual(self, path: Edge) -> HeadTensor:
+        """What the receiver's layer would use if it saw the sender as in the source run."""
         layer, carrier = path.target.place
         block = self.model.layers[layer]
         # All carriers and heads of a layer share the work for one sender.

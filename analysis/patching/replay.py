@@ -78,7 +78,9 @@ class Replay:
         self.base: dict[str, Tensor] = {}
         self._one_row = 0
         logits = model.run_with_hooks(inputs, fwd_hooks=[(lambda name: True, self._keep)])
-        self.logits: Float[Tensor, "batch read d_vocab_out"] = self._read(logits)
+        self.logits: Float[Tensor, "batch read d_vocab_out"] = (
+            logits if self.reads is None else logits[torch.arange(len(logits)), self.reads][:, None]
+        )
         self._one_row += (2 if reads is not None else 4) * logits_of_one(model, self.shape[1])
         self._room = bound_for(max_memory, held + self.needed, inputs.device) - held - self.cached_bytes
         self._per_position = sum(weight.numel() for weight in model.layers[0].parameters())
@@ -92,9 +94,6 @@ class Replay:
         self._one_row += times * activation[0].numel() * activation.element_size()
         if name.rsplit(".", 1)[-1] in KEPT:
             self.base[name] = (activation.transpose(1, 2) if name.endswith(PATTERNS) else activation).contiguous()
-
-    def _read(self, logits: Tensor) -> Tensor:
-        return logits if self.reads is None else logits[torch.arange(len(logits)), self.reads][:, None]
 
     @property
     def cached_bytes(self) -> int:
@@ -112,10 +111,6 @@ class Replay:
         # Their logits, and what a metric makes of them in single precision at least.
         return max(1, self._room // (3 * self.logits.numel() * max(4, self.logits.element_size())))
 
-    @property
-    def _bytes_of_logits(self) -> int:
-        return self.logits.numel() * self.logits.element_size()
-
     @torch.no_grad()
     def run(self, copies: Sequence[Sequence[Edit]]) -> Float[Tensor, "copies_batch *pos d_vocab_out"]:
         """Return the logits of the base inputs with each list of edits, those of a list applied together.
@@ -126,7 +121,8 @@ class Replay:
         plan = Plan(groups, len(copies), self.shape, self.last + 1, self.reads, self.logits.device, self._per_position)
         out = self.logits.repeat(len(copies), 1, 1)
         flat = out.view(-1, out.shape[-1])
-        for one in plan.passes((self._room - len(copies) * self._bytes_of_logits) // self._one_row):
+        room = self._room - len(copies) * self.logits.numel() * self.logits.element_size()
+        for one in plan.passes(room // self._one_row):
             with self._attached(one):
                 logits = self._forward(one)
             rows = (one.copies * self.shape[0] + one.here.examples)[:, None] * out.shape[1]

@@ -139,7 +139,7 @@ def share_interval(
             batch=50,
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    return found.low, found.high
+    return np.asarray(found.low), np.asarray(found.high)
 
 
 # --- effect sizes of pairs: scores are differences, one a pair --------------------------------------------------------

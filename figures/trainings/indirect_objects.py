@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.errors import known, require
+from figures.curves import span, whiskers
 from figures.theme import DIVERGING, colours, dash, faded, themed
 
 ROLES = ("IO", "S1", "S1+1", "S2", "END")
@@ -100,11 +101,11 @@ def _bars(rows: pd.DataFrame, group: str, answer: str, palette: dict[str, str]) 
     colour, edge = palette[variant], palette.get(body, palette[variant])
     fill = colour if answer == "right" else faded(colour, _PALE)
     pattern = {"shape": _PATTERNS[dash(variant)], "fgcolor": "white", "size": 6, "solidity": 0.3}
-    ends = {"array": rows.high - rows["mean"], "arrayminus": rows["mean"] - rows.low}
+    bars = {"symmetric": False, "thickness": 1.2, "width": 3, "color": "#777777"}
     return go.Bar(
         x=rows.sentence,
         y=rows["mean"],
-        error_y={"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": "#777777", **ends},
+        error_y=whiskers(rows["mean"], rows.low, rows.high, **bars),
         name=group,
         legendgroup=group,
         showlegend=answer == "right",
@@ -121,9 +122,8 @@ def _key(answer: str) -> go.Scatter:
 
 
 def _bar_caption(table: pd.DataFrame) -> str:
-    n = f"{table.n.min()}" if table.n.min() == table.n.max() else f"{table.n.min()} to {table.n.max()}"
     below = " (some reach below 0)" if (table.low < 0).any() else ""
-    seeds = f"Means over {n} seeds; whiskers are 95 % intervals over seeds{below}."
+    seeds = f"Means over {span(table.n)} seeds; whiskers are 95 % intervals over seeds{below}."
     averaged = " Means over either name as subject." if set(table.order) == {"both"} else ""
     edges = "<br>A bar's edge has the colour of the architecture, its inside that of the weights."
     moved = edges if (table.group != table.variant).any() else ""
@@ -218,10 +218,7 @@ def _printed(values: np.ndarray) -> list[list[str]]:
 
 def _route_caption(frame: pd.DataFrame) -> str:
     runs = frame.groupby("variant")["run"].nunique()
-    several = (
-        f"Means over {runs.min()} to {runs.max()} runs" if runs.min() < runs.max() else f"Means over {runs.max()} runs"
-    )
-    of = "One run a variant" if runs.max() == 1 else several
+    of = "One run a variant" if runs.max() == 1 else f"Means over {span(runs)} runs"
     first = frame.iloc[0]
     pairs = f", {first.n} pairs each" if "n" in frame else ""
     convention = f" ({first.direction}, {first.metric})" if {"direction", "metric"} <= set(frame.columns) else ""

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.curves import band, curve_of, seeds_caption
+from figures.curves import band, curve_of, seeds_caption, span, whiskers
 from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, dash, faded, themed
 from figures.trainings.learning import SPLIT_WORDS
 
@@ -87,12 +87,11 @@ def time_ratios(
             lowest: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
             figure.update_xaxes(title_text="times the reference's steps", showticklabels=True, **lowest)
     figure.update_annotations(font_size=12)
-    pairs = shown.pairs.astype(int)
-    n = f"{pairs.min()}" if pairs.min() == pairs.max() else f"{pairs.min()} to {pairs.max()}"
     cut = " (some leave the frame)" if shown.low.min() < low or shown.high.max() > high else ""
     caption = (
-        f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, log axis; 95 % intervals{cut} of "
-        "paired t tests,<br>Bonferroni-adjusted over all that is compared here: one excludes 1 exactly where p < 0.05."
+        f"Ratio of restricted mean steps to the threshold, paired over {span(shown.pairs)} seeds, log axis; 95 % "
+        f"intervals{cut} of paired t tests,<br>Bonferroni-adjusted over all that is compared here: one "
+        "excludes 1 exactly where p < 0.05."
     )
     height = rows * max(130, 21 * len(names) + 40) + 190
     themed(figure, title, caption, runs, height=height)
@@ -112,7 +111,7 @@ def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
             f"{r.variant}: {r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}], p = {r.p_adjusted:.2g}, {r.pairs} pairs"
             for r in part.itertuples()
         ]
-        error = {"type": "data", "array": part.high - part.ratio, "arrayminus": part.ratio - part.low, "width": 3}
+        error = whiskers(part.ratio, part.low, part.high, width=3)
         traces.append(
             go.Scatter(
                 x=part.ratio,
@@ -147,8 +146,7 @@ def survival(curves: pd.DataFrame, runs: Sequence[str] = (), title: str = "Runs 
     figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
     figure.update_yaxes(title_text="share of runs still below", range=[0, 1.03])
     counts = curves.groupby("variant", sort=False)["at_risk"].max()
-    n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    caption = f"Kaplan-Meier, {n} runs a variant; bands are pointwise 95 % intervals (log-log)."
+    caption = f"Kaplan-Meier, {span(counts)} runs a variant; bands are pointwise 95 % intervals (log-log)."
     return themed(figure, title, caption, runs)
 
 
@@ -253,6 +251,6 @@ def sensitivity(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
 
 def _at_thresholds(rows: pd.DataFrame, rule: str, colour: str, thresholds: list[str], aside: float) -> go.Scatter:
     x = [thresholds.index(f"{threshold:.0%}") + aside for threshold in rows.threshold]
-    error = {"type": "data", "array": rows.high - rows.ratio, "arrayminus": rows.ratio - rows.low, "width": 2}
+    error = whiskers(rows.ratio, rows.low, rows.high, width=2)
     dots = {"mode": "lines+markers", "marker": {"color": colour, "size": 6}, "line": {"color": colour, "width": 1}}
     return go.Scatter(x=x, y=rows.ratio, error_y=error, name=rule, legendgroup=rule, **dots)

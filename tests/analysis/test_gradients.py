@@ -328,7 +328,7 @@ def test_mistakes_are_explained() -> None:
         split_gradient(model.eval(), lambda logits: logits[:, -1, 0], x)
     with pytest.raises(ValueError, match="one number with a gradient"):
         split_gradient(model, lambda logits: logits.detach().sum(), x)
-    with pytest.raises(NotFiniteError, match="the loss is nan, there is no gradient to split; mend the data"):
+    with pytest.raises(NotFiniteError, match="the loss is nan, so no gradient can be split; correct the data"):
         split_gradient(model, lambda logits: logits.sum() * torch.nan, x)
     with pytest.raises(NotFiniteError, match=r"the gradient of .* is not finite \(\d+ of \d+ tensors\)"):
         split_gradient(model, lambda logits: (logits - logits.detach()).abs().sqrt().sum(), x)
