@@ -115,7 +115,7 @@ def paired_ratio(
 
 def share_interval(
     moved: Float[np.ndarray, "*more example"],
-    gap: Float[np.ndarray, "*more example"],
+    gap: Float[np.ndarray, "*shared example"],
     confidence: float = 0.95,
     n_resamples: int = 1000,
     seed: int = 0,
