@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from analysis.ablation import Ablation, ablate, standard_ablations
     from analysis.attribution.of_edges import attribute_edges
     from analysis.attribution.of_sites import attribute
-    from analysis.circuit.discovery import Circuit, find_circuit, judge
+    from analysis.circuit.discovery import Circuit, find_circuit
     from analysis.circuit.over_checkpoints import follow
+    from analysis.circuit.quality import judge
     from analysis.edges.ablation import ablate_edges
     from analysis.edges.direct_paths import find_paths, patch_paths
     from analysis.edges.graph import Graph
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from analysis.gap import NoGapError, WeakPairWarning
     from analysis.gradients.shares import split_gradient
     from analysis.gradients.split import Connection, GradientSplit
-    from analysis.heads.attention_scores import AttentionScore, score_heads, score_retrieval
+    from analysis.heads.attention_scores import AttentionScore, score_heads
     from analysis.heads.composition import head_composition
     from analysis.heads.copying import copy_score, eigenvalue_copying
+    from analysis.heads.retrieval import score_retrieval
     from analysis.metrics import METRICS, ReadMetric
     from analysis.pairs import Pair
     from analysis.patching.patch import PatchResult, patch
     from analysis.patching.site_search import find_sites
     from analysis.statistics.comparison import compare
+    from analysis.statistics.curves import over_seeds
     from analysis.statistics.intervals import adjust, mean_interval, paired_ratio
     from analysis.statistics.survival import survival_curves
     from analysis.statistics.thresholds import threshold_table, threshold_times
@@ -38,69 +41,32 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "analysis",
     {
-        "ablation": (
-            "Ablation",
-            "ablate",
-            "standard_ablations",
-        ),
+        "ablation": ("Ablation", "ablate", "standard_ablations"),
         "attribution.of_sites": ("attribute",),
-        "circuit.discovery": (
-            "Circuit",
-            "find_circuit",
-            "judge",
-        ),
+        "circuit.discovery": ("Circuit", "find_circuit"),
+        "circuit.quality": ("judge",),
         "statistics.comparison": ("compare",),
         "heads.composition": ("head_composition",),
-        "heads.copying": (
-            "copy_score",
-            "eigenvalue_copying",
-        ),
+        "heads.copying": ("copy_score", "eigenvalue_copying"),
         "edges.ablation": ("ablate_edges",),
         "attribution.of_edges": ("attribute_edges",),
         "circuit.over_checkpoints": ("follow",),
-        "gap": (
-            "NoGapError",
-            "WeakPairWarning",
-        ),
-        "gradients.split": (
-            "Connection",
-            "GradientSplit",
-        ),
+        "gap": ("NoGapError", "WeakPairWarning"),
+        "gradients.split": ("Connection", "GradientSplit"),
         "gradients.shares": ("split_gradient",),
         "edges.graph": ("Graph",),
-        "heads.attention_scores": (
-            "AttentionScore",
-            "score_heads",
-            "score_retrieval",
-        ),
-        "metrics": (
-            "METRICS",
-            "ReadMetric",
-        ),
+        "heads.attention_scores": ("AttentionScore", "score_heads"),
+        "heads.retrieval": ("score_retrieval",),
+        "metrics": ("METRICS", "ReadMetric"),
         "pairs": ("Pair",),
-        "patching.patch": (
-            "PatchResult",
-            "patch",
-        ),
-        "edges.direct_paths": (
-            "find_paths",
-            "patch_paths",
-        ),
+        "patching.patch": ("PatchResult", "patch"),
+        "edges.direct_paths": ("find_paths", "patch_paths"),
         "edges.head_shares": ("head_shares",),
-        "patching.site_search": (
-            "Site",
-            "find_sites",
-        ),
-        "statistics.intervals": (
-            "adjust",
-            "mean_interval",
-            "paired_ratio",
-        ),
+        "patching.site_search": ("Site", "find_sites"),
+        "statistics.curves": ("over_seeds",),
+        "statistics.intervals": ("adjust", "mean_interval", "paired_ratio"),
         "statistics.survival": ("survival_curves",),
-        "statistics.thresholds": (
-            "threshold_table",
-            "threshold_times",
-        ),
+        "statistics.thresholds": ("threshold_table", "threshold_times"),
     },
 )
 
@@ -134,6 +100,7 @@ __all__ = [
     "head_shares",
     "judge",
     "mean_interval",
+    "over_seeds",
     "paired_ratio",
     "patch",
     "patch_paths",

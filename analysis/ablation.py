@@ -19,7 +19,7 @@ from analysis.pairs import Pair, check_readable, without_padding
 from analysis.ready import require_eval_mode
 from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Gate
-from circuits.interventions.applied import Activations, Counts, Intervening, Models
+from circuits.interventions.applied import Activations, Intervening, Models
 from circuits.interventions.intervention import Intervention, Mean, Operation, Resample, Zero, operation_name
 from circuits.model import HookedStreamTransformer
 from circuits.sites import PATTERN, Site, check_sites
@@ -206,7 +206,7 @@ def ablate(
     shown = tqdm(wanted, unit=" ablations", disable=not progress, leave=False, delay=2)
     for ablation, applied in zip(shown, ready, strict=True):
         after = asked.measured(ablation, applied)
-        changed = _largest(applied.counts)
+        changed = float(applied.counts.values[:, 1].max()) if applied.counts.interventions else float("nan")
         if changed == 0 and ablations is not None and not allow_nothing:
             applied.counts.require_change()
         rows.append(ablation.describe() | _compared(whole, after) | {"changed": changed})
@@ -233,10 +233,6 @@ def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablat
         _, cache = model.run_with_cache(pair.clean, names_filter=names, return_cache_object=False)
     patterns = tuple(f"hook_{component}" for component in PATTERN)
     return {name: without_padding(x, pair, 2 if name.endswith(patterns) else 1) for name, x in cache.items()}
-
-
-def _largest(counts: Counts) -> float:
-    return float(counts.values[:, 1].max()) if counts.interventions else float("nan")
 
 
 @dataclass(frozen=True)

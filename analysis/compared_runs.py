@@ -45,17 +45,30 @@ class TwoRuns:
     """What stands beside every effect."""
 
     def measure(self, logits: Tensor) -> PerExample:
-        """Return the metric of other logits for the same pairs.
-
-        Raises:
-            ValueError: if it is not one finite number an example.
-        """
+        """Return the metric of other logits for the same pairs."""
         return evaluate(self.function, self.metric, logits, self.pair)
 
     @property
     def gap(self) -> PerExample:
         """The metric of the source run minus that of the base run."""
         return self.target - self.baseline
+
+
+def comparable(
+    model: HookedStreamTransformer, pair: Pair, metric: str | Metric, direction: Direction, operation: str
+) -> tuple[str, Metric]:
+    """Return the metric's name and function, where the model, the pair and the direction allow the question."""
+    require_eval_mode(model, operation)
+    require_no_hooks(model, operation)
+    known("direction", direction, DIRECTIONS)
+    pair.require_difference()
+    check_readable(model, pair)
+    return metric_named(metric)
+
+
+def in_order(direction: Direction, clean: Tensor, corrupt: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is of the source run and what is of the base run; exchanged again, what is clean and corrupt."""
+    return (clean, corrupt) if direction == "denoise" else (corrupt, clean)
 
 
 @torch.no_grad()
@@ -72,19 +85,8 @@ def two_runs(
     """Return both runs, checked; ``gradient`` asks for a metric that has one.
 
     ``needed`` says how many bytes the question needs after this; a bound that is less is refused before anything runs.
-
-    Raises:
-        ValueError: for a model in training mode or with hooks attached, an unknown metric or direction, a pair that the
-            model cannot answer or that is read at padding, a metric that does not return one finite number an example
-            or has no gradient, a pair whose clean and corrupt metric are equal, or a bound on memory that is less than
-            what is needed.
     """
-    require_eval_mode(model, operation)
-    require_no_hooks(model, operation)
-    known("direction", direction, DIRECTIONS)
-    pair.require_difference()
-    check_readable(model, pair)
-    name, function = metric_named(metric)
+    name, function = comparable(model, pair, metric, direction, operation)
     logits = logits_of_one(model, pair.n_pos)
     one = run_of_one(model, pair.n_pos) + beside_logits(function, logits) + 3 * gradient * logits
     # The logits that are read: batch by batch, together, and their sizes.
@@ -99,9 +101,10 @@ def two_runs(
         parts.append(found)
     of_clean, of_corrupt, there = (torch.cat(found) for found in zip(*parts, strict=True))
     beside = measure_gap(name, of_clean, of_corrupt, there, pair, dtype)
-    sides = [(pair.clean, of_clean), (pair.corrupt, of_corrupt)]
-    (source, target), (base, baseline) = sides if direction == "denoise" else sides[::-1]
-    return TwoRuns(pair, source, base, name, function, target, baseline, direction, beside)
+    target, baseline = in_order(direction, of_clean, of_corrupt)
+    return TwoRuns(
+        pair, *in_order(direction, pair.clean, pair.corrupt), name, function, target, baseline, direction, beside
+    )
 
 
 def _both(

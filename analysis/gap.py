@@ -53,9 +53,6 @@ def measure_gap(
     ``dtype`` is that of the model's numbers: a gap of a few of their steps is told too.
     A pair that the metric does not tell apart from chance over the examples, or a model that prefers the wrong answers,
     is told in a :class:`WeakPairWarning`.
-
-    Raises:
-        NoGapError: if the means are equal, so that no effect can be measured against their difference.
     """
     difference = precise(clean - corrupt)
     if float(difference.mean().abs()) <= 1e-6 * float(clean.abs().mean() + corrupt.abs().mean()):

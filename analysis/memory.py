@@ -35,9 +35,6 @@ def copies_within(max_memory: int | None, one: int, examples: int, device: torch
     """Return how many copies of some examples, of ``one`` bytes each, go into one forward pass.
 
     ``max_memory=None`` is a quarter of what is free; ``held`` bytes are kept beside the copies.
-
-    Raises:
-        ValueError: if not even one fits.
     """
     bound = bound_for(max_memory, held + one, device)
     return max(1, min((bound - held) // one, MOST_EXAMPLES // examples))
@@ -69,11 +66,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def bound_for(max_memory: int | None, one: int, device: torch.device) -> int:
-    """Return how many bytes may live at one time, ``max_memory=None`` being a quarter of what is free.
-
-    Raises:
-        ValueError: if they are less than ``one``, what a single copy of the pair needs.
-    """
+    """Return how many bytes may live at one time, ``max_memory=None`` being a quarter of what is free."""
     given = None if max_memory is None else whole("max_memory", max_memory, least=0)
     bound = free_memory(device) // 4 if given is None else given
     needed = math.ceil(one * GAPS)

@@ -101,11 +101,7 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
 
 
 def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExample:
-    """Return a metric's values, in single precision at least, after checking that there is one finite number a row.
-
-    Raises:
-        ValueError: naming the metric and what it returned.
-    """
+    """Return a metric's values, in single precision at least, after checking that there is one finite number a row."""
     # A metric of anyone's may write into what it is given.
     values = metric(logits if isinstance(metric, ReadMetric) else logits.clone(), pair)
     if not isinstance(values, Tensor) or values.shape != (len(logits),) or values.is_complex():
@@ -116,11 +112,7 @@ def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExampl
 
 
 def check_finite(name: str, values: Float[Tensor, "*copy batch"]) -> Float[Tensor, "*copy batch"]:
-    """Return a metric's values after checking that every one is finite.
-
-    Raises:
-        ValueError: naming the metric, and for how many examples it is not.
-    """
+    """Return a metric's values after checking that every one is finite."""
     if not bool(torch.isfinite(values).all()):
         raise ValueError(
             f"metric {name!r} returned NaN or infinity for {int((~torch.isfinite(values)).sum())} example(s)"
@@ -129,11 +121,7 @@ def check_finite(name: str, values: Float[Tensor, "*copy batch"]) -> Float[Tenso
 
 
 def require_gradient(name: str, values: PerExample) -> PerExample:
-    """Return a metric's values after checking that they have a gradient.
-
-    Raises:
-        ValueError: naming the metric, and those that have one.
-    """
+    """Return a metric's values after checking that they have a gradient."""
     if not values.requires_grad:
         smooth = [other for other in METRICS if other not in ("accuracy", "rank", name)]
         raise ValueError(f"metric {name!r} has no gradient, so nothing can be estimated from it; use one of {smooth}")
@@ -141,11 +129,7 @@ def require_gradient(name: str, values: PerExample) -> PerExample:
 
 
 def require_some_gradient(name: str, wanted: Sequence[Tensor]) -> None:
-    """Refuse a metric whose gradient is zero everywhere, which says that nothing has an effect.
-
-    Raises:
-        ValueError: naming the metric, and what to do.
-    """
+    """Refuse a metric whose gradient is zero everywhere, which says that nothing has an effect."""
     if not any(bool(gradient.any()) for gradient in wanted):
         raise ValueError(
             f"the gradient of metric {name!r} is zero everywhere (a sign, a rounding or a bound that is reached): "

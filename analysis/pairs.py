@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from analysis.text_pairs import parts_of_texts
 from circuits.common.errors import known, require, whole
 from circuits.interventions.replacement import position_numbers
 from circuits.model import HookedStreamTransformer
@@ -172,9 +173,7 @@ class Pair:
                 different lengths in tokens (naming them), an answer that is not one token, a piece that is not in its
                 text or stands there more than once, and as :class:`Pair`.
         """
-        from analysis.text_pairs import pair_from_text
-
-        return pair_from_text(model, clean, corrupt, answers, wrong, roles or {})
+        return cls(**parts_of_texts(model, clean, corrupt, answers, wrong, roles or {}))
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -260,11 +259,7 @@ def without_padding(activation: Tensor, pair: Pair, axis: int = 1) -> Tensor:
 
 
 def check_readable(model: HookedStreamTransformer, pair: Pair) -> None:
-    """Refuse a pair whose answers the model cannot give, or that is read where its tokenizer's padding stands.
-
-    Raises:
-        ValueError: saying which.
-    """
+    """Refuse a pair whose answers the model cannot give, or that is read where its tokenizer's padding stands."""
     n = model.config.readout.d_vocab_out
     every = torch.cat([pair.answers, pair.wrong])
     low, high = int(every.min()), int(every.max())

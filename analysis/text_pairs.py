@@ -1,4 +1,4 @@
-"""Pairs made of text: tokens, padding, where roles stand, where answers are read."""
+"""What pairs are made of that are given as text: tokens, padding, where roles stand, where answers are read."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from analysis.pairs import Pair
 from circuits.common.errors import require
 from circuits.model import HookedStreamTransformer
 
 
-def pair_from_text(
+def parts_of_texts(
     model: HookedStreamTransformer,
     clean: str | Sequence[str],
     corrupt: str | Sequence[str],
     answers: str | Sequence[str],
     wrong: str | Sequence[str],
     roles: Mapping[str, Any],
-) -> Pair:
-    """Return :meth:`analysis.pairs.Pair.from_text`.
-
-    Raises:
-        ValueError: as that.
-    """
+) -> dict[str, Any]:
+    """Return the fields of the pair that :meth:`analysis.pairs.Pair.from_text` makes of texts."""
     require(isinstance(roles, Mapping), f"roles name pieces of the text, as in {{'S1': ('Mary', 1)}}, got {roles!r}")
     given = {"clean": clean, "corrupt": corrupt, "answers": answers, "wrong": wrong}
     texts = {name: [value] if isinstance(value, str) else list(value) for name, value in given.items()}
@@ -43,20 +38,11 @@ def pair_from_text(
     places = {role: _places(model, role, piece, texts["clean"], rows["clean"]) for role, piece in roles.items()}
     ends = lengths - 1
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    sides = {name: pad_sequence(some, True, _pad(model)) for name, some in rows.items()}
+    # Whatever pads is masked, and after all that is read.
+    pad = getattr(model.tokenizer, "pad_token_id", None) or 0
+    sides = {name: pad_sequence(some, True, pad) for name, some in rows.items()}
     said = {name: torch.tensor([model.to_single_token(t) for t in texts[name]]) for name in ("answers", "wrong")}
-    return Pair(**sides, **said, positions={"END": ends[:, None]} | places, read_at=ends, mask=mask)
-
-
-def is_count(time: Any) -> bool:
-    """Return whether something is a whole number of 1 or more."""
-    return isinstance(time, Integral) and not isinstance(time, bool) and int(time) >= 1
-
-
-def _pad(model: HookedStreamTransformer) -> int:
-    # Whatever stands there is masked, and after all that is read.
-    pad = getattr(model.tokenizer, "pad_token_id", None)
-    return 0 if pad is None else pad
+    return {**sides, **said, "positions": {"END": ends[:, None]} | places, "read_at": ends, "mask": mask}
 
 
 def _check_lengths(model: HookedStreamTransformer, clean: str, corrupt: str, one: Tensor, other: Tensor) -> None:
@@ -79,8 +65,9 @@ def _places(
 
 def _place(model: HookedStreamTransformer, role: str, piece: Any, text: str, length: int) -> int:
     words, time = piece if isinstance(piece, tuple) else (piece, None)
+    counted = isinstance(time, Integral) and not isinstance(time, bool) and int(time) >= 1
     require(
-        isinstance(words, str) and bool(words) and (time is None or is_count(time)),
+        isinstance(words, str) and bool(words) and (time is None or counted),
         f"role {role!r} is a piece of the text, as in 'Mary', or ('Mary', 2) for its second time, got {piece!r}",
     )
     starts = [i for i in range(len(text)) if text.startswith(words, i)]

@@ -7,28 +7,22 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.statistics.intervals import Scale, mean_interval, scale_of
-from analysis.statistics.one_run_each import require_one_run_each
+from circuits.common.errors import require
 from figures.theme import faded
 
 
-def over_seeds(frame: pd.DataFrame, by: str = "step", scale: Scale | None = None) -> pd.DataFrame:
-    """Return mean, low and high (95 % t interval over seeds) of ``value`` at every ``by`` that all seeds have.
+def curve_of(rows: pd.DataFrame, by: str = "step") -> pd.DataFrame:
+    """Return one row a point of a variant's curve, in the order of ``by``, as far as all of its seeds go.
 
-    Beyond the first end of a run the mean would be of those that learn later, or not at all. The scale is by default
-    that of the measure: intervals of what lies between 0 and 1 stay there (see :func:`analysis.mean_interval`).
+    Beyond the first end of a run the mean would be of those that learn later, or not at all. ``rows`` are of one
+    variant, split and measure, with the columns mean, low, high and n of :func:`analysis.over_seeds`.
 
     Raises:
-        ValueError: if a seed has several runs, or a run comes twice.
+        ValueError: if these columns are not there.
     """
-    if "seed" in frame:
-        require_one_run_each(frame, (), at=(by,))
-    rows = []
-    scale = scale or scale_of(str(frame["measure"].iloc[0]) if "measure" in frame and len(frame) else "")
-    for at, values in frame.groupby(by)["value"]:
-        interval = mean_interval(values.to_numpy(), scale=scale)
-        rows.append({by: at, "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n})
-    curve = pd.DataFrame(rows)
+    missing = [name for name in ("mean", "low", "high", "n") if name not in rows]
+    require(not missing, f"a curve has no {' and no '.join(missing)}: analysis.over_seeds(metrics) makes these columns")
+    curve = rows.drop_duplicates(by).sort_values(by)
     return curve[curve.n == curve.n.max()]
 
 
@@ -45,19 +39,21 @@ def band(curve: pd.DataFrame, name: str, colour: str, style: str = "solid", **wh
         **where,
     )
     known = curve.dropna(subset=["low", "high"])
-    if known.empty:
-        return [line]
-    edge = go.Scatter(
-        x=pd.concat([known["step"], known["step"][::-1]]),
-        y=pd.concat([known["high"], known["low"][::-1]]),
+    return [line] if known.empty else [edges(known, colour, name), line]
+
+
+def edges(curve: pd.DataFrame, colour: str, group: str) -> go.Scatter:
+    """Return the band between the low and the high ends of a curve."""
+    return go.Scatter(
+        x=pd.concat([curve["step"], curve["step"][::-1]]),
+        y=pd.concat([curve["high"], curve["low"][::-1]]),
         fill="toself",
         fillcolor=faded(colour, 0.14),
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
-        legendgroup=name,
+        legendgroup=group,
     )
-    return [edge, line]
 
 
 def seeds_caption(frame: pd.DataFrame) -> str:
@@ -65,7 +61,17 @@ def seeds_caption(frame: pd.DataFrame) -> str:
     n = frame.groupby("variant")["seed"].nunique()
     if n.max() == 1:
         return "One seed; no interval."
-    many = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
     ends = frame.groupby(["variant", "seed"])["step"].max().groupby("variant").nunique()
     early = " A curve ends where the first of its runs ended." if ends.max() > 1 else ""
-    return f"Mean over {many} seeds; bands are 95 % t intervals over seeds.{early}"
+    return f"Mean over {span(n)} seeds; bands are 95 % t intervals over seeds.{early}"
+
+
+def span(numbers: pd.Series) -> str:
+    """Return the least and the largest of some whole numbers in words, or the one that all are."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def whiskers(mean: pd.Series, low: pd.Series, high: pd.Series, **style: Any) -> dict[str, Any]:
+    """Return error bars from the low to the high ends of intervals."""
+    return {"type": "data", "array": high - mean, "arrayminus": mean - low, **style}

@@ -57,12 +57,7 @@ def faded(colour: str, opacity: float) -> str:
 
 
 def themed(
-    figure: go.Figure,
-    title: str,
-    caption: str,
-    runs: Iterable[str] = (),
-    height: int = 440,
-    below: int = 56,
+    figure: go.Figure, title: str, caption: str, runs: Iterable[str] = (), height: int = 440, below: int = 56
 ) -> go.Figure:
     """Return ``figure`` with the house's look, a caption below it, and the ids of its runs in its metadata.
 

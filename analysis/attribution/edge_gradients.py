@@ -92,7 +92,10 @@ class EdgeEstimator:
     def add(self, pair: Pair, source: Tensor, base: Tensor) -> None:
         """Score some examples."""
         start, end = (self.model.input_residual(x).detach() for x in (base, source))
-        change = _difference(send(self.model, self.graph, source), send(self.model, self.graph, base))
+        after, before = (send(self.model, self.graph, x) for x in (source, base))
+        own = {place: t - before.own[place] for place, t in after.own.items()}
+        change = Sent(after.writers - before.writers, own)
+        del after, before
         edges, nodes = [], []
         for fraction in self.fractions:
             recorded, gradients = self._gradients(pair, torch.lerp(start, end, fraction).requires_grad_())
@@ -133,7 +136,9 @@ class EdgeEstimator:
                 arrived = carry(self.model, source, only, recorded.gains)
                 for place in self.graph.carried[source]:
                     product = (arrived[place] * gradients.uses[place]).sum((1, 3))
-                    self._add_stream(scores, self.graph.stream_ids[source, place], head, product)
+                    ids = self.graph.stream_ids[source, place]
+                    row = ids.diagonal() if head is None else ids[head]
+                    scores[row[row >= 0]] = product.T[row >= 0]
         return scores
 
     def _by_head(self, delta: HeadTensor) -> list[tuple[int | None, HeadTensor]]:
@@ -142,10 +147,6 @@ class EdgeEstimator:
             return [(None, delta)]
         which = torch.eye(self.graph.n_heads, dtype=delta.dtype, device=delta.device)
         return [(head, delta * which[head][:, None]) for head in range(self.graph.n_heads)]
-
-    def _add_stream(self, scores: Tensor, ids: Tensor, head: int | None, product: Float[Tensor, "batch head"]) -> None:
-        row = ids.diagonal() if head is None else ids[head]
-        scores[row[row >= 0]] = product.T[row >= 0]
 
     @torch.no_grad()
     def _nodes(self, change: Sent, gradients: _Gradients) -> Float[Tensor, "node example"]:
@@ -186,7 +187,3 @@ def edge_bytes(model: HookedStreamTransformer, graph: Graph, n_pos: int, metric:
     numbers = n_pos * of_position + 3 * writers * readers
     logits = logits_of_one(model, n_pos)
     return numbers * model.W_U.element_size() + 8 * logits + 2 * beside_logits(metric, logits)
-
-
-def _difference(source: Sent, base: Sent) -> Sent:
-    return Sent(source.writers - base.writers, {place: t - base.own[place] for place, t in source.own.items()})

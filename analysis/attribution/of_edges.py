@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from analysis.attribution.agreement import EXACT, Agreement, agreement, to_check
 from analysis.attribution.edge_gradients import EdgeEstimator, edge_bytes
 from analysis.compared_runs import Direction, TwoRuns, two_runs
-from analysis.drawing import draw
 from analysis.edges.cut_runs import EdgeRuns, one_each, send
 from analysis.edges.graph import Edge, Graph
 from analysis.edges.steered_forward import flowing
@@ -99,17 +98,16 @@ class EdgeScores:
 
     def figure(self) -> Any:
         """Return the largest edges as a drawing of the graph (a plotly figure)."""
-        return draw("attribute", self.to_frame())
+        from figures.models.edges import edge_drawing
+
+        return edge_drawing(self.to_frame())
 
 
 def _row(edge: Edge) -> dict[str, Any]:
     ends = {"source": edge.source, "target": edge.target}
-    where = {f"{end}_{part}": _or_dash(getattr(node, part)) for end, node in ends.items() for part in ("layer", "head")}
+    parts = {f"{end}_{part}": getattr(node, part) for end, node in ends.items() for part in ("layer", "head")}
+    where = {name: "-" if number is None else str(number) for name, number in parts.items()}
     return {"edge": edge.name, "source": edge.source.name, "target": edge.target.name, "route": edge.route} | where
-
-
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
 
 
 def attribute_edges(

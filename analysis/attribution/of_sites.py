@@ -18,14 +18,14 @@ from tqdm.auto import tqdm
 from analysis.attribution.agreement import Agreement, agreement, to_check
 from analysis.attribution.site_gradients import Estimator, linearised
 from analysis.compared_runs import Direction, two_runs
-from analysis.drawing import draw
 from analysis.edges.recorded_activations import record
 from analysis.edges.steered_forward import flowing
 from analysis.gap import Gap, WeakPairWarning
 from analysis.memory import beside_logits, bytes_of, copies_within, in_batches, logits_of_one
 from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
-from analysis.patching.patch import bytes_to_patch, check_positions, frame_of, listed_sites, patch
+from analysis.patching.patch import bytes_to_patch, patch
+from analysis.patching.site_search import check_positions, frame_of, listed_sites
 from analysis.statistics.intervals import same
 from circuits.common.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
@@ -85,7 +85,9 @@ class SiteScores:
 
     def figure(self) -> Any:
         """Return the heat map of the estimated effects (a plotly figure)."""
-        return draw("patch", self.to_frame())
+        from figures.models.patching import patch_heat_map
+
+        return patch_heat_map(self.to_frame())
 
 
 def _tested(

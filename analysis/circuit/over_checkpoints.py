@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from analysis.attribution.of_edges import EdgeMethod, EdgeScores, attribute_edges, bytes_to_attribute
-from analysis.circuit.discovery import Circuit, EmptyCircuitError, Quality, bytes_to_judge, judge
+from analysis.circuit.discovery import Circuit, EmptyCircuitError
+from analysis.circuit.quality import bytes_to_judge, judge
 from analysis.edges.cut_runs import Replacement
 from analysis.gap import NoGapError
 from analysis.memory import bound_for
@@ -52,7 +53,12 @@ def follow(
         try:
             scores = attribute_edges(model, pair, metric, method, "noise", steps, 0, max_memory)
             quality = judge(model, pair, circuit, metric, replacement, subsets=0, max_memory=max_memory)
-            row |= _found(quality, _own(find, scores), circuit)
+            try:
+                own = find(scores)
+            except EmptyCircuitError:
+                own = Circuit(scores.graph, ())
+            row |= {"faithfulness": quality.faithfulness, "low": quality.low, "high": quality.high}
+            row |= {"overlap": circuit.overlap(own), "own_edges": float(len(own))}
         except NoGapError:
             row |= dict.fromkeys(("faithfulness", "low", "high", "overlap", "own_edges"), float("nan"))
         rows.append(row)
@@ -71,20 +77,3 @@ def _measured(model: HookedStreamTransformer, pair: Pair, metric: str | Metric) 
     right = float(accuracy(logits, pair).mean())
     beside = {"clean": clean, "corrupt": corrupt, "accuracy": right, "n": len(pair)}
     return {"metric": name, "gap": clean - corrupt, **beside}
-
-
-def _own(find: Find, scores: EdgeScores) -> Circuit:
-    try:
-        return find(scores)
-    except EmptyCircuitError:
-        return Circuit(scores.graph, ())
-
-
-def _found(quality: Quality, own: Circuit, circuit: Circuit) -> dict[str, float]:
-    return {
-        "faithfulness": quality.faithfulness,
-        "low": quality.low,
-        "high": quality.high,
-        "overlap": circuit.overlap(own),
-        "own_edges": float(len(own)),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.compared_runs import Direction, two_runs
-from analysis.drawing import draw
 from analysis.edges.graph import Edge, Graph, Node
 from analysis.edges.recorded_activations import record
 from analysis.edges.steered_forward import Control, carry, run
@@ -27,7 +26,6 @@ from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.streams.transforms import HeadTensor
 
-PathRoute = Literal["residual", "stream"]
 PATH_ROUTES: dict[str, str] = {
     "residual": "what the sender writes to the residual stream, as the receiver alone reads it; its layer's own head "
     "alone uses that, whatever the stream would carry on",
@@ -45,7 +43,9 @@ class PathResult(PatchResult):
 
     def figure(self) -> Any:
         """Return the heat maps of senders by receivers (a plotly figure)."""
-        return draw("paths", self.to_frame())
+        from figures.models.paths import path_heat_maps
+
+        return path_heat_maps(self.to_frame())
 
 
 def find_paths(
@@ -226,7 +226,8 @@ class _PathRuns:
             if carrier is None or head is None:
                 receivers.adds.append((copy, self._write(path.source)))
             else:
-                receivers.uses.setdefault(carrier, []).append((copy, head, self._use(path)))
+                used = self._through_stream(path) if path.route == "stream" else self._through_residual(path)
+                receivers.uses.setdefault(carrier, []).append((copy, head, used))
         if layer is None:
             return self.model.read_out(receivers.read_out(_tiled(self.final, len(paths))))
         passed = {key: _tiled(tensor, len(paths)) for key, tensor in self.base.passed(layer).items()}
@@ -239,11 +240,8 @@ class _PathRuns:
         change = (self.source.at[name] - self.base.at[name])[:, :, head]
         return change @ self.model.layers[layer].attn.W_O[head]
 
-    def _use(self, path: Edge) -> HeadTensor:
-        """What the receiver's layer would use if it saw the sender as in the source run."""
-        return self._through_stream(path) if path.route == "stream" else self._through_residual(path)
-
     def _through_residual(self, path: Edge) -> HeadTensor:
+        """What the receiver's layer would use if it saw the sender as in the source run."""
         layer, carrier = path.target.place
         block = self.model.layers[layer]
         # All carriers and heads of a layer share the work for one sender.

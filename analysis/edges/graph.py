@@ -170,18 +170,14 @@ class Graph:
                 for h, to in product(range(self.n_heads), repeat=2):
                     if h == to or (self.mixes_heads and use != source):
                         route: EdgeRoute = "own" if use == source else "stream"
-                        edge = Edge(Node("projection", source[0], h, source[1]), _node(use, to), route)
-                        ids[h, to] = self._add(edge)
+                        ends = (Node("projection", layer, head, c) for (layer, c), head in ((source, h), (use, to)))
+                        ids[h, to] = self._add(Edge(*ends, route))
                 found[source, use] = ids
         return found
 
     def _add(self, edge: Edge) -> int:
         self.edges.append(edge)
         return len(self.edges) - 1
-
-
-def _node(place: Place, head: int) -> Node:
-    return Node("projection", place[0], head, place[1])
 
 
 def carried(model: HookedStreamTransformer) -> dict[Place, list[Place]]:

@@ -1,4 +1,9 @@
-"""A forward pass in which every reader's input and every head's use of a projection can be steered, edge by edge."""
+"""A forward pass in which every reader's input and every head's use of a projection can be steered, edge by edge.
+
+Hooks cannot do it: a hook changes an activation for all that read it, and an edge is one writer to one reader. With
+nothing steered it is the model's own forward pass, to which ``tests/analysis/test_edges.py`` holds it equal
+(``test_cutting_nothing_is_the_run_and_cutting_everything_is_the_other``), and one cut edge to one hook.
+"""
 
 from __future__ import annotations
 

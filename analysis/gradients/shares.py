@@ -29,11 +29,7 @@ class NotFiniteError(ValueError):
 
 
 def split_gradient(
-    model: HookedStreamTransformer,
-    loss: Loss,
-    inputs: Tensor,
-    activations: Sequence[str] = (),
-    by: By = "total",
+    model: HookedStreamTransformer, loss: Loss, inputs: Tensor, activations: Sequence[str] = (), by: By = "total"
 ) -> GradientSplit:
     """Return the gradient of ``loss(model(inputs))``, split by route.
 
@@ -144,7 +140,9 @@ def _checked_loss(value: Tensor) -> Tensor:
     if value.ndim or not value.requires_grad:
         raise ValueError(f"a loss must be one number with a gradient, got shape {tuple(value.shape)}")
     if not bool(torch.isfinite(value)):
-        raise NotFiniteError(f"the loss is {value.item()}, there is no gradient to split; mend the data or the weights")
+        raise NotFiniteError(
+            f"the loss is {value.item()}, so no gradient can be split; correct the data or the weights"
+        )
     return value
 
 
@@ -152,5 +150,5 @@ def _check_finite(whole: Gradients) -> None:
     bad = [name for name, gradient in whole.items() if not bool(torch.isfinite(gradient).all())]
     if bad:
         raise NotFiniteError(
-            f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(whole)} tensors); mend the loss or the weights"
+            f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(whole)} tensors); correct loss or weights"
         )

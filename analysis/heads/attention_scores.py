@@ -13,14 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from analysis.metrics import precise
-from analysis.pairs import Pair, check_readable, is_padding
+from analysis.pairs import Pair, is_padding
 from analysis.ready import require_eval_mode
 from circuits.common.errors import known, require
 from circuits.model import HookedStreamTransformer
 
 ATTENTION = "attention to the named keys, summed over keys, averaged over queries; between 0 and 1"
 Mask = Bool[Tensor, "batch pos"] | None
-RETRIEVAL = "share of answers whose position has the head's largest attention and that the model says; between 0 and 1"
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def score_heads(
     for score in scores:
         if len(score.queries) != len(inputs):
             raise ValueError(f"score {score.name!r} is for {len(score.queries)} examples, but there are {len(inputs)}")
-    _, cache = model.run_with_cache(inputs, names_filter=_is_pattern)
+    _, cache = model.run_with_cache(inputs, names_filter=is_pattern)
     by_layer = product(range(model.config.n_layers), scores)
     return pd.concat(
         [tidy(layer, s.name, s.of(cache["pattern", layer]), ATTENTION) for layer, s in by_layer], ignore_index=True
@@ -253,48 +252,6 @@ def _check_no_padding(model: HookedStreamTransformer, pair: Pair, scores: Sequen
         )
 
 
-@torch.no_grad()
-def score_retrieval(
-    model: HookedStreamTransformer,
-    pair: Pair,
-    holds: Bool[Tensor, "batch pos"] | None = None,
-) -> pd.DataFrame:
-    """Return every head's retrieval score on a pair's clean inputs, in the columns of :func:`score_heads`.
-
-    It is the share of answers that a head copies and pastes: from the position that is read it attends most to a
-    position that holds the answer, and the model says the answer. An answer that the model misses counts for no head.
-    ``holds`` says which positions hold the answer; by default, where tokens equal it and are no padding. Inputs without
-    a counterfactual are a ``Pair.one_sided(inputs, answers)``.
-
-    Raises:
-        ValueError: for a model in training mode, a pair that the model cannot answer or that is read at padding,
-            ``holds`` of another shape, or vectors without it.
-
-    Source: Wu et al., arXiv 2404.15574.
-    """
-    require_eval_mode(model, "scoring retrieval")
-    check_readable(model, pair)
-    inputs, answers = pair.clean, pair.answers
-    if holds is None:
-        if inputs.is_floating_point():
-            raise ValueError("inputs that are vectors do not say which positions hold the answer; pass holds=")
-        holds = (inputs == answers[:, None]) & ~is_padding(model, pair)
-    if holds.shape != inputs.shape[:2] or holds.dtype != torch.bool:
-        raise ValueError(
-            f"holds is {tuple(holds.shape)} of {holds.dtype}, but inputs have (batch, pos) = "
-            f"{tuple(inputs.shape[:2])}; it says True where the answer stands"
-        )
-    logits, cache = model.run_with_cache(inputs, names_filter=_is_pattern)
-    rows, read_at = torch.arange(len(inputs), device=logits.device), pair.reads
-    said = logits[rows, read_at].argmax(-1) == answers
-    frames = []
-    for layer in range(model.config.n_layers):
-        largest = cache["pattern", layer].transpose(1, 2)[rows, read_at].argmax(-1)
-        copied = holds.gather(1, largest) & said[:, None]
-        frames.append(tidy(layer, "retrieval", precise(copied), RETRIEVAL))
-    return pd.concat(frames, ignore_index=True)
-
-
 def tidy(layer: int, score: str, values: Float[Tensor, "batch head"], convention: str) -> pd.DataFrame:
     """Return the mean of a score over examples for every head of a layer, with its standard error and convention.
 
@@ -308,5 +265,6 @@ def tidy(layer: int, score: str, values: Float[Tensor, "batch head"], convention
     return pd.DataFrame(columns)
 
 
-def _is_pattern(name: str) -> bool:
+def is_pattern(name: str) -> bool:
+    """Return whether a hook point is an attention pattern's."""
     return name.endswith("hook_pattern")

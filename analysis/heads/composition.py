@@ -60,7 +60,9 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.
     frames = _through_residual(model)
     if stream and model.config.streams:
         require_fixed_gains(model, "use stream=False")
-        frames += _through_stream(model)
+        for source, uses in carried(model).items():
+            maps = _maps(model, source)
+            frames += [_between(model, source, use, maps[use]) for use in uses if use != source]
     if not frames:
         raise ValueError("a model of one layer has no head before another; composition needs two layers or a stream")
     return pd.concat(frames, ignore_index=True)
@@ -74,14 +76,6 @@ def _through_residual(model: HookedStreamTransformer) -> list[pd.DataFrame]:
         norms = scores * writes.norm()[..., None, None] * reads.norm()
         pairs = combinations(range(model.config.n_layers), 2)
         frames += [_frame(kind, one, other, scores[one, :, other], norms[one, :, other]) for one, other in pairs]
-    return frames
-
-
-def _through_stream(model: HookedStreamTransformer) -> list[pd.DataFrame]:
-    frames = []
-    for source, uses in carried(model).items():
-        maps = _maps(model, source)
-        frames += [_between(model, source, use, maps[use]) for use in uses if use != source]
     return frames
 
 

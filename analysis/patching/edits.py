@@ -85,12 +85,7 @@ class Writes:
 def collect(
     model: HookedStreamTransformer, base: Mapping[str, Tensor], copies: Sequence[Sequence[Edit]], shape: tuple[int, int]
 ) -> list[Writes]:
-    """Return the edits of all copies, gathered by what they write and where from, in the order of writing.
-
-    Raises:
-        ValueError: for an edit at a point that the model does not have or that does not fire, or whose value or
-            positions do not have the base run's ``shape`` (batch pos).
-    """
+    """Return the edits of all copies, gathered by what they write and where from, in the order of writing."""
     gathered: dict[tuple[int, str, int], list[tuple[int, Edit, Tensor]]] = {}
     checked: set[tuple[str, int, int | None]] = set()
     for copy, edits in enumerate(copies):

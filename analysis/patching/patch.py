@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,27 +10,23 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.patching import PatchingResult
 
-from analysis.compared_runs import DIRECTIONS, Direction
-from analysis.drawing import draw
+from analysis.compared_runs import Direction, comparable, in_order
 from analysis.gap import Gap, measure_gap
 from analysis.memory import bound_for, bytes_of
-from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, metric_named, precise, read
-from analysis.pairs import Pair, check_readable, is_padding
+from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, precise, read
+from analysis.pairs import Pair
 from analysis.patching.edits import Edit
 from analysis.patching.replay import Replay
-from analysis.ready import require_eval_mode, require_no_hooks
-from circuits.common.errors import known, require, whole
-from circuits.config.streams import CARRIERS
+from analysis.patching.site_search import Patched, check_positions, frame_of, listed_sites, together
+from analysis.statistics.intervals import share_interval
+from circuits.common.errors import require, whole
 from circuits.model import HookedStreamTransformer, State
 from circuits.sites import Site, check_sites
 
-Patched = Site | tuple[Site, ...]
-"""What is patched at once: a site, or several together."""
 MOST_COPIES = 1024
 """Between two steps of the progress bar."""
 
@@ -71,24 +67,8 @@ class PatchResult(PatchingResult):
         """
         require(0 < confidence < 1, f"confidence is a share between 0 and 1, as 0.95, got {confidence}")
         whole("n_resamples", n_resamples)
-        if self.values.shape[-1] < 2:
-            return np.full((2, len(self.values)), np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self._bootstrapped(confidence, n_resamples, seed)
-
-    def _bootstrapped(self, confidence: float, n_resamples: int, seed: int) -> Float[np.ndarray, "2 site"]:
-        result = stats.bootstrap(
-            (self.effect().double().numpy(), np.broadcast_to(self._gap().double().numpy(), self.values.shape)),
-            lambda moved, gap, axis: moved.mean(axis) / gap.mean(axis),
-            paired=True,
-            axis=-1,
-            n_resamples=n_resamples,
-            confidence_level=confidence,
-            method="percentile",
-            batch=50,
-            rng=np.random.default_rng(seed),
-        )
-        return np.stack([result.confidence_interval.low, result.confidence_interval.high])
+        moved, gap = (x.double().numpy() for x in (self.effect(), self._gap()))
+        return np.stack(share_interval(moved, gap, confidence, n_resamples, seed))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a site: where it is, the mean patched metric, effect, interval, p, and the convention.
@@ -110,7 +90,9 @@ class PatchResult(PatchingResult):
 
     def figure(self) -> Any:
         """Return the heat map of the effects (a plotly figure)."""
-        return draw("patch", self.to_frame())
+        from figures.models.patching import patch_heat_map
+
+        return patch_heat_map(self.to_frame())
 
 
 @torch.no_grad()
@@ -136,17 +118,13 @@ def patch(
 
     Source: Meng et al., arXiv 2202.05262; Zhang & Nanda, arXiv 2309.16042 (directions and normalisation).
     """
-    require_eval_mode(model, "patching")
-    require_no_hooks(model, "patching")
-    known("direction", direction, DIRECTIONS)
-    pair.require_difference()
+    named = comparable(model, pair, metric, direction, "patching")
     wanted = listed_sites(sites)
-    joint = [_together(site) for site in wanted]
+    joint = [together(site) for site in wanted]
     if not wanted or not all(joint):
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
-    check_readable(model, pair)
     check_positions(model, check_sites(model, [site for one in joint for site in one]), pair)
-    sweep = _Sweep(model, pair, joint, metric, direction, max_memory)
+    sweep = _Sweep(model, pair, joint, named, direction, max_memory)
     return PatchResult(
         values=sweep.values(progress).cpu(),
         axis_names=[],
@@ -162,20 +140,23 @@ def patch(
 
 
 class _Sweep:
-    """The source run, kept at the sites; the base run, ready to be run again; and the metric of both."""
+    """The source run, kept at the sites; the base run, ready to be run again; and the metric of both.
+
+    ``two_runs`` makes the same runs and forgets all but the metric, so they are made here, where more is kept of them.
+    """
 
     def __init__(
         self,
         model: HookedStreamTransformer,
         pair: Pair,
         joint: Sequence[tuple[Site, ...]],
-        metric: str | Metric,
+        metric: tuple[str, Metric],
         direction: Direction,
         max_memory: int | None,
     ):
         self.model, self.pair, self.joint = model, pair, joint
-        self.name, self.metric = metric_named(metric)
-        source, base = (pair.clean, pair.corrupt) if direction == "denoise" else (pair.corrupt, pair.clean)
+        self.name, self.metric = metric
+        source, base = in_order(direction, pair.clean, pair.corrupt)
         if max_memory is not None:
             bound_for(max_memory, bytes_to_patch(model, pair, joint, self.metric), base.device)
         logits, cache = model.run_with_cache(source, names_filter=_names(model, joint), return_cache_object=False)
@@ -190,11 +171,9 @@ class _Sweep:
         self.replay = Replay(model, base, _reads(pair, self.metric), max_memory, bytes_of(cache.values()))
         base_logits = self.replay.logits[:, 0] if self.only_there else self.replay.logits
         self.baseline = self._measured(base_logits)
-        there = base_logits if self.only_there else read(base_logits, pair.read_at)
-        if direction == "denoise":
-            self.beside = measure_gap(self.name, self.target, self.baseline, source_there, pair, dtype)
-        else:
-            self.beside = measure_gap(self.name, self.baseline, self.target, there, pair, dtype)
+        base_there = base_logits if self.only_there else read(base_logits, pair.read_at)
+        both = in_order(direction, self.target, self.baseline)
+        self.beside = measure_gap(self.name, *both, in_order(direction, source_there, base_there)[0], pair, dtype)
 
     def values(self, progress: bool) -> Float[Tensor, "site batch"]:
         values = self.baseline.new_empty(len(self.joint), len(self.pair))
@@ -267,66 +246,3 @@ def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:
         return [site.hook_name]
     streams = [f"blocks.{layer}.attn.hook_{carrier}_stream" for layer, carrier in model.reads_from(site.layer)]
     return [f"blocks.{site.layer}.hook_resid_pre", *streams]
-
-
-def listed_sites(sites: Any) -> list[Any]:
-    """Return sites, and tuples of them, as a list.
-
-    Raises:
-        ValueError: for what is no list of these.
-    """
-    told = "sites are a list of Site, or of tuples of them to patch together; analysis.find_sites(model, ...) makes one"
-    if isinstance(sites, (Site, str)) or not isinstance(sites, Iterable):
-        raise ValueError(f"{told}; got {sites!r}")
-    wanted: list[Any] = list(sites)
-    parts = [part for site in wanted for part in (site if isinstance(site, tuple) else (site,))]
-    odd = [part for part in parts if not isinstance(part, Site)]
-    require(not odd, f"{told}; it holds {odd[:1]}")
-    return wanted
-
-
-def _together(site: Patched) -> tuple[Site, ...]:
-    return site if isinstance(site, tuple) else (site,)
-
-
-def check_positions(model: HookedStreamTransformer, wanted: Sequence[Site], pair: Pair) -> None:
-    """Refuse sites at positions that a pair does not have, or that are padding in some example.
-
-    Raises:
-        UnknownNameError: for a role that the pair does not name (nearest suggested).
-        ValueError: for an index beyond its inputs, or at padding.
-    """
-    padding = is_padding(model, pair)
-    for site in wanted:
-        if isinstance(site.position, str):
-            known("position role", site.position, pair.positions)
-        elif site.position is not None and not -pair.n_pos <= site.position < pair.n_pos:
-            raise ValueError(f"{site}: the pair has {pair.n_pos} positions")
-    for position in dict.fromkeys(site.position for site in wanted if site.position is not None):
-        there = (pair.where(position) & padding).any(1)
-        if bool(there.any()):
-            raise ValueError(
-                f"position {position!r} is padding in {int(there.sum())} of {len(pair)} examples; name a role of the "
-                f"pair, which has a place of its own in each (it has {list(pair.positions) or 'none'})"
-            )
-
-
-def frame_of(wanted: Sequence[Patched]) -> pd.DataFrame:
-    """Return where every site is: layer, component, route, head, position.
-
-    Of sites that are patched together, what they share stands once, and the rest is joined by " + "; ``layer`` is the
-    first of their layers.
-    """
-    return pd.DataFrame([_row(_together(site)) for site in wanted])
-
-
-def _row(together: Sequence[Site]) -> dict[str, int | str]:
-    one_layer = len({site.layer for site in together}) == 1
-    parts = {
-        "component": [site.component if one_layer else f"L{site.layer} {site.component}" for site in together],
-        "route": [site.route if site.component in CARRIERS else "-" for site in together],
-        "head": ["all" if site.head is None else str(site.head) for site in together],
-        "position": ["all" if site.position is None else str(site.position) for site in together],
-    }
-    joined = {name: words[0] if len(set(words)) == 1 else " + ".join(words) for name, words in parts.items()}
-    return {"layer": min(site.layer for site in together), **joined}

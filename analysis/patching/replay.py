@@ -2,7 +2,8 @@
 
 A run is taken up in the first layer and at the first position where an edit changes something; all else is read from
 the base run. What comes before a change is never computed, since attention is causal, and in the last layer only the
-positions that are read have queries.
+positions that are read have queries. For speed alone: ``tests/analysis/test_replay.py`` holds it equal to the model's
+own forward pass with the same edits made by hooks (``test_any_edits_of_any_model_are_those_that_hooks_make``).
 """
 
 from __future__ import annotations
@@ -58,10 +59,6 @@ class Replay:
     ``reads`` holds for every example the one position whose logits are wanted; ``None`` wants all, of which anyone's
     metric makes others. ``max_memory`` bounds the bytes of what is kept and of one forward pass, with ``held`` bytes
     that the caller keeps beside.
-
-    Raises:
-        ValueError: for a model in training mode or with hooks attached, positions that are not there, or a bound that
-            is less than one copy of the inputs needs.
     """
 
     @torch.no_grad()
@@ -81,7 +78,9 @@ class Replay:
         self.base: dict[str, Tensor] = {}
         self._one_row = 0
         logits = model.run_with_hooks(inputs, fwd_hooks=[(lambda name: True, self._keep)])
-        self.logits: Float[Tensor, "batch read d_vocab_out"] = self._read(logits)
+        self.logits: Float[Tensor, "batch read d_vocab_out"] = (
+            logits if self.reads is None else logits[torch.arange(len(logits)), self.reads][:, None]
+        )
         self._one_row += (2 if reads is not None else 4) * logits_of_one(model, self.shape[1])
         self._room = bound_for(max_memory, held + self.needed, inputs.device) - held - self.cached_bytes
         self._per_position = sum(weight.numel() for weight in model.layers[0].parameters())
@@ -95,9 +94,6 @@ class Replay:
         self._one_row += times * activation[0].numel() * activation.element_size()
         if name.rsplit(".", 1)[-1] in KEPT:
             self.base[name] = (activation.transpose(1, 2) if name.endswith(PATTERNS) else activation).contiguous()
-
-    def _read(self, logits: Tensor) -> Tensor:
-        return logits if self.reads is None else logits[torch.arange(len(logits)), self.reads][:, None]
 
     @property
     def cached_bytes(self) -> int:
@@ -115,25 +111,18 @@ class Replay:
         # Their logits, and what a metric makes of them in single precision at least.
         return max(1, self._room // (3 * self.logits.numel() * max(4, self.logits.element_size())))
 
-    @property
-    def _bytes_of_logits(self) -> int:
-        return self.logits.numel() * self.logits.element_size()
-
     @torch.no_grad()
     def run(self, copies: Sequence[Sequence[Edit]]) -> Float[Tensor, "copies_batch *pos d_vocab_out"]:
         """Return the logits of the base inputs with each list of edits, those of a list applied together.
 
         Rows are copies by examples, examples fastest. Where ``reads`` were given, there is no position axis.
-
-        Raises:
-            ValueError: for an edit at a point that the model does not have or that does not fire, or whose value does
-                not fit the inputs.
         """
         groups = collect(self.model, self.base, copies, self.shape)
         plan = Plan(groups, len(copies), self.shape, self.last + 1, self.reads, self.logits.device, self._per_position)
         out = self.logits.repeat(len(copies), 1, 1)
         flat = out.view(-1, out.shape[-1])
-        for one in plan.passes((self._room - len(copies) * self._bytes_of_logits) // self._one_row):
+        room = self._room - len(copies) * self.logits.numel() * self.logits.element_size()
+        for one in plan.passes(room // self._one_row):
             with self._attached(one):
                 logits = self._forward(one)
             rows = (one.copies * self.shape[0] + one.here.examples)[:, None] * out.shape[1]

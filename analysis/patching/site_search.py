@@ -1,17 +1,21 @@
-"""Which sites a model has, by a product of layers, components, routes, heads and positions."""
+"""Which sites a model has, by a product of layers, components, routes, heads and positions; and those of a question."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
+import pandas as pd
+
+from analysis.pairs import Pair, is_padding
 from circuits.common.errors import UnknownNameError, known, require
 from circuits.config.streams import CARRIERS
 from circuits.model import HookedStreamTransformer
-from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site, check_sites
+from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site
 
-__all__ = ["Site", "check_sites", "find_sites"]
+Patched = Site | tuple[Site, ...]
+"""What is patched at once: a site, or several together."""
 
 
 def find_sites(
@@ -86,3 +90,58 @@ def _heads(
     if component not in (*HEAD, *PATTERN) or heads == "all":
         return [None]
     return range(model.config.n_heads) if heads == "each" else list(heads)  # type: ignore[arg-type] # not a string here
+
+
+def listed_sites(sites: Any) -> list[Any]:
+    """Return sites, and tuples of them, as a list."""
+    told = "sites are a list of Site, or of tuples of them to patch together; analysis.find_sites(model, ...) makes one"
+    if isinstance(sites, (Site, str)) or not isinstance(sites, Iterable):
+        raise ValueError(f"{told}; got {sites!r}")
+    wanted: list[Any] = list(sites)
+    parts = [part for site in wanted for part in (site if isinstance(site, tuple) else (site,))]
+    odd = [part for part in parts if not isinstance(part, Site)]
+    require(not odd, f"{told}; it holds {odd[:1]}")
+    return wanted
+
+
+def check_positions(model: HookedStreamTransformer, wanted: Sequence[Site], pair: Pair) -> None:
+    """Refuse sites at positions that a pair does not have, or that are padding in some example."""
+    padding = is_padding(model, pair)
+    for site in wanted:
+        if isinstance(site.position, str):
+            known("position role", site.position, pair.positions)
+        elif site.position is not None and not -pair.n_pos <= site.position < pair.n_pos:
+            raise ValueError(f"{site}: the pair has {pair.n_pos} positions")
+    for position in dict.fromkeys(site.position for site in wanted if site.position is not None):
+        there = (pair.where(position) & padding).any(1)
+        if bool(there.any()):
+            raise ValueError(
+                f"position {position!r} is padding in {int(there.sum())} of {len(pair)} examples; name a role of the "
+                f"pair, which has a place of its own in each (it has {list(pair.positions) or 'none'})"
+            )
+
+
+def together(site: Patched) -> tuple[Site, ...]:
+    """Return the sites that are patched at once."""
+    return site if isinstance(site, tuple) else (site,)
+
+
+def frame_of(wanted: Sequence[Patched]) -> pd.DataFrame:
+    """Return where every site is: layer, component, route, head, position.
+
+    Of sites that are patched together, what they share stands once, and the rest is joined by " + "; ``layer`` is the
+    first of their layers.
+    """
+    return pd.DataFrame([_row(together(site)) for site in wanted])
+
+
+def _row(sites: Sequence[Site]) -> dict[str, int | str]:
+    one_layer = len({site.layer for site in sites}) == 1
+    parts = {
+        "component": [site.component if one_layer else f"L{site.layer} {site.component}" for site in sites],
+        "route": [site.route if site.component in CARRIERS else "-" for site in sites],
+        "head": ["all" if site.head is None else str(site.head) for site in sites],
+        "position": ["all" if site.position is None else str(site.position) for site in sites],
+    }
+    joined = {name: words[0] if len(set(words)) == 1 else " + ".join(words) for name, words in parts.items()}
+    return {"layer": min(site.layer for site in sites), **joined}

@@ -113,6 +113,35 @@ def paired_ratio(
     return Interval(float(np.exp(logs.mean)), float(np.exp(logs.low)), float(np.exp(logs.high)), logs.n)
 
 
+def share_interval(
+    moved: Float[np.ndarray, "*more example"],
+    gap: Float[np.ndarray, "*shared example"],
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, "*more"], Float[np.ndarray, "*more"]]:
+    """Return the ends of the percentile bootstrap interval of mean(moved) / mean(gap), examples drawn as pairs.
+
+    NaN for one example; a gap that is 0 in some resample leaves an end infinite or NaN.
+    """
+    if moved.shape[-1] < 2:
+        return np.full(moved.shape[:-1], np.nan), np.full(moved.shape[:-1], np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = stats.bootstrap(
+            (moved, np.broadcast_to(gap, moved.shape)),
+            lambda a, b, axis: a.mean(axis) / b.mean(axis),
+            paired=True,
+            vectorized=True,
+            axis=-1,
+            n_resamples=n_resamples,
+            confidence_level=confidence,
+            method="percentile",
+            batch=50,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return np.asarray(found.low), np.asarray(found.high)
+
+
 # --- effect sizes of pairs: scores are differences, one a pair --------------------------------------------------------
 
 
@@ -164,9 +193,6 @@ def smallest_shown(spread: float, n: int, level: float = 0.05, power: float = 0.
     """Return the smallest mean of n differences that a two-sided t test at ``level`` shows with probability ``power``.
 
     ``spread`` is the standard deviation of the differences, in whose unit the answer is; NaN where there is none.
-
-    Raises:
-        ValueError: for fewer than two differences, or a level or power outside of (0, 1).
 
     Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, section 2.3, by the noncentral t.
     """

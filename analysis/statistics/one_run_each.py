@@ -13,9 +13,6 @@ def require_one_run_each(frame: pd.DataFrame, group: Sequence[str] = ("variant",
     """Refuse a frame in which a group and a seed name several runs, or none, or a run's rows come twice.
 
     ``frame`` has the columns of ``group`` and seed, and mostly run; one run has one row at each value of ``at``.
-
-    Raises:
-        ValueError: naming the group, the seed and the runs.
     """
     by = [*group, "seed"]
     known = [name for name in (*by, "run") if name in frame]

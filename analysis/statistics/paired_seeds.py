@@ -68,9 +68,6 @@ class PairedSeeds:
         ``"t"`` is Student's with the standard error of the scores (the jackknife's); ``"bootstrap"`` draws whole pairs
         and takes percentiles (BCa can be undefined where censoring makes ties). With few pairs the bootstrap is too
         narrow: of five, some 83 % of 95 % intervals hold the truth.
-
-        Raises:
-            ValueError: for an unknown method or a confidence outside of (0, 1).
         """
         known("interval", method, INTERVALS)
         require(0 < confidence < 1, f"a confidence lies between 0 and 1, got {confidence}: 0.95 is usual")
@@ -106,9 +103,6 @@ class PairedSeeds:
 
         Within is between -margin and margin, or for a ratio between 1 / margin and margin. Below a level exactly where
         the interval of confidence 1 - 2 level lies within.
-
-        Raises:
-            ValueError: for a margin that is not positive, or for a ratio not above 1.
 
         Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987.
         """
@@ -147,11 +141,7 @@ class PairedSeeds:
         return float(found.pvalue)
 
     def effect(self, name: str = "g_z") -> float:
-        """Return an effect size of the scores, positive where the variant's are larger; see ``EFFECTS``.
-
-        Raises:
-            ValueError: for an unknown name.
-        """
+        """Return an effect size of the scores, positive where the variant's are larger; see ``EFFECTS``."""
         return EFFECTS[known("effect size", name, EFFECTS)](self.scores)
 
 

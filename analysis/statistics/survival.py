@@ -1,4 +1,4 @@
-"""Censored times to a threshold: Kaplan-Meier curves, medians, restricted means and the log-rank test.
+"""Censored times to a threshold: Kaplan-Meier curves, restricted means and the log-rank test.
 
 A run that has not reached its threshold by its last step is censored there. A time frame has one row a run: variant,
 seed, steps (NaN: censored), last; :func:`analysis.threshold_times` makes it.
@@ -22,11 +22,7 @@ from circuits.common.errors import known, require
 
 @dataclass(frozen=True)
 class Times:
-    """When each run reached the threshold, or else its last step, and whether it reached it.
-
-    Raises:
-        ValueError: if there is no run, or a step is missing or negative.
-    """
+    """When each run reached the threshold, or else its last step, and whether it reached it."""
 
     steps: Float[np.ndarray, " run"]
     reached: Bool[np.ndarray, " run"]
@@ -120,24 +116,6 @@ def survival_curves(frame: pd.DataFrame, confidence: float = 0.95) -> pd.DataFra
     return pd.concat(curves, ignore_index=True)
 
 
-def median_time(times: Times, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return the step at which half of the runs have reached the threshold, and its interval's ends.
-
-    The median is the first step with a share of at most one half; its ends are those of the band's. Infinite where
-    that is never reached.
-
-    Source: Brookmeyer and Crowley, Biometrics 38, 1982, with the log(-log) band.
-    """
-    curve = kaplan_meier(times, confidence)
-    steps = curve["step"].to_numpy()
-
-    def first(column: str) -> float:
-        half = curve[column].to_numpy() <= 0.5 + 1e-12  # a product of fractions misses one half by its rounding
-        return float(steps[half.argmax()]) if half.any() else float("inf")
-
-    return first("survival"), first("low"), first("high")
-
-
 def logrank_p(first: Times, second: Times) -> float:
     """Return the two-sided p of the log-rank test, which takes no account of pairs and wants many runs.
 
@@ -154,11 +132,7 @@ def logrank_p(first: Times, second: Times) -> float:
 
 
 def shared_horizon(frame: pd.DataFrame, horizon: float | None = None) -> float:
-    """Return ``horizon``, or the latest step up to which every variant's curve is known.
-
-    Raises:
-        ValueError: if the horizon is not positive or beyond every observation of a variant.
-    """
+    """Return ``horizon``, or the latest step up to which every variant's curve is known."""
     variants = frame["variant"].drop_duplicates()
     until = {v: times_of(frame, v).known_until for v in variants}
     if horizon is None:
@@ -218,32 +192,6 @@ def _variance(times: Times, horizon: float) -> float:
     left = at_risk > events  # where none is left, there is no area from there on
     terms = after[left] ** 2 * events[left] / (at_risk[left] * (at_risk[left] - events[left]))
     return float(terms.sum()) * n / (n - 1)
-
-
-def restricted_difference(
-    first: Times, second: Times, horizon: float, confidence: float = 0.95
-) -> tuple[Interval, float]:
-    """Return the difference of two restricted means (first minus second), unpaired, with its interval, and its p.
-
-    Variances as in ``restricted_mean``, degrees of freedom Welch's: without censoring before the horizon it is Welch's
-    t test of min(steps, horizon). For runs that share seeds :func:`paired_restricted` is sharper.
-
-    Raises:
-        ValueError: as ``restricted_mean``, or if either has fewer than two runs.
-    """
-    means, variances = [], []
-    for times in (first, second):
-        require(len(times.steps) >= 2, f"a difference of means needs two runs or more a side, got {len(times.steps)}")
-        means.append(restricted_mean(times, horizon).mean)
-        variances.append(_variance(times, horizon))
-    difference, n = means[0] - means[1], len(first.steps) + len(second.steps)
-    variance = sum(variances)
-    if variance == 0:
-        return Interval(difference, difference, difference, n), 1.0 if difference == 0 else 0.0
-    freedom = variance**2 / (variances[0] ** 2 / (len(first.steps) - 1) + variances[1] ** 2 / (len(second.steps) - 1))
-    t = stats.t(freedom, loc=difference, scale=np.sqrt(variance))
-    low, high = t.interval(confidence)
-    return Interval(difference, float(low), float(high), n), float(2 * t.sf(difference + abs(difference)))
 
 
 def paired_restricted(first: Times, second: Times, horizon: float, contrast: Contrast = "difference") -> PairedSeeds:

@@ -1,4 +1,4 @@
-"""Times to a threshold: read off learning curves, and tabulated with and without the runs that never reach it."""
+"""Times to a threshold: read off learning curves, and tabulated."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ import pandas as pd
 
 from analysis.statistics.intervals import Interval, mean_interval, paired_ratio
 from analysis.statistics.one_run_each import require_one_run_each
-from analysis.statistics.survival import (
-    logrank_p,
-    median_time,
-    paired_restricted,
-    restricted_mean,
-    shared_horizon,
-    times_of,
-)
 from circuits.common.errors import known
 
 Rule = Literal["first", "interpolated", "sustained"]
-NOTHING = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def steps_to_threshold(curve: pd.DataFrame, threshold: float, rule: Rule = "first") -> float:
@@ -81,59 +72,26 @@ def threshold_times(
     return pd.DataFrame(rows, columns=["variant", "seed", "steps", "last", "curve"])
 
 
-def threshold_table(
-    times: pd.DataFrame, reference: str = "classic", confidence: float = 0.95, horizon: float | None = None
-) -> pd.DataFrame:
-    """Return one row a variant: runs, how many reached the threshold, and how soon, with and without the censored.
+def threshold_table(times: pd.DataFrame, reference: str = "classic", confidence: float = 0.95) -> pd.DataFrame:
+    """Return one row a variant: runs, how many reached the threshold, their steps, and the ratio to the reference's.
 
-    Without them: ``steps`` is the mean over runs that reached the threshold, and ``ratio`` the paired ratio to
-    ``reference`` over the ``pairs`` of which both runs did. Where runs are censored (column ``reached`` tells) both
-    flatter a variant that often fails. With them: ``median``; ``restricted_mean`` of min(steps, horizon);
-    ``restricted_difference`` to the reference, paired over the ``restricted_pairs`` seeds that both have;
-    ``logrank_p``, unpaired. Ends of intervals are ``_low`` and ``_high``; what cannot be had is NaN.
-
-    Raises:
-        ValueError: as :func:`analysis.statistics.survival.times_of` and
-        :func:`analysis.statistics.survival.shared_horizon`.
+    ``steps`` is the mean over runs that reached the threshold, and ``ratio`` the paired ratio over the ``pairs`` of
+    which both did; both flatter a variant that often fails (column ``reached`` tells): :func:`analysis.compare` counts
+    the censored too. Ends of intervals are ``_low`` and ``_high``; what cannot be had is NaN.
     """
-    horizon = shared_horizon(times, horizon)
     by_seed = times.pivot(index="seed", columns="variant", values="steps")
     rows = []
     for variant in times["variant"].drop_duplicates():
-        reached, runs = by_seed[variant].dropna(), times_of(times, variant)
-        row = {"variant": variant, "runs": len(runs.steps), "reached": len(reached)}
-        row |= _named("steps", mean_interval(reached.to_numpy(), confidence))
-        row |= _ratio(by_seed, variant, reference, confidence)
-        row |= dict(zip(("median", "median_low", "median_high"), median_time(runs, confidence), strict=True))
-        row |= {"horizon": horizon, **_named("restricted_mean", restricted_mean(runs, horizon, confidence))}
-        row |= _censored(times, variant, reference, horizon, confidence)
-        rows.append(row)
+        reached = by_seed[variant].dropna()
+        ratio = Interval(float("nan"), float("nan"), float("nan"), 0)
+        if reference in by_seed and variant != reference:
+            both = by_seed[[variant, reference]].dropna()
+            both = both[(both > 0).all(axis=1)]
+            ratio = (
+                paired_ratio(both[variant].to_numpy(), both[reference].to_numpy(), confidence) if len(both) else ratio
+            )
+        row = {"variant": variant, "runs": int((times["variant"] == variant).sum()), "reached": len(reached)}
+        for name, found in (("steps", mean_interval(reached.to_numpy(), confidence)), ("ratio", ratio)):
+            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row | {"pairs": ratio.n})
     return pd.DataFrame(rows)
-
-
-def _named(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _ratio(by_seed: pd.DataFrame, variant: str, reference: str, confidence: float) -> dict[str, float]:
-    ratio = NOTHING
-    if reference in by_seed and variant != reference:
-        both = by_seed[[variant, reference]].dropna()
-        both = both[(both > 0).all(axis=1)]
-        if len(both):
-            ratio = paired_ratio(both[variant].to_numpy(), both[reference].to_numpy(), confidence)
-    return {**_named("ratio", ratio), "pairs": ratio.n}
-
-
-def _censored(times: pd.DataFrame, variant: str, reference: str, horizon: float, confidence: float) -> dict[str, float]:
-    """What the censored runs say too: the paired difference of restricted means, and the log-rank p of all runs."""
-    difference, p = NOTHING, float("nan")
-    if reference in set(times["variant"]) and variant != reference:
-        p = logrank_p(times_of(times, variant), times_of(times, reference))
-        seeds = times.groupby("seed")["variant"].transform(lambda names: {variant, reference} <= set(names))
-        shared = times[seeds.astype(bool)]
-        if shared["seed"].nunique() >= 2:
-            first, second = times_of(shared, variant), times_of(shared, reference)
-            if horizon <= min(first.known_until, second.known_until):
-                difference = paired_restricted(first, second, horizon).interval("t", confidence)
-    return {**_named("restricted_difference", difference), "restricted_pairs": difference.n, "logrank_p": p}

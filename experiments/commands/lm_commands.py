@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.drawing import draw
 from circuits.common.errors import known, require
 from circuits.common.text_table import as_text
 from experiments.commands.lm_cli import TrainLM
@@ -24,6 +23,8 @@ from experiments.sweeps.sweep import chosen_compute, sweep
 from experiments.tasks.registry import GENERATED, TASKS, TokenTaskConfig
 from experiments.tasks.stories import StoriesTask, statistics
 from experiments.tasks.text.task import TextTaskConfig
+from figures.files import write_figure
+from figures.trainings.indirect_objects import ioi_by_sentence
 
 SHOWN = ("probability", "wrong_probability", "logit_difference", "accuracy")
 
@@ -98,10 +99,10 @@ def ioi(names: Sequence[str], n: int, step: int, body: str | None, transplant: b
     table = paper_table(prompts)
     print("\nthe paper's four prompts, both choices of the subject: probability of the right and of the wrong name")
     print(as_text(_paper(table)))
-    figure = draw("ioi_by_sentence", table, [run.path.name for run in runs])
+    figure = ioi_by_sentence(table, [run.path.name for run in runs])
     written = [run.write_result("ioi", frame) for run, frame in zip(runs, frames, strict=True)]
     target = written[0].with_suffix("") if len(runs) == 1 else runs[0].path.parent / "ioi"
-    written += draw("render", figure, target, shared=runs[0].path.parent)
+    written += write_figure(figure, target, shared=runs[0].path.parent)
     print("wrote " + ", ".join(map(str, written)))
 
 

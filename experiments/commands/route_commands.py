@@ -18,6 +18,10 @@ from circuits.common.text_table import as_text
 from experiments.questions import routes
 from experiments.questions.analyses import beside, keep
 from experiments.runs.run import Run
+from figures.models.circuit_over_checkpoints import circuit_curves
+from figures.models.edges import circuit_drawing, edge_drawing
+from figures.models.patching import patch_heat_map
+from figures.models.paths import path_heat_maps, share_bars
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -61,7 +65,8 @@ def paths(
     print("\neffect of every head's projection: its own layer, the stream, both (own + stream + interaction = total)")
     wide = shares.pivot(index=["layer", "head", "carrier"], columns="share", values="effect").reset_index()
     _show(wide[["layer", "head", "carrier", "own", "stream", "interaction", "total"]])
-    print("wrote " + ", ".join(map(str, [*keep(run, "paths", frame), *keep(run, "shares", shares)])))
+    written = [*keep(run, "paths", frame, path_heat_maps), *keep(run, "shares", shares, share_bars)]
+    print("wrote " + ", ".join(map(str, written)))
 
 
 def attribute(name: str, root: Path, top: int, method: str, options: dict[str, Any]) -> None:
@@ -86,9 +91,8 @@ def attribute(name: str, root: Path, top: int, method: str, options: dict[str, A
         )
     if isinstance(found, EdgeScores) and not math.isnan(found.sum_error):
         print(f"sums over a node's edges miss its own score by at most {found.sum_error:.1e} of the largest")
-    analysis = "attribute" if of_edges else "attribute_sites"
-    paths = keep(run, analysis, frame, None if of_edges else "patch")
-    print("wrote " + ", ".join(map(str, paths)))
+    drawn = ("attribute", frame, edge_drawing) if of_edges else ("attribute_sites", frame, patch_heat_map)
+    print("wrote " + ", ".join(map(str, keep(run, *drawn))))
 
 
 def circuit(
@@ -116,13 +120,13 @@ def circuit(
         )
         _show(_largest(frame[frame.kept], len(frame))[["edge", "effect", "edge_minimality"]])
         _show(quality.summary().drop(columns=["edges", "of"]))
-        written = keep(run, "circuit", frame)
+        written = keep(run, "circuit", frame, circuit_drawing)
         if checkpoints:
             rest = {k: v for k, v in options.items() if k != "step"}
             over = routes.circuit_over_checkpoints(run, quality.circuit, find, progress=True, **rest)
             print("the same circuit at the run's checkpoints")
             _show(over[["step", "gap", "faithfulness", "low", "high", "overlap"]])
-            written += keep(run, "circuit_steps", over)
+            written += keep(run, "circuit_steps", over, circuit_curves)
         print("wrote " + ", ".join(map(str, written)))
     if len(found) > 1:
         print("overlap of the runs' circuits: edges in both among those in either")

@@ -24,6 +24,10 @@ from experiments.runs.training_config import Every
 from experiments.studies import demonstration
 from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.batches import PRESETS
+from figures.models.ablation import ablation_bars
+from figures.models.gradients import gradient_pairs, gradient_shares
+from figures.models.patching import patch_heat_map
+from figures.trainings.learning import head_scores
 
 
 def _print(frame: pd.DataFrame) -> None:
@@ -108,7 +112,7 @@ def patch(
     print(f"{run.path.name}: {len(frame)} sites, {n} pairs ({corruption}), {metric}, {direction}; largest effects:")
     print(analyses.beside(frame))
     _print(largest[["layer", "component", "route", "head", "position", "effect", "low", "high", "p"]])
-    _written(analyses.keep(run, "patch", frame))
+    _written(analyses.keep(run, "patch", frame, patch_heat_map))
 
 
 def heads(name: str, root: Path, n: int, split: str | None) -> None:
@@ -129,7 +133,7 @@ def heads(name: str, root: Path, n: int, split: str | None) -> None:
     ):
         if len(rest):
             _print(rest)
-    _written(analyses.keep(run, "heads", frame))
+    _written(analyses.keep(run, "heads", frame, head_scores))
 
 
 def _wide(scores: pd.DataFrame) -> pd.DataFrame:
@@ -161,7 +165,7 @@ def ablate(
     of = f" of {split or first_split(run)}"
     print(f"{run.path.name}: ablations on {n} sequences{of}{taken}")
     _print(frame.drop(columns=["n"]))
-    _written(analyses.keep(run, "ablate_edges" if edges else "ablate", frame, "ablate"))
+    _written(analyses.keep(run, "ablate_edges" if edges else "ablate", frame, ablation_bars))
 
 
 def gradients(
@@ -183,7 +187,7 @@ def gradients(
     print(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")
     reached = shown[shown.norm > 0] if by == "pair" else shown
     _print(reached[["step", "tensor", "head", *columns]])
-    _written(analyses.keep(run, analysis, frame))
+    _written(analyses.keep(run, analysis, frame, gradient_pairs if by == "pair" else gradient_shares))
 
 
 def _logged(run: Run) -> pd.DataFrame:

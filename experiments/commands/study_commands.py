@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from analysis.drawing import draw, drawing
 from experiments.studies import gallery
 from experiments.studies import pages as report
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.times import ASKS
+from figures.files import write_figure, write_images
 
 LM_EXPERIMENTS = ("lm",)
 """Those whose runs are asked for indirect objects in other bodies, heads, routes and circuits."""
@@ -177,7 +177,7 @@ def figures(
     drawn = {p.name: p.draw(held) for p in wanted if p.drawable(held)}
     left = [p.name for p in wanted if p.name not in drawn]
     for name, figure in drawn.items():
-        draw("render", figure, folder / name, folder)
+        write_figure(figure, folder / name, folder)
     if images != "no":
         _images(drawn, folder, must=images == "yes")
     print(
@@ -191,7 +191,7 @@ def figures(
 
 def _images(drawn: dict[str, Any], folder: Path, must: bool) -> None:
     try:
-        drawing("images")(drawn, folder)
+        write_images(drawn, folder)
     except RuntimeError as error:
         if must:
             raise

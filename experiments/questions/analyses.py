@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
 from analysis import ablate, find_sites, patch, standard_ablations
 from analysis.ablation import Method
 from analysis.compared_runs import Direction
-from analysis.drawing import draw
 from analysis.gradients.shares import By
 from analysis.gradients.split import GradientSplit
-from analysis.patching.patch import Patched, PatchResult
+from analysis.patching.patch import PatchResult
+from analysis.patching.site_search import Patched
 from circuits.common.errors import require
 from circuits.interventions.intervention import FromRun
 from circuits.model import HookedStreamTransformer
@@ -23,6 +24,7 @@ from experiments.questions.head_scores import scored, scored_prompts
 from experiments.runs.finding import pairs, questioner, sequences
 from experiments.runs.pooling import require_seeds
 from experiments.runs.run import Run
+from figures.files import write_figure
 
 PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
 
@@ -205,14 +207,10 @@ def beside(frame: pd.DataFrame) -> str:
     )
 
 
-def keep(run: Run, analysis: str, frame: pd.DataFrame, drawing: str | None = None) -> list[Path]:
-    """Write a result of a run, tidy and drawn (``results/<analysis>.parquet``, ``.json``, ``.html``); return paths.
-
-    The figure is the one registered as ``drawing`` (default: as the analysis is called).
-    """
+def keep(run: Run, analysis: str, frame: pd.DataFrame, draw: Callable[[pd.DataFrame], go.Figure]) -> list[Path]:
+    """Write a result of a run, tidy and drawn (``results/<analysis>.parquet``, ``.json``, ``.html``); return paths."""
     frame = labelled(frame, run)
     # Drawn before anything is written, so that no half of a result can stand there.
-    figure = draw(drawing or analysis, frame)
+    figure = draw(frame)
     parquet = run.write_result(analysis, frame)
-    drawn = draw("render", figure, parquet.with_suffix(""), shared=run.path.parent)
-    return [parquet, *drawn]
+    return [parquet, *write_figure(figure, parquet.with_suffix(""), shared=run.path.parent)]

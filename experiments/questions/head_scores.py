@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from analysis.heads.attention_scores import AttentionScore, score_heads, score_retrieval, tidy
+from analysis.heads.attention_scores import AttentionScore, score_heads, tidy
 from analysis.heads.composition import CONVENTION, has_fixed_gains, head_composition
 from analysis.heads.copying import CopyRoute, copy_score
 from analysis.heads.progress_measures import cla
+from analysis.heads.retrieval import score_retrieval
 from analysis.pairs import Pair
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.in_context.batches import ICLBatch

@@ -21,7 +21,8 @@ from analysis import (
 )
 from analysis.attribution.of_edges import EDGE_METHODS, EdgeMethod, EdgeScores
 from analysis.attribution.of_sites import METHODS, SiteScores
-from analysis.circuit.discovery import RULES, Circuit, Quality
+from analysis.circuit.discovery import RULES, Circuit
+from analysis.circuit.quality import Quality
 from analysis.compared_runs import Direction
 from analysis.edges.cut_runs import Replacement
 from analysis.edges.direct_paths import PathResult

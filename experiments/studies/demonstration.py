@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import threshold_table, threshold_times
-from analysis.drawing import draw, drawing
+from analysis import over_seeds, threshold_table, threshold_times
 from circuits.common.errors import known
 from experiments.questions.analyses import ablate_run, all_metrics, gradients_run, heads_run, labelled, patch_run
 from experiments.questions.routes import attribute_run
@@ -18,6 +17,13 @@ from experiments.runs.config import TRAINING, icl_run
 from experiments.runs.run import Run
 from experiments.runs.training_config import At, Every, TrainingConfig
 from experiments.sweeps.sweep import sweep
+from figures import html_page
+from figures.files import write_figure, write_images
+from figures.models.ablation import ablation_bars
+from figures.models.edges import edge_drawing
+from figures.models.gradients import gradient_shares
+from figures.models.patching import patch_heat_map
+from figures.trainings.learning import head_scores, learning_curves, progress_measures
 
 VARIANTS = ("classic", "value", "value-stop", "value-gradient-only")
 THRESHOLD = 0.95
@@ -222,20 +228,21 @@ def _shares(found: Findings) -> str:
 
 def write_page(found: Findings, out: Path, images: bool = False) -> Path:
     """Write the figures (JSON and HTML) and the page that holds them all, and return the page's path."""
+    metrics = over_seeds(found.metrics[found.metrics.split == "ic"])
     drawn = {
-        "learning_curves": draw("learning", found.metrics),
-        "progress_measures": draw("progress", found.metrics),
-        "head_scores": draw("heads", found.heads),
-        "patching": draw("patch", found.patches),
-        "edges": draw("attribute", found.edges),
-        "ablation": draw("ablate", found.ablations),
-        "gradient_shares": draw("gradients", found.gradients),
+        "learning_curves": learning_curves(metrics),
+        "progress_measures": progress_measures(metrics),
+        "head_scores": head_scores(found.heads),
+        "patching": patch_heat_map(found.patches),
+        "edges": edge_drawing(found.edges),
+        "ablation": ablation_bars(found.ablations),
+        "gradient_shares": gradient_shares(found.gradients),
     }
     for name, figure in drawn.items():
-        draw("render", figure, out / name)
-    page = drawing("page")(out / "index.html", TITLE, LEAD, _sections(found, drawn), _footer(found))
+        write_figure(figure, out / name)
+    page = html_page.write_page(out / "index.html", TITLE, LEAD, _sections(found, drawn), _footer(found))
     if images:
-        drawing("images")(drawn, out)
+        write_images(drawn, out)
     return page
 
 

@@ -7,12 +7,40 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from analysis.drawing import draw
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.statistics.curves import effects_over_runs, over_seeds, with_differences
 from analysis.statistics.survival import survival_curves
 from circuits.common.errors import known
 from experiments.studies import lm_times as lm_answers
 from experiments.studies import times as answers
 from experiments.studies.committed_results import Bundle
+from figures.models.edges import circuit_drawing
+from figures.trainings import associative_memory as amicl
+from figures.trainings.indirect_objects import head_score_maps, ioi_by_sentence, route_maps
+from figures.trainings.language_models import (
+    DEPTHS,
+    IOI_SETS,
+    cost_against_gain,
+    ioi_curves,
+    loss_curves,
+    nested_curves,
+    scaling,
+)
+from figures.trainings.learning import PROGRESS, head_scores, learning_curves, progress_measures
+from figures.trainings.phases import phases
+from figures.trainings.times import (
+    SPLITS,
+    all_curves,
+    gradient_share_curves,
+    sensitivity,
+    survival,
+    time_ratios,
+    windows,
+)
+
+Drawing = Callable[..., go.Figure]
 
 
 @dataclass(frozen=True)
@@ -20,7 +48,7 @@ class Picture:
     """One figure: ``arguments`` of the drawing, made from the bundle."""
 
     name: str
-    drawing: str
+    drawing: Drawing
     arguments: Callable[[Bundle], dict[str, Any]]
     experiments: tuple[str, ...] = ()
     frames: tuple[str, ...] = ()
@@ -31,19 +59,26 @@ class Picture:
         there = set(bundle.arms.experiment)
         return set(self.experiments) <= there and all(bundle.has(frame) for frame in self.frames)
 
-    def draw(self, bundle: Bundle) -> Any:
+    def draw(self, bundle: Bundle) -> go.Figure:
         """Return the figure."""
-        return draw(self.drawing, **self.arguments(bundle))
+        return self.drawing(**self.arguments(bundle))
 
 
-def _metrics(name: str, bundle: Bundle, **more: Any) -> dict[str, Any]:
-    return {"metrics": bundle.metrics(name), **more}
+def _metrics(
+    name: str, bundle: Bundle, splits: Iterable[str] = ("ic",), measures: Iterable[str] = ("accuracy",)
+) -> dict[str, Any]:
+    return {"metrics": over_seeds(_drawn(bundle.metrics(name), splits, measures))}
+
+
+def _drawn(metrics: pd.DataFrame, splits: Iterable[str], measures: Iterable[str]) -> pd.DataFrame:
+    return metrics[metrics.split.isin(list(splits)) & metrics.measure.isin(list(measures))]
 
 
 def _whole(name: str, bundle: Bundle) -> dict[str, Any]:
     """Of the runs that went to the paper's last step alone."""
     metrics = bundle.metrics(name)
-    return {"metrics": metrics[metrics.groupby("run")["step"].transform("max") == answers.LAST_STEP]}
+    whole = metrics[metrics.groupby("run")["step"].transform("max") == answers.LAST_STEP]
+    return {"metrics": over_seeds(_drawn(whole, SPLITS, ("accuracy", "loss")))}
 
 
 def _ratios(name: str, bundle: Bundle) -> dict[str, Any]:
@@ -67,7 +102,7 @@ def _survival(name: str, bundle: Bundle) -> dict[str, Any]:
 
 
 def _shares(name: str, bundle: Bundle) -> dict[str, Any]:
-    return {"shares": answers.shares(bundle, name).query("variant != 'classic'")}
+    return {"shares": over_seeds(answers.shares(bundle, name).query("variant != 'classic'"), scale="logit")}
 
 
 def _sensitivity(bundle: Bundle) -> dict[str, Any]:
@@ -98,13 +133,18 @@ def _heads(bundle: Bundle) -> dict[str, Any]:
 HEAD_SCORES = ("previous token", "ila", "tila", "tla")
 
 
-def _lm_curves(name: str, bundle: Bundle) -> dict[str, Any]:
-    return {"metrics": lm_answers.curves(bundle, name)}
+def _lm_curves(name: str, bundle: Bundle, splits: Iterable[str], measure: str) -> dict[str, Any]:
+    return {"metrics": over_seeds(_drawn(lm_answers.curves(bundle, name), splits, (measure,)), "tokens")}
+
+
+def _lm_losses(name: str, bundle: Bundle) -> dict[str, Any]:
+    losses = _drawn(lm_answers.curves(bundle, name), ("validation",), ("loss",))
+    return {"metrics": over_seeds(with_differences(losses, "loss"), "tokens")}
 
 
 def _lm_gap(bundle: Bundle) -> dict[str, Any]:
     """Of matched models on the paper's prompts, beside what the paper reports of its two."""
-    metrics = lm_answers.curves(bundle, "lm")
+    metrics = _lm_curves("lm", bundle, ("ioi paper",), "probability")["metrics"]
     return {
         "metrics": metrics[metrics.variant.isin(lm_answers.PAPER_SAYS)],
         "splits": ("ioi paper",),
@@ -137,6 +177,10 @@ def _lm_seed(frame: str, bundle: Bundle, last: bool = False) -> dict[str, Any]:
     return {"frame": held[held.step == held.step.max()] if last else held}
 
 
+def _lm_patches(bundle: Bundle) -> dict[str, Any]:
+    return {"frame": effects_over_runs(_lm_seed("lm_patches", bundle)["frame"])}
+
+
 def _lm_circuit(variant: str, bundle: Bundle) -> dict[str, Any]:
     held = bundle.frame("lm_edges")
     return {"frame": held[(held.seed == 0) & (held.variant == variant)]}
@@ -146,66 +190,68 @@ def _frame(name: str, argument: str, bundle: Bundle, **more: Any) -> dict[str, A
     return {argument: bundle.frame(name), **more}
 
 
-def _of(make: Callable[..., dict[str, Any]], name: str, file: str, drawing: str, **more: Any) -> Picture:
+def _of(
+    make: Callable[..., dict[str, Any]], name: str, file: str, drawing: Callable[..., go.Figure], **more: Any
+) -> Picture:
     return Picture(file, drawing, partial(make, name, **more), (name,))
 
 
 PICTURES: dict[str, Picture] = {
     p.name: p
     for p in (
-        _of(_metrics, "streams-paper", "streams_paper_curves", "learning"),
-        _of(_whole, "streams-paper", "streams_paper_all", "all_curves"),
-        _of(_metrics, "streams-paper", "streams_paper_progress", "progress"),
-        _of(_survival, "streams-paper", "streams_paper_survival", "survival"),
-        _of(_ratios, "streams-paper", "streams_paper_ratios", "time_ratios"),
-        _of(_ratios, "streams", "streams_ratios", "time_ratios"),
-        _of(_metrics, "gradient-paper", "gradient_paper_curves", "learning"),
-        _of(_metrics, "gradient-paper", "gradient_paper_progress", "progress"),
-        _of(_ratios, "gradient-paper", "gradient_paper_ratios", "time_ratios"),
-        _of(_shares, "gradient-paper", "gradient_paper_shares", "gradient_share_curves"),
-        _of(_metrics, "gradient", "gradient_curves", "learning"),
-        _of(_ratios, "gradient", "gradient_ratios", "time_ratios"),
-        _of(_shares, "gradient", "gradient_shares", "gradient_share_curves"),
-        _of(_metrics, "windows-paper", "windows_paper", "windows"),
-        _of(_metrics, "windows", "windows", "windows"),
-        _of(_ratios, "controls", "controls", "time_ratios"),
-        _of(_ratios, "connections", "connections", "time_ratios"),
-        _of(_ratios, "data", "data", "time_ratios"),
-        _of(_ratios, "optimisers", "optimisers", "time_ratios"),
-        Picture("optimisers_tuned", "time_ratios", _tuned, ("optimisers",)),
-        Picture("mechanism_phases", "phases", _phases, (), ("mechanism_ablations", "mechanism_patches")),
-        Picture("mechanism_heads", "heads", _heads, (), ("mechanism_heads",)),
+        _of(_metrics, "streams-paper", "streams_paper_curves", learning_curves),
+        _of(_whole, "streams-paper", "streams_paper_all", all_curves),
+        _of(_metrics, "streams-paper", "streams_paper_progress", progress_measures, measures=PROGRESS),
+        _of(_survival, "streams-paper", "streams_paper_survival", survival),
+        _of(_ratios, "streams-paper", "streams_paper_ratios", time_ratios),
+        _of(_ratios, "streams", "streams_ratios", time_ratios),
+        _of(_metrics, "gradient-paper", "gradient_paper_curves", learning_curves),
+        _of(_metrics, "gradient-paper", "gradient_paper_progress", progress_measures, measures=PROGRESS),
+        _of(_ratios, "gradient-paper", "gradient_paper_ratios", time_ratios),
+        _of(_shares, "gradient-paper", "gradient_paper_shares", gradient_share_curves),
+        _of(_metrics, "gradient", "gradient_curves", learning_curves),
+        _of(_ratios, "gradient", "gradient_ratios", time_ratios),
+        _of(_shares, "gradient", "gradient_shares", gradient_share_curves),
+        _of(_metrics, "windows-paper", "windows_paper", windows),
+        _of(_metrics, "windows", "windows", windows),
+        _of(_ratios, "controls", "controls", time_ratios),
+        _of(_ratios, "connections", "connections", time_ratios),
+        _of(_ratios, "data", "data", time_ratios),
+        _of(_ratios, "optimisers", "optimisers", time_ratios),
+        Picture("optimisers_tuned", time_ratios, _tuned, ("optimisers",)),
+        Picture("mechanism_phases", phases, _phases, (), ("mechanism_ablations", "mechanism_patches")),
+        Picture("mechanism_heads", head_scores, _heads, (), ("mechanism_heads",)),
         *(
-            Picture(f"amicl_{file}", f"amicl_{drawing}", partial(_frame, frame, argument, **more), (), (frame,))
+            Picture(f"amicl_{file}", drawing, partial(_frame, frame, argument, **more), (), (frame,))
             for file, drawing, frame, argument, more in (
-                ("by_a", "by_a", "amicl_curves", "curves", {}),
-                ("by_size", "by_size", "amicl_curves", "curves", {}),
-                ("heat_maps", "heat_maps", "amicl_heat_maps", "frame", {}),
-                ("heat_maps_authors", "heat_maps", "amicl_heat_maps", "frame", {"which": "authors"}),
-                ("best_a", "best_a", "amicl_tasks", "tasks", {}),
+                ("by_a", amicl.accuracy_by_a, "amicl_curves", "curves", {}),
+                ("by_size", amicl.accuracy_by_size, "amicl_curves", "curves", {}),
+                ("heat_maps", amicl.heat_maps, "amicl_heat_maps", "frame", {}),
+                ("heat_maps_authors", amicl.heat_maps, "amicl_heat_maps", "frame", {"which": "authors"}),
+                ("best_a", amicl.best_a, "amicl_tasks", "tasks", {}),
             )
         ),
-        Picture("sensitivity", "sensitivity", _sensitivity, ("streams-paper", "gradient-paper")),
-        _of(_lm_curves, "lm", "lm_loss", "loss_curves"),
-        _of(_lm_curves, "lm", "lm_ioi_curves", "ioi_curves"),
-        Picture("lm_paper_gap", "ioi_curves", _lm_gap, ("lm",)),
-        _of(_lm_ratios, "lm", "lm_ratios", "time_ratios"),
-        _of(_lm_curves, "lm-nested", "lm_nested", "nested_curves"),
-        Picture("lm_ioi_by_sentence", "ioi_by_sentence", _lm_sentences, (), ("lm_ioi",)),
+        Picture("sensitivity", sensitivity, _sensitivity, ("streams-paper", "gradient-paper")),
+        _of(_lm_losses, "lm", "lm_loss", loss_curves),
+        _of(_lm_curves, "lm", "lm_ioi_curves", ioi_curves, splits=IOI_SETS, measure="probability"),
+        Picture("lm_paper_gap", ioi_curves, _lm_gap, ("lm",)),
+        _of(_lm_ratios, "lm", "lm_ratios", time_ratios),
+        _of(_lm_curves, "lm-nested", "lm_nested", nested_curves, splits=DEPTHS, measure="accuracy"),
+        Picture("lm_ioi_by_sentence", ioi_by_sentence, _lm_sentences, (), ("lm_ioi",)),
         Picture(
-            "lm_scaling", "scaling", partial(_lm_table, lm_answers.scaling, ("lm-sizes",)), ("lm-sizes",), ("lm_cost",)
+            "lm_scaling", scaling, partial(_lm_table, lm_answers.scaling, ("lm-sizes",)), ("lm-sizes",), ("lm_cost",)
         ),
         Picture(
             "lm_cost",
-            "cost_against_gain",
+            cost_against_gain,
             partial(_lm_table, lm_answers.cost, ("lm", "lm-sizes")),
             ("lm", "lm-sizes"),
             ("lm_cost",),
         ),
-        Picture("lm_patches", "route_maps", partial(_lm_seed, "lm_patches"), (), ("lm_patches",)),
-        Picture("lm_heads", "head_score_maps", partial(_lm_seed, "lm_heads", last=True), (), ("lm_heads",)),
+        Picture("lm_patches", route_maps, _lm_patches, (), ("lm_patches",)),
+        Picture("lm_heads", head_score_maps, partial(_lm_seed, "lm_heads", last=True), (), ("lm_heads",)),
         *(
-            Picture(f"lm_circuit_{variant}", "circuit", partial(_lm_circuit, variant), (), ("lm_edges",))
+            Picture(f"lm_circuit_{variant}", circuit_drawing, partial(_lm_circuit, variant), (), ("lm_edges",))
             for variant in ("classic", "value")
         ),
     )

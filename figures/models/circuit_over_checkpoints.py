@@ -6,7 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.theme import colours, faded, themed
+from figures.curves import edges
+from figures.theme import colours, themed
 
 
 def circuit_curves(frame: pd.DataFrame) -> go.Figure:
@@ -34,17 +35,7 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
             )
             figure.add_trace(trace, row=1, col=column)
         known = rows.dropna(subset=["low", "high"])
-        band = go.Scatter(
-            x=pd.concat([known.step, known.step[::-1]]),
-            y=pd.concat([known.high, known.low[::-1]]),
-            fill="toself",
-            fillcolor=faded(palette[variant], 0.14),
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=str(run),
-        )
-        figure.add_trace(band, row=1, col=1)
+        figure.add_trace(edges(known, palette[variant], str(run)), row=1, col=1)
     figure.update_xaxes(title_text="step (updates)")
     figure.update_yaxes(range=[-0.3, 1.3], row=1, col=1)
     figure.update_yaxes(range=[0, 1.03], row=1, col=2)

@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from figures.curves import whiskers
 from figures.theme import BLACK, BLUE, DIVERGING, SKY, VERMILION, themed
 
 _SHARES = {"total": BLACK, "own": BLUE, "stream": VERMILION, "interaction": SKY}
@@ -65,14 +66,7 @@ def share_bars(frame: pd.DataFrame) -> go.Figure:
     for share, colour in _SHARES.items():
         rows = frame[frame["share"] == share]
         names = "L" + rows.layer.astype(str) + "H" + rows["head"] + "." + rows.carrier
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": rows.high - rows.effect,
-            "arrayminus": rows.effect - rows.low,
-            "thickness": 1,
-            "width": 2,
-        }
+        error = whiskers(rows.effect, rows.low, rows.high, symmetric=False, thickness=1, width=2)
         figure.add_trace(go.Bar(x=names, y=rows.effect, name=share, marker_color=colour, error_y=error))
     first = frame.iloc[0]
     caption = (

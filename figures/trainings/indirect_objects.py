@@ -11,8 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.statistics.intervals import mean_interval
 from circuits.common.errors import known, require
+from figures.curves import span, whiskers
 from figures.theme import DIVERGING, colours, dash, faded, themed
 
 ROLES = ("IO", "S1", "S1+1", "S2", "END")
@@ -24,10 +24,7 @@ FEW = 4
 _PALE = 0.3
 _PATTERNS = {"solid": "", "dash": "/", "dot": "."}
 _SHADES = [[0.0, "#F7FBFF"], [0.5, "#6BAED6"], [1.0, "#08306B"]]
-_PANELS = {
-    "matched": "in the architecture that they were trained in",
-    "transplanted": "in another architecture",
-}
+_PANELS = {"matched": "in the architecture that they were trained in", "transplanted": "in another architecture"}
 
 
 def ioi_by_sentence(
@@ -104,11 +101,11 @@ def _bars(rows: pd.DataFrame, group: str, answer: str, palette: dict[str, str]) 
     colour, edge = palette[variant], palette.get(body, palette[variant])
     fill = colour if answer == "right" else faded(colour, _PALE)
     pattern = {"shape": _PATTERNS[dash(variant)], "fgcolor": "white", "size": 6, "solidity": 0.3}
-    ends = {"array": rows.high - rows["mean"], "arrayminus": rows["mean"] - rows.low}
+    bars = {"symmetric": False, "thickness": 1.2, "width": 3, "color": "#777777"}
     return go.Bar(
         x=rows.sentence,
         y=rows["mean"],
-        error_y={"type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": "#777777", **ends},
+        error_y=whiskers(rows["mean"], rows.low, rows.high, **bars),
         name=group,
         legendgroup=group,
         showlegend=answer == "right",
@@ -125,9 +122,8 @@ def _key(answer: str) -> go.Scatter:
 
 
 def _bar_caption(table: pd.DataFrame) -> str:
-    n = f"{table.n.min()}" if table.n.min() == table.n.max() else f"{table.n.min()} to {table.n.max()}"
     below = " (some reach below 0)" if (table.low < 0).any() else ""
-    seeds = f"Means over {n} seeds; whiskers are 95 % intervals over seeds{below}."
+    seeds = f"Means over {span(table.n)} seeds; whiskers are 95 % intervals over seeds{below}."
     averaged = " Means over either name as subject." if set(table.order) == {"both"} else ""
     edges = "<br>A bar's edge has the colour of the architecture, its inside that of the weights."
     moved = edges if (table.group != table.variant).any() else ""
@@ -138,16 +134,20 @@ def route_maps(frame: pd.DataFrame, title: str = "Patching by route and position
     """Return the effect of every patched site: a row a component and route, a column a variant, layers by positions.
 
     ``frame`` is :meth:`analysis.patching.patch.PatchResult.to_frame` with columns variant and run; it needs layer,
-    component,
-    route, head, position, effect, low, high. Sites of single heads are left out. Several runs of a variant are
-    averaged. One scale for all panels.
+    component, route, head, position, effect, low, high. Sites of single heads are left out. Of several runs of a
+    variant it holds the means (:func:`analysis.statistics.curves.effects_over_runs`). One scale for all panels.
 
     Raises:
-        ValueError: if all sites are of single heads.
+        ValueError: if all sites are of single heads, or several runs of a variant are not averaged.
     """
     whole = frame[frame["head"] == "all"]
     require(len(whole) > 0, "every site here is of a single head; patch with heads='all', or draw patch_heat_map")
-    cells = _over_runs(whole)
+    cell = ["variant", "component", "route", "layer", "position"]
+    require(
+        bool((whole.groupby(cell)["effect"].nunique() <= 1).all()),
+        "several runs of a variant are here: analysis.statistics.curves.effects_over_runs(frame) averages them",
+    )
+    cells = whole.drop_duplicates(cell)
     variants = list(dict.fromkeys(cells.variant))
     sites = sorted(dict.fromkeys(zip(cells.component, cells.route, strict=True)), key=lambda s: _rank(cells, *s))
     there = set(zip(cells.variant, cells.component, cells.route, strict=True))
@@ -177,17 +177,6 @@ def route_maps(frame: pd.DataFrame, title: str = "Patching by route and position
     figure.update_xaxes(showgrid=False)
     figure.update_annotations(font_size=12.5)
     return themed(figure, title, _route_caption(whole), whole.run, height=150 + (panel + 54) * len(sites), below=40)
-
-
-def _over_runs(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell; where several runs of a variant have it, their mean and its t interval."""
-    cell = ["variant", "component", "route", "layer", "position"]
-    rows = []
-    for names, part in frame.groupby(cell, sort=False):
-        interval = mean_interval(part.effect.to_numpy())
-        low, high = (interval.low, interval.high) if len(part) > 1 else (part.low.iloc[0], part.high.iloc[0])
-        rows.append({**dict(zip(cell, names, strict=True)), "effect": interval.mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
 
 
 def _rank(cells: pd.DataFrame, component: str, route: str) -> tuple[int, int]:
@@ -229,10 +218,7 @@ def _printed(values: np.ndarray) -> list[list[str]]:
 
 def _route_caption(frame: pd.DataFrame) -> str:
     runs = frame.groupby("variant")["run"].nunique()
-    several = (
-        f"Means over {runs.min()} to {runs.max()} runs" if runs.min() < runs.max() else f"Means over {runs.max()} runs"
-    )
-    of = "One run a variant" if runs.max() == 1 else several
+    of = "One run a variant" if runs.max() == 1 else f"Means over {span(runs)} runs"
     first = frame.iloc[0]
     pairs = f", {first.n} pairs each" if "n" in frame else ""
     convention = f" ({first.direction}, {first.metric})" if {"direction", "metric"} <= set(frame.columns) else ""

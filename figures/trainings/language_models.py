@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.errors import known, require
-from figures.curves import band, over_seeds, seeds_caption
+from figures.curves import band, curve_of, seeds_caption, span, whiskers
 from figures.theme import GREEN, colours, dash, faded, themed
 
 IOI_SETS = {
@@ -48,6 +47,7 @@ EARLY = 0.1
 """The share of training whose losses are too large for the axis of what comes after."""
 MILLION = 1e6
 _LINE = {"color": "#AAAAAA", "width": 1, "dash": "dash"}
+_WHISKERS = {"symmetric": False, "thickness": 1.4, "width": 4}
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star")
 
 
@@ -56,19 +56,25 @@ def loss_curves(
 ) -> go.Figure:
     """Return the loss against tokens (left) and its difference to the reference's, seed by seed (right), by variant.
 
-    ``metrics`` has columns variant, seed, run, step, tokens, split, measure, value, and is of one condition. Nats;
-    below 0 on the right is better than the reference.
+    ``metrics`` has columns variant, seed, run, step, tokens, split, measure, those of :func:`analysis.over_seeds`, and
+    the rows of :func:`analysis.statistics.curves.with_differences`; it is of one condition. Nats; below 0 on the right
+    is better than the reference.
 
     Raises:
-        ValueError: for several conditions.
+        ValueError: for several conditions, or where no differences are there.
         UnknownNameError: for a split or a reference that is not there.
     """
     chosen = _chosen(metrics, [split], "loss")
     known("variant", reference, chosen.variant.unique())
+    less = metrics[(metrics.split == split) & (metrics.measure == f"loss minus {reference}'s")]
+    require(
+        len(less) > 0 or chosen.variant.nunique() == 1,
+        f"there are no differences to {reference}: analysis.statistics.curves.with_differences makes them",
+    )
     figure = make_subplots(1, 2, subplot_titles=[f"{split} loss", f"minus {reference}'s"], horizontal_spacing=0.09)
     palette = colours(chosen.variant.unique())
     cut = False
-    for column, rows in enumerate((chosen, _minus(chosen, reference)), start=1):
+    for column, rows in enumerate((chosen, less), start=1):
         curves = _curves(rows)
         for variant, curve in curves.items():
             _add(figure, curve, variant, palette[variant], 1, column, column == 1)
@@ -164,16 +170,9 @@ def _chosen(metrics: pd.DataFrame, splits: Sequence[str], measure: str) -> pd.Da
     return measured[measured.measure == measure]
 
 
-def _minus(losses: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The differences to the reference's losses, of the seeds and tokens that both have."""
-    base = losses[losses.variant == reference][["seed", "tokens", "value"]]
-    both = losses[losses.variant != reference].merge(base, on=["seed", "tokens"], suffixes=("", "_reference"))
-    return both.assign(value=both.value - both.value_reference)
-
-
 def _curves(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The curve over seeds of every variant; ``step``, which bands are drawn along, holds millions of tokens."""
-    by_variant = {str(variant): over_seeds(part, by="tokens") for variant, part in rows.groupby("variant", sort=False)}
+    by_variant = {str(variant): curve_of(part, "tokens") for variant, part in rows.groupby("variant", sort=False)}
     return {variant: curve.assign(step=curve.tokens / MILLION) for variant, curve in by_variant.items()}
 
 
@@ -221,7 +220,7 @@ def scaling(table: pd.DataFrame, runs: Sequence[str] = (), title: str = "Does it
     figure.update_xaxes(type="log", range=ends, tickvals=sizes.parameters.tolist(), ticktext=ticks, tickangle=0)
     figure.update_xaxes(title_text="parameters (log axis)", showgrid=False)
     caption = (
-        f"Against classic of the same size, {_counted(table.pairs, 'pair')} of seeds a point; whiskers are 95 % "
+        f"Against classic of the same size, {_pairs(table.pairs)} of seeds a point; whiskers are 95 % "
         "intervals, adjusted over all ratios or differences.<br>Dashed: as classic. Points of one size stand beside "
         "each other to be seen."
     )
@@ -237,7 +236,7 @@ def _points(rows: pd.DataFrame, name: str, colour: str, aside: float, showlegend
     return go.Scatter(
         x=rows.parameters * aside,
         y=rows["mean"],
-        error_y=_whiskers(rows["mean"], rows.low, rows.high),
+        error_y=whiskers(rows["mean"], rows.low, rows.high, **_WHISKERS),
         mode="lines+markers",
         line={"color": colour, "dash": dash(name), "width": 1.2},
         marker={"color": colour, "size": 9, "symbol": _symbol("circle", name)},
@@ -270,7 +269,7 @@ def cost_against_gain(
     figure.update_xaxes(title_text="time of a step, times classic's", range=ends[0], zeroline=False)
     figure.update_yaxes(title_text="tokens to the threshold,<br>times classic's", range=ends[1], zeroline=False)
     caption = (
-        f"Ratios to classic of the same size, {_counted(table.pairs, 'pair')} of seeds a point; whiskers are 95 % "
+        f"Ratios to classic of the same size, {_pairs(table.pairs)} of seeds a point; whiskers are 95 % "
         "intervals (tokens: adjusted).<br>In the shaded part, below time x tokens = 1, a variant is at the threshold "
         "sooner on the clock. Memory on hover."
     )
@@ -306,8 +305,8 @@ def _costs(rows: pd.DataFrame, name: str, colour: str, symbols: dict[str, str]) 
     return go.Scatter(
         x=rows.time,
         y=rows.tokens,
-        error_x=_whiskers(rows.time, rows.time_low, rows.time_high),
-        error_y=_whiskers(rows.tokens, rows.tokens_low, rows.tokens_high),
+        error_x=whiskers(rows.time, rows.time_low, rows.time_high, **_WHISKERS),
+        error_y=whiskers(rows.tokens, rows.tokens_low, rows.tokens_high, **_WHISKERS),
         mode="markers",
         marker={"color": colour, "size": 10, "symbol": [_symbol(symbols[size], name) for size in rows["size"]]},
         name=name,
@@ -327,14 +326,8 @@ def _symbol(symbol: str, variant: str) -> str:
     return symbol + {"dash": "-open", "dot": "-open-dot"}.get(dash(variant), "")
 
 
-def _whiskers(mean: pd.Series, low: pd.Series, high: pd.Series) -> dict[str, Any]:
-    ends = {"array": high - mean, "arrayminus": mean - low}
-    return {"type": "data", "symmetric": False, "thickness": 1.4, "width": 4, **ends}
-
-
-def _counted(numbers: pd.Series, word: str) -> str:
-    low, high = int(numbers.min()), int(numbers.max())
-    return f"{low} to {high} {word}s" if low < high else f"{low} {word}{'s' * (low != 1)}"
+def _pairs(numbers: pd.Series) -> str:
+    return f"{span(numbers)} {'pair' if numbers.max() == 1 else 'pairs'}"
 
 
 def _rounded(parameters: float) -> str:

@@ -8,8 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from analysis.heads.words import PROGRESS
-from figures.curves import band, over_seeds, seeds_caption
+from figures.curves import band, curve_of, seeds_caption
 from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, dash, themed
 
 SPLIT_WORDS = {
@@ -18,18 +17,25 @@ SPLIT_WORDS = {
     "ic2": "shifted labels: in context",
     "iw": "known classes, target not in context: in weights",
 }
+PROGRESS: dict[str, str] = {
+    "ila": "item-label association: first-layer attention from a label to the item before it, mean over the labels",
+    "tila": "target-item-label association: last-layer attention from the target to the labels of its class, summed",
+    "tla": "target-label association: last-layer attention from the target to all labels, summed",
+    "cla": "context-label accuracy: probability, summed, of the labels that occur in the context",
+}
+"""The progress measures of in-context classification (:mod:`analysis.heads.progress_measures`) in words."""
 
 
 def learning_curves(metrics: pd.DataFrame, split: str = "ic", threshold: float | None = 0.95) -> go.Figure:
     """Return accuracy against steps, a curve a variant with its interval over seeds, and the line of the threshold.
 
-    ``metrics`` has columns variant, seed, run, step, split, measure, value.
+    ``metrics`` has columns variant, seed, run, step, split, measure, and those of :func:`analysis.over_seeds`.
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
     figure = go.Figure()
     palette = colours(chosen.variant.unique())
     for variant, rows in chosen.groupby("variant", sort=False):
-        for trace in band(over_seeds(rows), str(variant), palette[str(variant)], dash(str(variant))):
+        for trace in band(curve_of(rows), str(variant), palette[str(variant)], dash(str(variant))):
             figure.add_trace(trace)
     if threshold is not None:
         figure.add_hline(
@@ -51,7 +57,7 @@ def progress_measures(metrics: pd.DataFrame, split: str = "ic") -> go.Figure:
     palette = colours(chosen.variant.unique())
     for i, name in enumerate(PROGRESS):
         for variant, rows in chosen[chosen.measure == name].groupby("variant", sort=False):
-            traces = band(over_seeds(rows), str(variant), palette[str(variant)], dash(str(variant)), showlegend=i == 0)
+            traces = band(curve_of(rows), str(variant), palette[str(variant)], dash(str(variant)), showlegend=i == 0)
             figure.add_traces(traces, rows=[i // 2 + 1] * len(traces), cols=[i % 2 + 1] * len(traces))
     figure.update_xaxes(title_text="step (updates)", row=2)
     figure.update_yaxes(range=[0, 1.03])

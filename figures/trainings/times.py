@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.curves import band, over_seeds, seeds_caption
+from figures.curves import band, curve_of, seeds_caption, span, whiskers
 from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, dash, faded, themed
 from figures.trainings.learning import SPLIT_WORDS
 
@@ -20,13 +20,12 @@ FEW_TICKS = (0.2, 0.5, 1, 2, 4)
 SHOWN = (0.15, 4.5)
 """Ratios that an axis shows at most; intervals may leave it."""
 SPLITS = ("test", "ic", "ic2", "iw")
-LOSS_SPLITS = ("test", "ic", "iw")
 
 
 def all_curves(metrics: pd.DataFrame, title: str = "All evaluation sets") -> go.Figure:
     """Return accuracy (above) and loss (below) on every evaluation set against steps, a curve a variant.
 
-    ``metrics`` has columns variant, seed, run, step, split, measure, value.
+    ``metrics`` has columns variant, seed, run, step, split, measure, and those of :func:`analysis.over_seeds`.
     """
     titles = [SPLIT_WORDS[split].replace(": ", ":<br>").replace(", target", ",<br>target") for split in SPLITS]
     figure = make_subplots(
@@ -38,11 +37,10 @@ def all_curves(metrics: pd.DataFrame, title: str = "All evaluation sets") -> go.
             chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
             for variant, rows in chosen.groupby("variant", sort=False):
                 shown = {"showlegend": row == column == 1}
-                traces = band(over_seeds(rows), str(variant), palette[str(variant)], dash(str(variant)), **shown)
+                traces = band(curve_of(rows), str(variant), palette[str(variant)], dash(str(variant)), **shown)
                 figure.add_traces(traces, rows=[row] * len(traces), cols=[column] * len(traces))
     figure.update_yaxes(range=[0, 1.03], row=1)
-    losses = metrics[metrics.measure == "loss"].groupby(["variant", "split", "step"])["value"].mean()
-    figure.update_yaxes(range=[0, 1.15 * losses.max()], row=2)
+    figure.update_yaxes(range=[0, 1.15 * metrics.loc[metrics.measure == "loss", "mean"].max()], row=2)
     figure.update_yaxes(title_text="accuracy", row=1, col=1)
     figure.update_yaxes(title_text="loss (nats)", row=2, col=1)
     figure.update_xaxes(title_text="step", row=2)
@@ -89,12 +87,11 @@ def time_ratios(
             lowest: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
             figure.update_xaxes(title_text="times the reference's steps", showticklabels=True, **lowest)
     figure.update_annotations(font_size=12)
-    pairs = shown.pairs.astype(int)
-    n = f"{pairs.min()}" if pairs.min() == pairs.max() else f"{pairs.min()} to {pairs.max()}"
     cut = " (some leave the frame)" if shown.low.min() < low or shown.high.max() > high else ""
     caption = (
-        f"Ratio of restricted mean steps to the threshold, paired over {n} seeds, log axis; 95 % intervals{cut} of "
-        "paired t tests,<br>Bonferroni-adjusted over all that is compared here: one excludes 1 exactly where p < 0.05."
+        f"Ratio of restricted mean steps to the threshold, paired over {span(shown.pairs)} seeds, log axis; 95 % "
+        f"intervals{cut} of paired t tests,<br>Bonferroni-adjusted over all that is compared here: one "
+        "excludes 1 exactly where p < 0.05."
     )
     height = rows * max(130, 21 * len(names) + 40) + 190
     themed(figure, title, caption, runs, height=height)
@@ -104,11 +101,7 @@ def time_ratios(
 def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
     clear, alike = rows.p_adjusted < 0.05, rows.p_equivalent < 0.05
     within = f"the same within {rows.margin.max() - 1:.0%}"
-    groups = {
-        "p < 0.05": (clear, BLUE),
-        within: (alike & ~clear, GREEN),
-        "not told apart": (~clear & ~alike, GREY),
-    }
+    groups = {"p < 0.05": (clear, BLUE), within: (alike & ~clear, GREEN), "not told apart": (~clear & ~alike, GREY)}
     traces = []
     for name, (chosen, colour) in groups.items():
         part = rows[chosen]
@@ -118,7 +111,7 @@ def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
             f"{r.variant}: {r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}], p = {r.p_adjusted:.2g}, {r.pairs} pairs"
             for r in part.itertuples()
         ]
-        error = {"type": "data", "array": part.high - part.ratio, "arrayminus": part.ratio - part.low, "width": 3}
+        error = whiskers(part.ratio, part.low, part.high, width=3)
         traces.append(
             go.Scatter(
                 x=part.ratio,
@@ -153,20 +146,20 @@ def survival(curves: pd.DataFrame, runs: Sequence[str] = (), title: str = "Runs 
     figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
     figure.update_yaxes(title_text="share of runs still below", range=[0, 1.03])
     counts = curves.groupby("variant", sort=False)["at_risk"].max()
-    n = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    caption = f"Kaplan-Meier, {n} runs a variant; bands are pointwise 95 % intervals (log-log)."
+    caption = f"Kaplan-Meier, {span(counts)} runs a variant; bands are pointwise 95 % intervals (log-log)."
     return themed(figure, title, caption, runs)
 
 
 def gradient_share_curves(shares: pd.DataFrame, title: str = "Gradient that came through the stream") -> go.Figure:
     """Return the stream's share of a weight's gradient over training, a curve a variant with its band over seeds.
 
-    ``shares`` has columns variant, seed, run, step, value: |stream| / (|direct| + |stream|).
+    ``shares`` has columns variant, seed, run, step, and those of :func:`analysis.over_seeds`: |stream| / (|direct| +
+    |stream|).
     """
     figure = go.Figure()
     palette = colours(shares.variant.unique())
     for variant, rows in shares.groupby("variant", sort=False):
-        curve = over_seeds(rows, scale="logit")
+        curve = curve_of(rows)
         figure.add_traces(band(curve, str(variant), palette[str(variant)], dash(str(variant))))
     figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
     figure.update_yaxes(title_text="|stream| / (|direct| + |stream|)", rangemode="tozero")
@@ -174,11 +167,7 @@ def gradient_share_curves(shares: pd.DataFrame, title: str = "Gradient that came
     return themed(figure, title, caption, shares.run)
 
 
-CHANGE_WORDS = {
-    "opened": "stream opened",
-    "closed": "stream closed",
-    "gradient cut": "gradient through the stream cut",
-}
+CHANGE_WORDS = {"opened": "stream opened", "closed": "stream closed", "gradient cut": "gradient through the stream cut"}
 WHENS = {"before": VERMILION, "within": ORANGE, "after": GREEN}
 
 
@@ -197,7 +186,7 @@ def windows(
     figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
     changed = chosen.variant.str.startswith(tuple(changes))
     chosen = chosen[chosen.step <= 1.25 * chosen.step[changed].max()]  # the references may have gone on much further
-    curves = {str(v): over_seeds(rows) for v, rows in chosen.groupby("variant", sort=False)}
+    curves = {str(v): curve_of(rows) for v, rows in chosen.groupby("variant", sort=False)}
     for column, change in enumerate(changes, start=1):
         first = {"showlegend": column == 1}
         for name, colour, style in (("classic", BLACK, "solid"), ("value", BLUE, "solid")):
@@ -262,16 +251,6 @@ def sensitivity(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
 
 def _at_thresholds(rows: pd.DataFrame, rule: str, colour: str, thresholds: list[str], aside: float) -> go.Scatter:
     x = [thresholds.index(f"{threshold:.0%}") + aside for threshold in rows.threshold]
-    error = {"type": "data", "array": rows.high - rows.ratio, "arrayminus": rows.ratio - rows.low, "width": 2}
+    error = whiskers(rows.ratio, rows.low, rows.high, width=2)
     dots = {"mode": "lines+markers", "marker": {"color": colour, "size": 6}, "line": {"color": colour, "width": 1}}
     return go.Scatter(x=x, y=rows.ratio, error_y=error, name=rule, legendgroup=rule, **dots)
-
-
-__all__ = [
-    "all_curves",
-    "gradient_share_curves",
-    "sensitivity",
-    "survival",
-    "time_ratios",
-    "windows",
-]

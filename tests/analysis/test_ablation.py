@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis import Ablation, Pair, ablate, standard_ablations
-from analysis.drawing import draw
 from circuits import HookedStreamTransformer, NothingChangedError, Site, intervened, save_checkpoint
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.interventions.intervention import Clamp, FromRun
+from figures.models.ablation import ablation_bars
 from tests.helpers import ALL, FULL, build, gradients, inputs_for
 
 KINDS = [("vectors", 2, "zero"), ("vectors", 2, "mean"), ("tokens", 3, "resample")]
@@ -240,7 +240,7 @@ def test_ablations_of_every_kind_are_drawn() -> None:
     x, y = inputs_for(model.config, 3), answers_for(model, 3)
     several = Ablation.sites("both values", [Site(0, "v"), Site(1, "v")], "resample")
     frame = ablate(model, Pair.one_sided(x, y), [*standard_ablations(model, ["resample", Clamp(0.5)]), several])
-    figure = draw("ablate", frame.assign(variant="value", run="a run"))
+    figure: Any = ablation_bars(frame.assign(variant="value", run="a run"))
     labels: Any = figure.data[0].x
     assert {"head L0H0 (resample)", "z L1H0 (clamp)", "forward cut", "both values (resample)"} <= set(labels)
     assert isinstance(frame, pd.DataFrame)

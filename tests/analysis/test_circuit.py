@@ -12,7 +12,8 @@ import torch
 
 from analysis import Circuit, Graph, attribute_edges, find_circuit, follow, judge
 from analysis.attribution.of_edges import EdgeScores
-from analysis.circuit.discovery import EmptyCircuitError, Quality
+from analysis.circuit.discovery import EmptyCircuitError
+from analysis.circuit.quality import Quality
 from analysis.edges.connectivity import connected
 from analysis.edges.cut_runs import EdgeRuns, send
 from analysis.metrics import logit_difference

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis import Connection, GradientSplit, split_gradient
-from analysis.drawing import draw
 from analysis.gradients.shares import NotFiniteError
 from analysis.gradients.split import connections
 from circuits import HookedStreamTransformer
@@ -23,6 +22,7 @@ from circuits.config.streams import (
     GateRule,
     Stream,
 )
+from figures.models.gradients import gradient_pairs
 from tests.helpers import ALL, build, gradients, inputs_for, model_of, token_config, twin
 from tests.random_streams import one_stream
 
@@ -292,7 +292,7 @@ def test_pairs_have_a_frame_and_a_figure_of_their_own() -> None:
     direct = float(split.direct["blocks.0.attn.W_V"][1].norm())
     assert rows.share.tolist() == pytest.approx((rows.norm / (direct + rows.norm.sum())).tolist())
     assert rows.share.min() > 0
-    figure = draw("gradient_pairs", frame.assign(step=7, run="a run"))
+    figure: Any = gradient_pairs(frame.assign(step=7, run="a run"))
     assert list(figure.data[0].x) == ["v0 → v1", "v0 → v2", "v1 → v2"]
     assert "W_V of L0H1" in list(figure.data[0].y)
     assert "W_V of L2H0" not in list(figure.data[0].y), "no connection leaves the last layer"
@@ -328,7 +328,7 @@ def test_mistakes_are_explained() -> None:
         split_gradient(model.eval(), lambda logits: logits[:, -1, 0], x)
     with pytest.raises(ValueError, match="one number with a gradient"):
         split_gradient(model, lambda logits: logits.detach().sum(), x)
-    with pytest.raises(NotFiniteError, match="the loss is nan, there is no gradient to split; mend the data"):
+    with pytest.raises(NotFiniteError, match="the loss is nan, so no gradient can be split; correct the data"):
         split_gradient(model, lambda logits: logits.sum() * torch.nan, x)
     with pytest.raises(NotFiniteError, match=r"the gradient of .* is not finite \(\d+ of \d+ tensors\)"):
         split_gradient(model, lambda logits: (logits - logits.detach()).abs().sqrt().sum(), x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,18 +13,18 @@ from torch import Tensor
 from transformer_lens.head_detector import detect_head
 
 from analysis import AttentionScore, Pair, score_heads
-from analysis.drawing import draw
 from analysis.heads.attention_scores import (
     between,
     duplicate_token,
     induction,
     previous_token,
     role_scores,
-    score_retrieval,
 )
+from analysis.heads.retrieval import score_retrieval
 from circuits import HookedStreamTransformer, icl_config
 from experiments.questions.analyses import heads_run
 from experiments.questions.head_scores import WHOLE, scored
+from figures.trainings.learning import head_scores
 from tests.handmade import N_POS, Handmade, induction_model, stream_model
 from tests.helpers import FULL, build, inputs_for, run_named, small_task
 
@@ -255,7 +256,7 @@ def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
     task = small_task()
     model = HookedStreamTransformer(icl_config("value", "small")).eval()
     frame = scored(model, task, task.sample(6, "ic")).assign(step=0, variant="value", run="r")
-    figure = draw("heads", frame)
+    figure: Any = head_scores(frame)
     assert {trace.name for trace in figure.data} == {"value L0H0", "value L1H0", "value model", "value L0H0 to L1H0"}
     assert sum(trace.showlegend for trace in figure.data) == 4, "each once"
     assert [a.text for a in figure.layout.annotations][: frame.score.nunique()] == list(dict.fromkeys(frame.score))

@@ -61,7 +61,15 @@ HEAR = {"ablate", "score_heads", "score_retrieval", "split_gradient"}
 RUN_NO_MODEL = {
     *("METRICS", "Ablation", "AttentionScore", "Circuit", "Connection", "GradientSplit", "Graph", "NoGapError", "Pair"),
     *("PatchResult", "ReadMetric", "Site", "WeakPairWarning", "adjust", "compare", "find_circuit", "find_paths"),
-    *("find_sites", "mean_interval", "paired_ratio", "standard_ablations", "survival_curves", "threshold_table"),
+    *(
+        "find_sites",
+        "mean_interval",
+        "over_seeds",
+        "paired_ratio",
+        "standard_ablations",
+        "survival_curves",
+        "threshold_table",
+    ),
     "threshold_times",
 }
 

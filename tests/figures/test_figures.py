@@ -11,23 +11,22 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from analysis.drawing import draw
-from circuits import UnknownNameError
+from analysis import over_seeds
 from experiments.questions.analyses import all_metrics, labelled, patch_run
 from experiments.studies import demonstration
 from experiments.studies.demonstration import Size, demo, find, printable, sentences
-from figures.curves import over_seeds
 from figures.files import write_figure, write_images
 from figures.html_page import write_page
+from figures.models.patching import patch_heat_map
 from figures.theme import colours, faded
-from figures.trainings.learning import learning_curves
+from figures.trainings.learning import learning_curves, progress_measures
 from tests.experiments.test_training import TINY
 from tests.helpers import run_named
 
 
 @pytest.fixture(scope="module")
 def metrics(trained_runs: Path) -> pd.DataFrame:
-    return all_metrics([run_named(trained_runs, v) for v in ("classic", "value")])
+    return over_seeds(all_metrics([run_named(trained_runs, v) for v in ("classic", "value")]))
 
 
 def names(figure: Any) -> list[str]:
@@ -35,7 +34,7 @@ def names(figure: Any) -> list[str]:
 
 
 def test_learning_curves(metrics: pd.DataFrame) -> None:
-    figure = draw("learning", metrics)
+    figure: Any = learning_curves(metrics)
     assert names(figure) == ["classic", "value"]
     value = next(trace for trace in figure.data if trace.name == "value")
     chosen = metrics[(metrics.variant == "value") & (metrics.split == "ic") & (metrics.measure == "accuracy")]
@@ -47,18 +46,17 @@ def test_learning_curves(metrics: pd.DataFrame) -> None:
 
 def test_bands_are_intervals_over_seeds(metrics: pd.DataFrame) -> None:
     second = metrics.assign(seed=1, value=metrics.value * 0.9, run=metrics.run + "-b")
-    both = pd.concat([metrics, second])
-    figure = draw("learning", both)
+    both = over_seeds(pd.concat([metrics, second]).drop(columns=["mean", "low", "high", "n"]))
+    figure: Any = learning_curves(both)
     assert "Mean over 2 seeds; bands are 95 % t intervals over seeds." in figure.layout.meta["caption"]
     assert sum(trace.fill == "toself" for trace in figure.data) == 2
     chosen = both[(both.variant == "value") & (both.split == "ic") & (both.measure == "accuracy")]
-    curve = over_seeds(chosen)
-    assert (curve.n == 2).all()
-    assert (curve["low"] <= curve["mean"]).all()
+    assert (chosen.n == 2).all()
+    assert (chosen["low"] <= chosen["mean"]).all()
 
 
 def test_progress_measures(metrics: pd.DataFrame) -> None:
-    figure = draw("progress", metrics)
+    figure: Any = progress_measures(metrics)
     assert len(names(figure)) == 8
     titles = [a.text for a in figure.layout.annotations]
     assert all(any(name in title for title in titles) for name in ("ILA", "TILA", "TLA", "CLA"))
@@ -67,7 +65,7 @@ def test_progress_measures(metrics: pd.DataFrame) -> None:
 def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
     runs = [run_named(trained_runs, v) for v in ("classic", "value")]
     frame = pd.concat([labelled(patch_run(run, 8).to_frame(), run) for run in runs])
-    figure = draw("patch", frame)
+    figure: Any = patch_heat_map(frame)
     heat = [trace for trace in figure.data if trace.type == "heatmap"]
     assert len(heat) == 2
     value = frame[frame.variant == "value"]
@@ -80,11 +78,6 @@ def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
     assert "8 pairs" in figure.layout.meta["caption"]
 
 
-def test_unknown_figures_are_suggested() -> None:
-    with pytest.raises(UnknownNameError, match="unknown figure 'patches': did you mean .*'patch'"):
-        draw("patches")
-
-
 def test_colours_mean_the_same_variant_everywhere() -> None:
     a, b = colours(["classic", "value", "lime"]), colours(["value", "resformer-dense", "classic"])
     assert a["classic"] == b["classic"]
@@ -93,7 +86,7 @@ def test_colours_mean_the_same_variant_everywhere() -> None:
 
 
 def test_written_figures_are_stable_and_open_offline(metrics: pd.DataFrame, tmp_path: Path) -> None:
-    paths = [write_figure(draw("learning", metrics), tmp_path / folder / "figure", tmp_path) for folder in "ab"]
+    paths = [write_figure(learning_curves(metrics), tmp_path / folder / "figure", tmp_path) for folder in "ab"]
     assert paths[0][0].read_bytes() == paths[1][0].read_bytes()
     assert paths[0][1].read_bytes() == paths[1][1].read_bytes()
     html = paths[0][1].read_text()

@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis import over_seeds
 from circuits.common.errors import UnknownNameError
 from experiments.commands import study_commands
 from experiments.studies import gallery
 from experiments.studies.committed_results import COMMITTED, Bundle
-from figures.curves import over_seeds
+from figures.curves import curve_of
 from figures.trainings.times import all_curves, time_ratios, windows
 
 HELD = Bundle.open(COMMITTED)
@@ -69,11 +70,11 @@ def metrics_of(variants: dict[str, list[int]], splits: tuple[str, ...] = ("test"
         for split in splits
         for m, x in (("accuracy", step / 2_000), ("loss", 3.0 - step / 1_000))
     ]
-    return pd.DataFrame(rows)
+    return over_seeds(pd.DataFrame(rows))
 
 
 def test_curves_end_where_the_first_run_ends() -> None:
-    curve = over_seeds(metrics_of({"value": [500, 900]}, ("ic",)).query("measure == 'accuracy'"))
+    curve = curve_of(metrics_of({"value": [500, 900]}, ("ic",)).query("measure == 'accuracy'"))
     assert curve.step.max() == 500
     assert (curve.n == 2).all()
 

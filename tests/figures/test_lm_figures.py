@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.statistics.curves import effects_over_runs, over_seeds, with_differences
 from analysis.statistics.intervals import mean_interval
 from circuits import UnknownNameError
 from circuits.common.plain_data import derive_seed
@@ -47,7 +48,7 @@ def metrics_of(variants: Sequence[str] = VARIANTS, seeds: int = 3, points: int =
                 level = (0.9 - 0.05 * (i // 5)) / (1 + math.exp(3 - done)) + 0.02 * rng.standard_normal()
                 value = 5 * level - 1 if measure == "logit_difference" else min(1.0, max(0.0, level))
                 rows.append({**about, **at, "split": name, "measure": measure, "value": value})
-    return pd.DataFrame(rows)
+    return over_seeds(with_differences(pd.DataFrame(rows), "loss"), "tokens")
 
 
 def answers_by_sentence(variants: Sequence[str] = ("classic", "value"), order: str = "both") -> pd.DataFrame:
@@ -141,7 +142,7 @@ def lines(figure: Any, name: str) -> list[Any]:
 def test_losses_are_means_over_seeds_against_millions_of_tokens(metrics: pd.DataFrame) -> None:
     figure: Any = lm.loss_curves(metrics)
     left = lines(figure, "value")[0]
-    chosen = metrics[(metrics.variant == "value") & (metrics.split == "validation")]
+    chosen = metrics[(metrics.variant == "value") & (metrics.split == "validation") & (metrics.measure == "loss")]
     assert list(left.x) == pytest.approx([0.4096 * i for i in range(5)])
     assert list(left.y) == pytest.approx(chosen.groupby("tokens").value.mean().tolist())
     assert sum(trace.fill == "toself" for trace in figure.data) == 5, "every curve has its interval"
@@ -154,7 +155,7 @@ def test_differences_of_losses_are_paired_by_seed(metrics: pd.DataFrame) -> None
     figure: Any = lm.loss_curves(metrics)
     assert len(lines(figure, "classic")) == 1, "the reference does not differ from itself"
     right = lines(figure, "value")[1]
-    losses = metrics[metrics.split == "validation"].pivot_table("value", ["seed", "tokens"], "variant")
+    losses = metrics[metrics.measure == "loss"].pivot_table("value", ["seed", "tokens"], "variant")
     differences = (losses["value"] - losses["classic"]).unstack("seed")
     intervals = [mean_interval(row.to_numpy()) for _, row in differences.iterrows()]
     assert list(right.y) == pytest.approx([i.mean for i in intervals])
@@ -220,6 +221,10 @@ def test_curves_refuse_what_is_not_there() -> None:
         lm.ioi_curves(metrics, "probabilty")
     with pytest.raises(UnknownNameError, match="unknown variant 'classic'"):
         lm.loss_curves(metrics[metrics.variant != "classic"])
+    with pytest.raises(ValueError, match="no differences to classic"):
+        lm.loss_curves(metrics[metrics.measure == "loss"])
+    with pytest.raises(ValueError, match="a curve has no mean and no low and no high and no n"):
+        lm.nested_curves(metrics.drop(columns=["mean", "low", "high", "n"]))
     both = pd.concat([metrics, metrics.assign(condition="1m")])
     with pytest.raises(ValueError, match=r"several conditions \(0.2m, 1m\); draw one at a time"):
         lm.loss_curves(both)
@@ -342,7 +347,9 @@ def test_route_maps_have_a_panel_a_route_and_variant() -> None:
 
 def test_route_maps_of_several_runs_are_means_with_their_interval() -> None:
     frame = patches(runs=3)
-    figure: Any = ioi.route_maps(frame)
+    with pytest.raises(ValueError, match="several runs of a variant are here"):
+        ioi.route_maps(frame)
+    figure: Any = ioi.route_maps(effects_over_runs(frame))
     cell = frame[(frame.variant == "value") & (frame.route == "mixed") & (frame.layer == 1) & (frame.position == "IO")]
     interval = mean_interval(cell.effect.to_numpy())
     mixed = figure.data[3]

@@ -1,0 +1,187 @@
+"""How good a circuit is: faithfulness, completeness, minimality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from analysis.circuit.discovery import Circuit
+from analysis.compared_runs import two_runs
+from analysis.edges.cut_runs import EdgeRuns, Replacement, send
+from analysis.edges.graph import Graph
+from analysis.gap import Gap
+from analysis.memory import beside_logits, logits_of_one
+from analysis.metrics import Metric
+from analysis.pairs import Pair
+from analysis.statistics.intervals import share_interval
+from circuits.common.errors import require, whole
+from circuits.model import HookedStreamTransformer
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a circuit is, all as shares of the metric's difference between the clean and the corrupt run.
+
+    ``faithfulness`` is what the clean run keeps with every edge outside replaced: 1 is the clean metric, 0 the corrupt.
+    ``incompleteness`` is the largest |circuit without K - model without K| over sampled parts K of the circuit: 0 where
+    nothing outside does what the circuit does. An edge's minimality is the largest change that taking it away makes
+    to the circuit without some K; the circuit's is that of its least edge.
+    """
+
+    circuit: Circuit
+    faithfulness: float
+    low: float
+    high: float
+    """Ends of faithfulness' 95 % bootstrap interval over examples."""
+    empty: float
+    """The same with every edge replaced: 0 where what replaces is the corrupt run's."""
+    incompleteness: float
+    minimality: float
+    edges: pd.DataFrame
+    """One row an edge of the circuit: edge, source, target, route, minimality."""
+    replacement: str
+    metric: str
+    beside: Gap
+    """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
+
+    def summary(self) -> pd.DataFrame:
+        """Return all numbers as one row."""
+        numbers = ("faithfulness", "low", "high", "empty", "incompleteness", "minimality", "replacement", "metric")
+        row = {name: getattr(self, name) for name in numbers} | self.beside.columns()
+        return pd.DataFrame([{"edges": len(self.circuit), "of": len(self.circuit.graph)} | row])
+
+    def figure(self) -> Any:
+        """Return the drawing of the circuit (a plotly figure), every edge as wide as its minimality."""
+        numbers = self.summary().drop(columns=["minimality"]).assign(method="minimality")
+        drawn = self.edges.rename(columns={"minimality": "effect"}).merge(numbers.drop(columns="edges"), how="cross")
+        from figures.models.edges import circuit_drawing
+
+        return circuit_drawing(drawn)
+
+
+@torch.no_grad()
+def judge(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    circuit: Circuit,
+    metric: str | Metric = "logit_difference",
+    replacement: Replacement = "other run",
+    subsets: int = 4,
+    seed: int = 0,
+    max_memory: int | None = None,
+    progress: bool = False,
+) -> Quality:
+    """Return how good a circuit is: clean runs in which what flows along all other edges is replaced.
+
+    Completeness and minimality look at the circuit whole and at ``subsets`` random parts of it (each edge in a part
+    with probability 1/2).
+
+    Raises:
+        ValueError: for a model in training mode or with hooks attached, a circuit of another graph, an empty one, a
+            metric that does not return one finite number an example, a pair whose clean and corrupt metric are equal,
+            or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy of the pair
+            needs.
+
+    Source: Wang et al., arXiv 2211.00593, section 4 (the three criteria); faithfulness is normalised as
+        transformer-lens' ``faithfulness`` is, which knows no stream edges.
+    """
+    whole("subsets", subsets, least=0)
+    seed = whole("seed", seed, least=-(2**63))
+    runs = _Runs(model, pair, circuit, metric, replacement, subsets, max_memory, progress)
+    generator, inside = torch.Generator().manual_seed(seed), circuit.mask
+    drawn = [inside & (torch.rand(len(inside), generator=generator) < 0.5) for _ in range(subsets)]
+    parts = [torch.zeros_like(inside), *drawn]
+    faithful, empty = runs.metrics(torch.stack([~inside, torch.ones_like(inside)]))
+    moved, gap = ((x - runs.corrupt).double().cpu().numpy() for x in (faithful, runs.clean))
+    low, high = (float(end) for end in share_interval(moved, gap))
+    without = runs.recovered(torch.stack([~inside | part for part in parts]))
+    from_model = runs.recovered(torch.stack(parts))
+    least = _minimality(runs, circuit, parts, without)
+    rows = [circuit.graph.edges[i] for i in circuit.edges]
+    edges = pd.DataFrame(
+        [{"edge": e.name, "source": e.source.name, "target": e.target.name, "route": e.route} for e in rows]
+    ).assign(minimality=least.numpy())
+    return Quality(
+        circuit=circuit,
+        faithfulness=runs.share(faithful),
+        low=low,
+        high=high,
+        empty=runs.share(empty),
+        incompleteness=float((without - from_model).abs().max()),
+        minimality=float(least.min()),
+        edges=edges,
+        replacement=replacement,
+        metric=runs.name,
+        beside=runs.both.beside,
+    )
+
+
+class _Runs:
+    """Clean runs with edges cut, measured as shares of the gap."""
+
+    def __init__(
+        self,
+        model: HookedStreamTransformer,
+        pair: Pair,
+        circuit: Circuit,
+        metric: str | Metric,
+        replacement: Replacement,
+        subsets: int,
+        max_memory: int | None,
+        progress: bool,
+    ):
+        graph, self.progress = Graph(model), progress
+        require(bool(circuit.edges), "the circuit has no edges")
+        require(
+            [e.name for e in circuit.graph.edges] == [e.name for e in graph.edges],
+            f"the circuit is of a graph with {len(circuit.graph)} edges, this model's has {len(graph)} (or others); "
+            f"find a circuit of this model, or name its edges: Circuit.of(Graph(model), names)",
+        )
+
+        def needed(metric: Metric) -> int:
+            return bytes_to_judge(model, pair, circuit, metric, subsets)
+
+        both = two_runs(model, pair, metric, "denoise", "judging a circuit", max_memory=max_memory, needed=needed)
+        self.both, self.name, self.clean, self.corrupt = both, both.metric, both.target, both.baseline
+        sent = send(model, graph, pair.corrupt).without_padding(pair).replaced(replacement)
+        beside = _beside_runs(model, pair, circuit, both.function, subsets)
+        self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, beside)
+
+    def metrics(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, "set example"]:
+        return torch.stack([self.both.measure(logits) for logits in self.runs.each(cuts, self.progress)])
+
+    def share(self, values: Float[Tensor, " example"]) -> float:
+        return float((values - self.corrupt).mean() / (self.clean - self.corrupt).mean())
+
+    def recovered(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, " set"]:
+        return (self.metrics(cuts) - self.corrupt).mean(1) / (self.clean - self.corrupt).mean()
+
+
+def bytes_to_judge(model: HookedStreamTransformer, pair: Pair, circuit: Circuit, metric: Metric, subsets: int) -> int:
+    """Return how many bytes :func:`judge` takes that goes through one copy of the pair at a time."""
+    runs = EdgeRuns.needed(model, circuit.graph, pair.clean)
+    return runs + _beside_runs(model, pair, circuit, metric, subsets)
+
+
+def _beside_runs(model: HookedStreamTransformer, pair: Pair, circuit: Circuit, metric: Metric, subsets: int) -> int:
+    """What a metric makes, and the sets of edges that are cut (a byte an edge), as they are listed and put together."""
+    made = beside_logits(metric, len(pair) * logits_of_one(model, pair.n_pos))
+    return made + 3 * len(circuit.graph) * len(circuit) * (subsets + 1)
+
+
+def _minimality(
+    runs: _Runs, circuit: Circuit, parts: list[Bool[Tensor, " edge"]], without: Float[Tensor, " part"]
+) -> Float[Tensor, " kept"]:
+    """For each edge, the largest change over the parts that it is not in."""
+    outside = ~circuit.mask
+    asked = [(row, k) for row, edge in enumerate(circuit.edges) for k, part in enumerate(parts) if not part[edge]]
+    cuts = torch.stack([outside | parts[k] for _, k in asked])
+    cuts[torch.arange(len(asked)), [circuit.edges[row] for row, _ in asked]] = True
+    changes = (runs.recovered(cuts) - without[[k for _, k in asked]]).abs()
+    least = torch.zeros(len(circuit), dtype=changes.dtype)
+    return least.scatter_reduce(0, torch.tensor([row for row, _ in asked]), changes.cpu(), "amax")

@@ -1,0 +1,57 @@
+"""Curves over seeds, and effects over runs, as columns of the frame that a figure draws: means with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.statistics.intervals import Scale, grouped_intervals
+from analysis.statistics.one_run_each import require_one_run_each
+
+EFFECT_OF = ("variant", "component", "route", "layer", "head", "position")
+"""The columns that name what was patched."""
+
+
+def over_seeds(frame: pd.DataFrame, at: str = "step", scale: Scale | None = None) -> pd.DataFrame:
+    """Return the frame with columns mean, low, high and n: of ``value`` over seeds, with 95 % t intervals.
+
+    A mean is over the seeds of one variant (and split and measure, where the frame has them) at one ``at``; every row
+    says that of its own. The scale is by default that of the measure: intervals of what lies between 0 and 1 stay there
+    (see :func:`analysis.mean_interval`).
+
+    Raises:
+        ValueError: if a variant and a seed have several runs, or a run comes twice.
+    """
+    by = [name for name in ("split", "measure") if name in frame]
+    require_one_run_each(frame, at=(*by, at))
+    chosen = scale or (None if "measure" in frame else "linear")
+    found = grouped_intervals(frame, ["variant", *by, at], scale=chosen)
+    return frame.merge(found, on=["variant", *by, at], how="left")
+
+
+def with_differences(
+    frame: pd.DataFrame, measure: str, reference: str = "classic", at: Sequence[str] = ("split", "tokens")
+) -> pd.DataFrame:
+    """Return the frame with rows more, of a measure "<measure> minus <reference>'s": every other variant's, by seed.
+
+    They are of the seeds and of the ``at`` that both have.
+    """
+    measured = frame[frame.measure == measure]
+    base = measured[measured.variant == reference][["seed", *at, "value"]]
+    both = measured[measured.variant != reference].merge(base, on=["seed", *at], suffixes=("", "_reference"))
+    both = both.assign(value=both.value - both.value_reference, measure=f"{measure} minus {reference}'s")
+    return pd.concat([frame, both.drop(columns="value_reference")], ignore_index=True)
+
+
+def effects_over_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame of patched sites, where several runs of a variant have a site with their mean and t interval.
+
+    It has columns variant, run, effect, low, high, and those of a patch's result that say where it is.
+    """
+    at = list(EFFECT_OF)
+    over = {"mean": "over", "low": "over_low", "high": "over_high", "n": "runs"}
+    found = grouped_intervals(frame.assign(value=frame.effect), at).rename(columns=over)
+    both = frame.merge(found, on=at, how="left").set_index(frame.index)
+    ends = {end: both[end].where(both.runs == 1, both[f"over_{end}"]) for end in ("low", "high")}
+    return frame.assign(effect=both.over, **ends)
