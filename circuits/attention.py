@@ -16,12 +16,11 @@ from transformer_lens.hook_points import HookPoint
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.initial_weights import Constant, Initialised, Normal
-from circuits.layers import affine
+from circuits.layers import Residual, affine
 from circuits.streams.mixing import Mix, Outgoing, scaled
 from circuits.streams.transforms import HeadTensor
 from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
 
-Residual = Float[Tensor, "batch pos d_model"]
 HeadInput = Float[Tensor, "batch pos *head d_model"]
 Hidden = Bool[Tensor, "... q k"]
 """Which keys a query does not see."""
@@ -62,7 +61,12 @@ class Attention(Initialised, Fusing):
         heads, width, d_model = config.n_heads, config.d_head, config.d_model
         self.own: list[Carrier] = [c for c in CARRIERS if config.has_own(layer, c)]
         self.mixed: list[Carrier] = [c for c in CARRIERS if config.stream_into(c)]
-        self.passes_own, self.passes_mixed = self._passed(config, layer)
+        read: dict[Carrier, str] = {
+            c: next(s.passes_on for s in config.streams if s.reads == c) for c in CARRIERS if config.readers(layer, c)
+        }
+        # The carriers that some layer reads from this one.
+        self.passes_own: list[Carrier] = [c for c in read if read[c] == "own"]
+        self.passes_mixed: list[Carrier] = [c for c in read if read[c] == "mixed"]
         for name in "QKV":
             self._weight(f"W_{name}", (heads, d_model, width), learned=name.lower() in self.own)
             self._weight(f"b_{name}", (heads, width), learned=config.biases and name.lower() in self.own)
@@ -70,19 +74,21 @@ class Attention(Initialised, Fusing):
         self._weight("b_O", (d_model,), learned=config.biases)
         if not config.output_matrix:
             self.W_O.copy_(rearrange(torch.eye(d_model), "(head width) out -> head width out", head=heads))
-        self._extra_weights((heads, d_model, width))
+        # Where a stream does not carry the layer's own projections, what makes them has weights of its own.
+        for c in self.passes_own:
+            name, kind = f"W_{c.upper()}_stream", config.extra_weights(c)
+            if kind == "untied":
+                self._weight(name, (heads, d_model, width), learned=True)
+            elif kind == "initial":
+                self.register_buffer(name, torch.empty(heads, d_model, width))
         self.mix = nn.ModuleDict(
             {s.carrier: Mix(config, s, layer) for s in config.streams if s.topology.sources(layer)}
         )
-        self._make_hook_points()
-
-    @staticmethod
-    def _passed(config: ModelConfig, layer: int) -> tuple[list[Carrier], list[Carrier]]:
-        """The carriers that some layer reads from this one: raw own ones, and mixed ones."""
-        read: dict[Carrier, str] = {
-            c: next(s.passes_on for s in config.streams if s.reads == c) for c in CARRIERS if config.readers(layer, c)
-        }
-        return [c for c in read if read[c] == "own"], [c for c in read if read[c] == "mixed"]
+        carriers = [*self.own, *(f"{c}_residual" for c in self.mix), *(f"{c}_mixed" for c in self.mixed)]
+        carriers += [f"{c}_stream" for c in (*self.passes_own, *self.passes_mixed)]
+        inputs = ["attn_in", "q_input", "k_input", "v_input"]
+        for name in (*inputs, *carriers, "attn_scores", "pattern", "z", "result"):
+            self.add_module(f"hook_{name}", HookPoint())
 
     def _weight(self, name: str, shape: tuple[int, ...], learned: bool) -> None:
         # What an architecture lacks is a zero (or, for W_O, the identity) that no state_dict holds, so that every tool
@@ -92,15 +98,6 @@ class Attention(Initialised, Fusing):
             self.learn(name, shape, Constant(0.0) if name.startswith("b") else Normal(std))
         else:
             self.register_buffer(name, torch.zeros(shape), persistent=False)
-
-    def _extra_weights(self, shape: tuple[int, ...]) -> None:
-        # Where a stream does not carry the layer's own projections, what makes them has weights of its own.
-        for c in self.passes_own:
-            name, kind = f"W_{c.upper()}_stream", self.config.extra_weights(c)
-            if kind == "untied":
-                self._weight(name, shape, learned=True)
-            elif kind == "initial":
-                self.register_buffer(name, torch.empty(shape))
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Start all own parameters afresh, and with them what keeps their initial values."""
@@ -113,15 +110,6 @@ class Attention(Initialised, Fusing):
         """Return the weight that makes what this layer passes on of ``carrier`` (head d_model d_head)."""
         own = self.config.extra_weights(carrier) == "own"
         return getattr(self, f"W_{carrier.upper()}" if own else f"W_{carrier.upper()}_stream")
-
-    def _make_hook_points(self) -> None:
-        carriers: list[str] = list(self.own)
-        carriers += [f"{c}_residual" for c in self.mix]
-        carriers += [f"{c}_mixed" for c in self.mixed]
-        carriers += [f"{c}_stream" for c in (*self.passes_own, *self.passes_mixed)]
-        inputs = ["attn_in", "q_input", "k_input", "v_input"]
-        for name in (*inputs, *carriers, "attn_scores", "pattern", "z", "result"):
-            self.add_module(f"hook_{name}", HookPoint())
 
     @property
     def OV(self) -> FactoredMatrix:
@@ -178,21 +166,18 @@ class Attention(Initialised, Fusing):
         ``own`` must hold what :meth:`needed_own` names. Each position is mixed by itself, so the tensors may be of some
         positions only.
         """
-        passed: list[Carrier] = [c for c in self.passes_own if c in own]
-        outgoing: Outgoing = {
-            (self.layer, c): fork(self.point(f"{c}_stream"), self._passing(c, own, inputs)) for c in passed
-        }
+        outgoing: Outgoing = {}
+        for c in self.passes_own:
+            if c in own:
+                tied = self.config.extra_weights(c) == "own"
+                passing = own[c] if tied else _projected(inputs[c], self.passing_weight(c))
+                outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), passing)
         used: dict[Carrier, HeadTensor] = {c: own[c] for c in carriers if c not in self.mixed}
         used |= {c: self._mixed(c, own, inputs[c], {**earlier, **outgoing}) for c in self.mixed if c in carriers}
         for c in self.passes_mixed:
             if c in used:
                 outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), used[c])
         return used, outgoing
-
-    def _passing(self, c: Carrier, own: dict[Carrier, HeadTensor], inputs: dict[Carrier, Tensor]) -> HeadTensor:
-        if self.config.extra_weights(c) == "own":
-            return own[c]
-        return _projected(inputs[c], self.passing_weight(c))
 
     def needed_own(self, carriers: Sequence[Carrier]) -> list[Carrier]:
         """Return the own projections that mixing ``carriers`` takes, with those of within-layer connections."""
@@ -207,21 +192,16 @@ class Attention(Initialised, Fusing):
         inside ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
         """
         q, k, v = used["q"], used["k"], used["v"]
+        dropout = self.config.dropout if self.training else 0.0
         of_all = hidden is None and q.shape[1] == k.shape[1]
         if of_all and self.may_fuse(self.point("attn_scores"), self.point("pattern")):
-            return fork_if_hooked(self.point("z"), self._fused(q, k, v))
-        pattern = self._dropped(self.pattern(q, k, hidden))
+            scale = None if self.config.attention_scale else 1.0
+            by_head = (x.transpose(1, 2) for x in (q, k, v))
+            z = F.scaled_dot_product_attention(*by_head, dropout_p=dropout, is_causal=True, scale=scale)
+            return fork_if_hooked(self.point("z"), z.transpose(1, 2))
+        pattern = self.pattern(q, k, hidden)
+        pattern = F.dropout(pattern, dropout) if dropout else pattern
         return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
-
-    def _fused(self, q: HeadTensor, k: HeadTensor, v: HeadTensor) -> HeadTensor:
-        scale = None if self.config.attention_scale else 1.0
-        dropout = self.config.dropout if self.training else 0.0
-        by_head = (x.transpose(1, 2) for x in (q, k, v))
-        z = F.scaled_dot_product_attention(*by_head, dropout_p=dropout, is_causal=True, scale=scale)
-        return z.transpose(1, 2)
-
-    def _dropped(self, pattern: Tensor) -> Tensor:
-        return F.dropout(pattern, self.config.dropout) if self.config.dropout and self.training else pattern
 
     def project_one(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
         """Return the queries, keys or values of an input."""

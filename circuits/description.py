@@ -48,12 +48,11 @@ def _gates(config: ModelConfig, stream: Stream, layer: int) -> str:
     kinds = {gate for heads in gates.values() for gate in heads}
     if len(kinds) == 1:
         return kinds.pop()
-    parts = [f"{stream.reads}{source}: " + ", ".join(_counted(heads)) for source, heads in gates.items()]
-    return "; ".join(parts)
-
-
-def _counted(gates: tuple[str, ...]) -> list[str]:
-    return [f"{kind} ({n} heads)" if len(gates) > 1 else kind for kind, n in Counter(gates).items()]
+    counted = {
+        source: [f"{kind} ({n} heads)" if len(heads) > 1 else kind for kind, n in Counter(heads).items()]
+        for source, heads in gates.items()
+    }
+    return "; ".join(f"{stream.reads}{source}: {', '.join(parts)}" for source, parts in counted.items())
 
 
 def summary(model: ToolSurface) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -17,13 +18,9 @@ from circuits.transformerlens.hooks import Fusing, fork_if_hooked
 Residual = Float[Tensor, "batch pos d_model"]
 
 
-def _gelu_new(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_new": _gelu_new,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "silu": F.silu,
 }
@@ -88,16 +85,14 @@ class Norm(Initialised, Fusing):
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
         """Return the normalised input."""
         if self.may_fuse(self.hook_scale):
-            return self.hook_normalized(self._fused(x))
+            width = x.shape[-1:]
+            if self.centred:
+                return self.hook_normalized(F.layer_norm(x, width, self.w, self.b, self.eps))
+            return self.hook_normalized(F.rms_norm(x, width, self.w, self.eps))
         x = x - x.mean(-1, keepdim=True) if self.centred else x
         x = x / fork_if_hooked(self.hook_scale, (x.square().mean(-1, keepdim=True) + self.eps).sqrt())
         x = x if self.w is None else x * self.w
         return self.hook_normalized(x if self.b is None else x + self.b)
-
-    def _fused(self, x: Tensor) -> Tensor:
-        if self.centred:
-            return F.layer_norm(x, x.shape[-1:], self.w, self.b, self.eps)
-        return F.rms_norm(x, x.shape[-1:], self.w, self.eps)
 
 
 class FeedForward(Initialised):

@@ -24,26 +24,19 @@ _brief = cattrs.Converter(omit_if_default=True)
 def _reader_of(kind: type[Checked]) -> Any:
     # What holds no part of its own is read as the class itself would take it: a number is not cut to a whole one, nor a
     # word made a truth value, on the way.
-    plain: Any = {name: override(struct_hook=_as_taken(asked)) for name, asked in checks_of(kind) if not asked.parts}
+    # What does not fit reaches the class as it stands, whose sentence names the field.
+    def as_taken(asked: Kind) -> Callable[[Any, Any], Any]:
+        return lambda value, _: asked.take(value) if asked.fits(value) else value
+
+    plain: Any = {name: override(struct_hook=as_taken(asked)) for name, asked in checks_of(kind) if not asked.parts}
     return make_dict_structure_fn(kind, _converter, **plain)
 
 
-def _as_taken(asked: Kind) -> Callable[[Any, Any], Any]:
-    # What does not fit reaches the class as it stands, whose sentence names the field.
-    return lambda value, _: asked.take(value) if asked.fits(value) else value
-
-
-def _is_checked(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Checked)
-
-
-def _scalar(value: Any, kind: Any) -> Any:
-    return checked_value(value, kind, "a stored value")
-
-
-_converter.register_structure_hook_factory(_is_checked, _reader_of)
+_converter.register_structure_hook_factory(
+    lambda kind: isinstance(kind, type) and issubclass(kind, Checked), _reader_of
+)
 for _kind in (int, float, bool, str):
-    _converter.register_structure_hook(_kind, _scalar)
+    _converter.register_structure_hook(_kind, lambda value, kind: checked_value(value, kind, "a stored value"))
 
 
 def register_union(union: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import count
 from typing import Any
 
 from circuits.common.errors import require
@@ -87,13 +86,11 @@ class Coverage:
         if self.unknown.isdisjoint(numbers):
             return []
         if self._backend is None:
-            return [token for token in self._tokenizer.tokenize(text) if self._is_unknown(token)]
+            number, tokens = self._tokenizer.convert_tokens_to_ids, self._tokenizer.tokenize(text)
+            return [token for token in tokens if token not in self.written and number(token) in self.unknown]
         spans = zip(numbers, encoded["offset_mapping"], strict=True)
         pieces = (text[start:end].strip() or _word_at(text, start) for n, (start, end) in spans if n in self.unknown)
         return [piece for piece in pieces if piece not in self.written]
-
-    def _is_unknown(self, token: str) -> bool:
-        return token not in self.written and self._tokenizer.convert_tokens_to_ids(token) in self.unknown
 
     def _lost_pieces(self, text: str, encoded: Any) -> list[str]:
         if self._alphabet is None:
@@ -107,19 +104,16 @@ class Coverage:
         return [*pieces, *self._lost_in(text[begin:])]
 
     def _lost_in(self, text: str) -> Iterator[str]:
+        assert self._alphabet is not None, "asked only where text can be lost"
         normalizer, splitter = self._backend.normalizer, self._backend.pre_tokenizer
         # What these two take away, as accents or marks between words, is left out by intention.
         text = text if normalizer is None else normalizer.normalize_str(text)
         words = splitter.pre_tokenize_str(text) if splitter is not None else [(text, (0, len(text)))] if text else []
         for word, (start, end) in words:
-            if not self._knows(word):
+            if word not in self._known_words:
+                self._known_words[word] = self._alphabet.knows(word)
+            if not self._known_words[word]:
                 yield text[start:end].strip() or word
-
-    def _knows(self, word: str) -> bool:
-        assert self._alphabet is not None
-        if word not in self._known_words:
-            self._known_words[word] = self._alphabet.knows(word)
-        return self._known_words[word]
 
 
 class _Words:
@@ -199,17 +193,13 @@ def _knows_every_byte(backend: Any) -> bool:
     """Whether every text has tokens, byte by byte if need be."""
     if backend.model.byte_fallback and _has_bytes(backend.token_to_id, bytes(range(256))):
         return True
+    # A backend is one of tokenizers, so that is there.
+    from tokenizers.pre_tokenizers import ByteLevel
+
     parts = (backend.normalizer, backend.pre_tokenizer)
     of_bytes = any(part is not None and b'"ByteLevel"' in part.__getstate__() for part in parts)
     plain = not (backend.model.continuing_subword_prefix or backend.model.end_of_word_suffix)
-    return of_bytes and plain and all(backend.token_to_id(letter) is not None for letter in _byte_letters())
-
-
-def _byte_letters() -> Iterator[str]:
-    """The letters that stand for the 256 bytes: themselves where they can be seen, others in their order."""
-    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = count(256)
-    return (chr(byte if byte in seen else next(others)) for byte in range(256))
+    return of_bytes and plain and all(backend.token_to_id(letter) is not None for letter in ByteLevel.alphabet())
 
 
 def _has_bytes(number: Any, data: bytes) -> bool:
