@@ -88,7 +88,8 @@ def the_one(name: str, runs: Sequence[R]) -> R:
         usual = [run for run in fits if run.config.usual]
         if len(usual) != 1:
             names = ", ".join(sorted(run.path.name for run in fits))
-            apart = "; ".join(differences(*(run.config.to_plain() for run in fits[:2]))[:3])
+            one, other = (run.config.to_plain() for run in fits[:2])
+            apart = "; ".join(differences(one, other)[:3])
             what = f"the id (the first two differ in {apart})" if apart else "the path (two are one run, copied)"
             raise RunError(f"{name!r} fits {len(fits)} runs: {names}; give {what}")
         return usual[0]

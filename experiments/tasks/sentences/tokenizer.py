@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.relations import QUESTIONS, passage
 from experiments.tasks.sentences.templates import words_of
-from experiments.tasks.tokenizers import PreTrainedTokenizerBase, word_level
+from experiments.tasks.tokenizers import word_level
 
 
 def vocabulary() -> list[str]:
@@ -17,6 +19,6 @@ def vocabulary() -> list[str]:
     return words_of([*stories, *indirect, *nested, *fillers, *words.GIRLS, *words.BOYS])
 
 
-def plain_english() -> PreTrainedTokenizerBase:
+def plain_english() -> Any:
     """Return the word-level tokenizer of the generated tasks (:func:`experiments.tasks.tokenizers.word_level`)."""
     return word_level(vocabulary())

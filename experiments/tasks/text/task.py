@@ -136,8 +136,7 @@ class TextTask:
     Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Batches are on
     ``device``. A window that is a document begins with what the tokenizer's template puts before a text
     (:func:`experiments.tasks.tokenizers.opening_tokens`), mostly nothing; packed, so does every document within a
-    window.
-    A ``tokenizer`` that is at hand spares looking for the one that is named.
+    window. A ``tokenizer`` that is at hand spares looking for the one that is named.
 
     Raises:
         ValueError: for a corpus or tokenizer that cannot be had or does not serve, saying what to do; see
@@ -153,26 +152,12 @@ class TextTask:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         self.config, self.seed, self.device = config, seed, torch.device(device)
-        self._tokenizer = tokenizer_named(config.tokenizer) if tokenizer is None else tokenizer
+        self.tokenizer = tokenizer_named(config.tokenizer) if tokenizer is None else tokenizer
+        self.d_vocab, self.n_ctx = len(self.tokenizer), config.n_ctx
         corpora = _corpora(config, cache)
         self._check_content(corpora)
         self._windows = self._cut(corpora, cache or default_cache())
         self._order = lru_cache(maxsize=4)(self._shuffled)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that the numbers are of."""
-        return self._tokenizer
-
-    @property
-    def d_vocab(self) -> int:
-        """The number of different tokens."""
-        return len(self._tokenizer)
-
-    @property
-    def n_ctx(self) -> int:
-        """The length of a window."""
-        return self.config.n_ctx
 
     def n_windows(self, split: str = "train") -> int:
         """Return the number of windows of a split: an epoch.
@@ -218,7 +203,7 @@ class TextTask:
         c = self.config
         held = {
             "corpus": (c.corpus, c.content, lambda: _content(corpora)),
-            "tokenizer": (c.tokenizer, c.tokenizer_content, lambda: tokenizer_identity(self._tokenizer)),
+            "tokenizer": (c.tokenizer, c.tokenizer_content, lambda: tokenizer_identity(self.tokenizer)),
         }
         for what, (name, expected, found) in held.items():
             require(
@@ -228,7 +213,7 @@ class TextTask:
             )
 
     def _cut(self, corpora: list[Corpus], cache: Path) -> dict[str, Windows]:
-        c, tokenizer = self.config, self._tokenizer
+        c, tokenizer = self.config, self.tokenizer
         require(
             not c.packed or tokenizer.eos_token_id is not None,
             f"packed windows need a token between documents, and tokenizer {c.tokenizer} has no end token (eos): "
@@ -249,7 +234,8 @@ class TextTask:
         return documents
 
     def _windowed(self, split: str, store: TokenStore, documents: Documents) -> Windows:
-        c, pad, eos = self.config, self._number("pad_token_id"), self._number("eos_token_id")
+        c = self.config
+        pad, eos = (getattr(self.tokenizer, role) for role in ("pad_token_id", "eos_token_id"))
         if not c.packed:
             return SeparateWindows(store, documents, c.n_ctx, next(n for n in (pad, eos, 0) if n is not None))
         assert eos is not None
@@ -260,9 +246,6 @@ class TextTask:
             f"= {c.n_ctx}: choose a shorter one, more documents, or packed=False",
         )
         return windows
-
-    def _number(self, role: str) -> int | None:
-        return getattr(self._tokenizer, role)
 
 
 def _corpora(config: TextTaskConfig, cache: Path | None) -> list[Corpus]:
