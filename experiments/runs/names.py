@@ -12,6 +12,7 @@ import pandas as pd
 
 from circuits.common.errors import UnknownNameError, known
 from circuits.common.plain_data import differences
+from experiments.runs.files import RunFiles
 from experiments.runs.record import DamagedRunWarning, RunError, kind_of, read_record
 
 
@@ -39,20 +40,7 @@ class Config(Protocol):
         ...
 
 
-@runtime_checkable
-class NamedRun(Protocol):
-    """A run that can be told from others."""
-
-    path: Path
-    record: dict[str, Any]
-
-    @property
-    def config(self) -> Config:
-        """What it was trained with."""
-        ...
-
-
-R = TypeVar("R", bound=NamedRun)
+R = TypeVar("R", bound=RunFiles)
 
 
 def directory_of(root: str | Path, config: Config) -> Path:
