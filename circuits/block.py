@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.attention import Attention, Residual
+from circuits.attention import Attention
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
-from circuits.layers import FeedForward, Norm
+from circuits.layers import FeedForward, Norm, Residual
 from circuits.streams.mixing import Outgoing
 from circuits.transformerlens.hooks import fork_if_hooked, is_hooked
 

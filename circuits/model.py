@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.attention import Residual
 from circuits.block import Block, apart
 from circuits.common.errors import require, whole
 from circuits.config.model import ModelConfig
@@ -25,7 +24,7 @@ from circuits.config.streams import Carrier, Gate
 from circuits.folding import with_folded_norm
 from circuits.initial_weights import Initialised, change_starts
 from circuits.input_checks import check_inputs, check_return_type, check_start, layer_number
-from circuits.layers import Embed, Norm, PosEmbed, ReluLayer, TiedUnembed, Unembed, next_token_loss
+from circuits.layers import Embed, Norm, PosEmbed, ReluLayer, Residual, TiedUnembed, Unembed, next_token_loss
 from circuits.streams.mixing import Outgoing
 from circuits.transformerlens.hooks import bridge_config, fork_if_hooked, is_hooked
 from circuits.transformerlens.tools import ToolSurface

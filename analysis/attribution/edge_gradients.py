@@ -15,8 +15,8 @@ from analysis.edges.steered_forward import PerHead, carry, run
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
 from analysis.pairs import Pair
-from circuits.attention import Residual
 from circuits.config.streams import Carrier
+from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer
 from circuits.streams.transforms import HeadTensor
 

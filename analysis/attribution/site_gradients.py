@@ -15,8 +15,8 @@ from analysis.edges.recorded_activations import Activations, gains_of, kept_poin
 from analysis.edges.steered_forward import Entry, carry
 from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
 from analysis.pairs import Pair
-from circuits.attention import Residual
 from circuits.config.streams import CARRIERS, Carrier
+from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer
 from circuits.sites import PATTERN, Route, Site
 from circuits.streams.gains import Gains

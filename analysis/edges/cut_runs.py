@@ -16,9 +16,9 @@ from analysis.edges.graph import Graph, Node, Place
 from analysis.edges.steered_forward import Control, PerHead, carry, run
 from analysis.memory import copies_within, logits_of_one
 from analysis.pairs import Pair, without_padding
-from circuits.attention import Residual
 from circuits.common.errors import known
 from circuits.config.streams import Carrier
+from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer
 from circuits.streams.gains import Gains
 from circuits.streams.transforms import HeadTensor

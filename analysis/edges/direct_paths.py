@@ -20,9 +20,9 @@ from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_on
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult
-from circuits.attention import Residual
 from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Carrier
+from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer
 from circuits.streams.transforms import HeadTensor
 

@@ -170,8 +170,8 @@ class Graph:
                 for h, to in product(range(self.n_heads), repeat=2):
                     if h == to or (self.mixes_heads and use != source):
                         route: EdgeRoute = "own" if use == source else "stream"
-                        ends = (Node("projection", layer, head, c) for (layer, c), head in ((source, h), (use, to)))
-                        ids[h, to] = self._add(Edge(*ends, route))
+                        writer, reader = (Node("projection", layer, n, c) for (layer, c), n in ((source, h), (use, to)))
+                        ids[h, to] = self._add(Edge(writer, reader, route))
                 found[source, use] = ids
         return found
 

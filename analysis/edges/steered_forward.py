@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.edges.graph import Place
-from circuits.attention import Residual
 from circuits.config.streams import CARRIERS, Carrier
+from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer
 from circuits.streams.gains import Gains
 from circuits.streams.mixing import Outgoing, scaled

@@ -119,6 +119,12 @@ class RunConfig(Checked):
         return "lm" if self.of_tokens else "icl"
 
     @property
+    def batches(self) -> tuple[TaskConfig, int, int, int, int]:
+        """What runs have in common that can be trained and evaluated on the same sequences."""
+        training = self.training
+        return self.task, self.seed, training.batch_size, training.n_eval, training.n_questions
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens that one update sees."""
         task = self.task

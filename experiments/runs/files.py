@@ -41,6 +41,7 @@ class RunFiles:
 
     logs: ClassVar[tuple[str, ...]] = ("metrics",)
     """What such runs measure while they train."""
+    config: Any
 
     def __init__(self, path: Path, record: dict[str, Any]):
         self.path = path

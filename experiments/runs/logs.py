@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 TAIL = 1 << 16
 """Bytes in which the last line of a log surely begins."""
@@ -29,17 +29,14 @@ def append_line(file: Path, value: Any) -> None:
         FileNotFoundError: if there is no such folder.
     """
     with file.open("ab+") as opened:
-        if opened.tell() and not _ends_a_line(opened):
-            opened.seek(0)
-            opened.truncate(opened.read().rfind(b"\n") + 1)
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+            if opened.read(1) != b"\n":
+                opened.seek(0)
+                opened.truncate(opened.read().rfind(b"\n") + 1)
         opened.write(line_of(value))
         opened.flush()
         os.fsync(opened.fileno())
-
-
-def _ends_a_line(opened: BinaryIO) -> bool:
-    opened.seek(-1, os.SEEK_END)
-    return opened.read(1) == b"\n"
 
 
 def whole_lines(file: Path) -> list[bytes]:

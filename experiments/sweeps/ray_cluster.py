@@ -174,21 +174,19 @@ class _Cluster:
     def collect(self, seconds: float) -> None:
         """Take what ends within this time."""
         ended, _ = self.ray.wait(list(self.going), num_returns=1, timeout=seconds)
-        for task in ended:
-            self._take(task, self.going.pop(task))
-
-    def _take(self, task: Any, group: list[Run]) -> None:
         errors = self.ray.exceptions
-        try:
-            self.work.ended(group, self.ray.get(task))
-        except errors.TaskCancelledError:
-            self.work.ended(group)
-        except errors.RayTaskError as error:
-            self.work.ended(group, RunError(f"a Ray task could not begin; is valuestream on every node? {error}"))
-        except errors.OutOfMemoryError:
-            self.work.died(group, "because its node was out of memory and Ray ended it")
-        except errors.RayError as error:
-            self.work.died(group, f"with its process or its node ({type(error).__name__})")
+        for task in ended:
+            group = self.going.pop(task)
+            try:
+                self.work.ended(group, self.ray.get(task))
+            except errors.TaskCancelledError:
+                self.work.ended(group)
+            except errors.RayTaskError as error:
+                self.work.ended(group, RunError(f"a Ray task could not begin; is valuestream on every node? {error}"))
+            except errors.OutOfMemoryError:
+                self.work.died(group, "because its node was out of memory and Ray ended it")
+            except errors.RayError as error:
+                self.work.died(group, f"with its process or its node ({type(error).__name__})")
 
     def look(self) -> None:
         """Read how far the runs are, now and then."""

@@ -16,7 +16,7 @@ from circuits.common.errors import known, require
 from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
-from experiments.sweeps import ray_cluster as ray_engine
+from experiments.sweeps import ray_cluster
 from experiments.sweeps.processes import train_in_workers
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.waiting_groups import Work, accelerated, train_group
@@ -74,14 +74,14 @@ def sweep(
     require(retries >= 0, f"retries must be 0 or more, got {retries}")
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":
-        ray_engine.require_ray()
+        ray_cluster.require_ray()
     runs = [Run.at(root, config, compute or chosen_compute(config, device)) for config in configs]
     pending = list({run.path: run for run in runs if not run.finished}.values())
     if pending and engine == "ray":
-        with ray_engine.connected(address) as ray:
-            most = workers or ray_engine.room(ray, device, gpu_share)
+        with ray_cluster.connected(address) as ray:
+            most = workers or ray_cluster.room(ray, device, gpu_share)
             with _working(pending, runs, most, device, retries, progress) as (work, stop):
-                ray_engine.train_on_ray(ray, work, most, device, gpu_share, stop)
+                ray_cluster.train_on_ray(ray, work, most, device, gpu_share, stop)
     elif pending:
         most = min(workers or cores(), len(pending))
         with _working(pending, runs, most, device, retries, progress) as (work, stop):
@@ -99,7 +99,11 @@ def _working(
     """The work of a sweep with its table, and an event that an interrupt sets; raises in the end what went wrong."""
     steps = {run.path.name: run.config.training.steps for run in runs}
     tokens = {run.path.name: run.config.tokens_per_step for run in runs if run.config.of_tokens}
-    with Progress(steps, progress, tokens) as shown, told_to_stop(say=_say_so, once=True) as stop:
+
+    def say() -> None:
+        print("\nstopping after this step; every run saves itself ...", file=sys.stderr)
+
+    with Progress(steps, progress, tokens) as shown, told_to_stop(say=say, once=True) as stop:
         for run in runs:
             shown.set(run.path.name, "done" if run.finished else "waiting")
         work = Work(pending, workers, device, retries, shown)
@@ -119,7 +123,3 @@ def _train_here(work: Work, device: str, stop: Event) -> None:
             work.ended(group, error)
         else:
             work.ended(group)
-
-
-def _say_so() -> None:
-    print("\nstopping after this step; every run saves itself ...", file=sys.stderr)

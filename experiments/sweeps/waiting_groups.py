@@ -36,19 +36,16 @@ def grouped(runs: Sequence[Run], workers: int, device: str = "cpu") -> list[list
     A language model trains by itself.
     """
     alone = [[run] for run in runs if run.config.of_tokens]
-    return [*alone, *_sharing([run for run in runs if not run.config.of_tokens], workers, device)]
-
-
-def _sharing(runs: Sequence[Run], workers: int, device: str) -> list[list[Run]]:
+    classifiers = [run for run in runs if not run.config.of_tokens]
     if accelerated(device):
-        return stacks(runs, min(STACK, max(1, -(-len(runs) // workers))))
+        shared = stacks(classifiers, min(STACK, max(1, -(-len(classifiers) // workers))))
+        return [*alone, *([*group] for group in shared)]
     together: dict[Any, list[Run]] = defaultdict(list)
-    for run in runs:
-        training = run.config.training
-        together[run.config.task, run.config.seed, training.batch_size, training.n_eval].append(run)
-    most = max(1, len(runs) // (2 * workers))
+    for run in classifiers:
+        together[run.config.batches].append(run)
+    most = max(1, len(classifiers) // (2 * workers))
     cut = ((group, -(-len(group) // most)) for group in together.values())
-    return [group[part::parts] for group, parts in cut for part in range(parts)]
+    return [*alone, *(group[part::parts] for group, parts in cut for part in range(parts))]
 
 
 def train_group(group: Sequence[Run], device: str, report: Report, stop: Callable[[], bool]) -> None:
@@ -110,7 +107,8 @@ class Work:
             return
         unfinished = self._unfinished(group)
         if error is not None and len(unfinished) > 1:
-            self._try_alone(unfinished)  # one run's error says nothing of the others; each then has its own
+            # One run's error says nothing of the others; each then has its own.
+            self.waiting.extend([run] for run in unfinished)
         elif error is not None:
             self._fail(unfinished, error)
 
@@ -118,11 +116,17 @@ class Work:
         """Take the death of the process that trained a group: each run is tried again alone, so often and no more."""
         unfinished = self._unfinished(group)
         self._deaths.update(run.path.name for run in unfinished)
-        again = [run for run in unfinished if self._deaths[run.path.name] <= self.retries]
-        self._try_alone(again)
         for run in unfinished:
-            if run not in again:
-                self._fail([run], RunError(self._given_up(run, how)))
+            name, times = run.path.name, self._deaths[run.path.name]
+            if times <= self.retries:
+                self.waiting.append([run])
+                continue
+            message = (
+                f"{name} was given up: the process that trained it died {times} times, the last time {how}. It may "
+                f"need more memory than there is: use fewer workers or a smaller n_eval, then give the same command "
+                f"again; it goes on from its last saved state"
+            )
+            self._fail([run], RunError(message))
 
     def conclude(self) -> None:
         """Raise what went wrong, if anything did: the error, or one that lists them."""
@@ -138,18 +142,7 @@ class Work:
             self.progress.set(run.path.name, "done" if run.finished else "waiting")
         return [run for run in runs if not run.finished]
 
-    def _try_alone(self, runs: Sequence[Run]) -> None:
-        self.waiting.extend([run] for run in runs)
-
     def _fail(self, runs: Sequence[Run], error: Exception) -> None:
         self.problems.append(error)
         for run in runs:
             self.progress.set(run.path.name, "failed")
-
-    def _given_up(self, run: Run, how: str) -> str:
-        name = run.path.name
-        return (
-            f"{name} was given up: the process that trained it died {self._deaths[name]} times, the last time {how}. "
-            f"It may need more memory than there is: use fewer workers or a smaller n_eval, then give the same command "
-            f"again; it goes on from its last saved state"
-        )

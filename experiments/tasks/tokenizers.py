@@ -131,7 +131,7 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
     """Return what ``save_pretrained`` writes, by file name; tokenizer.json is what :func:`fingerprint` is of.
 
     Raises:
-        ValueError: for a tokenizer that has no tokenizer.json.
+        ValueError: for a tokenizer that has no tokenizer.json, as the functions below.
     """
     text = _text(tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,11 +141,7 @@ def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
-    """Write :func:`tokenizer_files` into a folder, each whole or not at all, and return the :func:`fingerprint`.
-
-    Raises:
-        ValueError: for a tokenizer that has no tokenizer.json.
-    """
+    """Write :func:`tokenizer_files` into a folder, each whole or not at all, and return the :func:`fingerprint`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in tokenizer_files(tokenizer).items():
         write_atomically(folder / name, data)
@@ -169,21 +165,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the SHA-256 (hexadecimal) of a tokenizer's tokenizer.json, however the tokenizer was used before.
-
-    Raises:
-        ValueError: for a tokenizer that has no tokenizer.json.
-    """
+    """Return the SHA-256 (hexadecimal) of a tokenizer's tokenizer.json, however the tokenizer was used before."""
     return hashlib.sha256(_text(tokenizer)).hexdigest()
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash (hexadecimal) of the :func:`fingerprint` and of which tokens pad, begin and end a text or stand for
-    unknown words, which tokenizer.json does not say.
-
-    Raises:
-        ValueError: for a tokenizer that has no tokenizer.json.
-    """
+    unknown words, which tokenizer.json does not say."""
     roles = {role: getattr(tokenizer, f"{role}_id") for role in (*CONVENTIONS, "unk_token")}
     return content_hash([fingerprint(tokenizer), roles])
 

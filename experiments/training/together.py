@@ -48,8 +48,10 @@ def train(
     runs = unfinished(runs)
     if not runs:
         return
-    shared = {(run.config.task, run.config.seed, *_looked_at(run)) for run in runs}
-    require(len(shared) == 1, "runs that train together must share task, seed, batch size and evaluation sets")
+    require(
+        len({run.config.batches for run in runs}) == 1,
+        "runs that train together must share task, seed, batch size and evaluation sets",
+    )
     with ExitStack() as locks:
         if group.rank == 0:
             for run in runs:
@@ -61,11 +63,6 @@ def train(
         sets = task.evaluation_sets(left[0].config.training)
         trainers = [Trainer(run, task, sets, device, group) for run in left]
         train_together(trainers, _update_each, report, lambda: group.agreed(stop()))
-
-
-def _looked_at(run: Run) -> tuple[int, int, int]:
-    training = run.config.training
-    return training.batch_size, training.n_eval, training.n_questions
 
 
 def unfinished(runs: Sequence[Run]) -> list[Run]:

@@ -9,16 +9,20 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import lock_descriptor
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from circuits import HookedStreamTransformer, icl_config, load_checkpoint, save_checkpoint
 from circuits.checkpoint import HEADER, CheckpointError
+from experiments.runs import locks
 from experiments.runs.files import STATE
 from experiments.runs.frames import DamagedFrameError, parquet_bytes, read_sealed, sealed_bytes
 from experiments.runs.logs import DamagedLogError, append_line, line_of, read_lines
@@ -85,6 +89,24 @@ def test_a_directory_that_is_deleted_while_its_run_trains_is_not_made_again(tmp_
         assert Run.at(tmp_path, LONG).metrics().empty, "the new one is left alone"
     train([Run.at(tmp_path, LONG)])
     assert Run.at(tmp_path, LONG).metrics().step.unique().tolist() == [0, 4, 8, 12, 16, 18]
+
+
+def test_two_who_ask_at_once_whether_a_run_trains_do_not_take_each_other_for_its_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(tmp_path, 9)
+    asking = os.open(run.path / ".lock", os.O_RDWR)
+    assert lock_descriptor(asking, blocking=False)
+    assert run.status == "running"
+    monkeypatch.setattr(locks, "ASK_SECONDS", (0.0, 0.05, 2.0))
+    threading.Timer(0.01, os.close, [asking]).start()
+    assert run.status == "interrupted"
+
+
+def test_without_fcntl_which_windows_lacks_everything_can_be_imported() -> None:
+    names = "runs.directory, experiments.tasks.text.task, experiments.studies.changing, experiments.sweeps.sweep"
+    code = f"import sys; sys.modules['fcntl'] = None; import experiments.{names}"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_what_a_kill_at_the_very_end_left_behind_is_dropped_by_the_same_command(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -124,8 +125,9 @@ class LocalCorpus:
         """Yield the documents in their order, at most :data:`BATCH` at once, without blank ones."""
         if self.kind == "text":
             known("column", self.column, ["text"])
-            documents = (text.strip() for file in self.files for text in _texts(file, self._between))
-            return _batched(document for document in documents if document)
+            stripped = (text.strip() for file in self.files for text in _texts(file, self._between))
+            documents = filter(None, stripped)
+            return iter(lambda: list(islice(documents, BATCH)), [])
         return chain.from_iterable(_rows(file, self.column, self.cache / "datasets") for file in self.files)
 
     @property
@@ -151,8 +153,11 @@ def _digest(file: Path, text: bool, seen: Path) -> str:
     status = file.stat()
     stamp = {"size": status.st_size, "modified": status.st_mtime_ns}
     memory = seen / f"{content_hash(str(file.resolve()))[:24]}.json"
-    if (remembered := _remembered(memory, stamp)) is not None:
-        return remembered
+    # What is damaged is made again.
+    with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+        held = json.loads(memory.read_bytes())
+        if held.pop("sha256", None) == content_hash(held) and held["stamp"] == stamp:
+            return held["digest"]
     digest = _read_whole(file, text)
     if time.time() - status.st_mtime > SETTLED_SECONDS:
         held = {"stamp": stamp, "digest": digest}
@@ -160,39 +165,24 @@ def _digest(file: Path, text: bool, seen: Path) -> str:
     return digest
 
 
-def _remembered(memory: Path, stamp: dict[str, int]) -> str | None:
-    try:
-        held = json.loads(memory.read_bytes()) if memory.is_file() else {}
-        whole = held.pop("sha256", None) == content_hash(held)
-    except (ValueError, AttributeError):
-        # Damaged: it is made again.
-        return None
-    return held["digest"] if whole and held["stamp"] == stamp else None
-
-
 def _read_whole(file: Path, text: bool) -> str:
     digest, decoder, read = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), 0
     with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK):
+        while True:
+            chunk = opened.read(CHUNK)
             digest.update(chunk)
-            if text:
-                _check_utf8(decoder, chunk, read, file)
+            pending = len(decoder.getstate()[0])
+            try:
+                if text:
+                    decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{file} is not UTF-8: byte {read - pending + error.start} cannot be decoded ({error.reason}); "
+                    f"convert the file, for example with iconv, or leave the document out"
+                ) from error
+            if not chunk:
+                return digest.hexdigest()
             read += len(chunk)
-    if text:
-        _check_utf8(decoder, b"", read, file)
-    return digest.hexdigest()
-
-
-def _check_utf8(decoder: codecs.IncrementalDecoder, chunk: bytes, read: int, file: Path) -> None:
-    pending = len(decoder.getstate()[0])
-    try:
-        decoder.decode(chunk, final=not chunk)
-    except UnicodeDecodeError as error:
-        offset = read - pending + error.start
-        raise ValueError(
-            f"{file} is not UTF-8: byte {offset} cannot be decoded ({error.reason}); convert the file, for example "
-            f"with iconv, or leave the document out"
-        ) from error
 
 
 def _texts(file: Path, separator: str | None) -> Iterator[str]:
@@ -223,31 +213,21 @@ def _holds_text(file: Path) -> bool:
         return any(not chunk.isspace() for chunk in iter(lambda: opened.read(CHUNK), ""))
 
 
-def _batched(documents: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(islice(documents, BATCH)):
-        yield batch
-
-
 def _rows(file: Path, column: str, kept: Path) -> Iterator[list[str]]:
     """Yield a column of a JSON or Parquet file, read as a stream: nothing is copied to the disk."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
     from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
 
     kind = KINDS[file.suffix]
     try:
-        if not _holds_rows(file):
+        if not (read_metadata(file).num_rows if kind == "parquet" else file.stat().st_size):
             return
         rows: Any = load_dataset(kind, data_files=[str(file)], split="train", streaming=True, cache_dir=str(kept))
         yield from _column(rows.iter(batch_size=BATCH), column, str(file))
     except (ArrowException, DatasetsError, TypeError) as error:
         raise ValueError(f"{file} cannot be read as {kind} with one document a row: {error}") from error
-
-
-def _holds_rows(file: Path) -> bool:
-    from pyarrow.parquet import read_metadata
-
-    return read_metadata(file).num_rows > 0 if KINDS[file.suffix] == "parquet" else file.stat().st_size > 0
 
 
 def _column(batches: Iterable[Mapping[str, Any]], column: str, name: str) -> Iterator[list[str]]:

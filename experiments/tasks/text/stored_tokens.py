@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Int, UInt
 from numpy.lib import format as npy
 from tqdm import tqdm
@@ -57,9 +57,8 @@ def tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path) -
     """Return the tokens of a corpus; they are made if the cache does not hold them, and only then is it read.
 
     Of every document they are what the tokenizer makes of it, with what its own template puts before
-    (:func:`experiments.tasks.tokenizers.opening_tokens`) and behind. A tokenizer that does not know some words is
-    warned of
-    when the tokens are made, with the share of such tokens.
+    (:func:`experiments.tasks.tokenizers.opening_tokens`) and behind. When they are made, a
+    tokenizer that does not know some words is warned of, with the share of such tokens.
 
     Raises:
         ValueError: for a corpus that is empty or cannot be read, a tokenizer that knows less than half of its words, or
@@ -75,20 +74,17 @@ def tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path) -
 
 
 def _check(folder: Path) -> None:
-    changed = [name for name, digest in _hashes(folder).items() if digest != _sha256(folder / name)]
+    try:
+        held = json.loads((folder / HASHES).read_bytes())
+        hashes = {f"{name}.npy": held.get(f"{name}.npy") for name in ARRAYS}
+    except (OSError, ValueError, AttributeError):
+        hashes = {HASHES: None}
+    changed = [name for name, digest in hashes.items() if digest != _sha256(folder / name)]
     require(
         not changed,
         f"{', '.join(changed)} in {folder}, where the tokens of a corpus are kept, were changed or damaged; remove the "
         f"folder, and they are made again",
     )
-
-
-def _hashes(folder: Path) -> dict[str, str | None]:
-    try:
-        held = json.loads((folder / HASHES).read_bytes())
-        return {f"{name}.npy": held.get(f"{name}.npy") for name in ARRAYS}
-    except (OSError, ValueError, AttributeError):
-        return {HASHES: None}
 
 
 def _sha256(file: Path) -> str:
@@ -106,9 +102,8 @@ def _types(tokenizer: PreTrainedTokenizerBase) -> dict[str, np.dtype]:
 
 def _make(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
     scratch = made(folder.parent) / f".{folder.name}.tmp"
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        # Runs that start together wait for the first, and find what it has made.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Runs that start together wait for the first, and find what it has made.
+    with FileLock(folder.parent / f".{folder.name}.lock"):
         if folder.is_dir():
             return
         shutil.rmtree(scratch, ignore_errors=True)
@@ -124,12 +119,12 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> 
     known, end, n_documents = _Known(corpus, tokenizer), 0, 0
     with ExitStack() as stack:
         types = _types(tokenizer).items()
-        files = {name: stack.enter_context(_growing(folder / f"{name}.npy", dtype)) for name, dtype in types}
+        append = {name: stack.enter_context(_growing(folder / f"{name}.npy", dtype)) for name, dtype in types}
         for texts in tqdm(corpus.batches(), f"tokenising {corpus.name}", unit=" batches", disable=None):
             tokens, lengths = _encode(texts, corpus, tokenizer)
-            files["tokens"].append(tokens)
-            files["ends"].append(end + np.cumsum(lengths))
-            files["hashes"].append(np.array([_hash(text) for text in texts], dtype=np.uint64))
+            append["tokens"](tokens)
+            append["ends"](end + np.cumsum(lengths))
+            append["hashes"](np.array([_hash(text) for text in texts], dtype=np.uint64))
             end, n_documents = end + len(tokens), n_documents + len(texts)
             known.check(texts, tokens, lengths)
     require(n_documents > 0, f"corpus {corpus.name} is empty: it holds no document that is not blank")
@@ -176,8 +171,12 @@ class _Known:
             ValueError: if more than half of all tokens so far are, or text is lost without a token.
         """
         self.n_tokens += len(tokens)
-        if self.coverage.can_lose:
-            self._check_lost(texts)
+        lost = [piece for text in texts for piece in self.coverage.lost(text)] if self.coverage.can_lose else []
+        require(
+            not lost,
+            f"the tokenizer has no token for some or all of {shown(lost[:1])} in corpus {self.corpus.name}, which "
+            f"would be left out without a word ({len(lost)} such words in {len(texts)} documents); {CHOOSE}",
+        )
         # A document that writes the unknown token out means it, so only where there is one is the text looked at.
         starts = np.cumsum(lengths) - lengths
         holds = np.isin(tokens, sorted(self.coverage.unknown))
@@ -206,39 +205,26 @@ class _Known:
     def _stand_in(self) -> str:
         return ", ".join(map(repr, self.coverage.written))
 
-    def _check_lost(self, texts: Sequence[str]) -> None:
-        lost = [piece for text in texts for piece in self.coverage.lost(text)]
-        require(
-            not lost,
-            f"the tokenizer has no token for some or all of {shown(lost[:1])} in corpus {self.corpus.name}, which "
-            f"would be left out without a word ({len(lost)} such words in {len(texts)} documents); {CHOOSE}",
-        )
-
-
-class _Growing:
-    """An array's file, written piece by piece."""
-
-    def __init__(self, path: Path, dtype: np.dtype):
-        self.file, self.dtype, self.length = path.open("wb"), dtype, 0
-        self.head()
-
-    def head(self) -> None:
-        """Write the header for the present length; numpy pads it so that any length has room."""
-        self.file.seek(0)
-        about = {"descr": npy.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.length,)}
-        npy.write_array_header_1_0(self.file, about)
-
-    def append(self, values: np.ndarray) -> None:
-        """Write more values behind the others."""
-        self.file.write(values.astype(self.dtype).tobytes())
-        self.length += len(values)
-
 
 @contextmanager
-def _growing(path: Path, dtype: np.dtype) -> Iterator[_Growing]:
-    array = _Growing(path, dtype)
-    with array.file:
-        yield array
-        array.head()
-        array.file.flush()
-        os.fsync(array.file.fileno())
+def _growing(path: Path, dtype: np.dtype) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield what writes more values behind the others into an array's file."""
+    length = 0
+    with path.open("wb") as file:
+
+        def head() -> None:
+            # For the present length; numpy pads it so that any length has room.
+            file.seek(0)
+            about = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+            npy.write_array_header_1_0(file, about)
+
+        def append(values: np.ndarray) -> None:
+            nonlocal length
+            file.write(values.astype(dtype).tobytes())
+            length += len(values)
+
+        head()
+        yield append
+        head()
+        file.flush()
+        os.fsync(file.fileno())

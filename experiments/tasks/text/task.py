@@ -137,8 +137,7 @@ class TextTask(TokenTask):
     Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Batches are on
     ``device``. A window that is a document begins with what the tokenizer's template puts before a text
     (:func:`experiments.tasks.tokenizers.opening_tokens`), mostly nothing; packed, so does every document within a
-    window.
-    A ``tokenizer`` that is at hand spares looking for the one that is named.
+    window. A ``tokenizer`` that is at hand spares looking for the one that is named.
 
     Raises:
         ValueError: for a corpus or tokenizer that cannot be had or does not serve, saying what to do; see
@@ -236,7 +235,8 @@ class TextTask(TokenTask):
         return documents
 
     def _windowed(self, split: str, store: TokenStore, documents: Documents) -> Windows:
-        c, pad, eos = self.config, self._number("pad_token_id"), self._number("eos_token_id")
+        c = self.config
+        pad, eos = (getattr(self.tokenizer, role) for role in ("pad_token_id", "eos_token_id"))
         if not c.packed:
             return SeparateWindows(store, documents, c.n_ctx, next(n for n in (pad, eos, 0) if n is not None))
         assert eos is not None
@@ -247,9 +247,6 @@ class TextTask(TokenTask):
             f"= {c.n_ctx}: choose a shorter one, more documents, or packed=False",
         )
         return windows
-
-    def _number(self, role: str) -> int | None:
-        return getattr(self.tokenizer, role)
 
 
 def _corpora(config: TextTaskConfig, cache: Path | None) -> list[Corpus]:
