@@ -749,6 +749,6 @@ def test_directions_are_found_by_a_token_s_text() -> None:
 
 
 def test_nothing_imports_transformers_for_text() -> None:
-    for name in ("text", "surface", "model"):
+    for name in ("transformerlens/text", "transformerlens/tools", "common/text_coverage", "model"):
         assert "import transformers" not in Path(f"circuits/{name}.py").read_text()
         assert "from transformers" not in Path(f"circuits/{name}.py").read_text()
