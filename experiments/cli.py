@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
-from experiments.commands import lm_cli, route_cli, study_cli
+from experiments.commands import lm_cli, route_cli, study, sweep
 from experiments.commands.lm_cli import TrainLM
 from experiments.commands.route_cli import Root, RunName, Step
 
@@ -192,14 +192,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "circuit": route_cli.circuit,
     "ioi": lm_cli.ioi,
     "corpus": lm_cli.corpus,
-    "sweep": study_cli.sweep,
-    "collect": study_cli.collect,
-    "amicl": study_cli.amicl,
-    "mechanism": study_cli.mechanism,
-    "lm-mechanism": study_cli.lm_mechanism,
-    "lm-cost": study_cli.lm_cost,
-    "figures": study_cli.figures,
-    "reproduce": study_cli.reproduce,
+    "sweep": sweep.sweep,
+    "collect": sweep.collect,
+    "amicl": study.amicl,
+    "mechanism": study.mechanism,
+    "lm-mechanism": study.lm_mechanism,
+    "lm-cost": study.lm_cost,
+    "figures": study.figures,
+    "reproduce": study.reproduce,
 }
 
 

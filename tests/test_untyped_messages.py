@@ -99,7 +99,7 @@ from circuits.interventions.intervention import Attend, Zero
 from circuits.config.streams import LearnedGain
 from experiments.runs.training_config import SGD, Adam, Every, GateChange
 from experiments.tasks import ICLTask
-from experiments.studies.associative_memory import study as amicl_study
+from experiments.studies.associative_memory.study import ask as amicl_study
 from experiments.studies.registry import experiment
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
 pair = ICLTask("small").pairs(4)

@@ -88,8 +88,14 @@ def patch_run(
     return patch(model, pair, sites, metric, direction, max_memory, progress)
 
 
-def heads_run(run: Run, n: int = 256, split: str | None = None, progress: bool = False) -> pd.DataFrame:
-    """Return the head scores of every checkpoint of a run: step, and the columns of
+def heads_run(
+    run: Run,
+    n: int = 256,
+    split: str | None = None,
+    progress: bool = False,
+    checkpoints: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Return the head scores of the checkpoints of a run, all or those at some steps: step, and the columns of
     :func:`experiments.questions.head_scores.scored`.
 
     Raises:
@@ -98,10 +104,11 @@ def heads_run(run: Run, n: int = 256, split: str | None = None, progress: bool =
     if not run.config.of_tokens:
         task = run.task()
         batch = task.sample(n, split or "ic", seed=1)
-        return _over_checkpoints(run, lambda model: scored(model, task, batch), progress)
+        return _over_checkpoints(run, lambda model: scored(model, task, batch), progress, checkpoints)
     asker = questioner(run)
     pair = asker.pairs(n, seed=1, **({} if split is None else {"split": split}))
-    return _over_checkpoints(run, lambda model: scored_prompts(model, asker.head_scores(pair), pair), progress)
+    scores = asker.head_scores(pair)
+    return _over_checkpoints(run, lambda model: scored_prompts(model, scores, pair), progress, checkpoints)
 
 
 def ablate_run(
@@ -175,8 +182,8 @@ def _split(
     return task.split_gradient(model, task.held_out(n, split), activations, by)
 
 
-def _over_checkpoints(run: Run, ask: Any, progress: bool) -> pd.DataFrame:
-    steps = run.checkpoints()
+def _over_checkpoints(run: Run, ask: Any, progress: bool, steps: Sequence[int] | None = None) -> pd.DataFrame:
+    steps = run.checkpoints() if steps is None else steps
     shown = tqdm(steps, unit=" checkpoints", disable=not progress, leave=False, delay=2)
     frames = [ask(run.load_model(step)).assign(step=step) for step in shown]
     return pd.concat(frames, ignore_index=True)

@@ -180,11 +180,14 @@ def circuit_over_checkpoints(
     steps: int = 5,
     max_memory: int | None = None,
     progress: bool = False,
+    checkpoints: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Return how much of the behaviour a circuit carries at every checkpoint of a run, labelled with the run."""
+    """Return how much of the behaviour a circuit carries at the checkpoints of a run, all or those at some steps,
+    labelled with the run."""
+    at = run.checkpoints() if checkpoints is None else checkpoints
     models: Iterator[tuple[int, HookedStreamTransformer]] = (
         (step, run.load_model(step))
-        for step in tqdm(run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
+        for step in tqdm(at, unit=" checkpoints", disable=not progress, leave=False, delay=2)
     )
     pair = pairs(run, n, corruption)
     return labelled(follow(models, pair, circuit, find, metric, method, replacement, steps, max_memory), run)

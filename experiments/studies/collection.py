@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.plain_data import canonical_json
+from experiments.runs.config import RunConfig
 from experiments.runs.directory import directory_of
 from experiments.runs.frames import DIGITS, parquet_bytes
 from experiments.runs.run import Run
-from experiments.studies.arms import Arm, Size
 from experiments.studies.changing import Write, changing
 from experiments.studies.committed_results import (
     COMMITTED,
@@ -27,6 +27,7 @@ from experiments.studies.committed_results import (
     manifest_of,
 )
 from experiments.studies.registry import EXPERIMENTS, experiment
+from experiments.studies.study import Arm, Size
 
 ENDED = ("finished", "failed")
 """Runs that count: those that came to their end, and those that diverged on the way."""
@@ -51,7 +52,8 @@ def collect(
         BundleError: if there is no finished run at all, or for a bundle of another schema.
     """
     arms = {name: experiment(name).arms(size) for name in names}
-    found = {run.config.id: run for run in _runs(roots, arms) if run.status in ENDED}
+    wanted = {arm.config.id: arm.config for those in arms.values() for arm in those}
+    found = {run.config.id: run for run in runs_in(roots, wanted.values()) if run.status in ENDED}
     fresh = {run_id: _read(run) for run_id, run in found.items()}
     where = ", ".join(map(str, roots))
     none = f"there is no finished run of {', '.join(arms)} in {where}; 'valuestream sweep' trains them"
@@ -60,7 +62,7 @@ def collect(
         raise BundleError(none)
     # What is kept is read while nobody else changes it.
     with changing(Path(bundle)) as replace:
-        kept = _rows_of(Bundle.open(bundle), arms) if manifest.exists() and not afresh else {}
+        kept = _rows_of(Bundle.open(bundle), wanted) if manifest.exists() and not afresh else {}
         held = {**kept, **fresh}
         if not held:
             raise BundleError(none)
@@ -68,13 +70,32 @@ def collect(
     return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
 
 
+def runs_in(roots: Sequence[str | Path], wanted: Iterable[RunConfig]) -> list[Run]:
+    """Return those of the wanted runs that are in some directories, whatever became of them.
+
+    Raises:
+        RunError: for a run directory that is damaged.
+    """
+    there = [directory_of(root, config) for config in wanted for root in roots]
+    return [Run.open(path) for path in there if (path / "run.json").is_file()]
+
+
 def _frames(held: Mapping[str, dict[str, Any]], arms: Mapping[str, Sequence[Arm]]) -> dict[str, pd.DataFrame]:
-    rows = [{"experiment": name, **_arm(arm)} for name, those in arms.items() for arm in those if arm.config.id in held]
+    rows = [
+        (name, arm.condition, arm.label, arm.config.seed, arm.config.id)
+        for name, those in arms.items()
+        for arm in those
+        if arm.config.id in held
+    ]
     frames = {
         "arms": pd.DataFrame(rows, columns=["experiment", "condition", "variant", "seed", "run"]),
-        "runs": pd.DataFrame([held[run]["about"] for run in held]),
+        "runs": pd.DataFrame([of["about"] for of in held.values()]),
     }
-    return frames | {log: _together([of[log] for of in held.values()]) for log in LOGS}
+    for log in LOGS:
+        # Empty frames have no types, and would take them from the others.
+        full = [of[log] for of in held.values() if len(of[log])]
+        frames[log] = pd.concat(full, ignore_index=True) if full else pd.DataFrame({"run": []})
+    return frames
 
 
 def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED) -> None:
@@ -88,7 +109,7 @@ def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTE
 
 
 def _put(frames: Mapping[str, pd.DataFrame], path: Path, replace: Write, afresh: bool = False) -> None:
-    written = {f"{name}.parquet": parquet_bytes(_rounded(frame), level=19) for name, frame in frames.items()}
+    written = {f"{name}.parquet": parquet_bytes(frame.round(DIGITS), level=19) for name, frame in frames.items()}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
     files = dict(sorted({**_whole_files(path, afresh), **hashes}.items()))
     text = json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n"
@@ -108,22 +129,13 @@ def _whole_files(path: Path, afresh: bool) -> dict[str, str]:
     return {name: digest for name, digest in held.files.items() if name not in changed}
 
 
-def _runs(roots: Sequence[str | Path], arms: Mapping[str, Sequence[Arm]]) -> list[Run]:
-    wanted = {arm.config.id: arm.config for those in arms.values() for arm in those}
-    there = [directory_of(root, config) for root in roots for config in wanted.values()]
-    return [Run.open(path) for path in there if (path / "run.json").is_file()]
-
-
-def _arm(arm: Arm) -> dict[str, Any]:
-    return {"condition": arm.condition, "variant": arm.label, "seed": arm.config.seed, "run": arm.config.id}
-
-
 def _read(run: Run) -> dict[str, Any]:
     """One run's row and logs, as the bundle holds them."""
     logs = {"metrics": run.metrics(), "gradients": pd.DataFrame()}
     if run.config.training.gradients_at:
         logs["gradients"] = run.gradients()
-    logs = {log: _rounded(frame.assign(run=run.config.id)) for log, frame in logs.items()}
+    logs = {log: frame.assign(run=run.config.id).round(DIGITS) for log, frame in logs.items()}
+    stop = run.config.training.stop_at if isinstance(run, Run) else None
     about = {
         "run": run.config.id,
         "name": run.path.name,
@@ -131,7 +143,7 @@ def _read(run: Run) -> dict[str, Any]:
         "preset": run.config.preset,
         "seed": run.config.seed,
         "steps": run.config.training.steps,
-        "stops_at": _stops_at(run),
+        "stops_at": stop.accuracy if stop else float("nan"),
         "status": run.status,
         "engine": run.record["engine"],
         "seconds": run.seconds,
@@ -142,26 +154,11 @@ def _read(run: Run) -> dict[str, Any]:
     return {"about": about, **logs}
 
 
-def _stops_at(run: Run) -> float:
-    stop = run.config.training.stop_at
-    return stop.accuracy if stop else float("nan")
-
-
-def _rows_of(old: Bundle, arms: Mapping[str, Sequence[Arm]]) -> dict[str, dict[str, Any]]:
-    wanted = {arm.config.id for those in arms.values() for arm in those}
+def _rows_of(old: Bundle, wanted: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
+    """The rows and logs of the wanted runs that a bundle holds already."""
     logs = {log: dict(list(old.frame(log).groupby("run", sort=False, observed=True))) for log in LOGS}
     return {
         row["run"]: {"about": row, **{log: logs[log].get(row["run"], pd.DataFrame()) for log in LOGS}}
         for row in old.runs.to_dict("records")
         if row["run"] in wanted
     }
-
-
-def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    # Empty frames have no types, and would take them from the others.
-    full = [frame for frame in frames if len(frame)]
-    return pd.concat(full, ignore_index=True) if full else pd.DataFrame({"run": []})
-
-
-def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.round(DIGITS)

@@ -88,18 +88,15 @@ class Bundle:
         if not changed:
             return
         if {"runs.parquet", *(f"{log}.parquet" for log in LOGS)} & set(changed):
-            self._name_changed_runs()
+            try:
+                self.check_runs()
+            except BundleError:
+                raise
+            except Exception:  # what can no longer be read raises many classes, and names no run
+                pass
         raise BundleError(
             f"{', '.join(changed)} in {self.path} does not have the hash that the manifest states; {AGAIN}"
         )
-
-    def _name_changed_runs(self) -> None:
-        try:
-            self.check_runs()
-        except BundleError:
-            raise
-        except Exception:  # what can no longer be read raises many classes, and names no run
-            return
 
     def changed(self) -> list[str]:
         """Return the files that are missing or do not have their hashes."""
@@ -120,7 +117,9 @@ class Bundle:
             rows = pd.read_parquet(self.path / f"{log}.parquet")
             by_run = dict(list(rows.groupby("run", sort=False, observed=True)))
             stated = dict(zip(runs.run, runs[log], strict=True))
-            wrong = [run for run, digest in stated.items() if digest != (_digest(by_run[run]) if run in by_run else "")]
+            wrong = [
+                run for run, digest in stated.items() if digest != (log_hash(by_run[run]) if run in by_run else "")
+            ]
             if wrong:
                 raise BundleError(
                     f"in {self.path} the {log} of {_some(wrong)} do not have the hash that the run states: they were "
@@ -213,10 +212,6 @@ def manifest_of(path: Path) -> dict[str, str]:
 
 def log_hash(rows: pd.DataFrame) -> str:
     """Return the hash of one run's rows of a log, as the bundle holds them."""
-    return _digest(rows)
-
-
-def _digest(rows: pd.DataFrame) -> str:
     return frame_hash(rows.drop(columns="run").reset_index(drop=True))
 
 

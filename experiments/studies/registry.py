@@ -1,61 +1,48 @@
-"""The named experiments: for each question, what is trained, as a plain list of configurations.
-
-An experiment is a list of arms. An arm is a run with the label that tables give it and the condition under which it is
-compared: within a condition, arms of one seed share data and initial weights, and every label is set against classic.
-"""
+"""All studies in order, and by name what they train, draw and say."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from circuits.common.errors import known
 from experiments.runs.config import RunConfig
-from experiments.studies import arms, lm_arms
-from experiments.studies.arms import SIZES, Arm, Size
-from experiments.studies.times import ASKS
+from experiments.studies import (
+    carriers,
+    connections,
+    controls,
+    gate_windows,
+    gradient,
+    language_models,
+    optimisers,
+    thresholds,
+    training_data,
+)
+from experiments.studies.associative_memory import study as associative_memory
+from experiments.studies.heads_and_routes import study as heads_and_routes
+from experiments.studies.indirect_objects import study as indirect_objects
+from experiments.studies.step_cost import study as step_cost
+from experiments.studies.study import SIZES, Arm, Experiment, Picture, Size, Study
 
-
-@dataclass(frozen=True)
-class Experiment:
-    """A question and what is trained to answer it."""
-
-    name: str
-    build: Callable[[Size], list[Arm]]
-
-    @property
-    def asks(self) -> str:
-        """The question."""
-        return ASKS[self.name]
-
-    def arms(self, size: Size = "full") -> list[Arm]:
-        """Return the runs; none where a size leaves the experiment out.
-
-        Raises:
-            UnknownNameError: for an unknown size.
-        """
-        return self.build(known("size", size, SIZES))  # type: ignore[arg-type] # a known size
-
-
-EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e
-    for e in (
-        Experiment("streams-paper", arms.streams_paper),
-        Experiment("streams", arms.streams),
-        Experiment("gradient-paper", arms.gradient_paper),
-        Experiment("gradient", arms.gradient),
-        Experiment("windows", arms.windows),
-        Experiment("windows-paper", arms.windows_paper),
-        Experiment("controls", arms.controls),
-        Experiment("connections", arms.connections),
-        Experiment("data", arms.data),
-        Experiment("optimisers", arms.optimisers),
-        Experiment("mechanism", arms.mechanism),
-        Experiment("lm", lm_arms.stories),
-        Experiment("lm-sizes", lm_arms.sizes),
-        Experiment("lm-nested", lm_arms.nested),
+STUDIES: dict[str, Study] = {
+    module.STUDY.name: module.STUDY
+    for module in (
+        associative_memory,
+        carriers,
+        gradient,
+        gate_windows,
+        controls,
+        connections,
+        training_data,
+        optimisers,
+        thresholds,
+        heads_and_routes,
+        language_models,
+        step_cost,
+        indirect_objects,
     )
 }
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for study in STUDIES.values() for e in study.experiments}
+PICTURES: dict[str, Picture] = {p.name: p for study in STUDIES.values() for p in study.pictures}
 
 
 def experiment(name: str) -> Experiment:
@@ -70,3 +57,26 @@ def experiment(name: str) -> Experiment:
 def configs(names: Sequence[str], size: Size = "full") -> list[RunConfig]:
     """Return the configurations of several experiments, each once, in order."""
     return list(dict.fromkeys(arm.config for name in names for arm in experiment(name).arms(size)))
+
+
+def pictures(names: Iterable[str]) -> list[Picture]:
+    """Return pictures by name, all of them where none is named.
+
+    Raises:
+        UnknownNameError: for an unknown figure (nearest suggested).
+    """
+    return [PICTURES[known("figure", name, PICTURES)] for name in names] or list(PICTURES.values())
+
+
+__all__ = [
+    "EXPERIMENTS",
+    "PICTURES",
+    "SIZES",
+    "STUDIES",
+    "Arm",
+    "Experiment",
+    "Size",
+    "configs",
+    "experiment",
+    "pictures",
+]

@@ -1,14 +1,16 @@
-"""Frames of numbers as words: Markdown tables and intervals."""
+"""Frames of numbers as words: intervals, Markdown tables, and the blocks of pages that studies share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from experiments.studies import times as answers
+from experiments.studies.committed_results import Bundle
+from experiments.studies.study import REFERENCE, Block, Experiment
+from experiments.studies.times import compared, differences, ends, means, verdict
 
 
 def rows_of(frame: pd.DataFrame) -> Iterable[Any]:
@@ -32,23 +34,14 @@ def interval(mean: float, low: float, high: float, form: str) -> str:
     return f"{mean:{form}} (no spread)" if low == high else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def speed_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return :func:`experiments.studies.times.speed` in words."""
-    rows = [
-        {
-            "condition": row.condition,
-            "compared": f"{row.variant} / {row.reference}",
-            "got there": _reached(row),
-            "steps": "-" if np.isnan(row.steps) else f"{row.steps:,.0f} / {row.reference_steps:,.0f}",
-            "ratio": "-" if row.same_as else interval(row.ratio, row.low, row.high, ".2f"),
-            "p": "-" if row.same_as or np.isnan(row.p_adjusted) else _p(row.p_adjusted),
-            "could show": "-" if row.same_as or np.isnan(row.smallest) else shown(row.smallest),
-            "verdict": answers.verdict(row),
-        }
-        for row in rows_of(table)
-    ]
-    found = pd.DataFrame(rows)
-    return found.drop(columns="condition") if found.condition.nunique() == 1 else found
+def times_word(row: Any) -> str:
+    """Return the ratio of a row of :func:`experiments.studies.times.speed`, as in "0.80 [0.76, 0.85] times"."""
+    return interval(row.ratio, row.low, row.high, ".2f") + " times"
+
+
+def fewer(row: Any) -> str:
+    """Return by how much fewer steps are taken."""
+    return f"{1 - row.ratio:.0%} [{1 - row.high:.0%}, {1 - row.low:.0%}]"
 
 
 def shown(smallest: float) -> str:
@@ -56,44 +49,84 @@ def shown(smallest: float) -> str:
     return f"{1 / smallest:.2f} or {smallest:.2f}"
 
 
-def with_differences(wide: pd.DataFrame, table: pd.DataFrame, column: str) -> str:
-    """Return a table of final values with two rows more a condition, and a star where a difference is clear.
+def speed_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return :func:`experiments.studies.times.speed` in words."""
+    rows = []
+    for row in rows_of(table):
+        reached = f"{row.reached:.0f}" + (
+            "" if row.reached == row.reference_reached else f", {row.reference_reached:.0f}"
+        )
+        reached += f" of {row.pairs}" + (f" ({row.diverged:.0f} diverged)" if row.diverged else "")
+        # Two digits, or three where two would hide on which side of 0.05 a p is.
+        p = f"{row.p_adjusted:.3g}" if f"{row.p_adjusted:.2g}" == "0.05" else f"{row.p_adjusted:.2g}"
+        rows.append(
+            {
+                "condition": row.condition,
+                "compared": f"{row.variant} / {row.reference}",
+                "got there": reached if row.pairs else "-",
+                "steps": "-" if np.isnan(row.steps) else f"{row.steps:,.0f} / {row.reference_steps:,.0f}",
+                "ratio": "-" if row.same_as else interval(row.ratio, row.low, row.high, ".2f"),
+                "p": "-" if row.same_as or np.isnan(row.p_adjusted) else p,
+                "could show": "-" if row.same_as or np.isnan(row.smallest) else shown(row.smallest),
+                "verdict": verdict(row),
+            }
+        )
+    found = pd.DataFrame(rows)
+    return found.drop(columns="condition") if found.condition.nunique() == 1 else found
 
-    ``wide`` has columns variant, maybe condition, and those that ``column`` of ``table`` names, which is what
-    :func:`experiments.studies.times.differences` returns. The rows are of value minus classic, and of what its seeds
-    could
-    show.
+
+def speed_block(experiment: Experiment, name: str = "", heading: str = "") -> Block:
+    """Return the table of an experiment's times, by default called as the experiment."""
+
+    def text(bundle: Bundle) -> str:
+        return markdown(speed_table(compared(bundle, experiment)))
+
+    return Block(name or experiment.name, text, heading or experiment.asks, (experiment,))
+
+
+def final_block(
+    name: str,
+    heading: str,
+    experiment: Experiment,
+    columns: Mapping[str, tuple[str, str]],
+    at_step: int | None = None,
+    lead: Literal["condition", "runs"] = "condition",
+) -> Block:
+    """Return the table of where an experiment's runs end; the other arguments are those of
+    :func:`experiments.studies.times.ends`.
+
+    Beside the variant stands its condition, or of how many runs its values are. Two rows more a condition are of value
+    minus classic and of what its seeds could show; a star stands where a difference is clear.
     """
-    clear = {(r["condition"], r["variant"], r[column]) for r in table[table.p_adjusted < 0.05].to_dict("records")}
+
+    def text(bundle: Bundle) -> str:
+        last = ends(bundle, experiment, columns, at_step)
+        table = means(last)
+        table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in rows_of(table)]
+        wide: Any = table.pivot(index=["condition", "variant"], columns="title", values="text")[list(columns)]
+        order = list(dict.fromkeys(zip(table.condition, table.variant, strict=True)))
+        wide = wide.loc[order].reset_index()
+        shown = ["condition", "variant"] if lead == "condition" else ["variant", "runs"]
+        wide["runs"] = wide.variant.map(table.groupby("variant", observed=True).n.max())
+        return _with_differences(wide, differences(last), [*shown, *columns])
+
+    return Block(name, text, heading, (experiment,))
+
+
+def _with_differences(wide: pd.DataFrame, table: pd.DataFrame, columns: list[str]) -> str:
+    clear = {(r.condition, r.variant, r.title) for r in rows_of(table[table.p_adjusted < 0.05])}
     rows = []
     for condition in dict.fromkeys(table.condition):
-        part = wide[wide.condition == condition] if "condition" in wide else wide
-        for row in part.to_dict("records"):
+        for row in wide[wide.condition == condition].to_dict("records"):
             stars = {name: f"{row[name]} *" for name in row if (condition, row["variant"], name) in clear}
             rows.append(row | stars)
-        ours = table[(table.variant == "value") & (table.condition == condition)].to_dict("records")
-        if ours:
-            where = {"condition": condition, "runs": ours[0]["pairs"]}
-            minus = {r[column]: interval(r["difference"], r["low"], r["high"], "+.3f") for r in ours}
-            rows.append(where | {"variant": f"value minus {answers.REFERENCE}"} | minus)
-            rows.append(where | {"variant": "could show"} | {r[column]: f"{r['smallest']:.2g}" for r in ours})
+        ours = table[(table.variant == "value") & (table.condition == condition)]
+        if len(ours):
+            where = {"condition": condition, "runs": ours.pairs.iloc[0]}
+            minus = {r.title: interval(r.difference, r.low, r.high, "+.3f") for r in rows_of(ours)}
+            rows.append(where | {"variant": f"value minus {REFERENCE}"} | minus)
+            rows.append(where | {"variant": "could show"} | {r.title: f"{r.smallest:.2g}" for r in rows_of(ours)})
     return (
-        f"{markdown(pd.DataFrame(rows)[list(wide.columns)])}\n\nA star: differs from {answers.REFERENCE} (paired by "
+        f"{markdown(pd.DataFrame(rows)[columns])}\n\nA star: differs from {REFERENCE} (paired by "
         f"seed, adjusted over the {len(table)} differences of the table, as is the interval of a difference)."
     )
-
-
-def _p(p: float) -> str:
-    """A p with two digits, or three where two would hide on which side of 0.05 it is."""
-    return f"{p:.3g}" if f"{p:.2g}" == "0.05" else f"{p:.2g}"
-
-
-def _reached(row: Any) -> str:
-    if not row.pairs:
-        return "-"
-    both = (
-        f"{row.reached:.0f}"
-        if row.reached == row.reference_reached
-        else f"{row.reached:.0f}, {row.reference_reached:.0f}"
-    )
-    return f"{both} of {row.pairs}" + (f" ({row.diverged:.0f} diverged)" if row.diverged else "")

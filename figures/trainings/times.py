@@ -176,28 +176,29 @@ def windows(
 ) -> go.Figure:
     """Return accuracy of runs whose stream changes at a step: a panel a change, a curve a step, and two references.
 
-    Variants are called "<change> <when> (<step>)"; when is before, within or after the transition.
+    ``metrics`` has columns variant, seed, run, step, split, measure, value, and of what changes: change (a key of
+    ``CHANGE_WORDS``), when (before, within or after the transition) and at (the step); none of the references.
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
-    changes = [c for c in CHANGE_WORDS if chosen.variant.str.startswith(c).any()]
+    changes = [c for c in CHANGE_WORDS if (chosen.change == c).any()]
     if not changes:
-        raise ValueError(f"no variant here is called after a change ({', '.join(CHANGE_WORDS)}); train 'windows' first")
+        raise ValueError(f"no run here has its stream changed ({', '.join(CHANGE_WORDS)}); train 'windows' first")
     titles = [CHANGE_WORDS[c] for c in changes]
     figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
-    changed = chosen.variant.str.startswith(tuple(changes))
+    changed = chosen.change.notna()
     chosen = chosen[chosen.step <= 1.25 * chosen.step[changed].max()]  # the references may have gone on much further
+    made: Any = chosen[chosen.change.notna()].drop_duplicates("variant")
     curves = {str(v): curve_of(rows) for v, rows in chosen.groupby("variant", sort=False)}
     for column, change in enumerate(changes, start=1):
         first = {"showlegend": column == 1}
         for name, colour, style in (("classic", BLACK, "solid"), ("value", BLUE, "solid")):
             for trace in band(curves[name], name, colour, style, **first):
                 figure.add_trace(trace, row=1, col=column)
-        for name in (v for v in curves if v.startswith(change)):
-            when = next(w for w in WHENS if f" {w} " in name)
-            at = int(name.split("(")[1].rstrip(")").replace(",", ""))
-            for trace in band(curves[name], f"changed {when} the transition", WHENS[when], "dash", **first):
+        for row in made[made.change == change].itertuples():
+            name, colour = f"changed {row.when} the transition", WHENS[row.when]
+            for trace in band(curves[row.variant], name, colour, "dash", **first):
                 figure.add_trace(trace, row=1, col=column)
-            figure.add_vline(x=at, line={"color": WHENS[when], "width": 1, "dash": "dot"}, row=1, col=column)  # type: ignore[arg-type] # plotly takes numbers
+            figure.add_vline(x=int(row.at), line={"color": colour, "width": 1, "dash": "dot"}, row=1, col=column)  # type: ignore[arg-type] # plotly takes numbers
     figure.update_xaxes(title_text="step (updates)")
     figure.update_yaxes(title_text=f"accuracy ({SPLIT_WORDS[split]})", range=[0, 1.03], col=1)
     caption = seeds_caption(chosen) + " Dotted lines: the step of the change."

@@ -22,8 +22,8 @@ from circuits.common.fields import Checked, all_different, checked_value, checks
 from circuits.common.plain_data import canonical_json, content_hash, essence, from_plain
 from circuits.interventions.intervention import Clamp, Intervention
 from experiments.runs.config import RunConfig, icl_run, lm_run
-from experiments.studies import arms, lm_arms
 from experiments.studies.committed_results import Bundle
+from experiments.studies.registry import experiment
 
 SCRIPT = """
 import dataclasses, importlib, json, pkgutil
@@ -432,10 +432,10 @@ def test_committed_runs_keep_their_ids() -> None:
         assert canonical_json(config.essence()) == text, "no number is of another kind than its field"
 
 
-@pytest.mark.parametrize("build", [arms.streams, arms.windows, arms.controls, arms.connections, lm_arms.stories])
-def test_the_study_asks_for_runs_that_are_committed(build: Any) -> None:
+@pytest.mark.parametrize("name", ["streams", "windows", "controls", "connections", "lm"])
+def test_the_study_asks_for_runs_that_are_committed(name: str) -> None:
     committed = set(Bundle.open().runs.run)
-    assert {arm.config.id for arm in build("full")} <= committed
+    assert {arm.config.id for arm in experiment(name).arms("full")} <= committed
 
 
 # --- the mechanism ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import torch
 from scipy import stats
 
 from circuits.associative_memory import AMICL, SIMILARITIES, Sequences, nearest_over_a, scores_over_a
-from experiments.studies import associative_memory as study
+from experiments.studies.associative_memory import against_paper, answers
+from experiments.studies.associative_memory.study import ask
 from experiments.tasks.associative_memory import TASKS, AMICLBatch, AMICLTask, AMICLTaskConfig
 
 GRID = torch.tensor([0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0, 4.0])
@@ -290,12 +291,12 @@ def test_noisy_labels_are_read_by_the_nearest_label_of_the_context() -> None:
 
 @pytest.fixture(scope="module")
 def counts() -> pd.DataFrame:
-    return study.counts(more=1000)
+    return against_paper.counts(more=1000)
 
 
 @pytest.fixture(scope="module")
 def curves() -> pd.DataFrame:
-    return study.curves(sizes=(10, 20, 40, 100))
+    return against_paper.curves(sizes=(10, 20, 40, 100))
 
 
 def test_counts_agree_with_the_printed_ones(counts: pd.DataFrame) -> None:
@@ -307,16 +308,16 @@ def test_counts_agree_with_the_printed_ones(counts: pd.DataFrame) -> None:
 
 
 def test_counts_of_another_memory_do_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = study.nearest_over_a
-    monkeypatch.setattr(study, "nearest_over_a", lambda s, a, name, reach: real(s, 0.9 * a, name, reach))
-    monkeypatch.setattr(study, "PRINTED", study.PRINTED[2:5])
-    assert not study.counts(more=1000).within_three.any()
+    real = answers.nearest_over_a
+    monkeypatch.setattr(answers, "nearest_over_a", lambda s, a, name, reach: real(s, 0.9 * a, name, reach))
+    monkeypatch.setattr(against_paper, "PRINTED", against_paper.PRINTED[2:5])
+    assert not against_paper.counts(more=1000).within_three.any()
 
 
 def test_curves_agree_with_the_plots(curves: pd.DataFrame) -> None:
-    compared = study.against_paper(curves)
+    compared = against_paper.against_paper(curves)
     assert len(compared) == 27
-    assert set(compared.curve) == set(study.READ_OFF)
+    assert set(compared.curve) == set(against_paper.READ_OFF)
     assert compared.agrees.all(), compared[~compared.agrees]
     ours = curves[curves.source == "here"]
     assert ours.groupby("curve").size().to_dict() == {"dimension": 4, "dot by a": 100, "length": 4, "pearson by a": 100}
@@ -325,7 +326,7 @@ def test_curves_agree_with_the_plots(curves: pd.DataFrame) -> None:
 
 def test_long_sequences_lose_nothing() -> None:
     longest = AMICLTaskConfig(n_classes=50, length=1000)
-    [right] = study.answers(longest, torch.tensor([2.0]), ["dot"], 60)["dot"]
+    [right] = answers.answers(longest, torch.tensor([2.0]), ["dot"], 60)["dot"]
     assert right.all()
 
 
@@ -342,7 +343,7 @@ def test_pearson_plateau(curves: pd.DataFrame) -> None:
 
 @pytest.fixture(scope="module")
 def maps() -> pd.DataFrame:
-    return study.heat_maps()
+    return answers.heat_maps()
 
 
 def grid(maps: pd.DataFrame, which: str, stage: str, similarity: str) -> np.ndarray:
@@ -383,12 +384,12 @@ def test_the_corrected_map_is_causal_and_its_last_row_the_retrieval(maps: pd.Dat
 
 @pytest.fixture(scope="module")
 def tasks() -> pd.DataFrame:
-    return study.accuracy_by_task(300, torch.tensor([0.5, 1.0, 1.5, 2.0, 4.0]), dimensions=(100,))
+    return answers.accuracy_by_task(300, torch.tensor([0.5, 1.0, 1.5, 2.0, 4.0]), dimensions=(100,))
 
 
 def test_accuracy_by_task_is_tidy_and_marks_one_best(tasks: pd.DataFrame) -> None:
     case = ["task", "reach", "d", "similarity"]
-    assert len(tasks) == len(study.CASES) * len(study.COMPARED) * 5
+    assert len(tasks) == len(answers.CASES) * len(answers.COMPARED) * 5
     assert (tasks.groupby(case).best.sum() == 1).all()
     assert tasks.groupby(case).chosen.sum().to_numpy() == pytest.approx(1)
     assert tasks[tasks.best].not_worse.all()
@@ -398,8 +399,8 @@ def test_accuracy_by_task_is_tidy_and_marks_one_best(tasks: pd.DataFrame) -> Non
 
 
 def test_best_a_is_above_one_and_has_an_upper_end_only_where_the_blank_says_something(tasks: pd.DataFrame) -> None:
-    best = study.best_a(tasks)
-    assert len(best) == len(study.CASES) * len(study.COMPARED)
+    best = answers.best_a(tasks)
+    assert len(best) == len(answers.CASES) * len(answers.COMPARED)
     by_dot = best[(best.similarity == "dot") & ~((best.task == "lag") & (best.reach == 1))]
     solved = by_dot[by_dot.task != "conjunction"]
     assert (solved.as_good_from > 1).all()
@@ -417,23 +418,23 @@ def test_the_set_as_good_finds_an_upper_end_where_there_is_one() -> None:
     rng = np.random.default_rng(0)
     chances = np.array([0.2, 0.9, 0.9, 0.2])
     correct = rng.random((4, 500, 1)) < chances[:, None, None]
-    frame = study._compared(correct, [1.0, 2.0, 3.0, 4.0], seed=0)
+    frame = answers._compared(correct, [1.0, 2.0, 3.0, 4.0], seed=0)
     assert frame.not_worse.tolist() == [False, True, True, False]
     assert frame.chosen[[0, 3]].tolist() == [0, 0]
-    one = study.best_a(frame.assign(task="t", reach=1, d=1, similarity="dot")).iloc[0]
+    one = answers.best_a(frame.assign(task="t", reach=1, d=1, similarity="dot")).iloc[0]
     assert (one.as_good_from, one.as_good_to, one.open_above) == (2.0, 3.0, False)
-    same = study._compared(np.repeat(correct[1:2], 3, 0), [1.0, 2.0, 3.0], seed=0)
+    same = answers._compared(np.repeat(correct[1:2], 3, 0), [1.0, 2.0, 3.0], seed=0)
     assert same.best.tolist() == [True, False, False], "of equals the smallest"
     assert same.not_worse.all()
 
 
 def test_the_miniature_study_has_every_frame_and_is_the_same_twice() -> None:
-    first, second = study.study("miniature"), study.study("miniature")
+    first, second = ask("miniature"), ask("miniature")
     names = ("counts", "curves", "agreement", "heat_maps", "tasks", "best_a")
     assert set(first) == {f"amicl_{name}" for name in names}
     for name, frame in first.items():
         pd.testing.assert_frame_equal(frame, second[name])
-    assert not first["amicl_curves"].equals(study.curves(100, 1, 21, study.SIZES[:4]))
+    assert not first["amicl_curves"].equals(against_paper.curves(100, 1, 21, against_paper.SIZES[:4]))
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -463,9 +464,9 @@ def test_the_miniature_study_has_every_frame_and_is_the_same_twice() -> None:
         (lambda: AMICLTaskConfig(noise=-0.1), "noise must not be negative"),
         (lambda: AMICLTaskConfig(lag=2), "n_pairs = 9 is not a multiple of lag = 2"),
         (lambda: AMICLTaskConfig(lag=3), "n_asks = 1 is not a multiple of lag = 3"),
-        (lambda: study.answers(AMICLTaskConfig(), torch.ones(1), ["dott"], 5), "did you mean 'dot'"),
-        (lambda: study.answers(AMICLTaskConfig(), torch.ones(1), ["dot"], 0), "trials must be at least 1"),
-        (lambda: study.counts(trials=1000, more=10), "more = 10 trials must hold the first 1000"),
+        (lambda: answers.answers(AMICLTaskConfig(), torch.ones(1), ["dott"], 5), "did you mean 'dot'"),
+        (lambda: answers.answers(AMICLTaskConfig(), torch.ones(1), ["dot"], 0), "trials must be at least 1"),
+        (lambda: against_paper.counts(trials=1000, more=10), "more = 10 trials must hold the first 1000"),
     ],
 )
 def test_mistakes_are_explained(call: Any, message: str) -> None:

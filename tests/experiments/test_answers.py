@@ -12,10 +12,12 @@ import pytest
 
 from analysis.statistics.intervals import paired_ratio
 from circuits.common.errors import UnknownNameError
+from experiments.studies import carriers, optimisers
 from experiments.studies import pages as report
 from experiments.studies import times as answers
 from experiments.studies.collection import add_frames
 from experiments.studies.committed_results import COMMITTED, Bundle
+from experiments.studies.registry import STUDIES, experiment
 from experiments.studies.wording import interval
 
 CLASSIC = [1000, 1200, 900, 1100, 1050]
@@ -48,8 +50,8 @@ def runs_of(variant: str, steps: list[Any], **more: Any) -> list[dict[str, Any]]
 
 def speed_of(held: Bundle, name: str = "gradient") -> Any:
     """The table of an experiment at the evaluations themselves, where jumps are, by variant and reference."""
-    runs = answers.times(held, name, rule="first")
-    return answers.speed(runs, answers.contrasts(name, runs.variant)).set_index(["variant", "reference"])
+    runs = answers.times(held, experiment(name), rule="first")
+    return answers.speed(runs, experiment(name).contrasts(runs.variant)).set_index(["variant", "reference"])
 
 
 VALUE = ("value", "classic")
@@ -93,7 +95,7 @@ def test_verdicts_say_what_was_shown_and_absence_only_if_it_was(tmp_path: Path, 
 def test_runs_that_never_get_there_are_censored_at_their_planned_end(tmp_path: Path) -> None:
     never = [1000, np.inf, 900, 1100, 1000]
     held = bundle_of(tmp_path, [*runs_of("classic", CLASSIC), *runs_of("value", never)])
-    times = answers.times(held, "gradient").query("variant == 'value'")
+    times = answers.times(held, experiment("gradient")).query("variant == 'value'")
     assert times.steps.isna().tolist() == [False, True, False, False, False]
     assert (times["last"] == 2000).all()
     row = speed_of(held).loc[VALUE]
@@ -112,10 +114,10 @@ def test_a_diverged_run_counts_as_never_there_up_to_its_planned_end(tmp_path: Pa
 def test_runs_that_ended_at_a_lower_accuracy_say_nothing_of_a_higher_one_or_another_set(tmp_path: Path) -> None:
     rows = [*runs_of("classic", CLASSIC, stops_at=0.98), *runs_of("value", [500] * 5, stops_at=0.95, level=0.96)]
     held = bundle_of(tmp_path, rows)
-    assert set(answers.times(held, "gradient", 0.95).variant) == {"classic", "value"}
-    assert set(answers.times(held, "gradient", 0.98).variant) == {"classic"}
+    assert set(answers.times(held, experiment("gradient"), 0.95).variant) == {"classic", "value"}
+    assert set(answers.times(held, experiment("gradient"), 0.98).variant) == {"classic"}
     both = Bundle.open(COMMITTED)
-    assert set(answers.times(both, "streams-paper", split="test").seed) == {0, 1, 2}, "those that did not end early"
+    assert set(answers.times(both, carriers.PAPER, split="test").seed) == {0, 1, 2}, "those that did not end early"
 
 
 def test_conditions_are_compared_within_themselves_and_corrected_together(tmp_path: Path) -> None:
@@ -148,11 +150,15 @@ def test_one_model_under_two_names_counts_once(tmp_path: Path) -> None:
 
 def test_questions_have_comparisons_of_their_own() -> None:
     held = Bundle.open(COMMITTED)
-    assert ("value-stop", "value") in answers.contrasts("gradient-paper", held.experiment("gradient-paper").variant)
-    assert ("query", "value") in answers.contrasts("streams", held.experiment("streams").variant)
-    windows = answers.contrasts("windows", held.experiment("windows").variant)
+
+    def contrasts(name: str) -> list[tuple[str, str]]:
+        return experiment(name).contrasts(held.experiment(name).variant)
+
+    assert ("value-stop", "value") in contrasts("gradient-paper")
+    assert ("query", "value") in contrasts("streams")
+    windows = contrasts("windows")
     assert {reference for variant, reference in windows if variant != "value"} == {"value"}
-    assert answers.contrasts("gradient", ["classic", "value"]) == [("value", "classic")], "of what is there"
+    assert experiment("gradient").contrasts(["classic", "value"]) == [("value", "classic")], "of what is there"
 
 
 def test_each_variant_is_tuned_by_itself(tmp_path: Path) -> None:
@@ -161,24 +167,24 @@ def test_each_variant_is_tuned_by_itself(tmp_path: Path) -> None:
         condition = f"SGD, rate {rate:g}"
         rows += runs_of("classic", [classic, classic + 50, classic + 100], condition=condition)
         rows += runs_of("value", [value, value + 50, value + 100], condition=condition)
-    [row] = answers.tuned(answers.times(bundle_of(tmp_path, rows, "optimisers"), "optimisers")).to_dict("records")
-    assert (row["rate"], row["reference_rate"]) == ("0.3", "0.3")
+    [row] = optimisers.tuned(bundle_of(tmp_path, rows, "optimisers")).to_dict("records")
+    assert (row["rate"], row["reference_rate"]) == (0.3, 0.3)
     assert row["ratio"] > 1, "at one rate it would have been sooner"
 
 
 def test_differences_of_shares_stay_between_their_bounds() -> None:
     ends = pd.DataFrame(
         [
-            {"split": "test", "measure": measure, "variant": v, "seed": s, "value": x}
+            {"title": "test", "condition": "", "measure": measure, "variant": v, "seed": s, "value": x}
             for measure in ("accuracy",)
             for v, values in (("classic", (0.0, 0.1, 0.2)), ("value", (1.0, 0.6, 0.9)))
             for s, x in enumerate(values)
         ]
     )
-    [row] = answers.differences(ends, ["split"]).to_dict("records")
+    [row] = answers.differences(ends).to_dict("records")
     assert row["difference"] == pytest.approx(np.mean([1.0, 0.5, 0.7]))
     assert -1 < row["low"] < row["difference"] < row["high"] < 1
-    [loss] = answers.differences(ends.assign(measure="loss"), ["split"]).to_dict("records")
+    [loss] = answers.differences(ends.assign(measure="loss")).to_dict("records")
     assert loss["high"] > 1, "a loss has no such bounds"
     assert row["lower"] == 0
 
@@ -234,7 +240,7 @@ def test_no_block_prints_an_impossible_number(whole: str) -> None:
 
 
 def test_pages_are_filled_by_name(tmp_path: Path) -> None:
-    page = report.PAGES[0].read_text()
+    page = STUDIES["carriers"].page.read_text()
     changed = page.replace("| 5 of 5 |", "| 5 of 6 |", 1)
     begin, end = (changed.index(f"<!-- {word} streams-paper -->") for word in ("begin", "end"))
     assert "5 of 6" in changed[begin:end]

@@ -13,17 +13,16 @@ import pandas as pd
 import pytest
 
 from circuits.common.errors import UnknownNameError
-from experiments.commands import study_commands
+from experiments.commands.sweep import sweep as sweep_command
 from experiments.runs.config import TRAINING, RunConfig, icl_run
 from experiments.runs.frames import frame_hash, parquet_bytes
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import SGD, Every
 from experiments.studies import registry as paper
-from experiments.studies.arms import Arm
 from experiments.studies.collection import add_frames, collect
 from experiments.studies.committed_results import COMMITTED, Bundle, BundleError
-from experiments.studies.registry import Experiment
+from experiments.studies.study import SIZES, Arm, Experiment
 from experiments.sweeps.sweep import sweep
 from tests.helpers import rewrite
 
@@ -164,7 +163,7 @@ def test_hashes_are_of_what_is_held_not_of_how() -> None:
 
 
 def run_sweep(bundle: Path, root: Path, again: bool = False) -> None:
-    study_commands.sweep(["tiny"], "processes", "full", 1, None, "cpu", 0, again, bundle, root)
+    sweep_command(("tiny",), "processes", "full", 1, None, "cpu", 0, again, bundle, root)
 
 
 def test_a_sweep_trains_nothing_that_the_bundle_holds(
@@ -197,7 +196,7 @@ def test_the_committed_bundle_is_whole_and_small() -> None:
 
 def test_arms_of_a_condition_are_paired() -> None:
     for name in paper.EXPERIMENTS:
-        for size in paper.SIZES:
+        for size in SIZES:
             arms = paper.experiment(name).arms(size)
             keys = [(arm.condition, arm.label, arm.config.seed) for arm in arms]
             assert len(keys) == len(set(keys)), name

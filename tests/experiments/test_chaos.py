@@ -28,7 +28,7 @@ from experiments.runs.training_config import Every
 from experiments.studies import registry as paper
 from experiments.studies.collection import add_frames, collect
 from experiments.studies.committed_results import Bundle, BundleError
-from experiments.studies.registry import Experiment
+from experiments.studies.study import Experiment
 from experiments.tasks.text import corpus as corpora
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 from experiments.tasks.tokenizers import save_tokenizer, word_level

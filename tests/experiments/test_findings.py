@@ -13,15 +13,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.studies import lm_pages as lm_report
-from experiments.studies import lm_times as lm_answers
+from experiments.studies import carriers, gradient, language_models, optimisers
 from experiments.studies import pages as report
 from experiments.studies import times as answers
 from experiments.studies.committed_results import COMMITTED, Bundle
+from experiments.studies.registry import experiment
 from experiments.studies.wording import rows_of
 
 HELD = Bundle.open(COMMITTED)
-PAGES = {page.parent.name: " ".join(page.read_text().split()) for page in report.PAGES}
+PAGES = [" ".join(page.read_text().split()) for page in report.PAGES]
 
 
 LATER = (0.5, 0.7, 0.9, 0.95)
@@ -29,17 +29,17 @@ LATER = (0.5, 0.7, 0.9, 0.95)
 
 @cache
 def over_thresholds(name: str) -> pd.DataFrame:
-    return answers.sensitivity(HELD, (name,), ("interpolated",))
+    return answers.sensitivity(HELD, (experiment(name),), ("interpolated",))
 
 
 @cache
 def block(name: str) -> str:
-    return report.BLOCKS[name](HELD)
+    return report.BLOCKS[name].text(HELD)
 
 
 def claims(sentence: str) -> None:
     """Hold that a page says this, whatever its line breaks."""
-    assert any(sentence in text for text in PAGES.values()), f"no page says any more: {sentence}"
+    assert any(sentence in text for text in PAGES), f"no page says any more: {sentence}"
 
 
 def crossings(name: str, threshold: float, split: str = "ic", measure: str = "accuracy") -> pd.DataFrame:
@@ -103,7 +103,7 @@ def test_the_gradient_is_not_needed_and_adds_about_a_tenth() -> None:
         "What the gradient adds is about a tenth of the speed-up, at every threshold in the small preset and up to 90 "
         "% accuracy at the paper's size, where it is less above."
     )
-    small, paper = (answers.from_gradient(HELD, name).set_index("threshold") for name in ("gradient", "gradient-paper"))
+    small, paper = (gradient.from_gradient(HELD, e).set_index("threshold") for e in (gradient.SMALL, gradient.PAPER))
     assert small.share.between(0.08, 0.11).all()
     assert paper.share[:0.9].between(0.075, 0.11).all()
     assert (paper.share[0.95:] < 0.06).all()
@@ -136,7 +136,7 @@ def test_a_gradient_that_is_needed_would_be_said_to_be(monkeypatch: pytest.Monke
         parts += [frame[frame.run == as_classic[seeds[run]]].assign(run=run) for run in cut]
         return pd.concat(parts)  # with its gradient cut, the stream does nothing at all
 
-    said = report.BLOCKS["paper"](doctored(monkeypatch, change))
+    said = report.BLOCKS["paper"].text(doctored(monkeypatch, change))
     assert "not needed" not in said
     assert "| open |" in said
     assert "where the gradient adds 100% to 100% of the speed-up" in said
@@ -164,8 +164,8 @@ def test_value_is_a_shift_against_classic_and_none_is_shown_on_the_test_set() ->
 
 def test_where_the_longest_runs_end_three_seeds_cannot_say() -> None:
     claims("On test and iw value is lower in each of the three seeds, by less than three seeds could show")
-    ends = answers.ends_of(HELD, "streams-paper", "accuracy", answers.LAST_STEP)
-    table = answers.differences(ends, ["split"]).set_index("split")
+    ends = answers.ends(HELD, carriers.PAPER, answers.IN_CONTEXT, carriers.LAST_STEP)
+    table = answers.differences(ends).set_index("title")
     for split in ("test", "iw"):
         row: Any = table.loc[split]
         assert (row.lower, row.pairs) == (3, 3)
@@ -176,7 +176,9 @@ def test_where_the_longest_runs_end_three_seeds_cannot_say() -> None:
 def test_controls_do_less_than_the_stream_or_are_not_told_apart() -> None:
     claims("with weights of its own, tied to nothing, it is not told apart from the stream")
     claims("even with weights that are never trained it does much of what the stream does. More rate, or another start")
-    rows = {(r["variant"], r["reference"]): r for r in answers.compared(HELD, "controls").to_dict("records")}
+    rows = {
+        (r["variant"], r["reference"]): r for r in answers.compared(HELD, experiment("controls")).to_dict("records")
+    }
     says = {key: answers.verdict(pd.Series(row)) for key, row in rows.items()}
     assert says["untied extra path", "value"] == "not told apart"
     initial, value = rows["stream of initial values", "value"], rows["value", "classic"]
@@ -189,7 +191,7 @@ def test_controls_do_less_than_the_stream_or_are_not_told_apart() -> None:
 
 def test_three_seeds_a_rate_could_have_shown_little() -> None:
     claims("three seeds could have shown none but enormous differences")
-    assert (answers.tuned(answers.times(HELD, "optimisers")).smallest > 2).all()
+    assert (optimisers.tuned(HELD).smallest > 2).all()
 
 
 def test_half_of_the_answer_travels_in_the_stream_of_small_models_alone() -> None:
@@ -223,7 +225,7 @@ def test_models_that_never_differ_would_not_explain_it(monkeypatch: pytest.Monke
             return frame
         return frame.assign(value=frame.value.mask(frame.run.isin(value) & (frame["split"] == "ioi paper"), 0.05))
 
-    said = lm_report.LM_BLOCKS["lm-gap"](doctored(monkeypatch, change))
+    said = report.BLOCKS["lm-gap"].text(doctored(monkeypatch, change))
     assert "matched models differ less than the paper's" in said
     assert said.endswith("does not explain the paper's gap.")
 
@@ -232,7 +234,7 @@ def test_five_seeds_cannot_say_whether_it_takes_both(monkeypatch: pytest.MonkeyP
     steps = np.log(crossings("lm", 0.5, "ioi train", "probability"))
     logs = steps["value"] + steps["classic"] - steps["value-stop"] - steps["value-gradient-only"]
     ends = stats.ttest_1samp(logs, 0.0).confidence_interval()
-    found = lm_answers.interaction(HELD).interval()
+    found = language_models.interaction(HELD).interval()
     assert (found.mean, found.low, found.high) == pytest.approx(
         tuple(math.exp(x) for x in (logs.mean(), ends.low, ends.high))
     )
@@ -245,19 +247,19 @@ def test_five_seeds_cannot_say_whether_it_takes_both(monkeypatch: pytest.MonkeyP
             return frame
         return frame.assign(step=frame.step.mask(frame.run.isin(value), frame.step // 2))
 
-    said = lm_report.LM_BLOCKS["lm-story"](doctored(monkeypatch, sooner))
+    said = report.BLOCKS["lm-story"].text(doctored(monkeypatch, sooner))
     assert "Value and gradient do more together than each alone" in said
 
 
 def test_models_are_not_shown_to_end_apart_on_the_papers_prompts() -> None:
     claims("nor do they show that the models end apart on these prompts")
-    table = answers.differences(lm_answers.ends(HELD, "lm"), ["title", "condition"])
+    table = answers.differences(answers.ends(HELD, language_models.STORIES, language_models.FINALS))
     row = table[(table.title == "P(IO), paper") & (table.variant == "value")].iloc[0]
     assert row.p_adjusted > 0.05
     assert row.smallest > abs(row.difference)
     claims("No help is seen here, and only a large one could have been")
-    nested = lm_answers.ends(HELD, "lm-nested", lm_answers.NESTED_FINALS)
-    depths = answers.differences(nested, ["title", "condition"]).set_index("title")
+    nested = answers.ends(HELD, language_models.NESTED, language_models.NESTED_FINALS)
+    depths = answers.differences(nested).set_index("title")
     assert (depths.p_adjusted > 0.05).all()
     assert depths.smallest["depth 0"] > 0.4
 
@@ -273,11 +275,11 @@ def test_the_seed_whose_answer_does_not_come_by_the_stream_is_explained(monkeypa
             frame.assign(effect=frame.effect.mask(frame.route == "residual", 0.98)) if name == "lm_patches" else frame
         )
 
-    assert "another route" not in lm_report.LM_BLOCKS["lm-route"](doctored(monkeypatch, change))
+    assert "another route" not in report.BLOCKS["lm-route"].text(doctored(monkeypatch, change))
 
 
 def test_no_page_says_what_the_results_do_not() -> None:
-    for text in PAGES.values():
+    for text in PAGES:
         for gone in ("only when one of two models", "it takes both", "no difference shown", "not distinguishable"):
             assert gone not in text
         assert not re.search(r"hardly at all|not the gradient|nearly none", text)

@@ -11,19 +11,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from circuits.common.plain_data import essence
 from circuits.presets import LM_SIZES, lm_config, parameter_count
 from experiments.runs.config import LM_TRAINING, RunConfig, lm_run
-from experiments.studies import lm_pages as lm_report
-from experiments.studies import lm_times as lm_answers
+from experiments.runs.training_config import TokenTraining
+from experiments.studies import pages as report
 from experiments.studies import times as answers
 from experiments.studies.collection import add_frames
 from experiments.studies.committed_results import COMMITTED, Bundle
-from experiments.studies.step_cost import step_costs, training_memory
+from experiments.studies.indirect_objects.study import paper_prompts, transplants
+from experiments.studies.language_models import FINALS, STORIES, curves
+from experiments.studies.step_cost.measured import step_costs, training_memory
+from experiments.tasks.stories import StoriesConfig
 from experiments.tasks.text.task import TextTaskConfig
 
 README = Path(__file__).parents[2] / "README.md"
+CONFIG = lm_run("0.2m", StoriesConfig(n_ctx=32), training=TokenTraining(steps=2_000, batch_size=8))
 STEPS = {"classic": [1000, 1200, 1100], "value": [500, 600, 550]}
 LOSSES = {"classic": [1.2, 1.1, 1.3], "value": [1.1, 1.0, 1.2]}
+
+
+def stored(config: RunConfig) -> str:
+    """As bundles hold it, without what has its default."""
+    return json.dumps(essence(config))
 
 
 def bundle_of(path: Path) -> Bundle:
@@ -33,8 +43,7 @@ def bundle_of(path: Path) -> Bundle:
         for seed, jump in enumerate(steps):
             run = f"{variant}{seed}"
             arms.append({"experiment": "lm", "condition": "0.2m", "variant": variant, "seed": seed, "run": run})
-            config = json.dumps({"training": {"batch_size": 8}, "task": {"n_ctx": 32}})
-            about = {"run": run, "name": f"lm-{run}", "steps": 2000, "stops_at": np.nan, "config": config}
+            about = {"run": run, "name": f"lm-{run}", "steps": 2000, "stops_at": np.nan, "config": stored(CONFIG)}
             runs.append({**about, "status": "finished", "metrics": "", "gradients": ""})
             for step in range(0, 2001, 50):
                 seen = {"run": run, "step": step}
@@ -58,25 +67,39 @@ def bundle_of(path: Path) -> Bundle:
 
 def test_times_and_ratios_are_those_of_the_jumps(tmp_path: Path) -> None:
     held = bundle_of(tmp_path)
-    times = answers.times(held, "lm", 0.5, split="ioi train", measure="probability")
+    times = answers.times(held, STORIES)
     # From 0.1 to 0.9, half is half way between two evaluations.
     assert times.groupby("variant").steps.apply(list).to_dict() == {k: [s - 25.0 for s in v] for k, v in STEPS.items()}
-    [row] = lm_answers.compared(held, "lm").to_dict("records")
+    [row] = answers.compared(held, STORIES).to_dict("records")
     assert row["ratio"] == pytest.approx(525 / 1075)
 
 
 def test_tokens_are_counted_from_the_configuration(tmp_path: Path) -> None:
-    curves = lm_answers.curves(bundle_of(tmp_path), "lm")
-    assert (curves.tokens == curves.step * 8 * 32).all()
+    found = curves(bundle_of(tmp_path), STORIES)
+    assert (found.tokens == found.step * 8 * 32).all()
+
+
+def test_tokens_of_tasks_are_those_of_their_own_windows(tmp_path: Path) -> None:
+    """What a stored configuration leaves out differs by task."""
+    configs = [lm_run("0.2m", task, training=TokenTraining(steps=2_000)) for task in ("ioi", "repeats", "nested")]
+    assert {config.tokens_per_step for config in configs} == {1_024, 2_048}
+    bundle = bundle_of(tmp_path)
+    texts = {f"lm-classic{seed}": stored(config) for seed, config in enumerate(configs)}
+    runs = bundle.runs.assign(config=bundle.runs.name.map(texts).fillna(bundle.runs.config))
+    add_frames({"runs": runs}, tmp_path)
+    found = curves(Bundle.open(tmp_path), STORIES).query("variant == 'classic'")
+    for seed, config in enumerate(configs):
+        mine = found[found.seed == seed]
+        assert (mine.tokens == mine.step * config.tokens_per_step).all()
 
 
 def test_differences_of_final_values_are_paired(tmp_path: Path) -> None:
-    held, asked = bundle_of(tmp_path), {"validation loss": lm_answers.LOSS}
-    table = lm_answers.finals(held, "lm", asked)
+    held, asked = bundle_of(tmp_path), {"validation loss": FINALS["validation loss"]}
+    table = answers.means(answers.ends(held, STORIES, asked))
     value: Any = table[table.variant == "value"].iloc[0]
     assert value["mean"] == pytest.approx(1.1)
     assert value.high - value.low > 0.3
-    [row] = answers.differences(lm_answers.ends(held, "lm", asked), ["title", "condition"]).to_dict("records")
+    [row] = answers.differences(answers.ends(held, STORIES, asked)).to_dict("records")
     assert row["difference"] == pytest.approx(-0.1), "every seed is 0.1 lower"
     assert row["high"] - row["low"] < 1e-6, "so the difference is sharp, while the means are not"
     assert (row["variant"], row["lower"]) == ("value", 3)
@@ -84,18 +107,18 @@ def test_differences_of_final_values_are_paired(tmp_path: Path) -> None:
 
 def test_matched_and_transplanted_are_means_over_seeds(tmp_path: Path) -> None:
     held = bundle_of(tmp_path)
-    table: Any = lm_answers.transplants(held).set_index(["body", "measure"])
+    table: Any = transplants(held).set_index(["body", "measure"])
     assert table.loc[("own", "probability"), "mean"] == pytest.approx(0.7)
     assert table.loc[("value", "probability"), "mean"] == pytest.approx(0.3)
     assert table.loc[("value", "probability"), "n"] == 3
-    prompts = lm_answers.paper_prompts(held, ["classic"])
+    prompts = paper_prompts(held, ["classic"])
     assert set(prompts.answer) == {"right", "wrong"}
     assert set(prompts.sentence) == {1}
 
 
 def test_the_committed_tables_have_every_variant() -> None:
     held = Bundle.open(COMMITTED)
-    text = lm_report.LM_BLOCKS["lm-finals"](held)
+    text = report.BLOCKS["lm-finals"].text(held)
     assert all(f"| {variant} |" in text for variant in held.experiment("lm").variant.unique())
 
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from experiments.runs.config import icl_run
-from experiments.studies import times as answers
 from experiments.studies.collection import add_frames
 from experiments.studies.committed_results import Bundle
-from experiments.studies.heads_and_routes import phases, study
+from experiments.studies.heads_and_routes.asking import phases, study
+from experiments.studies.heads_and_routes.study import RESTORED, WITHOUT, by_phase, circuits
 from figures.trainings.phases import phases as drawn_phases
 from tests.experiments.test_bundle import TINY
 from tests.helpers import run_named
@@ -51,7 +51,7 @@ def test_every_row_says_what_it_is_of(frames: dict[str, pd.DataFrame]) -> None:
 
 def test_the_previous_token_head_is_needed_with_the_stream_too(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     add_frames(frames, tmp_path)
-    table: Any = answers.mechanism(Bundle.open(tmp_path)).set_index(["variant", "phase"])
+    table: Any = by_phase(Bundle.open(tmp_path)).set_index(["variant", "phase"])
     for variant in ("classic", "value"):
         end = table.loc[(variant, "end")]
         assert end.accuracy > 0.95
@@ -61,15 +61,15 @@ def test_the_previous_token_head_is_needed_with_the_stream_too(frames: dict[str,
     assert table.loc[("value", "end"), "residual stream restored"] < 0.8
     assert table.loc[("value", "end"), "both restored"] == pytest.approx(1.0, abs=0.1)
     assert pd.isna(table.loc[("classic", "end"), "stream cut forward"])
-    circuits = answers.circuits(Bundle.open(tmp_path))
-    assert "L0H0.v > L1H0.v (stream)" in set(circuits[circuits.variant == "value"].edge)
-    assert not circuits[circuits.variant == "classic"].edge.str.contains("stream").any()
+    found = circuits(Bundle.open(tmp_path))
+    assert "L0H0.v > L1H0.v (stream)" in set(found[found.variant == "value"].edge)
+    assert not found[found.variant == "classic"].edge.str.contains("stream").any()
 
 
 def test_phases_are_drawn(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     add_frames(frames, tmp_path)
-    table = answers.mechanism(Bundle.open(tmp_path))
-    figure = drawn_phases(table, list(answers.WITHOUT), list(answers.PATCHED), ["a", "b"])
+    table = by_phase(Bundle.open(tmp_path))
+    figure = drawn_phases(table, list(WITHOUT), list(RESTORED), ["a", "b"])
     names = {trace.name for trace in figure.data}  # type: ignore[attr-defined] # every trace has one
     assert "value: stream cut forward" in names
     assert "classic: stream cut forward" not in names

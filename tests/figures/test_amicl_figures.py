@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.studies.associative_memory import study
+from experiments.studies.associative_memory.study import ask as study
 from figures.trainings import associative_memory as figures
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from analysis import over_seeds
 from circuits.common.errors import UnknownNameError
-from experiments.commands import study_commands
-from experiments.studies import gallery
+from experiments.commands import study
 from experiments.studies.committed_results import COMMITTED, Bundle
+from experiments.studies.registry import PICTURES
 from figures.curves import curve_of
 from figures.trainings.times import all_curves, time_ratios, windows
 
@@ -22,9 +22,9 @@ HELD = Bundle.open(COMMITTED)
 RENDERED = COMMITTED.parent / "rendered"
 
 
-@pytest.mark.parametrize("name", list(gallery.PICTURES))
+@pytest.mark.parametrize("name", list(PICTURES))
 def test_every_figure_is_drawn_from_the_committed_results(name: str) -> None:
-    picture = gallery.PICTURES[name]
+    picture = PICTURES[name]
     assert picture.drawable(HELD), "the bundle holds what lies behind it"
     figure: Any = picture.draw(HELD)
     assert len(figure.data) > 0
@@ -41,7 +41,7 @@ def test_the_command_draws_without_knowing_any_model(tmp_path: Path) -> None:
         f"code = main(['figures', '--only', 'gradient_curves', '--images', 'no', '--out', {str(tmp_path)!r}]); "
         # Of the pages, the one block that reads configurations.
         "from experiments.studies.committed_results import Bundle; from experiments.studies.pages import BLOCKS; "
-        "BLOCKS['presets'](Bundle.open()); "
+        "BLOCKS['presets'].text(Bundle.open()); "
         "print(code, [m for m in ('transformer_lens', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -56,7 +56,7 @@ def test_the_command_draws_without_knowing_any_model(tmp_path: Path) -> None:
 
 def test_unknown_figures_suggest_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'controls'"):
-        study_commands.figures(["control"], tmp_path, "no", False, tmp_path, None)
+        study.figures(("control",), tmp_path, "no", False, tmp_path, None)
     assert not list(tmp_path.iterdir())
 
 
@@ -108,6 +108,8 @@ def test_ratios_that_nothing_can_be_said_of_are_left_out() -> None:
 
 
 def test_windows_show_the_step_of_the_change() -> None:
-    names = ["classic", "value", "opened within (400)", "closed before (150)", "gradient cut after (800)"]
-    figure: Any = windows(metrics_of({name: [900, 900] for name in names}))
+    changes = [("opened", "within", 400), ("closed", "before", 150), ("gradient cut", "after", 800)]
+    made = pd.DataFrame(changes, columns=["change", "when", "at"]).assign(variant=["a", "b", "c"])
+    metrics = metrics_of({name: [900, 900] for name in ("classic", "value", "a", "b", "c")})
+    figure: Any = windows(metrics.merge(made, on="variant", how="left"))
     assert sorted(shape.x0 for shape in figure.layout.shapes) == [150, 400, 800]

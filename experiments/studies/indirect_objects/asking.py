@@ -11,17 +11,17 @@ from analysis import find_sites, patch
 from experiments.questions.analyses import heads_run, labelled, patched_sites
 from experiments.questions.indirect_objects import measured, other_body
 from experiments.questions.ioi_tables import OWN
-from experiments.questions.routes import circuit_frame, circuit_run, rule_of
+from experiments.questions.routes import circuit_frame, circuit_run
 from experiments.runs.finding import pairs
 from experiments.runs.run import Run
-from experiments.studies.lm_arms import PAIR, SEEDS
+from experiments.studies.heads_and_routes.asking import FIND
+from experiments.studies.indirect_objects.study import FRAMES
+from experiments.studies.language_models import PAIR, SEEDS, SMALLEST
 
 N_PROMPTS, N_PAIRS = 200, 64
 PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
 BY_HEAD = ("v", "z")
 """Components that are also patched head by head."""
-FIND = rule_of("threshold", 0, 0.02)
-"""A run's circuit: all edges without which more than 2 % of the logit difference is lost, by EAP-IG."""
 
 
 def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bool = True) -> dict[str, pd.DataFrame]:
@@ -32,11 +32,11 @@ def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bo
     layer, position and route patched (of the first seed, head by head too); "lm_edges": the circuit, edge by edge, with
     its faithfulness, completeness and minimality.
     """
-    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in ("lm_ioi", "lm_heads", "lm_patches", "lm_edges")}
+    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in FRAMES}
     for run in tqdm(runs, unit=" runs", disable=not progress):
         parts = {"lm_ioi": ioi_means(run)}
         config = run.config
-        if config.preset == "0.2m" and config.variant in PAIR and config.seed in seeds:
+        if config.preset == SMALLEST and config.variant in PAIR and config.seed in seeds:
             parts |= {"lm_heads": heads_run(run, N_PAIRS), "lm_patches": _patches(run, config.seed == seeds[0])}
             scores, quality = circuit_run(run, FIND, n=N_PAIRS)
             parts |= {"lm_edges": circuit_frame(scores, quality)}

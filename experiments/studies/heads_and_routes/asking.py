@@ -1,8 +1,8 @@
-"""Which heads and routes do it, before, within and after the transition: one call over trained runs."""
+"""What is asked of trained runs to tell which heads and routes do it: one call over their checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -18,6 +18,7 @@ from experiments.questions.routes import (
     rule_of,
 )
 from experiments.runs.run import Run
+from experiments.studies.heads_and_routes.study import ASKING
 
 PLATEAU, MIDDLE, LEARNED = 0.3, 0.6, 0.95
 """In-context accuracies by which phases are told apart: any label of the context is right a quarter of the time."""
@@ -62,8 +63,7 @@ def study(runs: Sequence[Run], n: int = 256, progress: bool = True) -> dict[str,
     Raises:
         ValueError: as :func:`phases`.
     """
-    kinds = ("heads", "patches", "shares", "ablations", "edges", "circuits")
-    frames: dict[str, list[pd.DataFrame]] = {f"mechanism_{kind}": [] for kind in kinds}
+    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in ASKING.frames}
     for run in tqdm(runs, unit=" runs", disable=not progress):
         for name, frame in _of_run(run, n).items():
             frames[name].append(labelled(frame, run).assign(preset=run.config.preset))
@@ -71,13 +71,13 @@ def study(runs: Sequence[Run], n: int = 256, progress: bool = True) -> dict[str,
 
 
 def _of_run(run: Run, n: int) -> dict[str, pd.DataFrame]:
-    at = phases(run)
+    at, steps = phases(run), run.checkpoints()
+    every = -(-len(steps) // HEAD_CHECKPOINTS)
     scores, quality = circuit_run(run, FIND, n=n)
-    by_phase = {phase: step for phase, step in at.items() if phase != "before"}
-    carried = circuit_over_checkpoints(_only(run, by_phase.values()), quality.circuit, FIND, n=n)
-    named = {step: phase for phase, step in reversed(by_phase.items())}
+    named = {step: phase for phase, step in reversed(at.items()) if phase != "before"}
+    carried = circuit_over_checkpoints(run, quality.circuit, FIND, n=n, checkpoints=sorted(named))
     return {
-        "mechanism_heads": heads_run(_only(run, _spread(run.checkpoints(), at)), n),
+        "mechanism_heads": heads_run(run, n, checkpoints=sorted({*steps[::every], *at.values()})),
         "mechanism_patches": _each(at, lambda step: patch_run(run, n, step=step, components=PATCHED).to_frame()),
         "mechanism_shares": _each(at, lambda step: paths_run(run, n, step=step)[1]),
         "mechanism_ablations": _each(at, lambda step: _ablations(run, n, step)),
@@ -94,15 +94,3 @@ def _ablations(run: Run, n: int, step: int) -> pd.DataFrame:
 
 def _each(at: dict[str, int], ask: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([ask(step).assign(phase=phase, step=step) for phase, step in at.items()], ignore_index=True)
-
-
-def _spread(steps: Sequence[int], at: dict[str, int]) -> list[int]:
-    every = -(-len(steps) // HEAD_CHECKPOINTS)
-    return sorted({*steps[::every], *at.values()})
-
-
-def _only(run: Run, steps: Iterable[int]) -> Run:
-    """The same run as if it had no other checkpoints than those."""
-    kept = {str(step) for step in steps}
-    record = {**run.record, "checkpoints": {s: h for s, h in run.record["checkpoints"].items() if s in kept}}
-    return Run(run.path, record)

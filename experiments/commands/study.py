@@ -1,0 +1,156 @@
+"""The commands on studies: ask what training does not log, draw and write everything again, repeat it in miniature."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from experiments.commands.route_cli import Root
+from experiments.commands.sweep import BundlePath, Extent, Roots, collect, kept, sweep
+
+if TYPE_CHECKING:
+    from experiments.studies.study import Picture
+else:
+    Picture = Any
+
+
+def amicl(
+    size: Extent = "full",
+    bundle: BundlePath = None,
+) -> None:
+    """Run the associative memory model: counts, curves, heat maps, the best a by task; into the committed results."""
+    from experiments.studies.associative_memory.study import ask
+
+    _put(partial(ask, size), bundle)
+
+
+def mechanism(
+    roots: Roots = (Path("runs"),),
+    n: Annotated[int, arg(help="sequences or pairs a question")] = 256,
+    bundle: BundlePath = None,
+) -> None:
+    """Ask heads, routes and circuits of all runs with checkpoints round the transition; into the committed results."""
+    from experiments.studies.heads_and_routes.study import ask
+
+    _put(partial(ask, roots, n=n), bundle)
+
+
+def lm_mechanism(
+    roots: Roots = (Path("runs"),),
+    bundle: BundlePath = None,
+) -> None:
+    """Ask the language models for indirect objects (also transplanted), heads, routes, circuits; into the results."""
+    from experiments.studies.indirect_objects.study import ask
+
+    _put(partial(ask, roots), bundle)
+
+
+def lm_cost(
+    rounds: Annotated[int, arg(help="turns of every variant")] = 40,
+    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
+    bundle: BundlePath = None,
+) -> None:
+    """Measure what a training step of every variant costs, in one interleaved run; into the committed results."""
+    from circuits.common.text_table import as_text
+    from experiments.studies.step_cost.study import measure
+
+    print(as_text(_put(partial(measure, rounds, device), bundle)["lm_cost"]))
+
+
+def _put(compute: Callable[[], Mapping[str, Any]], bundle: Path | None) -> Mapping[str, Any]:
+    """Compute frames and put them into a bundle; that none may be written to is said before anything is computed."""
+    from experiments.studies.collection import add_frames
+
+    path, started = kept(bundle), time.perf_counter()
+    frames = compute()
+    add_frames(frames, path)
+    print(f"wrote {', '.join(frames)} into {path} ({time.perf_counter() - started:.0f} s)")
+    return frames
+
+
+def figures(
+    only: Annotated[tuple[str, ...], arg(help="figures by name (default: all)")] = (),
+    out: Annotated[
+        Path | None,
+        arg(
+            help="where they go (default: figures/rendered of the checkout, whose pages get the tables; of an "
+            "installed copy ./figures, with the tables in its report.md)"
+        ),
+    ] = None,
+    images: Annotated[
+        Literal["auto", "yes", "no"], arg(help="SVG and PNG too; auto: where kaleido and a browser are found")
+    ] = "auto",
+    recompute: Annotated[bool, arg(help="train and analyse again what lies behind them, and collect it")] = False,
+    root: Root = Path("runs"),
+    bundle: BundlePath = None,
+) -> None:
+    """Draw every figure and write every table from the committed results, offline."""
+    from experiments.studies import pages
+    from experiments.studies.committed_results import COMMITTED, Bundle
+    from experiments.studies.registry import pictures
+    from figures.files import write_figure, write_images
+
+    # In a checkout the pages are rewritten; of an installation nothing is touched, and one page goes to the figures.
+    wanted, here = pictures(only), pages.in_repository()
+    folder = out or (COMMITTED.parent / "rendered" if here else Path("figures"))
+    if recompute:
+        _recompute(wanted, root, kept(bundle))
+    held = Bundle.open(bundle or COMMITTED)
+    drawn = {p.name: p.draw(held) for p in wanted if p.drawable(held)}
+    left = [p.name for p in wanted if p.name not in drawn]
+    for name, figure in drawn.items():
+        write_figure(figure, folder / name, folder)
+    if images != "no":
+        try:
+            write_images(drawn, folder)
+        except RuntimeError as error:
+            if images == "yes":
+                raise
+            print(f"no SVG or PNG: {error}")
+    print(
+        f"wrote {len(drawn)} figures into {folder}"
+        + (f"; the bundle has nothing for {', '.join(left)}" if left else "")
+    )
+    if bundle is None and not only:
+        for page in pages.fill_pages(held) if here else [pages.write_page(held, folder / "report.md")]:
+            print(f"wrote the tables of {page}")
+
+
+def _recompute(pictures: list[Picture], root: Path, bundle: Path) -> None:
+    """Train what lies behind pictures, and ask what has to be asked for their frames."""
+    from experiments.studies.registry import STUDIES
+
+    frames = {frame for picture in pictures for frame in picture.frames}
+    asked = [study.asking for study in STUDIES.values() if study.asking and frames & {*study.asking.frames}]
+    names = tuple(dict.fromkeys(e.name for one in (*pictures, *asked) for e in one.experiments))
+    if names:
+        sweep(names, again=True, bundle=bundle, root=root)
+        collect((root,), "full", bundle)
+    for asking in asked:
+        _put(partial(asking.compute, [root], "full"), bundle)
+
+
+def reproduce(
+    preset: Annotated[Literal["small"], arg(help="the whole study in miniature, at the small preset")] = "small",
+    out: Annotated[Path, arg(help="where results, figures and the report go")] = Path("reproduction"),
+    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+) -> None:
+    """Repeat the whole study in miniature: train, analyse, draw, and write a report with every table."""
+    from experiments.studies.committed_results import Bundle
+    from experiments.studies.pages import whole
+    from experiments.studies.registry import EXPERIMENTS, STUDIES
+
+    data, runs = out / "data", out / "runs"
+    sweep(tuple(EXPERIMENTS), size="miniature", workers=workers, again=True, bundle=data, root=runs)
+    collect((runs,), "miniature", data)
+    for study in STUDIES.values():
+        if study.asking:
+            _put(partial(study.asking.compute, [runs], "miniature"), data)
+    figures((), out / "figures", "auto", False, runs, data)
+    (out / "report.md").write_text(whole(Bundle.open(data), f"The study in miniature ({preset} preset)"))
+    print(f"read {out / 'report.md'}")

@@ -1,0 +1,92 @@
+"""The commands that train named experiments and collect what they gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from experiments.commands.route_cli import Root
+
+Extent = Annotated[Literal["full", "miniature"], arg(help="all seeds, or fewer and nothing at the paper's size")]
+BundlePath = Annotated[
+    Path | None,
+    arg(help="directory of committed results (default: those of the checkout; an installed copy's are only read)"),
+]
+Roots = Annotated[tuple[Path, ...], arg(help="directories with runs")]
+
+
+def sweep(
+    names: Positional[Annotated[tuple[str, ...], arg(help="experiments; none lists them")]] = (),
+    engine: Annotated[
+        Literal["processes", "ray"], arg(help="one process a core here, or a Ray cluster (the extra 'ray')")
+    ] = "processes",
+    size: Extent = "full",
+    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+    address: Annotated[
+        str | None, arg(help="of the Ray cluster, e.g. head:6379 (default: one on this machine)")
+    ] = None,
+    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
+    retries: Annotated[int, arg(help="how often a run is tried again whose worker died")] = 2,
+    again: Annotated[bool, arg(help="train also what the committed results hold")] = False,
+    bundle: BundlePath = None,
+    root: Root = Path("runs"),
+) -> None:
+    """Train named experiments. What is finished, here or in the committed results, costs nothing; the rest resumes."""
+    from experiments.studies.committed_results import COMMITTED, Bundle
+    from experiments.studies.registry import EXPERIMENTS, configs
+
+    path, whole = bundle or COMMITTED, again and names
+    held = set() if whole or not (path / "manifest.json").exists() else Bundle.open(path).finished()
+    if not names:
+        import pandas as pd
+
+        from circuits.common.text_table import as_text
+
+        rows = []
+        for name, experiment in EXPERIMENTS.items():
+            ids = {arm.config.id for arm in experiment.arms(size)}
+            about = {"experiment": name, "asks": experiment.asks, "runs": len(ids), "in the bundle": len(ids & held)}
+            rows.append(about)
+        print(as_text(pd.DataFrame(rows)))
+        return
+    from experiments.sweeps.sweep import sweep as train_all
+
+    wanted = configs(names, size)
+    missing = [config for config in wanted if config.id not in held]
+    if len(missing) < len(wanted):
+        print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are in the committed results (--again trains them)")
+    train_all(missing, root, workers, device, engine=engine, address=address, retries=retries)
+
+
+def collect(
+    roots: Roots = (Path("runs"),),
+    size: Extent = "full",
+    bundle: BundlePath = None,
+    afresh: Annotated[bool, arg(help="take nothing from the bundle but whole frames of analyses: repairs it")] = False,
+) -> None:
+    """Put the finished runs of all experiments into the committed results."""
+    from experiments.studies.collection import collect as gather
+
+    path = kept(bundle)
+    for name, (held, wanted) in gather(roots, path, size=size, afresh=afresh).items():
+        print(f"{name}: {held} of {wanted} runs")
+    total = sum(file.stat().st_size for file in path.glob("*"))
+    print(f"wrote {path} ({total / 1e6:.1f} MB)")
+
+
+def kept(bundle: Path | None) -> Path:
+    """Return the bundle that results are put into: the one that is named, or this repository's.
+
+    Raises:
+        ValueError: if none is named and the packages are installed, so that it would be a file of the installation.
+    """
+    from experiments.studies.committed_results import COMMITTED
+    from experiments.studies.pages import in_repository
+
+    if bundle is None and not in_repository():
+        raise ValueError(
+            f"the results in {COMMITTED} came with valuestream and are not written to; say where these go: --bundle DIR"
+        )
+    return bundle or COMMITTED

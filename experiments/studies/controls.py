@@ -1,0 +1,49 @@
+"""Is it something simpler than a stream of values: more variance, another start, a higher rate, a fixed path?"""
+
+from __future__ import annotations
+
+from experiments.studies.study import Arm, Experiment, Size, Study, against_value
+from experiments.studies.times import ratios_picture
+from experiments.studies.wording import speed_block
+
+V1, V2 = "blocks.0.attn.W_V", "blocks.1.attn.W_V"
+
+
+def controls(size: Size) -> list[Arm]:
+    """Return the runs."""
+    from dataclasses import replace
+
+    from circuits.config.model import Start
+    from circuits.config.streams import Stream
+    from experiments.runs.config import icl_run
+    from experiments.runs.training_config import Rate, TrainingConfig
+    from experiments.studies.schedules import SMALL_GRADIENTS, named, seeds
+
+    def at_rate(factor: float, *begins: str) -> TrainingConfig:
+        return replace(SMALL_GRADIENTS, rates=tuple(Rate(name, factor) for name in begins))
+
+    # A stream adds an independent term of about the same variance, so it about doubles it.
+    scaled, sum_of_both = Start(V2, scale=2**0.5), Start(V2, add=V1)
+    arms = []
+    for seed in seeds(size, 10):
+        arms += [Arm(icl_run(v, "small", seed, SMALL_GRADIENTS)) for v in ("classic", "value")]
+        arms += [
+            named("stream of initial values", "value", seed, streams=(Stream("v", weights="initial"),)),
+            named("untied extra path", "value", seed, streams=(Stream("v", weights="untied"),)),
+            named("classic, V2 scaled", "classic", seed, starts=(scaled,)),
+            named("classic, V2 starts as V1 + V2", "classic", seed, starts=(sum_of_both,)),
+            named("classic, V rate x2", "classic", seed, at_rate(2.0, V1, V2)),
+            named("classic, V1 rate x2", "classic", seed, at_rate(2.0, V1)),
+            named("value, V1 rate x0.5", "value", seed, at_rate(0.5, V1)),
+        ]
+    return arms
+
+
+CONTROLS = Experiment("controls", controls, "Is it something duller than a stream of values?", against_value)
+STUDY = Study(
+    name="controls",
+    question="Is it something simpler than a stream of values?",
+    experiments=(CONTROLS,),
+    pictures=(ratios_picture("controls", CONTROLS),),
+    blocks=(speed_block(CONTROLS),),
+)

@@ -1,0 +1,106 @@
+"""When must the stream be open? It is opened, closed, or closed to the gradient alone, in the middle of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics.curves import over_seeds
+from circuits.config.streams import Gate
+from experiments.studies.committed_results import Bundle
+from experiments.studies.study import Arm, Experiment, Picture, Size, Study, against_value
+from experiments.studies.times import IN_CONTEXT, drawn
+from experiments.studies.wording import final_block, speed_block
+from figures.trainings.times import windows
+
+CHANGES: dict[str, tuple[Gate, Gate]] = {
+    "opened": ("off", "full"),
+    "closed": ("full", "off"),
+    "gradient cut": ("full", "stop"),
+}
+"""The gate before and from a step on: open from then on, closed from then on, or closed to the gradient alone."""
+STEPS = {"before": 150, "within": 400, "after": 800}
+"""Before, within and after the transition of a value model."""
+SMALL_CHANGES = tuple((change, when, at) for change, (when, at) in product(CHANGES, STEPS.items()))
+PAPER_CHANGES = (("opened", "within", 18_000), ("closed", "within", 18_000))
+"""What is done at the paper's size, where a run is minutes."""
+PAIR = ("classic", "value")
+
+
+def _label(change: str, when: str, at: int) -> str:
+    return f"{change} {when} ({at:,})"
+
+
+def changes() -> pd.DataFrame:
+    """Return what is changed in every variant of either experiment: variant, change, when, at (a step)."""
+    rows = [*SMALL_CHANGES, *PAPER_CHANGES]
+    frame = pd.DataFrame(rows, columns=["change", "when", "at"])
+    return frame.assign(variant=[_label(*row) for row in rows])
+
+
+# --- what is trained --------------------------------------------------------------------------------------------------
+
+
+def _changed(change: str, when: str, at: int, seed: int, preset: str, training: Any) -> Arm:
+    from experiments.runs.training_config import GateChange
+    from experiments.studies.schedules import named
+
+    first, then = CHANGES[change]
+    gates = (*([GateChange(0, first)] if first != "full" else []), GateChange(at, then))
+    return named(_label(change, when, at), "value", seed, replace(training, gates=gates), preset)
+
+
+def small(size: Size) -> list[Arm]:
+    """Return the runs of the small preset, none of which ends early."""
+    from experiments.runs.config import icl_run
+    from experiments.studies.schedules import SMALL, seeds
+
+    window, arms = replace(SMALL, steps=1_500, stop_at=None), []
+    for seed in seeds(size, 10):
+        arms += [Arm(icl_run(v, "small", seed, window)) for v in PAIR]
+        arms += [_changed(*change, seed, "small", window) for change in SMALL_CHANGES]
+    return arms
+
+
+def at_paper_size(size: Size) -> list[Arm]:
+    """Return the runs at the paper's size."""
+    from experiments.studies import schedules
+
+    arms = []
+    for seed in schedules.seeds(size, 5, 0):
+        arms += [Arm(schedules.at_paper_size(v, seed)) for v in PAIR]
+        arms += [_changed(*change, seed, "paper", schedules.TO_95) for change in PAPER_CHANGES]
+    return arms
+
+
+SMALL = Experiment("windows", small, "When must the stream be open, in the small preset?", against_value)
+PAPER = Experiment("windows-paper", at_paper_size, "When must the stream be open, at the paper's size?", against_value)
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def _curves(experiment: Experiment, bundle: Bundle) -> dict[str, Any]:
+    metrics = over_seeds(drawn(bundle.metrics(experiment.name), ("ic",), ("accuracy",)))
+    return {"metrics": metrics.merge(changes(), on="variant", how="left")}
+
+
+STUDY = Study(
+    name="gate_windows",
+    question="When must the stream be open?",
+    experiments=(SMALL, PAPER),
+    pictures=(
+        Picture("windows_paper", windows, partial(_curves, PAPER), (PAPER,)),
+        Picture("windows", windows, partial(_curves, SMALL), (SMALL,)),
+    ),
+    blocks=(
+        speed_block(SMALL),
+        final_block(
+            "windows-final", "Where the runs end whose stream was opened or closed", SMALL, IN_CONTEXT, lead="runs"
+        ),
+        speed_block(PAPER),
+    ),
+)

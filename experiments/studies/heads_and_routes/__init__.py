@@ -1,0 +1,1 @@
+"""Which heads and routes do it, before, within and after the transition."""

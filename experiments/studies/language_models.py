@@ -1,0 +1,180 @@
+"""Does the stream help language models, is it the gradient, does it grow with size, and does it help with hierarchy?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics.curves import over_seeds, with_differences
+from analysis.statistics.paired_seeds import PairedSeeds, paired_seeds
+from experiments.studies import gradient
+from experiments.studies.committed_results import Bundle
+from experiments.studies.study import REFERENCE, Arm, Experiment, Picture, Size, Study, only
+from experiments.studies.times import compared, differences, drawn, ends, ratios_picture, times
+from experiments.studies.wording import final_block, speed_block
+from figures.trainings.language_models import DEPTHS, IOI_SETS, ioi_curves, loss_curves, nested_curves
+from figures.trainings.language_models import scaling as draw_scaling
+
+VARIANTS = (REFERENCE, "value", "value-stop", "value-gradient-only", "resformer-constant", "cumulative")
+FEW = VARIANTS[:3]
+PAIR = VARIANTS[:2]
+SEEDS = 5
+SIZES = {"0.2m": SEEDS, "1m": 3, "3m": 3}
+"""Of models, and with how many seeds."""
+SMALLEST = "0.2m"
+
+# --- what is trained --------------------------------------------------------------------------------------------------
+
+
+def _on_stories(model: str, variants: Sequence[str], seeds: int) -> list[Arm]:
+    from experiments.runs.config import lm_run
+
+    return [Arm(lm_run(model, "stories", v, seed), model) for seed in range(seeds) for v in variants]
+
+
+def stories(size: Size) -> list[Arm]:
+    """Return every variant on stories."""
+    return _on_stories(SMALLEST, *((VARIANTS, SEEDS) if size == "full" else (FEW, 2)))
+
+
+def sizes(size: Size) -> list[Arm]:
+    """Return classic and value in three sizes; the smallest are those of :func:`stories`."""
+    return [arm for model, n in SIZES.items() for arm in _on_stories(model, PAIR, n)] if size == "full" else []
+
+
+def nested(size: Size) -> list[Arm]:
+    """Return classic and value on relations inside relations, learning from the answers alone."""
+    from experiments.runs.config import LM_TRAINING, lm_run
+    from experiments.tasks.nested_relations import NestedConfig
+
+    training, task = replace(LM_TRAINING[SMALLEST], steps=4_000, checkpoint_at=()), NestedConfig(answers_only=True)
+    seeds = range(SEEDS if size == "full" else 0)
+    return [Arm(lm_run(SMALLEST, task, v, seed, training), SMALLEST) for seed in seeds for v in PAIR]
+
+
+_LEARNED: dict[str, Any] = {"split": "ioi train", "measure": "probability", "threshold": 0.5}
+STORIES = Experiment(
+    "lm",
+    stories,
+    "Does the stream help a language model to identify indirect objects, and is it the gradient?",
+    only(
+        *gradient.CONTRASTS,
+        ("value-gradient-only", "value"),
+        ("resformer-constant", REFERENCE),
+        ("cumulative", REFERENCE),
+    ),
+    **_LEARNED,
+)
+BY_SIZE = Experiment("lm-sizes", sizes, "Does what it brings grow with the model?", **_LEARNED)
+NESTED = Experiment("lm-nested", nested, "Does it help with relations inside relations?")
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+FINALS: dict[str, tuple[str, str]] = {
+    "validation loss": ("validation", "loss"),
+    "P(IO)": ("ioi train", "probability"),
+    "P(IO), held out": ("ioi held-out", "probability"),
+    "P(IO), paper": ("ioi paper", "probability"),
+    "P(S), paper": ("ioi paper", "wrong_probability"),
+    "logit difference": ("ioi train", "logit_difference"),
+}
+"""Columns of the table of final values: set and measure."""
+SIZES_FINALS = {title: where for title, where in FINALS.items() if "paper" not in title}
+"""Those of the table by size."""
+NESTED_FINALS = {
+    "validation loss": FINALS["validation loss"],
+    **{f"depth {depth}": (f"depth {depth}", "accuracy") for depth in range(4)},
+}
+
+
+def curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
+    """Return :meth:`Bundle.metrics` with the tokens that a run had seen at every step."""
+    from experiments.runs.config import RunConfig
+
+    metrics = bundle.metrics(experiment.name)
+    configs = bundle.runs.set_index("name").config[list(metrics.run.unique())]
+    per_step = {run: RunConfig.from_plain(json.loads(text)).tokens_per_step for run, text in configs.items()}
+    return metrics.assign(tokens=metrics.step * metrics.run.map(per_step))
+
+
+def interaction(bundle: Bundle) -> PairedSeeds:
+    """Return how much sooner value and gradient are together than the two alone, paired by seed, as a ratio of steps.
+
+    Value classic / (value-stop value-gradient-only), of times to the threshold. Below 1 it takes both; 1 if each does
+    its part whatever the other does.
+
+    Raises:
+        ValueError: if a run is not there or did not get there.
+    """
+    steps = times(bundle, STORIES).pivot(index="seed", columns="variant", values="steps")
+    whole, cut, alone, none = (steps[v].to_numpy() for v in ("value", "value-stop", "value-gradient-only", REFERENCE))
+    return paired_seeds(whole * none, cut * alone, "ratio")
+
+
+def scaling(bundle: Bundle) -> pd.DataFrame:
+    """Return how much the value stream brings at every size, against classic, paired by seed.
+
+    Columns: size, parameters, variant, measure, mean, low, high, pairs, step_time_ratio. The ratios are one family, the
+    differences of ``SIZES_FINALS`` another.
+    """
+    costs = bundle.frame("lm_cost")[["size", "variant", "parameters", "time"]]
+    last = differences(ends(bundle, BY_SIZE, SIZES_FINALS))
+    words = {"validation loss": "final loss difference", "P(IO)": "final probability difference"}
+    ratios = compared(bundle, BY_SIZE).assign(measure="tokens to threshold ratio to classic")
+    both = [
+        ratios.rename(columns={"ratio": "mean"}),
+        last[last.title.isin(words)].assign(measure=last.title.map(words)).rename(columns={"difference": "mean"}),
+    ]
+    columns = ["condition", "variant", "measure", "mean", "low", "high", "pairs"]
+    table = pd.concat([part[columns] for part in both], ignore_index=True).rename(columns={"condition": "size"})
+    return table.merge(costs.rename(columns={"time": "step_time_ratio"}), on=["size", "variant"])
+
+
+def _scaling(bundle: Bundle) -> dict[str, Any]:
+    return {"table": scaling(bundle), "runs": list(bundle.experiment(BY_SIZE.name).name)}
+
+
+def by_tokens(bundle: Bundle, experiment: Experiment, splits: Iterable[str], measure: str) -> dict[str, Any]:
+    """Return what curves of a measure over tokens are drawn of."""
+    return {"metrics": over_seeds(drawn(curves(bundle, experiment), splits, (measure,)), "tokens")}
+
+
+def _losses(bundle: Bundle) -> dict[str, Any]:
+    losses = drawn(curves(bundle, STORIES), ("validation",), ("loss",))
+    return {"metrics": over_seeds(with_differences(losses, "loss"), "tokens")}
+
+
+STUDY = Study(
+    name="language_models",
+    question="Does the stream help language models?",
+    experiments=(STORIES, BY_SIZE, NESTED),
+    pictures=(
+        Picture("lm_loss", loss_curves, _losses, (STORIES,)),
+        Picture(
+            "lm_ioi_curves",
+            ioi_curves,
+            partial(by_tokens, experiment=STORIES, splits=IOI_SETS, measure="probability"),
+            (STORIES,),
+        ),
+        ratios_picture("lm_ratios", STORIES),
+        Picture(
+            "lm_nested",
+            nested_curves,
+            partial(by_tokens, experiment=NESTED, splits=DEPTHS, measure="accuracy"),
+            (NESTED,),
+        ),
+        Picture("lm_scaling", draw_scaling, _scaling, (BY_SIZE,), ("lm_cost",)),
+    ),
+    blocks=(
+        speed_block(STORIES),
+        final_block("lm-finals", "Where language models end", STORIES, FINALS),
+        speed_block(BY_SIZE),
+        final_block("lm-sizes-finals", "Where they end, by size", BY_SIZE, SIZES_FINALS),
+        final_block("lm-nested", NESTED.asks, NESTED, NESTED_FINALS),
+    ),
+)

@@ -1,0 +1,1 @@
+"""What a training step of every variant costs, and what it brings."""

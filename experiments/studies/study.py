@@ -1,0 +1,166 @@
+"""What a study is: a question, the runs that answer it, what is asked of them, its figures and tables, its verdict.
+
+Each study is one module, or a folder if it asks models something: then its ``study`` holds all of this, and a module
+beside it asks. No study knows torch until its runs are built or asked, so that figures are drawn without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from circuits.common.errors import known
+from experiments.studies.committed_results import COMMITTED, Bundle
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from experiments.runs.config import RunConfig
+else:
+    RunConfig = Any
+
+Size = Literal["full", "miniature"]
+"""``full`` is what the committed results are made of, ``miniature`` the same with fewer seeds and nothing at paper
+size."""
+SIZES: tuple[Size, ...] = ("full", "miniature")
+REFERENCE = "classic"
+
+# --- what is trained --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run of an experiment: its label in tables is the configuration's ``variant``."""
+
+    config: RunConfig
+    condition: str = "as in the paper"
+    """What differs from the other conditions of the experiment; arms are compared within one."""
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.config.variant
+
+
+Contrasts = Callable[[Iterable[str]], list[tuple[str, str]]]
+"""From the variants that there are to the comparisons that answer a question, as (variant, reference)."""
+
+
+def against_classic(variants: Iterable[str]) -> list[tuple[str, str]]:
+    """Return every variant against classic."""
+    return [(v, REFERENCE) for v in dict.fromkeys(variants) if v != REFERENCE]
+
+
+def against_value(variants: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what shows whether something does as well as the value stream: all against value, and those that are
+    called after classic, as the stream itself, against classic too."""
+    others = [v for v, _ in against_classic(variants)]
+    alike = [(v, REFERENCE) for v in others if v == "value" or v.startswith(REFERENCE)]
+    return alike + [(v, "value") for v in others if v != "value"]
+
+
+def only(*pairs: tuple[str, str]) -> Contrasts:
+    """Return what chooses those of the comparisons whose variants are there."""
+    return lambda variants: [pair for pair in pairs if {*pair} <= {*variants}]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question, what is trained to answer it, and which of it is compared.
+
+    Within a condition, arms of one seed share data and initial weights.
+    """
+
+    name: str
+    build: Callable[[Size], list[Arm]]
+    asks: str = ""
+    contrasts: Contrasts = against_classic
+    split: str = "ic"
+    measure: str = "accuracy"
+    threshold: float = 0.95
+    """A run has learned once this measure on this split is so high."""
+
+    def arms(self, size: Size = "full") -> list[Arm]:
+        """Return the runs; none where a size leaves the experiment out.
+
+        Raises:
+            UnknownNameError: for an unknown size.
+        """
+        return self.build(known("size", size, SIZES))  # type: ignore[arg-type] # a known size
+
+
+# --- what is made of it -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Frames that are not logged in training: they come of asking trained models, or models that need no training."""
+
+    frames: tuple[str, ...]
+    compute: Callable[[Sequence[Path], Size], Mapping[str, pd.DataFrame]]
+    """From the directories of runs and a size to the frames, by name."""
+    experiments: tuple[Experiment, ...] = ()
+    """Those whose runs are asked."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: ``arguments`` of the drawing, made from the bundle."""
+
+    name: str
+    drawing: Callable[..., go.Figure]
+    arguments: Callable[[Bundle], dict[str, Any]]
+    experiments: tuple[Experiment, ...] = ()
+    frames: tuple[str, ...] = ()
+    """Frames of analyses that it needs."""
+
+    def drawable(self, bundle: Bundle) -> bool:
+        """Return whether the bundle holds what lies behind it."""
+        return holds(bundle, self.experiments) and all(bundle.has(frame) for frame in self.frames)
+
+    def draw(self, bundle: Bundle) -> go.Figure:
+        """Return the figure."""
+        return self.drawing(**self.arguments(bundle))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table or paragraph of a page, which stands between markers of its name."""
+
+    name: str
+    text: Callable[[Bundle], str]
+    heading: str
+    experiments: tuple[Experiment, ...] = ()
+
+    def writable(self, bundle: Bundle) -> bool:
+        """Return whether the bundle holds the runs behind it."""
+        return holds(bundle, self.experiments)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question with all that answers it, side by side."""
+
+    name: str
+    """That of its module and of its page."""
+    question: str
+    experiments: tuple[Experiment, ...] = ()
+    asking: Asking | None = None
+    pictures: tuple[Picture, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    verdict: Callable[[Bundle], list[tuple[str, str, str, str]]] | None = None
+    """What the paper claims, row by row: what it is of, what is claimed, what is found here, whether the two agree."""
+
+    @property
+    def page(self) -> Path:
+        """Where its text stands."""
+        return COMMITTED.parent / f"{self.name}.md"
+
+
+def holds(bundle: Bundle, experiments: Iterable[Experiment]) -> bool:
+    """Return whether the bundle holds runs of all of the experiments."""
+    return {experiment.name for experiment in experiments} <= set(bundle.arms.experiment)
