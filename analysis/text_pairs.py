@@ -72,11 +72,11 @@ def _place(model: HookedStreamTransformer, role: str, piece: Any, text: str, len
     )
     starts = [i for i in range(len(text)) if text.startswith(words, i)]
     require(
-        len(starts) == 1 if time is None else time <= len(starts),
+        len(starts) == 1 if time is None else int(time) <= len(starts),
         f"role {role!r}: {words!r} stands {len(starts)} time(s) in {text!r}; name a piece that is there, and of "
         f"several the one that is meant, as in ({words!r}, 1)",
     )
-    begin = starts[0 if time is None else time - 1]
+    begin = starts[0 if time is None else int(time) - 1]
     offsets = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     inside = [i for i, (a, b) in enumerate(offsets) if a < begin + len(words) and b > begin]
     require(bool(inside), f"role {role!r}: no token of {text!r} covers {words!r}")
