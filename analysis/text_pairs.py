@@ -72,7 +72,7 @@ def _place(model: HookedStreamTransformer, role: str, piece: Any, text: str, len
     )
     starts = [i for i in range(len(text)) if text.startswith(words, i)]
     require(
-        len(starts) == 1 if time is None else time <= len(starts),
+        len(starts) == 1 if time is None else int(time) <= len(starts),
         f"role {role!r}: {words!r} stands {len(starts)} time(s) in {text!r}; name a piece that is there, and of "
         f"several the one that is meant, as in ({words!r}, 1)",
     )
