@@ -66,7 +66,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # not a mapping
+            # Copied, as what is read lies where the file has it: products of weights that are not aligned may round
+            # otherwise, and the file may change under them.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 # not a mapping
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is no safetensors file, was cut short or damaged ({error})") from error
     held = header if isinstance(header, dict) else {}
