@@ -14,7 +14,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 from experiments.commands import lm_cli, route_cli, study, sweep
-from experiments.commands.lm_cli import TrainLM
+from experiments.commands.lm_cli import Interventions, TrainLM
 from experiments.commands.route_cli import Root, RunName, Step
 
 
@@ -33,15 +33,7 @@ class TrainICL:
     device: Annotated[str, arg(help="cpu or cuda")] = "cpu"
     workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None
     gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None
-    interventions: Annotated[
-        Path | None,
-        arg(
-            help='a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": "pattern"}, '
-            '"operation": {"type": "Attend", "to": "previous"}, "strength": 1.0, "first": 0, "last": 500}; types: '
-            "Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, CutForward, "
-            "CutGradient"
-        ),
-    ] = None
+    interventions: Interventions = None
     root: Root = Path("runs")
 
 

@@ -40,9 +40,12 @@ CASES: list[tuple[str, str]] = [
     ("split_gradient(model, None, x, by='pairs')", "unknown way to split 'pairs': did you mean 'pair'"),
     ("amicl_study('ful')", "unknown size 'ful': did you mean 'full'"),
     ("experiment('data').arms('miniatur')", "unknown size 'miniatur': did you mean 'miniature'"),
-    ("Run.at(torch.zeros(4, 17, dtype=torch.bool))", "and this is a mask: give mask.nonzero"),
-    ("Run.at(torch.full((4, 1), 2.0))", "must be whole numbers of positions, got torch.float32; use positions.long()"),
-    ("Run.at(torch.full((4,), 2))", "positions of 't' must be (batch, n), got (4,)"),
+    ("acting_at(torch.zeros(4, 17, dtype=torch.bool))", "and this is a mask: give mask.nonzero"),
+    (
+        "acting_at(torch.full((4, 1), 2.0))",
+        "must be whole numbers of positions, got torch.float32; use positions.long()",
+    ),
+    ("acting_at(torch.full((4,), 2))", "positions of 't' must be (batch, n), got (4,)"),
     ("Pair(x, x + 1, y, y + 1, {'a': x[:, :1, 0] > 0})", "positions of 'a' must be numbers of positions"),
     ("Pair(x, x + 1, y, y + 1, {}, y > 1)", "read_at must be numbers of positions, (batch, n) of them, and this is a"),
     ("Pair(x, x + 1, y, y + 1, {}, 2.0)", "read_at must be whole numbers of positions, got torch.float32"),
@@ -107,7 +110,7 @@ x, y = pair.clean, pair.answers
 tokens, short = torch.arange(20).view(4, 5) % 3, (torch.arange(17) < 9).expand(4, -1)
 def answering(n):
     return Pair(x, x + 1, torch.tensor([0, 1, 2, n]), torch.tensor([1, 2, 3, 4]))
-def Run.at(places):
+def acting_at(places):
     with intervened(model, [Intervention(Site(1, "z", position="t"), Zero())], positions=dict(t=places)):
         model(x)
 for call in {calls!r}:

@@ -14,6 +14,17 @@ Sizes = Annotated[str, arg(help="0.2m, 1m, 3m (small vocabularies), 8m (as publi
 Tasks = Annotated[str, arg(help="stories, ioi, repeats, nested, or text (with --corpus and --tokenizer)")]
 
 
+Interventions = Annotated[
+    Path | None,
+    arg(
+        help='a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": "pattern"}, '
+        '"operation": {"type": "Attend", "to": "previous"}, "strength": 1.0, "first": 0, "last": 500}; types: '
+        "Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, CutForward, "
+        "CutGradient"
+    ),
+]
+
+
 @dataclass(frozen=True)
 class TrainLM:
     """Train a language model on generated stories or other tokens, or all variants x seeds side by side."""
@@ -46,6 +57,8 @@ class TrainLM:
     dropout: Annotated[float | None, arg(help="instead of the size's")] = None
     evaluate_every: Annotated[int | None, arg(help="steps between evaluations")] = None
     checkpoint_every: Annotated[int | None, arg(help="steps between checkpoints")] = None
+    gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None
+    interventions: Interventions = None
     compute: Annotated[Literal["auto", "eager", "compiled"], arg(help="auto compiles on a GPU")] = "auto"
     device: Annotated[str, arg(help="cpu or cuda")] = "cpu"
     workers: Annotated[int | None, arg(help="processes, each with runs of its own (default: one a core)")] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from circuits import Intervention
 from circuits.common.errors import known, require
 from circuits.common.text_table import as_text
 from experiments.commands.lm_cli import TrainLM
@@ -80,9 +82,22 @@ def _training(what: TrainLM) -> TokenTraining:
         "accumulate": what.accumulate,
         "precision": what.precision,
         "evaluate_at": None if what.evaluate_every is None else (Every(what.evaluate_every),),
+        "gradients_at": None if what.gradients_every is None else (Every(what.gradients_every),),
+        "interventions": None if what.interventions is None else read_interventions(what.interventions),
         "checkpoint_at": None if what.checkpoint_every is None else (Every(what.checkpoint_every),),
     }
     return replace(base, **{name: value for name, value in changes.items() if value is not None})
+
+
+def read_interventions(file: Path) -> tuple[Intervention, ...]:
+    """Return the interventions that a JSON file lists."""
+    try:
+        stored = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error}); 'valuestream train --help' shows what is wanted") from error
+    if not isinstance(stored, list):
+        raise ValueError(f"{file} holds no list of interventions; put brackets around: [{{...}}, {{...}}]")
+    return tuple(Intervention.from_plain(data) for data in stored)
 
 
 def ioi(names: Sequence[str], n: int, step: int, body: str | None, transplant: bool, by: By, root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from circuits import HookedStreamTransformer, Intervention, icl_config
+from circuits import HookedStreamTransformer, icl_config
 from circuits import variants as rules
-from circuits.common.errors import known, require, whole
+from circuits.common.errors import known, whole
 from circuits.common.text_table import as_text
 from experiments.cli import TrainICL
+from experiments.commands.lm_commands import read_interventions
 from experiments.questions import analyses, routes
 from experiments.questions.head_scores import WHOLE
 from experiments.runs.config import TRAINING, icl_run
@@ -45,7 +45,7 @@ def train(what: TrainICL) -> None:
     if what.gradients_every is not None:
         training = replace(training, gradients_at=(Every(what.gradients_every),))
     if what.interventions is not None:
-        training = replace(training, interventions=_interventions(what.interventions))
+        training = replace(training, interventions=read_interventions(what.interventions))
     configs = [
         icl_run(variant, what.preset, seed, training, n_layers=what.layers)
         for seed in what.seeds or (what.seed,)
@@ -55,16 +55,6 @@ def train(what: TrainICL) -> None:
     done = sweep(configs, what.root, what.workers, what.device, compute=compute)
     table = runs_table(what.root)
     _print(table[table.run.isin([run.path.name for run in done])])
-
-
-def _interventions(file: Path) -> tuple[Intervention, ...]:
-    try:
-        stored = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error}); 'valuestream train --help' shows what is wanted") from error
-    if not isinstance(stored, list):
-        raise ValueError(f"{file} holds no list of interventions; put brackets around: [{{...}}, {{...}}]")
-    return tuple(Intervention.from_plain(data) for data in stored)
 
 
 def runs(root: Path) -> None:
@@ -179,7 +169,7 @@ def gradients(
     if by == "pair":
         analysis, columns = "gradient_pairs", ["reader", "source", "read", "fed", "norm", "share", "cosine"]
     ask = analyses.gradient_pairs_run if by == "pair" else analyses.gradients_run
-    frame = _logged(run) if logged else ask(run, n, split, True, activations)
+    frame = run.gradients() if logged else ask(run, n, split, True, activations)
     attention = frame[frame.tensor.str.contains("attn")]
     steps = sorted(frame.step.unique())
     shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
@@ -188,11 +178,6 @@ def gradients(
     reached = shown[shown.norm > 0] if by == "pair" else shown
     _print(reached[["step", "tensor", "head", *columns]])
     _written(analyses.keep(run, analysis, frame, gradient_pairs if by == "pair" else gradient_shares))
-
-
-def _logged(run: Run) -> pd.DataFrame:
-    require(isinstance(run, Run), "language models log no gradients; leave out --logged to split them at checkpoints")
-    return run.gradients()  # type: ignore[union-attr] # as required
 
 
 def demo(size: str, root: Path, out: Path, images: bool) -> None:

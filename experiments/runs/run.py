@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pandas as pd
 from circuits.common.errors import known, require
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
-from experiments.runs.directory import RunDirectory
+from experiments.runs.directory import RunDirectory, directory_of
 from experiments.runs.frames import sha256
 from experiments.runs.record import DamagedRunWarning, RunError
 from experiments.runs.saved_shards import drop_shards, shard_steps
@@ -195,6 +196,16 @@ class Run(RunDirectory):
             if not file.is_file() or sha256(file) != digest:
                 raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
         return load_tokenizer(self.tokenizer_path)
+
+
+def runs_in(roots: Sequence[str | Path], wanted: Iterable[RunConfig]) -> list[Run]:
+    """Return those of the wanted runs that are in some directories, whatever became of them.
+
+    Raises:
+        RunError: for a run directory that is damaged.
+    """
+    there = [directory_of(root, config) for config in wanted for root in roots]
+    return [Run.open(path) for path in there if (path / "run.json").is_file()]
 
 
 def runs_table(root: str | Path = "runs") -> pd.DataFrame:

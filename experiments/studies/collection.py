@@ -12,9 +12,8 @@ import pandas as pd
 
 from circuits.common.plain_data import canonical_json
 from experiments.runs.config import RunConfig
-from experiments.runs.directory import directory_of
 from experiments.runs.frames import DIGITS, parquet_bytes
-from experiments.runs.run import Run
+from experiments.runs.run import Run, runs_in
 from experiments.studies.changing import Write, changing
 from experiments.studies.committed_results import (
     COMMITTED,
@@ -68,16 +67,6 @@ def collect(
             raise BundleError(none)
         _put(_frames(held, arms), Path(bundle), replace, afresh)
     return {name: (sum(arm.config.id in held for arm in those), len(those)) for name, those in arms.items()}
-
-
-def runs_in(roots: Sequence[str | Path], wanted: Iterable[RunConfig]) -> list[Run]:
-    """Return those of the wanted runs that are in some directories, whatever became of them.
-
-    Raises:
-        RunError: for a run directory that is damaged.
-    """
-    there = [directory_of(root, config) for config in wanted for root in roots]
-    return [Run.open(path) for path in there if (path / "run.json").is_file()]
 
 
 def _frames(held: Mapping[str, dict[str, Any]], arms: Mapping[str, Sequence[Arm]]) -> dict[str, pd.DataFrame]:

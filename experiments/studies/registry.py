@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from circuits.common.errors import known
-from experiments.runs.config import RunConfig
 from experiments.studies import (
     carriers,
     connections,
@@ -21,7 +20,7 @@ from experiments.studies.associative_memory import study as associative_memory
 from experiments.studies.heads_and_routes import study as heads_and_routes
 from experiments.studies.indirect_objects import study as indirect_objects
 from experiments.studies.step_cost import study as step_cost
-from experiments.studies.study import SIZES, Arm, Experiment, Picture, Size, Study
+from experiments.studies.study import SIZES, Arm, Experiment, Picture, RunConfig, Size, Study
 
 STUDIES: dict[str, Study] = {
     module.STUDY.name: module.STUDY

@@ -193,7 +193,7 @@ WRONG_TYPES: list[tuple[str, str]] = [
     ("StopAt(0.9, evaluations=True)", "the evaluations must be a whole number, got True"),
     ("training(steps=1e3)", "the steps must be a whole number, got 1000.0; write 1000"),
     ("training(optimizer='adam')", "the optimizer must be SGD, Adam or AdamW, got 'adam'; write Adam(...)"),
-    ("training(optimizer=AdamW())", "the optimizer must be SGD or Adam, got AdamW("),
+    ("training(optimizer=Every(3))", "the optimizer must be SGD, Adam or AdamW, got Every("),
     ("training(evaluate_at=Every(5))", "evaluate_at must be a tuple whose elements are each Every, At or LogLinear"),
     (
         "training(evaluate_at=500)",

@@ -52,7 +52,7 @@ def test_what_is_not_there_is_answered_with_the_nearest(tmp_path: Path, kinds: t
 
 
 def test_where_there_are_no_runs_or_several_fit(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="there are no runs of .*; train one with 'valuestream train"):
+    with pytest.raises(RunError, match="there are no runs in .*; train one with 'valuestream train"):
         Run.find("x", tmp_path / "nowhere")
     for seed in (0, 1):
         Run.at(tmp_path, tiny_lm(seed=seed))

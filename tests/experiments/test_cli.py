@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.questions import analyses
+from experiments.commands import route_commands
 from experiments.runs.run import Run
 from tests.helpers import run_named
 
@@ -197,11 +197,11 @@ def test_circuits_of_two_runs_and_of_the_classic_one(capsys: pytest.CaptureFixtu
 def test_no_half_of_a_result_is_left(
     capsys: pytest.CaptureFixture[str], trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(name: str, *_: Any, **__: Any) -> None:
-        raise RuntimeError(f"no {name}")
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no paths")
 
     copy = shutil.copytree(run_named(trained_runs, "value").path, tmp_path / "copy", ignore=lambda *_: ["results"])
-    monkeypatch.setattr(analyses, "draw", fails)
+    monkeypatch.setattr(route_commands, "path_heat_maps", fails)
     status, _, err = run(capsys, "paths", copy, "--n", 4)
     assert status == 2
     assert "no paths" in err
@@ -221,7 +221,7 @@ def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["train", "icl", "--preset", "smal"], "unknown preset 'smal': did you mean 'small'"),
         (["describe", "kye"], "unknown variant 'kye': did you mean 'key'"),
         (["demo", "--size", "standrad"], "unknown size 'standrad': did you mean 'standard'"),
-        (["heads", "nothing"], "there are no runs of"),
+        (["heads", "nothing"], "there are no runs in"),
         (["circuit"], "name one run or more"),
         (["describe", "value", "--layers", "1"], "has no layer to read in a model of 1 layer"),
     ],

@@ -16,7 +16,6 @@ from analysis.pairs import Pair
 from circuits import HookedStreamTransformer, ModelConfig, Stream, icl_config
 from circuits.checkpoint import load_checkpoint, save_checkpoint
 from circuits.common.errors import UnknownNameError
-from circuits.common.plain_data import essence
 from circuits.config.model import Start
 from circuits.config.streams import Cumulative, First, Previous
 from experiments.runs.config import TRAINING, RunConfig, icl_run
@@ -216,7 +215,7 @@ def test_a_probability_is_one() -> None:
 
 def test_fields_with_their_defaults_do_not_count_in_an_id() -> None:
     run = icl_run("value", "small", 0)
-    assert "label_noise" not in json.dumps(essence(run))
+    assert "label_noise" not in json.dumps(run.essence())
     spelled = dataclasses.replace(run, task=dataclasses.replace(run.task, label_noise=0.0))
     assert spelled.id == run.id
     assert dataclasses.replace(run, task=dataclasses.replace(run.task, label_noise=0.1)).id != run.id
@@ -237,7 +236,7 @@ def test_a_record_from_before_a_field_was_there_reads_as_its_default() -> None:
     old = run.to_plain()
     del old["task"]["label_noise"], old["training"]["rates"], old["model"]["starts"]
     assert RunConfig.from_plain(old) == run
-    assert RunConfig.from_plain(essence(run)) == run
+    assert RunConfig.from_plain(run.essence()) == run
     assert TRAINING["small"].rates == ()
 
 

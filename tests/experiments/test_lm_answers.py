@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from circuits.common.plain_data import essence
 from circuits.presets import LM_SIZES, lm_config, parameter_count
 from experiments.runs.config import LM_TRAINING, RunConfig, lm_run
 from experiments.runs.training_config import TokenTraining
@@ -33,7 +32,7 @@ LOSSES = {"classic": [1.2, 1.1, 1.3], "value": [1.1, 1.0, 1.2]}
 
 def stored(config: RunConfig) -> str:
     """As bundles hold it, without what has its default."""
-    return json.dumps(essence(config))
+    return json.dumps(config.essence())
 
 
 def bundle_of(path: Path) -> Bundle:

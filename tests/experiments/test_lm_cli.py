@@ -153,7 +153,7 @@ def test_ioi_of_what_cannot_be_asked(capsys: pytest.CaptureFixture[str], lm_runs
     status, _, err = run(capsys, "ioi", "lm-storys-value", "--root", lm_runs)
     assert "unknown run 'lm-storys-value': did you mean" in err
     status, _, err = run(capsys, "ioi", "x", "--root", tmp_path)
-    assert "there are no runs of a language model" in err
+    assert "there are no runs in" in err
     status, _, err = run(capsys, "ioi", Run.at(tmp_path, tiny()).path)
     assert (status, "is no run of a language model but of kind 'icl'" in err) == (2, True)
     assert run(capsys, *TRAIN, "--task", "repeats", "--root", tmp_path)[0] == 0
@@ -207,7 +207,7 @@ def test_heads_and_gradients(capsys: pytest.CaptureFixture[str], lm_runs: Path) 
     assert "stream_share" in out
     assert (written(lm_runs, "value", "gradients").stream > 0).any()
     status, _, err = run(capsys, "gradients", "lm-stories-value", "--root", lm_runs, "--logged")
-    assert (status, "language models log no gradients; leave out --logged" in err) == (2, True)
+    assert (status, "logged no gradients; train with --gradients-every" in err) == (2, True)
 
 
 def test_ablate(capsys: pytest.CaptureFixture[str], lm_runs: Path) -> None:

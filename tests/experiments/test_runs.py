@@ -48,7 +48,7 @@ def test_found_by_path_name_id_or_beginning(run: Run, tmp_path: Path) -> None:
         Run.find("icl-value", tmp_path)
     with pytest.raises(RunError, match=r"unknown run 'icl-valeu-small-s0': did you mean .*'icl-value-small-s0"):
         Run.find("icl-valeu-small-s0", tmp_path)
-    with pytest.raises(RunError, match="there are no runs of .* in .*; train one with 'valuestream train icl'"):
+    with pytest.raises(RunError, match="there are no runs in .*; train one with 'valuestream train icl'"):
         Run.find("x", tmp_path / "nowhere")
 
 

@@ -39,12 +39,11 @@ ASKED = (gradient.PAPER, MECHANISM)
 def ask(roots: Sequence[Path], size: Size = "full", n: int | None = None) -> dict[str, pd.DataFrame]:
     """Return :func:`experiments.studies.heads_and_routes.asking.study` of the finished runs in some directories, with
     ``n`` sequences or pairs a question (by default 256, in miniature 128)."""
-    from experiments.runs.run import Run
-    from experiments.studies.collection import runs_in
+    from experiments.runs.run import runs_in
     from experiments.studies.heads_and_routes.asking import study
 
     there = runs_in(roots, [arm.config for experiment in ASKED for arm in experiment.arms(size)])
-    runs = [run for run in there if isinstance(run, Run) and run.finished and len(run.checkpoints()) > 2]
+    runs = [run for run in there if run.finished and len(run.checkpoints()) > 2]
     return study(runs, n or (256 if size == "full" else 128))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import pandas as pd
@@ -15,7 +16,6 @@ from experiments.questions.routes import circuit_frame, circuit_run
 from experiments.runs.finding import pairs
 from experiments.runs.run import Run
 from experiments.studies.heads_and_routes.asking import FIND
-from experiments.studies.indirect_objects.study import FRAMES
 from experiments.studies.language_models import PAIR, SEEDS, SMALLEST
 
 N_PROMPTS, N_PAIRS = 200, 64
@@ -32,7 +32,7 @@ def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bo
     layer, position and route patched (of the first seed, head by head too); "lm_edges": the circuit, edge by edge, with
     its faithfulness, completeness and minimality.
     """
-    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in FRAMES}
+    frames = defaultdict[str, list[pd.DataFrame]](list)
     for run in tqdm(runs, unit=" runs", disable=not progress):
         parts = {"lm_ioi": ioi_means(run)}
         config = run.config
@@ -42,7 +42,7 @@ def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bo
             parts |= {"lm_edges": circuit_frame(scores, quality)}
         for name, frame in parts.items():
             frames[name].append(labelled(frame, run).assign(size=config.preset))
-    return {name: pd.concat(some, ignore_index=True) for name, some in frames.items() if some}
+    return {name: pd.concat(some, ignore_index=True) for name, some in frames.items()}
 
 
 def ioi_means(run: Run, n: int = N_PROMPTS) -> pd.DataFrame:

@@ -28,12 +28,11 @@ FRAMES = ("lm_ioi", "lm_heads", "lm_patches", "lm_edges")
 
 def ask(roots: Sequence[Path], size: Size = "full") -> dict[str, pd.DataFrame]:
     """Return :func:`experiments.studies.indirect_objects.asking.study` of the finished runs in some directories."""
-    from experiments.runs.run import Run
-    from experiments.studies.collection import runs_in
+    from experiments.runs.run import runs_in
     from experiments.studies.indirect_objects.asking import study
 
     there = runs_in(roots, [arm.config for arm in STORIES.arms(size)])
-    return study([run for run in there if isinstance(run, Run) and run.finished])
+    return study([run for run in there if run.finished])
 
 
 # --- matched and transplanted -----------------------------------------------------------------------------------------
