@@ -94,7 +94,7 @@ def measured(run: Run, n: int = 200, step: int = -1, bodies: Sequence[str] = (OW
         RunError: if there is no checkpoint at ``step``.
         ValueError: as :func:`in_body`, and for a run whose tokens know no names.
     """
-    model, task = run.load_model(step), ioi_task(run)
+    task, model = ioi_task(run), run.load_model(step)
     frames = [
         every_prompt(model if body == OWN else in_body(model, body, allowed=True), task, n).assign(body=body)
         for body in bodies

@@ -155,7 +155,7 @@ def test_ioi_of_what_cannot_be_asked(capsys: pytest.CaptureFixture[str], lm_runs
     status, _, err = run(capsys, "ioi", "x", "--root", tmp_path)
     assert "there are no runs in" in err
     status, _, err = run(capsys, "ioi", Run.at(tmp_path, tiny()).path)
-    assert (status, "is no run of a language model but of kind 'icl'" in err) == (2, True)
+    assert (status, "is a run of the in-context classifier, which reads no text" in err) == (2, True)
     assert run(capsys, *TRAIN, "--task", "repeats", "--root", tmp_path)[0] == 0
     status, _, err = run(capsys, "ioi", "lm-repeats", "--root", tmp_path)
     assert (status, "was trained on numbers, which know no names" in err) == (2, True)
