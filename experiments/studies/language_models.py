@@ -13,7 +13,7 @@ from analysis.statistics.paired_seeds import PairedSeeds, paired_seeds
 from experiments.studies import gradient
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Arm, Experiment, Picture, Size, Study, only
-from experiments.studies.times import compared, differences, ends, ratios_picture, times
+from experiments.studies.times import compared, differences, ends, picture_of, ratios_picture, times
 from experiments.studies.wording import final_block, speed_block
 
 VARIANTS = (REFERENCE, "value", "value-stop", "value-gradient-only", "resformer-constant", "cumulative")
@@ -24,8 +24,6 @@ SIZES = {"0.2m": SEEDS, "1m": 3, "3m": 3}
 """Of models, and with how many seeds."""
 SMALLEST = "0.2m"
 
-# --- what is trained --------------------------------------------------------------------------------------------------
-
 
 def _on_stories(model: str, variants: Sequence[str], seeds: int) -> list[Arm]:
     from experiments.runs.lm_config import lm_run
@@ -33,18 +31,17 @@ def _on_stories(model: str, variants: Sequence[str], seeds: int) -> list[Arm]:
     return [Arm(lm_run(model, "stories", v, seed), model) for seed in range(seeds) for v in variants]
 
 
-def stories(size: Size) -> list[Arm]:
-    """Return every variant on stories."""
+def _stories(size: Size) -> list[Arm]:
     return _on_stories(SMALLEST, *((VARIANTS, SEEDS) if size == "full" else (FEW, 2)))
 
 
-def sizes(size: Size) -> list[Arm]:
-    """Return classic and value in three sizes; the smallest are those of :func:`stories`."""
+def _sizes(size: Size) -> list[Arm]:
+    """Classic and value in three sizes; the smallest are those of :func:`_stories`."""
     return [arm for model, n in SIZES.items() for arm in _on_stories(model, PAIR, n)] if size == "full" else []
 
 
-def nested(size: Size) -> list[Arm]:
-    """Return classic and value on relations inside relations, learning from the answers alone."""
+def _nested(size: Size) -> list[Arm]:
+    """Classic and value on relations inside relations, learning from the answers alone."""
     from experiments.runs.lm_config import LM_TRAINING, lm_run
     from experiments.tasks.nested_relations import NestedConfig
 
@@ -56,7 +53,7 @@ def nested(size: Size) -> list[Arm]:
 _LEARNED: dict[str, Any] = {"split": "ioi train", "measure": "probability", "threshold": 0.5}
 STORIES = Experiment(
     "lm",
-    stories,
+    _stories,
     "Does the stream help a language model to identify indirect objects, and is it the gradient?",
     only(
         *gradient.CONTRASTS,
@@ -66,10 +63,8 @@ STORIES = Experiment(
     ),
     **_LEARNED,
 )
-BY_SIZE = Experiment("lm-sizes", sizes, "Does what it brings grow with the model?", **_LEARNED)
-NESTED = Experiment("lm-nested", nested, "Does it help with relations inside relations?")
-
-# --- what it says -----------------------------------------------------------------------------------------------------
+BY_SIZE = Experiment("lm-sizes", _sizes, "Does what it brings grow with the model?", **_LEARNED)
+NESTED = Experiment("lm-nested", _nested, "Does it help with relations inside relations?")
 
 FINALS: dict[str, tuple[str, str]] = {
     "validation loss": ("validation", "loss"),
@@ -135,19 +130,15 @@ def _scaling(bundle: Bundle) -> dict[str, Any]:
     return {"table": scaling(bundle), "runs": list(bundle.experiment(BY_SIZE.name).name)}
 
 
-def _curves_picture(name: str, drawing: str, experiment: Experiment) -> Picture:
-    return Picture(name, drawing, lambda bundle: {"metrics": curves(bundle, experiment)}, (experiment,))
-
-
 STUDY = Study(
     name="language_models",
     question="Does the stream help language models?",
     experiments=(STORIES, BY_SIZE, NESTED),
     pictures=(
-        _curves_picture("lm_loss", "loss_curves", STORIES),
-        _curves_picture("lm_ioi_curves", "ioi_curves", STORIES),
+        picture_of("lm_loss", "loss_curves", STORIES, curves),
+        picture_of("lm_ioi_curves", "ioi_curves", STORIES, curves),
         ratios_picture("lm_ratios", STORIES),
-        _curves_picture("lm_nested", "nested_curves", NESTED),
+        picture_of("lm_nested", "nested_curves", NESTED, curves),
         Picture("lm_scaling", "scaling", _scaling, (BY_SIZE,), ("lm_cost",)),
     ),
     blocks=(

@@ -16,7 +16,7 @@ from experiments.runs.finding import pairs
 from experiments.runs.lm_run import LMRun
 from experiments.studies.heads_and_routes.asking import FIND
 from experiments.studies.indirect_objects.study import FRAMES
-from experiments.studies.language_models import PAIR, SEEDS, SIZES
+from experiments.studies.language_models import PAIR, SEEDS, SMALLEST
 
 N_PROMPTS, N_PAIRS = 200, 64
 PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
@@ -36,7 +36,7 @@ def study(runs: Sequence[LMRun], seeds: Sequence[int] = range(SEEDS), progress: 
     for run in tqdm(runs, unit=" runs", disable=not progress):
         parts = {"lm_ioi": ioi_means(run)}
         config = run.config
-        if config.size == SIZES[0] and config.variant in PAIR and config.seed in seeds:
+        if config.size == SMALLEST and config.variant in PAIR and config.seed in seeds:
             parts |= {"lm_heads": heads_run(run, N_PAIRS), "lm_patches": _patches(run, config.seed == seeds[0])}
             scores, quality = circuit_run(run, FIND, n=N_PAIRS)
             parts |= {"lm_edges": circuit_frame(scores, quality)}
