@@ -18,7 +18,7 @@ from experiments.questions.routes import (
     rule_of,
 )
 from experiments.runs.run import Run
-from experiments.studies.heads_and_routes.study import ASKING
+from experiments.studies.heads_and_routes.study import FRAMES
 
 PLATEAU, MIDDLE, LEARNED = 0.3, 0.6, 0.95
 """In-context accuracies by which phases are told apart: any label of the context is right a quarter of the time."""
@@ -63,7 +63,7 @@ def study(runs: Sequence[Run], n: int = 256, progress: bool = True) -> dict[str,
     Raises:
         ValueError: as :func:`phases`.
     """
-    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in ASKING.frames}
+    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in FRAMES}
     for run in tqdm(runs, unit=" runs", disable=not progress):
         for name, frame in _of_run(run, n).items():
             frames[name].append(labelled(frame, run).assign(preset=run.config.preset))
