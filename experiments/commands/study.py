@@ -19,10 +19,7 @@ else:
     Picture = Any
 
 
-def amicl(
-    size: Extent = "full",
-    bundle: BundlePath = None,
-) -> None:
+def amicl(size: Extent = "full", bundle: BundlePath = None) -> None:
     """Run the associative memory model: counts, curves, heat maps, the best a by task; into the committed results."""
     from experiments.studies.associative_memory.study import ask
 
@@ -40,10 +37,7 @@ def mechanism(
     _put(partial(ask, roots, n=n), bundle)
 
 
-def lm_mechanism(
-    roots: Roots = (Path("runs"),),
-    bundle: BundlePath = None,
-) -> None:
+def lm_mechanism(roots: Roots = (Path("runs"),), bundle: BundlePath = None) -> None:
     """Ask the language models for indirect objects (also transplanted), heads, routes, circuits; into the results."""
     from experiments.studies.indirect_objects.study import ask
 

@@ -3,71 +3,64 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.statistics.curves import over_seeds
+from analysis.statistics.survival import survival_curves
+from experiments.studies.builders import at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
-from experiments.studies.study import REFERENCE, Arm, Block, Experiment, Picture, Size, Study, only
+from experiments.studies.study import (
+    REFERENCE,
+    Arm,
+    Block,
+    Experiment,
+    Picture,
+    Size,
+    Study,
+    only,
+)
 from experiments.studies.times import (
     IN_CONTEXT,
     compared,
     drawn,
-    metrics_picture,
+    on_novel_classes,
+    picture_of,
     ratios_picture,
     row_of,
     sensitivity,
-    survival_picture,
+    times,
     verdict,
 )
-from experiments.studies.wording import fewer, final_block, rows_of, shown, speed_block, times_word
+from experiments.studies.wording import final_block, rows_of, shown, speed_block, times_word
 from figures.trainings.learning import PROGRESS, learning_curves, progress_measures
-from figures.trainings.times import SPLITS, all_curves
+from figures.trainings.times import SPLITS, all_curves, survival
 
 CARRIERS = (REFERENCE, "value", "key", "query")
-PAIR = (REFERENCE, "value")
 QUERY_KEY_SEEDS = 5
-"""At paper size queries and keys have fewer seeds than classic and value."""
 LAST_STEP = 75_000
 """Of the paper's schedule."""
 SAID = 0.24
 """How much sooner the value stream is said to be at 95 %."""
 
-# --- what is trained --------------------------------------------------------------------------------------------------
 
-
-def at_paper_size(size: Size) -> list[Arm]:
-    """Return the runs at the paper's size."""
-    from experiments.studies import schedules
-
-    every = schedules.seeds(size, 10, 0)
-    pairs = [(v, seed) for seed in every for v in CARRIERS if seed < QUERY_KEY_SEEDS or v in PAIR]
-    return [Arm(schedules.at_paper_size(v, seed)) for v, seed in pairs]
-
-
-def small(size: Size) -> list[Arm]:
-    """Return the runs of the small preset."""
-    from experiments.runs.config import icl_run
-    from experiments.studies.schedules import SMALL_GRADIENTS, seeds
-
-    return [Arm(icl_run(v, "small", seed, SMALL_GRADIENTS)) for seed in seeds(size, 10, 3) for v in CARRIERS]
+def _at_paper_size(size: Size) -> list[Arm]:
+    """Classic and value have more seeds than keys and queries."""
+    arms = at_paper_size(CARRIERS, 10)(size)
+    return [arm for arm in arms if arm.config.seed < QUERY_KEY_SEEDS or arm.label in CARRIERS[:2]]
 
 
 _CONTRASTS = only(("value", REFERENCE), ("key", REFERENCE), ("query", REFERENCE), ("key", "value"), ("query", "value"))
-PAPER = Experiment(
-    "streams-paper",
-    at_paper_size,
-    "Which stream speeds up in-context learning, at the paper's size?",
-    _CONTRASTS,
-)
-SMALL = Experiment("streams", small, "Which stream speeds up in-context learning, in the small preset?", _CONTRASTS)
-
-# --- what it says -----------------------------------------------------------------------------------------------------
+_ASKS = "Which stream speeds up in-context learning"
+PAPER = Experiment("streams-paper", _at_paper_size, f"{_ASKS}, at the paper's size?", _CONTRASTS)
+SMALL = Experiment("streams", in_small(CARRIERS, 10, 3), f"{_ASKS}, in the small preset?", _CONTRASTS)
 
 
-def shift(bundle: Bundle) -> str:
-    """Return whether value is a constant number of steps before classic or takes a constant share of them."""
+def _shift(bundle: Bundle) -> str:
+    """Whether value is a constant number of steps before classic or takes a constant share of them."""
     table = sensitivity(bundle, (PAPER,), ("interpolated",))
     table = table[(table.variant == "value") & (table.reference == REFERENCE)]
     pairs = table.pairs.max()
@@ -85,11 +78,12 @@ def shift(bundle: Bundle) -> str:
     )
 
 
-def paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
-    """Return what is claimed of the speed and of the best carrier, and what is found."""
+def _paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
+    """What is claimed of the speed and of the best carrier, and what is found."""
     table = compared(bundle, PAPER)
     value, key, query = (row_of(table, *pair) for pair in (("value", REFERENCE), ("key", "value"), ("query", "value")))
     sooner = row_of(compared(bundle, PAPER, 0.90), "value", REFERENCE)
+    fewer, fewer_90 = (f"{1 - r.ratio:.0%} [{1 - r.high:.0%}, {1 - r.low:.0%}]" for r in (value, sooner))
     outside = "less than said" if 1 - value.low < SAID else "more than said"
     agrees = "agrees" if 1 - value.high <= SAID <= 1 - value.low else outside
     # Of query against value, thresholds that say the same are put together.
@@ -99,37 +93,42 @@ def paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
         by_threshold[verdict(row)].append(f"{row.threshold:.0%}")
     best = "; ".join(f"{says} at {', '.join(thresholds)}" for says, thresholds in by_threshold.items())
     return [
-        ("fewer steps to 95 %, value", f"about {SAID:.0%} (said)", fewer(value), agrees),
-        ("fewer steps to 90 %, value", "-", fewer(sooner), "-"),
+        ("fewer steps to 95 %, value", f"about {SAID:.0%} (said)", fewer, agrees),
+        ("fewer steps to 90 %, value", "-", fewer_90, "-"),
         ("the best carrier", "value (said)", f"query: {times_word(query)} value's steps", best),
         ("", "", f"key: {times_word(key)} value's steps", verdict(key)),
     ]
 
 
-def _whole_curves(bundle: Bundle) -> dict[str, Any]:
-    """Of the runs that went to the paper's last step alone."""
-    metrics = bundle.metrics(PAPER.name)
+def _of_whole_runs(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
+    """Of those that went to the paper's last step."""
+    metrics = bundle.metrics(experiment.name)
     whole = metrics[metrics.groupby("run")["step"].transform("max") == LAST_STEP]
-    return {"metrics": over_seeds(drawn(whole, SPLITS, ("accuracy", "loss")))}
+    return over_seeds(drawn(whole, SPLITS, ("accuracy", "loss")))
+
+
+def _survival(bundle: Bundle) -> dict[str, Any]:
+    runs, curves = list(bundle.experiment(PAPER.name).name), survival_curves(times(bundle, PAPER))
+    return {"curves": curves, "runs": runs, "title": f"Runs below 95 %: {PAPER.asks}"}
 
 
 STUDY = Study(
     name="carriers",
-    question="Which stream speeds up in-context learning?",
+    question=f"{_ASKS}?",
     experiments=(PAPER, SMALL),
     pictures=(
-        metrics_picture("streams_paper_curves", learning_curves, PAPER),
-        Picture("streams_paper_all", all_curves, _whole_curves, (PAPER,)),
-        metrics_picture("streams_paper_progress", progress_measures, PAPER, PROGRESS),
-        survival_picture("streams_paper_survival", PAPER),
+        picture_of("streams_paper_curves", learning_curves, PAPER),
+        picture_of("streams_paper_all", all_curves, PAPER, _of_whole_runs),
+        picture_of("streams_paper_progress", progress_measures, PAPER, partial(on_novel_classes, measures=PROGRESS)),
+        Picture("streams_paper_survival", survival, _survival, (PAPER,)),
         ratios_picture("streams_paper_ratios", PAPER),
         ratios_picture("streams_ratios", SMALL),
     ),
     blocks=(
         speed_block(PAPER),
-        Block("shift", shift, "A shift or a ratio", (PAPER,)),
+        Block("shift", _shift, "A shift or a ratio", (PAPER,)),
         final_block("whole", "Where the longest runs end", PAPER, IN_CONTEXT, LAST_STEP, lead="runs"),
         speed_block(SMALL),
     ),
-    verdict=paper_says,
+    verdict=_paper_says,
 )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,14 +95,13 @@ class Bundle:
                 raise
             except Exception:  # what can no longer be read raises many classes, and names no run
                 pass
-        raise BundleError(
-            f"{', '.join(changed)} in {self.path} does not have the hash that the manifest states; {AGAIN}"
-        )
+        names = ", ".join(changed)
+        raise BundleError(f"{names} in {self.path} does not have the hash that the manifest states; {AGAIN}")
 
     def changed(self) -> list[str]:
         """Return the files that are missing or do not have their hashes."""
-        there = {name: (self.path / name).is_file() for name in self.files}
-        return [name for name, wanted in self.files.items() if not there[name] or sha256(self.path / name) != wanted]
+        paths = {name: self.path / name for name in self.files}
+        return [n for n, wanted in self.files.items() if not paths[n].is_file() or sha256(paths[n]) != wanted]
 
     def check_runs(self) -> None:
         """Check every run's configuration against its id, and what it measured against its hashes.
@@ -117,9 +117,8 @@ class Bundle:
             rows = pd.read_parquet(self.path / f"{log}.parquet")
             by_run = dict(list(rows.groupby("run", sort=False, observed=True)))
             stated = dict(zip(runs.run, runs[log], strict=True))
-            wrong = [
-                run for run, digest in stated.items() if digest != (log_hash(by_run[run]) if run in by_run else "")
-            ]
+            found = {run: log_hash(by_run[run]) if run in by_run else "" for run in stated}
+            wrong = [run for run, digest in stated.items() if digest != found[run]]
             if wrong:
                 raise BundleError(
                     f"in {self.path} the {log} of {_some(wrong)} do not have the hash that the run states: they were "
@@ -156,6 +155,10 @@ class Bundle:
     @cached_property
     def _metrics(self) -> pd.DataFrame:
         return self.frame("metrics")
+
+    def holds(self, experiments: Iterable[str]) -> bool:
+        """Return whether it holds runs of all of the experiments."""
+        return set(experiments) <= set(self.arms.experiment)
 
     def finished(self) -> set[str]:
         """Return the ids of the runs that it holds whole."""
@@ -200,11 +203,9 @@ def manifest_of(path: Path) -> dict[str, str]:
         raise DamagedManifestError(f"{manifest} is damaged ({error}); {AGAIN}") from error
     if not isinstance(held, dict):
         raise DamagedManifestError(f"{manifest} is damaged, it is no manifest; {AGAIN}")
-    if held.get("schema") != SCHEMA:
-        raise BundleError(
-            f"{path} has the schema {held.get('schema')!r}, this version reads {SCHEMA!r}; check out the version "
-            f"that wrote it, or collect the runs again"
-        )
+    if (schema := held.get("schema")) != SCHEMA:
+        written = f"{path} has the schema {schema!r}, this version reads {SCHEMA!r}"
+        raise BundleError(f"{written}; check out the version that wrote it, or collect the runs again")
     if not isinstance(held.get("files"), dict):
         raise DamagedManifestError(f"{manifest} is damaged, it lists no files; {AGAIN}")
     return held["files"]

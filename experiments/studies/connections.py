@@ -34,8 +34,8 @@ DEPTHS = {2: 5, 3: 5, 4: 4}
 say): their rows must agree."""
 
 
-def connections(size: Size) -> list[Arm]:
-    """Return the runs; in miniature of two layers alone."""
+def _connections(size: Size) -> list[Arm]:
+    """In miniature of two layers alone."""
     from experiments.studies.schedules import SMALL, named, seeds
 
     arms = []
@@ -50,7 +50,7 @@ def connections(size: Size) -> list[Arm]:
     return arms
 
 
-CONNECTIONS = Experiment("connections", connections, "Which connection helps, in how many layers?")
+CONNECTIONS = Experiment("connections", _connections, "Which connection helps, in how many layers?")
 STUDY = Study(
     name="connections",
     question=CONNECTIONS.asks,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from experiments.studies.study import Arm, Experiment, Size, Study, against_value
 from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
@@ -9,10 +11,7 @@ from experiments.studies.wording import speed_block
 V1, V2 = "blocks.0.attn.W_V", "blocks.1.attn.W_V"
 
 
-def controls(size: Size) -> list[Arm]:
-    """Return the runs."""
-    from dataclasses import replace
-
+def _controls(size: Size) -> list[Arm]:
     from circuits.config.model import Start
     from circuits.config.streams import Stream
     from experiments.runs.config import icl_run
@@ -39,7 +38,7 @@ def controls(size: Size) -> list[Arm]:
     return arms
 
 
-CONTROLS = Experiment("controls", controls, "Is it something duller than a stream of values?", against_value)
+CONTROLS = Experiment("controls", _controls, "Is it something duller than a stream of values?", against_value)
 STUDY = Study(
     name="controls",
     question="Is it something simpler than a stream of values?",

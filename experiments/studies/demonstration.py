@@ -27,6 +27,11 @@ from figures.trainings.learning import head_scores, learning_curves, progress_me
 
 VARIANTS = ("classic", "value", "value-stop", "value-gradient-only")
 THRESHOLD = 0.95
+TITLE = "Is it the information, or the gradient?"
+LEAD = (
+    "Two-layer transformers learn to classify in context, with and without a residual values stream, and with the "
+    "stream cut for the forward value or for the gradient alone."
+)
 
 
 @dataclass(frozen=True)
@@ -116,64 +121,46 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         censored = "" if row["reached"] == row["runs"] else f" ({row['reached']} of {row['runs']} runs)"
-        rows.append(
-            {
-                "variant": row["variant"],
-                f"steps to {THRESHOLD:.0%}": _interval(row["steps"], row["steps_low"], row["steps_high"], ".0f")
-                + censored,
-                "ratio to classic, paired": _interval(row["ratio"], row["ratio_low"], row["ratio_high"], ".2f"),
-                "seeds": row["runs"],
-            }
-        )
+        steps = _interval(row, "steps", ".0f") + censored
+        said = {"variant": row["variant"], f"steps to {THRESHOLD:.0%}": steps}
+        rows.append(said | {"ratio to classic, paired": _interval(row, "ratio", ".2f"), "seeds": row["runs"]})
     return pd.DataFrame(rows)
 
 
-def _interval(mean: float, low: float, high: float, form: str) -> str:
+def _interval(row: dict[Any, Any], name: str, form: str) -> str:
+    mean, low, high = (row[column] for column in (name, f"{name}_low", f"{name}_high"))
     if pd.isna(mean):
         return "-"
     return f"{mean:{form}}" if pd.isna(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-# --- what was found, in words, with every number from the frames ------------------------------------------------------
-
-
 def sentences(found: Findings) -> list[str]:
-    """Return what the frames say, one sentence each."""
-    return [
-        s for s in (_speed(found), _cause(found), _heads(found), _routes(found), _broken(found), _shares(found)) if s
-    ]
+    """Return what the frames say, one sentence each, with every number from the frames."""
+    return [*_speed(found), _heads(found), _routes(found), _broken(found), _shares(found)]
 
 
-def _row(found: Findings, variant: str) -> dict[Any, Any]:
-    return found.table[found.table.variant == variant].iloc[0].to_dict()
-
-
-def _speed(found: Findings) -> str:
-    classic, value = _row(found, "classic"), _row(found, "value")
+def _speed(found: Findings) -> list[str]:
+    rows = {row["variant"]: row for row in found.table.to_dict("records")}
+    classic, value, stop, alone = (rows[v] for v in ("classic", "value", "value-stop", "value-gradient-only"))
     if pd.isna(value["ratio"]):
-        return (
+        first = (
             f"Too few runs reached {THRESHOLD:.0%} to compare classic ({classic['reached']} of {classic['runs']}) with "
             f"value ({value['reached']} of {value['runs']})."
         )
-    ratio = _interval(value["ratio"], value["ratio_low"], value["ratio_high"], ".2f")
-    return (
-        f"With the residual values stream, {THRESHOLD:.0%} in-context accuracy comes after {value['steps']:.0f} steps, "
-        f"without it after {classic['steps']:.0f}: {ratio} times as many, paired over {value['pairs']} seeds."
+    else:
+        first = (
+            f"With the residual values stream, {THRESHOLD:.0%} in-context accuracy comes after {value['steps']:.0f} "
+            f"steps, without it after {classic['steps']:.0f}: {_interval(value, 'ratio', '.2f')} times as many, paired "
+            f"over {value['pairs']} seeds."
+        )
+    if pd.isna(stop["ratio"]) or pd.isna(alone["ratio"]):
+        return [first]
+    cause = (
+        f"With the stream's gradient cut and its forward value kept it takes {_interval(stop, 'ratio', '.2f')} times "
+        f"as many steps as classic; with the gradient kept and the forward value cut, "
+        f"{_interval(alone, 'ratio', '.2f')} times. (A ratio of 1 is no effect.)"
     )
-
-
-def _cause(found: Findings) -> str:
-    stop, only = _row(found, "value-stop"), _row(found, "value-gradient-only")
-    if pd.isna(stop["ratio"]) or pd.isna(only["ratio"]):
-        return ""
-    return (
-        f"With the stream's gradient cut and its forward value kept it takes {_ratio(stop)} times as many steps as "
-        f"classic; with the gradient kept and the forward value cut, {_ratio(only)} times. (A ratio of 1 is no effect.)"
-    )
-
-
-def _ratio(row: dict[Any, Any]) -> str:
-    return _interval(row["ratio"], row["ratio_low"], row["ratio_high"], ".2f")
+    return [first, cause]
 
 
 def _heads(found: Findings) -> str:
@@ -223,53 +210,31 @@ def _shares(found: Findings) -> str:
     )
 
 
-# --- the page -----------------------------------------------------------------------------------------------------
-
-
 def write_page(found: Findings, out: Path, images: bool = False) -> Path:
     """Write the figures (JSON and HTML) and the page that holds them all, and return the page's path."""
     metrics = over_seeds(found.metrics[found.metrics.split == "ic"])
-    drawn = {
-        "learning_curves": learning_curves(metrics),
-        "progress_measures": progress_measures(metrics),
-        "head_scores": head_scores(found.heads),
-        "patching": patch_heat_map(found.patches),
-        "edges": edge_drawing(found.edges),
-        "ablation": ablation_bars(found.ablations),
-        "gradient_shares": gradient_shares(found.gradients),
+    figures = {
+        "learning_curves": ("Which comes first", learning_curves(metrics)),
+        "progress_measures": ("By which progress", progress_measures(metrics)),
+        "head_scores": ("Which heads do it", head_scores(found.heads)),
+        "patching": ("By which route", patch_heat_map(found.patches)),
+        "edges": ("By which edges", edge_drawing(found.edges)),
+        "ablation": ("What breaks", ablation_bars(found.ablations)),
+        "gradient_shares": ("Where the gradient came from", gradient_shares(found.gradients)),
     }
+    drawn = {name: figure for name, (_, figure) in figures.items()}
     for name, figure in drawn.items():
         write_figure(figure, out / name)
-    page = html_page.write_page(out / "index.html", TITLE, LEAD, _sections(found, drawn), _footer(found))
+    sections = [
+        {"heading": "What was found", "text": sentences(found), "table": printable(found.table)},
+        *({"heading": heading, "figure": figure} for heading, figure in figures.values()),
+        {"heading": "The models", "code": "\n\n".join(repr(r.load_model()) for r in found.runs if r.config.seed == 0)},
+    ]
+    made = found.runs[0].record["environment"]
+    git = (made["git"] or {}).get("commit", "unknown")[:10]
+    runs = ", ".join(run.path.name for run in found.runs)
+    footer = f"valuestream {made['valuestream']} at {git}, torch {made['torch']}. Runs: {runs}."
+    page = html_page.write_page(out / "index.html", TITLE, LEAD, sections, footer)
     if images:
         write_images(drawn, out)
     return page
-
-
-TITLE = "Is it the information, or the gradient?"
-LEAD = (
-    "Two-layer transformers learn to classify in context, with and without a residual values stream, and with the "
-    "stream cut for the forward value or for the gradient alone."
-)
-
-
-def _sections(found: Findings, drawn: dict[str, Any]) -> list[dict[str, Any]]:
-    models = "\n\n".join(repr(run.load_model()) for run in found.runs if run.config.seed == 0)
-    return [
-        {"heading": "What was found", "text": sentences(found), "table": printable(found.table)},
-        {"heading": "Which comes first", "figure": drawn["learning_curves"]},
-        {"heading": "By which progress", "figure": drawn["progress_measures"]},
-        {"heading": "Which heads do it", "figure": drawn["head_scores"]},
-        {"heading": "By which route", "figure": drawn["patching"]},
-        {"heading": "By which edges", "figure": drawn["edges"]},
-        {"heading": "What breaks", "figure": drawn["ablation"]},
-        {"heading": "Where the gradient came from", "figure": drawn["gradient_shares"]},
-        {"heading": "The models", "code": models},
-    ]
-
-
-def _footer(found: Findings) -> str:
-    made = found.runs[0].record["environment"]
-    git = (made["git"] or {}).get("commit", "unknown")[:10]
-    ids = ", ".join(run.path.name for run in found.runs)
-    return f"valuestream {made['valuestream']} at {git}, torch {made['torch']}. Runs: {ids}."

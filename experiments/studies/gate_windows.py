@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
 import pandas as pd
 
-from analysis.statistics.curves import over_seeds
 from circuits.config.streams import Gate
 from experiments.studies.committed_results import Bundle
-from experiments.studies.study import Arm, Experiment, Picture, Size, Study, against_value
-from experiments.studies.times import IN_CONTEXT, drawn
+from experiments.studies.study import Arm, Experiment, Size, Study, against_value
+from experiments.studies.times import IN_CONTEXT, on_novel_classes, picture_of
 from experiments.studies.wording import final_block, speed_block
 from figures.trainings.times import windows
 
@@ -35,16 +33,6 @@ def _label(change: str, when: str, at: int) -> str:
     return f"{change} {when} ({at:,})"
 
 
-def changes() -> pd.DataFrame:
-    """Return what is changed in every variant of either experiment: variant, change, when, at (a step)."""
-    rows = [*SMALL_CHANGES, *PAPER_CHANGES]
-    frame = pd.DataFrame(rows, columns=["change", "when", "at"])
-    return frame.assign(variant=[_label(*row) for row in rows])
-
-
-# --- what is trained --------------------------------------------------------------------------------------------------
-
-
 def _changed(change: str, when: str, at: int, seed: int, preset: str, training: Any) -> Arm:
     from experiments.runs.training_config import GateChange
     from experiments.studies.schedules import named
@@ -54,8 +42,7 @@ def _changed(change: str, when: str, at: int, seed: int, preset: str, training: 
     return named(_label(change, when, at), "value", seed, replace(training, gates=gates), preset)
 
 
-def small(size: Size) -> list[Arm]:
-    """Return the runs of the small preset, none of which ends early."""
+def _small(size: Size) -> list[Arm]:
     from experiments.runs.config import icl_run
     from experiments.studies.schedules import SMALL, seeds
 
@@ -66,8 +53,7 @@ def small(size: Size) -> list[Arm]:
     return arms
 
 
-def at_paper_size(size: Size) -> list[Arm]:
-    """Return the runs at the paper's size."""
+def _at_paper_size(size: Size) -> list[Arm]:
     from experiments.studies import schedules
 
     arms = []
@@ -77,25 +63,22 @@ def at_paper_size(size: Size) -> list[Arm]:
     return arms
 
 
-SMALL = Experiment("windows", small, "When must the stream be open, in the small preset?", against_value)
-PAPER = Experiment("windows-paper", at_paper_size, "When must the stream be open, at the paper's size?", against_value)
-
-# --- what it says -----------------------------------------------------------------------------------------------------
+SMALL = Experiment("windows", _small, "When must the stream be open, in the small preset?", against_value)
+PAPER = Experiment("windows-paper", _at_paper_size, "When must the stream be open, at the paper's size?", against_value)
 
 
-def _curves(experiment: Experiment, bundle: Bundle) -> dict[str, Any]:
-    metrics = over_seeds(drawn(bundle.metrics(experiment.name), ("ic",), ("accuracy",)))
-    return {"metrics": metrics.merge(changes(), on="variant", how="left")}
+def _curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
+    """What the runs measured, with what is changed in every variant: change, when, at (a step)."""
+    rows = [*SMALL_CHANGES, *PAPER_CHANGES]
+    changes = pd.DataFrame(rows, columns=["change", "when", "at"]).assign(variant=[_label(*row) for row in rows])
+    return on_novel_classes(bundle, experiment).merge(changes, on="variant", how="left")
 
 
 STUDY = Study(
     name="gate_windows",
     question="When must the stream be open?",
     experiments=(SMALL, PAPER),
-    pictures=(
-        Picture("windows_paper", windows, partial(_curves, PAPER), (PAPER,)),
-        Picture("windows", windows, partial(_curves, SMALL), (SMALL,)),
-    ),
+    pictures=(picture_of("windows_paper", windows, PAPER, _curves), picture_of("windows", windows, SMALL, _curves)),
     blocks=(
         speed_block(SMALL),
         final_block(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pandas as pd
 
 from analysis.statistics.curves import over_seeds
 from analysis.statistics.intervals import mean_interval
+from experiments.studies.builders import at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
-from experiments.studies.study import REFERENCE, Arm, Block, Experiment, Picture, Size, Study, only
+from experiments.studies.study import REFERENCE, Block, Experiment, Study, only
 from experiments.studies.times import (
     compared,
-    metrics_picture,
+    on_novel_classes,
+    picture_of,
     ratios_picture,
     row_of,
     sensitivity,
@@ -23,46 +24,14 @@ from experiments.studies.wording import interval, markdown, rows_of, speed_block
 from figures.trainings.learning import PROGRESS, learning_curves, progress_measures
 from figures.trainings.times import gradient_share_curves
 
+GATES = (REFERENCE, "value", "value-stop", "value-gradient-only")
 CONTRASTS = (
-    ("value", REFERENCE),
-    ("value-stop", REFERENCE),
-    ("value-stop", "value"),
+    *(("value", REFERENCE), ("value-stop", REFERENCE), ("value-stop", "value")),
     ("value-gradient-only", REFERENCE),
 )
-
-# --- what is trained --------------------------------------------------------------------------------------------------
-
-
-def at_paper_size(size: Size) -> list[Arm]:
-    """Return the runs at the paper's size."""
-    from experiments.studies import schedules
-
-    every = schedules.seeds(size, schedules.GRADIENT_SEEDS, 0)
-    return [Arm(schedules.at_paper_size(v, seed)) for seed in every for v in schedules.GATES]
-
-
-def small(size: Size) -> list[Arm]:
-    """Return the runs of the small preset."""
-    from experiments.runs.config import icl_run
-    from experiments.studies.schedules import GATES, SMALL_GRADIENTS, seeds
-
-    return [Arm(icl_run(v, "small", seed, SMALL_GRADIENTS)) for seed in seeds(size, 10, 3) for v in GATES]
-
-
-PAPER = Experiment(
-    "gradient-paper",
-    at_paper_size,
-    "Is it the value that the stream carries or its gradient, at the paper's size?",
-    only(*CONTRASTS),
-)
-SMALL = Experiment(
-    "gradient",
-    small,
-    "Is it the value that the stream carries or its gradient, in the small preset?",
-    only(*CONTRASTS),
-)
-
-# --- what it says -----------------------------------------------------------------------------------------------------
+_ASKS = "Is it the value that the stream carries or its gradient"
+PAPER = Experiment("gradient-paper", at_paper_size(GATES, 5), f"{_ASKS}, at the paper's size?", only(*CONTRASTS))
+SMALL = Experiment("gradient", in_small(GATES, 10, 3), f"{_ASKS}, in the small preset?", only(*CONTRASTS))
 
 
 def from_gradient(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
@@ -76,8 +45,8 @@ def from_gradient(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
     return cut[["threshold", "ratio", "low", "high", "p_adjusted"]].assign(share=share)
 
 
-def by_threshold(bundle: Bundle) -> str:
-    """Return what cutting the gradient costs, at every threshold, in both presets."""
+def _by_threshold(bundle: Bundle) -> str:
+    """What cutting the gradient costs, at every threshold, in both presets."""
     rows = []
     for experiment in (PAPER, SMALL):
         table = rows_of(from_gradient(bundle, experiment))
@@ -86,21 +55,17 @@ def by_threshold(bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def shares(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
-    """Return the stream's share of the gradient of layer 0's W_V over training: condition, variant, seed, run, step,
-    value; not of classic, which has no stream.
-
-    The share is |stream| / (|direct| + |stream|) of the norms; see :func:`analysis.split_gradient`.
-    """
+def _shares(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
+    """The stream's share of the gradient of layer 0's W_V (see :func:`analysis.split_gradient`), where there is one."""
     rows = bundle.gradients(experiment.name)
     chosen = rows[(rows.tensor == "blocks.0.attn.W_V") & (rows.variant != REFERENCE)]
     chosen = chosen.rename(columns={"stream_share": "value"}).astype({"step": int})
     return chosen[["condition", "variant", "seed", "run", "step", "value"]]
 
 
-def shares_table(experiment: Experiment, bundle: Bundle) -> str:
-    """Return the shares at six steps, evenly spaced over those that most runs have."""
-    found = shares(bundle, experiment)
+def _shares_table(experiment: Experiment, bundle: Bundle) -> str:
+    """The shares at six steps, evenly spaced over those that most runs have."""
+    found = _shares(bundle, experiment)
     runs = found.groupby("step")["run"].nunique()
     steps = sorted(runs.index[runs == runs.max()])
     rows = []
@@ -113,8 +78,8 @@ def shares_table(experiment: Experiment, bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
-    """Return what is suggested to be the cause, and what is found."""
+def _paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
+    """What is suggested to be the cause, and what is found."""
     table = compared(bundle, PAPER)
     stop, cut = row_of(table, "value-stop", REFERENCE), row_of(table, "value-stop", "value")
     alone = row_of(table, "value-gradient-only", REFERENCE)
@@ -135,11 +100,8 @@ def paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _shares_picture(name: str, experiment: Experiment) -> Picture:
-    def arguments(bundle: Bundle) -> dict[str, Any]:
-        return {"shares": over_seeds(shares(bundle, experiment), scale="logit")}
-
-    return Picture(name, gradient_share_curves, arguments, (experiment,))
+def _share_curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
+    return over_seeds(_shares(bundle, experiment), scale="logit")
 
 
 STUDY = Study(
@@ -147,25 +109,25 @@ STUDY = Study(
     question="Is it the gradient?",
     experiments=(PAPER, SMALL),
     pictures=(
-        metrics_picture("gradient_paper_curves", learning_curves, PAPER),
-        metrics_picture("gradient_paper_progress", progress_measures, PAPER, PROGRESS),
+        picture_of("gradient_paper_curves", learning_curves, PAPER),
+        picture_of("gradient_paper_progress", progress_measures, PAPER, partial(on_novel_classes, measures=PROGRESS)),
         ratios_picture("gradient_paper_ratios", PAPER),
-        _shares_picture("gradient_paper_shares", PAPER),
-        metrics_picture("gradient_curves", learning_curves, SMALL),
+        picture_of("gradient_paper_shares", gradient_share_curves, PAPER, _share_curves, "shares"),
+        picture_of("gradient_curves", learning_curves, SMALL),
         ratios_picture("gradient_ratios", SMALL),
-        _shares_picture("gradient_shares", SMALL),
+        picture_of("gradient_shares", gradient_share_curves, SMALL, _share_curves, "shares"),
     ),
     blocks=(
         speed_block(PAPER),
         speed_block(SMALL),
-        Block("gradient-by-threshold", by_threshold, "What the gradient adds", (PAPER, SMALL)),
+        Block("gradient-by-threshold", _by_threshold, "What the gradient adds", (PAPER, SMALL)),
         Block(
             "shares-paper",
-            partial(shares_table, PAPER),
+            partial(_shares_table, PAPER),
             "How much gradient comes through the stream, at the paper's size",
             (PAPER,),
         ),
-        Block("shares", partial(shares_table, SMALL), "How much gradient comes through the stream", (SMALL,)),
+        Block("shares", partial(_shares_table, SMALL), "How much gradient comes through the stream", (SMALL,)),
     ),
-    verdict=paper_says,
+    verdict=_paper_says,
 )

@@ -15,7 +15,7 @@ from analysis.statistics.paired_seeds import PairedSeeds, paired_seeds
 from experiments.studies import gradient
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Arm, Experiment, Picture, Size, Study, only
-from experiments.studies.times import compared, differences, drawn, ends, ratios_picture, times
+from experiments.studies.times import compared, differences, drawn, ends, picture_of, ratios_picture, times
 from experiments.studies.wording import final_block, speed_block
 from figures.trainings.language_models import DEPTHS, IOI_SETS, ioi_curves, loss_curves, nested_curves
 from figures.trainings.language_models import scaling as draw_scaling
@@ -28,8 +28,6 @@ SIZES = {"0.2m": SEEDS, "1m": 3, "3m": 3}
 """Of models, and with how many seeds."""
 SMALLEST = "0.2m"
 
-# --- what is trained --------------------------------------------------------------------------------------------------
-
 
 def _on_stories(model: str, variants: Sequence[str], seeds: int) -> list[Arm]:
     from experiments.runs.config import lm_run
@@ -37,18 +35,17 @@ def _on_stories(model: str, variants: Sequence[str], seeds: int) -> list[Arm]:
     return [Arm(lm_run(model, "stories", v, seed), model) for seed in range(seeds) for v in variants]
 
 
-def stories(size: Size) -> list[Arm]:
-    """Return every variant on stories."""
+def _stories(size: Size) -> list[Arm]:
     return _on_stories(SMALLEST, *((VARIANTS, SEEDS) if size == "full" else (FEW, 2)))
 
 
-def sizes(size: Size) -> list[Arm]:
-    """Return classic and value in three sizes; the smallest are those of :func:`stories`."""
+def _sizes(size: Size) -> list[Arm]:
+    """Classic and value in three sizes; the smallest are those of :func:`_stories`."""
     return [arm for model, n in SIZES.items() for arm in _on_stories(model, PAIR, n)] if size == "full" else []
 
 
-def nested(size: Size) -> list[Arm]:
-    """Return classic and value on relations inside relations, learning from the answers alone."""
+def _nested(size: Size) -> list[Arm]:
+    """Classic and value on relations inside relations, learning from the answers alone."""
     from experiments.runs.config import LM_TRAINING, lm_run
     from experiments.tasks.nested_relations import NestedConfig
 
@@ -60,7 +57,7 @@ def nested(size: Size) -> list[Arm]:
 _LEARNED: dict[str, Any] = {"split": "ioi train", "measure": "probability", "threshold": 0.5}
 STORIES = Experiment(
     "lm",
-    stories,
+    _stories,
     "Does the stream help a language model to identify indirect objects, and is it the gradient?",
     only(
         *gradient.CONTRASTS,
@@ -70,10 +67,8 @@ STORIES = Experiment(
     ),
     **_LEARNED,
 )
-BY_SIZE = Experiment("lm-sizes", sizes, "Does what it brings grow with the model?", **_LEARNED)
-NESTED = Experiment("lm-nested", nested, "Does it help with relations inside relations?")
-
-# --- what it says -----------------------------------------------------------------------------------------------------
+BY_SIZE = Experiment("lm-sizes", _sizes, "Does what it brings grow with the model?", **_LEARNED)
+NESTED = Experiment("lm-nested", _nested, "Does it help with relations inside relations?")
 
 FINALS: dict[str, tuple[str, str]] = {
     "validation loss": ("validation", "loss"),
@@ -139,14 +134,14 @@ def _scaling(bundle: Bundle) -> dict[str, Any]:
     return {"table": scaling(bundle), "runs": list(bundle.experiment(BY_SIZE.name).name)}
 
 
-def by_tokens(bundle: Bundle, experiment: Experiment, splits: Iterable[str], measure: str) -> dict[str, Any]:
-    """Return what curves of a measure over tokens are drawn of."""
-    return {"metrics": over_seeds(drawn(curves(bundle, experiment), splits, (measure,)), "tokens")}
+def by_tokens(bundle: Bundle, experiment: Experiment, splits: Iterable[str], measure: str) -> pd.DataFrame:
+    """Return curves over seeds of a measure against tokens."""
+    return over_seeds(drawn(curves(bundle, experiment), splits, (measure,)), "tokens")
 
 
-def _losses(bundle: Bundle) -> dict[str, Any]:
-    losses = drawn(curves(bundle, STORIES), ("validation",), ("loss",))
-    return {"metrics": over_seeds(with_differences(losses, "loss"), "tokens")}
+def _losses(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
+    losses = drawn(curves(bundle, experiment), ("validation",), ("loss",))
+    return over_seeds(with_differences(losses, "loss"), "tokens")
 
 
 STUDY = Study(
@@ -154,20 +149,10 @@ STUDY = Study(
     question="Does the stream help language models?",
     experiments=(STORIES, BY_SIZE, NESTED),
     pictures=(
-        Picture("lm_loss", loss_curves, _losses, (STORIES,)),
-        Picture(
-            "lm_ioi_curves",
-            ioi_curves,
-            partial(by_tokens, experiment=STORIES, splits=IOI_SETS, measure="probability"),
-            (STORIES,),
-        ),
+        picture_of("lm_loss", loss_curves, STORIES, _losses),
+        picture_of("lm_ioi_curves", ioi_curves, STORIES, partial(by_tokens, splits=IOI_SETS, measure="probability")),
         ratios_picture("lm_ratios", STORIES),
-        Picture(
-            "lm_nested",
-            nested_curves,
-            partial(by_tokens, experiment=NESTED, splits=DEPTHS, measure="accuracy"),
-            (NESTED,),
-        ),
+        picture_of("lm_nested", nested_curves, NESTED, partial(by_tokens, splits=DEPTHS, measure="accuracy")),
         Picture("lm_scaling", draw_scaling, _scaling, (BY_SIZE,), ("lm_cost",)),
     ),
     blocks=(

@@ -8,22 +8,19 @@ from typing import Any
 import pandas as pd
 
 from experiments.studies.committed_results import Bundle
-from experiments.studies.study import Arm, Block, Experiment, Picture, Size, Study
-from experiments.studies.times import ratios, ratios_picture, speed, times
+from experiments.studies.study import Arm, Block, Experiment, Size, Study
+from experiments.studies.times import ratios_picture, speed, times
 from experiments.studies.wording import markdown, rows_of, speed_block, speed_table
-from figures.trainings.times import time_ratios
 
 RATES = {"Adam": (3e-4, 1e-3, 3e-3, 1e-2), "SGD": (0.1, 0.3, 1.0)}
 
 
-def conditions() -> pd.DataFrame:
-    """Return the grid: condition, kind of optimiser, rate."""
-    rows = [(f"{kind}, rate {rate:g}", kind, rate) for kind, rates in RATES.items() for rate in rates]
-    return pd.DataFrame(rows, columns=["condition", "kind", "rate"])
+GRID = [(f"{kind}, rate {rate:g}", kind, rate) for kind, rates in RATES.items() for rate in rates]
+"""Condition, kind of optimiser, rate."""
 
 
-def optimisers(size: Size) -> list[Arm]:
-    """Return the runs; those of SGD are longer and evaluated less often."""
+def _optimisers(size: Size) -> list[Arm]:
+    """Those of SGD are longer and evaluated less often."""
     from experiments.runs.config import icl_run
     from experiments.runs.training_config import SGD, Adam, Every
     from experiments.studies.carriers import CARRIERS
@@ -35,13 +32,13 @@ def optimisers(size: Size) -> list[Arm]:
     }
     return [
         Arm(icl_run(v, "small", seed, trained[kind](rate)), condition)
-        for condition, kind, rate in conditions().itertuples(index=False)
+        for condition, kind, rate in GRID
         for seed in seeds(size, 3)
         for v in CARRIERS
     ]
 
 
-OPTIMISERS = Experiment("optimisers", optimisers, "Does it help with every optimiser and rate?")
+OPTIMISERS = Experiment("optimisers", _optimisers, "Does it help with every optimiser and rate?")
 
 
 def tuned(bundle: Bundle) -> pd.DataFrame:
@@ -51,7 +48,8 @@ def tuned(bundle: Bundle) -> pd.DataFrame:
     The best rate has the least restricted mean over the same seeds on which it is then compared, alike for every
     variant.
     """
-    runs = times(bundle, OPTIMISERS).merge(conditions(), on="condition")
+    grid = pd.DataFrame(GRID, columns=["condition", "kind", "rate"])
+    runs = times(bundle, OPTIMISERS).merge(grid, on="condition")
     best = []
     for (kind, _), rows in runs.groupby(["kind", "variant"], sort=False):
         capped = rows.assign(steps=rows.steps.fillna(rows["last"]))
@@ -71,17 +69,13 @@ def _tuned_table(bundle: Bundle) -> str:
     return markdown(words)
 
 
-def _tuned_ratios(bundle: Bundle) -> dict[str, Any]:
-    return ratios(bundle, OPTIMISERS, tuned(bundle), "Every variant at its own best rate")
-
-
 STUDY = Study(
     name="optimisers",
     question=OPTIMISERS.asks,
     experiments=(OPTIMISERS,),
     pictures=(
         ratios_picture("optimisers", OPTIMISERS),
-        Picture("optimisers_tuned", time_ratios, _tuned_ratios, (OPTIMISERS,)),
+        ratios_picture("optimisers_tuned", OPTIMISERS, tuned, "Every variant at its own best rate"),
     ),
     blocks=(
         Block("optimisers", _tuned_table, OPTIMISERS.asks, (OPTIMISERS,)),

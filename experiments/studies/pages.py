@@ -125,5 +125,5 @@ def write_page(bundle: Bundle, path: Path) -> Path:
 
 def whole(bundle: Bundle, title: str) -> str:
     """Return a page of its own with every block for which the bundle holds runs."""
-    written = [f"## {b.heading}\n\n{b.text(bundle)}" for b in BLOCKS.values() if b.writable(bundle)]
-    return "\n\n".join([f"# {title}", *written]) + "\n"
+    there = [block for block in BLOCKS.values() if bundle.holds(e.name for e in block.experiments)]
+    return "\n\n".join([f"# {title}", *(f"## {block.heading}\n\n{block.text(bundle)}" for block in there)]) + "\n"

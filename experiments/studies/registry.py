@@ -20,26 +20,11 @@ from experiments.studies.associative_memory import study as associative_memory
 from experiments.studies.heads_and_routes import study as heads_and_routes
 from experiments.studies.indirect_objects import study as indirect_objects
 from experiments.studies.step_cost import study as step_cost
-from experiments.studies.study import SIZES, Arm, Experiment, Picture, RunConfig, Size, Study
+from experiments.studies.study import Experiment, Picture, RunConfig, Size, Study
 
-STUDIES: dict[str, Study] = {
-    module.STUDY.name: module.STUDY
-    for module in (
-        associative_memory,
-        carriers,
-        gradient,
-        gate_windows,
-        controls,
-        connections,
-        training_data,
-        optimisers,
-        thresholds,
-        heads_and_routes,
-        language_models,
-        step_cost,
-        indirect_objects,
-    )
-}
+_IN_CONTEXT = (carriers, gradient, gate_windows, controls, connections, training_data, optimisers, thresholds)
+_ALL = (associative_memory, *_IN_CONTEXT, heads_and_routes, language_models, step_cost, indirect_objects)
+STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _ALL}
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for study in STUDIES.values() for e in study.experiments}
 PICTURES: dict[str, Picture] = {p.name: p for study in STUDIES.values() for p in study.pictures}
 
@@ -65,17 +50,3 @@ def pictures(names: Iterable[str]) -> list[Picture]:
         UnknownNameError: for an unknown figure (nearest suggested).
     """
     return [PICTURES[known("figure", name, PICTURES)] for name in names] or list(PICTURES.values())
-
-
-__all__ = [
-    "EXPERIMENTS",
-    "PICTURES",
-    "SIZES",
-    "STUDIES",
-    "Arm",
-    "Experiment",
-    "Size",
-    "configs",
-    "experiment",
-    "pictures",
-]

@@ -29,6 +29,11 @@ SMALL = replace(TRAINING["small"], steps=3_000, checkpoint_at=(), stop_at=StopAt
 SMALL_GRADIENTS = replace(SMALL, gradients_at=(Every(50),))
 
 
+def small(variant: str, seed: int) -> RunConfig:
+    """Return a run of the small preset that logs its gradients."""
+    return icl_run(variant, "small", seed, SMALL_GRADIENTS)
+
+
 def seeds(size: Size, full: int, miniature: int = 2) -> range:
     """Return as many seeds as a size has."""
     return range(full if size == "full" else miniature)

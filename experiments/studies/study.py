@@ -29,8 +29,6 @@ size."""
 SIZES: tuple[Size, ...] = ("full", "miniature")
 REFERENCE = "classic"
 
-# --- what is trained --------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -56,8 +54,7 @@ def against_classic(variants: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def against_value(variants: Iterable[str]) -> list[tuple[str, str]]:
-    """Return what shows whether something does as well as the value stream: all against value, and those that are
-    called after classic, as the stream itself, against classic too."""
+    """Return all against value, and value itself and those that are called after classic against classic too."""
     others = [v for v, _ in against_classic(variants)]
     alike = [(v, REFERENCE) for v in others if v == "value" or v.startswith(REFERENCE)]
     return alike + [(v, "value") for v in others if v != "value"]
@@ -93,18 +90,14 @@ class Experiment:
         return self.build(known("size", size, SIZES))  # type: ignore[arg-type] # a known size
 
 
-# --- what is made of it -----------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Asking:
-    """Frames that are not logged in training: they come of asking trained models, or models that need no training."""
+    """Frames that no training logs: how they are computed, and of which experiments' runs (of none, where a model is
+    asked that needs no training)."""
 
     frames: tuple[str, ...]
     compute: Callable[[Sequence[Path], Size], Mapping[str, pd.DataFrame]]
-    """From the directories of runs and a size to the frames, by name."""
     experiments: tuple[Experiment, ...] = ()
-    """Those whose runs are asked."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class Picture:
 
     def drawable(self, bundle: Bundle) -> bool:
         """Return whether the bundle holds what lies behind it."""
-        return holds(bundle, self.experiments) and all(bundle.has(frame) for frame in self.frames)
+        return bundle.holds(e.name for e in self.experiments) and all(bundle.has(frame) for frame in self.frames)
 
     def draw(self, bundle: Bundle) -> go.Figure:
         """Return the figure."""
@@ -135,10 +128,7 @@ class Block:
     text: Callable[[Bundle], str]
     heading: str
     experiments: tuple[Experiment, ...] = ()
-
-    def writable(self, bundle: Bundle) -> bool:
-        """Return whether the bundle holds the runs behind it."""
-        return holds(bundle, self.experiments)
+    """Those behind it."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +149,3 @@ class Study:
     def page(self) -> Path:
         """Where its text stands."""
         return COMMITTED.parent / f"{self.name}.md"
-
-
-def holds(bundle: Bundle, experiments: Iterable[Experiment]) -> bool:
-    """Return whether the bundle holds runs of all of the experiments."""
-    return {experiment.name for experiment in experiments} <= set(bundle.arms.experiment)

@@ -18,8 +18,8 @@ READ = (carriers.PAPER, gradient.PAPER, gradient.SMALL)
 DRAWN = READ[:2]
 
 
-def by_threshold(bundle: Bundle) -> str:
-    """Return the ratios, a row a comparison and rule of crossing, a column a threshold."""
+def _by_threshold(bundle: Bundle) -> str:
+    """The ratios, a row a comparison and rule of crossing, a column a threshold."""
     table, by = sensitivity(bundle, READ), ["experiment", "variant", "reference", "rule"]
     rows = []
     for (name, variant, reference, rule), part in table.groupby(by, sort=False):
@@ -38,5 +38,5 @@ STUDY = Study(
     name="thresholds",
     question="Does it depend on the threshold?",
     pictures=(Picture("sensitivity", draw_sensitivity, _drawn, DRAWN),),
-    blocks=(Block("sensitivity", by_threshold, "Does it depend on the threshold?", READ),),
+    blocks=(Block("sensitivity", _by_threshold, "Does it depend on the threshold?", READ),),
 )

@@ -21,17 +21,11 @@ from analysis.statistics.comparison import judge
 from analysis.statistics.curves import over_seeds
 from analysis.statistics.intervals import BOUNDED, grouped_intervals
 from analysis.statistics.paired_seeds import Contrast, PairedSeeds, paired_seeds
-from analysis.statistics.survival import (
-    paired_restricted,
-    restricted_mean,
-    shared_horizon,
-    survival_curves,
-    times_of,
-)
+from analysis.statistics.survival import paired_restricted, restricted_mean, shared_horizon, times_of
 from analysis.statistics.thresholds import Rule, threshold_times
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Experiment, Picture, against_classic
-from figures.trainings.times import survival, time_ratios
+from figures.trainings.times import time_ratios
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95, 0.98)
 RULES: tuple[Rule, ...] = ("interpolated", "sustained")
@@ -39,8 +33,6 @@ MARGIN = 1.05
 """Ratios between 1 / MARGIN and this are no difference that matters: a fifth of what the paper says of its stream."""
 IN_CONTEXT = {split: (split, "accuracy") for split in ("test", "ic", "ic2", "iw")}
 """Columns of a table of final values: their split and measure."""
-
-# --- how soon ---------------------------------------------------------------------------------------------------------
 
 
 def times(
@@ -58,8 +50,7 @@ def times(
     Raises:
         UnknownNameError: for an experiment that the bundle does not hold.
     """
-    split = split or experiment.split
-    curves = _curves(bundle, replace(experiment, split=split))
+    curves = _curves(bundle, replace(experiment, split=split or experiment.split))
     return _times(bundle, experiment, curves, experiment.threshold if threshold is None else threshold, rule)
 
 
@@ -122,10 +113,8 @@ def speed(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]] | None = None) ->
     return pd.concat([table, found.rename(columns={"estimate": "ratio"}).reindex(table.index)[list(_JUDGED)]], axis=1)
 
 
-_ROW = (
-    *("condition", "variant", "reference", "pairs", "reached", "reference_reached", "diverged", "steps"),
-    *("reference_steps", "same_as"),
-)
+_ROW = ("condition", "variant", "reference", "pairs", "reached", "reference_reached", "diverged", "steps")
+_ROW += ("reference_steps", "same_as")
 _JUDGED = ("ratio", "low", "high", "p", "p_adjusted", "smallest", "p_equivalent")
 
 
@@ -187,9 +176,6 @@ def verdict(row: Any) -> str:
     return f"the same {within}" if alike else "not told apart"
 
 
-# --- where they end ---------------------------------------------------------------------------------------------------
-
-
 def ends(
     bundle: Bundle, experiment: Experiment, columns: Mapping[str, tuple[str, str]], at_step: int | None = None
 ) -> pd.DataFrame:
@@ -239,19 +225,15 @@ def differences(ends: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(rows), found[columns]], axis=1)
 
 
-# --- figures that studies share ---------------------------------------------------------------------------------------
-
-
-def ratios(bundle: Bundle, experiment: Experiment, table: pd.DataFrame, title: str) -> dict[str, Any]:
-    """Return the arguments of the drawing of a table of :func:`speed`."""
-    return {"table": table, "runs": list(bundle.experiment(experiment.name).name), "title": title}
-
-
-def ratios_picture(name: str, experiment: Experiment) -> Picture:
-    """Return the figure of an experiment's ratios of times."""
+def ratios_picture(
+    name: str, experiment: Experiment, table: Callable[[Bundle], pd.DataFrame] | None = None, title: str = ""
+) -> Picture:
+    """Return the figure of a table as :func:`speed` returns it, by default an experiment's own."""
 
     def arguments(bundle: Bundle) -> dict[str, Any]:
-        return ratios(bundle, experiment, compared(bundle, experiment), experiment.asks)
+        shown = table(bundle) if table else compared(bundle, experiment)
+        runs = list(bundle.experiment(experiment.name).name)
+        return {"table": shown, "runs": runs, "title": title or experiment.asks}
 
     return Picture(name, time_ratios, arguments, (experiment,))
 
@@ -261,25 +243,17 @@ def drawn(metrics: pd.DataFrame, splits: Iterable[str], measures: Iterable[str])
     return metrics[metrics.split.isin(list(splits)) & metrics.measure.isin(list(measures))]
 
 
-def metrics_picture(
-    name: str, drawing: Callable[..., go.Figure], experiment: Experiment, measures: Iterable[str] = ("accuracy",)
+def on_novel_classes(bundle: Bundle, experiment: Experiment, measures: Iterable[str] = ("accuracy",)) -> pd.DataFrame:
+    """Return curves over seeds of what an experiment's runs measured on novel classes."""
+    return over_seeds(drawn(bundle.metrics(experiment.name), ("ic",), measures))
+
+
+def picture_of(
+    name: str,
+    drawing: Callable[..., go.Figure],
+    experiment: Experiment,
+    read: Callable[[Bundle, Experiment], pd.DataFrame] = on_novel_classes,
+    argument: str = "metrics",
 ) -> Picture:
-    """Return a figure that is drawn of what an experiment's runs measured on novel classes."""
-
-    def arguments(bundle: Bundle) -> dict[str, Any]:
-        return {"metrics": over_seeds(drawn(bundle.metrics(experiment.name), ("ic",), measures))}
-
-    return Picture(name, drawing, arguments, (experiment,))
-
-
-def survival_picture(name: str, experiment: Experiment) -> Picture:
-    """Return the figure of how many runs are still below the threshold."""
-
-    def arguments(bundle: Bundle) -> dict[str, Any]:
-        return {
-            "curves": survival_curves(times(bundle, experiment)),
-            "runs": list(bundle.experiment(experiment.name).name),
-            "title": "Runs below 95 %: " + experiment.asks,
-        }
-
-    return Picture(name, survival, arguments, (experiment,))
+    """Return a figure that is drawn of one frame, by default of what an experiment's runs measured on novel classes."""
+    return Picture(name, drawing, lambda bundle: {argument: read(bundle, experiment)}, (experiment,))

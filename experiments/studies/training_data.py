@@ -24,8 +24,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def data(size: Size) -> list[Arm]:
-    """Return the runs."""
+def _data(size: Size) -> list[Arm]:
     from experiments.runs.config import icl_run
     from experiments.studies.schedules import SMALL, seeds
 
@@ -37,7 +36,7 @@ def data(size: Size) -> list[Arm]:
     ]
 
 
-DATA = Experiment("data", data, "On which data does it help?", only(("value", REFERENCE), ("value-stop", "value")))
+DATA = Experiment("data", _data, "On which data does it help?", only(("value", REFERENCE), ("value-stop", "value")))
 STUDY = Study(
     name="training_data",
     question=DATA.asks,

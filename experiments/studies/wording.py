@@ -39,11 +39,6 @@ def times_word(row: Any) -> str:
     return interval(row.ratio, row.low, row.high, ".2f") + " times"
 
 
-def fewer(row: Any) -> str:
-    """Return by how much fewer steps are taken."""
-    return f"{1 - row.ratio:.0%} [{1 - row.high:.0%}, {1 - row.low:.0%}]"
-
-
 def shown(smallest: float) -> str:
     """Return the ratios that seeds could have shown: the smallest above 1, and its inverse."""
     return f"{1 / smallest:.2f} or {smallest:.2f}"

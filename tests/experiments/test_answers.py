@@ -226,6 +226,28 @@ def test_the_pages_say_what_the_committed_results_say(whole: str) -> None:
             assert f"\n\n{text}\n" in whole, f"{name} in {page} is older than the results: run 'valuestream figures'"
 
 
+def test_every_study_has_a_page_of_its_own_that_the_index_leads_to() -> None:
+    index = report.INDEX.read_text()
+    for study in STUDIES.values():
+        text = study.page.read_text()
+        assert text.startswith(f"# {study.question}\n")
+        assert f"[{study.question}]({study.page.name})" in index
+        assert set(re.findall(r"<!-- begin ([\w-]+) -->", text)) <= {block.name for block in study.blocks}
+    pages = "".join(page.read_text() for page in report.PAGES)
+    assert set(report.BLOCKS) == set(re.findall(r"<!-- begin ([\w-]+) -->", pages)), "every table stands on a page"
+
+
+def test_what_is_installed_has_one_page_with_every_table(tmp_path: Path, whole: str) -> None:
+    text = report.write_page(Bundle.open(COMMITTED), tmp_path / "report.md").read_text()
+    for page in report.PAGES[:-1]:
+        for name, table in re.findall(r"<!-- begin ([\w-]+) -->\n(.*?)\n<!-- end", page.read_text(), re.DOTALL):
+            assert f"<!-- begin {name} -->\n{table}\n" in text
+    links = set(re.findall(r"\]\(([^)]+)\)", text))
+    assert not [link for link in links if "rendered/" in link and not link.startswith("file:")]
+    assert {f"#{study.name}" for study in STUDIES.values()} <= links
+    assert all(f'<a id="{link[1:]}"></a>' in text for link in links if link.startswith("#"))
+
+
 def test_a_page_of_its_own_has_a_heading_for_every_block(whole: str) -> None:
     assert whole.startswith("# Everything\n")
     assert whole.count("\n## ") == len(report.BLOCKS)

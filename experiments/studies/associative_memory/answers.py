@@ -25,22 +25,12 @@ from experiments.tasks.associative_memory import TASKS, AMICLTask, AMICLTaskConf
 
 Answers = Bool[np.ndarray, "a trial blank"]
 
-CASES: tuple[tuple[str, int], ...] = (
-    ("pairs", 1),
-    ("several queries", 1),
-    ("noisy labels", 1),
-    ("distractors", 1),
-    ("conjunction", 1),
-    ("lag", 1),
-    ("lag", 3),
-)
+_OF_ONE = ("pairs", "several queries", "noisy labels", "distractors", "conjunction", "lag")
+CASES: tuple[tuple[str, int], ...] = (*((task, 1) for task in _OF_ONE), ("lag", 3))
 """Tasks and the reach of the memory that is asked."""
 COMPARED = ("dot", "pearson", "euclidean")
 _FLOATS = 1_000_000
 """Numbers in the tokens of one chunk of trials, which bounds memory to a few hundred megabytes."""
-
-
-# --- asking ---------------------------------------------------------------------------------------------------------
 
 
 def answers(
@@ -81,9 +71,6 @@ def octaves(steps: int) -> Float[Tensor, " a"]:
     return 2 ** torch.linspace(-2, 4, 6 * steps + 1)
 
 
-# --- heat maps ------------------------------------------------------------------------------------------------------
-
-
 def heat_maps(seed: int = 0) -> pd.DataFrame:
     """Return one sequence's attention, cell by cell: map, stage, similarity, row, column, value, answer.
 
@@ -96,55 +83,31 @@ def heat_maps(seed: int = 0) -> pd.DataFrame:
     what is nearest anyway.
     """
     batch = AMICLTask("pairs", seed).sample(100)
-    early = next(trial for trial in range(100) if _is_early(batch.right[trial, 0]))
+    places, n = [right.nonzero()[:, 0] for right in batch.right[:, 0]], batch.config.n_tokens
+    early = next(trial for trial, at in enumerate(places) if at.min() > 1 and at.max() < batch.right.shape[-1] // 2)
+    every = torch.ones(n, n, dtype=torch.bool)
+    seen = every.tril(-1)
+    seen[-1, -1] = True
+    row, column = (index.ravel() for index in np.indices((n, n)))
     frames = []
     for similarity in SIMILARITIES:
         full = AMICL(2.0, similarity).similarities(batch.sequences)[early]
-        frames += [_cells("authors", similarity, stage, m) for stage, m in _authors_maps(full, similarity).items()]
-        frames += [_cells("corrected", similarity, stage, m) for stage, m in _corrected_maps(full).items()]
+        sign = -1 if similarity in ("manhattan", "euclidean") else 1
+        authors, corrected = (sign * full).T.tril(-1), full.masked_fill(~seen, -torch.inf)
+        for name, scores, shown in (("authors", authors, every), ("corrected", corrected, seen)):
+            largest = torch.nn.functional.one_hot(scores.argmax(-1), n).float()
+            stages = {"scores": scores, "softmax": scores.softmax(-1), "argmax": largest}
+            for stage, values in stages.items():
+                cells = {"row": row, "column": column, "value": values.masked_fill(~shown, torch.nan).numpy().ravel()}
+                frames.append(pd.DataFrame({"map": name, "stage": stage, "similarity": similarity, **cells}))
     frame = pd.concat(frames, ignore_index=True)
     right = np.flatnonzero(batch.right[early, 0].numpy())
-    retrieval = (frame["map"] == "corrected") & (frame.row == batch.config.n_tokens - 1)
+    retrieval = (frame["map"] == "corrected") & (frame.row == n - 1)
     return frame.assign(answer=retrieval & frame.column.isin(right))
 
 
-def _is_early(right: Bool[Tensor, " pos"]) -> bool:
-    places = right.nonzero()[:, 0]
-    return int(places.min()) > 1 and int(places.max()) < len(right) // 2
-
-
-def _authors_maps(full: Float[Tensor, "query key"], similarity: str) -> dict[str, Tensor]:
-    sign = -1 if similarity in ("manhattan", "euclidean") else 1
-    scores = (sign * full).T.tril(-1)
-    return {"scores": scores, "softmax": scores.softmax(-1), "argmax": _one_hot(scores)}
-
-
-def _corrected_maps(full: Float[Tensor, "query key"]) -> dict[str, Tensor]:
-    seen = torch.ones_like(full, dtype=torch.bool).tril(-1)
-    seen[-1, -1] = True
-    scores = full.masked_fill(~seen, -torch.inf)
-    maps = {"scores": scores, "softmax": scores.softmax(-1), "argmax": _one_hot(scores)}
-    return {stage: values.masked_fill(~seen, torch.nan) for stage, values in maps.items()}
-
-
-def _one_hot(scores: Float[Tensor, "row column"]) -> Float[Tensor, "row column"]:
-    return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).float()
-
-
-def _cells(name: str, similarity: str, stage: str, values: Float[Tensor, "row column"]) -> pd.DataFrame:
-    row, column = np.indices(tuple(values.shape))
-    cells = {"row": row.ravel(), "column": column.ravel(), "value": values.numpy().ravel()}
-    return pd.DataFrame({"map": name, "stage": stage, "similarity": similarity, **cells})
-
-
-# --- which a is best ------------------------------------------------------------------------------------------------
-
-
 def accuracy_by_task(
-    trials: int = 1000,
-    a: Float[Tensor, " a"] | None = None,
-    dimensions: tuple[int, ...] = (20, 100),
-    seed: int = 0,
+    trials: int = 1000, a: Float[Tensor, " a"] | None = None, dimensions: tuple[int, ...] = (20, 100), seed: int = 0
 ) -> pd.DataFrame:
     """Return accuracy over ``a`` for every task, dimension and similarity, and how each ``a`` compares with the best.
 
@@ -176,26 +139,15 @@ def best_a(tasks: pd.DataFrame | None = None) -> pd.DataFrame:
     tasks = accuracy_by_task() if tasks is None else tasks
     rows = []
     for (task, reach, d, similarity), of_case in tasks.groupby(["task", "reach", "d", "similarity"], sort=False):
-        where = {"task": task, "reach": reach, "d": d, "similarity": similarity}
-        rows.append(where | _summary(of_case.sort_values("a")))
+        case = of_case.sort_values("a")
+        best, good, below = case[case.best].iloc[0], case[case.not_worse], case.chosen.cumsum()
+        row = {"task": task, "reach": reach, "d": d, "similarity": similarity, "best_a": float(best.a)}
+        row |= {"best_low": float(case.a[below >= 0.025].iloc[0])}
+        row |= {"best_high": float(case.a[below >= 0.975 - 1e-9].iloc[0])}
+        row |= {name: float(best[name]) for name in ("accuracy", "low", "high")}
+        row |= {"as_good_from": float(good.a.min()), "as_good_to": float(good.a.max()), "as_good": len(good)}
+        rows.append(row | {"open_above": bool(good.a.max() == case.a.max()), "n": int(best.n)})
     return pd.DataFrame(rows)
-
-
-def _summary(case: pd.DataFrame) -> dict[str, float | int | bool]:
-    best, good, below = case[case.best].iloc[0], case[case.not_worse], case.chosen.cumsum()
-    return {
-        "best_a": float(best.a),
-        "best_low": float(case.a[below >= 0.025].iloc[0]),
-        "best_high": float(case.a[below >= 0.975 - 1e-9].iloc[0]),
-        "accuracy": float(best.accuracy),
-        "low": float(best.low),
-        "high": float(best.high),
-        "as_good_from": float(good.a.min()),
-        "as_good_to": float(good.a.max()),
-        "as_good": len(good),
-        "open_above": bool(good.a.max() == case.a.max()),
-        "n": int(best.n),
-    }
 
 
 def _compared(correct: Answers, a: list[float], seed: int) -> pd.DataFrame:

@@ -45,19 +45,15 @@ def _compute(roots: Sequence[Path], size: Size) -> dict[str, pd.DataFrame]:
     return ask(size)
 
 
-# --- what it says -----------------------------------------------------------------------------------------------------
-
-
-def counts_table(bundle: Bundle) -> str:
-    """Return the paper's counts beside those found here."""
+def _counts(bundle: Bundle) -> str:
     names = {"d": "D", "n_classes": "K", "length": "s", "a": "a", "paper": "paper", "correct": "here", "z": "z"}
     names |= {"expected": "of 1,000, from more trials", "z_expected": "z of that"}
     kept = bundle.frame("amicl_counts").rename(columns=names)[list(names.values())]
     return markdown(kept.map(lambda x: f"{x:.4g}" if isinstance(x, float) else x))
 
 
-def curves_table(bundle: Bundle) -> str:
-    """Return how well each curve agrees with the points read off the paper's plots."""
+def _curves(bundle: Bundle) -> str:
+    """How well each curve agrees with the points read off the paper's plots."""
     rows = [
         {
             "curve": curve,
@@ -71,8 +67,8 @@ def curves_table(bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def best_table(bundle: Bundle) -> str:
-    """Return the best ``a`` of every task, and all that are as good."""
+def _best(bundle: Bundle) -> str:
+    """The best ``a`` of every task, and all that are as good."""
     rows = [
         {
             "task": row.task + (f" (reach {row.reach})" if row.reach != 1 else ""),
@@ -87,8 +83,7 @@ def best_table(bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
-    """Return the paper's counts and curves, and how many of them are found again."""
+def _paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
     counts, points = bundle.frame("amicl_counts"), bundle.frame("amicl_agreement")
     fits = f"{counts.within_three.sum()} of {len(counts)} within three standard errors"
     reads = f"{points.agrees.sum()} of {len(points)} agree"
@@ -117,9 +112,9 @@ STUDY = Study(
         _picture("amicl_best_a", amicl.best_a, "amicl_tasks", "tasks"),
     ),
     blocks=(
-        Block("amicl-counts", counts_table, "The associative memory: printed counts"),
-        Block("amicl-curves", curves_table, "The associative memory: curves"),
-        Block("amicl-best", best_table, "The associative memory: which a is best"),
+        Block("amicl-counts", _counts, "The associative memory: printed counts"),
+        Block("amicl-curves", _curves, "The associative memory: curves"),
+        Block("amicl-best", _best, "The associative memory: which a is best"),
     ),
-    verdict=paper_says,
+    verdict=_paper_says,
 )

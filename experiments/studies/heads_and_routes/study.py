@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,8 @@ from figures.trainings.phases import phases
 PAIR = ("classic", "value")
 
 
-def mechanism(size: Size) -> list[Arm]:
-    """Return the runs to look into: of the small preset, with checkpoints all the way."""
-    from dataclasses import replace
-
+def _mechanism(size: Size) -> list[Arm]:
+    """Of the small preset, with checkpoints all the way."""
     from experiments.runs.config import TRAINING, icl_run
     from experiments.runs.training_config import Every
     from experiments.studies.schedules import seeds
@@ -31,7 +30,7 @@ def mechanism(size: Size) -> list[Arm]:
     return [Arm(icl_run(v, "small", seed, training)) for seed in seeds(size, 5, 1) for v in PAIR]
 
 
-MECHANISM = Experiment("mechanism", mechanism, "Which heads and routes do it?")
+MECHANISM = Experiment("mechanism", _mechanism, "Which heads and routes do it?")
 ASKED = (gradient.PAPER, MECHANISM)
 """Whose runs are asked: those that keep checkpoints."""
 
@@ -47,14 +46,7 @@ def ask(roots: Sequence[Path], size: Size = "full", n: int | None = None) -> dic
     return study(runs, n or (256 if size == "full" else 128))
 
 
-ASKING = Asking(
-    frames=tuple(f"mechanism_{kind}" for kind in ("heads", "patches", "shares", "ablations", "edges", "circuits")),
-    compute=ask,
-    experiments=ASKED,
-)
-
-# --- what it says -----------------------------------------------------------------------------------------------------
-
+FRAMES = tuple(f"mechanism_{kind}" for kind in ("heads", "patches", "shares", "ablations", "edges", "circuits"))
 PHASES = ("before", "within", "after", "end")
 WITHOUT: dict[str, tuple[str, str, str]] = {
     "without head L0H0": ("site", "head", "mean"),
@@ -93,8 +85,7 @@ def by_phase(bundle: Bundle) -> pd.DataFrame:
     return table.assign(phase=pd.Categorical(table.phase, PHASES)).sort_values(group, ignore_index=True)
 
 
-def phases_table(bundle: Bundle) -> str:
-    """Return :func:`by_phase` in words."""
+def _phases_table(bundle: Bundle) -> str:
     table = by_phase(bundle)
     words = table.assign(step=table.step.map("{:,.0f}".format))
     for column in table.columns[5:]:
@@ -117,8 +108,7 @@ def circuits(bundle: Bundle) -> pd.DataFrame:
     return found[found.kept > 0].reset_index().merge(by_run.reset_index(), on=group)
 
 
-def circuits_table(bundle: Bundle) -> str:
-    """Return :func:`circuits` in words."""
+def _circuits_table(bundle: Bundle) -> str:
     rows = [
         {
             "preset": row.preset,
@@ -134,8 +124,8 @@ def circuits_table(bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-def stream_share(bundle: Bundle) -> str:
-    """Return how much of the answer comes by the stream after the transition and at the end, by preset."""
+def _stream_share(bundle: Bundle) -> str:
+    """How much of the answer comes by the stream after the transition and at the end, by preset."""
     patched = bundle.frame("mechanism_patches")
     at = patched[(patched.layer == 1) & (patched.position == "matching label") & (patched.variant == "value")]
     at = at[(at.component == "v") & (at.route == "residual")]
@@ -171,14 +161,14 @@ STUDY = Study(
     name="heads_and_routes",
     question=MECHANISM.asks,
     experiments=(MECHANISM,),
-    asking=ASKING,
+    asking=Asking(FRAMES, ask, ASKED),
     pictures=(
         Picture("mechanism_phases", phases, _phases, (), ("mechanism_ablations", "mechanism_patches")),
         Picture("mechanism_heads", head_scores, _heads, (), ("mechanism_heads",)),
     ),
     blocks=(
-        Block("mechanism", phases_table, MECHANISM.asks, (MECHANISM,)),
-        Block("stream-share", stream_share, "How much comes by the stream", (MECHANISM,)),
-        Block("circuits", circuits_table, "The circuits at the end", (MECHANISM,)),
+        Block("mechanism", _phases_table, MECHANISM.asks, (MECHANISM,)),
+        Block("stream-share", _stream_share, "How much comes by the stream", (MECHANISM,)),
+        Block("circuits", _circuits_table, "The circuits at the end", (MECHANISM,)),
     ),
 )

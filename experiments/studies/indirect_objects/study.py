@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.statistics.curves import effects_over_runs
 from analysis.statistics.intervals import grouped_intervals, mean_interval
@@ -35,9 +36,6 @@ def ask(roots: Sequence[Path], size: Size = "full") -> dict[str, pd.DataFrame]:
     return study([run for run in there if run.finished])
 
 
-# --- matched and transplanted -----------------------------------------------------------------------------------------
-
-
 def transplants(bundle: Bundle) -> pd.DataFrame:
     """Return IOI of every variant in its own body and another: variant, body, set, measure, mean, low, high, n.
 
@@ -48,8 +46,7 @@ def transplants(bundle: Bundle) -> pd.DataFrame:
     return grouped_intervals(chosen, ["variant", "body", "set", "measure"], scale=None)
 
 
-def transplants_table(bundle: Bundle) -> str:
-    """Return :func:`transplants` in words."""
+def _transplants_table(bundle: Bundle) -> str:
     table = transplants(bundle)
     sets, answers = ("train", "held-out", "paper"), {"probability": "P(IO)", "wrong_probability": "P(S)"}
     table = table[table.set.isin(sets)].rename(columns={"variant": "weights"})
@@ -68,8 +65,7 @@ def paper_prompts(bundle: Bundle, variants: Sequence[str] = PAIR) -> pd.DataFram
     return paper_table(by_template.rename(columns={"part": "template"}))
 
 
-def prompts_table(bundle: Bundle) -> str:
-    """Return :func:`paper_prompts` in words."""
+def _prompts_table(bundle: Bundle) -> str:
     table = paper_prompts(bundle)
     model = [model_name(r.variant, r.body) for r in rows_of(table)]
     text = [interval(r.mean, r.low, r.high, ".2f") for r in rows_of(table)]
@@ -79,8 +75,8 @@ def prompts_table(bundle: Bundle) -> str:
     return markdown(wide.loc[list(dict.fromkeys(model)), columns].reset_index())
 
 
-def gap(bundle: Bundle) -> str:
-    """Return what matched models say on the paper's prompts as they learn, at their end, and transplanted."""
+def _gap(bundle: Bundle) -> str:
+    """What matched models say on the paper's prompts as they learn, at their end, and transplanted."""
     metrics = bundle.metrics(STORIES.name)
     on = metrics[(metrics.split == "ioi paper") & (metrics.measure == "probability") & metrics.variant.isin(PAIR)]
     way: Any = on.pivot_table(index="step", columns="variant", values="value", observed=True)
@@ -109,11 +105,8 @@ def gap(bundle: Bundle) -> str:
     )
 
 
-# --- heads, routes and circuits ---------------------------------------------------------------------------------------
-
-
-def circuits(bundle: Bundle) -> pd.DataFrame:
-    """Return one row a run: variant, seed, edges, of (all edges), stream (edges through it) and their share of all
+def _circuits(bundle: Bundle) -> pd.DataFrame:
+    """One row a run: variant, seed, edges, of (all edges), stream (edges through it) and their share of all
     kept effect, faithfulness, incompleteness, and minimality (mean over the kept edges).
 
     A circuit holds the edges without which more than 2 % of the logit difference is lost.
@@ -129,8 +122,7 @@ def circuits(bundle: Bundle) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def circuits_table(bundle: Bundle) -> str:
-    """Return :func:`circuits` in words."""
+def _circuits_table(bundle: Bundle) -> str:
     rows = [
         {
             "variant": r.variant,
@@ -141,13 +133,13 @@ def circuits_table(bundle: Bundle) -> str:
             "incompleteness": f"{r.incompleteness:.2f}",
             "minimality": f"{r.minimality:.2f}",
         }
-        for r in rows_of(circuits(bundle))
+        for r in rows_of(_circuits(bundle))
     ]
     return markdown(pd.DataFrame(rows))
 
 
-def heads(bundle: Bundle) -> pd.DataFrame:
-    """Return, of every run, the highest score of any head by kind: variant, seed, score, head (as L0H1), value."""
+def _heads(bundle: Bundle) -> pd.DataFrame:
+    """Of every run, the highest score of any head by kind: variant, seed, score, head (as L0H1), value."""
     held = bundle.frame("lm_heads")
     last = held[held.step == held.groupby("run")["step"].transform("max")]
     best = last.loc[last.groupby(["run", "score"], observed=True)["value"].idxmax()]
@@ -155,16 +147,15 @@ def heads(bundle: Bundle) -> pd.DataFrame:
     return best.assign(head=names)[["variant", "seed", "score", "head", "value"]].reset_index(drop=True)
 
 
-def heads_table(bundle: Bundle) -> str:
-    """Return :func:`heads` in words."""
-    best = heads(bundle)
+def _heads_table(bundle: Bundle) -> str:
+    best = _heads(bundle)
     best = best.assign(text=[f"{r.head} ({r.value:.2f})" for r in rows_of(best)])
     wide: Any = best.pivot(index=["variant", "seed"], columns="score", values="text")
     return markdown(wide[list(dict.fromkeys(best.score))].reset_index())
 
 
-def route(bundle: Bundle) -> str:
-    """Return by which route value-stream models read S2, and what a seed does whose answer does not come by the
+def _route(bundle: Bundle) -> str:
+    """By which route value-stream models read S2, and what a seed does whose answer does not come by the
     stream."""
     held = bundle.frame("lm_patches")
     at = held[(held["head"] == "all") & (held.position == "S2") & (held.variant == "value")]
@@ -183,7 +174,7 @@ def route(bundle: Bundle) -> str:
     for seed in stream.index[stream < 0.5]:
         own = at[(at.component == "v") & (at.route == "own") & (at.seed == seed)]
         best: Any = own[own.effect == own.effect.max()].iloc[0]
-        movers = heads(bundle).query("variant == 'value' and score == 'name mover'")
+        movers = _heads(bundle).query("variant == 'value' and score == 'name mover'")
         mine, rest = movers[movers.seed == seed].iloc[0], movers[movers.seed != seed]
         text += (
             f" Seed {seed} learned another route: what it needs of S2 are the values that layer {best.layer} itself "
@@ -194,19 +185,16 @@ def route(bundle: Bundle) -> str:
     return text
 
 
-# --- in short ---------------------------------------------------------------------------------------------------------
-
-
-def story(bundle: Bundle) -> str:
-    """Return the paragraphs of the README: every number in them is read off the bundle here."""
-    table = circuits(bundle)
+def _story(bundle: Bundle) -> str:
+    """The paragraphs of the README: every number in them is read off the bundle here."""
+    table = _circuits(bundle)
     classic, value = (table[table.variant == variant] for variant in PAIR)
     found = (
         f"The circuits ({len(classic)} seeds each): {classic.edges.mean():.0f} of {classic['of'].mean():,.0f} edges in "
         f"classic models with faithfulness {classic.faithfulness.mean():.2f}, and {value.edges.mean():.0f} of "
         f"{value['of'].mean():,.0f} in value-stream models with {value.faithfulness.mean():.2f}. "
     )
-    return "\n\n".join([_sooner(bundle), gap(bundle), found + route(bundle)])
+    return "\n\n".join([_sooner(bundle), _gap(bundle), found + _route(bundle)])
 
 
 def _sooner(bundle: Bundle) -> str:
@@ -233,12 +221,9 @@ def _sooner(bundle: Bundle) -> str:
     )
 
 
-# --- drawn ------------------------------------------------------------------------------------------------------------
-
-
-def _gap(bundle: Bundle) -> dict[str, Any]:
+def _gap_curves(bundle: Bundle) -> dict[str, Any]:
     """Of matched models on the paper's prompts, beside what the paper reports of its two."""
-    metrics = by_tokens(bundle, STORIES, ("ioi paper",), "probability")["metrics"]
+    metrics = by_tokens(bundle, STORIES, ("ioi paper",), "probability")
     return {
         "metrics": metrics[metrics.variant.isin(PAPER_SAYS)],
         "splits": ("ioi paper",),
@@ -252,30 +237,20 @@ def _sentences(bundle: Bundle) -> dict[str, Any]:
     return {"table": table, "runs": sorted(held.run[held.variant.isin(table.variant)].unique())}
 
 
-def _patches(bundle: Bundle) -> dict[str, Any]:
-    """Of the first seed's runs, those components that tell the routes apart."""
-    held = bundle.frame("lm_patches")
-    chosen = held[(held.seed == 0) & held.component.isin(["state", "resid_pre", "v"])]
-    return {"frame": effects_over_runs(chosen)}
+def _routes(patches: pd.DataFrame) -> pd.DataFrame:
+    """Those components that tell the routes apart."""
+    return effects_over_runs(patches[patches.component.isin(["state", "resid_pre", "v"])])
 
 
-def _last_heads(bundle: Bundle) -> dict[str, Any]:
-    """Of the first seed's runs at their last checkpoint."""
-    held = bundle.frame("lm_heads")
-    held = held[held.seed == 0]
-    return {"frame": held[held.step == held.step.max()]}
+def _first_seed(
+    name: str, drawing: Callable[..., go.Figure], frame: str, shown: Callable[[pd.DataFrame], pd.DataFrame]
+) -> Picture:
+    """A figure of what is shown of the first seed's runs."""
 
-
-def _circuit(variant: str) -> Picture:
     def arguments(bundle: Bundle) -> dict[str, Any]:
-        held = bundle.frame("lm_edges")
-        return {"frame": held[(held.seed == 0) & (held.variant == variant)]}
+        return {"frame": shown(bundle.frame(frame).query("seed == 0"))}
 
-    return Picture(f"lm_circuit_{variant}", circuit_drawing, arguments, (), ("lm_edges",))
-
-
-def _block(name: str, text: Callable[[Bundle], str], heading: str) -> Block:
-    return Block(name, text, heading, (STORIES,))
+    return Picture(name, drawing, arguments, (), (frame,))
 
 
 STUDY = Study(
@@ -283,19 +258,23 @@ STUDY = Study(
     question="How do language models identify indirect objects, and is it the paper's gap?",
     asking=Asking(FRAMES, ask, (STORIES,)),
     pictures=(
-        Picture("lm_paper_gap", ioi_curves, _gap, (STORIES,)),
+        Picture("lm_paper_gap", ioi_curves, _gap_curves, (STORIES,)),
         Picture("lm_ioi_by_sentence", ioi_by_sentence, _sentences, (), ("lm_ioi",)),
-        Picture("lm_patches", route_maps, _patches, (), ("lm_patches",)),
-        Picture("lm_heads", head_score_maps, _last_heads, (), ("lm_heads",)),
-        *(_circuit(variant) for variant in PAIR),
+        _first_seed("lm_patches", route_maps, "lm_patches", _routes),
+        _first_seed("lm_heads", head_score_maps, "lm_heads", lambda f: f[f.step == f.step.max()]),
+        _first_seed("lm_circuit_classic", circuit_drawing, "lm_edges", lambda f: f[f.variant == "classic"]),
+        _first_seed("lm_circuit_value", circuit_drawing, "lm_edges", lambda f: f[f.variant == "value"]),
     ),
-    blocks=(
-        _block("lm-transplants", transplants_table, "Matched and transplanted"),
-        _block("lm-prompts", prompts_table, "The paper's four prompts"),
-        _block("lm-gap", gap, "Matched models as they learn"),
-        _block("lm-heads", heads_table, "The heads of the circuit"),
-        _block("lm-circuits", circuits_table, "The circuits for indirect objects"),
-        _block("lm-route", route, "By which route S2 is read"),
-        _block("lm-story", story, "In short"),
+    blocks=tuple(
+        Block(name, text, heading, (STORIES,))
+        for name, text, heading in (
+            ("lm-transplants", _transplants_table, "Matched and transplanted"),
+            ("lm-prompts", _prompts_table, "The paper's four prompts"),
+            ("lm-gap", _gap, "Matched models as they learn"),
+            ("lm-heads", _heads_table, "The heads of the circuit"),
+            ("lm-circuits", _circuits_table, "The circuits for indirect objects"),
+            ("lm-route", _route, "By which route S2 is read"),
+            ("lm-story", _story, "In short"),
+        )
     ),
 )

@@ -32,16 +32,20 @@ def step_costs(
     """
     torch.set_num_threads(1)
     configs = {variant: lm_run(size, "stories", variant) for variant in variants}
-    task = make_task(configs[reference].task, 0, device)
-    batch = task.sample(configs[reference].training.batch_size, "train")
-    steps = {variant: _stepper(config, batch, device) for variant, config in configs.items()}
-    held = {variant: _held(step.model, step.batch) for variant, step in steps.items()}
-    seconds = {variant: np.zeros(rounds) for variant in variants}
+    batch = make_task(configs[reference].task, 0, device).sample(configs[reference].training.batch_size, "train")
+    models = {v: HookedStreamTransformer(config.model, seed=0).to(device).train() for v, config in configs.items()}
+    steps = {v: _stepper(models[v], config, batch) for v, config in configs.items()}
+    held = {v: _held(model, batch) for v, model in models.items()}
+    seconds = {v: np.zeros(rounds) for v in variants}
     for i in range(-2, rounds):  # two rounds to warm up
         for variant in list(variants)[:: 1 if i % 2 else -1]:
-            taken = _timed(steps[variant], device)
+            started = time.perf_counter()
+            for _ in range(IN_A_ROW):
+                steps[variant]()
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize()
             if i >= 0:
-                seconds[variant][i] = taken
+                seconds[variant][i] = (time.perf_counter() - started) / IN_A_ROW
     rows = []
     for variant, config in configs.items():
         ratio = paired_ratio(seconds[variant], seconds[reference])
@@ -52,16 +56,16 @@ def step_costs(
     return pd.DataFrame(rows)
 
 
-class _Stepper:
-    """A training step of one model on one batch."""
+def _stepper(model: HookedStreamTransformer, config: RunConfig, batch: TokenBatch) -> Callable[[], None]:
+    """A training step of a model on one batch."""
+    optimizer = make_optimizer(config.training.optimizer, dict(model.named_parameters()))
 
-    def __init__(self, model: HookedStreamTransformer, step: Callable[[], None], batch: TokenBatch):
-        self.model, self.step, self.batch = model, step, batch
+    def step() -> None:
+        model.zero_grad()
+        next_token_loss(model(batch.tokens), batch).backward()
+        optimizer.step()
 
-    def __call__(self) -> None:
-        self.model.zero_grad()
-        next_token_loss(self.model(self.batch.tokens), self.batch).backward()
-        self.step()
+    return step
 
 
 def _held(model: HookedStreamTransformer, batch: TokenBatch) -> int:
@@ -77,21 +81,6 @@ def _held(model: HookedStreamTransformer, batch: TokenBatch) -> int:
         loss = next_token_loss(model(batch.tokens), batch)
     del loss
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
-
-
-def _stepper(config: RunConfig, batch: TokenBatch, device: str) -> _Stepper:
-    model = HookedStreamTransformer(config.model, seed=0).to(device).train()
-    optimizer = make_optimizer(config.training.optimizer, dict(model.named_parameters()))
-    return _Stepper(model, optimizer.step, batch)
-
-
-def _timed(step: _Stepper, device: str) -> float:
-    started = time.perf_counter()
-    for _ in range(IN_A_ROW):
-        step()
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - started) / IN_A_ROW
 
 
 def training_memory(config: RunConfig, processes: int = 1) -> dict[str, float]:

@@ -32,8 +32,8 @@ def _compute(roots: Sequence[Path], size: Size) -> dict[str, pd.DataFrame]:
     return measure(40 if size == "full" else 10)
 
 
-def cost(bundle: Bundle) -> pd.DataFrame:
-    """Return what a step of every variant costs and what it gains, as ratios to classic of the same size.
+def _cost(bundle: Bundle) -> pd.DataFrame:
+    """What a step of every variant costs and what it gains, as ratios to classic of the same size.
 
     Columns: variant, size, time with time_low and time_high (of a training step), memory (held for the backward pass),
     tokens with tokens_low and tokens_high (to the threshold of the experiment), reached, pairs.
@@ -46,8 +46,7 @@ def cost(bundle: Bundle) -> pd.DataFrame:
     return costs[costs.variant != REFERENCE].merge(gains, on=["size", "variant"])
 
 
-def cost_table(bundle: Bundle) -> str:
-    """Return :func:`cost` in words."""
+def _cost_table(bundle: Bundle) -> str:
     rows = [
         {
             "size": r.size,
@@ -58,14 +57,14 @@ def cost_table(bundle: Bundle) -> str:
             "time to threshold": "-" if np.isnan(r.tokens) else f"{r.time * r.tokens:.2f}",
             "got there": f"{r.reached:.0f} of {r.pairs}",
         }
-        for r in rows_of(cost(bundle))
+        for r in rows_of(_cost(bundle))
     ]
     return markdown(pd.DataFrame(rows))
 
 
 def _against_gain(bundle: Bundle) -> dict[str, Any]:
     runs = [run for experiment in TOGETHER for run in bundle.experiment(experiment.name).name]
-    return {"table": cost(bundle), "runs": runs}
+    return {"table": _cost(bundle), "runs": runs}
 
 
 STUDY = Study(
@@ -73,5 +72,5 @@ STUDY = Study(
     question="What does a step cost, and what does it bring?",
     asking=Asking(("lm_cost",), _compute),
     pictures=(Picture("lm_cost", cost_against_gain, _against_gain, TOGETHER, ("lm_cost",)),),
-    blocks=(Block("lm-cost", cost_table, "What it costs, and what it brings", TOGETHER),),
+    blocks=(Block("lm-cost", _cost_table, "What it costs, and what it brings", TOGETHER),),
 )
