@@ -1,4 +1,4 @@
-"""What a task is: data with its splits, a loss, measures, and clean/corrupt pairs; whatever kind of data it is."""
+"""What a task is: data with its splits, a loss and measures; whatever kind of data it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from torch import Tensor
 
 from analysis.gradients.shares import By
 from analysis.gradients.split import GradientSplit
-from analysis.heads.attention_scores import AttentionScore
-from analysis.pairs import Pair
 from circuits.model import HookedStreamTransformer
 
 Row = tuple[str, str, float]
@@ -29,24 +27,6 @@ class TrainingNumbers(Protocol):
     @property
     def n_questions(self) -> int:
         """Prompts in every set of questions."""
-        ...
-
-
-@runtime_checkable
-class Asked(Protocol):
-    """What an analysis asks of a task."""
-
-    splits: dict[str, str]
-    """The splits that :meth:`pairs` takes, in words; the first is the default."""
-    corruptions: dict[str, str]
-    """What a pair's sides may differ in, in words; the first is the default."""
-
-    def pairs(self, n: int, corruption: str = ..., seed: int = ..., split: str = ...) -> Pair:
-        """Return ``n`` clean/corrupt pairs."""
-        ...
-
-    def head_scores(self, batch: Any) -> list[AttentionScore]:
-        """Return the attention scores that the task gives meaning to, on a batch or a pair's clean side."""
         ...
 
 

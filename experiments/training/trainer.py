@@ -76,7 +76,10 @@ class Trainer:
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
         self.frozen_at = {i.first for i in self.config.interventions if i.operation.freezes}
-        self.gradients_at = scheduled(self.config.gradients_at, self.config.steps) if self.config.gradients_at else ()
+        self.gradients_at = (
+            scheduled(self.config.gradients_at, self.config.steps) if self.config.gradients_at else set()
+        )
+        self.looks_at = self.evaluate_at | self.checkpoint_at | self.frozen_at | self.gradients_at
         self.step, self.observed, self.values, self.splits = 0, -1, list[float](), 0
         self.sum = torch.zeros(2, dtype=torch.float64, device=self.device)
         """Of the training losses since the last evaluation, and their number."""
@@ -212,7 +215,7 @@ class Trainer:
         """
         if self.step > self.observed:
             self._set_gates(since=self.step)
-            if self.step in self.evaluate_at | self.checkpoint_at | self.frozen_at or self.step in self.gradients_at:
+            if self.step in self.looks_at:
                 self._look()
             self.observed = self.step
         # Clocks differ between processes, and all must save or none.

@@ -9,15 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
+from circuits import HookedStreamTransformer
 from circuits.interventions.intervention import CutForward, CutGradient, Freeze, Intervention, Resample, Zero
 from circuits.sites import Site
 from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
-from experiments.runs.training_config import SGD, Adam, At, Every, GateChange, Rate, StopAt, TrainingConfig
+from experiments.runs.training_config import SGD, Adam, AdamW, At, Every, GateChange, Rate, StopAt, TrainingConfig
 from experiments.tasks.task import Task
 from experiments.training.one_process import Alone
+from experiments.training.stacked_seeds import train_stacked
 from experiments.training.together import train
+from tests.experiments.test_training import tiny
 from tests.helpers import tiny_lm, trained_lm, trainer_of
 
 EACH = (Every(1),)
@@ -161,9 +164,10 @@ class Two(Alone):
     ("config", "message"),
     [
         (tiny_lm(interventions=(WINDOW,)), "has interventions, which act on whole activations"),
+        (tiny(), "is of a task of vectors, and several processes train one model of tokens"),
     ],
 )
-def test_several_processes_refuse_interventions(tmp_path: Path, config: RunConfig, message: str) -> None:
+def test_several_processes_refuse_what_they_cannot_share(tmp_path: Path, config: RunConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trainer_of(Run.at(tmp_path, config), Two())
 
@@ -179,6 +183,55 @@ def test_every_optimiser_trains_either_kind_and_rates_are_by_parameter(tmp_path:
         moved = [torch.equal(before[n], after[n]) for n in before if n.startswith("blocks.0.attn.W_V")]
         assert not any(moved)
         assert all(kept) or isinstance(optimizer, SGD), "the decay of SGD is no rate"
+
+
+def test_a_classifier_is_trained_by_adamw_and_its_gradient_is_clipped(tmp_path: Path) -> None:
+    adamw = AdamW(rate=1e-2, warmup=3, decay=0.0)
+    runs = {clip: Run.at(tmp_path, tiny(optimizer=adamw, clip=clip, steps=4)) for clip in (None, 1e-3)}
+    for clip, run in runs.items():
+        trainer, model = trainer_of(run), HookedStreamTransformer(run.config.model, seed=run.config.seed)
+        ours = torch.optim.Adam(model.parameters(), betas=adamw.betas, eps=1e-8)
+        for step in range(3):
+            batch = trainer.draw()
+            trainer.update(batch)
+            ours.zero_grad()
+            trainer.task.fast_loss(model)(batch).backward()
+            if clip is not None:
+                assert float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip)) > clip
+            ours.param_groups[0]["lr"] = 1e-2 * (step + 1) / 3
+            ours.step()
+        for (name, left), right in zip(model.named_parameters(), trainer.model.parameters(), strict=True):
+            assert torch.allclose(left, right, atol=1e-5), (clip, name)
+    with pytest.raises(ValueError, match="cannot be stacked: .* whose gradients are not clipped"):
+        train_stacked([runs[1e-3]])
+
+
+# --- what version 0.1 left interrupted --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of_tokens", [False, True])
+def test_a_run_goes_on_from_a_state_of_version_01(tmp_path: Path, of_tokens: bool) -> None:
+    """Whose words for what was seen were others, one for each kind of run, and which saved less of a classifier."""
+    config = tiny_lm(steps=6, evaluate_at=(Every(2),)) if of_tokens else tiny(steps=6, evaluate_at=(Every(2),))
+    whole, run = Run.at(tmp_path / "whole", config), Run.at(tmp_path / "cut", config)
+    train([whole])
+    asked = iter(range(99))
+    with pytest.raises(KeyboardInterrupt):
+        train([run], stop=lambda: next(asked) == 3)
+    state = run.read_state()
+    assert state is not None
+    tensors, about = state
+    values, splits = about.pop("values"), about.pop("splits")
+    if of_tokens:
+        about |= {"evaluations": len(values), "loss": values[-1]}
+    else:
+        about |= {"accuracies": values, "splits": splits}
+        kept = dict(trainer_of(whole).model.named_parameters())
+        tensors = {name: t for name, t in tensors.items() if name.startswith("optimizer|") or name[6:] in kept}
+    run.write_state(tensors, about)
+    train([run])
+    assert (whole.path / "metrics.parquet").read_bytes() == (run.path / "metrics.parquet").read_bytes()
+    assert run.step == 6
 
 
 # --- what a task is ---------------------------------------------------------------------------------------------------
