@@ -11,13 +11,13 @@ from circuits.common.lazy_imports import lazily  # noqa: E402
 
 if TYPE_CHECKING:
     from analysis.ablation import Ablation, ablate, standard_ablations
-    from analysis.attribution.of_edges import attribute_edges
-    from analysis.attribution.of_sites import attribute
+    from analysis.attribution.of_edges import EdgeScores, attribute_edges
+    from analysis.attribution.of_sites import SiteScores, attribute
     from analysis.circuit.discovery import Circuit, find_circuit
     from analysis.circuit.over_checkpoints import follow
-    from analysis.circuit.quality import judge
+    from analysis.circuit.quality import Quality, judge
     from analysis.edges.ablation import ablate_edges
-    from analysis.edges.direct_paths import find_paths, patch_paths
+    from analysis.edges.direct_paths import PathResult, find_paths, patch_paths
     from analysis.edges.graph import Graph
     from analysis.edges.head_shares import head_shares
     from analysis.gap import NoGapError, WeakPairWarning
@@ -42,14 +42,14 @@ __getattr__ = lazily(
     "analysis",
     {
         "ablation": ("Ablation", "ablate", "standard_ablations"),
-        "attribution.of_sites": ("attribute",),
+        "attribution.of_sites": ("SiteScores", "attribute"),
         "circuit.discovery": ("Circuit", "find_circuit"),
-        "circuit.quality": ("judge",),
+        "circuit.quality": ("Quality", "judge"),
         "statistics.comparison": ("compare",),
         "heads.composition": ("head_composition",),
         "heads.copying": ("copy_score", "eigenvalue_copying"),
         "edges.ablation": ("ablate_edges",),
-        "attribution.of_edges": ("attribute_edges",),
+        "attribution.of_edges": ("EdgeScores", "attribute_edges"),
         "circuit.over_checkpoints": ("follow",),
         "gap": ("NoGapError", "WeakPairWarning"),
         "gradients.split": ("Connection", "GradientSplit"),
@@ -60,7 +60,7 @@ __getattr__ = lazily(
         "metrics": ("METRICS", "ReadMetric"),
         "pairs": ("Pair",),
         "patching.patch": ("PatchResult", "patch"),
-        "edges.direct_paths": ("find_paths", "patch_paths"),
+        "edges.direct_paths": ("PathResult", "find_paths", "patch_paths"),
         "edges.head_shares": ("head_shares",),
         "patching.site_search": ("Site", "find_sites"),
         "statistics.curves": ("over_seeds",),
@@ -76,13 +76,17 @@ __all__ = [
     "AttentionScore",
     "Circuit",
     "Connection",
+    "EdgeScores",
     "GradientSplit",
     "Graph",
     "NoGapError",
     "Pair",
     "PatchResult",
+    "PathResult",
+    "Quality",
     "ReadMetric",
     "Site",
+    "SiteScores",
     "WeakPairWarning",
     "ablate",
     "ablate_edges",

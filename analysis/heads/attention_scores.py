@@ -20,6 +20,8 @@ from circuits.model import HookedStreamTransformer
 
 ATTENTION = "attention to the named keys, summed over keys, averaged over queries; between 0 and 1"
 Mask = Bool[Tensor, "batch pos"] | None
+WHOLE = -1
+"""Stands for layer and head where a row is of the whole model."""
 
 
 @dataclass(frozen=True)
@@ -268,3 +270,12 @@ def tidy(layer: int, score: str, values: Float[Tensor, "batch head"], convention
 def is_pattern(name: str) -> bool:
     """Return whether a hook point is an attention pattern's."""
     return name.endswith("hook_pattern")
+
+
+def one_table(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return several frames of scores as one: layer, head, partner, score, value, stderr, n, convention.
+
+    ``partner`` names the earlier head of a score of two, and is empty for the others.
+    """
+    whole = pd.concat([frame.assign(partner=frame.get("partner", "")) for frame in frames], ignore_index=True)
+    return whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]]

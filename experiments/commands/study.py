@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from experiments.commands.route_cli import Root
-from experiments.commands.sweep import BundlePath, Extent, Roots, collect, kept, sweep
+from experiments.commands.sweep import collect, kept, sweep
+from experiments.options import BundlePath, Device, Extent, Root, Roots, Workers
 
 if TYPE_CHECKING:
     from experiments.studies.study import Picture
@@ -46,7 +46,7 @@ def lm_mechanism(roots: Roots = (Path("runs"),), bundle: BundlePath = None) -> N
 
 def lm_cost(
     rounds: Annotated[int, arg(help="turns of every variant")] = 40,
-    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
+    device: Device = "cpu",
     bundle: BundlePath = None,
 ) -> None:
     """Measure what a training step of every variant costs, in one interleaved run; into the committed results."""
@@ -54,6 +54,21 @@ def lm_cost(
     from experiments.studies.step_cost.study import measure
 
     print(as_text(_put(partial(measure, rounds, device), bundle)["lm_cost"]))
+
+
+def demo(
+    size: Annotated[
+        str, arg(help="'standard' (12 runs, minutes) or 'smallest' (only shows that it runs)")
+    ] = "standard",
+    out: Annotated[Path, arg(help="where the page and the figures go")] = Path("demo"),
+    images: Annotated[bool, arg(help="the figures as PNG and SVG too; needs kaleido and a browser")] = False,
+    root: Root = Path("runs"),
+) -> None:
+    """Train four variants, ask everything of them, print the table and write one page with all figures."""
+    from experiments.studies import demonstration
+
+    page = demonstration.demo(size, root, out, images=images)
+    print(f"\nopen {page.resolve()}")
 
 
 def _put(compute: Callable[[], Mapping[str, Any]], bundle: Path | None) -> Mapping[str, Any]:
@@ -132,7 +147,7 @@ def _recompute(pictures: list[Picture], root: Path, bundle: Path) -> None:
 def reproduce(
     preset: Annotated[Literal["small"], arg(help="the whole study in miniature, at the small preset")] = "small",
     out: Annotated[Path, arg(help="where results, figures and the report go")] = Path("reproduction"),
-    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+    workers: Workers = None,
 ) -> None:
     """Repeat the whole study in miniature: train, analyse, draw, and write a report with every table."""
     from experiments.studies.committed_results import Bundle

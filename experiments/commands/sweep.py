@@ -7,14 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from experiments.commands.route_cli import Root
-
-Extent = Annotated[Literal["full", "miniature"], arg(help="all seeds, or fewer and nothing at the paper's size")]
-BundlePath = Annotated[
-    Path | None,
-    arg(help="directory of committed results (default: those of the checkout; an installed copy's are only read)"),
-]
-Roots = Annotated[tuple[Path, ...], arg(help="directories with runs")]
+from experiments.options import BundlePath, Device, Extent, Root, Roots, Workers
 
 
 def sweep(
@@ -23,11 +16,11 @@ def sweep(
         Literal["processes", "ray"], arg(help="one process a core here, or a Ray cluster (the extra 'ray')")
     ] = "processes",
     size: Extent = "full",
-    workers: Annotated[int | None, arg(help="processes (default: one a core)")] = None,
+    workers: Workers = None,
     address: Annotated[
         str | None, arg(help="of the Ray cluster, e.g. head:6379 (default: one on this machine)")
     ] = None,
-    device: Annotated[str, arg(help="cpu or cuda")] = "cpu",
+    device: Device = "cpu",
     retries: Annotated[int, arg(help="how often a run is tried again whose worker died")] = 2,
     again: Annotated[bool, arg(help="train also what the committed results hold")] = False,
     bundle: BundlePath = None,

@@ -1,103 +1,115 @@
-"""Indirect-object identification of trained models: matched, and transplanted into another body.
-
-A model is *matched* in the architecture that it was trained in, and *transplanted* where its weights run in another:
-the published evaluation script of arXiv 2412.15113 seems to have measured classic weights in a value-stream body.
-"""
+"""Indirect-object identification of language models, in their own body and in another, by set, template or order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import pandas as pd
+from tyro.conf import arg
 
-from circuits.checkpoint import architecture, transplant
-from circuits.common.errors import require
-from circuits.config.model import ModelConfig
-from circuits.model import HookedStreamTransformer
-from circuits.streams.variants import streams
-from experiments.questions.ioi_tables import OWN
-from experiments.runs.finding import ioi_task
-from experiments.runs.run import Run
-from experiments.tasks.indirect_objects import SPLITS, IOITask, Prompts
-from experiments.tasks.tokens.measures import answers
+from experiments.questions.question import Frame, Question, Run, Step, say_written, show
 
-CLASSIC, VALUE = "classic", "value"
-ORDERS = ("ABBA", "BABA")
+SHOWN = ("probability", "wrong_probability", "logit_difference", "accuracy")
 
 
-def body_of(config: ModelConfig, variant: str, allowed: bool = False) -> ModelConfig:
-    """Return the body of a variant for weights of another configuration; their own is that configuration itself.
+@dataclass(frozen=True)
+class IndirectObjects(Question):
+    """Measure indirect-object identification of runs: matched, and transplanted; the paper's prompts as its table.
 
-    Raises:
-        UnknownNameError: for an unknown variant (nearest suggested).
-        ValueError: if that is another architecture than theirs, unless ``allowed``.
+    Intervals are over prompts for one run and over seeds for several of a variant. Always in evaluation mode.
     """
-    body = replace(config, streams=streams(variant, config.n_layers), name=variant)
-    if architecture(body) == architecture(config):
-        return config
-    require(
-        allowed,
-        f"these are weights of {config.name!r}, and {variant!r} is another architecture: they were never trained in "
-        f"it; give --transplant to measure them there all the same",
-    )
-    return body
+
+    n: Annotated[int, arg(help="prompts in every set (of the paper's, all eight)")] = 200
+    step: Step = -1
+    body: Annotated[
+        str | None, arg(help="run the weights as this variant; another architecture than theirs needs --transplant")
+    ] = None
+    transplant: Annotated[
+        bool, arg(help="also run classic weights in a value-stream body and the others in a classic one")
+    ] = False
+    by: Annotated[
+        Literal["set", "template", "order"], arg(help="a row a set, a template, or an order of the names (ABBA, BABA)")
+    ] = "set"
+
+    def bodies(self, run: Run) -> list[str]:
+        """Return the bodies that a run's weights are measured in, their own being ``OWN``.
+
+        Raises:
+            UnknownNameError: for an unknown variant (nearest suggested).
+            ValueError: for a body of another architecture, unless it may be transplanted into.
+        """
+        from experiments.questions.ioi_tables import OWN
+        from experiments.questions.prompts import body_of, other_body
+
+        if self.body is None:
+            return [OWN, *([other_body(run.config.variant)] if self.transplant else [])]
+        body_of(run.config.model, self.body, allowed=self.transplant)
+        return [self.body]
+
+    def ask(self, run: Run, progress: bool = False) -> Frame:
+        """Return one row a prompt, body and measure: set, prompt, template, order, measure, value, and of which run.
+
+        Raises:
+            RunError: if there is no checkpoint at the step.
+            ValueError: as :meth:`bodies`, and for a run whose tokens know no names.
+        """
+        import pandas as pd
+
+        from experiments.questions.ioi_tables import OWN
+        from experiments.questions.prompts import every_prompt, in_body, ioi_task
+
+        bodies, task, model = self.bodies(run), ioi_task(run, self.device), self.model(run, self.step)
+        frames = [
+            every_prompt(model if body == OWN else in_body(model, body, allowed=True), task, self.n).assign(body=body)
+            for body in bodies
+        ]
+        config = run.config
+        about = {"run": run.path.name, "variant": config.variant, "size": config.preset, "seed": config.seed}
+        return pd.concat(frames, ignore_index=True).assign(**about)
+
+    def answer(self, runs: Sequence[Run]) -> None:
+        """Measure runs, print every set and the paper's table, keep each run's numbers, and draw them together."""
+        import pandas as pd
+
+        from experiments.questions.ioi_tables import paper_table, summary
+        from experiments.runs.pooling import require_seeds
+        from figures.files import write_figure
+        from figures.trainings.indirect_objects import ioi_by_sentence
+
+        require_seeds(runs)
+        for run in runs:
+            # Another architecture is refused here, before anything is measured.
+            self.bodies(run)
+        frames = [self.ask(run) for run in runs]
+        prompts = pd.concat(frames, ignore_index=True)
+        print(f"indirect-object identification, {self.n} prompts a set, evaluation mode, mean [95 % interval]:")
+        show(_wide(summary(prompts, self.by), self.by))
+        table = paper_table(prompts)
+        print("\nthe paper's four prompts, both choices of the subject: probability of the right and of the wrong name")
+        show(_paper(table))
+        figure = ioi_by_sentence(table, [run.path.name for run in runs])
+        written: list[Path] = [run.write_result("ioi", frame) for run, frame in zip(runs, frames, strict=True)]
+        target = written[0].with_suffix("") if len(runs) == 1 else runs[0].path.parent / "ioi"
+        say_written([*written, *write_figure(figure, target, shared=runs[0].path.parent)])
 
 
-def in_body(model: HookedStreamTransformer, variant: str, allowed: bool = False) -> HookedStreamTransformer:
-    """Return a model's weights in the body of a variant, in evaluation mode; in their own nothing is changed.
+def _wide(table: Frame, by: str) -> Frame:
+    from circuits.common.text_table import interval, rows_of
 
-    Raises:
-        UnknownNameError, ValueError: as :func:`body_of`, and if the weights do not fit.
-    """
-    body = body_of(model.config, variant, allowed)
-    if body is model.config:
-        return model
-    moved = transplant(model, body)
-    if model.tokenizer is not None:
-        # An empty opening stands for the beginning token, which there may be and not be wanted.
-        moved.set_tokenizer(model.tokenizer, model.cfg.default_prepend_bos, model.opening)
-    return moved
+    kept = table[table.measure.isin(SHOWN)]
+    text = [interval(r.mean, r.low, r.high, ".3f") for r in rows_of(kept)]
+    index = ["variant", "size", "body", "set", *([] if by == "set" else [by]), "n", "over"]
+    wide: Any = kept.assign(text=text).pivot(index=index, columns="measure", values="text")
+    return wide.loc[list(dict.fromkeys(map(tuple, kept[index].to_numpy().tolist()))), list(SHOWN)].reset_index()
 
 
-def other_body(variant: str) -> str:
-    """Return the body that weights of a variant are transplanted into: classic ones into value, others into classic."""
-    return VALUE if variant == CLASSIC else CLASSIC
+def _paper(table: Frame) -> Frame:
+    from circuits.common.text_table import interval, rows_of
+    from experiments.questions.ioi_tables import model_name
 
-
-def every_prompt(model: HookedStreamTransformer, task: IOITask, n: int, seed: int = 0) -> pd.DataFrame:
-    """Return one row a prompt and measure: set, prompt, template, order, measure, value; ``n`` prompts a set.
-
-    Raises:
-        ValueError: for a model in training mode.
-    """
-    frames = [_of_set(model, split, task.prompts(n, split, seed=seed)) for split in SPLITS if task.has(split)]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _of_set(model: HookedStreamTransformer, split: str, prompts: Prompts) -> pd.DataFrame:
-    about = {
-        "set": split,
-        "prompt": range(len(prompts.pair)),
-        "template": [prompts.templates[i] for i in prompts.template.tolist()],
-        "order": [ORDERS[i] for i in prompts.baba.tolist()],
-    }
-    found = answers(model, prompts.pair)
-    wide = pd.DataFrame(about | {name: values.tolist() for name, values in found.items()})
-    return wide.melt(list(about), var_name="measure", value_name="value")
-
-
-def measured(run: Run, n: int = 200, step: int = -1, bodies: Sequence[str] = (OWN,)) -> pd.DataFrame:
-    """Return :func:`every_prompt` of a run's model in some bodies, its own being ``OWN``, with columns saying which.
-
-    Raises:
-        RunError: if there is no checkpoint at ``step``.
-        ValueError: as :func:`in_body`, and for a run whose tokens know no names.
-    """
-    task, model = ioi_task(run), run.load_model(step)
-    frames = [
-        every_prompt(model if body == OWN else in_body(model, body, allowed=True), task, n).assign(body=body)
-        for body in bodies
-    ]
-    about = {"run": run.path.name, "variant": run.config.variant, "size": run.config.preset, "seed": run.config.seed}
-    return pd.concat(frames, ignore_index=True).assign(**about)
+    text = [interval(r.mean, r.low, r.high, ".3f") for r in rows_of(table)]
+    named = table.assign(text=text, model=[model_name(r.variant, r.body) for r in rows_of(table)])
+    wide: Any = named.pivot(index=["sentence", "model"], columns="answer", values="text")
+    return wide[["right", "wrong"]].reset_index()

@@ -1,9 +1,11 @@
-"""Which runs may stand side by side as seeds: each counts once, and they differ in nothing but their seed."""
+"""Frames of several runs: which may stand side by side as seeds (they differ in nothing else), and their metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+
+import pandas as pd
 
 from circuits.common.errors import require
 from circuits.common.plain_data import differences
@@ -40,3 +42,19 @@ def require_seeds(runs: Iterable[Run]) -> None:
 
 def _but_seed(run: Run) -> dict[str, Any]:
     return {name: value for name, value in run.config.to_plain().items() if name != "seed"}
+
+
+def labelled(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Return a frame that says which run, variant and seed it is of."""
+    return frame.assign(run=run.path.name, variant=run.config.variant, seed=run.config.seed)
+
+
+def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return the metrics of several runs, with columns run, variant, seed, step, split, measure, value.
+
+    Raises:
+        ValueError: as :func:`require_seeds`.
+    """
+    runs = list(runs)
+    require_seeds(runs)
+    return pd.concat([labelled(run.metrics(), run) for run in runs], ignore_index=True)

@@ -20,6 +20,7 @@ from experiments.runs.directory import RunDirectory, directory_of
 from experiments.runs.frames import sha256
 from experiments.runs.record import DamagedRunWarning, RunError
 from experiments.runs.saved_shards import drop_shards, shard_steps
+from experiments.tasks.indirect_objects import IOIConfig, IOITask
 from experiments.tasks.registry import make_task, task_name
 from experiments.tasks.text.corpus import local_files
 from experiments.tasks.text.task import TextTask, TextTaskConfig
@@ -108,6 +109,20 @@ class Run(RunDirectory):
                 )
         tokenizer = self.tokenizer() if "tokenizer" in self.record else None
         return TextTask(config, self.config.seed, device, tokenizer=tokenizer)
+
+    def asker(self, device: str = "cpu") -> Any:
+        """Return the task that asks this run: its own; of a corpus, which has no questions and may be far away, that on
+        indirect objects in its tokens.
+
+        Raises:
+            RunError, ValueError: as :meth:`task`, and for a tokenizer in which a name is several tokens.
+        """
+        learned = self.config.task
+        if not isinstance(learned, TextTaskConfig):
+            return self.task(device)
+        tokenizer = self.tokenizer()
+        config = IOIConfig(n_ctx=learned.n_ctx)
+        return IOITask(config, tokenizer, self.config.seed, device, opening_tokens(tokenizer))
 
     def gradients(self) -> pd.DataFrame:
         """Return the gradient's split by route as it was logged so far.

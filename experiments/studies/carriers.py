@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.statistics.curves import over_seeds
 from analysis.statistics.survival import survival_curves
+from circuits.common.text_table import rows_of
 from experiments.studies.builders import at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import (
@@ -35,7 +36,7 @@ from experiments.studies.times import (
     times,
     verdict,
 )
-from experiments.studies.wording import final_block, rows_of, shown, speed_block, times_word
+from experiments.studies.wording import final_block, shown, speed_block, times_word
 from figures.trainings.learning import PROGRESS, learning_curves, progress_measures
 from figures.trainings.times import SPLITS, all_curves, survival
 

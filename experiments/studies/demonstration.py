@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,13 @@ import pandas as pd
 
 from analysis import over_seeds, threshold_table, threshold_times
 from circuits.common.errors import known
-from experiments.questions.analyses import ablate_run, all_metrics, gradients_run, heads_run, labelled, patch_run
-from experiments.questions.routes import attribute_run
+from experiments.questions.ablate import Ablate
+from experiments.questions.attribute import Attribute
+from experiments.questions.gradients import Gradients
+from experiments.questions.heads import Heads
+from experiments.questions.patch import Patch
 from experiments.runs.config import TRAINING, icl_run
+from experiments.runs.pooling import all_metrics, labelled
 from experiments.runs.run import Run
 from experiments.runs.training_config import At, Every, TrainingConfig
 from experiments.sweeps.sweep import sweep
@@ -104,16 +108,16 @@ def find(size: Size, root: str | Path, progress: bool = True) -> Findings:
         runs=runs,
         metrics=metrics,
         table=threshold_table(threshold_times(metrics, THRESHOLD)),
-        heads=_together(heads_run, two, n=size.sequences),
-        patches=_together(lambda run, n: patch_run(run, n).to_frame(), two, n=size.pairs),
-        edges=_together(lambda run, n: attribute_run(run, "EAP-IG", n).to_frame(), two, n=size.pairs),
-        ablations=_together(ablate_run, two, n=size.sequences),
-        gradients=_together(gradients_run, [r for r in first if r.config.variant != "classic"], n=size.sequences),
+        heads=_together(Heads(n=size.sequences).ask, two),
+        patches=_together(lambda run: Patch(n=size.pairs).ask(run).to_frame(), two),
+        edges=_together(lambda run: Attribute(n=size.pairs).ask(run).to_frame(), two),
+        ablations=_together(Ablate(n=size.sequences).ask, two),
+        gradients=_together(Gradients(n=size.sequences).ask, [r for r in first if r.config.variant != "classic"]),
     )
 
 
-def _together(ask: Any, runs: Sequence[Run], n: int) -> pd.DataFrame:
-    return pd.concat([labelled(ask(run, n=n), run) for run in runs], ignore_index=True)
+def _together(ask: Callable[[Run], pd.DataFrame], runs: Sequence[Run]) -> pd.DataFrame:
+    return pd.concat([labelled(ask(run), run) for run in runs], ignore_index=True)
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.statistics.curves import over_seeds
 from analysis.statistics.intervals import mean_interval
+from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.builders import at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Block, Experiment, Study, only
@@ -20,7 +21,7 @@ from experiments.studies.times import (
     sensitivity,
     verdict,
 )
-from experiments.studies.wording import interval, markdown, rows_of, speed_block, times_word
+from experiments.studies.wording import speed_block, times_word
 from figures.trainings.learning import PROGRESS, learning_curves, progress_measures
 from figures.trainings.times import gradient_share_curves
 

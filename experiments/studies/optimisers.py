@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from circuits.common.text_table import markdown, rows_of
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Block, Experiment, Size, Study
 from experiments.studies.times import ratios_picture, speed, times
-from experiments.studies.wording import markdown, rows_of, speed_block, speed_table
+from experiments.studies.wording import speed_block, speed_table
 
 RATES = {"Adam": (3e-4, 1e-3, 3e-3, 1e-2), "SGD": (0.1, 0.3, 1.0)}
 

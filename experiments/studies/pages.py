@@ -15,12 +15,12 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.errors import known
+from circuits.common.text_table import markdown
 from experiments.runs import looks
 from experiments.studies import carriers, gradient
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.registry import STUDIES
 from experiments.studies.study import Block
-from experiments.studies.wording import markdown
 
 INDEX = COMMITTED.parent / "README.md"
 PAGES = (INDEX, *(study.page for study in STUDIES.values()), COMMITTED.parents[1] / "README.md")

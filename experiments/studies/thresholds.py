@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies import carriers, gradient
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Block, Picture, Study
 from experiments.studies.times import THRESHOLDS, sensitivity
-from experiments.studies.wording import interval, markdown, rows_of
 from figures.trainings.times import sensitivity as draw_sensitivity
 
 READ = (carriers.PAPER, gradient.PAPER, gradient.SMALL)

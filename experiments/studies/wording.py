@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Block, Experiment
 from experiments.studies.times import compared, differences, ends, means, verdict
-
-
-def rows_of(frame: pd.DataFrame) -> Iterable[Any]:
-    """Return a frame's rows as named tuples."""
-    return frame.itertuples()
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Return a frame of words as a Markdown table."""
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
-    return "\n".join(lines)
-
-
-def interval(mean: float, low: float, high: float, form: str) -> str:
-    """Return a number with its interval; of numbers without spread, or of one alone, there is none to print."""
-    if np.isnan(mean):
-        return "-"
-    if np.isnan(low):
-        return f"{mean:{form}} (no interval)"
-    return f"{mean:{form}} (no spread)" if low == high else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def times_word(row: Any) -> str:

@@ -144,6 +144,9 @@ class IOITask(TokenTask):
         UnknownNameError: from methods, for an unknown split or corruption (nearest suggested).
     """
 
+    splits = SPLITS
+    corruptions = CORRUPTIONS
+
     def __init__(
         self,
         config: IOIConfig,
@@ -362,3 +365,16 @@ class IOITask(TokenTask):
         s1 = torch.where(subject_first, a, b)
         roles = {"IO": torch.where(subject_first, b, a), "S1": s1, "S1+1": s1 + 1, "S2": at("S"), "END": end}
         return roles, end[:, 0]
+
+
+def in_tokens_of(task: Any) -> IOITask:
+    """Return the task on indirect objects in the tokens of another one, prompts opened by its tokenizer's beginning
+    token; of one on indirect objects, itself.
+
+    Raises:
+        ValueError: for a tokenizer in which a name is several tokens.
+    """
+    if isinstance(task, IOITask):
+        return task
+    opening = getattr(task.tokenizer, "bos_token_id", None)
+    return IOITask(IOIConfig(n_ctx=task.n_ctx), task.tokenizer, task.seed, task.device, opening)

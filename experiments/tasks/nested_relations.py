@@ -105,6 +105,9 @@ class NestedTask(TokenTask):
             that is not one of 0 or more or whose texts are longer than the window.
     """
 
+    splits = SPLITS
+    corruptions = CORRUPTIONS
+
     def __init__(self, config: NestedConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
         self.config = config or NestedConfig()
         self.seed, self.device = seed, torch.device(device)

@@ -76,6 +76,8 @@ class RepeatsTask(TokenTask):
     """
 
     tokenizer = None
+    splits = SPLITS
+    corruptions = CORRUPTIONS
 
     def __init__(self, config: RepeatsConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
         self.config = config or RepeatsConfig()
@@ -118,9 +120,9 @@ class RepeatsTask(TokenTask):
         answers = clean.gather(1, after)[:, 0]
         return Pair(clean, clean.scatter(1, after, wrong), answers, wrong[:, 0], positions, read_at=end[:, 0])
 
-    def head_scores(self, batch: TokenBatch | Pair) -> list[AttentionScore]:
+    def head_scores(self, pair: TokenBatch | Pair) -> list[AttentionScore]:
         """Return the scores of previous-token, duplicate-token and induction heads, on windows or clean sides."""
-        tokens = batch.clean if isinstance(batch, Pair) else batch.tokens
+        tokens = pair.clean if isinstance(pair, Pair) else pair.tokens
         return [previous_token(tokens), duplicate_token(tokens), induction(tokens)]
 
     # --- the generator ----------------------------------------------------------------------------------------------

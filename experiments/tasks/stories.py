@@ -15,7 +15,7 @@ from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
 from circuits.common.fields import Checked
 from circuits.common.plain_data import content_hash, derive_seed
-from experiments.tasks.indirect_objects import IOIConfig, IOITask
+from experiments.tasks.indirect_objects import IOITask, in_tokens_of
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import Phrasebook, Templates, choose, distinct
 from experiments.tasks.sentences.tokenizer import plain_english, vocabulary
@@ -88,6 +88,9 @@ class StoriesTask(TokenTask):
         UnknownNameError: from methods, for an unknown split or corruption (nearest suggested).
     """
 
+    splits = IOITask.splits
+    corruptions = IOITask.corruptions
+
     def __init__(self, config: StoriesConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
         self.config = config or StoriesConfig()
         require(
@@ -124,8 +127,7 @@ class StoriesTask(TokenTask):
     @cached_property
     def ioi(self) -> IOITask:
         """The task on indirect objects in the words of the stories; prompts begin as stories do."""
-        config = IOIConfig(n_ctx=self.n_ctx)
-        return IOITask(config, self.tokenizer, self.seed, self.device, opening=self.tokenizer.bos_token_id)
+        return in_tokens_of(self)
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
         """Return ``n`` windows of a split; equal arguments give equal windows."""

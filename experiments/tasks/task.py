@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import pandas as pd
 from torch import Tensor
 
 from analysis.gradients.shares import By
 from analysis.gradients.split import GradientSplit
+from analysis.pairs import Pair
 from circuits.model import HookedStreamTransformer
 
 Row = tuple[str, str, float]
 """Set, measure, value."""
+
+
+HeadScorer = Callable[[HookedStreamTransformer], pd.DataFrame]
+"""A model to what can be said of its heads: the columns of :func:`analysis.heads.attention_scores.one_table`."""
 
 
 @runtime_checkable
@@ -38,6 +44,10 @@ class Task(Protocol):
     seed: int
     watched: tuple[str, str]
     """The set and the measure that tell how far a training is."""
+    splits: Mapping[str, str]
+    """What is asked of, with what each is; where none is named, the first is taken."""
+    corruptions: Mapping[str, str]
+    """What a corrupt input differs in from its clean one; where none is named, the first is taken."""
     logs_training_loss: bool
     """Whether the mean loss of the batches between two evaluations is logged beside the measures."""
 
@@ -82,4 +92,16 @@ class Task(Protocol):
         self, model: HookedStreamTransformer, batch: Any, activations: Sequence[str] = (), by: By = "total"
     ) -> GradientSplit:
         """Return the split by route of the gradient of a batch's loss."""
+        ...
+
+    def pairs(self, n: int, corruption: str = ..., seed: int = 0, split: str = ...) -> Pair:
+        """Return ``n`` clean/corrupt pairs."""
+        ...
+
+    def sequences(self, n: int, split: str = ..., seed: int = 1) -> Pair:
+        """Return ``n`` sequences of a split with their answers, as the clean side of a pair."""
+        ...
+
+    def head_scorer(self, n: int, split: str = ..., seed: int = 1) -> HeadScorer:
+        """Return the function of a model to what can be said of its heads, on ``n`` sequences of a split."""
         ...

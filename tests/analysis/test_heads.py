@@ -14,6 +14,7 @@ from transformer_lens.head_detector import detect_head
 
 from analysis import AttentionScore, Pair, score_heads
 from analysis.heads.attention_scores import (
+    WHOLE,
     between,
     duplicate_token,
     induction,
@@ -22,8 +23,7 @@ from analysis.heads.attention_scores import (
 )
 from analysis.heads.retrieval import score_retrieval
 from circuits import HookedStreamTransformer, icl_config
-from experiments.questions.analyses import heads_run
-from experiments.questions.head_scores import WHOLE, scored
+from experiments.questions.heads import Heads
 from figures.trainings.learning import head_scores
 from tests.handmade import N_POS, Handmade, induction_model, stream_model
 from tests.helpers import FULL, build, inputs_for, run_named, small_task
@@ -218,7 +218,7 @@ def test_a_batch_says_where_its_answer_stands_and_the_task_what_labels_look_like
 def test_trained_models_have_the_two_heads_and_no_other(trained_runs: Path) -> None:
     for variant in ("classic", "value"):
         run = run_named(trained_runs, variant)
-        frame = heads_run(run, n=128)
+        frame = Heads(n=128).ask(run)
         assert sorted(frame.step.unique()) == run.checkpoints()
         last = frame[frame.step == 1500].set_index(["layer", "score"]).value
         assert last[(0, "ila")] > 0.6
@@ -243,7 +243,7 @@ def test_trained_models_have_the_two_heads_and_no_other(trained_runs: Path) -> N
 def test_everything_is_scored_in_every_variant(variant: str) -> None:
     task = small_task()
     model = HookedStreamTransformer(icl_config(variant, "small", n_layers=3, n_heads=2)).eval()
-    frame = scored(model, task, task.sample(6, "ic"))
+    frame = task.head_scorer(6)(model)
     assert not frame[["value", "stderr"]].isna().any(axis=None)
     assert frame.value.between(0, 1 + 1e-5).all()
     assert (frame[frame.layer == WHOLE].score == "cla").all()
@@ -255,7 +255,7 @@ def test_everything_is_scored_in_every_variant(variant: str) -> None:
 def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
     task = small_task()
     model = HookedStreamTransformer(icl_config("value", "small")).eval()
-    frame = scored(model, task, task.sample(6, "ic")).assign(step=0, variant="value", run="r")
+    frame = task.head_scorer(6)(model).assign(step=0, variant="value", run="r")
     figure: Any = head_scores(frame)
     assert {trace.name for trace in figure.data} == {"value L0H0", "value L1H0", "value model", "value L0H0 to L1H0"}
     assert sum(trace.showlegend for trace in figure.data) == 4, "each once"

@@ -29,8 +29,8 @@ from transformer_lens.hook_points import HookPoint
 from circuits import HookedStreamTransformer, ModelConfig, attention, lm_config
 from circuits.streams import mixing as streams
 from circuits.transformerlens.hooks import fork
-from experiments.questions.indirect_objects import every_prompt
 from experiments.questions.ioi_tables import summary
+from experiments.questions.prompts import every_prompt
 from experiments.runs.config import lm_run
 from experiments.tasks.stories import StoriesTask
 from experiments.training.trainer import compiles

@@ -12,13 +12,13 @@ import pytest
 
 from analysis.statistics.intervals import paired_ratio
 from circuits.common.errors import UnknownNameError
+from circuits.common.text_table import interval
 from experiments.studies import carriers, optimisers
 from experiments.studies import pages as report
 from experiments.studies import times as answers
 from experiments.studies.collection import add_frames
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.registry import STUDIES, experiment
-from experiments.studies.wording import interval
 
 CLASSIC = [1000, 1200, 900, 1100, 1050]
 

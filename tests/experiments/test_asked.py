@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiments.questions.heads import Heads
+from experiments.questions.patch import Patch
+from experiments.questions.prompts import ioi_task
 from experiments.runs.config import lm_run
-from experiments.runs.finding import first_corruption, first_split, ioi_task, pairs, questioner, sequences
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.indirect_objects import IOITask
 from experiments.tasks.nested_relations import NestedTask
 from experiments.tasks.repeated_tokens import RepeatsTask
+from experiments.tasks.stories import StoriesTask
+from experiments.tasks.task import Task
 from experiments.tasks.text.task import TextTaskConfig
 from experiments.tasks.tokenizers import save_tokenizer, word_level
 from tests.experiments.test_training import tiny
@@ -74,55 +79,61 @@ def test_several_that_fit_are_named_where_there_are_runs_of_the_other_kind_too(i
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_kind_of_run_is_asked_by_its_task(icl: Run, tmp_path: Path) -> None:
-    expected = {
-        "stories": (IOITask, "flip", "train"),
-        "ioi": (IOITask, "flip", "train"),
-        "repeats": (RepeatsTask, "successor", "train"),
-        "nested": (NestedTask, "exchange", "validation"),
-    }
-    assert isinstance(questioner(icl), ICLTask)
-    assert (first_corruption(icl), first_split(icl)) == ("labels", "ic")
-    for name, (kind, corruption, _) in expected.items():
-        run = lm(tmp_path, name)
-        assert type(questioner(run)) is kind
-        assert first_corruption(run) == corruption
+KINDS: dict[str, tuple[type, str, str]] = {
+    "icl": (ICLTask, "labels", "ic"),
+    "stories": (StoriesTask, "flip", "train"),
+    "ioi": (IOITask, "flip", "train"),
+    "repeats": (RepeatsTask, "successor", "train"),
+    "nested": (NestedTask, "exchange", "train"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_of_run_is_asked_by_its_task_and_its_first(name: str, icl: Run, tmp_path: Path) -> None:
+    run, (kind, corruption, split) = icl if name == "icl" else lm(tmp_path, name), KINDS[name]
+    task = run.asker()
+    assert isinstance(task, Task)
+    assert type(task) is kind
+    assert (Patch().corrupted(run), Heads().of(run)) == (corruption, split)
+    assert (Patch(corruption="abc").corrupted(run), Heads(split="x").of(run)) == ("abc", "x")
+    parameters = signature(task.pairs).parameters
+    assert (parameters["corruption"].default, parameters["split"].default) == (corruption, split)
 
 
 def test_pairs_are_those_of_the_task_with_its_first_corruption(icl: Run, tmp_path: Path) -> None:
-    assert pairs(icl, 5).clean.equal(icl.task().pairs(5, "labels").clean)
-    assert pairs(icl, 5, "item").corrupt.equal(icl.task().pairs(5, "item").corrupt)
+    assert Patch(n=5).pair(icl).clean.equal(icl.task().pairs(5, "labels").clean)
+    assert Patch(n=5, corruption="item").pair(icl).corrupt.equal(icl.task().pairs(5, "item").corrupt)
     for name in ("stories", "ioi", "repeats", "nested"):
         run = lm(tmp_path, name)
-        found, expected = pairs(run, 5), questioner(run).pairs(5)
+        found, expected = Patch(n=5).pair(run), run.task().pairs(5)
         assert found.clean.equal(expected.clean)
         assert found.corrupt.equal(expected.corrupt)
         assert not torch.equal(found.clean, found.corrupt)
     stories = lm(tmp_path)
-    assert pairs(stories, 5, "abc").corrupt.equal(ioi_task(stories).pairs(5, "abc").corrupt)
+    assert Patch(n=5, corruption="abc").pair(stories).corrupt.equal(ioi_task(stories).pairs(5, "abc").corrupt)
     for run, near in ((icl, "did you mean 'labels'"), (stories, "there are 'flip', 's2', 'abc'")):
         with pytest.raises(ValueError, match=f"unknown corruption 'lables': {near}"):
-            pairs(run, 2, "lables")
+            Patch(n=2, corruption="lables").pair(run)
 
 
 def test_sequences_are_those_of_a_split_with_their_answers(icl: Run, tmp_path: Path) -> None:
-    for split in (None, "ic2"):
-        found, batch = sequences(icl, 6, split), icl.task().sample(6, split or "ic", 1)
+    for split in ("ic", "ic2"):
+        found, batch = icl.asker().sequences(6, split), icl.task().sample(6, split, 1)
         assert found.clean.equal(batch.inputs)
         assert found.answers.equal(batch.labels)
         assert (found.read_at, found.positions) == (-1, {})
     run = lm(tmp_path)
-    for split in (None, "held-out"):
-        found, pair = sequences(run, 6, split), ioi_task(run).pairs(6, seed=1, split=split or "train")
+    for split in ("train", "held-out"):
+        found, pair = run.asker().sequences(6, split), ioi_task(run).pairs(6, seed=1, split=split)
         assert found.clean.equal(pair.clean)
         assert found.answers.equal(pair.answers)
         assert isinstance(found.read_at, torch.Tensor)
         assert found.read_at.equal(pair.reads)
         assert list(found.positions) == list(pair.positions)
-    assert not sequences(run, 6).clean.equal(pairs(run, 6).clean), "other draws than those of pairs"
+    assert not run.asker().sequences(6, "train").clean.equal(run.asker().pairs(6).clean), "other draws than of pairs"
     for some, split, near in ((icl, "icc", "did you mean 'ic'"), (run, "templats", "did you mean 'templates'")):
         with pytest.raises(ValueError, match=f"unknown split '{split}': {near}"):
-            sequences(some, 2, split)
+            some.asker().sequences(2, split)
 
 
 # --- indirect objects -------------------------------------------------------------------------------------------------
@@ -145,8 +156,8 @@ def test_prompts_on_indirect_objects_are_opened_as_the_texts_of_a_run_are(
     pair = ioi_task(run).pairs(4)
     first = ioi_task(run).tokenizer.convert_ids_to_tokens(pair.clean[:, 0].tolist())
     assert not set(first) & {"<story>", "<pad>", "<unk>"}, "documents are not opened"
-    assert isinstance(questioner(run), IOITask)
-    assert first_corruption(run) == "flip"
+    assert isinstance(run.asker(), IOITask)
+    assert Patch().corrupted(run) == "flip"
 
 
 def text_run(root: Path) -> Run:
@@ -165,4 +176,4 @@ def test_numbers_know_no_names(tmp_path: Path) -> None:
         ValueError, match="was trained on numbers, which know no names; ask a run of stories, ioi, nested or text"
     ):
         ioi_task(run)
-    assert type(questioner(run)) is RepeatsTask
+    assert type(run.asker()) is RepeatsTask

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.commands import route_commands
 from experiments.runs.run import Run
 from tests.helpers import run_named
 
@@ -201,7 +200,7 @@ def test_no_half_of_a_result_is_left(
         raise RuntimeError("no paths")
 
     copy = shutil.copytree(run_named(trained_runs, "value").path, tmp_path / "copy", ignore=lambda *_: ["results"])
-    monkeypatch.setattr(route_commands, "path_heat_maps", fails)
+    monkeypatch.setattr("figures.models.paths.path_heat_maps", fails)
     status, _, err = run(capsys, "paths", copy, "--n", 4)
     assert status == 2
     assert "no paths" in err

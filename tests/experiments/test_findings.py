@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from circuits.common.text_table import rows_of
 from experiments.studies import carriers, gradient, language_models, optimisers
 from experiments.studies import pages as report
 from experiments.studies import times as answers
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.registry import experiment
-from experiments.studies.wording import rows_of
 
 HELD = Bundle.open(COMMITTED)
 PAGES = [" ".join(page.read_text().split()) for page in report.PAGES]

@@ -12,10 +12,9 @@ import pytest
 
 from circuits import icl_config, lm_config
 from circuits.config.streams import First, FixedGain, Stream
-from experiments.questions.analyses import all_metrics
 from experiments.questions.ioi_tables import paper_table, summary
 from experiments.runs.config import RunConfig, icl_run, lm_run
-from experiments.runs.pooling import require_seeds
+from experiments.runs.pooling import all_metrics, require_seeds
 from experiments.runs.record import RunError
 from experiments.runs.run import Run, runs_table
 from experiments.runs.training_config import Every

@@ -15,8 +15,9 @@ from analysis.metrics import METRICS
 from analysis.pairs import Pair
 from circuits import HookedStreamTransformer
 from circuits.checkpoint import architecture
-from experiments.questions.indirect_objects import ORDERS, every_prompt, in_body, measured, other_body
+from experiments.questions.indirect_objects import IndirectObjects
 from experiments.questions.ioi_tables import BYS, OWN, paper_table, summary
+from experiments.questions.prompts import ORDERS, every_prompt, in_body, other_body
 from experiments.tasks.indirect_objects import SPLITS, IOITask
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.stories import StoriesTask
@@ -113,15 +114,16 @@ def test_the_numbers_of_every_prompt_are_those_of_the_metrics(
 
 def test_a_run_is_measured_in_its_own_body_and_in_others(lm_runs: Path, task: IOITask) -> None:
     run = lm_run_named(lm_runs, "classic")
-    frame: Any = measured(run, 4, bodies=(OWN, "value", "classic"))
-    assert set(frame.body) == {OWN, "value", "classic"}
+    both = IndirectObjects(n=4, transplant=True).ask(run)
+    frame: Any = pd.concat([both, IndirectObjects(n=4, body="classic").ask(run)])
+    assert list(dict.fromkeys(frame.body)) == [OWN, "value", "classic"]
     assert set(frame.run) == {run.path.name}
     assert set(zip(frame.variant, frame["size"], frame.seed, strict=True)) == {("classic", "0.2m", 0)}
     values = {body: part.value.to_numpy() for body, part in frame.groupby("body")}
     assert np.array_equal(values[OWN], values["classic"])
     assert not np.allclose(values[OWN], values["value"], atol=1e-6)
     assert np.array_equal(values[OWN], every_prompt(run.load_model(), task, 4).value.to_numpy())
-    assert not np.array_equal(values[OWN], measured(run, 4, step=0).value.to_numpy())
+    assert not np.array_equal(values[OWN], IndirectObjects(n=4, step=0).ask(run).value.to_numpy())
 
 
 # --- summaries --------------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def test_by_template_and_by_order() -> None:
 
 
 def test_the_papers_table_is_the_mean_over_both_subjects(lm_runs: Path) -> None:
-    frame: Any = measured(lm_run_named(lm_runs, "classic"), 4, bodies=(OWN, "value"))
+    frame: Any = IndirectObjects(n=4, transplant=True).ask(lm_run_named(lm_runs, "classic"))
     table: Any = paper_table(frame)
     assert list(table.columns) == ["sentence", "prompt", "variant", "body", "answer", "mean", "low", "high", "n"]
     assert len(table) == 4 * 2 * 2

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from circuits.common.text_coverage import Coverage, shown
 from circuits.model import HookedStreamTransformer
 from circuits.presets import lm_config
-from experiments.questions.indirect_objects import in_body
-from experiments.runs.finding import ioi_task, pairs
+from experiments.questions.patch import Patch
+from experiments.questions.prompts import in_body, ioi_task
 from experiments.runs.run import Run
 from experiments.tasks.sentences.tokenizer import vocabulary
 from experiments.tasks.text.task import TextTask, TextTaskConfig
@@ -320,7 +320,7 @@ def test_a_run_of_a_corpus_is_asked_as_it_was_trained(template: str | None, open
     before = tokenizer.convert_tokens_to_ids(opening)
     k = len(before)
     assert opening_tokens(tokenizer) == tuple(before)
-    asked, model = pairs(run, 4), run.load_model()
+    asked, model = Patch(n=4).pair(run), run.load_model()
     for tokens in (windows, asked.clean, asked.corrupt, model.to_tokens(["The dog", "The cat saw"])):
         assert tokens[:, :k].tolist() == [before] * len(tokens)
         assert not set(tokens[:, k].tolist()) & set(tokenizer.all_special_ids), "then comes the text"

@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 import pytest
 
 from analysis import over_seeds
-from experiments.questions.analyses import all_metrics, labelled, patch_run
+from experiments.questions.patch import Patch
+from experiments.runs.pooling import all_metrics, labelled
 from experiments.studies import demonstration
 from experiments.studies.demonstration import Size, demo, find, printable, sentences
 from figures.files import write_figure, write_images
@@ -64,7 +65,7 @@ def test_progress_measures(metrics: pd.DataFrame) -> None:
 
 def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
     runs = [run_named(trained_runs, v) for v in ("classic", "value")]
-    frame = pd.concat([labelled(patch_run(run, 8).to_frame(), run) for run in runs])
+    frame = pd.concat([labelled(Patch(n=8).ask(run).to_frame(), run) for run in runs])
     figure: Any = patch_heat_map(frame)
     heat = [trace for trace in figure.data if trace.type == "heatmap"]
     assert len(heat) == 2

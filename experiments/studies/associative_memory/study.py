@@ -13,9 +13,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.common.errors import known
+from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import SIZES, Asking, Block, Picture, Size, Study
-from experiments.studies.wording import interval, markdown, rows_of
 from figures.trainings import associative_memory as amicl
 
 

@@ -9,22 +9,17 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from circuits.common.errors import require
-from experiments.questions.analyses import ablate_run, heads_run, labelled, patch_run
-from experiments.questions.routes import (
-    ablate_edges_run,
-    circuit_frame,
-    circuit_over_checkpoints,
-    circuit_run,
-    paths_run,
-    rule_of,
-)
+from experiments.questions.ablate import Ablate
+from experiments.questions.circuit import FindCircuit, circuit_frame
+from experiments.questions.heads import Heads
+from experiments.questions.patch import Patch
+from experiments.questions.paths import Paths
+from experiments.runs.pooling import labelled
 from experiments.runs.run import Run
 
 PLATEAU, MIDDLE, LEARNED = 0.3, 0.6, 0.95
 """In-context accuracies by which phases are told apart: any label of the context is right a quarter of the time."""
 PATCHED = ("state", "resid_pre", "k", "v")
-FIND = rule_of("threshold", 0, 0.02)
-"""A run's circuit: all edges without which more than 2 % of the logit difference is lost, by EAP-IG."""
 HEAD_CHECKPOINTS = 12
 """Of more checkpoints than so many, head scores are taken at evenly spaced ones."""
 
@@ -73,23 +68,30 @@ def study(runs: Sequence[Run], n: int = 256, progress: bool = True) -> dict[str,
 def _of_run(run: Run, n: int) -> dict[str, pd.DataFrame]:
     at, steps = phases(run), run.checkpoints()
     every = -(-len(steps) // HEAD_CHECKPOINTS)
-    scores, quality = circuit_run(run, FIND, n=n)
+    # All edges without which more than 2 % of the logit difference is lost, by EAP-IG.
+    circuit = FindCircuit(n=n, threshold=0.02)
+    scores, quality = circuit.ask(run)
     named = {step: phase for phase, step in reversed(at.items()) if phase != "before"}
-    carried = circuit_over_checkpoints(run, quality.circuit, FIND, n=n, checkpoints=sorted(named))
+    heads = Heads(n=n, checkpoints=tuple(sorted({*steps[::every], *at.values()})))
+
+    def patches(step: int) -> pd.DataFrame:
+        return Patch(n=n, step=step, components=PATCHED).ask(run).to_frame()
+
+    def ablations(step: int) -> pd.DataFrame:
+        whole = Ablate(n=n, step=step).ask(run)
+        edges = Ablate(n=n, step=step, edges=("each",), method=("mean",)).ask(run)
+        return pd.concat([whole.assign(what="site"), edges.assign(what="edge")], ignore_index=True)
+
     return {
-        "mechanism_heads": heads_run(run, n, checkpoints=sorted({*steps[::every], *at.values()})),
-        "mechanism_patches": _each(at, lambda step: patch_run(run, n, step=step, components=PATCHED).to_frame()),
-        "mechanism_shares": _each(at, lambda step: paths_run(run, n, step=step)[1]),
-        "mechanism_ablations": _each(at, lambda step: _ablations(run, n, step)),
+        "mechanism_heads": heads.ask(run),
+        "mechanism_patches": _each(at, patches),
+        "mechanism_shares": _each(at, lambda step: Paths(n=n, step=step).ask(run)[1]),
+        "mechanism_ablations": _each(at, ablations),
         "mechanism_edges": circuit_frame(scores, quality),
-        "mechanism_circuits": carried.assign(phase=carried.step.map(named)),
+        "mechanism_circuits": circuit.follow(run, quality.circuit, sorted(named)).assign(
+            phase=lambda frame: frame.step.map(named)
+        ),
     }
-
-
-def _ablations(run: Run, n: int, step: int) -> pd.DataFrame:
-    whole = ablate_run(run, n, step=step)
-    edges = ablate_edges_run(run, None, ("mean",), n, step=step)
-    return pd.concat([whole.assign(what="site"), edges.assign(what="edge")], ignore_index=True)
 
 
 def _each(at: dict[str, int], ask: Callable[[int], pd.DataFrame]) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from circuits.common.text_table import markdown, rows_of
 from experiments.studies import gradient
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study
-from experiments.studies.wording import markdown, rows_of
 from figures.trainings.learning import head_scores
 from figures.trainings.phases import phases
 

@@ -9,17 +9,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from analysis import find_sites, patch
-from experiments.questions.analyses import heads_run, labelled, patched_sites
-from experiments.questions.indirect_objects import measured, other_body
-from experiments.questions.ioi_tables import OWN
-from experiments.questions.routes import circuit_frame, circuit_run
-from experiments.runs.finding import pairs
+from experiments.questions.circuit import FindCircuit, circuit_frame
+from experiments.questions.heads import Heads
+from experiments.questions.indirect_objects import IndirectObjects
+from experiments.questions.patch import PATCHED, Patch, patched_sites
+from experiments.runs.pooling import labelled
 from experiments.runs.run import Run
-from experiments.studies.heads_and_routes.asking import FIND
 from experiments.studies.language_models import PAIR, SEEDS, SMALLEST
 
 N_PROMPTS, N_PAIRS = 200, 64
-PATCHED = ("state", "resid_pre", "q", "k", "v", "z")
 BY_HEAD = ("v", "z")
 """Components that are also patched head by head."""
 
@@ -37,9 +35,9 @@ def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bo
         parts = {"lm_ioi": ioi_means(run)}
         config = run.config
         if config.preset == SMALLEST and config.variant in PAIR and config.seed in seeds:
-            parts |= {"lm_heads": heads_run(run, N_PAIRS), "lm_patches": _patches(run, config.seed == seeds[0])}
-            scores, quality = circuit_run(run, FIND, n=N_PAIRS)
-            parts |= {"lm_edges": circuit_frame(scores, quality)}
+            parts |= {"lm_heads": Heads(n=N_PAIRS).ask(run), "lm_patches": _patches(run, config.seed == seeds[0])}
+            # All edges without which more than 2 % of the logit difference is lost, by EAP-IG.
+            parts |= {"lm_edges": circuit_frame(*FindCircuit(n=N_PAIRS, threshold=0.02).ask(run))}
         for name, frame in parts.items():
             frames[name].append(labelled(frame, run).assign(size=config.preset))
     return {name: pd.concat(some, ignore_index=True) for name, some in frames.items()}
@@ -47,7 +45,7 @@ def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bo
 
 def ioi_means(run: Run, n: int = N_PROMPTS) -> pd.DataFrame:
     """Return means over prompts: body, set, by ("set", "template", "order"), part, measure, value, prompts."""
-    prompts = measured(run, n, bodies=(OWN, other_body(run.config.variant)))
+    prompts = IndirectObjects(n=n, transplant=True).ask(run)
     frames = []
     for by, columns in (("set", []), ("template", ["template"]), ("order", ["order"])):
         grouped = prompts.groupby(["body", "set", *columns, "measure"], sort=False, observed=True)["value"]
@@ -57,7 +55,7 @@ def ioi_means(run: Run, n: int = N_PROMPTS) -> pd.DataFrame:
 
 
 def _patches(run: Run, by_head: bool) -> pd.DataFrame:
-    model, pair = run.load_model(), pairs(run, N_PAIRS)
+    model, pair = run.load_model(), Patch(n=N_PAIRS).pair(run)
     roles = list(pair.positions)
     sites = patched_sites(model, PATCHED, positions=roles)
     if by_head:

@@ -12,12 +12,13 @@ import plotly.graph_objects as go
 
 from analysis.statistics.curves import effects_over_runs
 from analysis.statistics.intervals import grouped_intervals, mean_interval
+from circuits.common.text_table import interval, markdown, rows_of
 from experiments.questions.ioi_tables import ANSWERS, model_name, paper_table
 from experiments.studies.committed_results import Bundle
 from experiments.studies.language_models import PAIR, STORIES, by_tokens, interaction
 from experiments.studies.study import REFERENCE, Asking, Block, Picture, Size, Study
 from experiments.studies.times import compared, row_of, verdict
-from experiments.studies.wording import interval, markdown, rows_of, shown
+from experiments.studies.wording import shown
 from figures.models.edges import circuit_drawing
 from figures.trainings.indirect_objects import head_score_maps, ioi_by_sentence, route_maps
 from figures.trainings.language_models import ioi_curves

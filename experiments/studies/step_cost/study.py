@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.committed_results import Bundle
 from experiments.studies.language_models import BY_SIZE, PAIR, SIZES, SMALLEST, STORIES, VARIANTS
 from experiments.studies.study import REFERENCE, Asking, Block, Picture, Size, Study
 from experiments.studies.times import compared
-from experiments.studies.wording import interval, markdown, rows_of
 from figures.trainings.language_models import cost_against_gain
 
 TOGETHER = (STORIES, BY_SIZE)

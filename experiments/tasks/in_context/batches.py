@@ -27,8 +27,8 @@ SPLITS: dict[str, str] = {
 }
 Corruption = Literal["item", "labels"]
 CORRUPTIONS: dict[str, str] = {
-    "item": "the target is an item of another class of the context",
     "labels": "the labels of two classes of the context are swapped, the target's and another's",
+    "item": "the target is an item of another class of the context",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -22,8 +22,9 @@ from circuits.last_position import run_last, why_not
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.in_context.batches import CORRUPTIONS, PRESETS, SPLITS, ICLBatch, ICLTaskConfig
 from experiments.tasks.in_context.compiled import Backward, compiled_backward, compiled_run_last
+from experiments.tasks.in_context.head_scores import scored
 from experiments.tasks.in_context.measures import CHUNK, WIDE_CHUNK, EvaluationSets, Row, evaluate
-from experiments.tasks.task import TrainingNumbers
+from experiments.tasks.task import HeadScorer, TrainingNumbers
 
 
 class ICLTask:
@@ -52,7 +53,7 @@ class ICLTask:
         self._check_split(known("split", split, SPLITS))
         return self._sample(n, split, self._generator(split, seed))
 
-    def pairs(self, n: int, corruption: str = "item", seed: int = 0, split: str = "ic") -> Pair:
+    def pairs(self, n: int, corruption: str = "labels", seed: int = 0, split: str = "ic") -> Pair:
         """Return ``n`` clean/corrupt pairs of bursty sequences; see ``CORRUPTIONS`` for what differs.
 
         Position roles: "target item"; "matching" of the clean answer's class, "competing" of the corrupt answer's and
@@ -107,8 +108,29 @@ class ICLTask:
             AttentionScore("tla", target, labels),
         ]
 
+    def sequences(self, n: int, split: str = "ic", seed: int = 1) -> Pair:
+        """Return ``n`` sequences of a split, as the clean side of a pair: other ones than those of :meth:`pairs`.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        batch = self.sample(n, split, seed)
+        return Pair.one_sided(batch.inputs, batch.labels)
+
+    def head_scorer(self, n: int, split: str = "ic", seed: int = 1) -> HeadScorer:
+        """Return the function of a model to what can be said of its heads, on ``n`` sequences of a split: see
+        :func:`experiments.tasks.in_context.head_scores.scored`.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        batch = self.sample(n, split, seed)
+        return partial(scored, batch=batch, scores=self.head_scores(batch), labels=self.label_inputs())
+
     # --- what a trainer asks ------------------------------------------------------------------------------------------
 
+    splits: Mapping[str, str] = {name: SPLITS[name] for name in ("ic", "ic2", "iw", "test", "train")}
+    corruptions: Mapping[str, str] = CORRUPTIONS
     tokenizer = None
     watched = ("ic", "accuracy")
     """The set and the measure that tell how far a training is."""
@@ -162,7 +184,7 @@ class ICLTask:
         def loss(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits[:, -1], batch.labels)
 
-        return split_gradient(model, loss, batch.inputs, activations, by)
+        return split_gradient(model, loss, batch.inputs.to(model.cfg.dtype), activations, by)
 
     # --- the generator ----------------------------------------------------------------------------------------------
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.gradients.shares import By, split_gradient
 from analysis.gradients.split import GradientSplit
+from analysis.heads.attention_scores import AttentionScore, one_table, score_heads
+from analysis.heads.retrieval import score_retrieval
 from analysis.pairs import Pair
 from circuits.model import HookedStreamTransformer
-from experiments.tasks.task import Row, TrainingNumbers
+from experiments.tasks.task import HeadScorer, Row, TrainingNumbers
 from experiments.tasks.tokens.batches import TokenBatch, next_token_loss
 from experiments.tasks.tokens.measures import TokenEvaluationSets, evaluate
 
@@ -30,6 +33,8 @@ class TokenTask:
     n_ctx: int
     tokenizer: Any
     """The tokenizer that the numbers are of; ``None`` for a task that makes numbers directly."""
+    splits: Mapping[str, str] = {}
+    corruptions: Mapping[str, str] = {}
     watched = ("validation", "loss")
     """The set and the measure that tell how far a training is."""
     logs_training_loss = True
@@ -41,6 +46,42 @@ class TokenTask:
     def questions(self, n: int) -> dict[str, Pair]:
         """Return evaluation sets of about ``n`` clean/corrupt pairs by name, maybe none."""
         raise NotImplementedError
+
+    def pairs(self, n: int, corruption: str = "", seed: int = 0, split: str = "train") -> Pair:
+        """Return ``n`` clean/corrupt prompts, the clean ones of a split.
+
+        Raises:
+            ValueError: for a task that asks nothing.
+        """
+        raise ValueError(f"{type(self).__name__} asks nothing of its own; ask what Run.asker() returns")
+
+    def sequences(self, n: int, split: str, seed: int = 1) -> Pair:
+        """Return ``n`` prompts of a split, as the clean side of a pair: other ones than those of :meth:`pairs`.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        return self.pairs(n, seed=seed, split=split)
+
+    def head_scores(self, pair: Pair) -> Sequence[AttentionScore]:
+        """Return the attention scores that this task gives meaning to, on a pair's clean prompts."""
+        raise NotImplementedError
+
+    def head_scorer(self, n: int, split: str, seed: int = 1) -> HeadScorer:
+        """Return the function of a model to what can be said of its heads, on ``n`` prompts of a split.
+
+        They are the task's attention scores and retrieval.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        pair = self.sequences(n, split, seed)
+        scores = self.head_scores(pair)
+
+        def scored(model: HookedStreamTransformer) -> pd.DataFrame:
+            return one_table([score_heads(model, pair, scores), score_retrieval(model, pair)])
+
+        return scored
 
     def loss(self, model: HookedStreamTransformer, batch: TokenBatch) -> Float[Tensor, ""]:
         """Return the mean cross-entropy, in nats, of the predictions that count; NaN where none does."""

@@ -1,4 +1,4 @@
-"""Everything that can be said of the heads of a model, in one tidy frame."""
+"""What can be said of the heads of a classifier in context, in one tidy frame."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from analysis.heads.attention_scores import AttentionScore, score_heads, tidy
+from analysis.heads.attention_scores import WHOLE, AttentionScore, one_table, score_heads, tidy
 from analysis.heads.composition import CONVENTION, has_fixed_gains, head_composition
 from analysis.heads.copying import CopyRoute, copy_score
 from analysis.heads.progress_measures import cla
@@ -15,16 +17,17 @@ from analysis.heads.retrieval import score_retrieval
 from analysis.pairs import Pair
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.in_context.batches import ICLBatch
-from experiments.tasks.in_context.task import ICLTask
 
-WHOLE = -1
-"""Stands for layer and head where a row is of the whole model."""
+Labels = tuple[Float[Tensor, "label d_input"], Int[Tensor, " label"]]
+"""Every label as an input without a position, and its number."""
 
 
-def scored(model: HookedStreamTransformer, task: ICLTask, batch: ICLBatch) -> pd.DataFrame:
+def scored(
+    model: HookedStreamTransformer, batch: ICLBatch, scores: Sequence[AttentionScore], labels: Labels
+) -> pd.DataFrame:
     """Return all head scores of a model: layer, head, partner, score, value, stderr, n, convention.
 
-    The task's attention scores and retrieval over the sequences of ``batch``; copying of the task's labels (n counts
+    The attention ``scores`` and retrieval over the sequences of ``batch``; copying of the task's labels (n counts
     labels); composition, where ``partner`` names the earlier head (exact: n = 1, no error); and "cla", which is of the
     whole model, as a row with layer and head ``WHOLE``. Where the stream's gains depend on the input, what needs one
     linear map of it is left out.
@@ -32,30 +35,16 @@ def scored(model: HookedStreamTransformer, task: ICLTask, batch: ICLBatch) -> pd
     Raises:
         ValueError: for a model in training mode.
     """
+    dtype = model.cfg.dtype
+    inputs, (vectors, numbers) = batch.inputs.to(dtype), labels
     frames = [
-        score_heads(model, batch.inputs, task.head_scores(batch)),
-        _context_labels(model, batch),
-        score_retrieval(model, Pair.one_sided(batch.inputs, batch.labels), batch.holds_answer),
-        *(copy_score(model, *task.label_inputs(), route, top_k=1) for route in _routes(model)),
+        score_heads(model, inputs, scores),
+        _context_labels(model, inputs, batch.context_labels),
+        score_retrieval(model, Pair.one_sided(inputs, batch.labels), batch.holds_answer),
+        *(copy_score(model, vectors.to(dtype), numbers, route, top_k=1) for route in _routes(model)),
         *([_composed(model)] if model.config.n_layers > 1 else []),
     ]
-    whole = pd.concat([frame.assign(partner=frame.get("partner", "")) for frame in frames], ignore_index=True)
-    return whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]]
-
-
-def scored_prompts(model: HookedStreamTransformer, scores: Sequence[AttentionScore], pair: Pair) -> pd.DataFrame:
-    """Return the attention scores and retrieval of a language model's heads on a pair's clean prompts, as
-    :func:`scored`.
-
-    Raises:
-        ValueError: for a model in training mode.
-    """
-    frames = [
-        score_heads(model, pair, scores),
-        score_retrieval(model, pair),
-    ]
-    whole = pd.concat(frames, ignore_index=True).assign(partner="")
-    return whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]]
+    return one_table(frames)
 
 
 def _routes(model: HookedStreamTransformer) -> list[CopyRoute]:
@@ -64,9 +53,9 @@ def _routes(model: HookedStreamTransformer) -> list[CopyRoute]:
 
 
 @torch.no_grad()
-def _context_labels(model: HookedStreamTransformer, batch: ICLBatch) -> pd.DataFrame:
-    probabilities = model(batch.inputs)[:, -1].softmax(-1)
-    values = cla(probabilities, batch.context_labels)[:, None]
+def _context_labels(model: HookedStreamTransformer, inputs: Tensor, labels: Int[Tensor, "batch pair"]) -> pd.DataFrame:
+    probabilities = model(inputs)[:, -1].softmax(-1)
+    values = cla(probabilities, labels)[:, None]
     return tidy(WHOLE, "cla", values, "probability, summed, of the labels that occur in the context").assign(head=WHOLE)
 
 

@@ -1,0 +1,219 @@
+"""The command that trains: the in-context classifier or a language model, one run or variants x seeds side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, arg, subcommand
+
+from circuits.common.errors import known, require
+from experiments.options import Device, Root, Workers
+
+if TYPE_CHECKING:
+    from circuits import Intervention
+    from experiments.runs.config import RunConfig
+else:
+    Intervention = RunConfig = Any
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every training can be told."""
+
+    variant: Annotated[str, arg(help="a named mixing rule; 'valuestream variants' lists them")] = "value"
+    variants: Annotated[tuple[str, ...], arg(help="several of them, instead of --variant")] = ()
+    seed: Annotated[int, arg(help="of weights and data; equal seeds pair variants")] = 0
+    seeds: Annotated[tuple[int, ...], arg(help="several of them, instead of --seed")] = ()
+    steps: Annotated[int | None, arg(help="updates, instead of the preset's")] = None
+    gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None
+    interventions: Annotated[
+        Path | None,
+        arg(
+            help='a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": '
+            '"pattern"}, "operation": {"type": "Attend", "to": "previous"}, "strength": 1.0, "first": 0, "last": '
+            "500}; types: Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, "
+            "CutForward, CutGradient"
+        ),
+    ] = None
+    compute: Annotated[
+        Literal["auto", "eager", "compiled"], arg(help="auto compiles what repays it: long runs, or all on a GPU")
+    ] = "auto"
+    device: Device = "cpu"
+    workers: Workers = None
+    prepare: Annotated[
+        bool,
+        arg(
+            help="only make the run's directory and print it, for 'torchrun -m experiments.training.several_processes'"
+        ),
+    ] = False
+    root: Root = Path("runs")
+
+    def configs(self) -> list[RunConfig]:
+        """Return the configurations of all variants x seeds.
+
+        Raises:
+            ValueError: for options that make none, saying which.
+        """
+        raise NotImplementedError
+
+    def changes(self) -> dict[str, Any]:
+        """Return what the options say of the training, by field, and ``None`` where they say nothing."""
+        from experiments.runs.training_config import Every
+
+        return {
+            "steps": self.steps,
+            "gradients_at": None if self.gradients_every is None else (Every(self.gradients_every),),
+            "interventions": None if self.interventions is None else read_interventions(self.interventions),
+        }
+
+    def each(self, make: Any) -> list[RunConfig]:
+        """Return what ``make`` gives for every variant and seed."""
+        seeds, variants = self.seeds or (self.seed,), self.variants or (self.variant,)
+        return [make(variant, seed) for seed in seeds for variant in variants]
+
+
+@dataclass(frozen=True)
+class TrainICL(Training):
+    """Train the in-context classifier, one run or all variants x seeds side by side."""
+
+    preset: Annotated[str, arg(help="'paper' (width 150, SGD) or 'small' (width 64, Adam, a minute)")] = "small"
+    layers: Annotated[int, arg(help="attention layers")] = 2
+
+    def configs(self) -> list[RunConfig]:
+        """Return the configurations of all variants x seeds.
+
+        Raises:
+            UnknownNameError: for an unknown variant or preset (nearest suggested).
+            ValueError: for numbers that make no model or training, or a file that holds no interventions.
+        """
+        from experiments.runs.config import TRAINING, icl_run
+        from experiments.tasks.in_context.batches import PRESETS
+
+        base = TRAINING[known("preset", self.preset, PRESETS)]
+        training = replace(base, **_said(self.changes()))
+        return self.each(lambda variant, seed: icl_run(variant, self.preset, seed, training, n_layers=self.layers))
+
+
+@dataclass(frozen=True)
+class TrainLM(Training):
+    """Train a language model on generated stories or other tokens, or all variants x seeds side by side."""
+
+    size: Annotated[str, arg(help="0.2m, 1m, 3m (small vocabularies), 8m (as published) or 1b")] = "0.2m"
+    task: Annotated[str, arg(help="stories, ioi, repeats, nested, or text (with --corpus and --tokenizer)")] = "stories"
+    corpus: Annotated[
+        str | None, arg(help="for the task text: a .txt, .jsonl or .parquet file, a folder, or a name on the hub")
+    ] = None
+    column: Annotated[str, arg(help="the corpus' column of texts")] = "text"
+    tokenizer: Annotated[
+        str | None, arg(help="for the task text: a tokenizer.json, a folder, or a name on the hub")
+    ] = None
+    window: Annotated[int | None, arg(help="tokens in a window, instead of the task's")] = None
+    optimizer: Annotated[
+        Literal["adam", "adamw"] | None,
+        arg(help="adam: a constant rate, as published; adamw: warm-up and cosine (default: the size's)"),
+    ] = None
+    rate: Annotated[float | None, arg(help="learning rate, instead of the size's")] = None
+    batch: Annotated[int | None, arg(help="windows in an update")] = None
+    accumulate: Annotated[int | None, arg(help="in so many parts, one after the other")] = None
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None, arg(help="of products, where the device has it (default: the size's)")
+    ] = None
+    dropout: Annotated[float | None, arg(help="instead of the size's")] = None
+    evaluate_every: Annotated[int | None, arg(help="steps between evaluations")] = None
+    checkpoint_every: Annotated[int | None, arg(help="steps between checkpoints")] = None
+
+    def configs(self) -> list[RunConfig]:
+        """Return the configurations of all variants x seeds.
+
+        Raises:
+            UnknownNameError: for an unknown variant, size or task (nearest suggested).
+            ValueError: for numbers that make no model or training, a file that holds no interventions, or a corpus or
+                tokenizer that cannot be had or that the task does not read.
+        """
+        from experiments.runs.config import LM_TRAINING, lm_run
+
+        base = LM_TRAINING[known("size", self.size, LM_TRAINING)]
+        task, training = self._task(), replace(base, **_said(self.changes()))
+        model: dict[str, Any] = {} if self.dropout is None else {"dropout": self.dropout}
+        return self.each(lambda variant, seed: lm_run(self.size, task, variant, seed, training, **model))
+
+    def changes(self) -> dict[str, Any]:
+        """Return what the options say of the training, by field, and ``None`` where they say nothing."""
+        from experiments.runs.config import LM_TRAINING
+        from experiments.runs.training_config import Adam, AdamW, Every
+
+        named = {None: LM_TRAINING[self.size].optimizer, "adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}
+        optimizer: Any = named[self.optimizer]
+        return super().changes() | {
+            "optimizer": optimizer if self.rate is None else replace(optimizer, rate=self.rate),
+            "batch_size": self.batch,
+            "accumulate": self.accumulate,
+            "precision": self.precision,
+            "evaluate_at": None if self.evaluate_every is None else (Every(self.evaluate_every),),
+            "checkpoint_at": None if self.checkpoint_every is None else (Every(self.checkpoint_every),),
+        }
+
+    def _task(self) -> Any:
+        from experiments.tasks.registry import GENERATED, TASKS
+        from experiments.tasks.text.task import TextTaskConfig
+
+        known("task", self.task, TASKS)
+        window: dict[str, Any] = {} if self.window is None else {"n_ctx": self.window}
+        if self.task != "text":
+            require(
+                self.corpus is None and self.tokenizer is None,
+                f"the task {self.task!r} makes its own texts and words; leave out --corpus and --tokenizer, or take "
+                f"--task text",
+            )
+            return replace(GENERATED[self.task], **window)
+        require(
+            self.corpus is not None and self.tokenizer is not None,
+            "the task text needs --corpus (a file, a folder or a name on the hub) and --tokenizer (likewise)",
+        )
+        return TextTaskConfig.of(str(self.corpus), str(self.tokenizer), column=self.column, **window)
+
+
+def _said(changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def read_interventions(file: Path) -> tuple[Intervention, ...]:
+    """Return the interventions that a JSON file lists.
+
+    Raises:
+        ValueError: if it is not JSON, or no list of interventions.
+    """
+    from circuits import Intervention
+
+    try:
+        stored = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error}); 'valuestream train --help' shows what is wanted") from error
+    if not isinstance(stored, list):
+        raise ValueError(f"{file} holds no list of interventions; put brackets around: [{{...}}, {{...}}]")
+    return tuple(Intervention.from_plain(data) for data in stored)
+
+
+def train(
+    what: OmitArgPrefixes[
+        Annotated[TrainICL, subcommand("icl", prefix_name=False)]
+        | Annotated[TrainLM, subcommand("lm", prefix_name=False)]
+    ],
+) -> None:
+    """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
+    from circuits.common.text_table import as_text
+    from experiments.runs.run import Run, runs_table
+    from experiments.sweeps.sweep import chosen_compute, sweep
+
+    configs = what.configs()
+    compute = None if what.compute == "auto" else what.compute
+    if what.prepare:
+        for config in configs:
+            print(Run.at(what.root, config, compute or chosen_compute(config, what.device)).path)
+        return
+    done = sweep(configs, what.root, what.workers, what.device, compute=compute)
+    table = runs_table(what.root)
+    print(as_text(table[table.run.isin([run.path.name for run in done])]))

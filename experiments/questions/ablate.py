@@ -1,0 +1,70 @@
+"""Ablation: what breaks without each head, the stream, its value or its gradient, or without edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+
+import analysis
+from experiments.questions.question import Frame, OfSequences, Run, Sequences, Step, check_other, keep, show
+
+
+@dataclass(frozen=True)
+class Ablate(OfSequences):
+    """Take away each head, whole and in halves, the stream, its value, its gradient; write and draw what breaks."""
+
+    n: Sequences = 512
+    step: Step = -1
+    method: Annotated[
+        tuple[Literal["zero", "mean", "resample"], ...],
+        arg(help="what comes in place: zero, the mean over sequences, or another sequence's activation"),
+    ] = ("zero", "mean")
+    from_run: Annotated[
+        str | None, arg(help="also put in place what another run's model has there on the same sequences")
+    ] = None
+    edges: Annotated[
+        tuple[str, ...], arg(help="edges to cut together, as in 'L0H0.v > L1H0.v (stream)', or 'each' one by itself")
+    ] = ()
+
+    def ask(self, run: Run, progress: bool = False) -> Frame:
+        """Return what breaks: a row an ablation, of parts or, where edges are named, of those.
+
+        Raises:
+            RunError: if there is no checkpoint at the step.
+            UnknownNameError: for an unknown split, or an edge that the model does not have (nearest suggested).
+            ValueError: for another run that is this one, or whose classes and labels are others.
+        """
+        other = None if self.from_run is None else run.find(self.from_run, run.path.parent)
+        if other is not None:
+            check_other(run, other)
+        model = self.model(run, self.step)
+        asked = self.asked(run.asker(self.device).sequences(self.n, self.of(run)))
+        models = {} if other is None else {other.path.name: self.model(other)}
+        if self.edges:
+            return self._of_edges(model, asked, next(iter(models.values()), None), progress)
+        from circuits.interventions.intervention import FromRun
+
+        wanted = analysis.standard_ablations(model, [*self.method, *map(FromRun, models)])
+        # A stream behind a closed gate is nothing already; the column ``changed`` says so.
+        return analysis.ablate(model, asked, wanted, models=models, allow_nothing=True, progress=progress)
+
+    def _of_edges(self, model: Any, asked: analysis.Pair, theirs: Any, progress: bool) -> Frame:
+        import pandas as pd
+
+        wanted = None if self.edges == ("each",) else [list(self.edges)]
+        every: list[Any] = [*self.method, *([] if theirs is None else ["from run"])]
+        frames = [analysis.ablate_edges(model, asked, wanted, method, theirs, progress=progress) for method in every]
+        return pd.concat(frames, ignore_index=True).rename(columns={"edges": "part"}).assign(layer="all", head="all")
+
+    def tell(self, run: Run, found: Frame) -> list[Path]:
+        """Print, write and draw what breaks."""
+        from figures.models.ablation import ablation_bars
+
+        other = "" if self.from_run is None else run.find(self.from_run, run.path.parent).path.name
+        taken = f", 'from run' is {other}" if other else ""
+        print(f"{run.path.name}: ablations on {self.n} sequences of {self.of(run)}{taken}")
+        show(found.drop(columns=["n"]))
+        return keep(run, "ablate_edges" if self.edges else "ablate", found, ablation_bars)

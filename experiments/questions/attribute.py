@@ -1,0 +1,70 @@
+"""Attribution: the effect of every edge or site estimated from gradients, beside exact patches of some."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+import analysis
+from circuits.common.errors import known
+from experiments.questions.patch import PATCHED
+from experiments.questions.question import Components, Effects, Heads, Run, beside, keep, show
+
+
+@dataclass(frozen=True)
+class Attribute(Effects):
+    """Estimate the effect of every edge or site from gradients, both routes included; say how well it agrees."""
+
+    method: Annotated[str, arg(help="of edges: EAP, EAP-IG, exact; of sites: AtP, AtP+QK, 'AtP*', IG")] = "EAP-IG"
+    steps: Annotated[int, arg(help="inputs between the two runs, for EAP-IG and IG")] = 5
+    check: Annotated[int, arg(help="edges or sites that are patched exactly, to compare")] = 64
+    components: Components = PATCHED
+    heads: Heads = "all"
+
+    def ask(self, run: Run, progress: bool = False) -> analysis.EdgeScores | analysis.SiteScores:
+        """Return the scores of edges (EAP, EAP-IG, exact) or of sites (AtP, AtP+QK, AtP*, IG).
+
+        Raises:
+            RunError: if there is no checkpoint at the step.
+            UnknownNameError: for an unknown method (nearest suggested).
+        """
+        from analysis.attribution.of_edges import EDGE_METHODS
+        from analysis.attribution.of_sites import METHODS
+
+        method: Any = known("method", self.method, {**EDGE_METHODS, **METHODS})
+        model, pair = self.model(run, self.step), self.pair(run)
+        rest: dict[str, Any] = {"steps": self.steps, "check": self.check, "max_memory": self.max_memory}
+        if method in EDGE_METHODS:
+            return analysis.attribute_edges(model, pair, self.metric, method, self.direction, progress=progress, **rest)
+        sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions))
+        return analysis.attribute(model, pair, sites, self.metric, method, self.direction, progress=progress, **rest)
+
+    def tell(self, run: Run, found: analysis.EdgeScores | analysis.SiteScores) -> list[Path]:
+        """Print the largest scores with how well they agree with exact patching, write and draw all."""
+        from figures.models.edges import edge_drawing
+        from figures.models.patching import patch_heat_map
+
+        frame, of_edges = found.to_frame(), isinstance(found, analysis.EdgeScores)
+        what = "edges" if of_edges else "sites"
+        print(f"{run.path.name}: {found.method} of {len(frame)} {what}, {frame.n[0]} pairs, {found.metric}; largest:")
+        print(beside(frame))
+        of_sites = ["layer", "component", "route", "head", "position", "effect"]
+        show(self.largest(frame)[["edge", "effect", "stderr"] if of_edges else of_sites])
+        exact = found.agreement
+        if exact.checked:
+            print(
+                f"against exact patching of {exact.checked} {what}: rank correlation {exact.rank_correlation:.3f}, "
+                f"worst error {exact.worst_error:.3f}; the whole input is estimated at {found.total:.3f} of what it "
+                f"does"
+            )
+        if isinstance(found, analysis.EdgeScores) and not math.isnan(found.sum_error):
+            print(f"sums over a node's edges miss its own score by at most {found.sum_error:.1e} of the largest")
+        return (
+            keep(run, "attribute", frame, edge_drawing)
+            if of_edges
+            else keep(run, "attribute_sites", frame, patch_heat_map)
+        )

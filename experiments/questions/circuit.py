@@ -1,0 +1,144 @@
+"""Circuits: the edges by route that a behaviour needs, how good they are, and how they came over the checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+import analysis
+from circuits.common.errors import known, require
+from experiments.questions.question import Frame, Model, OfPairs, Run, keep, say_written, show
+
+
+@dataclass(frozen=True)
+class FindCircuit(OfPairs):
+    """Find each run's circuit of edges by route, with faithfulness, completeness and minimality; write and draw."""
+
+    rule: Annotated[str, arg(help="threshold, or greedy or top with --size")] = "threshold"
+    size: Annotated[
+        int | None, arg(help="edges of greedy or top, before those on no way from input to logits are left out (20)")
+    ] = None
+    threshold: Annotated[
+        float | None, arg(help="of |effect|, a share of the clean-corrupt difference, for the rule threshold (0.02)")
+    ] = None
+    method: Annotated[str, arg(help="what scores the edges: EAP, EAP-IG or exact")] = "EAP-IG"
+    replacement: Annotated[str, arg(help="for edges outside: 'other run', mean or zero")] = "other run"
+    checkpoints: Annotated[bool, arg(help="follow the circuit over the run's checkpoints too")] = False
+    steps: Annotated[int, arg(help="inputs between the two runs, for EAP-IG")] = 5
+
+    def check(self) -> None:
+        """Refuse options that say nothing together.
+
+        Raises:
+            UnknownNameError: for an unknown rule, method or replacement (nearest suggested).
+            ValueError: for a size or a threshold that is not positive, or of which the rule makes nothing.
+        """
+        from analysis.attribution.of_edges import EDGE_METHODS
+        from analysis.circuit.discovery import RULES
+        from analysis.edges.cut_runs import REPLACEMENTS
+
+        known("rule", self.rule, RULES)
+        known("method", self.method, EDGE_METHODS)
+        known("replacement", self.replacement, REPLACEMENTS)
+        given, name = (self.size, "--size") if self.rule == "threshold" else (self.threshold, "--threshold")
+        require(given is None, f"{name} says nothing to the rule {self.rule!r}; leave it out, or choose another --rule")
+        size, threshold = self.size, self.threshold
+        require(size is None or size > 0, f"size = {size}: a circuit needs at least one edge")
+        require(threshold is None or threshold > 0, f"threshold = {threshold}: it must be positive")
+
+    def find(self, scores: analysis.EdgeScores) -> analysis.Circuit:
+        """Return the circuit that the rule makes of scores; a size beyond the graph's takes all of it."""
+        rule: Any = self.rule
+        if rule == "threshold":
+            return analysis.find_circuit(scores, rule, threshold=0.02 if self.threshold is None else self.threshold)
+        return analysis.find_circuit(scores, rule, min(20 if self.size is None else self.size, len(scores.graph)))
+
+    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.EdgeScores, analysis.Quality]:
+        """Return a run's scores (noising: what the clean run loses without each edge) and its circuit's quality.
+
+        Raises:
+            RunError: if there is no checkpoint at the step.
+            ValueError: as :meth:`check`.
+        """
+        self.check()
+        model, pair = self.model(run, self.step), self.pair(run)
+        method: Any = self.method
+        scores = analysis.attribute_edges(
+            model, pair, self.metric, method, "noise", self.steps, 64, self.max_memory, progress
+        )
+        how: dict[str, Any] = {"max_memory": self.max_memory, "progress": progress}
+        return scores, analysis.judge(model, pair, self.find(scores), self.metric, self._replaced, **how)
+
+    @property
+    def _replaced(self) -> Any:
+        return self.replacement
+
+    def follow(self, run: Run, circuit: analysis.Circuit, steps: Sequence[int] = (), progress: bool = False) -> Frame:
+        """Return how much of the behaviour a circuit carries at the checkpoints of a run, all or those at some steps,
+        labelled with the run."""
+        from tqdm.auto import tqdm
+
+        from experiments.runs.pooling import labelled
+
+        shown = tqdm(steps or run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
+        models: Iterator[tuple[int, Model]] = ((step, self.model(run, step)) for step in shown)
+        method: Any = self.method
+        how = (self.metric, method, self._replaced, self.steps, self.max_memory)
+        return labelled(analysis.follow(models, self.pair(run), circuit, self.find, *how), run)
+
+    def answer(self, runs: Sequence[Run]) -> None:
+        """Find and judge each run's circuit, follow it over checkpoints where that is asked, and compare the runs'."""
+        self.check()
+        found: dict[str, analysis.Circuit] = {}
+        for run in runs:
+            scores, quality = self.ask(run, progress=True)
+            found[run.path.name] = quality.circuit
+            say_written(self.tell(run, (scores, quality)))
+        if len(found) > 1:
+            print("overlap of the runs' circuits: edges in both among those in either")
+            show(overlaps(found))
+
+    def tell(self, run: Run, found: tuple[analysis.EdgeScores, analysis.Quality]) -> list[Path]:
+        """Print the circuit, how good it is, and how it came; write and draw all edges."""
+        from figures.models.circuit_over_checkpoints import circuit_curves
+        from figures.models.edges import circuit_drawing
+
+        (scores, quality), frame = found, circuit_frame(*found)
+        circuit = quality.circuit
+        print(f"{run.path.name}: circuit of {len(circuit)} of {len(scores.graph)} edges ({circuit.found})")
+        kept = frame[frame.kept]
+        by_size = kept.loc[kept.effect.abs().sort_values(ascending=False).index]
+        show(by_size[["edge", "effect", "edge_minimality"]])
+        show(quality.summary().drop(columns=["edges", "of"]))
+        written = keep(run, "circuit", frame, circuit_drawing)
+        if self.checkpoints:
+            over = self.follow(run, circuit, progress=True)
+            print("the same circuit at the run's checkpoints")
+            show(over[["step", "gap", "faithfulness", "low", "high", "overlap"]])
+            written += keep(run, "circuit_steps", over, circuit_curves)
+        return written
+
+
+def circuit_frame(scores: analysis.EdgeScores, quality: analysis.Quality) -> Frame:
+    """Return every edge of the graph: effect, whether it is in the circuit, minimality, and the circuit's numbers."""
+    frame = scores.to_frame()
+    kept = quality.edges.set_index("edge").minimality
+    numbers = quality.summary().drop(columns=["metric", *quality.beside.columns()])
+    frame = frame.assign(kept=frame.edge.isin(kept.index), edge_minimality=frame.edge.map(kept))
+    return frame.merge(numbers, how="cross")
+
+
+def overlaps(circuits: dict[str, analysis.Circuit]) -> Frame:
+    """Return the overlap of every two circuits (share of edges in both among those in either), by run."""
+    import pandas as pd
+
+    rows = [
+        {"run": a, "other": b, "overlap": one.overlap(other), "edges": len(one), "other_edges": len(other)}
+        for i, (a, one) in enumerate(circuits.items())
+        for b, other in list(circuits.items())[i + 1 :]
+    ]
+    return pd.DataFrame(rows, columns=["run", "other", "overlap", "edges", "other_edges"])

@@ -1,0 +1,53 @@
+"""Head scores: what can be said of every head of a run's model, over its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.questions.question import Checkpoints, Frame, OfSequences, Run, keep, show
+
+
+@dataclass(frozen=True)
+class Heads(OfSequences):
+    """Score every head at every checkpoint of a run; write and draw the curves.
+
+    Previous token, ILA, TILA, TLA, retrieval, copying by route, composition of heads by route; CLA of the model.
+    """
+
+    checkpoints: Checkpoints = ()
+
+    def ask(self, run: Run, progress: bool = False) -> Frame:
+        """Return the scores at the checkpoints: step, and the columns of the task's ``head_scorer``.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
+        scorer = run.asker(self.device).head_scorer(self.n, self.of(run))
+        return self.over(run, self.checkpoints, scorer, progress)
+
+    def tell(self, run: Run, found: Frame) -> list[Path]:
+        """Print the scores at the last checkpoint, write and draw all."""
+        import pandas as pd
+
+        from analysis.heads.attention_scores import WHOLE
+        from figures.trainings.learning import head_scores
+
+        steps = found.step
+        print(
+            f"{run.path.name}: head scores at step {steps.max()} of {steps.nunique()} checkpoints, {self.n} sequences"
+        )
+        last = found[steps == steps.max()]
+        of_heads = last[(last.layer != WHOLE) & (last.partner == "")]
+        # A row a head and a column a score, in the order in which they were computed.
+        wide = of_heads.pivot(index=["layer", "head"], columns="score", values="value")
+        ordered = wide[list(dict.fromkeys(of_heads.score))]
+        show(ordered.map(lambda x: "-" if pd.isna(x) else f"{x:.4g}").reset_index())
+        composed, whole = last[last.partner != ""], last[last.layer == WHOLE]
+        for rest in (
+            composed[["partner", "layer", "head", "score", "value"]],
+            whole[["score", "value", "stderr", "convention"]],
+        ):
+            if len(rest):
+                show(rest)
+        return keep(run, "heads", found, head_scores)

@@ -1,0 +1,69 @@
+"""Direct paths from head to head by route, and every head's effect split by route."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+import analysis
+from experiments.questions.question import Effects, Frame, Run, beside, keep, show
+
+_HEAD = re.compile(r"L(\d+)H(\d+)")
+
+
+@dataclass(frozen=True)
+class Paths(Effects):
+    """Patch every direct path from head to head, by route, and split every head's effect by route; write and draw."""
+
+    senders: Annotated[tuple[str, ...], arg(help="heads, as in L0H0 (default: all)")] = ()
+    receivers: Annotated[tuple[str, ...], arg(help="as in L1H0.v, MLP1, logits (default: all)")] = ()
+    routes: Annotated[tuple[str, ...], arg(help="residual, stream")] = ("residual", "stream")
+
+    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.PathResult, Frame]:
+        """Return the effects of the direct paths, and :meth:`shares`.
+
+        Raises:
+            RunError: if there is no checkpoint at the step.
+            ValueError: for a sender that is not like L0H1, and as :func:`analysis.patch_paths`.
+        """
+        senders = heads_named(self.senders) or None
+        model, pair = self.model(run, self.step), self.pair(run)
+        routes = [route for route in self.routes if route != "stream" or model.config.streams]
+        paths = analysis.find_paths(model, senders, list(self.receivers) or None, routes)
+        found = analysis.patch_paths(model, pair, paths, self.metric, self.direction, self.max_memory, progress)
+        return found, analysis.head_shares(model, pair, None, self.metric, self.direction, self.max_memory, progress)
+
+    def tell(self, run: Run, found: tuple[analysis.PathResult, Frame]) -> list[Path]:
+        """Print the largest paths and every head's shares, write and draw both."""
+        from figures.models.paths import path_heat_maps, share_bars
+
+        frame, shares = found[0].to_frame(), found[1]
+        print(f"{run.path.name}: {len(frame)} direct paths, {frame.n[0]} pairs, {frame.metric[0]}; largest effects:")
+        print(beside(frame))
+        show(self.largest(frame)[["sender", "receiver", "route", "effect", "low", "high", "p"]])
+        print(
+            "\neffect of every head's projection: its own layer, the stream, both (own + stream + interaction = total)"
+        )
+        wide = shares.pivot(index=["layer", "head", "carrier"], columns="share", values="effect").reset_index()
+        show(wide[["layer", "head", "carrier", "own", "stream", "interaction", "total"]])
+        return [*keep(run, "paths", frame, path_heat_maps), *keep(run, "shares", shares, share_bars)]
+
+
+def heads_named(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (layer, head) of heads by name.
+
+    Raises:
+        ValueError: for a name that is not like L0H1.
+    """
+    found = []
+    for name in names:
+        match = _HEAD.fullmatch(name)
+        if not match:
+            raise ValueError(f"a sender is a head, as in L0H1, not {name!r}")
+        found.append((int(match[1]), int(match[2])))
+    return found

@@ -1,0 +1,201 @@
+"""What a question to a run is: its options, which are its command line, how it is asked, and what is then said.
+
+Every other file in this folder holds one question. They are read for ``--help``, so what is heavy (torch, pandas,
+plotly) is imported by the functions that use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+import analysis
+from circuits.common.errors import require, whole
+from experiments.options import Device
+
+if TYPE_CHECKING:
+    from pandas import DataFrame as Frame
+
+    from circuits.model import HookedStreamTransformer as Model
+    from experiments.runs.run import Run
+else:
+    Frame = Model = Run = Any
+
+Step = Annotated[int, arg(help="which checkpoint; -1 is the last")]
+Checkpoints = Annotated[tuple[int, ...], arg(help="steps of the checkpoints that are asked (default: all)")]
+Sequences = Annotated[int, arg(help="sequences")]
+Components = Annotated[tuple[str, ...], arg(help="of sites: what is patched")]
+Heads = Annotated[Literal["all", "each"], arg(help="of sites: heads together, or one by one")]
+SHARES = "own + stream + interaction = total"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question to a run of either kind, with the options that all of them have."""
+
+    device: Device = "cpu"
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16"], arg(help="what the model computes in, and its vectors are")
+    ] = "float32"
+
+    def ask(self, run: Run, progress: bool = False) -> Any:
+        """Return what the question finds of a run."""
+        raise NotImplementedError
+
+    def tell(self, run: Run, found: Any) -> list[Path]:
+        """Print what was found in short, write and draw it beside the run, and return the files."""
+        raise NotImplementedError
+
+    def answer(self, runs: Sequence[Run]) -> None:
+        """Ask runs one after the other, and tell what was found of each."""
+        for run in runs:
+            say_written(self.tell(run, self.ask(run, progress=True)))
+
+    def model(self, run: Run, step: int = -1) -> Model:
+        """Return a run's model at a step, on the device and of the dtype that are asked for.
+
+        Raises:
+            RunError: if there is no checkpoint at ``step``.
+            ValueError: for a device that this machine does not have.
+        """
+        import torch
+
+        from experiments.runs.devices import checked_device
+
+        return run.load_model(step).to(checked_device(self.device), getattr(torch, self.dtype))
+
+    def asked(self, pair: analysis.Pair) -> analysis.Pair:
+        """Return a pair with its vectors in the dtype that is asked for."""
+        import torch
+
+        if not pair.clean.is_floating_point():
+            return pair
+        clean, corrupt = (side.to(getattr(torch, self.dtype)) for side in (pair.clean, pair.corrupt))
+        return replace(pair, clean=clean, corrupt=corrupt)
+
+    def over(self, run: Run, checkpoints: Sequence[int], ask: Callable[[Model], Frame], progress: bool) -> Frame:
+        """Return what is found at checkpoints, all of them where none is named, with their step."""
+        import pandas as pd
+        from tqdm.auto import tqdm
+
+        shown = tqdm(checkpoints or run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
+        return pd.concat([ask(self.model(run, step)).assign(step=step) for step in shown], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class OfPairs(Question):
+    """A question to one checkpoint, of clean/corrupt pairs of the run's task."""
+
+    n: Annotated[int, arg(help="clean/corrupt pairs")] = 128
+    corruption: Annotated[
+        str | None,
+        arg(
+            help="of the classifier: labels (two of the context swapped) or item (another is asked for); of indirect "
+            "objects: flip, s2 or abc; default: the first of the task's"
+        ),
+    ] = None
+    metric: Annotated[str, arg(help="logit_difference, probability, rank, loss, accuracy: see analysis.METRICS")] = (
+        "logit_difference"
+    )
+    step: Step = -1
+    max_memory: Annotated[
+        int | None, arg(help="bytes by which the process may grow, at its peak (default: a quarter of what is free)")
+    ] = None
+
+    def corrupted(self, run: Run) -> str:
+        """Return the corruption that a run is asked with: the one that is named, or its task's first."""
+        return self.corruption or next(iter(run.asker(self.device).corruptions))
+
+    def pair(self, run: Run) -> analysis.Pair:
+        """Return the pairs of a run's task.
+
+        Raises:
+            UnknownNameError: for a corruption that the task does not know (nearest suggested).
+        """
+        return self.asked(run.asker(self.device).pairs(self.n, self.corrupted(run)))
+
+
+@dataclass(frozen=True)
+class Effects(OfPairs):
+    """A question for the effects of patches, of which the largest are printed."""
+
+    direction: Annotated[Literal["denoise", "noise"], arg(help="clean into corrupt, or corrupt into clean")] = "denoise"
+    top: Annotated[int, arg(help="rows to print")] = 15
+
+    def answer(self, runs: Sequence[Run]) -> None:
+        """Ask runs one after the other, and tell what was found of each."""
+        whole("top", self.top)
+        super().answer(runs)
+
+    def largest(self, frame: Frame) -> Frame:
+        """Return the rows with the largest effects, either way."""
+        return frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(self.top)
+
+
+@dataclass(frozen=True)
+class OfSequences(Question):
+    """A question of sequences of a split of the run's task."""
+
+    n: Sequences = 256
+    split: Annotated[
+        str | None,
+        arg(
+            help="of the classifier: ic, ic2, iw or test; of indirect objects: train, names, templates, held-out or "
+            "paper; default: the first of the task's"
+        ),
+    ] = None
+
+    def of(self, run: Run) -> str:
+        """Return the split that a run is asked on: the one that is named, or its task's first."""
+        return self.split or next(iter(run.asker(self.device).splits))
+
+
+def check_other(run: Run, other: Run) -> None:
+    """Refuse another run whose activations cannot stand in the place of a run's.
+
+    Raises:
+        ValueError: if it is the run itself, or has other classes and labels.
+    """
+    require(other.path != run.path, f"{other.path.name} is the run itself; name another one")
+    require(
+        (other.config.task, other.config.seed) == (run.config.task, run.config.seed),
+        f"{other.path.name} has other classes and labels, or texts, than {run.path.name}: they are drawn from the task "
+        f"and the seed; name a run with the task of this one and seed {run.config.seed}",
+    )
+
+
+def show(frame: Frame) -> None:
+    """Print a table."""
+    from circuits.common.text_table import as_text
+
+    print(as_text(frame))
+
+
+def beside(frame: Frame) -> str:
+    """Return in words what a frame's effects are shares of: the metric of both runs, the model's accuracy, n."""
+    first = frame.iloc[0]
+    return (
+        f"{first.metric}: clean {first.clean:.4g}, corrupt {first.corrupt:.4g}; accuracy on the clean side "
+        f"{first.accuracy:.3g}, n = {first.n}"
+    )
+
+
+def keep(run: Run, name: str, frame: Frame, draw: Callable[[Frame], Any]) -> list[Path]:
+    """Write a result of a run, tidy and drawn (``results/<name>.parquet``, ``.json``, ``.html``); return paths."""
+    from experiments.runs.pooling import labelled
+    from figures.files import write_figure
+
+    frame = labelled(frame, run)
+    # Drawn before anything is written, so that no half of a result can stand there.
+    figure = draw(frame)
+    parquet = run.write_result(name, frame)
+    return [parquet, *write_figure(figure, parquet.with_suffix(""), shared=run.path.parent)]
+
+
+def say_written(paths: Sequence[Path]) -> None:
+    """Print which files were written."""
+    print("wrote " + ", ".join(map(str, paths)))
