@@ -30,17 +30,19 @@ class FindCircuit(OfPairs):
     checkpoints: Annotated[bool, arg(help="follow the circuit over the run's checkpoints too")] = False
     steps: Annotated[int, arg(help="inputs between the two runs, for EAP-IG")] = 5
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Refuse options that say nothing together.
 
         Raises:
             UnknownNameError: for an unknown rule, method or replacement (nearest suggested).
-            ValueError: for a size or a threshold that is not positive, or of which the rule makes nothing.
+            ValueError: for a size or a threshold that is not positive, or of which the rule makes nothing, or a device
+                that this machine does not have.
         """
         from analysis.attribution.of_edges import EDGE_METHODS
         from analysis.circuit.discovery import RULES
         from analysis.edges.cut_runs import REPLACEMENTS
 
+        super().validate()
         known("rule", self.rule, RULES)
         known("method", self.method, EDGE_METHODS)
         known("replacement", self.replacement, REPLACEMENTS)
@@ -62,9 +64,9 @@ class FindCircuit(OfPairs):
 
         Raises:
             RunError: if there is no checkpoint at the step.
-            ValueError: as :meth:`check`.
+            ValueError: as :meth:`validate`.
         """
-        self.check()
+        self.validate()
         model, pair = self.model(run, self.step), self.pair(run)
         method: Any = self.method
         scores = analysis.attribute_edges(
@@ -92,7 +94,7 @@ class FindCircuit(OfPairs):
 
     def answer(self, runs: Sequence[Run]) -> None:
         """Find and judge each run's circuit, follow it over checkpoints where that is asked, and compare the runs'."""
-        self.check()
+        self.validate()
         found: dict[str, analysis.Circuit] = {}
         for run in runs:
             scores, quality = self.ask(run, progress=True)

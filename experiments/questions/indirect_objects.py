@@ -78,6 +78,7 @@ class IndirectObjects(Question):
         from figures.files import write_figure
         from figures.trainings.indirect_objects import ioi_by_sentence
 
+        self.validate()
         require_seeds(runs)
         for run in runs:
             # Another architecture is refused here, before anything is measured.

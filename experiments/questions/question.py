@@ -42,6 +42,16 @@ class Question:
         Literal["float32", "float64", "bfloat16"], arg(help="what the model computes in, and its vectors are")
     ] = "float32"
 
+    def validate(self) -> None:
+        """Refuse options with which nothing can be asked, before work starts.
+
+        Raises:
+            ValueError: for a device that this machine does not have.
+        """
+        from experiments.runs.devices import checked_device
+
+        checked_device(self.device)
+
     def ask(self, run: Run, progress: bool = False) -> Any:
         """Return what the question finds of a run."""
         raise NotImplementedError
@@ -52,6 +62,7 @@ class Question:
 
     def answer(self, runs: Sequence[Run]) -> None:
         """Ask runs one after the other, and tell what was found of each."""
+        self.validate()
         for run in runs:
             say_written(self.tell(run, self.ask(run, progress=True)))
 
@@ -126,10 +137,14 @@ class Effects(OfPairs):
     direction: Annotated[Literal["denoise", "noise"], arg(help="clean into corrupt, or corrupt into clean")] = "denoise"
     top: Annotated[int, arg(help="rows to print")] = 15
 
-    def answer(self, runs: Sequence[Run]) -> None:
-        """Ask runs one after the other, and tell what was found of each."""
+    def validate(self) -> None:
+        """Refuse options with which nothing can be asked, before work starts.
+
+        Raises:
+            ValueError: for a device that this machine does not have, or rows to print that are no number of 1 or more.
+        """
+        super().validate()
         whole("top", self.top)
-        super().answer(runs)
 
     def largest(self, frame: Frame) -> Frame:
         """Return the rows with the largest effects, either way."""

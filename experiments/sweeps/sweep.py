@@ -14,6 +14,7 @@ import torch
 
 from circuits.common.errors import known, require
 from experiments.runs.config import RunConfig
+from experiments.runs.devices import checked_device
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps import ray_cluster
@@ -67,6 +68,7 @@ def sweep(
         RunError: once all others are finished, if a run diverged, is in use, or was given up because its workers died;
             before anything is trained, if Ray or its cluster is not there.
         UnknownNameError: for an unknown engine or way to compute.
+        ValueError: before anything is trained, for a device that this machine does not have.
     """
     known("engine", engine, ENGINES)
     if compute is not None:
@@ -75,6 +77,8 @@ def sweep(
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":
         ray_cluster.require_ray()
+    else:
+        checked_device(device)
     runs = [Run.at(root, config, compute or chosen_compute(config, device)) for config in configs]
     pending = list({run.path: run for run in runs if not run.finished}.values())
     if pending and engine == "ray":

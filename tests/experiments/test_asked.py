@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+from circuits import HookedStreamTransformer
+from experiments.questions.ablate import Ablate
+from experiments.questions.attribute import Attribute
+from experiments.questions.circuit import FindCircuit
+from experiments.questions.gradients import Gradients
 from experiments.questions.heads import Heads
 from experiments.questions.patch import Patch
+from experiments.questions.paths import Paths
 from experiments.questions.prompts import ioi_task
+from experiments.questions.question import Question
 from experiments.runs.config import lm_run
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
+from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.indirect_objects import IOITask
 from experiments.tasks.nested_relations import NestedTask
@@ -23,7 +34,7 @@ from experiments.tasks.task import Task
 from experiments.tasks.text.task import TextTaskConfig
 from experiments.tasks.tokenizers import save_tokenizer, word_level
 from tests.experiments.test_training import tiny
-from tests.helpers import tiny_lm
+from tests.helpers import lm_run_named, run_named, tiny_lm
 
 
 @pytest.fixture
@@ -134,6 +145,60 @@ def test_sequences_are_those_of_a_split_with_their_answers(icl: Run, tmp_path: P
     for some, split, near in ((icl, "icc", "did you mean 'ic'"), (run, "templats", "did you mean 'templates'")):
         with pytest.raises(ValueError, match=f"unknown split '{split}': {near}"):
             some.asker().sequences(2, split)
+
+
+QUESTIONS = [Patch(n=4), Attribute(n=4), Paths(n=4), Ablate(n=4), Heads(n=4), FindCircuit(n=4)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "question"), [*(("icl", question) for question in QUESTIONS), *(("lm", one) for one in QUESTIONS[:2])]
+)
+def test_a_question_computes_in_the_dtype_that_it_is_asked_in(
+    kind: str, question: Question, trained_runs: Path, lm_runs: Path
+) -> None:
+    run = run_named(trained_runs, "value") if kind == "icl" else lm_run_named(lm_runs, "value")
+    if isinstance(question, Heads):
+        question = replace(question, checkpoints=(run.checkpoints()[-1],))
+    seen = set[torch.dtype]()
+    forward = HookedStreamTransformer.forward
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            HookedStreamTransformer,
+            "forward",
+            lambda self, *args, **rest: seen.add(self.cfg.dtype) or forward(self, *args, **rest),
+        )
+        single, double = (replace(question, dtype=dtype).ask(run) for dtype in ("float32", "float64"))
+    assert seen == {torch.float32, torch.float64}
+    one, other = (frame_of(found) for found in (single, double))
+    assert list(one.columns) == list(other.columns)
+    numbers = one.select_dtypes("float").columns.intersection(["effect", "accuracy", "value"])
+    for name in numbers:
+        assert one[name].to_numpy() == pytest.approx(other[name].to_numpy(), abs=2e-2, nan_ok=True)
+
+
+def frame_of(found: Any) -> pd.DataFrame:
+    """The first frame of what a question found."""
+    first = found[0] if isinstance(found, tuple) else found
+    return first if isinstance(first, pd.DataFrame) else first.to_frame()
+
+
+def test_the_gradient_is_split_in_the_dtype_that_it_is_asked_in(trained_runs: Path) -> None:
+    run = run_named(trained_runs, "value")
+    single, double = (Gradients(n=8, checkpoints=(0,), dtype=dtype).ask(run) for dtype in ("float32", "float64"))
+    assert single.whole.to_numpy() == pytest.approx(double.whole.to_numpy(), rel=1e-3)
+    assert not single.whole.equals(double.whole)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cpu0", "names no device"), ("cuda:99", r"torch sees \d+ CUDA device\(s\) here; take --device cpu")],
+)
+def test_a_device_that_is_not_there_is_refused_before_work(device: str, message: str, icl: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Patch(device=device).answer([icl])
+    with pytest.raises(ValueError, match=message):
+        sweep([tiny(seed=7)], tmp_path / "none", device=device)
+    assert not (tmp_path / "none").exists()
 
 
 # --- indirect objects -------------------------------------------------------------------------------------------------
