@@ -90,7 +90,7 @@ class Run(RunDirectory):
             raise RunError(f"{file} is damaged ({error}); remove it, and say where the corpus is: {SAY}") from error
 
     def task(self, device: str = "cpu") -> Any:
-        """Return the task (:class:`experiments.tasks.task.Task`), with this run's draws.
+        """Return the task (:class:`experiments.tasks.task.TrainedTask`), with this run's draws.
 
         Raises:
             RunError: if the local files of its corpus are not where they were, saying how to tell where they are.

@@ -8,6 +8,7 @@ Source: arXiv 2412.15113 (associative memory model); what it asks of ``a`` is as
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,10 +17,11 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.associative_memory import Sequences
+from circuits.associative_memory import AMICL, Sequences
 from circuits.common.errors import known, require, whole
 from circuits.common.fields import Checked
 from circuits.common.plain_data import canonical_json, derive_seed, essence
+from experiments.tasks.task import Row, TrainingNumbers
 
 
 @dataclass(frozen=True)
@@ -172,17 +174,25 @@ class AMICLTask:
         UnknownNameError: for an unknown task (nearest suggested).
     """
 
+    tokenizer = None
+    splits: Mapping[str, str] = {
+        "trials": "sequences with classes and labels of their own: nothing but the sequence tells the answer"
+    }
+    watched = ("trials", "accuracy")
+
     def __init__(self, task: str | AMICLTaskConfig = "pairs", seed: int = 0):
         self.config = TASKS[known("task", task, TASKS)][1] if isinstance(task, str) else task
         self.seed = seed
 
-    def sample(self, n: int, seed: int = 0) -> AMICLBatch:
+    def sample(self, n: int, split: str = "trials", seed: int = 0) -> AMICLBatch:
         """Return ``n`` sequences; equal arguments give equal sequences.
 
         Raises:
+            UnknownNameError: for an unknown split.
             ValueError: if ``n`` is not a whole number of 1 or more.
         """
         n = whole("n", n)
+        known("split", split, self.splits)
         c, generator = self.config, self._generator(seed)
         drawn = self._drawn(n, generator)
         classes, attributes = drawn // c.n_attributes, drawn % c.n_attributes
@@ -201,6 +211,21 @@ class AMICLTask:
         tokens[:, c.labels[: c.n_pairs]] = self._noisy(label_vectors, c.label_noise, 1 / math.sqrt(c.d), generator)
         sequences = Sequences(tokens, blanks, self._vectors(generator, n, c.n_asks))
         return AMICLBatch(c, sequences, drawn, label_vectors)
+
+    def loss(self, memory: AMICL, batch: AMICLBatch) -> Float[Tensor, ""]:
+        """Return the mean negative logarithm (nats) of how much of the right tokens the blanks retrieve; of a memory
+        without a temperature, which retrieves one token alone, 0 or infinite."""
+        return -(memory.weights(batch.sequences) * batch.right).sum(-1).log().mean()
+
+    def evaluation_sets(self, training: TrainingNumbers) -> AMICLBatch:
+        """Return the sequences that :meth:`measures` looks at."""
+        return self.sample(training.n_eval)
+
+    def measures(self, memory: AMICL, sets: AMICLBatch) -> list[Row]:
+        """Return (split, measure, value): the share of blanks that are answered rightly, and the loss."""
+        found = memory.scores(sets.sequences).argmax(-1)
+        accuracy = float(sets.correct(found).double().mean())
+        return [("trials", "accuracy", accuracy), ("trials", "loss", float(self.loss(memory, sets)))]
 
     def _generator(self, seed: int) -> torch.Generator:
         labels = ("amicl", canonical_json(essence(self.config)), self.seed, seed)

@@ -1,4 +1,4 @@
-"""What a task is: data with its splits, a loss and measures; whatever kind of data it is."""
+"""What a task is: data with its splits, a loss and measures; and what a model can also be trained on and asked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from circuits.model import HookedStreamTransformer
 
 Row = tuple[str, str, float]
 """Set, measure, value."""
-
-
 HeadScorer = Callable[[HookedStreamTransformer], pd.DataFrame]
 """A model to what can be said of its heads: the columns of :func:`analysis.heads.attention_scores.one_table`."""
 
@@ -38,7 +36,10 @@ class TrainingNumbers(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What a trainer asks of a task. Equal arguments give equal batches; nothing depends on the order of calls."""
+    """What every task is. Equal arguments give equal batches; nothing depends on the order of calls.
+
+    Its model is a transformer, or the associative memory, which is measured and not trained.
+    """
 
     config: Any
     seed: int
@@ -46,23 +47,40 @@ class Task(Protocol):
     """The set and the measure that tell how far a training is."""
     splits: Mapping[str, str]
     """What is asked of, with what each is; where none is named, the first is taken."""
-    corruptions: Mapping[str, str]
-    """What a corrupt input differs in from its clean one; where none is named, the first is taken."""
-    logs_training_loss: bool
-    """Whether the mean loss of the batches between two evaluations is logged beside the measures."""
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer that token numbers are of; ``None`` for numbers or vectors without one."""
         ...
 
-    def sample(self, n: int, split: str = "train", seed: int = 0) -> Any:
+    def sample(self, n: int, split: str = ..., seed: int = 0) -> Any:
         """Return a batch of ``n`` sequences of a split."""
         ...
 
-    def loss(self, model: HookedStreamTransformer, batch: Any) -> Tensor:
+    def loss(self, model: Any, batch: Any, /) -> Tensor:
         """Return the mean loss of a batch, in nats, by the hooked model."""
         ...
+
+    def evaluation_sets(self, training: TrainingNumbers) -> Any:
+        """Return what :meth:`measures` looks at."""
+        ...
+
+    def measures(self, model: Any, sets: Any, /) -> list[Row]:
+        """Return set, measure and value of everything that is measured of a model in evaluation mode."""
+        ...
+
+
+@runtime_checkable
+class TrainedTask(Task, Protocol):
+    """What a trainer and an analysis ask of a task beside that.
+
+    The evaluation sets' ``measured`` says what is measured, by set.
+    """
+
+    corruptions: Mapping[str, str]
+    """What a corrupt input differs in from its clean one; where none is named, the first is taken."""
+    logs_training_loss: bool
+    """Whether the mean loss of the batches between two evaluations is logged beside the measures."""
 
     def fast_loss(self, model: HookedStreamTransformer) -> Callable[[Any], Tensor]:
         """Return :meth:`loss` as a function of the batch, by the fastest path that says the same where no hook is."""
@@ -76,11 +94,7 @@ class Task(Protocol):
         """Return how many predictions a batch's loss is a mean over."""
         ...
 
-    def evaluation_sets(self, training: TrainingNumbers) -> Any:
-        """Return what :meth:`measures` looks at; its ``measured`` says what is measured, by set."""
-        ...
-
-    def measures(self, model: HookedStreamTransformer, sets: Any, compiled: bool = False) -> list[Row]:
+    def measures(self, model: HookedStreamTransformer, sets: Any, compiled: bool = False, /) -> list[Row]:
         """Return set, measure and value of everything that is measured of a model in evaluation mode."""
         ...
 

@@ -23,7 +23,7 @@ from experiments.runs.locks import explained
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW, Schedule
-from experiments.tasks.task import Task
+from experiments.tasks.task import TrainedTask
 from experiments.tasks.tokenizers import check_fits
 from experiments.training.one_process import Alone, Loss
 from experiments.training.optimizers import make_optimizer, rate_at
@@ -57,7 +57,7 @@ class Trainer:
     ``task`` and its evaluation ``sets`` may be shared with the trainers of other runs.
     """
 
-    def __init__(self, run: Run, task: Task, sets: Any, device: str = "cpu", group: Alone | None = None):
+    def __init__(self, run: Run, task: TrainedTask, sets: Any, device: str = "cpu", group: Alone | None = None):
         self.run, self.task, self.sets, self.config = run, task, sets, run.config.training
         self.group = group or Alone()
         self.device = torch.device(device)

@@ -13,9 +13,11 @@ import torch
 from scipy import stats
 
 from circuits.associative_memory import AMICL, SIMILARITIES, Sequences, nearest_over_a, scores_over_a
+from experiments.runs.training_config import TokenTraining
 from experiments.studies.associative_memory import against_paper, answers
 from experiments.studies.associative_memory.study import ask
 from experiments.tasks.associative_memory import TASKS, AMICLBatch, AMICLTask, AMICLTaskConfig
+from experiments.tasks.task import Task, TrainedTask
 
 GRID = torch.tensor([0.0, 0.5, 0.9, 1.0, 1.1, 1.5, 2.0, 4.0])
 PLAIN = [name for name in TASKS if name not in ("lag", "conjunction")]
@@ -69,9 +71,9 @@ def test_classes_are_uniform_and_the_asked_one_is_of_a_random_pair() -> None:
 
 
 def test_sequences_are_equal_for_equal_seeds_alone() -> None:
-    tokens = AMICLTask("pairs", 3).sample(4, 1).sequences.tokens
-    assert torch.equal(tokens, AMICLTask("pairs", 3).sample(4, 1).sequences.tokens)
-    for other in (AMICLTask("pairs", 3).sample(4, 2), AMICLTask("pairs", 4).sample(4, 1)):
+    tokens = AMICLTask("pairs", 3).sample(4, seed=1).sequences.tokens
+    assert torch.equal(tokens, AMICLTask("pairs", 3).sample(4, seed=1).sequences.tokens)
+    for other in (AMICLTask("pairs", 3).sample(4, seed=2), AMICLTask("pairs", 4).sample(4, seed=1)):
         assert not torch.equal(tokens, other.sequences.tokens)
     assert not torch.equal(tokens[0], tokens[1]), "vectors are fresh in every sequence"
 
@@ -472,3 +474,22 @@ def test_the_miniature_study_has_every_frame_and_is_the_same_twice() -> None:
 def test_mistakes_are_explained(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_memory_is_asked_by_a_task_as_any_model_is() -> None:
+    task = AMICLTask("several queries", seed=2)
+    assert isinstance(task, Task)
+    assert not isinstance(task, TrainedTask), "it has no parameters to train"
+    sets = task.evaluation_sets(TokenTraining(steps=1, n_eval=300))
+    memory = AMICL(a=2.5, temperature=0.1)
+    found = {measure: value for _, measure, value in task.measures(memory, sets)}
+    nearest = nearest_over_a(sets.sequences, torch.tensor([2.5]))[0]
+    assert found["accuracy"] == pytest.approx(float(sets.correct(nearest).double().mean()))
+    weights, right = memory.weights(sets.sequences), sets.right
+    by_hand = [-weights[t, b][right[t, b]].sum().log() for t in range(300) for b in range(3)]
+    assert found["loss"] == pytest.approx(float(torch.stack(by_hand).mean()), rel=1e-5)
+    forgets = {measure: value for _, measure, value in task.measures(AMICL(a=0.1, temperature=0.1), sets)}
+    assert forgets["accuracy"] < 0.5 < found["accuracy"]
+    assert forgets["loss"] > found["loss"]
+    with pytest.raises(ValueError, match="unknown split 'train'"):
+        task.sample(2, "train")

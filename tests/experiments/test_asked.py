@@ -30,7 +30,7 @@ from experiments.tasks.indirect_objects import IOITask
 from experiments.tasks.nested_relations import NestedTask
 from experiments.tasks.repeated_tokens import RepeatsTask
 from experiments.tasks.stories import StoriesTask
-from experiments.tasks.task import Task
+from experiments.tasks.task import TrainedTask
 from experiments.tasks.text.task import TextTaskConfig
 from experiments.tasks.tokenizers import save_tokenizer, word_level
 from tests.experiments.test_training import tiny
@@ -103,7 +103,7 @@ KINDS: dict[str, tuple[type, str, str]] = {
 def test_each_kind_of_run_is_asked_by_its_task_and_its_first(name: str, icl: Run, tmp_path: Path) -> None:
     run, (kind, corruption, split) = icl if name == "icl" else lm(tmp_path, name), KINDS[name]
     task = run.asker()
-    assert isinstance(task, Task)
+    assert isinstance(task, TrainedTask)
     assert type(task) is kind
     assert (Patch().corrupted(run), Heads().of(run)) == (corruption, split)
     assert (Patch(corruption="abc").corrupted(run), Heads(split="x").of(run)) == ("abc", "x")

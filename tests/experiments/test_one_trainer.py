@@ -16,7 +16,7 @@ from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import SGD, Adam, AdamW, At, Every, GateChange, Rate, StopAt, TrainingConfig
-from experiments.tasks.task import Task
+from experiments.tasks.task import TrainedTask
 from experiments.training.one_process import Alone
 from experiments.training.stacked_seeds import train_stacked
 from experiments.training.together import train
@@ -243,7 +243,7 @@ def test_every_task_is_what_a_trainer_asks(name: str) -> None:
     from experiments.tasks.registry import GENERATED, make_task
 
     for task in (make_task(GENERATED[name], 0), ICLTask("small")):
-        assert isinstance(task, Task)
+        assert isinstance(task, TrainedTask)
         batch = task.sample(3)
         assert int(task.counted(batch)) > 0
         measured = task.evaluation_sets(TrainingConfig(1, SGD(), n_eval=4, n_questions=2)).measured

@@ -52,7 +52,7 @@ def answers(
     found: dict[str, list[Answers]] = {name: [] for name in names}
     task, chunk = AMICLTask(config, seed), max(1, min(250, _FLOATS // (config.n_tokens * config.d)))
     for number, start in enumerate(range(0, trials, chunk)):
-        batch = task.sample(min(chunk, trials - start), number)
+        batch = task.sample(min(chunk, trials - start), seed=number)
         for name in names:
             right = batch.correct(nearest_over_a(batch.sequences, a, name, reach))
             found[name].append(right.numpy())
