@@ -36,7 +36,7 @@ def promises() -> list[tuple[str, str]]:
 
 
 def test_the_examples_print_what_is_promised(tmp_path: Path) -> None:
-    assert len(promises()) == sum("sweep(" in block for block in blocks("python")) == 2
+    assert len(promises()) == sum("sweep(" in block for block in blocks("python")) == 3
     for example, promised in promises():
         script = tmp_path / "example.py"
         script.write_text(example)
