@@ -16,7 +16,8 @@ from circuits.config.model import ModelConfig
 from circuits.model import HookedStreamTransformer
 from circuits.streams.variants import streams
 from experiments.runs.run import Run
-from experiments.tasks.indirect_objects import SPLITS, IOITask, Prompts, in_tokens_of
+from experiments.tasks.indirect_objects.config import SPLITS
+from experiments.tasks.indirect_objects.task import IOITask, Prompts, in_tokens_of
 from experiments.tasks.tokens.measures import answers
 
 CLASSIC, VALUE = "classic", "value"

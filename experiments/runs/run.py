@@ -20,7 +20,8 @@ from experiments.runs.directory import RunDirectory, directory_of
 from experiments.runs.frames import sha256
 from experiments.runs.record import DamagedRunWarning, RunError
 from experiments.runs.saved_shards import drop_shards, shard_steps
-from experiments.tasks.indirect_objects import IOIConfig, IOITask
+from experiments.tasks.indirect_objects.config import IOIConfig
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.registry import make_task, task_name
 from experiments.tasks.text.corpus import local_files
 from experiments.tasks.text.task import TextTask, TextTaskConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,6 +74,11 @@ class LogLinear(Checked):
 
 
 Schedule = Every | At | LogLinear
+
+
+def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
+    """Return the steps of several schedules together, always with the last step."""
+    return {total}.union(*(schedule.steps(total) for schedule in schedules))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from experiments.sweeps import ray_cluster
 from experiments.sweeps.processes import train_in_workers
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.waiting_groups import Work, accelerated, train_group
+from experiments.training.engines import choose_compute
 from experiments.training.stopping import told_to_stop
-from experiments.training.trainer import choose_compute
 
 ENGINES = ("processes", "ray")
 COMPUTES = ("eager", "compiled", "stacked")

@@ -7,7 +7,8 @@ from typing import Any
 from circuits.common.plain_data import register_union
 from experiments.tasks.in_context.batches import ICLTaskConfig
 from experiments.tasks.in_context.task import ICLTask
-from experiments.tasks.indirect_objects import IOIConfig, IOITask
+from experiments.tasks.indirect_objects.config import IOIConfig
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
 from experiments.tasks.sentences.tokenizer import plain_english

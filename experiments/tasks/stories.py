@@ -15,7 +15,7 @@ from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
 from circuits.common.fields import Checked
 from circuits.common.plain_data import content_hash, derive_seed
-from experiments.tasks.indirect_objects import IOITask, in_tokens_of
+from experiments.tasks.indirect_objects.task import IOITask, in_tokens_of
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import Phrasebook, Templates, choose, distinct
 from experiments.tasks.sentences.tokenizer import plain_english, vocabulary

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,13 +15,11 @@ from analysis.gradients.shares import NotFiniteError
 from circuits.common.errors import known, require
 from circuits.common.plain_data import derive_seed
 from circuits.interventions.applied import Intervening, NothingChangedError
-from circuits.last_position import why_not
 from circuits.model import HookedStreamTransformer
-from experiments.runs.config import RunConfig
 from experiments.runs.locks import explained
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
-from experiments.runs.training_config import AdamW, Schedule
+from experiments.runs.training_config import AdamW, scheduled
 from experiments.tasks.task import TrainedTask
 from experiments.tasks.tokenizers import check_fits
 from experiments.training.one_process import Alone, Loss
@@ -31,24 +28,6 @@ from experiments.training.precision import check_precision, precise
 
 SAVE_SECONDS = 20.0
 """How much work a killed process may lose."""
-COMPILE_FROM = 20_000
-"""Runs of at least so many steps are compiled where a compiler is found; below, compiling costs more than it saves."""
-
-
-def compiles() -> bool:
-    """Return whether there is a compiler here for ``torch.compile`` to use."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
-
-
-def choose_compute(config: RunConfig) -> str:
-    """Return ``"compiled"`` or ``"eager"``, whichever suits a classifier's run on this machine."""
-    pays = config.training.steps >= COMPILE_FROM and why_not(config.model) is None
-    return "compiled" if pays and compiles() else "eager"
-
-
-def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
-    """Return the steps of several schedules together, always with the last step."""
-    return {total}.union(*(schedule.steps(total) for schedule in schedules))
 
 
 class Trainer:
@@ -297,6 +276,16 @@ class Trainer:
             self.run.keep_rows("metrics", len(self.values))
             self.run.keep_rows("gradients", self.splits)
 
+    @staticmethod
+    def _seen(about: dict[str, Any]) -> list[float]:
+        """The values of what is watched, one an evaluation; states of version 0.1 call them otherwise."""
+        if "evaluations" in about:
+            loss = [about["loss"]] if about["evaluations"] else []
+            values = [None] * (about["evaluations"] - len(loss)) + loss
+        else:
+            values = about["values"] if "values" in about else about["accuracies"]
+        return [math.nan if value is None else value for value in values]
+
     def _take(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         own = self.model.state_dict()
         with torch.no_grad():
@@ -309,7 +298,7 @@ class Trainer:
         if self.config.interventions:
             self.intervening.counts.values.copy_(tensors["interventions"])
         self.step, self.observed, self.splits = about["step"], about["observed"], about.get("splits", 0)
-        self.values = _seen(about)
+        self.values = self._seen(about)
         self._set_gates(since=0)
 
     def close(self) -> None:
@@ -324,13 +313,3 @@ class Trainer:
             if self.config.interventions:
                 self.run.record["interventions"] = self.intervening.counts.records()
             self.run.close()
-
-
-def _seen(about: dict[str, Any]) -> list[float]:
-    """The values of what is watched, one an evaluation; states of version 0.1 call them otherwise."""
-    if "evaluations" in about:
-        loss = [about["loss"]] if about["evaluations"] else []
-        values = [None] * (about["evaluations"] - len(loss)) + loss
-    else:
-        values = about["values"] if "values" in about else about["accuracies"]
-    return [math.nan if value is None else value for value in values]

@@ -33,7 +33,7 @@ from experiments.questions.ioi_tables import summary
 from experiments.questions.prompts import every_prompt
 from experiments.runs.config import lm_run
 from experiments.tasks.stories import StoriesTask
-from experiments.training.trainer import compiles
+from experiments.training.engines import compiles
 
 torch.set_num_threads(1)
 BATCH, LENGTH = 32, 96

@@ -29,8 +29,8 @@ from experiments.runs.training_config import SGD
 from experiments.tasks.in_context.compiled import compiled_backward, compiled_run_last
 from experiments.tasks.in_context.measures import EvaluationSets, evaluate
 from experiments.tasks.in_context.task import ICLTask
+from experiments.training.engines import compiles
 from experiments.training.optimizers import make_optimizer
-from experiments.training.trainer import compiles
 
 torch.set_num_threads(1)
 BATCH = 128

@@ -25,8 +25,9 @@ from experiments.runs.run import Run
 from experiments.runs.training_config import SGD, TrainingConfig
 from experiments.tasks.in_context.batches import ICLBatch
 from experiments.tasks.in_context.measures import EvaluationSets
+from experiments.training.engines import compiles
 from experiments.training.stacked_seeds import Stack
-from experiments.training.trainer import Trainer, compiles
+from experiments.training.trainer import Trainer
 from tests.benchmarks.models import row
 
 torch.set_num_threads(1)

@@ -26,7 +26,7 @@ from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.task import ICLTask
-from experiments.tasks.indirect_objects import IOITask
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.nested_relations import NestedTask
 from experiments.tasks.repeated_tokens import RepeatsTask
 from experiments.tasks.stories import StoriesTask

@@ -11,7 +11,8 @@ from scipy import stats
 
 from circuits import icl_config
 from experiments.tasks.in_context.batches import PRESETS, ICLBatch, ICLTaskConfig
-from experiments.tasks.in_context.task import ROLES, ICLTask
+from experiments.tasks.in_context.sequences import ROLES
+from experiments.tasks.in_context.task import ICLTask
 
 N = 20_000
 

@@ -18,7 +18,8 @@ from circuits.checkpoint import architecture
 from experiments.questions.indirect_objects import IndirectObjects
 from experiments.questions.ioi_tables import BYS, OWN, paper_table, summary
 from experiments.questions.prompts import ORDERS, every_prompt, in_body, other_body
-from experiments.tasks.indirect_objects import SPLITS, IOITask
+from experiments.tasks.indirect_objects.config import SPLITS
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.stories import StoriesTask
 from experiments.tasks.tokens.measures import MEASURES

@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from experiments.tasks.indirect_objects import CORRUPTIONS, SPLITS, IOIConfig, IOITask, Prompts
+from experiments.tasks.indirect_objects.config import CORRUPTIONS, SPLITS, IOIConfig
+from experiments.tasks.indirect_objects.task import IOITask, Prompts
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import words_of
 from experiments.tasks.sentences.tokenizer import plain_english

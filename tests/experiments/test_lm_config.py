@@ -13,7 +13,8 @@ from circuits.config.model import TokenInputs, Unembedding
 from circuits.presets import LM_SIZES
 from experiments.runs.config import LM_TRAINING, RunConfig, lm_run, vocabulary_size
 from experiments.runs.training_config import Adam, AdamW, At, Every, TokenTraining
-from experiments.tasks.indirect_objects import IOIConfig, IOITask
+from experiments.tasks.indirect_objects.config import IOIConfig
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.registry import GENERATED, TASKS, TokenTaskConfig, make_task, task_name
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask

@@ -10,7 +10,7 @@ import torch
 
 from circuits import HookedStreamTransformer
 from experiments.runs.config import lm_run
-from experiments.tasks.indirect_objects import IOITask
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.registry import make_task
 from experiments.tasks.tokens import measures as lm_evaluation
 from experiments.tasks.tokens.batches import TokenBatch

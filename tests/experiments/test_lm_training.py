@@ -22,7 +22,7 @@ from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
 from experiments.runs.run import Run, runs_table
 from experiments.runs.training_config import Adam, AdamW, At, Every
-from experiments.tasks.indirect_objects import IOITask
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.tokenizers import fingerprint, load_tokenizer, word_level
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.tasks.tokens.measures import TokenEvaluationSets, evaluate

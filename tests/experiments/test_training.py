@@ -15,12 +15,13 @@ from circuits import HookedStreamTransformer, icl_config
 from experiments.runs.config import TRAINING, RunConfig, icl_run
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
-from experiments.runs.training_config import SGD, Adam, At, Every, GateChange, LogLinear, StopAt
+from experiments.runs.training_config import SGD, Adam, At, Every, GateChange, LogLinear, StopAt, scheduled
 from experiments.tasks.in_context.measures import EvaluationSets, evaluate, measure
 from experiments.tasks.in_context.task import ICLTask
+from experiments.training.engines import choose_compute
 from experiments.training.optimizers import make_optimizer
 from experiments.training.together import train
-from experiments.training.trainer import Trainer, choose_compute, scheduled
+from experiments.training.trainer import Trainer
 
 TINY = dataclasses.replace(
     TRAINING["small"], steps=12, evaluate_at=(Every(4),), checkpoint_at=(Every(6),), n_eval=64, batch_size=32

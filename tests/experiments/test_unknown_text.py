@@ -426,7 +426,8 @@ from circuits import HookedStreamTransformer, lm_config
 from experiments.tasks.associative_memory import AMICLTask, AMICLTaskConfig
 from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.in_context.batches import ICLTaskConfig
-from experiments.tasks.indirect_objects import IOIConfig, IOITask
+from experiments.tasks.indirect_objects.config import IOIConfig
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
 from experiments.tasks.sentences.tokenizer import plain_english

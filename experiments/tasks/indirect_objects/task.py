@@ -6,8 +6,7 @@ Source: Wang et al., arXiv 2211.00593; the four prompts of arXiv 2412.15113.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,89 +17,13 @@ from torch import Tensor
 from analysis.heads.attention_scores import AttentionScore, between, previous_token, role_scores
 from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
-from circuits.common.fields import Checked
 from circuits.common.plain_data import derive_seed
 from circuits.common.text_coverage import Coverage, shown
+from experiments.tasks.indirect_objects.config import CORRUPTIONS, NEEDED, SLOTS, SPLITS, IOIConfig, require_single
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import Laid, Phrasebook, Templates, choose, distinct, parts_of
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.tasks.tokens.task import TokenTask
-
-SPLITS: dict[str, str] = {
-    "train": "names and templates of training, new combinations",
-    "names": "names that are in no such sentence in training",
-    "templates": "templates that are not in training",
-    "held-out": "such names in such templates",
-    "paper": "the four prompts of arXiv 2412.15113, either name as subject",
-}
-CORRUPTIONS: dict[str, str] = {
-    "flip": "the two names change places everywhere, so the answer is the other one",
-    "s2": "the second mention of the subject is the indirect object instead, so the answer is the other one",
-    "abc": "all three names are others (of so many as there are), all different: nothing is repeated to infer from",
-}
-SLOTS = ("A", "B", "S", "IO", "place", "object")
-NEEDED = ("A", "B", "S", "IO")
-
-
-@dataclass(frozen=True)
-class IOIConfig(Checked):
-    """Names, templates and fillers; a template has the slots {A} {B} {S} {IO}, and may have {place} and {object}.
-
-    The slots for names stand in this order: what is before ``{IO}`` is the prompt.
-
-    Raises:
-        ValueError: if names are too few, given twice, no words or held out and not; if there is no template, place or
-            object; for fields of another type.
-    """
-
-    names: tuple[str, ...] = words.NAMES
-    held_out_names: tuple[str, ...] = words.HELD_OUT_NAMES
-    templates: tuple[str, ...] = words.TEMPLATES
-    held_out_templates: tuple[str, ...] = words.HELD_OUT_TEMPLATES
-    places: tuple[str, ...] = words.PLACES
-    objects: tuple[str, ...] = words.OBJECTS
-    n_ctx: int = 32
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for kind, there in (("names", self.names), ("held_out_names", self.held_out_names)):
-            _check_names(kind, there)
-        for kind in ("names", "templates"):
-            both = set(map(_plain, getattr(self, kind))) & set(map(_plain, getattr(self, f"held_out_{kind}")))
-            require(not both, f"{sorted(both)} are both in training and held out; take them from one of the two")
-        for kind in ("templates", "places", "objects"):
-            require(bool(getattr(self, kind)), f"there is no {kind[:-1]}; give one at least ({kind})")
-        for kind in ("places", "objects"):
-            blank = any(not _plain(text) for text in getattr(self, kind))
-            require(not blank, f"{kind} must be words, and one of them is blank; leave it out")
-
-
-def _plain(text: str) -> str:
-    """A text with single spaces between its words and none around them: the same to a reader."""
-    return " ".join(text.split())
-
-
-def _check_names(kind: str, names: Sequence[str]) -> None:
-    twice = sorted(name for name, n in Counter(map(_plain, names)).items() if n > 1)
-    require(
-        not twice,
-        f"{kind} must differ from each other by more than blanks, for a right answer would be a wrong one too; these "
-        f"come more than once: {shown(twice)}",
-    )
-    require(len(names) >= 3, f"{kind} must be three at least (three differ in 'abc'), got {len(names)}")
-    around = [name for name in names if name != name.strip() or not name]
-    require(not around, f"{kind} must be words without blanks around them, got {shown(around)}; leave out the blanks")
-    several = {name: len(name.split()) for name in names if len(name.split()) > 1}
-    _require_single(several, "with blanks inside", kind)
-
-
-def _require_single(several: Mapping[str, int], why: str, kind: str = "names") -> None:
-    require(
-        not several,
-        f"names must be single tokens, for the answer is one; {why} these are more: "
-        f"{', '.join(f'{name} ({n})' for name, n in several.items())}; take other names (IOIConfig.{kind}) or another "
-        f"tokenizer",
-    )
 
 
 def _checked_opening(opening: int | Sequence[int] | None, d_vocab: int) -> tuple[int, ...]:
@@ -250,7 +173,7 @@ class IOITask(TokenTask):
 
     def _single(self, names: Sequence[str], kind: str) -> Int[Tensor, " name"]:
         lengths = {name: len(self.book.tokens(f" {name}")) for name in names}
-        _require_single({name: n for name, n in lengths.items() if n > 1}, "with this tokenizer", kind)
+        require_single({name: n for name, n in lengths.items() if n > 1}, "with this tokenizer", kind)
         lost = [name for name in names if not self._is_known(name)]
         require(not lost, f"this tokenizer does not know the name(s) {', '.join(lost)}; take names of its vocabulary")
         return self.book.pieces(names)
