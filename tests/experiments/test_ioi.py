@@ -18,6 +18,7 @@ from circuits.checkpoint import architecture
 from experiments.questions.indirect_objects import IndirectObjects
 from experiments.questions.ioi_tables import BYS, OWN, paper_table, summary
 from experiments.questions.prompts import ORDERS, every_prompt, in_body, other_body
+from experiments.studies.indirect_objects import asking
 from experiments.tasks.indirect_objects.config import SPLITS
 from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.sentences import vocabulary as words
@@ -209,3 +210,27 @@ def test_the_papers_table_is_the_mean_over_both_subjects(lm_runs: Path) -> None:
     assert (several.n == 2).all()
     assert several["mean"].to_numpy() == pytest.approx(0.75 * table["mean"].to_numpy())
     assert np.isfinite(several[["low", "high"]].to_numpy()).all()
+
+
+# --- the study --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_study_asks_every_run_for_prompts_and_the_pair_for_heads_routes_and_circuits(
+    lm_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "N_PROMPTS", 4)
+    monkeypatch.setattr(asking, "N_PAIRS", 2)
+    runs = [lm_run_named(lm_runs, variant) for variant in ("classic", "value")]
+    frames = asking.study(runs, progress=False)
+    assert set(frames) == {"lm_ioi", "lm_heads", "lm_patches", "lm_edges"}
+    for name, frame in frames.items():
+        assert set(frame.variant) == {"classic", "value"}, name
+        assert {"run", "seed", "size"} <= set(frame.columns)
+    means = frames["lm_ioi"].query("variant == 'value' and body == 'own' and by == 'set' and measure == 'accuracy'")
+    prompts: Any = IndirectObjects(n=4).ask(runs[1]).query("measure == 'accuracy'")
+    expected = prompts.groupby("set", observed=True).value.mean()
+    assert means.set_index("set").value.to_dict() == pytest.approx(expected.to_dict())
+    by_head = frames["lm_patches"].query("head != 'all'")
+    assert set(by_head.component) == {"v", "z"}
+    assert set(asking.study(runs, seeds=(1,), progress=False)) == {"lm_ioi"}, "those seeds are not asked for more"

@@ -28,7 +28,7 @@ from experiments.runs.config import RunConfig, lm_run
 from experiments.runs.logs import read_lines
 from experiments.runs.run import Run
 from experiments.runs.saved_shards import ABOUT, drop_shards, newest_state, read_shards
-from experiments.runs.training_config import AdamW, Every, TokenTraining
+from experiments.runs.training_config import AdamW, Every, GateChange, StopAt, TokenTraining
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.training.one_process import Alone
 from experiments.training.several_processes import Sharded, train_sharded
@@ -371,6 +371,25 @@ def test_other_rules_and_ways_of_training_are_the_same_in_three_processes(tmp_pa
             own, other = (run.load_model().state_dict() for run in (one, Run.open(runs[name].path)))
             apart = max(float((own[n] - other[n]).abs().max()) for n in own)
             assert apart < config.training.optimizer.rate / 10, name
+
+
+@pytest.mark.slow
+def test_three_processes_stop_early_together_with_gates_in_windows_and_a_gradient_log(tmp_path: Path) -> None:
+    config = small(
+        stop_at=StopAt(1e-6, "ioi train", 2, "probability"),
+        evaluate_at=(Every(2),),
+        gates=(GateChange(1, "stop"),),
+        gradients_at=(Every(3),),
+    )
+    run, one = Run.at(tmp_path / "three", config), Run.at(tmp_path / "one", config)
+    together(3, run.path)
+    train([one])
+    same_curves(one, run)
+    assert run.open(run.path).finished
+    assert losses(run).step.max() == 2, "at the second evaluation, and not at step 30"
+    shares = [r.open(r.path).gradients() for r in (one, run)]
+    assert shares[0][["step", "tensor"]].equals(shares[1][["step", "tensor"]])
+    assert shares[0].whole.to_numpy() == pytest.approx(shares[1].whole.to_numpy(), rel=1e-3, abs=1e-8)
 
 
 @pytest.mark.slow
