@@ -158,9 +158,13 @@ _COMPILED_WITH_HOOKS = (
 )
 
 
-@torch.compiler.disable(reason=_COMPILED_WITH_HOOKS)
 def _refuse_compiled_hooks() -> None:
     raise RuntimeError(_COMPILED_WITH_HOOKS)
+
+
+# What torch.compiler.disable notes of a function, without its import of the whole compiler (1 s).
+_refuse_compiled_hooks._torchdynamo_disable = True  # pyright: ignore[reportFunctionMemberAccess] # torch reads it
+_refuse_compiled_hooks._torchdynamo_disable_msg = _COMPILED_WITH_HOOKS  # pyright: ignore[reportFunctionMemberAccess] # likewise
 
 
 class HookedRoot(HookedRootModule):
