@@ -135,16 +135,6 @@ def _holding(model: HookedStreamTransformer, tensors: Mapping[str, Tensor]) -> H
     return model.to(model.W_U.device)
 
 
-def read_step(path: str | Path) -> int:
-    """Return the step that a checkpoint's header states, 0 where none can be read; nothing else of it is read, so it
-    is to show and not to build on."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return int(json.loads((file.metadata() or {}).get(HEADER, "{}"))["about"]["step"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
 def read_about(path: str | Path) -> dict[str, Any]:
     """Return what was stored beside a checkpoint's weights: its configuration and ``about``, without the weights.
 

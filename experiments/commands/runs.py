@@ -10,7 +10,7 @@ from experiments.options import Root
 def runs(root: Root = Path("runs")) -> None:
     """List the runs: variant, seed, status, last step, accuracy."""
     from circuits.common.text_table import as_text
-    from experiments.runs.run import runs_table
+    from experiments.runs.table import runs_table
 
     table = runs_table(root)
     if table.empty:

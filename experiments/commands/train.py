@@ -205,7 +205,8 @@ def train(
 ) -> None:
     """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
     from circuits.common.text_table import as_text
-    from experiments.runs.run import Run, runs_table
+    from experiments.runs.run import Run
+    from experiments.runs.table import runs_table
     from experiments.sweeps.sweep import chosen_compute, sweep
 
     configs = what.configs()

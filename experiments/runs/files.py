@@ -6,12 +6,10 @@ Every file is written whole or not at all, and is read only with the hash that w
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 from torch import Tensor
@@ -20,90 +18,22 @@ from circuits.checkpoint import (
     CheckpointError,
     checkpoint_bytes,
     load_checkpoint,
-    read_step,
     read_tensors,
     tensor_bytes,
 )
-from circuits.common.errors import require
 from circuits.common.files import write_atomically
 from circuits.model import HookedStreamTransformer
-from experiments.runs.frames import DamagedFrameError, parquet_bytes, read_sealed, sealed_bytes, sha256
-from experiments.runs.locks import GONE, explained, is_held, same_file
-from experiments.runs.logs import DamagedLogError, append_line, read_lines, whole_lines
+from experiments.runs.frames import parquet_bytes, sealed_bytes, sha256
+from experiments.runs.locks import GONE, explained, same_file
+from experiments.runs.logs import append_line, whole_lines
 from experiments.runs.record import RunError, record_bytes
-
-STATE = "state.safetensors"
-METRIC_COLUMNS = ["step", "split", "measure", "value"]
+from experiments.runs.recorded import STATE, RecordedRun, result_name
 
 
-class RunFiles:
+class RunFiles(RecordedRun):
     """The files of one run, and what its ``run.json`` says of them."""
 
-    logs: ClassVar[tuple[str, ...]] = ("metrics",)
-    """What such runs measure while they train."""
     config: Any
-
-    def __init__(self, path: Path, record: dict[str, Any]):
-        self.path = path
-        self.record: dict[str, Any] = record
-        self._held: os.stat_result | None = None
-        """The lock's file, while this process holds it."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.path.name}, {self.status})"
-
-    @property
-    def status(self) -> str:
-        """``running`` (a process trains it now), ``interrupted`` (none does, and it can go on), ``failed`` or
-        ``finished``."""
-        said = self.record["status"]
-        return "interrupted" if said == "running" and self._held is None and not is_held(self.path) else said
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is closed; a finished run is never trained again."""
-        return self.record["status"] == "finished"
-
-    @property
-    def step(self) -> int:
-        """The step up to which the run is on the disk: of its last measurement, checkpoint or saved state."""
-        metrics = self.metrics()
-        return max(int(metrics.step.max()) if len(metrics) else 0, self._saved_step(), *self.checkpoints())
-
-    def _saved_step(self) -> int:
-        return read_step(self.path / STATE) if (self.path / STATE).exists() else 0
-
-    def metrics(self) -> pd.DataFrame:
-        """Return what was measured so far, tidy: step, split, measure, value.
-
-        Raises:
-            RunError: if the file is missing or does not have the hash that the run states.
-        """
-        return self._logged("metrics", METRIC_COLUMNS)
-
-    def _logged(self, log: str, columns: list[str] | None = None) -> pd.DataFrame:
-        if not self.finished:
-            rows = [row for rows in self._lines(f"{log}.jsonl") for row in rows]
-            return pd.DataFrame(rows, columns=columns)
-        file = self.path / f"{log}.parquet"
-        if not file.is_file() or sha256(file) != self.record[log]:
-            raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
-        return pd.read_parquet(file)
-
-    def _lines(self, name: str) -> list[Any]:
-        try:
-            return read_lines(self.path / name)
-        except DamagedLogError as error:
-            raise RunError(f"{error}; remove {self.path} and train the run again") from error
-
-    @property
-    def seconds(self) -> float:
-        """How long all sittings took together."""
-        return float(sum(session["seconds"] for session in self._lines("sessions.jsonl")))
-
-    def checkpoints(self) -> list[int]:
-        """Return the steps that have a checkpoint."""
-        return sorted(int(step) for step in self.record["checkpoints"])
 
     def load_model(self, step: int = -1) -> HookedStreamTransformer:
         """Return the model at a step with a checkpoint (default: the last), in evaluation mode.
@@ -126,12 +56,6 @@ class RunFiles:
     def checkpoint_path(self, step: int) -> Path:
         """Return where the checkpoint of a step is kept."""
         return self.path / "checkpoints" / f"step_{step:08d}.safetensors"
-
-    def last(self, split: str, measure: str) -> tuple[int, float]:
-        """Return the step and value of a measure's last row, 0 and NaN before there is one."""
-        metrics = self.metrics()
-        seen = metrics[(metrics.split == split) & (metrics.measure == measure)]
-        return (int(seen.step.iloc[-1]), float(seen["value"].iloc[-1])) if len(seen) else (0, float("nan"))
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -193,22 +117,7 @@ class RunFiles:
             RunError: if ``results`` leads out of the directory, or the disk is full.
         """
         frame = frame.assign(run=self.path.name)
-        return self._write(f"results/{_result_name(analysis)}.parquet", sealed_bytes(frame))
-
-    def results(self, analysis: str) -> pd.DataFrame:
-        """Return a frame that :meth:`write_result` wrote.
-
-        Raises:
-            RunError: if there is none, naming those that there are, or it is not as it was written.
-        """
-        file = self.path / "results" / f"{_result_name(analysis)}.parquet"
-        if not file.is_file():
-            there = sorted(f.stem for f in (self.path / "results").glob("*.parquet"))
-            raise RunError(f"{self.path.name} has no result {analysis!r}; there are {there}")
-        try:
-            return read_sealed(file)
-        except DamagedFrameError as error:
-            raise RunError(f"{error}; ask again ('valuestream {analysis} {self.path.name}', if it made it)") from error
+        return self._write(f"results/{result_name(analysis)}.parquet", sealed_bytes(frame))
 
     def append_rows(self, log: str, rows: Sequence[Any]) -> None:
         """Add one measurement's rows to ``<log>.jsonl``, one line a measurement."""
@@ -256,11 +165,3 @@ class RunFiles:
             leftovers += [self.path / name for name in (*(f"{log}.jsonl" for log in self.logs), STATE)]
         for leftover in leftovers:
             leftover.unlink(missing_ok=True)
-
-
-def _result_name(analysis: str) -> str:
-    require(
-        bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", analysis, re.ASCII)),
-        f"{analysis!r} names no result: use letters, digits, dots, hyphens and underscores, a letter or digit first",
-    )
-    return analysis

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +17,11 @@ from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
 from experiments.runs.directory import RunDirectory, directory_of
 from experiments.runs.frames import sha256
-from experiments.runs.record import DamagedRunWarning, RunError
-from experiments.runs.saved_shards import drop_shards, shard_steps
+from experiments.runs.record import RunError
+from experiments.runs.saved_shards import drop_shards
 from experiments.tasks.indirect_objects.config import IOIConfig
 from experiments.tasks.indirect_objects.task import IOITask
-from experiments.tasks.registry import make_task, task_name
+from experiments.tasks.registry import make_task
 from experiments.tasks.text.corpus import local_files
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 from experiments.tasks.tokenizers import (
@@ -36,8 +35,6 @@ from experiments.tasks.tokenizers import (
 
 PLACES = ("corpus", "validation", "tokenizer")
 SAY = "give the training's command again with its new --corpus, or use Run.find(NAME).place(corpus=PATH)"
-WATCHED = {"icl": ("ic", "accuracy"), "lm": ("validation", "loss")}
-"""The set and the measure that a list of runs shows, by kind."""
 
 
 class Run(RunDirectory):
@@ -174,9 +171,6 @@ class Run(RunDirectory):
             self.record |= {"tokenizer": now, "tokenizer_files": hashes}
             self.write_record()
 
-    def _saved_step(self) -> int:
-        return max([super()._saved_step(), *shard_steps(self.path)])
-
     def close(self) -> None:
         """Close the run as any other, and drop what several processes saved to resume from."""
         super().close()
@@ -222,37 +216,6 @@ def runs_in(roots: Sequence[str | Path], wanted: Iterable[RunConfig]) -> list[Ru
     """
     there = [directory_of(root, config) for config in wanted for root in roots]
     return [Run.open(path) for path in there if (path / "run.json").is_file()]
-
-
-def runs_table(root: str | Path = "runs") -> pd.DataFrame:
-    """Return one row a run: name, task, variant, preset (or size), seed, status, the step on the disk, and the last
-    value of what its task is watched by.
-
-    A run whose files are damaged is left out with a :class:`DamagedRunWarning`.
-    """
-    rows = []
-    for run in Run.under(root):
-        try:
-            rows.append(_row(run))
-        except RunError as error:
-            warnings.warn(f"{run.path} is left out: {error}", DamagedRunWarning, stacklevel=2)
-    return pd.DataFrame(rows)
-
-
-def _row(run: Run) -> dict[str, Any]:
-    config = run.config
-    watched = WATCHED[config.kind]
-    return {
-        "run": run.path.name,
-        "task": task_name(config.task),
-        "variant": config.variant,
-        "preset": config.preset,
-        "seed": config.seed,
-        "status": run.status,
-        "step": run.step,
-        "measure": " ".join(watched),
-        "value": round(run.last(*watched)[1], 4),
-    }
 
 
 def _is_there(place: str) -> bool:

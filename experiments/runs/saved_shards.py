@@ -26,10 +26,9 @@ from torch.distributed.tensor import DTensor
 from circuits.checkpoint import CheckpointError, read_about
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import canonical_json, content_hash
+from experiments.runs.recorded import ABOUT, SHARDS, STATE, whole_shards
 
 FORMAT = "valuestream-shards-2"
-FOLDER = "state"
-ABOUT = "about.json"
 State = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and the plain data that is stored beside them."""
 
@@ -48,19 +47,10 @@ def anywhere(here: bool) -> bool:
 
 def newest_state(run: Path) -> Path | None:
     """Return the saved state of a run with the most updates: a file, or a folder of shards; ``None`` without any."""
-    file, folders = run / "state.safetensors", _whole(run)
+    file, folders = run / STATE, whole_shards(run)
     if not folders or not file.exists():
         return folders[-1] if folders else file if file.exists() else None
     return folders[-1] if _about(folders[-1])["step"] > read_about(file)["step"] else file
-
-
-def _whole(run: Path) -> list[Path]:
-    return sorted(f.parent for f in (run / FOLDER).glob(f"*/{ABOUT}") if f.parent.suffix != ".tmp")
-
-
-def shard_steps(run: Path) -> list[int]:
-    """Return the steps of the folders of shards that a run could go on from."""
-    return [int(folder.name.removeprefix("step_")) for folder in _whole(run)]
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -78,13 +68,13 @@ def _about(folder: Path) -> dict[str, Any]:
 
 def drop_shards(run: Path, but: Path | None = None, pattern: str = "*") -> None:
     """Remove the folders of shards of a run that fit a pattern, all but one."""
-    folders = [folder for folder in (run / FOLDER).glob(pattern) if folder != but]
+    folders = [folder for folder in (run / SHARDS).glob(pattern) if folder != but]
     for folder in folders:
         # Without it the folder does not count, however much else of it is still there.
         (folder / ABOUT).unlink(missing_ok=True)
         rmtree(folder)
-    if (run / FOLDER).is_dir() and not any((run / FOLDER).iterdir()):
-        (run / FOLDER).rmdir()
+    if (run / SHARDS).is_dir() and not any((run / SHARDS).iterdir()):
+        (run / SHARDS).rmdir()
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -98,7 +88,7 @@ def write_shards(run: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
     Raises:
         OSError: if this process, or another while it wrote its shard, could not write.
     """
-    folder = run / FOLDER / f"step_{about['step']:08d}"
+    folder = run / SHARDS / f"step_{about['step']:08d}"
     # A whole state of this step gives the same run from here on; to put another in its place would risk it.
     if not anywhere((folder / ABOUT).exists()):
         unfinished = folder.with_suffix(".tmp")
@@ -111,7 +101,7 @@ def write_shards(run: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
             unfinished.rename(folder)
     if distributed.get_rank() == 0:
         drop_shards(run, but=folder)
-        (run / "state.safetensors").unlink(missing_ok=True)
+        (run / STATE).unlink(missing_ok=True)
     anywhere(False)
 
 

@@ -16,7 +16,8 @@ from experiments.questions.ioi_tables import paper_table, summary
 from experiments.runs.config import RunConfig, icl_run, lm_run
 from experiments.runs.pooling import all_metrics, require_seeds
 from experiments.runs.record import RunError
-from experiments.runs.run import Run, runs_table
+from experiments.runs.run import Run
+from experiments.runs.table import runs_table
 from experiments.runs.training_config import Every
 from experiments.tasks.text import task as text
 from experiments.tasks.text.task import TextTaskConfig

@@ -20,7 +20,8 @@ from circuits.checkpoint import read_tensors
 from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
-from experiments.runs.run import Run, runs_table
+from experiments.runs.run import Run
+from experiments.runs.table import runs_table
 from experiments.runs.training_config import Adam, AdamW, At, Every
 from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.tokenizers import fingerprint, load_tokenizer, word_level

@@ -12,7 +12,8 @@ import pytest
 
 from experiments.runs.frames import parquet_bytes
 from experiments.runs.record import DamagedRunWarning, RunError
-from experiments.runs.run import Run, runs_table
+from experiments.runs.run import Run
+from experiments.runs.table import runs_table
 from tests.experiments.test_training import tiny, trained
 from tests.helpers import rewrite
 
