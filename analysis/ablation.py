@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -46,8 +45,11 @@ class Ablation:
     gates: Gates = ()
 
     def __add__(self, other: Ablation) -> Ablation:
-        both = self.interventions + other.interventions
-        return Ablation(f"{self.part} + {other.part}", both, _one_after_the_other(self.gates, other.gates))
+        first: dict[Gate, Gate] = dict(self.gates)
+        second: dict[Gate, Gate] = dict(other.gates)
+        between: dict[Gate, Gate] = {gate: first.get(gate, gate) for gate in (*first, *second)}
+        gates: Gates = tuple((gate, second.get(after, after)) for gate, after in between.items())
+        return Ablation(f"{self.part} + {other.part}", self.interventions + other.interventions, gates)
 
     @classmethod
     def sites(cls, name: str, sites: Iterable[Site], method: Method = "zero") -> Ablation:
@@ -109,13 +111,6 @@ class Ablation:
             "layer": _shared([site.layer for site in sites]),
             "head": _shared([site.head for site in sites]),
         }
-
-
-def _one_after_the_other(one: Gates, two: Gates) -> Gates:
-    first: dict[Gate, Gate] = dict(one)
-    second: dict[Gate, Gate] = dict(two)
-    middle: dict[Gate, Gate] = {gate: first.get(gate, gate) for gate in (*first, *second)}
-    return tuple((gate, second.get(between, between)) for gate, between in middle.items())
 
 
 def _shared(values: list[int | None] | list[int]) -> str:
@@ -199,35 +194,34 @@ def ablate(
         if ablation.gates:
             _some_gate(model, ablation.gates)
     ready = [Intervening(model, ablation.interventions, models) for ablation in wanted]
-    _require_others(wanted, len(pair))
-    asked = _Asked(model, pair, _baseline(model, pair, wanted))
-    whole = asked.measured()
+    baseline = _baseline(model, pair, wanted)
+    accuracy, loss, gradient = _measured(model, pair, baseline)
     rows = []
     shown = tqdm(wanted, unit=" ablations", disable=not progress, leave=False, delay=2)
     for ablation, applied in zip(shown, ready, strict=True):
-        after = asked.measured(ablation, applied)
+        accuracy_ablated, loss_ablated, left = _measured(model, pair, baseline, ablation, applied)
         changed = float(applied.counts.values[:, 1].max()) if applied.counts.interventions else float("nan")
         if changed == 0 and ablations is not None and not allow_nothing:
             applied.counts.require_change()
-        rows.append(ablation.describe() | _compared(whole, after) | {"changed": changed})
+        row = ablation.describe() | {"accuracy": accuracy, "accuracy_ablated": accuracy_ablated}
+        row |= {"loss": loss, "loss_ablated": loss_ablated, "gradient_norm": float(left.norm() / gradient.norm())}
+        row |= {"gradient_cosine": float(F.cosine_similarity(left, gradient, dim=0)), "changed": changed}
+        rows.append(row)
     return pd.DataFrame(rows).assign(n=len(pair))
-
-
-def _require_others(wanted: Sequence[Ablation], n: int) -> None:
-    operations = {type(i.operation) for ablation in wanted for i in ablation.interventions}
-    require(
-        n > 1 or Resample not in operations,
-        "an activation is resampled from another example, and only one input was given",
-    )
-    require(
-        n > 1 or Mean not in operations,
-        "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
-    )
 
 
 def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablation]) -> Activations:
     """What the whole model does where means or samples are put in its place; padding is left out."""
-    every = (i for ablation in wanted for i in ablation.interventions)
+    every = [i for ablation in wanted for i in ablation.interventions]
+    operations = {type(i.operation) for i in every}
+    require(
+        len(pair) > 1 or Resample not in operations,
+        "an activation is resampled from another example, and only one input was given",
+    )
+    require(
+        len(pair) > 1 or Mean not in operations,
+        "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
+    )
     names = sorted({i.site.hook_name for i in every if i.operation.takes_source})
     with torch.no_grad():
         _, cache = model.run_with_cache(pair.clean, names_filter=names, return_cache_object=False)
@@ -235,53 +229,30 @@ def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablat
     return {name: without_padding(x, pair, 2 if name.endswith(patterns) else 1) for name, x in cache.items()}
 
 
-@dataclass(frozen=True)
-class _Measured:
-    accuracy: float
-    loss: float
-    gradient: Float[Tensor, " parameter"]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The question that is asked of the whole model and of what is left of it."""
-
-    model: HookedStreamTransformer
-    pair: Pair
-    baseline: Activations
-
-    def measured(self, ablation: Ablation | None = None, applied: Intervening | None = None) -> _Measured:
-        """Return accuracy, loss and gradient of the model, or of what an ablation leaves of it."""
-        regated = self.model.regated(dict(ablation.gates)) if ablation and ablation.gates else nullcontext()
-        acting = applied.at(None, self.pair.positions, self.baseline) if applied else nullcontext()
-        with regated, acting, torch.enable_grad():
-            logits = read(self.model(self.pair.clean), self.pair.read_at)
-            require(
-                bool(torch.isfinite(logits).all()),
-                f"the logits {'with ' + ablation.part + ' ablated ' if ablation else ''}hold NaN or infinity; find "
-                f"where in the weights or the inputs they come from",
-            )
-            loss = F.cross_entropy(logits, self.pair.answers)
-            learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-            require(
-                bool(learned) and loss.requires_grad,
-                "no parameter has a gradient, which an ablation compares; call model.requires_grad_(), and not inside "
-                "torch.inference_mode()",
-            )
-            gradients = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
-        return _Measured(
-            accuracy=float((logits.argmax(-1) == self.pair.answers).float().mean()),
-            loss=float(loss.detach()),
-            gradient=torch.cat([precise(g.flatten()) for g in gradients]),
+def _measured(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    baseline: Activations,
+    ablation: Ablation | None = None,
+    applied: Intervening | None = None,
+) -> tuple[float, float, Float[Tensor, " parameter"]]:
+    """Accuracy, loss and gradient of the model, or of what an ablation leaves of it."""
+    regated = model.regated(dict(ablation.gates)) if ablation and ablation.gates else nullcontext()
+    acting = applied.at(None, pair.positions, baseline) if applied else nullcontext()
+    with regated, acting, torch.enable_grad():
+        logits = read(model(pair.clean), pair.read_at)
+        require(
+            bool(torch.isfinite(logits).all()),
+            f"the logits {'with ' + ablation.part + ' ablated ' if ablation else ''}hold NaN or infinity; find "
+            f"where in the weights or the inputs they come from",
         )
-
-
-def _compared(whole: _Measured, after: _Measured) -> dict[str, Any]:
-    return {
-        "accuracy": whole.accuracy,
-        "accuracy_ablated": after.accuracy,
-        "loss": whole.loss,
-        "loss_ablated": after.loss,
-        "gradient_norm": float(after.gradient.norm() / whole.gradient.norm()),
-        "gradient_cosine": float(F.cosine_similarity(after.gradient, whole.gradient, dim=0)),
-    }
+        loss = F.cross_entropy(logits, pair.answers)
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        require(
+            bool(learned) and loss.requires_grad,
+            "no parameter has a gradient, which an ablation compares; call model.requires_grad_(), and not inside "
+            "torch.inference_mode()",
+        )
+        gradients = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
+    right = float((logits.argmax(-1) == pair.answers).float().mean())
+    return right, float(loss.detach()), torch.cat([precise(g.flatten()) for g in gradients])

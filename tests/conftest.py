@@ -8,9 +8,20 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import beartype  # noqa: F401 # as all of these: see below
+import cattrs  # noqa: F401
+import datasets  # noqa: F401
+import plotly.io  # noqa: F401
 import pytest
 import torch
+import torch._dynamo
+import torch.distributed.fsdp
+import transformer_lens.model_bridge  # noqa: F401
+import transformers  # noqa: F401
+import tyro  # noqa: F401
 
+# Before our packages: while jaxtyping's hook loads one of them, whatever is imported for the first time is compiled
+# from its source instead of being read as bytecode, and for these libraries that takes longer than all of our code.
 from tests.helpers import train_small, train_small_lms
 
 torch.set_num_threads(1)

@@ -61,12 +61,7 @@ def files_imported(path: Path) -> set[Path]:
     return found - {path}
 
 
-CIRCLES_LEFT = {
-    "experiments": "cli and commands",
-    "experiments/commands": "lm_cli and lm_commands",
-}
-"""Folders in which files still import each other in a circle. No folder joins them."""
-FOLDERS = sorted({".", *(str(path.parent.relative_to(ROOT)) for path in SOURCES)} - set(CIRCLES_LEFT))
+FOLDERS = sorted({".", *(str(path.parent.relative_to(ROOT)) for path in SOURCES)})
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -156,8 +156,8 @@ def attribute(
     found = []
     with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
         for rows in in_batches(len(pair), size):
-            estimates = _Estimates(model, pair[rows], (runs.metric, runs.function), runs.source[rows], runs.base[rows])
-            found.append(estimates.of(wanted, method, steps))
+            named, both = (runs.metric, runs.function), (runs.source[rows], runs.base[rows])
+            found.append(_estimates(model, pair[rows], named, *both, wanted, method, steps))
             bar.update(rows.stop - rows.start)
     values, total = (precise(torch.cat(parts, -1)) for parts in zip(*found, strict=True))
     gap = runs.gap
@@ -211,39 +211,31 @@ def _agreement(
     return agreement(estimated, exact)
 
 
-class _Estimates:
-    """Every way of estimating, on one batch of pairs."""
+def _estimates(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    metric: tuple[str, Metric],
+    source: Tensor,
+    base: Tensor,
+    sites: list[Site],
+    method: Method,
+    steps: int,
+) -> tuple[Float[Tensor, "site example"], Float[Tensor, " example"]]:
+    """The scores for one batch of pairs, and what the gradient says of the whole input."""
+    start, end = (model.input_residual(x).detach() for x in (base, source))
+    after, before = (record(model, x) for x in (end, start))
 
-    def __init__(
-        self, model: HookedStreamTransformer, pair: Pair, metric: tuple[str, Metric], source: Tensor, base: Tensor
-    ):
-        self.model, self.pair, self.metric = model, pair, metric
-        self.start, self.end = (model.input_residual(x).detach() for x in (base, source))
-        self.source, self.base = (record(model, x) for x in (self.end, self.start))
+    def at(fraction: float = 0.0, fixed: bool = False, drop: int | None = None) -> tuple[Tensor, Tensor]:
+        gradients = linearised(model, torch.lerp(start, end, fraction), pair, metric, drop)
+        total = ((end - start) * gradients.input).sum((1, 2))
+        return Estimator(model, pair, after, before, gradients, fixed).scores(sites), total
 
-    def of(
-        self, sites: list[Site], method: Method, steps: int
-    ) -> tuple[Float[Tensor, "site example"], Float[Tensor, " example"]]:
-        """Return the scores, and what the gradient says of the whole input."""
-        if method == "IG":
-            found = [self._at(sites, (i + 0.5) / steps) for i in range(steps)]
-            return _mean([scores for scores, _ in found]), _mean([total for _, total in found])
-        scores, total = self._at(sites, fixed=method in ("AtP+QK", "AtP*"))
-        if method == "AtP*":
-            kept = [self._at(sites, fixed=True, drop=layer)[0].abs() for layer in range(self.model.config.n_layers)]
-            # The layer that a site is in leaves it nothing, so that one fewer counts.
-            scores = torch.stack(kept).sum(0) / (len(kept) - 1)
-        return scores, total
-
-    def _at(
-        self, sites: list[Site], fraction: float = 0.0, fixed: bool = False, drop: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        residual = torch.lerp(self.start, self.end, fraction)
-        gradients = linearised(self.model, residual, self.pair, self.metric, drop)
-        total = ((self.end - self.start) * gradients.input).sum((1, 2))
-        estimator = Estimator(self.model, self.pair, self.source, self.base, gradients, fixed)
-        return estimator.scores(sites), total
-
-
-def _mean(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).mean(0)
+    if method == "IG":
+        every, totals = zip(*(at((i + 0.5) / steps) for i in range(steps)), strict=True)
+        return torch.stack(every).mean(0), torch.stack(totals).mean(0)
+    scores, total = at(fixed=method in ("AtP+QK", "AtP*"))
+    if method == "AtP*":
+        kept = [at(fixed=True, drop=layer)[0].abs() for layer in range(model.config.n_layers)]
+        # The layer that a site is in leaves it nothing, so that one fewer counts.
+        scores = torch.stack(kept).sum(0) / (len(kept) - 1)
+    return scores, total

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from analysis.edges.graph import Place
@@ -99,27 +99,22 @@ class Estimator:
         self.source, self.base, self.gradients = source, base, gradients
         self.products: dict[str, Tensor] = {}
 
-    def score(self, site: Site) -> Float[Tensor, " example"]:
-        """Return by how much the metric of every example changes."""
+    def scores(self, sites: Sequence[Site]) -> Float[Tensor, "site example"]:
+        """Return by how much the metric of every example changes, for each of many sites."""
+        return torch.stack([self._score(site) for site in sites])
+
+    def _score(self, site: Site) -> Float[Tensor, " example"]:
         if site.component == "state":
-            return torch.stack([self._linear(name, site) for name in self._state_points(site.layer)]).sum(0)
+            # The residual stream before the layer, and what it and later ones read of earlier layers.
+            points = [f"blocks.{site.layer}.hook_resid_pre"]
+            for reader in range(site.layer, self.model.config.n_layers):
+                for carrier, mix in self.model.layers[reader].attn.mixes():
+                    earlier = (source for source in mix.sources if source < site.layer)
+                    points += [f"blocks.{reader}.attn.mix.{carrier}.hook_from_{source}" for source in earlier]
+            return torch.stack([self._linear(name, site) for name in points]).sum(0)
         if self.fixed and site.component in CARRIERS:
             return self._fixed(site)
         return self._linear(site.hook_name, site)
-
-    def scores(self, sites: Sequence[Site]) -> Float[Tensor, "site example"]:
-        """Return the scores of many."""
-        return torch.stack([self.score(site) for site in sites])
-
-    def _state_points(self, layer: int) -> list[str]:
-        """The residual stream before a layer, and what it and later ones read of earlier layers through the stream."""
-        found = [f"blocks.{layer}.hook_resid_pre"]
-        for reader in range(layer, self.model.config.n_layers):
-            for carrier, mix in self.model.layers[reader].attn.mixes():
-                found += [
-                    f"blocks.{reader}.attn.mix.{carrier}.hook_from_{source}" for source in mix.sources if source < layer
-                ]
-        return found
 
     def _linear(self, name: str, site: Site) -> Float[Tensor, " example"]:
         products = self._product(name)
@@ -139,8 +134,9 @@ class Estimator:
 
     @torch.no_grad()
     def _fixed(self, site: Site) -> Float[Tensor, " example"]:
-        mask = self._mask(site)
-        name = site.hook_name
+        heads = torch.arange(self.model.config.n_heads, device=self.pair.clean.device)
+        chosen = torch.ones_like(heads).bool() if site.head is None else heads == site.head
+        mask, name = self.pair.where(site.position)[:, :, None, None] & chosen[:, None], site.hook_name
         change = torch.where(mask, self.source.at[name] - self.base.at[name], 0.0)
         start: Place = (site.layer, site.component)  # type: ignore[assignment] # a carrier, as the caller asked
         arrived = carry(self.model, start, change, self.gradients.gains, _ENTRIES[site.route])
@@ -152,11 +148,6 @@ class Estimator:
             if "q" in here or "k" in here:
                 total = total + self._pattern_change(layer, here)
         return total
-
-    def _mask(self, site: Site) -> Bool[Tensor, "example pos head 1"]:
-        heads = torch.arange(self.model.config.n_heads, device=self.pair.clean.device)
-        chosen = torch.ones_like(heads).bool() if site.head is None else heads == site.head
-        return self.pair.where(site.position)[:, :, None, None] & chosen[:, None]
 
     def _use_gradient(self, layer: int, carrier: Carrier) -> HeadTensor:
         """The gradient through the layer's attention alone, without what is passed on of the same tensor."""

@@ -19,7 +19,7 @@ from analysis.edges.steered_forward import Control, carry, run
 from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
-from analysis.patching.patch import PatchResult
+from analysis.patching.patch import PatchResult, result_of
 from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.layers import Residual
@@ -127,21 +127,7 @@ def patch_paths(
             for i, part in zip(chunk, logits.split(len(pair)), strict=True):
                 rows[i] = runs.measure(part)
             bar.update(len(chunk))
-    return PathResult(
-        values=torch.stack([rows[i] for i in range(len(wanted))]).cpu(),
-        axis_names=[],
-        index_df=_frame(wanted),
-        metric_names=[runs.metric],
-        reduced=False,
-        baseline=runs.baseline.cpu(),
-        target=runs.target.cpu(),
-        direction=direction,
-        beside=runs.beside,
-    )
-
-
-def _frame(paths: Sequence[Edge]) -> pd.DataFrame:
-    rows = [
+    where = [
         {
             "sender": path.source.name,
             "receiver": path.target.name,
@@ -150,9 +136,9 @@ def _frame(paths: Sequence[Edge]) -> pd.DataFrame:
             "receiver_layer": "-" if path.target.layer is None else str(path.target.layer),
             "into": path.target.carrier or path.target.kind,
         }
-        for path in paths
+        for path in wanted
     ]
-    return pd.DataFrame(rows)
+    return result_of(PathResult, runs, torch.stack([rows[i] for i in range(len(wanted))]), pd.DataFrame(where))
 
 
 def _chunks(paths: Sequence[Edge], copies: int) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ from analysis.edges.steered_forward import Control, run
 from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one, run_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
-from analysis.patching.patch import PatchResult
+from analysis.patching.patch import PatchResult, result_of
 from circuits.common.errors import require
 from circuits.config.streams import Carrier
 from circuits.model import HookedStreamTransformer
@@ -159,15 +159,4 @@ def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> p
         for (layer, carrier), head in where
         for share in SHARES
     ]
-    result = PatchResult(
-        values=values.cpu(),
-        axis_names=[],
-        index_df=pd.DataFrame(index),
-        metric_names=[runs.metric],
-        reduced=False,
-        baseline=runs.baseline.cpu(),
-        target=runs.target.cpu(),
-        direction=runs.direction,
-        beside=runs.beside,
-    )
-    return result.to_frame()
+    return result_of(PatchResult, runs, values, pd.DataFrame(index)).to_frame()

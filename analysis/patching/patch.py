@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.patching import PatchingResult
 
-from analysis.compared_runs import Direction, comparable, in_order
+from analysis.compared_runs import Direction, TwoRuns, comparable, in_order
 from analysis.gap import Gap, measure_gap
 from analysis.memory import bound_for, bytes_of
 from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, precise, read
@@ -95,6 +95,27 @@ class PatchResult(PatchingResult):
         return patch_heat_map(self.to_frame())
 
 
+Result = TypeVar("Result", bound=PatchResult)
+
+
+def result_of(
+    kind: type[Result], runs: TwoRuns | _Sweep, values: Tensor, where: pd.DataFrame, sites: Sequence[Patched] = ()
+) -> Result:
+    """Return the result of a metric (site, example) of runs that are each patched as its row of ``where`` says."""
+    return kind(
+        values=values.cpu(),
+        axis_names=[],
+        index_df=where,
+        metric_names=[runs.metric],
+        reduced=False,
+        baseline=runs.baseline.cpu(),
+        sites=list(sites),
+        target=runs.target.cpu(),
+        direction=runs.direction,
+        beside=runs.beside,
+    )
+
+
 @torch.no_grad()
 def patch(
     model: HookedStreamTransformer,
@@ -125,18 +146,7 @@ def patch(
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
     check_positions(model, check_sites(model, [site for one in joint for site in one]), pair)
     sweep = _Sweep(model, pair, joint, named, direction, max_memory)
-    return PatchResult(
-        values=sweep.values(progress).cpu(),
-        axis_names=[],
-        index_df=frame_of(wanted),
-        metric_names=[sweep.name],
-        reduced=False,
-        baseline=sweep.baseline.cpu(),
-        sites=wanted,
-        target=sweep.target.cpu(),
-        direction=direction,
-        beside=sweep.beside,
-    )
+    return result_of(PatchResult, sweep, sweep.values(progress), frame_of(wanted), wanted)
 
 
 class _Sweep:
@@ -154,26 +164,27 @@ class _Sweep:
         direction: Direction,
         max_memory: int | None,
     ):
-        self.model, self.pair, self.joint = model, pair, joint
-        self.name, self.metric = metric
+        self.model, self.pair, self.joint, self.direction = model, pair, joint, direction
+        self.metric, self.function = metric
         source, base = in_order(direction, pair.clean, pair.corrupt)
         if max_memory is not None:
-            bound_for(max_memory, bytes_to_patch(model, pair, joint, self.metric), base.device)
+            bound_for(max_memory, bytes_to_patch(model, pair, joint, self.function), base.device)
         logits, cache = model.run_with_cache(source, names_filter=_names(model, joint), return_cache_object=False)
         self.cache: dict[str, Tensor] = cache
         self.states: dict[int, State] = {}
         self.places: dict[int | str, Bool[Tensor, "batch pos"]] = {}
-        self.target, source_there = evaluate(self.metric, self.name, logits, pair), read(logits, pair.read_at).clone()
+        self.target = evaluate(self.function, self.metric, logits, pair)
+        source_there = read(logits, pair.read_at).clone()
         dtype = logits.dtype
         # All that is read of them is kept, and they may be large.
         del logits
-        self.only_there = isinstance(self.metric, ReadMetric)
-        self.replay = Replay(model, base, _reads(pair, self.metric), max_memory, bytes_of(cache.values()))
+        self.only_there = isinstance(self.function, ReadMetric)
+        self.replay = Replay(model, base, _reads(pair, self.function), max_memory, bytes_of(cache.values()))
         base_logits = self.replay.logits[:, 0] if self.only_there else self.replay.logits
         self.baseline = self._measured(base_logits)
         base_there = base_logits if self.only_there else read(base_logits, pair.read_at)
         both = in_order(direction, self.target, self.baseline)
-        self.beside = measure_gap(self.name, *both, in_order(direction, source_there, base_there)[0], pair, dtype)
+        self.beside = measure_gap(self.metric, *both, in_order(direction, source_there, base_there)[0], pair, dtype)
 
     def values(self, progress: bool) -> Float[Tensor, "site batch"]:
         values = self.baseline.new_empty(len(self.joint), len(self.pair))
@@ -189,19 +200,19 @@ class _Sweep:
         return values
 
     def _measured(self, logits: Float[Tensor, "batch *pos d_vocab_out"]) -> Float[Tensor, " batch"]:
-        return evaluate(self._of, self.name, logits, self.pair)
+        return evaluate(self._of, self.metric, logits, self.pair)
 
     def _of(self, logits: Float[Tensor, "batch *pos d_vocab_out"], pair: Pair) -> Tensor:
-        if isinstance(self.metric, ReadMetric):
-            return self.metric.of(precise(logits), pair)
-        return self.metric(logits, pair)
+        if isinstance(self.function, ReadMetric):
+            return self.function.of(precise(logits), pair)
+        return self.function(logits, pair)
 
     def _all_measured(self, logits: Float[Tensor, "copy batch *pos d_vocab_out"]) -> Float[Tensor, "copy batch"]:
-        if self.metric not in METRICS.values():
+        if self.function not in METRICS.values():
             return torch.stack([self._measured(part) for part in logits])
         # Ours look at every example by itself, without control flow, and can be mapped over the copies.
         values = torch.vmap(lambda part: self._of(part, self.pair))(logits)
-        return check_finite(self.name, values)
+        return check_finite(self.metric, values)
 
     def _edit(self, site: Site) -> Edit:
         if site.position is not None and site.position not in self.places:
