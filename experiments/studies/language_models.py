@@ -20,7 +20,9 @@ from experiments.studies.wording import final_block, speed_block
 from figures.trainings.language_models import DEPTHS, IOI_SETS, ioi_curves, loss_curves, nested_curves
 from figures.trainings.language_models import scaling as draw_scaling
 
-VARIANTS = (REFERENCE, "value", "value-stop", "value-gradient-only", "resformer-constant", "cumulative")
+PARTS = ("value-stop", "value-gradient-only")
+"""The stream with its gradient cut, and with its value cut."""
+VARIANTS = (REFERENCE, "value", *PARTS, "resformer-constant", "cumulative")
 FEW = VARIANTS[:3]
 PAIR = VARIANTS[:2]
 SEEDS = 5

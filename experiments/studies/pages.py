@@ -124,6 +124,6 @@ def write_page(bundle: Bundle, path: Path) -> Path:
 
 
 def whole(bundle: Bundle, title: str) -> str:
-    """Return a page of its own with every block for which the bundle holds runs."""
-    there = [block for block in BLOCKS.values() if bundle.holds(e.name for e in block.experiments)]
+    """Return a page of its own with every block for which the bundle holds the runs that it speaks of."""
+    there = [block for block in BLOCKS.values() if block.tellable(bundle)]
     return "\n\n".join([f"# {title}", *(f"## {block.heading}\n\n{block.text(bundle)}" for block in there)]) + "\n"

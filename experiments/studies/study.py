@@ -129,6 +129,15 @@ class Block:
     heading: str
     experiments: tuple[Experiment, ...] = ()
     """Those behind it."""
+    variants: tuple[str, ...] = ()
+    """Those that it speaks of by name."""
+
+    def tellable(self, bundle: Bundle) -> bool:
+        """Return whether the bundle holds what it speaks of."""
+        return all(
+            bundle.holds([experiment.name]) and {*self.variants} <= {*bundle.experiment(experiment.name).variant}
+            for experiment in self.experiments
+        )
 
 
 @dataclass(frozen=True)

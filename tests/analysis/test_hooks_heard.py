@@ -58,15 +58,14 @@ REFUSE: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
     "fold_layer_norm": lambda m, p: m.fold_layer_norm(),
 }
 HEAR = {"ablate", "score_heads", "score_retrieval", "split_gradient"}
-RUN_NO_MODEL = set(
-    """
-    Ablation AttentionScore Circuit Connection EdgeScores GradientSplit Graph
-    METRICS NoGapError Pair PatchResult PathResult Quality ReadMetric
-    Site SiteScores WeakPairWarning adjust compare find_circuit find_paths
-    find_sites mean_interval over_seeds paired_ratio standard_ablations survival_curves threshold_table
-    threshold_times
-    """.split()
-)
+RUN_NO_MODEL = {
+    *("Ablation", "AttentionScore", "Circuit", "Connection", "EdgeScores"),
+    *("GradientSplit", "Graph", "METRICS", "NoGapError", "Pair"),
+    *("PatchResult", "PathResult", "Quality", "ReadMetric", "Site"),
+    *("SiteScores", "WeakPairWarning", "adjust", "compare", "find_circuit"),
+    *("find_paths", "find_sites", "mean_interval", "over_seeds", "paired_ratio"),
+    *("standard_ablations", "survival_curves", "threshold_table", "threshold_times"),
+}
 
 
 def doubled(t: Tensor, hook: Any = None) -> Tensor:

@@ -18,7 +18,7 @@ from experiments.studies import pages as report
 from experiments.studies import times as answers
 from experiments.studies.collection import add_frames
 from experiments.studies.committed_results import COMMITTED, Bundle
-from experiments.studies.registry import STUDIES, experiment
+from experiments.studies.registry import EXPERIMENTS, STUDIES, experiment
 
 CLASSIC = [1000, 1200, 900, 1100, 1050]
 
@@ -215,6 +215,19 @@ def test_what_has_no_interval_says_so() -> None:
 def whole() -> str:
     """A page of every block, made of the committed results."""
     return report.whole(Bundle.open(COMMITTED), "Everything")
+
+
+def test_a_page_of_the_study_in_miniature_leaves_out_what_speaks_of_runs_that_it_does_not_train() -> None:
+    held = Bundle.open(COMMITTED)
+    small = {(name, arm.label) for name, one in EXPERIMENTS.items() for arm in one.arms("miniature")}
+    arms = held.arms[[of in small for of in zip(held.arms.experiment, held.arms.variant, strict=True)]]
+    vars(held)["arms"] = arms.copy()
+    page = report.whole(held, "In miniature")
+    assert set(arms.experiment) == {name for name, _ in small} < set(EXPERIMENTS)
+    for block in report.BLOCKS.values():
+        assert (f"\n## {block.heading}\n" in page) == block.tellable(held), block.name
+    assert not report.BLOCKS["lm-story"].tellable(held), "one of its variants is not trained"
+    assert report.BLOCKS["lm-gap"].tellable(held)
 
 
 def test_the_pages_say_what_the_committed_results_say(whole: str) -> None:

@@ -15,7 +15,7 @@ from analysis.statistics.intervals import grouped_intervals, mean_interval
 from circuits.common.text_table import interval, markdown, rows_of
 from experiments.questions.ioi_tables import ANSWERS, model_name, paper_table
 from experiments.studies.committed_results import Bundle
-from experiments.studies.language_models import PAIR, STORIES, by_tokens, interaction
+from experiments.studies.language_models import PAIR, PARTS, STORIES, by_tokens, interaction
 from experiments.studies.study import REFERENCE, Asking, Block, Picture, Size, Study
 from experiments.studies.times import compared, row_of, verdict
 from experiments.studies.wording import shown
@@ -207,7 +207,7 @@ def _sooner(bundle: Bundle) -> str:
         whose = "those of the stream" if reference == "value" else "the tokens of classic"
         return f"{interval(row.ratio, row.low, row.high, '.2f')} times {whose} ({verdict(row)})"
 
-    cut, alone = (f"{said(v, REFERENCE)} and {said(v, 'value')}" for v in ("value-stop", "value-gradient-only"))
+    cut, alone = (f"{said(v, REFERENCE)} and {said(v, 'value')}" for v in PARTS)
     pairs = interaction(bundle)
     found, n = pairs.interval(), len(pairs.scores)
     number = f"their interaction is {interval(found.mean, found.low, found.high, '.2f')} (1 if each does its own part)"
@@ -267,15 +267,15 @@ STUDY = Study(
         _first_seed("lm_circuit_value", circuit_drawing, "lm_edges", lambda f: f[f.variant == "value"]),
     ),
     blocks=tuple(
-        Block(name, text, heading, (STORIES,))
-        for name, text, heading in (
+        Block(name, text, heading, (STORIES,), tuple(variants))
+        for name, text, heading, *variants in (
             ("lm-transplants", _transplants_table, "Matched and transplanted"),
             ("lm-prompts", _prompts_table, "The paper's four prompts"),
             ("lm-gap", _gap, "Matched models as they learn"),
             ("lm-heads", _heads_table, "The heads of the circuit"),
             ("lm-circuits", _circuits_table, "The circuits for indirect objects"),
             ("lm-route", _route, "By which route S2 is read"),
-            ("lm-story", _story, "In short"),
+            ("lm-story", _story, "In short", *PAIR, *PARTS),
         )
     ),
 )
