@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +26,8 @@ import tyro  # noqa: F401
 from tests.helpers import train_small, train_small_lms
 
 torch.set_num_threads(1)
+# A shell that runs the tests in the background lets them ignore an interrupt, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str) -> Path:
