@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from transformer_lens.tools.analysis._model_state import require_eval_mode as _require
-
 from circuits.attention import Attention
 from circuits.block import Block
 from circuits.common.errors import require
@@ -12,7 +10,13 @@ from circuits.model import HookedStreamTransformer
 
 def require_eval_mode(model: HookedStreamTransformer, operation: str) -> None:
     """Raise ``ValueError`` if any part of the model is in training mode."""
-    _require(model, operation=operation)
+    training = [name or "the model itself" for name, part in model.named_modules() if part.training]
+    more = f" and {len(training) - 3} more" if len(training) > 3 else ""
+    require(
+        not training,
+        f"{operation} requires the whole model to be in evaluation mode; found training mode at "
+        f"{', '.join(training[:3])}{more}. Call model.eval() before",
+    )
 
 
 def require_no_hooks(model: HookedStreamTransformer, operation: str) -> None:

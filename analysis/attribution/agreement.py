@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 from torch import Tensor
 
 
@@ -37,7 +37,7 @@ def agreement(estimated: Tensor, exact: Tensor) -> Agreement:
     if len(a) == 0:
         return Agreement(float("nan"), float("nan"), 0)
     constant = len(a) < 2 or np.ptp(np.abs(a)) == 0 or np.ptp(np.abs(b)) == 0
-    correlation = float("nan") if constant else float(stats.spearmanr(np.abs(a), np.abs(b)).statistic)
+    correlation = float("nan") if constant else float(scipy.stats.spearmanr(np.abs(a), np.abs(b)).statistic)
     return Agreement(correlation, float(np.abs(a - b).max()), len(a))
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -103,7 +103,7 @@ def _tested(
     flat = np.array([same(row) for row in scores])
     ends[:, flat] = scores[flat].mean(1)
     if not flat.all():
-        test = stats.ttest_1samp(scores[~flat], 0.0, axis=1)
+        test = scipy.stats.ttest_1samp(scores[~flat], 0.0, axis=1)
         ends[:, ~flat], p[~flat] = np.array(test.confidence_interval()), test.pvalue
     return ends, p
 

@@ -14,8 +14,8 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy
 from jaxtyping import Float
-from scipy import optimize, special, stats
 
 from circuits.common.errors import known, require
 
@@ -71,11 +71,11 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     if len(x) == 1 or same(x):
         spread = float("nan") if len(x) == 1 else 0.0
         return Interval(mean, mean - spread, mean + spread, len(x))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1) * stats.sem(x))
+    half = float(scipy.stats.t.ppf((1 + confidence) / 2, len(x) - 1) * scipy.stats.sem(x))
     if scale == "linear":
         return Interval(mean, mean - half, mean + half, len(x))
-    centre, half = special.logit(mean), half / (mean * (1 - mean))
-    return Interval(mean, float(special.expit(centre - half)), float(special.expit(centre + half)), len(x))
+    centre, half = scipy.special.logit(mean), half / (mean * (1 - mean))
+    return Interval(mean, float(scipy.special.expit(centre - half)), float(scipy.special.expit(centre + half)), len(x))
 
 
 def grouped_intervals(
@@ -127,7 +127,7 @@ def share_interval(
     if moved.shape[-1] < 2:
         return np.full(moved.shape[:-1], np.nan), np.full(moved.shape[:-1], np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (moved, np.broadcast_to(gap, moved.shape)),
             lambda a, b, axis: a.mean(axis) / b.mean(axis),
             paired=True,
@@ -164,7 +164,7 @@ def g_z(scores: Float[np.ndarray, " pair"]) -> float:
     m = len(scores) - 1
     if m < 2:
         return float("nan")
-    correction = np.exp(special.gammaln(m / 2) - special.gammaln((m - 1) / 2)) / np.sqrt(m / 2)
+    correction = np.exp(scipy.special.gammaln(m / 2) - scipy.special.gammaln((m - 1) / 2)) / np.sqrt(m / 2)
     return float(correction * d_z(scores))
 
 
@@ -178,7 +178,7 @@ def rank_biserial(scores: Float[np.ndarray, " pair"]) -> float:
     moved = scores[scores != 0]
     if len(moved) == 0:
         return 0.0
-    ranks = stats.rankdata(np.abs(moved))
+    ranks = scipy.stats.rankdata(np.abs(moved))
     return float((ranks * np.sign(moved)).sum() / ranks.sum())
 
 
@@ -204,14 +204,15 @@ def smallest_shown(spread: float, n: int, level: float = 0.05, power: float = 0.
 @cache
 def _shown_effect(n: int, level: float, power: float) -> float:
     """The answer in standard deviations."""
-    limit = float(stats.t.isf(level / 2, n - 1))
+    limit = float(scipy.stats.t.isf(level / 2, n - 1))
     # Given the spread of a sample, which is a chi variable, power is a normal share; nct fails far out.
-    chi = stats.chi.ppf((np.arange(4_000) + 0.5) / 4_000, n - 1) / np.sqrt(n - 1)
+    chi = scipy.stats.chi.ppf((np.arange(4_000) + 0.5) / 4_000, n - 1) / np.sqrt(n - 1)
 
     def lacking(shift: float) -> float:
-        return float((special.ndtr(shift - limit * chi) + special.ndtr(-shift - limit * chi)).mean()) - power
+        above, below = (scipy.special.ndtr(side * shift - limit * chi) for side in (1, -1))
+        return float((above + below).mean()) - power
 
-    return float(optimize.brentq(lacking, 0.0, 10.0 + 10.0 * limit)) / np.sqrt(n)
+    return float(scipy.optimize.brentq(lacking, 0.0, 10.0 + 10.0 * limit)) / np.sqrt(n)
 
 
 # --- many comparisons ---------------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def _holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
 
 CORRECTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "holm": _holm,
-    "benjamini-hochberg": lambda p: np.asarray(stats.false_discovery_control(p, method="bh")),
+    "benjamini-hochberg": lambda p: np.asarray(scipy.stats.false_discovery_control(p, method="bh")),
     "bonferroni": lambda p: np.minimum(p * len(p), 1.0),
     "none": lambda p: p,
 }

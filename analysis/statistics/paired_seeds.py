@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 
 from analysis.statistics.intervals import EFFECTS, Interval, same, smallest_shown
 from circuits.common.errors import known, require
@@ -58,7 +58,7 @@ class PairedSeeds:
 
     def _t(self) -> Any:
         n, spread = len(self.scores), self._spread
-        return stats.t(n - 1, loc=self._centre, scale=spread / np.sqrt(n)) if spread else None
+        return scipy.stats.t(n - 1, loc=self._centre, scale=spread / np.sqrt(n)) if spread else None
 
     def interval(
         self, method: str = "t", confidence: float = 0.95, n_resamples: int = 9_999, seed: int = 0
@@ -80,7 +80,7 @@ class PairedSeeds:
 
     def _bootstrap(self, confidence: float, n_resamples: int, seed: int) -> tuple[float, float]:
         n = len(self.scores)
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (np.arange(n),),
             lambda pairs, axis: np.asarray(self.measure(pairs, pairs + n)),
             vectorized=True,
@@ -130,7 +130,7 @@ class PairedSeeds:
         """
         n = len(self.scores)
         scale = np.abs(self.scores).max() or 1.0  # scipy takes values within 1e-14 as equal, so size must not matter
-        found = stats.permutation_test(
+        found = scipy.stats.permutation_test(
             (np.arange(n), np.arange(n, 2 * n)),
             lambda first, second, axis: np.asarray(self.measure(first, second) / scale),
             permutation_type="samples",

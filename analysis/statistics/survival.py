@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from jaxtyping import Bool, Float
-from scipy import stats
 
 from analysis.statistics.intervals import Interval
 from analysis.statistics.paired_seeds import CONTRASTS, Contrast, PairedSeeds
@@ -39,9 +39,9 @@ class Times:
         last = self.steps.max()
         return float(last) if (~self.reached[self.steps == last]).any() else float("inf")
 
-    def censored(self) -> stats.CensoredData:
+    def censored(self) -> scipy.stats.CensoredData:
         """Return the times as scipy takes them."""
-        return stats.CensoredData.right_censored(self.steps, ~self.reached)
+        return scipy.stats.CensoredData.right_censored(self.steps, ~self.reached)
 
 
 def times_of(frame: pd.DataFrame, variant: str) -> Times:
@@ -75,7 +75,7 @@ def kaplan_meier(times: Times, confidence: float = 0.95) -> pd.DataFrame:
 
     Source: Kaplan and Meier, JASA 53, 1958.
     """
-    curve = stats.ecdf(times.censored()).sf
+    curve = scipy.stats.ecdf(times.censored()).sf
     with warnings.catch_warnings():
         # Where the share is 1 or 0 the transform is infinite; those ends are filled in below.
         warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
@@ -124,7 +124,7 @@ def logrank_p(first: Times, second: Times) -> float:
     Source: Mantel, Cancer Chemotherapy Reports 50, 1966.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = stats.logrank(first.censored(), second.censored())
+        found = scipy.stats.logrank(first.censored(), second.censored())
     return float(found.pvalue) if np.isfinite(found.statistic) else 1.0
 
 
@@ -178,7 +178,7 @@ def restricted_mean(times: Times, horizon: float, confidence: float = 0.95) -> I
     mean, n = float(_area(times.steps, times.reached, horizon)), len(times.steps)
     if n == 1:
         return Interval(mean, float("nan"), float("nan"), 1)
-    half = stats.t.ppf((1 + confidence) / 2, n - 1) * np.sqrt(_variance(times, horizon))
+    half = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * np.sqrt(_variance(times, horizon))
     return Interval(mean, float(mean - half), float(mean + half), n)
 
 
