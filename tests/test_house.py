@@ -10,8 +10,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import torch
 
 import circuits
+from tests import checked
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["circuits", "figures", "analysis", "experiments"]
@@ -131,3 +133,16 @@ def test_the_lock_has_plain_versions_of_everything_needed() -> None:
     locked = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     assert {"torch", "transformer-lens", "plotly", "tyro", "pytest", "pyright", "ruff"} <= locked
     assert "torch==2.13.0" in lines
+
+
+def test_types_and_shapes_are_checked_while_testing() -> None:
+    from analysis import metrics
+    from circuits.common.plain_data import content_hash, derive_seed
+
+    unread = torch.zeros(2, 3)
+    with pytest.raises(TypeError, match="logits"):
+        metrics.read(unread, None)
+    with pytest.raises(TypeError, match="labels"):
+        derive_seed(unread)  # type: ignore[arg-type] # what is tested
+    hashes = {content_hash(i) for i in range(2 * checked.MOST)}
+    assert len(hashes) == 2 * checked.MOST, "beyond the calls that are checked, functions do what they do"

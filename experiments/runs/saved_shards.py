@@ -17,16 +17,20 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.tensor import DTensor
 
 from circuits.checkpoint import CheckpointError, read_about
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import canonical_json, content_hash
 from experiments.runs.recorded import ABOUT, SHARDS, STATE, whole_shards
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+else:
+    DTensor = Any
 
 FORMAT = "valuestream-shards-2"
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -176,9 +180,11 @@ def read_shards(folder: Path, like: Mapping[str, Tensor]) -> State:
 
 def laid_out_like(name: str, size: torch.Size, like: Mapping[str, Tensor]) -> DTensor | None:
     """Return the present DTensor as which a saved tensor is laid out; see :func:`read_shards`."""
+    from torch.distributed import tensor
+
     kind, _, rest = name.partition("|")
     model = like.get(f"model|{rest.rsplit('|', 1)[0]}" if kind == "optimizer" else name)
-    return model if isinstance(model, DTensor) and model.size() == size else None
+    return model if isinstance(model, tensor.DTensor) and model.size() == size else None
 
 
 def _room(layout: DTensor | None, held: Any) -> Tensor:
