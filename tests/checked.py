@@ -22,7 +22,7 @@ import transformers  # noqa: F401
 import tyro  # noqa: F401
 from beartype import BeartypeConf, beartype
 
-MOST = 25
+MOST = 5
 """So many calls of a function are checked in every test, and so many functions that are made by one line within
 another; to check all would be most of the suite's time."""
 _with_shapes = jaxtyping.jaxtyped
