@@ -26,6 +26,7 @@ from circuits.initial_weights import Initialised, change_starts
 from circuits.input_checks import check_inputs, check_return_type, check_start, layer_number
 from circuits.layers import Embed, Norm, PosEmbed, ReluLayer, Residual, TiedUnembed, Unembed, next_token_loss
 from circuits.streams.mixing import Outgoing
+from circuits.streams.registering import check_parts
 from circuits.transformerlens.hooks import bridge_config, fork_if_hooked, is_hooked
 from circuits.transformerlens.tools import ToolSurface
 
@@ -65,6 +66,7 @@ class HookedStreamTransformer(ToolSurface):
             self.unembed = Unembed(config, bias=config.readout.bias)
         self.setup()
         self.init_weights(seed)
+        check_parts(self)
 
     @property
     def layers(self) -> list[Block]:

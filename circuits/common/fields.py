@@ -20,6 +20,15 @@ from circuits.common.errors import require
 
 _LONGEST = 80
 """Of a refused value, so many characters are shown."""
+_KINDS: dict[type, tuple[type, ...]] = {}
+"""Of a base class that may be an annotation, the dataclasses that its fields may hold."""
+
+
+def let_kinds_be(base: type, kinds: tuple[type, ...]) -> None:
+    """Let a field that is annotated with a base class hold instances of its kinds, and of nothing else."""
+    _KINDS[base] = kinds
+    _kind.cache_clear()
+    checks_of.cache_clear()
 
 
 class Checked:
@@ -139,11 +148,13 @@ def _kind(annotation: Any) -> Kind:
         return _one_of(tuple(_kind(member) for member in given if member is not type(None)), type(None) in given)
     if annotation in _SCALARS:
         return _SCALARS[annotation]
+    if annotation in _KINDS:
+        return _one_of(tuple(map(_kind, _KINDS[annotation])), optional=False)
     if isinstance(annotation, type) and is_dataclass(annotation):
         return _part(annotation)
     raise TypeError(
         f"the annotation {annotation} is none of those that can be checked: int, float, bool, str, Literal of strings, "
-        "tuple[...], dataclasses and unions of these"
+        "tuple[...], dataclasses, families of these and unions"
     )
 
 

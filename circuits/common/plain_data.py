@@ -13,6 +13,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from cattrs.strategies import configure_tagged_union, configure_union_passthrough
 
 from circuits.common.errors import known, require
+from circuits.common.families import Family, without_modules
 from circuits.common.fields import Checked, Kind, checked_value, checks_of
 
 T = TypeVar("T")
@@ -43,6 +44,27 @@ def register_union(union: Any) -> None:
     """Let values of a union of dataclasses be stored; the class name goes into the field ``type``."""
     for converter in (_converter, _brief):
         configure_tagged_union(union, converter, tag_name="type")
+
+
+def store_family(family: Family) -> None:
+    """Let values of a family's base class be stored, with the name of their kind in the field ``type``."""
+
+    def wanted(kind: Any) -> bool:
+        return kind is family.base
+
+    def read(stored: Any, _: Any) -> Any:
+        kind, fields = family.read(stored)
+        return _converter.structure(fields, kind)
+
+    def write(value: Any) -> dict[str, Any]:
+        return family.stored(_converter.unstructure(value, type(value)), type(value))
+
+    def write_brief(value: Any) -> dict[str, Any]:
+        return without_modules(family.stored(_brief.unstructure(value, type(value)), type(value)))
+
+    _converter.register_structure_hook_func(wanted, read)
+    _converter.register_unstructure_hook_func(wanted, write)
+    _brief.register_unstructure_hook_func(wanted, write_brief)
 
 
 def register_plain_union(union: Any) -> None:

@@ -283,6 +283,7 @@ class ModelConfig(Checked):
             f"use more layers or no stream",
         )
         stream.topology.check_layers(self.n_layers)
+        stream.topology.check_sources(self.n_layers)
         for layer in range(self.n_layers):
             for source in stream.topology.sources(layer):
                 require(

@@ -13,11 +13,12 @@ what the parts compute is in :mod:`circuits.streams.gains`, ``transforms`` and `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from circuits.common.errors import require
+from circuits.common.families import Family
 from circuits.common.fields import Checked, all_different, counted_from_zero
-from circuits.common.plain_data import register_union
+from circuits.common.plain_data import store_family
 
 Carrier = Literal["q", "k", "v"]
 CARRIERS: tuple[Carrier, ...] = ("q", "k", "v")
@@ -31,7 +32,9 @@ GATES: tuple[Gate, ...] = ("full", "stop", "gradient-only", "off")
 # --- topologies: which layers a layer reads, and what those layers pass on -----------------------------------------
 
 
-class _Topology:
+class Topology(Checked):
+    """Which layers a layer reads. A kind is a frozen dataclass that inherits from this."""
+
     passes_on: ClassVar[Literal["own", "mixed"]] = "own"
     """What a layer passes on: its own projection as it is, or what it used."""
     within_layer: ClassVar[bool] = False
@@ -44,21 +47,31 @@ class _Topology:
     def check_layers(self, n_layers: int) -> None:
         """Check that a model of ``n_layers`` has the layers that are named."""
 
+    def check_sources(self, n_layers: int) -> None:
+        """Check that every layer reads different earlier layers, or itself where the topology is within layers."""
+        for layer in range(n_layers):
+            found: Any = self.sources(layer)
+            allowed = (layer,) if self.within_layer else tuple(range(layer))
+            require(
+                isinstance(found, tuple) and len({*found}) == len(found) and {*found} <= {*allowed},
+                f"{self}.sources({layer}) must be a tuple of different layers out of {allowed}, got {found!r}",
+            )
+
 
 @dataclass(frozen=True)
-class Previous(_Topology, Checked):
+class Previous(Topology):
     """Layer l reads the raw projection of layer l-1 (Burns et al., arXiv 2412.15113, as their code has it)."""
 
 
 @dataclass(frozen=True)
-class Cumulative(_Topology, Checked):
+class Cumulative(Topology):
     """Layer l reads what layer l-1 used, its own plus what had come in: the running sum."""
 
     passes_on = "mixed"
 
 
 @dataclass(frozen=True)
-class First(_Topology, Checked):
+class First(Topology):
     """Every later layer, or only those listed in ``readers``, reads the first layer (arXiv 2410.17897)."""
 
     readers: tuple[int, ...] | None = None
@@ -80,7 +93,7 @@ class First(_Topology, Checked):
 
 
 @dataclass(frozen=True)
-class Dense(_Topology, Checked):
+class Dense(Topology):
     """Every layer reads all earlier layers."""
 
     def sources(self, layer: int) -> tuple[int, ...]:
@@ -89,7 +102,7 @@ class Dense(_Topology, Checked):
 
 
 @dataclass(frozen=True)
-class Listed(_Topology, Checked):
+class Listed(Topology):
     """Exactly the listed pairs (reader, source) are connected."""
 
     pairs: tuple[tuple[int, int], ...]
@@ -112,7 +125,7 @@ class Listed(_Topology, Checked):
 
 
 @dataclass(frozen=True)
-class WithinLayer(_Topology, Checked):
+class WithinLayer(Topology):
     """Every layer reads another carrier of its own (keys into values, say)."""
 
     within_layer = True
@@ -122,13 +135,15 @@ class WithinLayer(_Topology, Checked):
         return (layer,)
 
 
-Topology = Previous | Cumulative | First | Dense | Listed | WithinLayer
+TOPOLOGY_KINDS = Family("topology", Topology, Previous, Cumulative, First, Dense, Listed, WithinLayer)
 
 
 # --- gains: how much of its own and of what comes in a layer takes --------------------------------------------------
 
 
-class _Gain:
+class Gain(Checked):
+    """How much of its own and of what comes in a layer takes. A kind is a frozen dataclass that inherits from this."""
+
     depends_on_input: ClassVar[bool] = False
     """Whether it differs from token to token, so that the stream is no one linear map."""
 
@@ -142,9 +157,14 @@ class _Gain:
         """Whether nothing comes in, and never will."""
         return False
 
+    @property
+    def says(self) -> str:
+        """The gain in words."""
+        return str(self)
+
 
 @dataclass(frozen=True)
-class FixedGain(_Gain, Checked):
+class FixedGain(Gain):
     """Fixed numbers. ``own = 0`` means that reading layers have no projection of their own for this carrier."""
 
     own: float = 1.0
@@ -174,7 +194,7 @@ class FixedGain(_Gain, Checked):
 
 
 @dataclass(frozen=True)
-class LearnedGain(_Gain, Checked):
+class LearnedGain(Gain):
     """Learned numbers per layer pair, or per layer pair and head, starting at ``own`` and ``stream``.
 
     ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's.
@@ -201,7 +221,7 @@ class LearnedGain(_Gain, Checked):
 
 
 @dataclass(frozen=True)
-class TokenGain(_Gain, Checked):
+class TokenGain(Gain):
     """own = m and stream = 1 - m with m = sigmoid(x W + b) per token and head, x the reading layer's input."""
 
     depends_on_input = True
@@ -212,14 +232,16 @@ class TokenGain(_Gain, Checked):
         return "m own + (1 - m) in, m per token and head"
 
 
-Gain = FixedGain | LearnedGain | TokenGain
+GAIN_KINDS = Family("gain", Gain, FixedGain, LearnedGain, TokenGain)
 
 
 # --- transforms: what happens to an outgoing tensor on its way ------------------------------------------------------
 
 
-class _Transform:
-    says: ClassVar[str]
+class Transform(Checked):
+    """What happens to an outgoing tensor on its way. A kind is a frozen dataclass that inherits from this."""
+
+    says: ClassVar[str] = "transformed"
     """The transform in words."""
     learns: ClassVar[bool] = True
     mixes_heads: ClassVar[bool] = False
@@ -227,7 +249,7 @@ class _Transform:
 
 
 @dataclass(frozen=True)
-class Identity(_Transform, Checked):
+class Identity(Transform):
     """Head h reads head h."""
 
     says = "identity"
@@ -235,7 +257,7 @@ class Identity(_Transform, Checked):
 
 
 @dataclass(frozen=True)
-class HeadMixing(_Transform, Checked):
+class HeadMixing(Transform):
     """A learned matrix over heads per layer pair (reader head, source head), starting at the identity."""
 
     says = "learned mixing of heads"
@@ -243,13 +265,13 @@ class HeadMixing(_Transform, Checked):
 
 
 @dataclass(frozen=True)
-class LinearMap(_Transform, Checked):
+class LinearMap(Transform):
     """A learned d_head x d_head matrix per layer pair and head, starting at the identity."""
 
     says = "learned linear map"
 
 
-Transform = Identity | HeadMixing | LinearMap
+TRANSFORM_KINDS = Family("transform", Transform, Identity, HeadMixing, LinearMap)
 
 
 Weights = Literal["own", "initial", "untied"]
@@ -334,5 +356,5 @@ class Stream(Checked):
             )
 
 
-for _union in (Topology, Gain, Transform):
-    register_union(_union)
+for _family in (TOPOLOGY_KINDS, GAIN_KINDS, TRANSFORM_KINDS):
+    store_family(_family)

@@ -64,9 +64,9 @@ class Mix(Initialised):
         self.sources = stream.topology.sources(layer)
         n = len(self.sources)
         self.gain = GAINS[type(stream.gain)](stream.gain, config, n)
-        self.transform = TRANSFORMS[type(stream.transform)]
+        self.transform = TRANSFORMS[type(stream.transform)](stream.transform, config, n)
         self.set_gates(config, stream)
-        for name, (shape, start) in (self.gain.weights() | self.transform.weights(config, n)).items():
+        for name, (shape, start) in (self.gain.weights() | self.transform.weights()).items():
             self.learn(name, shape, start)
         for source in self.sources:
             self.add_module(f"hook_from_{source}", HookPoint())

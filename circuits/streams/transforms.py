@@ -5,7 +5,7 @@ The parameters belong to the :class:`circuits.streams.mixing.Mix` that has the t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from einops import einsum
 from jaxtyping import Float
@@ -16,42 +16,58 @@ from circuits.config.streams import HeadMixing, Identity, LinearMap, Transform
 from circuits.initial_weights import Eye, Weights
 
 HeadTensor = Float[Tensor, "batch pos head d_head"]
+Kind = TypeVar("Kind", bound=Transform)
 
 
-class Unchanged:
-    """What comes in as it is."""
+class ComputedTransform(Generic[Kind]):
+    """A transform of one reading layer, which reads ``n_sources`` layers: a linear map at every position."""
 
-    def weights(self, config: ModelConfig, n_sources: int) -> Weights:
+    def __init__(self, transform: Kind, config: ModelConfig, n_sources: int):
+        self.transform, self.config, self.n_sources = transform, config, n_sources
+
+    def weights(self) -> Weights:
         """Return the shape and the start of every parameter, by name."""
         return {}
 
     def __call__(self, mix: Any, i: int, outgoing: HeadTensor) -> HeadTensor:
         """Return what comes from source number ``i``, by the parameters that ``mix`` holds."""
+        raise NotImplementedError
+
+
+class Unchanged(ComputedTransform[Identity]):
+    """What comes in as it is."""
+
+    def __call__(self, mix: Any, i: int, outgoing: HeadTensor) -> HeadTensor:
+        """Return what comes in."""
         return outgoing
 
 
-class HeadsMixed(Unchanged):
+class HeadsMixed(ComputedTransform[HeadMixing]):
     """``W_heads`` (source head head): a row for the head that reads."""
 
-    def weights(self, config: ModelConfig, n_sources: int) -> Weights:
+    def weights(self) -> Weights:
         """Return the shape and the start of every parameter, by name."""
-        return {"W_heads": ((n_sources, config.n_heads, config.n_heads), Eye())}
+        return {"W_heads": ((self.n_sources, self.config.n_heads, self.config.n_heads), Eye())}
 
     def __call__(self, mix: Any, i: int, outgoing: HeadTensor) -> HeadTensor:
         """Return what comes from source number ``i``, mixed over heads."""
         return einsum(mix.W_heads[i], outgoing, "head source, batch pos source d_head -> batch pos head d_head")
 
 
-class Mapped(Unchanged):
+class Mapped(ComputedTransform[LinearMap]):
     """``W_map`` (source head d_head d_head)."""
 
-    def weights(self, config: ModelConfig, n_sources: int) -> Weights:
+    def weights(self) -> Weights:
         """Return the shape and the start of every parameter, by name."""
-        return {"W_map": ((n_sources, config.n_heads, config.d_head, config.d_head), Eye())}
+        return {"W_map": ((self.n_sources, self.config.n_heads, self.config.d_head, self.config.d_head), Eye())}
 
     def __call__(self, mix: Any, i: int, outgoing: HeadTensor) -> HeadTensor:
         """Return what comes from source number ``i``, each head's through its matrix."""
         return einsum(mix.W_map[i], outgoing, "head d_in d_out, batch pos head d_in -> batch pos head d_out")
 
 
-TRANSFORMS: dict[type[Transform], Unchanged] = {Identity: Unchanged(), HeadMixing: HeadsMixed(), LinearMap: Mapped()}
+TRANSFORMS: dict[type[Transform], type[ComputedTransform[Any]]] = {
+    Identity: Unchanged,
+    HeadMixing: HeadsMixed,
+    LinearMap: Mapped,
+}

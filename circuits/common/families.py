@@ -1,0 +1,159 @@
+"""Families of kinds that can be added to: gains, transforms, topologies, tasks. Ours are there; others are registered.
+
+A value is stored as its fields beside the name of its kind; one of a registered kind also has a hash of the source of
+its classes, and the module that registered it. What is stored never imports code: that is for who reads it to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, TypeVar
+
+from circuits.common.errors import known, require
+from circuits.common.fields import Checked, let_kinds_be
+
+Kind = TypeVar("Kind", bound=Checked)
+
+
+class KindError(ValueError):
+    """A kind that is not registered here, or whose source is another than when it was stored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a registered kind comes from."""
+
+    module: str
+    """The module that registered it; of a script, its file's name."""
+    source: str
+    """The first 12 digits of the SHA-256 of the source of its classes. What these call is not followed."""
+
+
+class Family:
+    """The kinds of a base class, by name: ``what`` is what one of them is called."""
+
+    def __init__(self, what: str, base: type[Checked], *ours: type[Checked]):
+        self.what, self.base = what, base
+        self.kinds: dict[str, type[Checked]] = {kind.__name__: kind for kind in ours}
+        self.origins: dict[str, Origin] = {}
+        let_kinds_be(base, tuple(self.kinds.values()))
+
+    def register(self, kind: type[Kind], *classes: type) -> type[Kind]:
+        """Add a kind, whose source is that of its own class and of ``classes``; return it.
+
+        The same name may be registered again from the module that registered it, as a notebook's cell does.
+
+        Raises:
+            ValueError: if it is no frozen dataclass that inherits from the base class, its source cannot be read, or
+                another module has registered its name.
+        """
+        name = getattr(kind, "__name__", "")
+        frozen = dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined] # dataclasses have it
+        require(
+            isinstance(kind, type) and issubclass(kind, self.base) and frozen and name.isidentifier(),
+            f"a {self.what} is registered as a frozen dataclass with a name, made from {self.base.__name__}: "
+            f"@dataclass(frozen=True) class {name if name.isidentifier() else 'Mine'}({self.base.__name__}); got "
+            f"{kind!r}",
+        )
+        origin = Origin(module_of(kind), source_hash(kind, *classes))
+        self.free(name, origin.module)
+        self.kinds[name], self.origins[name] = kind, origin
+        let_kinds_be(self.base, tuple(self.kinds.values()))
+        return kind
+
+    def free(self, name: str, module: str) -> None:
+        """Raise ``ValueError`` if a name is taken by another module, or by a kind of ours."""
+        there = self.origins.get(name)
+        require(
+            name not in self.kinds or (there is not None and there.module == module),
+            f"the {self.what} {name!r} is there already, {'ours' if there is None else f'registered by {there.module}'}"
+            f"; give yours another name",
+        )
+
+    def stored(self, fields: Mapping[str, Any], kind: type) -> dict[str, Any]:
+        """Return the plain fields of a value with the name of its kind, and where that comes from."""
+        require(
+            self.kinds.get(kind.__name__) is kind,
+            f"the {self.what} {kind.__name__} is not registered; call register_{self.what} first",
+        )
+        origin = self.origins.get(kind.__name__)
+        return {**fields, "type": kind.__name__, **(dataclasses.asdict(origin) if origin else {})}
+
+    def read(self, stored: Mapping[str, Any]) -> tuple[type[Checked], dict[str, Any]]:
+        """Return the kind and the plain fields of what :meth:`stored` returned.
+
+        Raises:
+            KindError: for a kind that is not registered here, or was changed since.
+            UnknownNameError: for a name that was never registered (nearest suggested).
+        """
+        require(
+            isinstance(stored, Mapping) and "type" in stored, f"a stored {self.what} names its type, got {stored!r}"
+        )
+        fields = dict(stored)
+        name, module, source = fields.pop("type"), fields.pop("module", None), fields.pop("source", None)
+        if name not in self.kinds and source is not None:
+            raise KindError(
+                f"the {self.what} {name!r} is not registered here; {module or 'another module'} registered it: import "
+                f"that first, or give --plugin with its name"
+            )
+        kind, here = self.kinds[known(self.what, name, self.kinds)], self.origins.get(name)
+        if source != (here.source if here else None):
+            raise KindError(
+                f"the {self.what} {name!r} of {module or (here.module if here else 'ours')} is not as it was: its "
+                f"source had the hash {source} and has {here.source if here else None}; take the change back, or "
+                f"register it under another name and train again"
+            )
+        return kind, fields
+
+
+def without_modules(plain: Any) -> Any:
+    """Return plain data without the modules that registered its kinds, which say where code lies and not what it is."""
+    if isinstance(plain, list):
+        return [without_modules(part) for part in plain]
+    if not isinstance(plain, dict):
+        return plain
+    of_kind = {"type", "source", "module"} <= plain.keys()
+    return {name: without_modules(part) for name, part in plain.items() if not (of_kind and name == "module")}
+
+
+def module_of(kind: Any) -> str:
+    """Return the module that a class or a function is from; of a script, its file's name, wherever it runs."""
+    name = kind.__module__
+    if name not in ("__main__", "__mp_main__"):
+        return name
+    file = getattr(sys.modules[name], "__file__", None)
+    return Path(file).name if file else "a notebook or prompt"
+
+
+def source_hash(*classes: Any) -> str:
+    """Return the first 12 digits of the SHA-256 of the source of classes and functions.
+
+    Raises:
+        ValueError: for one whose source cannot be read.
+    """
+    return hashlib.sha256("\n".join(map(_source, classes)).encode()).hexdigest()[:12]
+
+
+def _source(kind: Any) -> str:
+    try:
+        return dedent(inspect.getsource(kind))
+    except (OSError, TypeError):
+        pass
+    # A notebook's class has no file, but its functions do.
+    try:
+        parts = [inspect.getsource(part) for part in vars(kind).values() if inspect.isfunction(part)]
+    except (OSError, TypeError):
+        parts = []
+    own = [part for part in parts if part.strip()]
+    require(
+        bool(own),
+        f"the source of {getattr(kind, '__name__', kind)} cannot be read, so what changes in it would not be seen; "
+        f"define it in a file or in a cell of a notebook",
+    )
+    return dedent("\n".join([*own, str(getattr(kind, "__annotations__", {}))]))
