@@ -4,50 +4,175 @@ from typing import TYPE_CHECKING
 
 import circuits.common.siblings  # noqa: F401
 from circuits.common.errors import UnknownNameError
+from circuits.common.families import KindError
 from circuits.common.lazy_imports import lazily
-from circuits.config.model import ModelConfig
-from circuits.config.streams import Stream
+from circuits.config.model import (
+    MLP,
+    ModelConfig,
+    NormalInit,
+    ReluStack,
+    Start,
+    TokenInputs,
+    ToyInit,
+    Unembedding,
+    VectorInputs,
+)
+from circuits.config.streams import (
+    Cumulative,
+    Dense,
+    First,
+    FixedGain,
+    Gain,
+    GateRule,
+    HeadMixing,
+    Identity,
+    LearnedGain,
+    LinearMap,
+    Listed,
+    Previous,
+    Stream,
+    TokenGain,
+    Topology,
+    Transform,
+    WithinLayer,
+)
 from circuits.presets import LM_SIZES, icl_config, lm_config, parameter_count
 from circuits.streams import variants
+from circuits.streams.variants import register_variant
 
 if TYPE_CHECKING:
     from circuits.associative_memory import AMICL, Sequences
     from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
+    from circuits.initial_weights import Constant, Eye, Normal
     from circuits.interventions.applied import NothingChangedError, intervened
-    from circuits.interventions.intervention import Intervention
+    from circuits.interventions.intervention import (
+        Attend,
+        Clamp,
+        CutForward,
+        CutGradient,
+        Freeze,
+        FromRun,
+        Intervention,
+        Mean,
+        Resample,
+        Zero,
+    )
     from circuits.model import HookedStreamTransformer, State
     from circuits.sites import Site
+    from circuits.streams.gains import ComputedGain
+    from circuits.streams.registering import register_gain, register_topology, register_transform
+    from circuits.streams.transforms import ComputedTransform
 
 __getattr__ = lazily(
     "circuits",
     {
-        "associative_memory": ("AMICL", "Sequences"),
-        "checkpoint": ("CheckpointError", "load_checkpoint", "save_checkpoint", "transplant"),
-        "interventions.applied": ("NothingChangedError", "intervened"),
-        "interventions.intervention": ("Intervention",),
-        "model": ("HookedStreamTransformer", "State"),
+        "associative_memory": (
+            "AMICL",
+            "Sequences",
+        ),
+        "checkpoint": (
+            "CheckpointError",
+            "load_checkpoint",
+            "save_checkpoint",
+            "transplant",
+        ),
+        "initial_weights": (
+            "Constant",
+            "Eye",
+            "Normal",
+        ),
+        "interventions.applied": (
+            "NothingChangedError",
+            "intervened",
+        ),
+        "interventions.intervention": (
+            "Intervention",
+            "Zero",
+            "Mean",
+            "Clamp",
+            "Attend",
+            "Resample",
+            "FromRun",
+            "Freeze",
+            "CutForward",
+            "CutGradient",
+        ),
+        "model": (
+            "HookedStreamTransformer",
+            "State",
+        ),
         "sites": ("Site",),
+        "streams.gains": ("ComputedGain",),
+        "streams.registering": (
+            "register_gain",
+            "register_transform",
+            "register_topology",
+        ),
+        "streams.transforms": ("ComputedTransform",),
     },
 )
 
 __all__ = [
     "AMICL",
     "LM_SIZES",
+    "MLP",
+    "Attend",
     "CheckpointError",
+    "Clamp",
+    "ComputedGain",
+    "ComputedTransform",
+    "Constant",
+    "Cumulative",
+    "CutForward",
+    "CutGradient",
+    "Dense",
+    "Eye",
+    "First",
+    "FixedGain",
+    "Freeze",
+    "FromRun",
+    "Gain",
+    "GateRule",
+    "HeadMixing",
     "HookedStreamTransformer",
+    "Identity",
     "Intervention",
+    "KindError",
+    "LearnedGain",
+    "LinearMap",
+    "Listed",
+    "Mean",
     "ModelConfig",
+    "Normal",
+    "NormalInit",
     "NothingChangedError",
+    "Previous",
+    "ReluStack",
+    "Resample",
     "Sequences",
     "Site",
+    "Start",
     "State",
     "Stream",
+    "TokenGain",
+    "TokenInputs",
+    "Topology",
+    "ToyInit",
+    "Transform",
+    "Unembedding",
     "UnknownNameError",
+    "VectorInputs",
+    "WithinLayer",
+    "Zero",
     "icl_config",
     "intervened",
     "lm_config",
     "load_checkpoint",
     "parameter_count",
+    "register_gain",
+    "register_topology",
+    "register_transform",
+    "register_variant",
     "save_checkpoint",
     "transplant",
     "variants",

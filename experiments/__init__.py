@@ -2,6 +2,165 @@
 
 import runpy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Found by its place: an import of ``circuits`` may find another project's, which is what is checked here.
 runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings.py"))
+
+from circuits.common.lazy_imports import lazily  # noqa: E402
+
+if TYPE_CHECKING:
+    from experiments.questions.ablate import Ablate
+    from experiments.questions.attribute import Attribute
+    from experiments.questions.circuit import FindCircuit
+    from experiments.questions.gradients import Gradients
+    from experiments.questions.heads import Heads
+    from experiments.questions.indirect_objects import IndirectObjects
+    from experiments.questions.patch import Patch
+    from experiments.questions.paths import Paths
+    from experiments.questions.question import Question
+    from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig, icl_run, lm_run
+    from experiments.runs.record import RunError
+    from experiments.runs.run import Run
+    from experiments.runs.table import runs_table
+    from experiments.runs.training_config import (
+        SGD,
+        Adam,
+        AdamW,
+        At,
+        Every,
+        GateChange,
+        LogLinear,
+        Rate,
+        StopAt,
+        TokenTraining,
+        TrainingConfig,
+    )
+    from experiments.sweeps.sweep import sweep
+    from experiments.tasks.in_context.batches import ICLTaskConfig
+    from experiments.tasks.in_context.task import ICLTask
+    from experiments.tasks.indirect_objects.config import IOIConfig
+    from experiments.tasks.indirect_objects.task import IOITask
+    from experiments.tasks.nested_relations import NestedConfig, NestedTask
+    from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
+    from experiments.tasks.sentences.tokenizer import plain_english
+    from experiments.tasks.stories import StoriesConfig, StoriesTask
+    from experiments.tasks.task import Task, TrainedTask
+    from experiments.tasks.text.task import TextTask, TextTaskConfig
+    from experiments.tasks.tokens.batches import TokenBatch
+    from experiments.tasks.tokens.task import TokenTask
+
+__getattr__ = lazily(
+    "experiments",
+    {
+        "questions.ablate": ("Ablate",),
+        "questions.attribute": ("Attribute",),
+        "questions.circuit": ("FindCircuit",),
+        "questions.gradients": ("Gradients",),
+        "questions.heads": ("Heads",),
+        "questions.indirect_objects": ("IndirectObjects",),
+        "questions.patch": ("Patch",),
+        "questions.paths": ("Paths",),
+        "questions.question": ("Question",),
+        "runs.config": (
+            "LM_TRAINING",
+            "TRAINING",
+            "RunConfig",
+            "icl_run",
+            "lm_run",
+        ),
+        "runs.record": ("RunError",),
+        "runs.run": ("Run",),
+        "runs.table": ("runs_table",),
+        "runs.training_config": (
+            "SGD",
+            "Adam",
+            "AdamW",
+            "At",
+            "Every",
+            "GateChange",
+            "LogLinear",
+            "Rate",
+            "StopAt",
+            "TokenTraining",
+            "TrainingConfig",
+        ),
+        "sweeps.sweep": ("sweep",),
+        "tasks.in_context.batches": ("ICLTaskConfig",),
+        "tasks.in_context.task": ("ICLTask",),
+        "tasks.indirect_objects.config": ("IOIConfig",),
+        "tasks.indirect_objects.task": ("IOITask",),
+        "tasks.nested_relations": (
+            "NestedConfig",
+            "NestedTask",
+        ),
+        "tasks.repeated_tokens": (
+            "RepeatsConfig",
+            "RepeatsTask",
+        ),
+        "tasks.sentences.tokenizer": ("plain_english",),
+        "tasks.stories": (
+            "StoriesConfig",
+            "StoriesTask",
+        ),
+        "tasks.task": (
+            "Task",
+            "TrainedTask",
+        ),
+        "tasks.text.task": (
+            "TextTask",
+            "TextTaskConfig",
+        ),
+        "tasks.tokens.batches": ("TokenBatch",),
+        "tasks.tokens.task": ("TokenTask",),
+    },
+)
+
+__all__ = [
+    "LM_TRAINING",
+    "SGD",
+    "TRAINING",
+    "Ablate",
+    "Adam",
+    "AdamW",
+    "At",
+    "Attribute",
+    "Every",
+    "FindCircuit",
+    "GateChange",
+    "Gradients",
+    "Heads",
+    "ICLTask",
+    "ICLTaskConfig",
+    "IOIConfig",
+    "IOITask",
+    "IndirectObjects",
+    "LogLinear",
+    "NestedConfig",
+    "NestedTask",
+    "Patch",
+    "Paths",
+    "Question",
+    "Rate",
+    "RepeatsConfig",
+    "RepeatsTask",
+    "Run",
+    "RunConfig",
+    "RunError",
+    "StopAt",
+    "StoriesConfig",
+    "StoriesTask",
+    "Task",
+    "TextTask",
+    "TextTaskConfig",
+    "TokenBatch",
+    "TokenTask",
+    "TokenTraining",
+    "TrainedTask",
+    "TrainingConfig",
+    "icl_run",
+    "lm_run",
+    "plain_english",
+    "runs_table",
+    "sweep",
+]

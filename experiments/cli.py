@@ -6,11 +6,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import tyro
 
+from circuits.common.errors import require
 from experiments.commands import corpus, models, runs, study, sweep, train
+from experiments.plugins import installed, load_plugins
 from experiments.questions.ablate import Ablate
 from experiments.questions.attribute import Attribute
 from experiments.questions.circuit import FindCircuit
@@ -52,15 +55,46 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def _describe() -> str:
+    there = ", ".join(f"{name} ({entry.value})" for name, entry in installed().items())
+    return (
+        "Mechanistic interpretability of transformers with residual attention streams. --plugin MODULE, with any "
+        "command, imports a module first that registers kinds of its own; --version prints the version."
+        + (f" Installed plugins: {there}." if there else "")
+    )
+
+
+def _plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The modules that ``--plugin`` names, wherever it stands, and the other arguments."""
+    modules, rest, left = [], [], iter(arguments)
+    for argument in left:
+        option, equals, value = argument.partition("=")
+        if option != "--plugin":
+            rest.append(argument)
+            continue
+        value = value if equals else next(left, "")
+        require(bool(value), "--plugin needs the name of a module: --plugin my_rules")
+        modules.append(value)
+    if modules and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # an installed command does not look where it is called
+    return modules, rest
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for an error that a sentence explains, 130 after an interrupt."""
     # Two threads on matrices of this size are many times slower than one; workers use the other cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    describe_all = "Mechanistic interpretability of transformers with residual attention streams."
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        print(f"valuestream {version('valuestream')}")
+        return 0
     try:
+        plugins, given = _plugins(given)
+        if {"-h", "--help"}.isdisjoint(given):
+            load_plugins(plugins)
         with warnings.catch_warnings():
             warnings.showwarning = _warn
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="valuestream", description=describe_all, args=arguments)
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="valuestream", description=_describe(), args=given)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever reads the output has had enough (`valuestream runs | head -1`), which is no error of anyone's.

@@ -2,6 +2,120 @@
 
 import runpy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Found by its place: an import of ``circuits`` may find another project's, which is what is checked here.
 runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings.py"))
+
+from circuits.common.lazy_imports import lazily  # noqa: E402
+
+if TYPE_CHECKING:
+    from figures.files import write_figure, write_images
+    from figures.html_page import write_page
+    from figures.models.ablation import ablation_bars
+    from figures.models.circuit_over_checkpoints import circuit_curves
+    from figures.models.edges import circuit_drawing, edge_drawing
+    from figures.models.gradients import gradient_pairs, gradient_shares
+    from figures.models.patching import patch_heat_map
+    from figures.models.paths import path_heat_maps, share_bars
+    from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size, best_a, heat_maps
+    from figures.trainings.indirect_objects import head_score_maps, ioi_by_sentence, route_maps
+    from figures.trainings.language_models import cost_against_gain, ioi_curves, loss_curves, nested_curves, scaling
+    from figures.trainings.learning import head_scores, learning_curves, progress_measures
+    from figures.trainings.phases import phases
+    from figures.trainings.times import all_curves, gradient_share_curves, sensitivity, survival, time_ratios, windows
+
+__getattr__ = lazily(
+    "figures",
+    {
+        "files": (
+            "write_figure",
+            "write_images",
+        ),
+        "html_page": ("write_page",),
+        "models.ablation": ("ablation_bars",),
+        "models.circuit_over_checkpoints": ("circuit_curves",),
+        "models.edges": (
+            "circuit_drawing",
+            "edge_drawing",
+        ),
+        "models.gradients": (
+            "gradient_pairs",
+            "gradient_shares",
+        ),
+        "models.patching": ("patch_heat_map",),
+        "models.paths": (
+            "path_heat_maps",
+            "share_bars",
+        ),
+        "trainings.associative_memory": (
+            "accuracy_by_a",
+            "accuracy_by_size",
+            "best_a",
+            "heat_maps",
+        ),
+        "trainings.indirect_objects": (
+            "head_score_maps",
+            "ioi_by_sentence",
+            "route_maps",
+        ),
+        "trainings.language_models": (
+            "cost_against_gain",
+            "ioi_curves",
+            "loss_curves",
+            "nested_curves",
+            "scaling",
+        ),
+        "trainings.learning": (
+            "head_scores",
+            "learning_curves",
+            "progress_measures",
+        ),
+        "trainings.phases": ("phases",),
+        "trainings.times": (
+            "all_curves",
+            "gradient_share_curves",
+            "sensitivity",
+            "survival",
+            "time_ratios",
+            "windows",
+        ),
+    },
+)
+
+__all__ = [
+    "ablation_bars",
+    "accuracy_by_a",
+    "accuracy_by_size",
+    "all_curves",
+    "best_a",
+    "circuit_curves",
+    "circuit_drawing",
+    "cost_against_gain",
+    "edge_drawing",
+    "gradient_pairs",
+    "gradient_share_curves",
+    "gradient_shares",
+    "head_score_maps",
+    "head_scores",
+    "heat_maps",
+    "ioi_by_sentence",
+    "ioi_curves",
+    "learning_curves",
+    "loss_curves",
+    "nested_curves",
+    "patch_heat_map",
+    "path_heat_maps",
+    "phases",
+    "progress_measures",
+    "route_maps",
+    "scaling",
+    "sensitivity",
+    "share_bars",
+    "survival",
+    "time_ratios",
+    "windows",
+    "write_figure",
+    "write_images",
+    "write_page",
+]

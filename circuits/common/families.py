@@ -19,6 +19,8 @@ from circuits.common.errors import known, require
 from circuits.common.fields import Checked, let_kinds_be
 
 Kind = TypeVar("Kind", bound=Checked)
+SCRIPT = "__script__"
+"""What a script is called where it runs again without being the main one."""
 
 
 class KindError(ValueError):
@@ -61,7 +63,7 @@ class Family:
             f"@dataclass(frozen=True) class {name if name.isidentifier() else 'Mine'}({self.base.__name__}); got "
             f"{kind!r}",
         )
-        origin = Origin(module_of(kind), source_hash(kind, *classes))
+        origin = Origin(origin_of(name, kind), source_hash(kind, *classes))
         self.free(name, origin.module)
         self.kinds[name], self.origins[name] = kind, origin
         let_kinds_be(self.base, tuple(self.kinds.values()))
@@ -122,10 +124,25 @@ def without_modules(plain: Any) -> Any:
     return {name: without_modules(part) for name, part in plain.items() if not (of_kind and name == "module")}
 
 
-def module_of(kind: Any) -> str:
+_BY_SCRIPT: set[str] = set()
+
+
+def registered_by_script() -> frozenset[str]:
+    """Return the names that the main script, notebook or prompt has registered itself."""
+    return frozenset(_BY_SCRIPT)
+
+
+def origin_of(name: str, code: Any) -> str:
+    """Return the module that registers a name with a class or a function, and note it of the main script."""
+    if getattr(code, "__module__", "") == "__main__":
+        _BY_SCRIPT.add(name)
+    return module_of(code)
+
+
+def module_of(code: Any) -> str:
     """Return the module that a class or a function is from; of a script, its file's name, wherever it runs."""
-    name = kind.__module__
-    if name not in ("__main__", "__mp_main__"):
+    name = getattr(code, "__module__", type(code).__module__)
+    if name not in ("__main__", SCRIPT):
         return name
     file = getattr(sys.modules[name], "__file__", None)
     return Path(file).name if file else "a notebook or prompt"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.common.errors import known
+from circuits.common.errors import known, require
+from circuits.common.families import origin_of, without_modules
 from circuits.common.fields import checked_value
 from circuits.common.plain_data import content_hash, to_plain
 from circuits.config.streams import (
@@ -129,20 +131,65 @@ BASE: tuple[Variant, ...] = (
     ),
 )
 
+_LAYERS = 2
+"""What a rule is tried with."""
 _GATES: dict[str, Gate] = {"": "full", "-stop": "stop", "-gradient-only": "gradient-only"}
 
 
 def _suffixes(rule: Variant) -> list[str]:
-    if not (streams := rule.build(2)):
+    if not (streams := rule.build(_LAYERS)):
         return [""]
     # A layer without values of its own would attend to nothing at all with the stream's forward value cut.
     silent = any(stream.replaces_own for stream in streams)
     return ["", "-stop"] if silent else list(_GATES)
 
 
-_NAMED: dict[str, tuple[Variant, Gate]] = {
-    rule.name + suffix: (rule, _GATES[suffix]) for rule in BASE for suffix in _suffixes(rule)
-}
+def _named(rule: Variant) -> dict[str, tuple[Variant, Gate]]:
+    return {rule.name + suffix: (rule, _GATES[suffix]) for suffix in _suffixes(rule)}
+
+
+_NAMED: dict[str, tuple[Variant, Gate]] = {}
+for _rule in BASE:
+    _NAMED |= _named(_rule)
+_REGISTERED_BY: dict[str, str] = {}
+"""The modules of the rules that are not ours."""
+
+
+def register_variant(
+    name: str, build: Callable[[int], Sequence[Stream]], says: str = "", citation: str = "registered here"
+) -> Variant:
+    """Return a mixing rule of one's own, registered under its name and, with a stream, under those of its gates.
+
+    ``build`` gives the streams of a model of so many layers. The command line, sweeps and the names of runs know the
+    rule from here on. A name may be registered again from the module that did so before.
+
+    Raises:
+        ValueError: for a name that is taken, is empty, or is not made of letters, digits and hyphens; or if ``build``
+            returns no streams for a model of two layers.
+    """
+    require(
+        isinstance(name, str) and bool(re.fullmatch(r"[a-zA-Z0-9]+(-[a-zA-Z0-9]+)*", name)),
+        f"a variant's name is letters, digits and hyphens between them, as 'value-halved'; got {name!r}",
+    )
+    made = build(_LAYERS)
+    require(
+        isinstance(made, (tuple, list)) and all(isinstance(stream, Stream) for stream in made),
+        f"the variant {name!r} must give the streams of a model of {_LAYERS} layers as a tuple, got {made!r}",
+    )
+    rule = Variant(name, says or ", ".join(str(stream) for stream in made), citation, lambda n: tuple(build(n)))
+    module, wanted = origin_of(name, build), _named(rule)
+    before = {taken for taken in wanted if taken in _NAMED}
+    whose = {_REGISTERED_BY.get(_NAMED[taken][0].name, "ours") for taken in before}
+    require(
+        whose <= {module},
+        f"the variant {', '.join(sorted(before))} is there already ({', '.join(sorted(whose))}); give yours another "
+        f"name",
+    )
+    for old in [named for named, (base, _) in _NAMED.items() if base.name == name]:
+        del _NAMED[old]
+    _NAMED.update(wanted)
+    _REGISTERED_BY[name] = module
+    return rule
 
 
 def names() -> list[str]:
@@ -151,6 +198,11 @@ def names() -> list[str]:
     (``svformer`` has no gradient-only form: its later layers have no values but the stream's.)
     """
     return list(_NAMED)
+
+
+def rules() -> list[Variant]:
+    """Return all rules, ours and registered ones, each once."""
+    return list({rule.name: rule for rule, _ in _NAMED.values()}.values())
 
 
 def get(name: str) -> tuple[Variant, Gate]:
@@ -172,7 +224,8 @@ def name_of(given: Streams, n_layers: int, asked: str) -> str:
     """Return what a model with these streams is called: ``asked`` if that rule makes them, else the first rule that
     does, else ``own-`` and the beginning of their hash."""
     fitting = [name for name in (asked, *_NAMED) if streams(name, n_layers) == given]
-    return fitting[0] if fitting else f"own-{content_hash([to_plain(stream) for stream in given])[:6]}"
+    plain = without_modules([to_plain(stream) for stream in given])
+    return fitting[0] if fitting else f"own-{content_hash(plain)[:6]}"
 
 
 def citation(name: str) -> str:

@@ -14,7 +14,7 @@ def variants() -> None:
     from circuits import variants as rules
     from circuits.common.text_table import as_text
 
-    print(as_text(pd.DataFrame([{"variant": v.name, "rule": v.says, "source": v.citation} for v in rules.BASE])))
+    print(as_text(pd.DataFrame([{"variant": v.name, "rule": v.says, "source": v.citation} for v in rules.rules()])))
     print("\nEvery rule with a stream also comes as <variant>-stop (forward kept, gradient cut) and")
     print("<variant>-gradient-only (gradient kept, forward cut); svformer only as svformer-stop.")
 

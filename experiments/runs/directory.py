@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from circuits.common.errors import UnknownNameError, known
+from circuits.common.families import KindError
 from circuits.common.files import write_new
 from circuits.common.plain_data import differences
 from experiments.runs.config import RunConfig
@@ -90,6 +91,8 @@ class RunDirectory(RunFiles):
             )
         try:
             run = cls(path, record)
+        except KindError as error:
+            raise RunError(f"{path.name} cannot be opened: {error}") from error
         except ValueError as error:
             raise RunError(
                 f"{path / 'run.json'} was changed, or is of another version: its configuration is none ({error})"

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from experiments.plugins import Additions
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps.waiting_groups import Work, outcome
@@ -36,7 +37,7 @@ END_SECONDS = 30.0
 """How long a worker whose pipe was closed may take to save its runs and end before it is killed."""
 WORKER = (
     "import sys; from multiprocessing.connection import Connection; pipe = Connection(int(sys.argv[1])); "
-    "sys.path = pipe.recv(); serve, device = pipe.recv(); serve(pipe, device)"
+    "sys.path = pipe.recv(); pipe.recv().load(); serve, device = pipe.recv(); serve(pipe, device)"
 )
 """What a worker runs. Not a process of ``multiprocessing``, which would run the main script again, and its sweep."""
 
@@ -104,7 +105,7 @@ def _train(paths: list[Path], parent: Connection, device: str, told: Event) -> E
 class _Worker:
     """A worker process, as the parent sees it."""
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, additions: Additions):
         self.pipe, theirs = multiprocessing.Pipe()
         self.group: list[Run] = []
         self.ready = False
@@ -115,6 +116,7 @@ class _Worker:
             command = [sys.executable, "-P", "-c", WORKER, str(number)]
             self.process = subprocess.Popen(command, pass_fds=[number], env=os.environ | threads)
         self.send(sys.path)
+        self.send(additions)
         self.send((_serve, device))
 
     def send(self, value: Any) -> None:
@@ -148,8 +150,8 @@ def _interrupts_blocked() -> Iterator[None]:
 class _Workers:
     """All workers, and the work that they share."""
 
-    def __init__(self, work: Work, most: int, device: str, stop: Event):
-        self.work, self.most, self.device, self.stop = work, most, device, stop
+    def __init__(self, work: Work, most: int, device: str, stop: Event, additions: Additions):
+        self.work, self.most, self.device, self.stop, self.additions = work, most, device, stop, additions
         self.running: list[_Worker] = []
         self.never_ready = 0
 
@@ -158,7 +160,7 @@ class _Workers:
         while len(self.running) < self.most and not self.stop.is_set():
             if sum(not worker.group for worker in self.running) >= len(self.work.waiting):
                 break
-            self.running.append(_Worker(self.device))
+            self.running.append(_Worker(self.device, self.additions))
 
     def listen(self, seconds: float) -> None:
         """Take what workers send within this time, and act on it."""
@@ -198,13 +200,14 @@ class _Workers:
             )
 
 
-def train_in_workers(work: Work, most: int, device: str, stop: Event) -> None:
-    """Train all work in at most so many processes; once ``stop`` is set, let every run save itself, and return.
+def train_in_workers(work: Work, most: int, device: str, stop: Event, additions: Additions) -> None:
+    """Train all work in at most so many processes, which load the ``additions`` first; once ``stop`` is set, let every
+    run save itself, and return.
 
     Raises:
         RunError: if worker processes cannot begin.
     """
-    workers, told = _Workers(work, most, device, stop), False
+    workers, told = _Workers(work, most, device, stop, additions), False
     try:
         workers.start()
         while workers.running:

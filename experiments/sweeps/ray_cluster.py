@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from experiments.plugins import Additions
 from experiments.runs.logs import last_line
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
@@ -52,7 +53,7 @@ def require_ray() -> None:
 # --- on the nodes -------------------------------------------------------------------------------------------------
 
 
-def _train_group(paths: Sequence[str], device: str, again: bool) -> Exception | None:
+def _train_group(paths: Sequence[str], device: str, again: bool, additions: Additions) -> Exception | None:
     """Train a group in a Ray task, and return what :func:`experiments.sweeps.waiting_groups.outcome` does."""
     torch.set_num_threads(1)
     runs = [Path(path) for path in paths]
@@ -62,6 +63,10 @@ def _train_group(paths: Sequence[str], device: str, again: bool) -> Exception | 
             f"{absent[0]} is not there on the node {socket.gethostname()}: the runs' root must be on a filesystem that "
             f"all nodes share, at the same path"
         )
+    try:
+        additions.load()
+    except (ValueError, OSError) as error:
+        return RunError(f"on the node {socket.gethostname()}: {error}")
     if again:
         _wait_for_locks(runs)
     # Ray cancels a task as Ctrl-C would, anywhere in a step; runs save themselves between two.
@@ -154,8 +159,8 @@ def _on_gpu(device: str) -> bool:
 class _Cluster:
     """Tasks under way on a Ray cluster."""
 
-    def __init__(self, ray: Any, work: Work, device: str, gpu_share: float):
-        self.ray, self.work, self.device = ray, work, device
+    def __init__(self, ray: Any, work: Work, device: str, gpu_share: float, additions: Additions):
+        self.ray, self.work, self.device, self.additions = ray, work, device, additions
         # A group that dies is asked for again by the sweep, its runs one by one, and not by Ray as a whole.
         options = {"num_cpus": 1, "num_gpus": gpu_share if _on_gpu(device) else 0, "max_retries": 0}
         self.task = ray.remote(**options)(_train_group)
@@ -169,7 +174,7 @@ class _Cluster:
             paths = [str(run.path.resolve()) for run in group]
             again = not self.tried.isdisjoint(paths)
             self.tried.update(paths)
-            self.going[self.task.remote(paths, self.device, again)] = group
+            self.going[self.task.remote(paths, self.device, again, self.additions)] = group
 
     def collect(self, seconds: float) -> None:
         """Take what ends within this time."""
@@ -217,9 +222,12 @@ def last_seen(run: Run) -> tuple[int, float] | None:
     return rows[0][0], values.get(("ic", "accuracy"), values.get(("validation", "loss"), math.nan))
 
 
-def train_on_ray(ray: Any, work: Work, most: int, device: str, gpu_share: float, stop: Event) -> None:
-    """Train all work on a cluster, at most so many groups at once; ``stop`` lets every run save itself, and returns."""
-    cluster = _Cluster(ray, work, device, gpu_share)
+def train_on_ray(
+    ray: Any, work: Work, most: int, device: str, gpu_share: float, stop: Event, additions: Additions
+) -> None:
+    """Train all work on a cluster, at most so many groups at once, in tasks that load the ``additions`` first;
+    ``stop`` lets every run save itself, and returns."""
+    cluster = _Cluster(ray, work, device, gpu_share, additions)
     while (work.waiting or cluster.going) and not stop.is_set():
         cluster.submit(most)
         cluster.collect(seconds=0.25)

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 
 from circuits.common.errors import known, require
+from circuits.common.families import registered_by_script
+from experiments.plugins import Additions, script_path
 from experiments.runs.config import RunConfig
 from experiments.runs.devices import checked_device
 from experiments.runs.record import RunError
@@ -68,7 +70,8 @@ def sweep(
         RunError: once all others are finished, if a run diverged, is in use, or was given up because its workers died;
             before anything is trained, if Ray or its cluster is not there.
         UnknownNameError: for an unknown engine or way to compute.
-        ValueError: before anything is trained, for a device that this machine does not have.
+        ValueError: before anything is trained, for a device that this machine does not have, or if the script
+            registers kinds and has no guard, so that workers would begin its sweep again.
     """
     known("engine", engine, ENGINES)
     if compute is not None:
@@ -82,18 +85,31 @@ def sweep(
     runs = [Run.at(root, config, compute or chosen_compute(config, device)) for config in configs]
     pending = list({run.path: run for run in runs if not run.finished}.values())
     if pending and engine == "ray":
+        additions = Additions.here()
         with ray_cluster.connected(address) as ray:
             most = workers or ray_cluster.room(ray, device, gpu_share)
             with _working(pending, runs, most, device, retries, progress) as (work, stop):
-                ray_cluster.train_on_ray(ray, work, most, device, gpu_share, stop)
+                ray_cluster.train_on_ray(ray, work, most, device, gpu_share, stop, additions)
     elif pending:
-        most = min(workers or cores(), len(pending))
+        most, additions = _room(min(workers or cores(), len(pending)))
         with _working(pending, runs, most, device, retries, progress) as (work, stop):
             if most == 1 or len(work.waiting) == 1:
                 _train_here(work, device, stop)
             else:
-                train_in_workers(work, most, device, stop)
+                train_in_workers(work, most, device, stop, additions)
     return [Run.open(run.path) for run in runs]
+
+
+def _room(most: int) -> tuple[int, Additions]:
+    """How many processes train here, and what they load; this one alone where no other can learn what it knows."""
+    if most > 1 and registered_by_script() and script_path() is None:
+        print(
+            f"{', '.join(sorted(registered_by_script()))}: registered at a prompt or in a notebook, which other "
+            f"processes cannot read; the runs are trained one after another in this one",
+            file=sys.stderr,
+        )
+        most = 1
+    return most, Additions.here() if most > 1 else Additions()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from experiments.plugins import Additions
 from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
@@ -103,7 +104,7 @@ def test_no_cluster_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_root_that_a_node_does_not_have_is_explained(tmp_path: Path) -> None:
-    error = ray_engine._train_group([str(tmp_path / "nowhere")], "cpu", again=False)
+    error = ray_engine._train_group([str(tmp_path / "nowhere")], "cpu", False, Additions())
     assert isinstance(error, RunError)
     assert "the runs' root must be on a filesystem that all nodes share" in str(error)
 
@@ -113,7 +114,7 @@ def test_a_run_tried_again_waits_for_the_lock_of_the_dead(tmp_path: Path, monkey
     held = run.locked()
     held.__enter__()
     monkeypatch.setattr(ray_engine.time, "sleep", lambda _: held.__exit__(None, None, None))
-    assert ray_engine._train_group([str(run.path)], "cpu", again=True) is None
+    assert ray_engine._train_group([str(run.path)], "cpu", True, Additions()) is None
     assert Run.open(run.path).finished
 
 
