@@ -66,7 +66,8 @@ class HookedStreamTransformer(ToolSurface):
             self.unembed = Unembed(config, bias=config.readout.bias)
         self.setup()
         self.init_weights(seed)
-        check_parts(self)
+        if not next(self.parameters()).is_meta:
+            check_parts(config, (mix for block in self.layers for _, mix in block.attn.mixes()))
 
     @property
     def layers(self) -> list[Block]:

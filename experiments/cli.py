@@ -56,7 +56,7 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _describe() -> str:
-    there = ", ".join(f"{name} ({entry.value})" for name, entry in installed().items())
+    there = ", ".join(f"{name} ({module})" for name, module in installed().items())
     return (
         "Mechanistic interpretability of transformers with residual attention streams. --plugin MODULE, with any "
         "command, imports a module first that registers kinds of its own; --version prints the version."

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -22,9 +22,9 @@ GROUP = "valuestream.plugins"
 _loaded: list[str] = []
 
 
-def installed() -> dict[str, EntryPoint]:
-    """Return the entry points of installed packages, by name; none is imported."""
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def installed() -> dict[str, str]:
+    """Return the modules that installed packages name, by the names of their entry points; none is imported."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
 
 
 def load_plugins(modules: Sequence[str] = (), packages: bool = True) -> None:
@@ -33,7 +33,7 @@ def load_plugins(modules: Sequence[str] = (), packages: bool = True) -> None:
     Raises:
         ValueError: for one that cannot be imported, saying why.
     """
-    for name in [*modules, *([entry.value for entry in installed().values()] if packages else [])]:
+    for name in [*modules, *(installed().values() if packages else [])]:
         module, _, _ = name.partition(":")
         if module in _loaded:
             continue

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import jaxtyping
 import pytest
 import torch
 
@@ -51,3 +53,11 @@ def lm_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     root = shared_folder(tmp_path_factory, worker_id, "lm-trained")
     train_small_lms(root)
     return root
+
+
+@pytest.fixture
+def untyped() -> Iterator[None]:
+    """No types are checked in the test, which is of what those see who check none."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -63,9 +63,9 @@ class Family:
             f"@dataclass(frozen=True) class {name if name.isidentifier() else 'Mine'}({self.base.__name__}); got "
             f"{kind!r}",
         )
-        origin = Origin(origin_of(name, kind), source_hash(kind, *classes))
-        self.free(name, origin.module)
-        self.kinds[name], self.origins[name] = kind, origin
+        self.free(name, module_of(kind))
+        source = source_hash(kind, *classes)
+        self.kinds[name], self.origins[name] = kind, Origin(origin_of(name, kind), source)
         let_kinds_be(self.base, tuple(self.kinds.values()))
         return kind
 

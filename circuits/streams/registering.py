@@ -5,20 +5,18 @@ The graph, the fast path and the description of a model rely on what a part says
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from circuits.common.errors import require
+from circuits.config.model import ModelConfig
 from circuits.config.streams import GAIN_KINDS, TOPOLOGY_KINDS, TRANSFORM_KINDS, Gain, Topology, Transform
 from circuits.streams.gains import GAINS, ComputedGain
+from circuits.streams.mixing import Mix
 from circuits.streams.transforms import TRANSFORMS, ComputedTransform
-
-if TYPE_CHECKING:
-    from circuits.model import HookedStreamTransformer
-else:
-    HookedStreamTransformer = Any
 
 AGain = TypeVar("AGain", bound=Gain)
 ATransform = TypeVar("ATransform", bound=Transform)
@@ -70,28 +68,26 @@ def _require_computed(what: str, kind: Any, computed: Any, base: type) -> None:
 
 
 @torch.no_grad()
-def check_parts(model: HookedStreamTransformer) -> None:
-    """Try out registered gains and transforms of a model.
+def check_parts(config: ModelConfig, mixes: Iterable[Mix]) -> None:
+    """Try out the registered gains and transforms of a model with weights.
 
     Raises:
         ValueError: if one gives another shape, or is not what it says of itself.
     """
-    config = model.config
-    for block in model.layers:
-        mixes = dict(block.attn.mixes())
-        for stream in [stream for stream in config.streams if stream.carrier in mixes]:
-            mix = mixes[stream.carrier]
-            if type(stream.gain).__name__ in GAIN_KINDS.origins:
-                _check_gain(stream.gain, mix, config.d_model, (config.n_heads, config.d_head))
-            if type(stream.transform).__name__ in TRANSFORM_KINDS.origins:
-                _check_transform(stream.transform, mix, (config.n_heads, config.d_head))
+    heads = (config.n_heads, config.d_head)
+    for mix in mixes:
+        gain, transform = mix.gain.gain, mix.transform.transform
+        if type(gain).__name__ in GAIN_KINDS.origins:
+            _check_gain(gain, mix, config.d_model, heads)
+        if type(transform).__name__ in TRANSFORM_KINDS.origins:
+            _check_transform(transform, mix, heads)
 
 
 def _draw(*shape: int) -> Tensor:
     return torch.randn(1, _POSITIONS, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _check_gain(gain: Gain, mix: Any, d_model: int, heads: tuple[int, int]) -> None:
+def _check_gain(gain: Gain, mix: Mix, d_model: int, heads: tuple[int, int]) -> None:
     x, whole = _draw(d_model), (1, _POSITIONS, *heads)
     found = mix.gains(x)
     require(
@@ -126,7 +122,7 @@ def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(whole), strict=False))
 
 
-def _check_transform(transform: Transform, mix: Any, heads: tuple[int, int]) -> None:
+def _check_transform(transform: Transform, mix: Mix, heads: tuple[int, int]) -> None:
     a, b = _draw(*heads), _draw(*heads).flip(1)
     name = type(transform).__name__
     require(

@@ -298,7 +298,8 @@ samples = [
     Rate("W", 2.0), GateChange(3, "off"), StopAt(0.9), training(), run(), TokenTraining(3), lm_run(),
 ]
 def kinds(of=Checked):
-    return {kind for below in of.__subclasses__() for kind in (below, *kinds(below))}
+    found = {kind for below in of.__subclasses__() for kind in (below, *kinds(below))}
+    return {kind for kind in found if dataclasses.is_dataclass(kind)}  # a family's base class is none
 
 def accepted():
     found = []

@@ -1,0 +1,136 @@
+"""A script's and a plugin's own kinds in sweeps, workers and commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from experiments.plugins import has_guard, load_plugins
+
+RULES = """
+from dataclasses import dataclass
+from circuits import ComputedGain, Dense, Gain, Stream, register_gain, register_variant
+
+@dataclass(frozen=True)
+class Decaying(Gain):
+    rate: float = 0.5
+
+class ByDistance(ComputedGain[Decaying]):
+    def __call__(self, mix, x):
+        return 1.0, [self.gain.rate ** (mix.layer - source) for source in mix.sources]
+
+register_gain(Decaying, ByDistance)
+register_variant("decaying", lambda n: [Stream("v", topology=Dense(), gain=Decaying())], "sum of r^d V_(n-d)")
+"""
+TRAIN = """
+from dataclasses import replace
+from experiments import TRAINING, icl_run, sweep
+training = replace(TRAINING["small"], steps=2, n_eval=32)
+configs = [icl_run(v, "small", seed, training) for v in ("decaying", "decaying-stop") for seed in (0, 1)]
+print(*(run.status for run in sweep(configs, "runs", workers=2)))
+"""
+README = Path(__file__).parents[2] / "README.md"
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def valuestream(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, "-m", "experiments", *command)
+
+
+def test_a_script_trains_its_own_kind_in_workers_and_a_plugin_opens_its_runs(tmp_path: Path) -> None:
+    [script] = [
+        block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "rate **" in block
+    ]
+    script = script.replace("steps=100", "steps=2, n_eval=32")
+    (tmp_path / "rules.py").write_text(script)
+    ran = run(tmp_path, "rules.py")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["finished"] * 4
+    assert (tmp_path / "decaying.html").is_file()
+    unknown = valuestream(tmp_path, "heads", "icl-decaying-small-s0")
+    assert unknown.returncode == 2
+    assert "the gain 'Decaying' is not registered here; rules.py registered it: import that first" in unknown.stderr
+    known = valuestream(tmp_path, "--plugin", "rules", "heads", "icl-decaying-small-s0", "--n", "8")
+    assert known.returncode == 0, known.stderr
+    # The same source in a module is the same kind.
+    again = valuestream(
+        tmp_path, "train", "icl", "--variants", "decaying", "decaying-stop", "--preset", "small", "--steps", "2",
+        "--seeds", "0", "1", "--plugin=rules", "--root", "others",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert {path.name.rpartition("-s")[0] for path in (tmp_path / "others").iterdir()} >= {"icl-decaying-small"}
+
+
+def test_a_script_without_a_guard_is_told_before_a_worker_starts(tmp_path: Path) -> None:
+    (tmp_path / "rules.py").write_text(RULES + TRAIN)
+    ran = run(tmp_path, "rules.py")
+    assert ran.returncode == 1
+    assert "rules.py registers Decaying, decaying, and every worker runs it again" in ran.stderr
+    assert "under 'if __name__ == \"__main__\":'" in ran.stderr
+    assert not list(tmp_path.glob("runs/*/metrics*")), "nothing was trained"
+
+
+def test_at_a_prompt_runs_are_trained_one_after_another(tmp_path: Path) -> None:
+    rule = 'from circuits import *\nregister_variant("mine", lambda n: [Stream("v", gain=FixedGain(1.0, 0.5))])\n'
+    ran = run(tmp_path, "-c", rule + TRAIN.replace("decaying", "mine"))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["finished"] * 4
+    assert "mine: registered at a prompt or in a notebook" in ran.stderr
+    assert "one after another" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "guarded"),
+    [
+        ("if __name__ == '__main__':\n    pass", True),
+        ('if "__main__" == __name__:\n    pass', True),
+        ("print(__name__ == '__main__')", False),
+        ("def f():\n    if __name__ == '__main__':\n        pass", False),
+        ("if True:\n    pass", False),
+    ],
+)
+def test_a_guard_is_seen(text: str, guarded: bool, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(text)
+    assert has_guard(tmp_path / "script.py") == guarded
+
+
+def test_a_plugin_that_cannot_be_imported_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--plugin", "no_such_rules", "variants"]) == 2
+    assert "the plugin 'no_such_rules' cannot be imported (ModuleNotFoundError" in capsys.readouterr().err
+    assert main(["variants", "--plugin"]) == 2
+    assert "--plugin needs the name of a module" in capsys.readouterr().err
+
+
+def test_entry_points_are_read_for_help_and_imported_for_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = tmp_path / "their_rules-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-rules\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[valuestream.plugins]\ntheirs = their_rules\n")
+    (tmp_path / "their_rules.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "theirs (their_rules)" in " ".join(capsys.readouterr().out.split())
+    assert main(["variants"]) == 2
+    assert "the plugin 'their_rules' cannot be imported (RuntimeError: imported)" in capsys.readouterr().err
+    (tmp_path / "their_rules.py").write_text("")
+    load_plugins()
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "valuestream 0.2.0\n"
