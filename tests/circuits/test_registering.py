@@ -126,8 +126,10 @@ def test_topologies_and_transforms_are_described_patched_and_part_of_the_graph()
     into_2 = [edge.name for edge in Graph(model).edges if edge.name.endswith("L2H0.v (stream)")]
     assert into_2 == ["L0H0.v > L2H0.v (stream)"]
     pair = random_pair(model)
-    whole = patch(model, pair, find_sites(model, ["state"], positions=None)[:1])
-    assert torch.isfinite(torch.as_tensor(whole.to_frame().effect.to_numpy())).all()
+    whole = patch(model, pair, find_sites(model, ["state", "resid_pre"])).to_frame()
+    before_2 = whole[(whole.layer == 2) & (whole.position == "all")].set_index("component").effect
+    assert before_2["state"] == pytest.approx(1.0)
+    assert before_2["resid_pre"] != pytest.approx(1.0, abs=1e-6), "layer 2 reads layer 0 past the residual stream too"
     model(pair.clean).sum().backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if "W_entries" in name)
 
