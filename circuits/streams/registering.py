@@ -88,7 +88,7 @@ def _draw(*shape: int) -> Tensor:
 
 
 def _check_gain(gain: Gain, mix: Mix, d_model: int, heads: tuple[int, int]) -> None:
-    x, whole = _draw(d_model), (1, _POSITIONS, *heads)
+    x, whole = _draw(d_model), (1, _POSITIONS, heads[0], 1)
     found = mix.gains(x)
     require(
         isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], list),
@@ -103,18 +103,17 @@ def _check_gain(gain: Gain, mix: Mix, d_model: int, heads: tuple[int, int]) -> N
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         require(
             isinstance(value, (Tensor, int, float)) and _broadcasts(shape, whole),
-            f"{gain} must give numbers, or tensors that multiply (batch pos head d_head), here {whole}; got "
+            f"{gain} must give numbers, or tensors of one number a head that fit (batch pos head 1), here {whole}; got "
             f"{shape or value!r}",
         )
     again = mix.gains(x + 1)
-    moved = any(
-        not torch.equal(torch.as_tensor(a), torch.as_tensor(b))
-        for a, b in zip((own, *stream), (again[0], *again[1]), strict=True)
-    )
+    values = [torch.as_tensor(value) for value in (own, *stream)]
+    by_input = any(not torch.equal(a, torch.as_tensor(b)) for a, b in zip(values, (again[0], *again[1]), strict=True))
+    by_place = any(not torch.equal(a, a[..., :1, :, :].expand_as(a)) for a in values if a.ndim >= 3)
     require(
-        not moved or gain.depends_on_input,
-        f"{gain} gives other gains for other inputs and says that it does not: set depends_on_input = True in its "
-        f"class",
+        gain.depends_on_input or not (by_input or by_place),
+        f"{gain} gives other gains for other inputs or positions and says that it does not: set depends_on_input = "
+        f"True in its class",
     )
 
 

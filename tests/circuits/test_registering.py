@@ -244,6 +244,16 @@ class NoPair(ComputedGain[Decaying]):
         return torch.ones(1)
 
 
+class ByEntry(ComputedGain[Decaying]):
+    def __call__(self, mix: Any, x: Tensor) -> Any:
+        return torch.ones(self.config.d_head), [0.5 for _ in mix.sources]
+
+
+class ByPosition(ComputedGain[Decaying]):
+    def __call__(self, mix: Any, x: Tensor) -> Any:
+        return 1.0, [torch.arange(1.0, x.shape[1] + 1)[None, :, None, None] for _ in mix.sources]
+
+
 class OfInput(ComputedGain[Decaying]):
     def __call__(self, mix: Any, x: Tensor) -> Any:
         return 1.0, [x.mean() for _ in mix.sources]
@@ -254,9 +264,11 @@ class OfInput(ComputedGain[Decaying]):
     ("computed", "says"),
     [
         (TooFew, "must give one gain for each of the 2 sources of layer 2, got 1"),
-        (WrongShape, r"tensors that multiply \(batch pos head d_head\), here .*; got \(5,\)"),
+        (WrongShape, r"tensors of one number a head that fit \(batch pos head 1\), here .*; got \(5,\)"),
+        (ByEntry, r"one number a head that fit .*; got \(32,\)"),
+        (ByPosition, "gives other gains for other inputs or positions"),
         (NoPair, r"must give \(gain of its own, \[gain of every source\]\)"),
-        (OfInput, "gives other gains for other inputs and says that it does not"),
+        (OfInput, "gives other gains for other inputs or positions and says that it does not"),
     ],
 )
 def test_a_gain_is_tried_out(computed: Any, says: str) -> None:
