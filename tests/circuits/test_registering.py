@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,28 +34,12 @@ from circuits import (
     variants,
 )
 from circuits.common import families
-from circuits.common.fields import let_kinds_be
 from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
-from circuits.config.streams import GAIN_KINDS, TOPOLOGY_KINDS, TRANSFORM_KINDS
+from circuits.config.streams import GAIN_KINDS
 from circuits.last_position import why_not
 from tests.helpers import random_pair
 
-
-@pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    kept = [
-        (family, dict(family.kinds), dict(family.origins)) for family in (GAIN_KINDS, TRANSFORM_KINDS, TOPOLOGY_KINDS)
-    ]
-    named, by = dict(variants._NAMED), dict(variants._REGISTERED_BY)
-    yield
-    for family, kinds, origins in kept:
-        family.kinds, family.origins = kinds, origins
-        let_kinds_be(family.base, tuple(kinds.values()))
-    variants._NAMED.clear()
-    variants._NAMED.update(named)
-    variants._REGISTERED_BY.clear()
-    variants._REGISTERED_BY.update(by)
+pytestmark = pytest.mark.usefixtures("forgotten")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from circuits.common.families import Origin
+from circuits.config.streams import GAIN_KINDS
+from experiments import Run, RunError
 from experiments.cli import main
 from experiments.plugins import has_guard, load_plugins
 
@@ -45,32 +48,31 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def valuestream(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return run(folder, "-m", "experiments", *command)
-
-
-def test_a_script_trains_its_own_kind_in_workers_and_a_plugin_opens_its_runs(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("forgotten")
+def test_a_script_trains_its_own_kind_in_workers_and_a_plugin_opens_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     [script] = [
         block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "rate **" in block
     ]
-    script = script.replace("steps=100", "steps=2, n_eval=32")
-    (tmp_path / "rules.py").write_text(script)
+    (tmp_path / "rules.py").write_text(script.replace("steps=100", "steps=2, n_eval=32"))
     ran = run(tmp_path, "rules.py")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.split() == ["finished"] * 4
     assert (tmp_path / "decaying.html").is_file()
-    unknown = valuestream(tmp_path, "heads", "icl-decaying-small-s0")
-    assert unknown.returncode == 2
-    assert "the gain 'Decaying' is not registered here; rules.py registered it: import that first" in unknown.stderr
-    known = valuestream(tmp_path, "--plugin", "rules", "heads", "icl-decaying-small-s0", "--n", "8")
-    assert known.returncode == 0, known.stderr
-    # The same source in a module is the same kind.
-    again = valuestream(
-        tmp_path, "train", "icl", "--variants", "decaying", "decaying-stop", "--preset", "small", "--steps", "2",
-        "--seeds", "0", "1", "--plugin=rules", "--root", "others",
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert {path.name.rpartition("-s")[0] for path in (tmp_path / "others").iterdir()} >= {"icl-decaying-small"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    [path] = Path("runs").glob("icl-decaying-small-s0-*")
+    with pytest.raises(RunError, match="the gain 'Decaying' is not registered here; rules.py registered it: import"):
+        Run.open(path)
+    assert main(["--plugin", "rules", "heads", path.name, "--n", "8"]) == 0
+    assert main(["describe", "decaying-stop", "--plugin=rules", "--layers", "3"]) == 0
+    assert "Decaying(rate=0.5)" in capsys.readouterr().out
+    # The same source in a module is the same kind, and another source another one.
+    assert Run.open(path).finished
+    monkeypatch.setitem(GAIN_KINDS.origins, "Decaying", Origin("rules", "0" * 12))
+    with pytest.raises(RunError, match="'Decaying' of rules.py is not as it was: its source had the hash"):
+        Run.open(path)
 
 
 def test_a_script_without_a_guard_is_told_before_a_worker_starts(tmp_path: Path) -> None:
@@ -113,6 +115,7 @@ def test_a_plugin_that_cannot_be_imported_is_told(capsys: pytest.CaptureFixture[
     assert "--plugin needs the name of a module" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_entry_points_are_read_for_help_and_imported_for_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
