@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from circuits.common.errors import require
-from circuits.common.families import SCRIPT, registered_by_script
+from circuits.common.families import SCRIPT, registered_by_script, registering_modules
 
 GROUP = "valuestream.plugins"
 _loaded: list[str] = []
@@ -57,14 +57,15 @@ class Additions:
 
     @classmethod
     def here(cls) -> Additions:
-        """Return what this process has loaded and what its script has registered.
+        """Return the modules that registered something here, and the script where it did.
 
         Raises:
             ValueError: if the script has no guard, so that its sweep would begin again in every worker; or if there is
                 no script, as at a prompt or in a notebook.
         """
+        modules = tuple(dict.fromkeys((*_loaded, *registering_modules())))
         if not registered_by_script():
-            return cls(tuple(_loaded))
+            return cls(modules)
         script = script_path()
         names = ", ".join(sorted(registered_by_script()))
         require(
@@ -78,7 +79,7 @@ class Additions:
             f"{script.name} registers {names}, and every worker runs it again to know that; put what trains under "
             f"'if __name__ == \"__main__\":', or register in a module of its own and import it",
         )
-        return cls(tuple(_loaded), str(script))
+        return cls(modules, str(script))
 
     def load(self) -> None:
         """Import the modules, and run the script as what it is not: the main one."""

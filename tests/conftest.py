@@ -66,15 +66,17 @@ def untyped() -> Iterator[None]:
 @pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it, and so are the plugins that it imports."""
+    from circuits.common import families
     from circuits.common.fields import let_kinds_be
     from circuits.config.streams import GAIN_KINDS, TOPOLOGY_KINDS, TRANSFORM_KINDS
     from circuits.streams import variants
     from experiments import plugins
 
-    families = (GAIN_KINDS, TRANSFORM_KINDS, TOPOLOGY_KINDS)
-    kept = [(family, dict(family.kinds), dict(family.origins)) for family in families]
+    there = (GAIN_KINDS, TRANSFORM_KINDS, TOPOLOGY_KINDS)
+    kept = [(family, dict(family.kinds), dict(family.origins)) for family in there]
     tables = [(table, table.copy()) for table in (variants._NAMED, variants._REGISTERED_BY)]
     monkeypatch.setattr(plugins, "_loaded", [])
+    monkeypatch.setattr(families, "_REGISTERED", {})
     yield
     for family, kinds, origins in kept:
         family.kinds, family.origins = kinds, origins

@@ -124,18 +124,23 @@ def without_modules(plain: Any) -> Any:
     return {name: without_modules(part) for name, part in plain.items() if not (of_kind and name == "module")}
 
 
-_BY_SCRIPT: set[str] = set()
+_REGISTERED: dict[str, str] = {}
+"""The module, by its name in this process, that registered each name."""
 
 
 def registered_by_script() -> frozenset[str]:
     """Return the names that the main script, notebook or prompt has registered itself."""
-    return frozenset(_BY_SCRIPT)
+    return frozenset(name for name, module in _REGISTERED.items() if module == "__main__")
+
+
+def registering_modules() -> tuple[str, ...]:
+    """Return the modules that have registered something, beside the main script."""
+    return tuple(dict.fromkeys(module for module in _REGISTERED.values() if module not in ("__main__", SCRIPT)))
 
 
 def origin_of(name: str, code: Any) -> str:
-    """Return the module that registers a name with a class or a function, and note it of the main script."""
-    if getattr(code, "__module__", "") == "__main__":
-        _BY_SCRIPT.add(name)
+    """Return the module that registers a name with a class or a function, and note it."""
+    _REGISTERED[name] = getattr(code, "__module__", type(code).__module__)
     return module_of(code)
 
 

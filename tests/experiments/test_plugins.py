@@ -84,6 +84,14 @@ def test_a_script_without_a_guard_is_told_before_a_worker_starts(tmp_path: Path)
     assert not list(tmp_path.glob("runs/*/metrics*")), "nothing was trained"
 
 
+def test_workers_import_the_modules_that_a_script_imported_to_register_something(tmp_path: Path) -> None:
+    (tmp_path / "rules.py").write_text(RULES)
+    (tmp_path / "script.py").write_text("import rules" + TRAIN)
+    ran = run(tmp_path, "script.py")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["finished"] * 4, "it needs no guard, as it registers nothing itself"
+
+
 def test_at_a_prompt_runs_are_trained_one_after_another(tmp_path: Path) -> None:
     rule = 'from circuits import *\nregister_variant("mine", lambda n: [Stream("v", gain=FixedGain(1.0, 0.5))])\n'
     ran = run(tmp_path, "-c", rule + TRAIN.replace("decaying", "mine"))
