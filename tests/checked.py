@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,44 +21,28 @@ import transformers  # noqa: F401
 import tyro  # noqa: F401
 from beartype import BeartypeConf, beartype
 
-MOST = 5
-"""So many calls of a function are checked in every test, and so many functions that are made by one line within
-another; to check all would be most of the suite's time."""
 _with_shapes = jaxtyping.jaxtyped
 _without_shapes = beartype(conf=BeartypeConf(violation_type=TypeError))
-_counts: Counter[Any] = Counter()
-
-
-def begin() -> None:
-    """Let the calls be counted anew: another test begins."""
-    _counts.clear()
 
 
 def checked(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
-    """Return a function whose types are checked by jaxtyping, in the first calls of every test.
+    """Return a function whose types are checked in every call.
 
-    Where no shape is annotated it is left to beartype alone, as jaxtyping binds the arguments of every call to hold
-    shapes against each other. Both raise a ``TypeError``.
+    Where a shape is annotated jaxtyping does that, elsewhere beartype alone, as jaxtyping binds the arguments of every
+    call to hold shapes against each other. Both raise a ``TypeError``.
     """
     if function is None:
         return lambda decorated: checked(decorated, typechecker=typechecker)
-    if not inspect.isfunction(function):
+    # Beartype's functions refer to themselves: what a function within another holds would live until garbage is
+    # collected.
+    inner = "<locals>" in getattr(function, "__qualname__", "")
+    if not inspect.isfunction(function) or inner or _may_have_shapes(function):
         return _with_shapes(function, typechecker=typechecker)
-    code = function.__code__
-    if "<locals>" in function.__qualname__:
-        # Beartype's functions refer to themselves, so that what these hold would live until garbage is collected.
-        _counts[code] += 1
-        return function if _counts[code] > MOST else _with_shapes(function, typechecker=typechecker)
-    careful = (
-        _with_shapes(function, typechecker=typechecker) if _may_have_shapes(function) else _without_shapes(function)
-    )
+    careful = _without_shapes(function)
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        if jaxtyping.config.jaxtyping_disable or _counts[code] >= MOST:
-            return function(*args, **kwargs)
-        _counts[code] += 1
-        return careful(*args, **kwargs)
+        return (function if jaxtyping.config.jaxtyping_disable else careful)(*args, **kwargs)
 
     return called
 

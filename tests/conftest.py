@@ -15,7 +15,7 @@ import jaxtyping
 import pytest
 import torch
 
-from tests import checked  # before all others, as it says how they are loaded
+import tests.checked  # noqa: F401 # before all others, as it says how they are loaded
 from tests.helpers import train_small, train_small_lms
 
 torch.set_num_threads(1)
@@ -24,11 +24,6 @@ gc.collect()
 gc.freeze()
 # A shell that runs the tests in the background lets them ignore an interrupt, and so would all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_runtest_logstart() -> None:
-    """A test begins."""
-    checked.begin()
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str) -> Path:

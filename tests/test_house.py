@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import circuits
-from tests import checked
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["circuits", "figures", "analysis", "experiments"]
@@ -137,12 +136,11 @@ def test_the_lock_has_plain_versions_of_everything_needed() -> None:
 
 def test_types_and_shapes_are_checked_while_testing() -> None:
     from analysis import metrics
-    from circuits.common.plain_data import content_hash, derive_seed
+    from circuits.common.plain_data import derive_seed
 
     unread = torch.zeros(2, 3)
-    with pytest.raises(TypeError, match="logits"):
-        metrics.read(unread, None)
-    with pytest.raises(TypeError, match="labels"):
-        derive_seed(unread)  # type: ignore[arg-type] # what is tested
-    hashes = {content_hash(i) for i in range(2 * checked.MOST)}
-    assert len(hashes) == 2 * checked.MOST, "beyond the calls that are checked, functions do what they do"
+    for _ in range(30):  # in every call
+        with pytest.raises(TypeError, match="logits"):
+            metrics.read(unread, None)
+        with pytest.raises(TypeError, match="labels"):
+            derive_seed(unread)  # type: ignore[arg-type] # what is tested

@@ -1,4 +1,4 @@
-"""Families of kinds that can be added to: gains, transforms, topologies, tasks. Ours are there; others are registered.
+"""Families of kinds that can be added to: gains, transforms, topologies. Ours are there; others are registered.
 
 A value is stored as its fields beside the name of its kind; one of a registered kind also has a hash of the source of
 its classes, and the module that registered it. What is stored never imports code: that is for who reads it to do.
@@ -124,23 +124,23 @@ def without_modules(plain: Any) -> Any:
     return {name: without_modules(part) for name, part in plain.items() if not (of_kind and name == "module")}
 
 
-_REGISTERED: dict[str, str] = {}
-"""The module, by its name in this process, that registered each name."""
+_REGISTERED: dict[tuple[str, str], None] = {}
+"""Which module, by its name in this process, registered which name, in order."""
 
 
 def registered_by_script() -> frozenset[str]:
     """Return the names that the main script, notebook or prompt has registered itself."""
-    return frozenset(name for name, module in _REGISTERED.items() if module == "__main__")
+    return frozenset(name for module, name in _REGISTERED if module == "__main__")
 
 
 def registering_modules() -> tuple[str, ...]:
     """Return the modules that have registered something, beside the main script."""
-    return tuple(dict.fromkeys(module for module in _REGISTERED.values() if module not in ("__main__", SCRIPT)))
+    return tuple(dict.fromkeys(module for module, _ in _REGISTERED if module not in ("__main__", SCRIPT)))
 
 
 def origin_of(name: str, code: Any) -> str:
     """Return the module that registers a name with a class or a function, and note it."""
-    _REGISTERED[name] = getattr(code, "__module__", type(code).__module__)
+    _REGISTERED[getattr(code, "__module__", type(code).__module__), name] = None
     return module_of(code)
 
 
