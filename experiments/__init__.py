@@ -36,12 +36,18 @@ if TYPE_CHECKING:
         TokenTraining,
         TrainingConfig,
     )
+    from experiments.studies.collection import collect
+    from experiments.studies.committed_results import Bundle
+    from experiments.studies.registering import register_figure
+    from experiments.sweeps.given_model import train
     from experiments.sweeps.sweep import sweep
     from experiments.tasks.in_context.batches import ICLTaskConfig
     from experiments.tasks.in_context.task import ICLTask
     from experiments.tasks.indirect_objects.config import IOIConfig
     from experiments.tasks.indirect_objects.task import IOITask
+    from experiments.tasks.kinds import TokenTaskConfig, VectorSizes, VectorTaskConfig
     from experiments.tasks.nested_relations import NestedConfig, NestedTask
+    from experiments.tasks.registry import make_task, register_task
     from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
     from experiments.tasks.sentences.tokenizer import plain_english
     from experiments.tasks.stories import StoriesConfig, StoriesTask
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     from experiments.tasks.text.task import TextTask, TextTaskConfig
     from experiments.tasks.tokens.batches import TokenBatch
     from experiments.tasks.tokens.task import TokenTask
+    from experiments.tasks.vectors import VectorBatch, VectorTask
 
 __getattr__ = lazily(
     "experiments",
@@ -85,14 +92,27 @@ __getattr__ = lazily(
             "TokenTraining",
             "TrainingConfig",
         ),
+        "studies.collection": ("collect",),
+        "studies.committed_results": ("Bundle",),
+        "studies.registering": ("register_figure",),
+        "sweeps.given_model": ("train",),
         "sweeps.sweep": ("sweep",),
         "tasks.in_context.batches": ("ICLTaskConfig",),
         "tasks.in_context.task": ("ICLTask",),
         "tasks.indirect_objects.config": ("IOIConfig",),
         "tasks.indirect_objects.task": ("IOITask",),
+        "tasks.kinds": (
+            "TokenTaskConfig",
+            "VectorSizes",
+            "VectorTaskConfig",
+        ),
         "tasks.nested_relations": (
             "NestedConfig",
             "NestedTask",
+        ),
+        "tasks.registry": (
+            "make_task",
+            "register_task",
         ),
         "tasks.repeated_tokens": (
             "RepeatsConfig",
@@ -113,6 +133,10 @@ __getattr__ = lazily(
         ),
         "tasks.tokens.batches": ("TokenBatch",),
         "tasks.tokens.task": ("TokenTask",),
+        "tasks.vectors": (
+            "VectorBatch",
+            "VectorTask",
+        ),
     },
 )
 
@@ -125,6 +149,7 @@ __all__ = [
     "AdamW",
     "At",
     "Attribute",
+    "Bundle",
     "Every",
     "FindCircuit",
     "GateChange",
@@ -155,12 +180,22 @@ __all__ = [
     "TextTaskConfig",
     "TokenBatch",
     "TokenTask",
+    "TokenTaskConfig",
     "TokenTraining",
     "TrainedTask",
     "TrainingConfig",
+    "VectorBatch",
+    "VectorSizes",
+    "VectorTask",
+    "VectorTaskConfig",
+    "collect",
     "icl_run",
     "lm_run",
+    "make_task",
     "plain_english",
+    "register_figure",
+    "register_task",
     "runs_table",
     "sweep",
+    "train",
 ]

@@ -62,20 +62,23 @@ def untyped() -> Iterator[None]:
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it, and so are the plugins that it imports."""
     from circuits.common import families
-    from circuits.common.fields import let_kinds_be
     from circuits.config.streams import GAIN_KINDS, TOPOLOGY_KINDS, TRANSFORM_KINDS
     from circuits.streams import variants
     from experiments import plugins
+    from experiments.studies.registering import REGISTERED_BY
+    from experiments.studies.registry import EXPERIMENTS, PICTURES
+    from experiments.tasks.registry import MADE_BY, TASK_KINDS, USUAL
 
-    there = (GAIN_KINDS, TRANSFORM_KINDS, TOPOLOGY_KINDS)
+    there = (GAIN_KINDS, TRANSFORM_KINDS, TOPOLOGY_KINDS, TASK_KINDS)
     kept = [(family, dict(family.kinds), dict(family.origins)) for family in there]
-    tables = [(table, table.copy()) for table in (variants._NAMED, variants._REGISTERED_BY)]
+    named = (variants._NAMED, variants._REGISTERED_BY, MADE_BY, USUAL, EXPERIMENTS, PICTURES, REGISTERED_BY)
+    tables = [(table, table.copy()) for table in named]
     monkeypatch.setattr(plugins, "_loaded", [])
     monkeypatch.setattr(families, "_REGISTERED", {})
     yield
     for family, kinds, origins in kept:
         family.kinds, family.origins = kinds, origins
-        let_kinds_be(family.base, tuple(kinds.values()))
+        family.let_be()
     for table, before in tables:
         table.clear()
         table.update(before)  # type: ignore[arg-type] # its own entries

@@ -21,7 +21,7 @@ from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW, Every, TokenTraining
 from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.task import ICLTask
-from experiments.tasks.registry import TokenTaskConfig
+from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.sentences import vocabulary as words
 from experiments.training.one_process import Alone
 from experiments.training.together import train

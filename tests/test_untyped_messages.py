@@ -101,7 +101,7 @@ from circuits import HookedStreamTransformer, Intervention, Stream, icl_config, 
 from circuits.interventions.intervention import Attend, Zero
 from circuits.config.streams import LearnedGain
 from experiments.runs.training_config import SGD, Adam, Every, GateChange
-from experiments.tasks import ICLTask
+from experiments.tasks.in_context.task import ICLTask
 from experiments.studies.associative_memory.study import ask as amicl_study
 from experiments.studies.registry import experiment
 model = HookedStreamTransformer(icl_config("value", "small")).eval()

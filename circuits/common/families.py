@@ -44,7 +44,14 @@ class Family:
         self.what, self.base = what, base
         self.kinds: dict[str, type[Checked]] = {kind.__name__: kind for kind in ours}
         self.origins: dict[str, Origin] = {}
-        let_kinds_be(base, tuple(self.kinds.values()))
+        self.let_be()
+
+    def let_be(self) -> None:
+        """Let a field that is annotated with the base class, or with one between it and the kinds, hold them."""
+        kinds = tuple(self.kinds.values())
+        between = {base for kind in kinds for base in kind.__mro__ if issubclass(base, self.base)} - {*kinds}
+        for base in between or {self.base}:
+            let_kinds_be(base, tuple(kind for kind in kinds if issubclass(kind, base)))
 
     def register(self, kind: type[Kind], *classes: type) -> type[Kind]:
         """Add a kind, whose source is that of its own class and of ``classes``; return it.
@@ -66,7 +73,7 @@ class Family:
         self.free(name, module_of(kind))
         source = source_hash(kind, *classes)
         self.kinds[name], self.origins[name] = kind, Origin(origin_of(name, kind), source)
-        let_kinds_be(self.base, tuple(self.kinds.values()))
+        self.let_be()
         return kind
 
     def free(self, name: str, module: str) -> None:

@@ -221,9 +221,10 @@ def streams(name: str, n_layers: int) -> Streams:
 
 
 def name_of(given: Streams, n_layers: int, asked: str) -> str:
-    """Return what a model with these streams is called: ``asked`` if that rule makes them, else the first rule that
-    does, else ``own-`` and the beginning of their hash."""
-    fitting = [name for name in (asked, *_NAMED) if streams(name, n_layers) == given]
+    """Return what a model with these streams is called: ``asked`` if that is a rule that makes them, else the first
+    rule that does, else ``own-`` and the beginning of their hash."""
+    asked_first = sorted(_NAMED, key=lambda name: name != asked)
+    fitting = [name for name in asked_first if streams(name, n_layers) == given]
     plain = without_modules([to_plain(stream) for stream in given])
     return fitting[0] if fitting else f"own-{content_hash(plain)[:6]}"
 

@@ -80,6 +80,7 @@ class TrainICL(Training):
     """Train the in-context classifier, one run or all variants x seeds side by side."""
 
     preset: Annotated[str, arg(help="'paper' (width 150, SGD) or 'small' (width 64, Adam, a minute)")] = "small"
+    task: Annotated[str, arg(help="icl, or another task of vectors that a plugin registers")] = "icl"
     layers: Annotated[int, arg(help="attention layers")] = 2
 
     def configs(self) -> list[RunConfig]:
@@ -94,7 +95,9 @@ class TrainICL(Training):
 
         base = TRAINING[known("preset", self.preset, PRESETS)]
         training = replace(base, **_said(self.changes()))
-        return self.each(lambda variant, seed: icl_run(variant, self.preset, seed, training, n_layers=self.layers))
+        return self.each(
+            lambda variant, seed: icl_run(variant, self.preset, seed, training, self.task, n_layers=self.layers)
+        )
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,12 @@ class TrainLM(Training):
         }
 
     def _task(self) -> Any:
-        from experiments.tasks.registry import GENERATED, TASKS
+        from experiments.tasks.kinds import TokenTaskConfig
+        from experiments.tasks.registry import named_tasks
         from experiments.tasks.text.task import TextTaskConfig
 
-        known("task", self.task, TASKS)
+        tasks = named_tasks(TokenTaskConfig)
+        known("task", self.task, [*tasks, "text"])
         window: dict[str, Any] = {} if self.window is None else {"n_ctx": self.window}
         if self.task != "text":
             require(
@@ -168,7 +173,7 @@ class TrainLM(Training):
                 f"the task {self.task!r} makes its own texts and words; leave out --corpus and --tokenizer, or take "
                 f"--task text",
             )
-            return replace(GENERATED[self.task], **window)
+            return replace(tasks[self.task], **window)
         require(
             self.corpus is not None and self.tokenizer is not None,
             "the task text needs --corpus (a file, a folder or a name on the hub) and --tokenizer (likewise)",

@@ -40,7 +40,7 @@ class Attribute(Effects):
         rest: dict[str, Any] = {"steps": self.steps, "check": self.check, "max_memory": self.max_memory}
         if method in EDGE_METHODS:
             return analysis.attribute_edges(model, pair, self.metric, method, self.direction, progress=progress, **rest)
-        sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions))
+        sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions) or None)
         return analysis.attribute(model, pair, sites, self.metric, method, self.direction, progress=progress, **rest)
 
     def tell(self, run: Run, found: analysis.EdgeScores | analysis.SiteScores) -> list[Path]:

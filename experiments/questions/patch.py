@@ -39,7 +39,7 @@ class Patch(Effects):
         """
         model, pair = self.model(run, self.step), self.pair(run)
         sites = patched_sites(
-            model, self.components, self.routes or None, self.heads, list(pair.positions), self.together
+            model, self.components, self.routes or None, self.heads, list(pair.positions) or None, self.together
         )
         return analysis.patch(model, pair, sites, self.metric, self.direction, self.max_memory, progress)
 
@@ -60,14 +60,14 @@ def patched_sites(
     components: Sequence[str] = PATCHED,
     routes: Sequence[str] | None = None,
     heads: Literal["all", "each"] = "all",
-    positions: Sequence[int | str] = (),
+    positions: Sequence[int | str] | None = None,
     together: Sequence[str] = (),
 ) -> list[Patched]:
     """Return the sites of a patch sweep: layers x components x routes x position roles.
 
     What ``together`` names (``resid_pre``, ``v.residual``) is patched at once too, in every layer that has all of it.
 
-    ``positions`` are the roles of the pair that is patched.
+    ``positions`` are the roles of the pair that is patched; ``None`` takes all positions together.
 
     Raises:
         UnknownNameError: for a component or route that the model has nowhere.
@@ -77,7 +77,7 @@ def patched_sites(
     return [*sites, *(_joint_sites(model, together, positions) if together else [])]
 
 
-def _joint_sites(model: Model, together: Sequence[str], positions: Sequence[int | str]) -> list[Patched]:
+def _joint_sites(model: Model, together: Sequence[str], positions: Sequence[int | str] | None) -> list[Patched]:
     parts = [name.partition(".") for name in together]
     of = [
         analysis.find_sites(model, [name], [route] if route else ["own"], positions=positions)

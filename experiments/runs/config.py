@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, checked_value
 from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
-from circuits.config.model import ModelConfig
+from circuits.config.model import ModelConfig, ReluStack, VectorInputs
 from circuits.interventions.intervention import check_interventions
 from circuits.presets import LM_SIZES, icl_config, lm_config
 from circuits.streams import variants
 from experiments.runs.training_config import SGD, Adam, AdamW, Every, TokenTraining, Training, TrainingConfig
-from experiments.tasks.in_context.batches import PRESETS, SPLITS, ICLTaskConfig
-from experiments.tasks.registry import GENERATED, TASKS, TaskConfig, TokenTaskConfig, make_task, task_name
+from experiments.tasks.in_context.batches import PRESETS, ICLTaskConfig
+from experiments.tasks.kinds import TaskConfig, TokenTaskConfig, VectorTaskConfig, task_name
+from experiments.tasks.registry import MADE_BY, make_task, named_tasks
 from experiments.tasks.text.task import TextTaskConfig
 
 
@@ -50,6 +51,9 @@ class RunConfig(Checked):
     seed: int
     variant: str
     preset: str
+    weights: str | None = None
+    """The hash of the weights that training starts from (:func:`circuits.checkpoint.tensor_hash`), where those are not
+    the seed's: the run has them as its checkpoint at step 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,28 +73,31 @@ class RunConfig(Checked):
 
     def _check_vectors(self) -> None:
         task, model, training = self.task, self.model, self.training
-        assert isinstance(task, ICLTaskConfig)
+        assert isinstance(task, VectorTaskConfig)
         require(
             type(training) is TrainingConfig,
-            "the in-context classifier is trained by a TrainingConfig, whose defaults are its own; TokenTraining has "
-            "those of language models",
+            "a task of vectors, as the in-context classifier's, is trained by a TrainingConfig, whose defaults are its "
+            "own; TokenTraining has those of language models",
         )
         require(
             training.accumulate == 1 and training.precision == "float32",
-            "accumulate and precision are of language models; the in-context classifier takes whole batches in float32",
+            "accumulate and precision are of language models; a task of vectors, as the in-context classifier's, takes "
+            "whole batches in float32",
         )
-        width = task.n_ctx + task.d_content
+        sizes, inputs = task.sizes, model.inputs
+        places = sizes.one_hot or sizes.n_tokens
+        fits = model.n_ctx == places if model.positions == "one-hot" else model.n_ctx >= sizes.n_tokens
         require(
-            (model.d_model, model.n_ctx) == (width, task.n_ctx),
-            f"the task's tokens have {task.n_ctx} positions and width {width}, the model has {model.n_ctx} and "
-            f"{model.d_model}; use the same preset for both",
+            not inputs.are_tokens and inputs.rows == sizes.d_input and fits,
+            f"the task's vectors have {places} positions and width {sizes.d_input}, the model has {model.n_ctx} and "
+            f"{inputs.rows}; use the same preset for both, or VectorInputs({sizes.d_input}, project=True)",
         )
         require(
-            model.readout.d_vocab_out == task.n_labels,
-            f"{task.n_labels} labels, but the model has {model.readout.d_vocab_out} logits",
+            model.readout.d_vocab_out == sizes.n_answers,
+            f"{sizes.n_answers} labels, but the model has {model.readout.d_vocab_out} logits",
         )
         if training.stop_at is not None:
-            known("split to stop at", training.stop_at.split, [split for split in SPLITS if split != "train"])
+            known("split to stop at", training.stop_at.split, [s for s in MADE_BY[type(task)].splits if s != "train"])
 
     def _check_tokens(self) -> None:
         require(
@@ -102,21 +109,28 @@ class RunConfig(Checked):
             self.model.inputs.are_tokens,
             "a language model reads token numbers, and this model takes vectors; make it with lm_config",
         )
+        n_tokens = self.task.n_tokens
         require(
-            self.task.n_ctx <= self.model.n_ctx,
-            f"the task's windows have {self.task.n_ctx} tokens, the model only {self.model.n_ctx} positions; give the "
-            f"model n_ctx={self.task.n_ctx}, or the task shorter windows",
+            n_tokens <= self.model.n_ctx,
+            f"the task's windows have {n_tokens} tokens, the model only {self.model.n_ctx} positions; give the "
+            f"model n_ctx={n_tokens}, or the task shorter windows",
         )
 
     @property
     def of_tokens(self) -> bool:
         """Whether the task is one of tokens, and the model a language model."""
-        return not isinstance(self.task, ICLTaskConfig)
+        return isinstance(self.task, TokenTaskConfig)
 
     @property
     def kind(self) -> str:
-        """What a run's record calls the kind of its task: ``icl`` of vectors, ``lm`` of tokens."""
-        return "lm" if self.of_tokens else "icl"
+        """What a run's record calls the kind of its task: ``lm`` of tokens, ``icl`` that in context, ``vectors`` others
+        of vectors."""
+        return "lm" if self.of_tokens else "icl" if isinstance(self.task, ICLTaskConfig) else "vectors"
+
+    @property
+    def task_name(self) -> str:
+        """What the task is called."""
+        return task_name(type(self.task).__name__)
 
     @property
     def batches(self) -> tuple[TaskConfig, int, int, int, int]:
@@ -127,8 +141,7 @@ class RunConfig(Checked):
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one update sees."""
-        task = self.task
-        return self.training.batch_size * (task.n_tokens if isinstance(task, ICLTaskConfig) else task.n_ctx)
+        return self.training.batch_size * self.task.n_tokens
 
     @property
     def id(self) -> str:
@@ -144,22 +157,23 @@ class RunConfig(Checked):
         """Return the name of the run's directory."""
         if not self.of_tokens:
             shape = shape_tags(self.model, {"layers": 2, "heads": 1, "mlp": False})
-            return f"icl-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
+            return f"{self.task_name}-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
         size = LM_SIZES.get(self.preset)
         usual = {"layers": size.n_layers, "heads": size.n_heads, "mlp": True} if size else None
         shape = shape_tags(self.model, usual) if usual else ""
-        return f"lm-{task_name(self.task)}-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
+        return f"lm-{self.task_name}-{self.variant}-{self.preset}{shape}-s{self.seed}-{self.id}"
 
     @property
     def usual(self) -> bool:
         """Whether task, model and training are those of the names of task, variant and preset alone."""
         if self.variant not in variants.names():
             return False
+        name, seed = self.task_name, self.seed
         if not self.of_tokens:
-            return self.preset in PRESETS and self == icl_run(self.variant, self.preset, self.seed)
-        name = task_name(self.task)
-        named = self.preset in LM_SIZES and name in GENERATED
-        return named and self == lm_run(self.preset, name, self.variant, self.seed)
+            named = self.preset in PRESETS and name in named_tasks(VectorTaskConfig)
+            return named and self == icl_run(self.variant, self.preset, seed, task=name)
+        named = self.preset in LM_SIZES and name in named_tasks(TokenTaskConfig)
+        return named and self == lm_run(self.preset, name, self.variant, seed)
 
     def essence(self) -> dict[str, Any]:
         """Return :meth:`to_plain` without the fields that have their defaults."""
@@ -180,7 +194,7 @@ def _stored(plain: dict[str, Any], of_tokens: bool) -> dict[str, Any]:
     vectors had one task and no need of its name, and a language model's preset is its size."""
     task, training = dict(plain["task"]), dict(plain["training"])
     del training["type"]
-    if not of_tokens:
+    if task["type"] == ICLTaskConfig.__name__:
         del task["type"]
     rest = {"size" if of_tokens and name == "preset" else name: value for name, value in plain.items()}
     return rest | {"task": task, "training": training}
@@ -240,20 +254,35 @@ def icl_run(
     preset: Literal["paper", "small"] | str = "paper",
     seed: int = 0,
     training: TrainingConfig | None = None,
+    task: str | VectorTaskConfig = "icl",
     **model: Any,
 ) -> RunConfig:
     """Return the configuration of one in-context learning run; ``model`` overrides fields of the model.
 
     The run's variant is the model's name, which follows overridden streams
     (:func:`circuits.presets.icl_config`).
+    Another ``task`` of vectors is learned by the preset's model with inputs and logits as the task has them: vectors
+    are projected into the residual stream, and positions are learned.
 
     Raises:
-        UnknownNameError: for an unknown variant, preset or field (nearest suggested).
+        UnknownNameError: for an unknown variant, preset, task or field (nearest suggested).
         ValueError: for configurations that contradict each other.
     """
     known("preset", preset, PRESETS)
+    if isinstance(task, str):
+        tasks = named_tasks(VectorTaskConfig)
+        task = PRESETS[preset] if known("task", task, tasks) == "icl" else tasks[task]
+    task = cast(VectorTaskConfig, checked_value(task, VectorTaskConfig, "task"))
+    if not isinstance(task, ICLTaskConfig):
+        sizes = task.sizes
+        model = {
+            "n_ctx": sizes.n_tokens,
+            "inputs": VectorInputs(sizes.d_input, project=True),
+            "readout": ReluStack(sizes.n_answers),
+            "positions": "learned",
+        } | model
     config = icl_config(variant, preset, **model)
-    return RunConfig(PRESETS[preset], config, training or TRAINING[preset], seed, config.name, preset)
+    return RunConfig(task, config, training or TRAINING[preset], seed, config.name, preset)
 
 
 def lm_run(
@@ -278,13 +307,14 @@ def lm_run(
     """
     known("size", size, LM_SIZES)
     if isinstance(task, str):
+        tasks = named_tasks(TokenTaskConfig)
         require(
-            known("task", task, TASKS) != "text",
+            known("task", task, [*tasks, "text"]) != "text",
             "the task 'text' needs a corpus and a tokenizer; give task=TextTaskConfig(corpus=..., tokenizer=...)",
         )
-        task = GENERATED[task]
+        task = tasks[task]
     # Here, as its tokens are counted before the configuration is made.
-    checked_value(task, TokenTaskConfig, "task")
+    task = cast(TokenTaskConfig, checked_value(task, TokenTaskConfig, "task"))
     if isinstance(task, TextTaskConfig):
         task = task.identified()
     n_tokens = vocabulary_size(task)

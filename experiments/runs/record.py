@@ -17,8 +17,8 @@ FORMAT = "valuestream-run-2"
 FIRST_FORMAT = "valuestream-run-1"
 """Its records have no hash of themselves."""
 FIRST_KIND = "icl"
-KINDS = (FIRST_KIND, "lm")
-"""Of tasks of vectors and of tokens."""
+KINDS = (FIRST_KIND, "vectors", "lm")
+"""Of the task in context, of other tasks of vectors, and of tasks of tokens."""
 STATUSES = ("running", "failed", "finished")
 
 

@@ -10,17 +10,10 @@ import pandas as pd
 
 from experiments.runs.record import KINDS, DamagedRunWarning, RunError, kind_of, read_record
 from experiments.runs.recorded import RecordedRun
+from experiments.tasks.kinds import task_name
 
-WATCHED = {"icl": ("ic", "accuracy"), "lm": ("validation", "loss")}
+WATCHED = {"icl": ("ic", "accuracy"), "vectors": ("validation", "accuracy"), "lm": ("validation", "loss")}
 """The set and the measure that a list of runs shows, by kind."""
-TASK_NAMES = {
-    "StoriesConfig": "stories",
-    "IOIConfig": "ioi",
-    "RepeatsConfig": "repeats",
-    "NestedConfig": "nested",
-    "TextTaskConfig": "text",
-}
-"""What tasks of tokens are called whose configurations a record names."""
 
 
 def runs_table(root: str | Path = "runs") -> pd.DataFrame:
@@ -46,9 +39,9 @@ def _row(path: Path) -> dict[str, Any]:
     try:
         about = {
             "run": path.name,
-            "task": "icl" if kind == "icl" else TASK_NAMES.get(config["task"]["type"], config["task"]["type"]),
+            "task": "icl" if kind == "icl" else task_name(config["task"]["type"]),
             "variant": config["variant"],
-            "preset": config["preset" if kind == "icl" else "size"],
+            "preset": config["size" if kind == "lm" else "preset"],
             "seed": config["seed"],
         }
     except (KeyError, TypeError) as error:

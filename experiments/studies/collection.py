@@ -35,11 +35,12 @@ ENDED = ("finished", "failed")
 def collect(
     roots: Sequence[str | Path],
     bundle: str | Path = COMMITTED,
-    names: Iterable[str] = tuple(EXPERIMENTS),
+    names: Iterable[str] | None = None,
     size: Size = "full",
     afresh: bool = False,
 ) -> dict[str, tuple[int, int]]:
-    """Write the runs of experiments into a bundle; return, by experiment, how many of its runs it holds now, of all.
+    """Write the runs of experiments (default: all) into a bundle; return, by experiment, how many of its runs it holds
+    now, of all.
 
     A run is looked for under ``roots``, and where it is in none of them the bundle's own copy is kept, as are all
     frames of analyses (see :func:`add_frames`). ``afresh`` takes nothing from the bundle but the frames of analyses
@@ -50,7 +51,7 @@ def collect(
         RunError: for a run directory that is damaged.
         BundleError: if there is no finished run at all, or for a bundle of another schema.
     """
-    arms = {name: experiment(name).arms(size) for name in names}
+    arms = {name: experiment(name).arms(size) for name in names or EXPERIMENTS}
     wanted = {arm.config.id: arm.config for those in arms.values() for arm in those}
     found = {run.config.id: run for run in runs_in(roots, wanted.values()) if run.status in ENDED}
     fresh = {run_id: _read(run) for run_id, run in found.items()}

@@ -17,8 +17,8 @@ from torch import Tensor
 from analysis.heads.attention_scores import AttentionScore, between, previous_token
 from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
-from circuits.common.fields import Checked, checked_value
-from circuits.common.plain_data import derive_seed
+from circuits.common.fields import checked_value
+from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.relations import QUESTIONS, passage
 from experiments.tasks.sentences.templates import Laid, Phrasebook, Templates, choose, distinct
@@ -43,7 +43,7 @@ def text_length(depth: int) -> int:
 
 
 @dataclass(frozen=True)
-class NestedConfig(Checked):
+class NestedConfig(TokenTaskConfig):
     """Which depths and questions there are in training, each equally often, and the length of a window.
 
     Raises:
@@ -109,10 +109,7 @@ class NestedTask(TokenTask):
     corruptions = CORRUPTIONS
 
     def __init__(self, config: NestedConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
-        self.config = config or NestedConfig()
-        self.seed, self.device = seed, torch.device(device)
-        self.tokenizer = plain_english()
-        self.d_vocab, self.n_ctx = len(self.tokenizer), self.config.n_ctx
+        super().__init__(config or NestedConfig(), seed, device, plain_english())
         self.book = Phrasebook(lambda text: self.tokenizer.encode(text, add_special_tokens=False), device)
         # Deeper texts than those of training can be asked about, as far as they fit.
         self._n_depths = 1 + max(d for d in range(DEEPEST + 1) if text_length(d) <= self.n_ctx)
@@ -134,7 +131,7 @@ class NestedTask(TokenTask):
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
         """Return ``n`` windows of a split; equal arguments give equal windows."""
         n = whole("n", n)
-        generator = self._generator("sample", known("split", split, SPLITS), seed)
+        generator = self.generator("sample", known("split", split, SPLITS), seed)
         per_window = -(-self.n_ctx // text_length(min(self.config.depths)))
         drawn = self._draw(n * per_window, self.config.depths, self.config.questions, generator)
         places = rearrange(self._places(drawn), "(n text) place -> n (text place)", n=n)
@@ -171,7 +168,7 @@ class NestedTask(TokenTask):
         if depth is not None:
             depth = _check_depth(depth, self.n_ctx)
         labels = ("any" if depth is None else depth, question or "any", seed)
-        generator = self._generator("pairs", corruption, known("split", split, SPLITS), *labels)
+        generator = self.generator("pairs", corruption, known("split", split, SPLITS), *labels)
         depths = self.config.depths if depth is None else (depth,)
         drawn = self._draw(n, depths, self.config.questions if question is None else (question,), generator)
         exchanged = replace(drawn, entities=_exchanged(drawn.entities, drawn.answer, drawn.other))
@@ -191,9 +188,6 @@ class NestedTask(TokenTask):
         return [previous_token(pair), *roles]
 
     # --- the generator ----------------------------------------------------------------------------------------------
-
-    def _generator(self, *labels: str | int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(derive_seed("nested", self.seed, *labels))
 
     def _draw(self, n: int, depths: tuple[int, ...], questions: tuple[str, ...], generator: torch.Generator) -> _Drawn:
         kinds = torch.tensor([list(QUESTIONS).index(question) for question in questions], device=self.device)

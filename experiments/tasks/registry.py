@@ -1,51 +1,102 @@
-"""The tasks by name, and each of them made of its configuration."""
+"""The tasks by name, ours and registered ones, and each of them made of its configuration."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from circuits.common.plain_data import register_union
+from circuits.common.errors import require
+from circuits.common.families import Family
+from circuits.common.plain_data import store_family
+from experiments.tasks.checks import check_methods, check_task
 from experiments.tasks.in_context.batches import ICLTaskConfig
 from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.indirect_objects.config import IOIConfig
 from experiments.tasks.indirect_objects.task import IOITask
+from experiments.tasks.kinds import TaskConfig, TokenTaskConfig, VectorTaskConfig, task_name
 from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
 from experiments.tasks.sentences.tokenizer import plain_english
 from experiments.tasks.stories import StoriesConfig, StoriesTask
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 
-TokenTaskConfig = StoriesConfig | IOIConfig | RepeatsConfig | NestedConfig | TextTaskConfig
-TaskConfig = ICLTaskConfig | TokenTaskConfig
+AConfig = TypeVar("AConfig", bound=TaskConfig)
 
-register_union(TaskConfig)
 
-GENERATED: dict[str, TokenTaskConfig] = {
+def _indirect_objects(config: IOIConfig, seed: int, device: str) -> IOITask:
+    tokenizer = plain_english()
+    return IOITask(config, tokenizer, seed, device, opening=tokenizer.bos_token_id)
+
+
+MADE_BY: dict[type[TaskConfig], Any] = {
+    ICLTaskConfig: ICLTask,
+    StoriesConfig: StoriesTask,
+    IOIConfig: _indirect_objects,
+    RepeatsConfig: RepeatsTask,
+    NestedConfig: NestedTask,
+    TextTaskConfig: TextTask,
+}
+"""What makes the task of a configuration, its seed and a device."""
+TASK_KINDS = Family("task", TaskConfig, *MADE_BY)
+store_family(TASK_KINDS)
+USUAL: dict[str, TaskConfig] = {
+    "icl": ICLTaskConfig(),
     "stories": StoriesConfig(),
     "ioi": IOIConfig(),
     "repeats": RepeatsConfig(lag=24, shortest=4),
     "nested": NestedConfig(),
 }
-"""The tasks of tokens that need no corpus, by name; the other one is ``text``."""
-TASKS = (*GENERATED, "text")
-_NAMES: dict[type, str] = {ICLTaskConfig: "icl", **{type(config): name for name, config in GENERATED.items()}}
-_MADE_BY: dict[type, Any] = {
-    ICLTaskConfig: ICLTask,
-    StoriesConfig: StoriesTask,
-    RepeatsConfig: RepeatsTask,
-    NestedConfig: NestedTask,
-    TextTaskConfig: TextTask,
-}
+"""The configurations that names alone stand for; a text has none, as it needs a corpus."""
+
+
+def register_task(kind: type[AConfig], task: Any) -> type[AConfig]:
+    """Return the configuration's class of a task of one's own, registered with the class that makes it.
+
+    ``kind`` is a frozen dataclass made from :class:`TokenTaskConfig` or :class:`VectorTaskConfig`, ``task`` is called
+    with one, a seed and a device; :class:`TokenTask` and :class:`VectorTask` have all but ``sample``. The task's name
+    is that of ``kind`` in small letters, without ``Config``; where ``kind`` needs no arguments, the name alone stands
+    for it. Its source, and that of ``task``, are part of what names a run.
+
+    Raises:
+        ValueError: if the name is taken, ``kind`` is no such dataclass, ``task`` lacks a method (which), or a source
+            cannot be read; or if what the task gives is not what it should be: see
+            :func:`experiments.tasks.checks.check_task`.
+    """
+    require(
+        isinstance(kind, type) and issubclass(kind, (TokenTaskConfig, VectorTaskConfig)),
+        f"a task's configuration is made from TokenTaskConfig or VectorTaskConfig, which say what its model reads; got "
+        f"{kind!r}",
+    )
+    name = task_name(kind.__name__)
+    there = {other.__name__ for other in MADE_BY} - {kind.__name__}
+    alike = [other for other in there if task_name(other) == name]
+    require(not alike, f"{kind.__name__} would be the task {name!r}, as {', '.join(alike)} is; give it another name")
+    check_methods(name, task)
+    TASK_KINDS.register(kind, task)
+    for before in [other for other in MADE_BY if other.__name__ == kind.__name__]:
+        del MADE_BY[before]
+    MADE_BY[kind] = task
+    try:
+        usual = kind()
+    except TypeError:  # it needs arguments, and is given as a value
+        USUAL.pop(name, None)
+        return kind
+    make_task(usual, 0)
+    USUAL[name] = usual
+    return kind
+
+
+def named_tasks(kind: type[TaskConfig]) -> dict[str, Any]:
+    """Return the configurations of tokens, or of vectors, that names alone stand for."""
+    return {name: config for name, config in USUAL.items() if isinstance(config, kind)}
 
 
 def make_task(config: TaskConfig, seed: int, device: str = "cpu") -> Any:
-    """Return the task of a configuration, with the draws of a seed."""
-    if isinstance(config, IOIConfig):
-        tokenizer = plain_english()
-        return IOITask(config, tokenizer, seed, device, opening=tokenizer.bos_token_id)
-    return _MADE_BY[type(config)](config, seed, device)
+    """Return the task of a configuration, with the draws of a seed.
 
-
-def task_name(config: TaskConfig) -> str:
-    """Return the name of a task's kind."""
-    return _NAMES.get(type(config), "text")
+    Raises:
+        ValueError: if a registered task gives something else than it should.
+    """
+    task = MADE_BY[type(config)](config, seed, device)
+    if type(config).__name__ in TASK_KINDS.origins:
+        check_task(task)
+    return task

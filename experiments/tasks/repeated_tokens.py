@@ -16,8 +16,7 @@ from torch.nn import functional
 from analysis.heads.attention_scores import AttentionScore, duplicate_token, induction, previous_token
 from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
-from circuits.common.fields import Checked
-from circuits.common.plain_data import derive_seed
+from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.sentences.templates import choose, distinct
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.tasks.tokens.task import TokenTask
@@ -31,7 +30,7 @@ OPENING = 0
 
 
 @dataclass(frozen=True)
-class RepeatsConfig(Checked):
+class RepeatsConfig(TokenTaskConfig):
     """Blocks of ``lag`` different tokens out of ``vocabulary``, repeated to the end of the window.
 
     Raises:
@@ -63,6 +62,11 @@ class RepeatsConfig(Checked):
             f"least, got {self.n_ctx}",
         )
 
+    @property
+    def d_vocab(self) -> int:
+        """How many token numbers there are: those of blocks, and the opening."""
+        return self.vocabulary + 1
+
 
 class RepeatsTask(TokenTask):
     """Windows of token numbers: 0, then a block of tokens from 1 to ``vocabulary``, repeated; there is no tokenizer.
@@ -75,21 +79,18 @@ class RepeatsTask(TokenTask):
         ValueError: from methods, for a number of windows or pairs that is not a whole one of 1 or more.
     """
 
-    tokenizer = None
     splits = SPLITS
     corruptions = CORRUPTIONS
 
     def __init__(self, config: RepeatsConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
-        self.config = config or RepeatsConfig()
-        self.seed, self.device = seed, torch.device(device)
-        self.d_vocab, self.n_ctx = self.config.vocabulary + 1, self.config.n_ctx
+        super().__init__(config or RepeatsConfig(), seed, device)
 
     # --- what a trainer asks ----------------------------------------------------------------------------------------
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
         """Return ``n`` windows of a split; equal arguments give equal windows."""
         n = whole("n", n)
-        generator = self._generator("sample", known("split", split, SPLITS), seed)
+        generator = self.generator("sample", known("split", split, SPLITS), seed)
         blocks, lags = self._blocks(n, generator)
         # What follows the first block follows from its length alone, so it does not count.
         counted = torch.arange(self.n_ctx, device=self.device) > lags
@@ -109,7 +110,7 @@ class RepeatsTask(TokenTask):
         """
         n = whole("n", n)
         labels = (known("corruption", corruption, CORRUPTIONS), known("split", split, SPLITS), seed)
-        generator = self._generator("pairs", *labels)
+        generator = self.generator("pairs", *labels)
         blocks, lags = self._blocks(n, generator)
         clean = self._windows(blocks, lags, 2 * self.config.lag + 1)
         # Of the block's last token no successor stands in the first block.
@@ -126,9 +127,6 @@ class RepeatsTask(TokenTask):
         return [previous_token(tokens), duplicate_token(tokens), induction(tokens)]
 
     # --- the generator ----------------------------------------------------------------------------------------------
-
-    def _generator(self, *labels: str | int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(derive_seed("repeats", self.seed, *labels))
 
     def _blocks(
         self, n: int, generator: torch.Generator

@@ -13,9 +13,9 @@ from torch import Tensor
 from analysis.heads.attention_scores import AttentionScore
 from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
-from circuits.common.fields import Checked
-from circuits.common.plain_data import content_hash, derive_seed
+from circuits.common.plain_data import content_hash
 from experiments.tasks.indirect_objects.task import IOITask, in_tokens_of
+from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.sentences.templates import Phrasebook, Templates, choose, distinct
 from experiments.tasks.sentences.tokenizer import plain_english, vocabulary
@@ -31,7 +31,7 @@ _FREE = tuple(slot for slot in words.SLOTS if slot != "place")
 
 
 @dataclass(frozen=True)
-class StoriesConfig(Checked):
+class StoriesConfig(TokenTaskConfig):
     """How stories are made. A window begins with a story and holds as much of the next ones as fits.
 
     Raises:
@@ -92,15 +92,12 @@ class StoriesTask(TokenTask):
     corruptions = IOITask.corruptions
 
     def __init__(self, config: StoriesConfig | None = None, seed: int = 0, device: str | torch.device = "cpu"):
-        self.config = config or StoriesConfig()
+        super().__init__(config or StoriesConfig(), seed, device, plain_english())
         require(
             self.config.grammar == fingerprint(),
             f"these stories have the grammar {self.config.grammar}, this version makes {fingerprint()}; use the "
             f"version that the run was trained with (its run.json names the commit)",
         )
-        self.seed, self.device = seed, torch.device(device)
-        self.tokenizer = plain_english()
-        self.d_vocab, self.n_ctx = len(self.tokenizer), self.config.n_ctx
         self.book = Phrasebook(lambda text: self.tokenizer.encode(text, add_special_tokens=False), device)
         pronouns = (f"{c}.{kind}" for c in _CHARACTERS for kind in words.PRONOUNS)
         self._slots = (*_CHARACTERS, "S", "IO", "P", "place", *pronouns, *_FREE)
@@ -150,8 +147,7 @@ class StoriesTask(TokenTask):
     def stories(self, n: int, split: str = "train", seed: int = 0) -> Stories:
         """Return ``n`` windows and what their sentences are; each holds two stories, the second mostly cut."""
         n = whole("n", n)
-        label = derive_seed("stories", self.seed, known("split", split, SPLITS), seed)
-        generator = torch.Generator(self.device).manual_seed(label)
+        generator = self.generator(known("split", split, SPLITS), seed)
         # The shortest sentences have five tokens.
         per_window = 1 + self.n_ctx // (5 * (self.config.middles + 2) + 1)
         has_ioi, has_giving = (

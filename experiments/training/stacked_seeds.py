@@ -181,7 +181,7 @@ def require_stackable(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs:
         require(
-            not run.config.of_tokens and run.config.training.clip is None,
+            run.config.kind == "icl" and run.config.training.clip is None,
             f"{run.path.name} cannot be stacked: a stack is of in-context classifiers whose gradients are not clipped; "
             f"train it by experiments.training",
         )
@@ -208,7 +208,9 @@ def stacks(runs: Sequence[Run], most: int) -> list[list[Run]]:
     """
     together: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        alone = run.path.name if run.config.training.interventions or run.config.training.clip is not None else ""
+        training = run.config.training
+        stays = run.config.kind != "icl" or training.interventions or training.clip is not None
+        alone = run.path.name if stays else ""
         together[canonical_json([run.config.variant, run.config.preset, _but_seed(run), alone])].append(run)
     cut = ((group, -(-len(group) // most)) for group in together.values())
     return [group[part::parts] for group, parts in cut for part in range(parts)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from analysis.gradients.shares import NotFiniteError
+from circuits.checkpoint import tensor_hash
 from circuits.common.errors import known, require
 from circuits.common.plain_data import derive_seed
 from circuits.interventions.applied import Intervening, NothingChangedError
@@ -43,7 +44,7 @@ class Trainer:
         self.watched = (self.config.stop_at.split, self.config.stop_at.measure) if self.config.stop_at else task.watched
         check_precision(self.config, device)
         self._check()
-        model = HookedStreamTransformer(run.config.model, seed=run.config.seed)
+        model = self._at_start()
         if task.tokenizer is not None:
             check_fits(task.tokenizer, model.cfg.d_vocab)
         self.model = self.group.wrap(model.to(self.device)).train()
@@ -82,6 +83,20 @@ class Trainer:
         if self.config.stop_at is not None:
             measured = self.sets.measured
             known("measure to stop by", self.config.stop_at.measure, measured[known("set", self.watched[0], measured)])
+
+    def _at_start(self) -> HookedStreamTransformer:
+        wanted, name = self.run.config.weights, self.run.path.name
+        if wanted is None:
+            return HookedStreamTransformer(self.run.config.model, seed=self.run.config.seed)
+        if "0" not in self.run.record["checkpoints"]:
+            raise RunError(
+                f"{name} starts from weights that a model had, and its directory has none at step 0; give the model to "
+                f"train(model, task, training), which puts them there"
+            )
+        model = self.run.load_model(0)
+        if tensor_hash(model.state_dict()) != wanted:
+            raise RunError(f"the checkpoint of {name} at step 0 does not have the weights that its configuration names")
+        return model
 
     def _backwards(self) -> tuple[Loss, Loss]:
         """What gives every parameter its gradient of a batch's loss, and returns that loss: as the run's record says,
@@ -230,9 +245,9 @@ class Trainer:
             rows = self.task.measures(model, self.sets, self.compiled)
         model.train()
         values = {(split, name): value for split, name, value in rows}
-        split = "validation" if self.run.config.of_tokens else "test"
-        if not math.isfinite(values[split, "loss"]):
-            raise self._diverged(f"its {split} loss at step {self.step} is {values[split, 'loss']}")
+        for (split, name), value in values.items():
+            if name == "loss" and not math.isfinite(value):
+                raise self._diverged(f"its {split} loss at step {self.step} is {value}")
         total, n = self.sum.tolist()
         if n:
             rows = [*rows, ("train", "loss", total / n)]

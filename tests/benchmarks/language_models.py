@@ -246,7 +246,7 @@ def report_ioi(prompts: int = 1_000) -> None:
     config = lm_run("3m", "stories", "value")
     task, model = StoriesTask().ioi, HookedStreamTransformer(config.model).eval()
     start = time.perf_counter()
-    frame = every_prompt(model, task, prompts // 4).assign(variant="value", size="3m", body="own", run="run")
+    frame = every_prompt(model, task, prompts // 4).assign(variant="value", size="3m", seed=0, body="own", run="run")
     summary(frame)
     seconds, n = time.perf_counter() - start, len(frame) // frame.measure.nunique()
     row(f"indirect objects, {n:,} prompts, 3m, one thread", f"{seconds:.2f} s", "< 5 s")

@@ -21,7 +21,7 @@ def run(script: str) -> str:
 STEP = """
 import torch
 from circuits import HookedStreamTransformer, icl_config
-from experiments.tasks import ICLTask
+from experiments.tasks.in_context.task import ICLTask
 from circuits.last_position import run_last
 from experiments.tasks.in_context.compiled import compiled_backward, compiled_run_last
 torch.set_num_threads(1)

@@ -114,7 +114,7 @@ def test_runs_of_all_tasks_are_found_alike_and_one_of_an_unknown_kind_is_refused
     with pytest.raises(RunError, match="unknown run"):
         Run.find("nothing", tmp_path)
     rewrite(runs[1], kind="rnn")
-    with pytest.raises(RunError, match="is a run of the kind 'rnn', and this version knows icl, lm"):
+    with pytest.raises(RunError, match="is a run of the kind 'rnn', and this version knows icl, vectors, lm"):
         Run.open(runs[1].path)
 
 

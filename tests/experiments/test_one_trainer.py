@@ -240,9 +240,9 @@ def test_a_run_goes_on_from_a_state_of_version_01(tmp_path: Path, of_tokens: boo
 @pytest.mark.parametrize("name", ["stories", "ioi", "repeats", "nested"])
 def test_every_task_is_what_a_trainer_asks(name: str) -> None:
     from experiments.tasks.in_context.task import ICLTask
-    from experiments.tasks.registry import GENERATED, make_task
+    from experiments.tasks.registry import USUAL, make_task
 
-    for task in (make_task(GENERATED[name], 0), ICLTask("small")):
+    for task in (make_task(USUAL[name], 0), ICLTask("small")):
         assert isinstance(task, TrainedTask)
         batch = task.sample(3)
         assert int(task.counted(batch)) > 0

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
 import pytest
@@ -14,8 +13,9 @@ import pytest
 from experiments.runs.frames import parquet_bytes
 from experiments.runs.record import DamagedRunWarning, RunError
 from experiments.runs.run import Run
-from experiments.runs.table import TASK_NAMES, runs_table
-from experiments.tasks.registry import GENERATED, TASKS, TokenTaskConfig, task_name
+from experiments.runs.table import runs_table
+from experiments.tasks.kinds import task_name
+from experiments.tasks.registry import MADE_BY, USUAL
 from tests.experiments.test_training import tiny, trained
 from tests.helpers import rewrite
 
@@ -63,11 +63,10 @@ def test_tables_of_runs(run: Run, tmp_path: Path) -> None:
     assert runs_table(tmp_path / "nowhere").empty
 
 
-def test_a_table_of_runs_calls_tasks_as_the_registry_does() -> None:
-    assert {*TASK_NAMES.values()} == {*TASKS}
-    assert {*TASK_NAMES} == {kind.__name__ for kind in get_args(TokenTaskConfig)}
-    for name, config in GENERATED.items():
-        assert TASK_NAMES[type(config).__name__] == task_name(config) == name
+def test_tasks_are_called_after_their_kinds() -> None:
+    names = {task_name(kind.__name__): kind for kind in MADE_BY}
+    assert {*names} == {"icl", "stories", "ioi", "repeats", "nested", "text"}
+    assert all(type(config) is names[name] for name, config in USUAL.items())
 
 
 def test_results_are_written_and_read(run: Run) -> None:

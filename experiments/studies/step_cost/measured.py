@@ -93,7 +93,7 @@ def training_memory(config: RunConfig, processes: int = 1) -> dict[str, float]:
     with torch.device("meta"):
         model = HookedStreamTransformer(config.model).train()
         rows = config.training.batch_size // config.training.accumulate // processes
-        batch = TokenBatch(torch.zeros(max(1, rows), config.task.n_ctx, dtype=torch.long))
+        batch = TokenBatch(torch.zeros(max(1, rows), config.task.n_tokens, dtype=torch.long))
         activations = _held(model, batch)
     weights = 4 * parameter_count(config.model) / processes / 1e9
     parts = {"weights": weights, "gradients": weights, "moments": 2 * weights, "activations": activations / 1e9}

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.common.errors import require
-from circuits.common.fields import Checked
 from circuits.last_position import SplitTokens
+from experiments.tasks.kinds import VectorSizes, VectorTaskConfig
 
 Split = Literal["train", "test", "ic", "ic2", "iw"]
 SPLITS: dict[str, str] = {
@@ -33,7 +33,7 @@ CORRUPTIONS: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class ICLTaskConfig(Checked):
+class ICLTaskConfig(VectorTaskConfig):
     """The numbers of the task.
 
     Raises:
@@ -90,6 +90,11 @@ class ICLTaskConfig(Checked):
     def n_tokens(self) -> int:
         """The length of a sequence."""
         return 2 * self.n_pairs + 1
+
+    @property
+    def sizes(self) -> VectorSizes:
+        """What a model must fit."""
+        return VectorSizes(self.n_tokens, self.n_ctx + self.d_content, self.n_labels, one_hot=self.n_ctx)
 
 
 PRESETS: dict[str, ICLTaskConfig] = {"paper": ICLTaskConfig(), "small": ICLTaskConfig(n_max=8, d_content=47)}

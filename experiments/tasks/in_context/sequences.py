@@ -11,11 +11,11 @@ from torch import Tensor
 
 from analysis.pairs import Pair, Positions
 from circuits.common.errors import known, require, whole
-from circuits.common.plain_data import derive_seed
 from experiments.tasks.in_context.batches import CORRUPTIONS, PRESETS, SPLITS, ICLBatch, ICLTaskConfig
+from experiments.tasks.vectors import VectorTask
 
 
-class ICLSequences:
+class ICLSequences(VectorTask):
     """Sequences of a preset (``"paper"``, ``"small"``) or a configuration, with class and label vectors from ``seed``.
 
     Everything is drawn on ``device`` and depends on nothing but the configuration, the seeds and the kind of device.
@@ -23,9 +23,8 @@ class ICLSequences:
 
     def __init__(self, preset: str | ICLTaskConfig = "paper", seed: int = 0, device: str | torch.device = "cpu"):
         named = isinstance(preset, str)
-        self.config = PRESETS[known("preset", preset, PRESETS)] if named else preset
-        self.seed, self.device = seed, torch.device(device)
-        generator = self._generator("vectors")
+        super().__init__(PRESETS[known("preset", preset, PRESETS)] if named else preset, seed, device)
+        generator = self.generator("vectors")
         self.label_vectors = self._vectors(self.config.n_labels, generator)
         self.class_vectors = self._vectors(self.config.n_classes, generator)
 
@@ -39,7 +38,7 @@ class ICLSequences:
         """
         n = whole("n", n)
         self._check_split(known("split", split, SPLITS))
-        return self._sample(n, split, self._generator(split, seed))
+        return self._sample(n, split, self.generator(split, seed))
 
     def pairs(self, n: int, corruption: str = "labels", seed: int = 0, split: str = "ic") -> Pair:
         """Return ``n`` clean/corrupt pairs of bursty sequences; see ``CORRUPTIONS`` for what differs.
@@ -62,7 +61,7 @@ class ICLSequences:
             c.n_pairs > c.burstiness,
             f"pairs need two classes in a context, and n_pairs = burstiness = {c.n_pairs} is one; lower burstiness",
         )
-        generator = self._generator("pairs", corruption, split, seed)
+        generator = self.generator("pairs", corruption, split, seed)
         clean = self._sample(n, split, generator)
         rival = _choose(~clean.matches, generator)
         rival_class, rival_label = _at(clean.classes, rival), _at(clean.context_labels, rival)
@@ -87,9 +86,6 @@ class ICLSequences:
             f"n_pairs = {c.n_pairs}",
         )
         require(split != "ic2" or c.n_labels >= 2, "the split 'ic2' shifts labels by one, and there is one label only")
-
-    def _generator(self, *labels: str | int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(derive_seed("icl", self.seed, *labels))
 
     def _vectors(self, n: int, generator: torch.Generator) -> Float[Tensor, "row d_content"]:
         d = self.config.d_content

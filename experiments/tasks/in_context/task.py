@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from einops import repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.gradients.shares import By, split_gradient
-from analysis.gradients.split import GradientSplit
 from analysis.heads.attention_scores import AttentionScore, previous_token
 from analysis.pairs import Pair
 from circuits.last_position import run_last, why_not
@@ -54,8 +52,7 @@ class ICLTask(ICLSequences):
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        batch = self.sample(n, split, seed)
-        return Pair.one_sided(batch.inputs, batch.labels)
+        return super().sequences(n, split, seed)
 
     def head_scorer(self, n: int, split: str = "ic", seed: int = 1) -> HeadScorer:
         """Return the function of a model to what can be said of its heads, on ``n`` sequences of a split: see
@@ -71,29 +68,17 @@ class ICLTask(ICLSequences):
 
     splits: Mapping[str, str] = {name: SPLITS[name] for name in ("ic", "ic2", "iw", "test", "train")}
     corruptions: Mapping[str, str] = CORRUPTIONS
-    tokenizer = None
     watched = ("ic", "accuracy")
-    """The set and the measure that tell how far a training is."""
-    logs_training_loss = False
-    """Sequences are never seen twice, so the loss on others says the same."""
-
-    def loss(self, model: HookedStreamTransformer, batch: ICLBatch) -> Float[Tensor, ""]:
-        """Return the mean negative log-probability (nats) of the labels asked for, by the hooked model."""
-        return F.cross_entropy(model(batch.inputs)[:, -1], batch.labels)
 
     def fast_loss(self, model: HookedStreamTransformer) -> Callable[[ICLBatch], Float[Tensor, ""]]:
         """Return :meth:`loss` as a function of the batch, by the fast path where it applies; it cannot see hooks."""
         if why_not(model.config) is None:
             return lambda batch: F.cross_entropy(run_last(model, batch.tokens).logits, batch.labels)
-        return partial(self.loss, model)
+        return super().fast_loss(model)
 
     def compiled_backward(self, model: HookedStreamTransformer) -> Backward:
         """Return the backward pass of :meth:`fast_loss`, compiled."""
         return compiled_backward(model)
-
-    def counted(self, batch: ICLBatch) -> Int[Tensor, ""]:
-        """Return how many answers a batch's loss is a mean over."""
-        return torch.tensor(len(batch))
 
     def evaluation_sets(self, training: TrainingNumbers) -> EvaluationSets:
         """Return the sequences that :meth:`measures` looks at, for as many runs as train on this task."""
@@ -110,18 +95,4 @@ class ICLTask(ICLSequences):
 
     def held_out(self, n: int = 256, split: str = "train") -> ICLBatch:
         """Return ``n`` sequences of a split, on which no step trains."""
-        return self.sample(n, split, seed=2**40)
-
-    def split_gradient(
-        self, model: HookedStreamTransformer, batch: ICLBatch, activations: Sequence[str] = (), by: By = "total"
-    ) -> GradientSplit:
-        """Return the split by route of the gradient of a batch's loss, the mean over its sequences in nats.
-
-        Raises:
-            ValueError: as :func:`analysis.gradients.shares.split_gradient`.
-        """
-
-        def loss(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits[:, -1], batch.labels)
-
-        return split_gradient(model, loss, batch.inputs.to(model.cfg.dtype), activations, by)
+        return super().held_out(n, split)

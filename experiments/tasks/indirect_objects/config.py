@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.common.errors import require
-from circuits.common.fields import Checked
 from circuits.common.text_coverage import shown
+from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.sentences import vocabulary as words
 
 SPLITS: dict[str, str] = {
@@ -31,7 +31,7 @@ NEEDED = ("A", "B", "S", "IO")
 
 
 @dataclass(frozen=True)
-class IOIConfig(Checked):
+class IOIConfig(TokenTaskConfig):
     """Names, templates and fillers; a template has the slots {A} {B} {S} {IO}, and may have {place} and {object}.
 
     The slots for names stand in this order: what is before ``{IO}`` is the prompt.

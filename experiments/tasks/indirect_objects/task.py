@@ -17,7 +17,6 @@ from torch import Tensor
 from analysis.heads.attention_scores import AttentionScore, between, previous_token, role_scores
 from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
-from circuits.common.plain_data import derive_seed
 from circuits.common.text_coverage import Coverage, shown
 from experiments.tasks.indirect_objects.config import CORRUPTIONS, NEEDED, SLOTS, SPLITS, IOIConfig, require_single
 from experiments.tasks.sentences import vocabulary as words
@@ -78,8 +77,7 @@ class IOITask(TokenTask):
         device: str | torch.device = "cpu",
         opening: int | Sequence[int] | None = None,
     ):
-        self.config, self.tokenizer, self.seed, self.device = config, tokenizer, seed, torch.device(device)
-        self.d_vocab, self.n_ctx = len(tokenizer), config.n_ctx
+        super().__init__(config, seed, device, tokenizer)
         self._coverage = Coverage(tokenizer)
         self.book = Phrasebook(self._coverage.encode, device)
         self._opening = self.book.special(_checked_opening(opening, self.d_vocab))
@@ -106,7 +104,7 @@ class IOITask(TokenTask):
         """Return ``n`` whole sentences, each in a window of its own; "train" and "validation" differ by their draws."""
         n = whole("n", n)
         known("split", split, ("train", "validation"))
-        generator = self._generator("sample", split, seed)
+        generator = self.generator("sample", split, seed)
         laid = self._lay("train", self._draw(n, "train", "train", generator))
         tokens = torch.full((n, self.n_ctx), self._pad, device=self.device)
         tokens[:, : laid.tokens.shape[1]] = laid.tokens
@@ -138,7 +136,7 @@ class IOITask(TokenTask):
         known("corruption", corruption, CORRUPTIONS)
         why = " whose names this tokenizer knows, each as a token of its own" if split == "paper" else ""
         require(self.has(known("split", split, SPLITS)), f"there are no templates for the split {split!r}{why}")
-        generator = self._generator("prompts", split, corruption, seed)
+        generator = self.generator("prompts", split, corruption, seed)
         if split == "paper":
             kind, names, drawn = "paper", "train", self._paper()
         else:
@@ -162,9 +160,6 @@ class IOITask(TokenTask):
         return [previous_token(pair), between(pair, "induction", "S2", "S1+1"), *role_scores(pair)]
 
     # --- the generator ----------------------------------------------------------------------------------------------
-
-    def _generator(self, *labels: str | int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(derive_seed("ioi", self.seed, *labels))
 
     def has(self, split: str) -> bool:
         """Return whether there are templates for a split."""

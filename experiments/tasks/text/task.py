@@ -17,10 +17,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
-from circuits.common.fields import Checked
 from circuits.common.plain_data import content_hash, derive_seed, essence, register_plain_union
+from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.text.corpus import Corpus, HubCorpus, LocalCorpus, default_cache, local_files
 from experiments.tasks.text.stored_tokens import TokenStore, tokenised
 from experiments.tasks.text.windows import JoinedWindows, SeparateWindows, Windows, held_out
@@ -39,7 +38,7 @@ Documents = Int[np.ndarray, " document"]
 
 
 @dataclass(frozen=True)
-class TextTaskConfig(Checked):
+class TextTaskConfig(TokenTaskConfig):
     """Which documents, as whose tokens, in which windows.
 
     Raises:
@@ -152,9 +151,7 @@ class TextTask(TokenTask):
         cache: Path | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
-        self.config, self.seed, self.device = config, seed, torch.device(device)
-        self.tokenizer = tokenizer_named(config.tokenizer) if tokenizer is None else tokenizer
-        self.d_vocab, self.n_ctx = len(self.tokenizer), config.n_ctx
+        super().__init__(config, seed, device, tokenizer or tokenizer_named(config.tokenizer))
         corpora = _corpora(config, cache)
         self._check_content(corpora)
         self._windows = self._cut(corpora, cache or default_cache())
@@ -186,15 +183,6 @@ class TextTask(TokenTask):
         epochs = places.div(size, rounding_mode="floor")
         rows = [self._order(split, e)[places[epochs == e] % size] for e in epochs.unique().tolist()]
         return self._windows[split].take(torch.cat(rows).numpy()).to(self.device)
-
-    def questions(self, n: int) -> dict[str, Pair]:
-        """Return no evaluation sets: a corpus has no questions of its own.
-
-        Raises:
-            ValueError: if ``n`` is not a whole number of 1 or more.
-        """
-        whole("n", n)
-        return {}
 
     def _shuffled(self, split: str, epoch: int) -> Int[Tensor, " window"]:
         generator = torch.Generator().manual_seed(derive_seed("text", self.seed, split, epoch))

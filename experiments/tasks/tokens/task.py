@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.gradients.shares import By, split_gradient
 from analysis.gradients.split import GradientSplit
-from analysis.heads.attention_scores import AttentionScore, one_table, score_heads
+from analysis.heads.attention_scores import AttentionScore, one_table, previous_token, score_heads
 from analysis.heads.retrieval import score_retrieval
 from analysis.pairs import Pair
+from circuits.common.errors import whole
 from circuits.model import HookedStreamTransformer
+from experiments.tasks.drawn import DrawnTask
 from experiments.tasks.task import HeadScorer, Row, TrainingNumbers
 from experiments.tasks.tokens.batches import TokenBatch, next_token_loss
 from experiments.tasks.tokens.measures import TokenEvaluationSets, evaluate
 
 
-class TokenTask:
-    """What every task of token numbers inherits; each brings ``sample``, ``questions``, and what is asked of it.
+class TokenTask(DrawnTask):
+    """What every task of token numbers inherits; each brings ``sample``, and ``pairs`` and ``corruptions`` if it asks.
 
-    ``d_vocab`` is the number of different tokens, ``n_ctx`` the length of a window.
+    ``d_vocab`` is the number of different tokens, that of the tokenizer or else of the configuration; ``n_ctx`` is the
+    length of a window.
     """
 
-    config: Any
-    seed: int
-    d_vocab: int
-    n_ctx: int
-    tokenizer: Any
-    """The tokenizer that the numbers are of; ``None`` for a task that makes numbers directly."""
-    splits: Mapping[str, str] = {}
-    corruptions: Mapping[str, str] = {}
     watched = ("validation", "loss")
     """The set and the measure that tell how far a training is."""
     logs_training_loss = True
 
-    def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
-        """Return ``n`` windows of a split; equal arguments give equal windows."""
-        raise NotImplementedError
+    def __init__(self, config: Any, seed: int = 0, device: str | torch.device = "cpu", tokenizer: Any = None):
+        super().__init__(config, seed, device)
+        self.tokenizer, self.n_ctx = tokenizer, config.n_ctx
+        self.d_vocab: int = config.d_vocab if tokenizer is None else len(tokenizer)
 
     def questions(self, n: int) -> dict[str, Pair]:
-        """Return evaluation sets of about ``n`` clean/corrupt pairs by name, maybe none."""
-        raise NotImplementedError
-
-    def pairs(self, n: int, corruption: str = "", seed: int = 0, split: str = "train") -> Pair:
-        """Return ``n`` clean/corrupt prompts, the clean ones of a split.
+        """Return evaluation sets of about ``n`` clean/corrupt pairs by name: of every corruption one, maybe none.
 
         Raises:
-            ValueError: for a task that asks nothing.
+            ValueError: if ``n`` is not a whole number of 1 or more.
         """
-        raise ValueError(f"{type(self).__name__} asks nothing of its own; ask what Run.asker() returns")
+        n = whole("n", n)
+        return {corruption: self.pairs(n, corruption) for corruption in self.corruptions}
 
-    def sequences(self, n: int, split: str, seed: int = 1) -> Pair:
+    def sequences(self, n: int, split: str = "train", seed: int = 1) -> Pair:
         """Return ``n`` prompts of a split, as the clean side of a pair: other ones than those of :meth:`pairs`.
 
         Raises:
@@ -64,10 +58,11 @@ class TokenTask:
         return self.pairs(n, seed=seed, split=split)
 
     def head_scores(self, pair: Pair) -> Sequence[AttentionScore]:
-        """Return the attention scores that this task gives meaning to, on a pair's clean prompts."""
-        raise NotImplementedError
+        """Return the attention scores that this task gives meaning to, on a pair's clean prompts: that of a
+        previous-token head."""
+        return [previous_token(pair)]
 
-    def head_scorer(self, n: int, split: str, seed: int = 1) -> HeadScorer:
+    def head_scorer(self, n: int, split: str = "train", seed: int = 1) -> HeadScorer:
         """Return the function of a model to what can be said of its heads, on ``n`` prompts of a split.
 
         They are the task's attention scores and retrieval.
@@ -91,9 +86,6 @@ class TokenTask:
         """Return :meth:`loss` as a function of the batch: there is no faster path."""
         return partial(self.loss, model)
 
-    def compiled_backward(self, model: HookedStreamTransformer) -> None:
-        """Return ``None``: compiling the loss is all there is."""
-
     def counted(self, batch: TokenBatch) -> Int[Tensor, ""]:
         """Return how many predictions a batch's loss is a mean over."""
         return (batch.targets >= 0).sum()
@@ -109,10 +101,6 @@ class TokenTask:
             ValueError: for a model in training mode.
         """
         return evaluate(model, sets)
-
-    def held_out(self, n: int = 64, split: str = "train") -> TokenBatch:
-        """Return ``n`` windows of a split, drawn as no step draws them."""
-        return self.sample(n, split, seed=2**40)
 
     def split_gradient(
         self, model: HookedStreamTransformer, batch: TokenBatch, activations: Sequence[str] = (), by: By = "total"
