@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from experiments.questions.paths import Paths
     from experiments.questions.question import Question
     from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig, icl_run, lm_run
+    from experiments.runs.pooling import all_metrics
     from experiments.runs.record import RunError
     from experiments.runs.run import Run
     from experiments.runs.table import runs_table
@@ -76,6 +77,7 @@ __getattr__ = lazily(
             "icl_run",
             "lm_run",
         ),
+        "runs.pooling": ("all_metrics",),
         "runs.record": ("RunError",),
         "runs.run": ("Run",),
         "runs.table": ("runs_table",),
@@ -188,6 +190,7 @@ __all__ = [
     "VectorSizes",
     "VectorTask",
     "VectorTaskConfig",
+    "all_metrics",
     "collect",
     "icl_run",
     "lm_run",

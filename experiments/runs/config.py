@@ -89,7 +89,7 @@ class RunConfig(Checked):
         fits = model.n_ctx == places if model.positions == "one-hot" else model.n_ctx >= sizes.n_tokens
         require(
             not inputs.are_tokens and inputs.rows == sizes.d_input and fits,
-            f"the task's vectors have {places} positions and width {sizes.d_input}, the model has {model.n_ctx} and "
+            f"the task's tokens have {places} positions and width {sizes.d_input}, the model has {model.n_ctx} and "
             f"{inputs.rows}; use the same preset for both, or VectorInputs({sizes.d_input}, project=True)",
         )
         require(

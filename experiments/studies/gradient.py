@@ -56,6 +56,30 @@ def _by_threshold(bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def _summary(bundle: Bundle) -> str:
+    """The answer in four lines, at both sizes."""
+    columns = {"the paper's size": PAPER, "small preset": SMALL}
+    rows = []
+    for asked, variant in (
+        ("with the stream (value)", "value"),
+        ("its gradient cut, its values kept (value-stop)", "value-stop"),
+        ("its values cut, its gradient kept (value-gradient-only)", "value-gradient-only"),
+    ):
+        found = {name: row_of(compared(bundle, of), variant, REFERENCE) for name, of in columns.items()}
+        cells = {name: interval(r.ratio, r.low, r.high, ".2f") for name, r in found.items()}
+        rows.append({"steps, as a multiple of those without a stream": asked} | cells)
+    lost: dict[str, str] = {}
+    for name, of in columns.items():
+        clear = from_gradient(bundle, of).query("p_adjusted < 0.05 and ratio > 1")
+        if len(clear):
+            share, at = (f"{part.min():.0%} to {part.max():.0%}" for part in (clear.share, clear.threshold))
+            lost[name] = f"{share} (at {at} accuracy)"
+    rows.append(
+        {"steps, as a multiple of those without a stream": "share of the speed-up that the gradient adds"} | lost
+    )
+    return markdown(pd.DataFrame(rows).fillna("not shown"))
+
+
 def _shares(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
     """The stream's share of the gradient of layer 0's W_V (see :func:`analysis.split_gradient`), where there is one."""
     rows = bundle.gradients(experiment.name)
@@ -121,6 +145,7 @@ STUDY = Study(
     blocks=(
         speed_block(PAPER),
         speed_block(SMALL),
+        Block("summary", _summary, "The answer in short", (PAPER, SMALL)),
         Block("gradient-by-threshold", _by_threshold, "What the gradient adds", (PAPER, SMALL)),
         Block(
             "shares-paper",

@@ -15,6 +15,7 @@ from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig
 from experiments.runs.run import Run
 from experiments.runs.training_config import Training
 from experiments.sweeps.sweep import chosen_compute, sweep
+from experiments.tasks.in_context.batches import PRESETS, ICLTaskConfig
 from experiments.tasks.kinds import TaskConfig
 from experiments.tasks.registry import USUAL
 
@@ -53,7 +54,9 @@ def train(
     )
     architecture = model if isinstance(model, ModelConfig) else model.config
     if isinstance(task, str):
-        task = USUAL[known("task", task, USUAL)]
+        named = USUAL[known("task", task, USUAL)]
+        fitting = [preset for preset in PRESETS.values() if preset.sizes.d_input == architecture.inputs.rows]
+        task = fitting[0] if isinstance(named, ICLTaskConfig) and fitting else named
     usual = LM_TRAINING["0.2m"] if architecture.inputs.are_tokens else TRAINING["small"]
     variant = variants.name_of(architecture.streams, architecture.n_layers, architecture.name)
     weights = None if isinstance(model, ModelConfig) else _weights(model)

@@ -24,7 +24,7 @@ from experiments.studies.step_cost.measured import step_costs, training_memory
 from experiments.tasks.stories import StoriesConfig
 from experiments.tasks.text.task import TextTaskConfig
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "experiments" / "README.md"
 CONFIG = lm_run("0.2m", StoriesConfig(n_ctx=32), training=TokenTraining(steps=2_000, batch_size=8))
 STEPS = {"classic": [1000, 1200, 1100], "value": [500, 600, 550]}
 LOSSES = {"classic": [1.2, 1.1, 1.3], "value": [1.1, 1.0, 1.2]}

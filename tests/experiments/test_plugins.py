@@ -38,7 +38,7 @@ training = replace(TRAINING["small"], steps=2, n_eval=32)
 configs = [icl_run(v, "small", seed, training) for v in ("decaying", "decaying-stop") for seed in (0, 1)]
 print(*(run.status for run in sweep(configs, "runs", workers=2)))
 """
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "circuits" / "README.md"
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -55,10 +55,10 @@ def test_a_script_trains_its_own_kind_in_workers_and_a_plugin_opens_its_runs(
     [script] = [
         block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "rate **" in block
     ]
-    (tmp_path / "rules.py").write_text(script.replace("steps=100", "steps=2, n_eval=32"))
+    (tmp_path / "rules.py").write_text(script.replace("steps=1000", "steps=2, n_eval=32"))
     ran = run(tmp_path, "rules.py")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["finished"] * 4
+    assert [run.split()[0] for run in ran.stdout.splitlines()[:4]] == ["decaying"] * 2 + ["decaying-stop"] * 2
     assert (tmp_path / "decaying.html").is_file()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

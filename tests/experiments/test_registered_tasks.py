@@ -232,7 +232,7 @@ def test_names_and_kinds_that_are_none_are_refused() -> None:
         icl_run("value", "small", 0, VECTORS, "majorty")
     with pytest.raises(ValueError, match="task must be"):
         lm_run("0.2m", MajorityConfig())  # type: ignore[arg-type] # what is refused
-    with pytest.raises(ValueError, match="the task's vectors have 5 positions and width 3, the model has 17 and 64"):
+    with pytest.raises(ValueError, match="the task's tokens have 5 positions and width 3, the model has 17 and 64"):
         RunConfig(MajorityConfig(), icl_config("value", "small"), VECTORS, 0, "value", "small")
 
 

@@ -187,15 +187,15 @@ def _route(bundle: Bundle) -> str:
 
 
 def _story(bundle: Bundle) -> str:
-    """The paragraphs of the README: every number in them is read off the bundle here."""
+    """In short: how much sooner, and how large the circuits are."""
     table = _circuits(bundle)
     classic, value = (table[table.variant == variant] for variant in PAIR)
     found = (
         f"The circuits ({len(classic)} seeds each): {classic.edges.mean():.0f} of {classic['of'].mean():,.0f} edges in "
         f"classic models with faithfulness {classic.faithfulness.mean():.2f}, and {value.edges.mean():.0f} of "
-        f"{value['of'].mean():,.0f} in value-stream models with {value.faithfulness.mean():.2f}. "
+        f"{value['of'].mean():,.0f} in value-stream models with {value.faithfulness.mean():.2f}."
     )
-    return "\n\n".join([_sooner(bundle), _gap(bundle), found + _route(bundle)])
+    return f"{_sooner(bundle)}\n\n{found}"
 
 
 def _sooner(bundle: Bundle) -> str:
