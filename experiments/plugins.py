@@ -54,6 +54,8 @@ class Additions:
     modules: tuple[str, ...] = ()
     script: str | None = None
     """The script that registered something itself: it runs again in the worker, under another name."""
+    folders: tuple[str, ...] = ()
+    """Where modules are looked for here, as a cluster's workers would look elsewhere."""
 
     @classmethod
     def here(cls) -> Additions:
@@ -64,8 +66,9 @@ class Additions:
                 no script, as at a prompt or in a notebook.
         """
         modules = tuple(dict.fromkeys((*_loaded, *registering_modules())))
+        folders = tuple(str(Path(folder).resolve()) for folder in sys.path) if modules else ()
         if not registered_by_script():
-            return cls(modules)
+            return cls(modules, None, folders)
         script = script_path()
         names = ", ".join(sorted(registered_by_script()))
         require(
@@ -79,10 +82,11 @@ class Additions:
             f"{script.name} registers {names}, and every worker runs it again to know that; put what trains under "
             f"'if __name__ == \"__main__\":', or register in a module of its own and import it",
         )
-        return cls(modules, str(script))
+        return cls(modules, str(script), folders)
 
     def load(self) -> None:
         """Import the modules, and run the script as what it is not: the main one."""
+        sys.path += [folder for folder in self.folders if folder not in sys.path]
         load_plugins(self.modules, packages=False)
         if self.script is None:
             return

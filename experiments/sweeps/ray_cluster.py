@@ -27,6 +27,7 @@ from experiments.plugins import Additions
 from experiments.runs.logs import last_line
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
+from experiments.runs.table import WATCHED
 from experiments.sweeps.waiting_groups import Work, outcome
 from experiments.training.stopping import told_to_stop
 
@@ -214,12 +215,12 @@ class _Cluster:
 
 
 def last_seen(run: Run) -> tuple[int, float] | None:
-    """Return the step and the accuracy on ic (or validation loss) of a run's last measurement, if there is one."""
+    """Return the step of a run's last measurement, if there is one, and the value of what a list of runs shows."""
     rows = last_line(run.path / "metrics.jsonl")
     if rows is None:
         return None
     values = {(split, measure): value for _, split, measure, value in rows}
-    return rows[0][0], values.get(("ic", "accuracy"), values.get(("validation", "loss"), math.nan))
+    return rows[0][0], values.get(WATCHED[run.config.kind], math.nan)
 
 
 def train_on_ray(

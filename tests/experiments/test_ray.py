@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from experiments.plugins import Additions
+from experiments.plugins import Additions, load_plugins
 from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
@@ -73,6 +73,7 @@ def remove_once_two_train(cluster: Any, node: Any, root: Path) -> None:
     cluster.remove_node(node, allow_graceful=False)
 
 
+@pytest.mark.slow
 def test_an_interrupt_lets_every_run_save_itself(tmp_path: Path, cluster: Any) -> None:
     def interrupt() -> None:
         wait_for(tmp_path, "*/metrics.jsonl", 1)
@@ -86,6 +87,28 @@ def test_an_interrupt_lets_every_run_save_itself(tmp_path: Path, cluster: Any) -
     (session,) = (session for file in tmp_path.glob("*/sessions.jsonl") for session in read_lines(file))
     assert 0 < session["to"] < 50_000
     assert Run.at(tmp_path, short("value", steps=50_000)).status == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forgotten")
+def test_a_plugins_kinds_are_known_in_every_task(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mirrored_rules.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from circuits import ComputedGain, Gain, Stream, register_gain, register_variant\n\n"
+        "@dataclass(frozen=True)\nclass Mirrored(Gain):\n    pass\n\n"
+        "class Mirror(ComputedGain[Mirrored]):\n"
+        "    def __call__(self, mix, x):\n        return 1.0, [-1.0 for _ in mix.sources]\n\n"
+        "register_gain(Mirrored, Mirror)\n"
+        "register_variant('mirrored', lambda n: [Stream(gain=Mirrored())], 'V2 - V1')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    load_plugins(["mirrored_rules"])
+    configs = [short(variant, seed) for variant in ("mirrored", "mirrored-stop") for seed in (0, 1)]
+    whole = [trained(tmp_path / "whole", config) for config in configs]
+    runs = sweep(configs, tmp_path / "runs", engine="ray", address=cluster.address, progress=False)
+    for one, other in zip(whole, runs, strict=True):
+        assert files_of(one) == files_of(other)
+    assert not Run.at(tmp_path, short("value")).finished, "what is compared was trained"
 
 
 # --- what needs no cluster ----------------------------------------------------------------------------------------
