@@ -40,7 +40,10 @@ class DrawnTask(ABC):
         Raises:
             ValueError: for a task that asks nothing.
         """
-        raise ValueError(f"{type(self).__name__} asks nothing of its own; ask what Run.asker() returns")
+        raise ValueError(
+            f"{type(self).__name__} has no pairs, so it asks nothing of its own; write its pairs(n, corruption, seed, "
+            f"split), or of a corpus ask what Run.asker() returns"
+        )
 
     def compiled_backward(self, model: Any) -> Any:
         """Return ``None``: compiling the loss is all there is."""

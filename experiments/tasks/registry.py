@@ -71,17 +71,18 @@ def register_task(kind: type[AConfig], task: Any) -> type[AConfig]:
     alike = [other for other in there if task_name(other) == name]
     require(not alike, f"{kind.__name__} would be the task {name!r}, as {', '.join(alike)} is; give it another name")
     check_methods(name, task)
+    try:
+        usual: Any = kind()
+    except TypeError:  # it needs arguments, and is given as a value
+        usual = None
+    else:
+        check_task(task(usual, 0, "cpu"))
     TASK_KINDS.register(kind, task)
     for before in [other for other in MADE_BY if other.__name__ == kind.__name__]:
         del MADE_BY[before]
     MADE_BY[kind] = task
-    try:
-        usual = kind()
-    except TypeError:  # it needs arguments, and is given as a value
-        USUAL.pop(name, None)
-        return kind
-    make_task(usual, 0)
-    USUAL[name] = usual
+    USUAL.pop(name, None)
+    USUAL.update({} if usual is None else {name: usual})
     return kind
 
 

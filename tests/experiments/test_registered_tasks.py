@@ -210,6 +210,8 @@ class Strange:
 def test_a_task_that_is_none_is_refused_by_a_sentence(task: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         register_task(CountingConfig, task)
+    assert CountingConfig not in MADE_BY, "nothing of it is left"
+    assert "CountingConfig" not in TASK_KINDS.kinds
 
 
 @dataclass(frozen=True)
