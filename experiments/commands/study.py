@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from experiments.commands.sweep import collect, kept, sweep
+from experiments.commands.sweep import collect, kept, known_ends, sweep
 from experiments.options import BundlePath, Device, Extent, Root, Roots, Workers
 
 if TYPE_CHECKING:
-    from experiments.studies.study import Picture
+    from experiments.studies.study import Picture, Study
 else:
-    Picture = Any
+    Picture = Study = Any
 
 
 def amicl(size: Extent = "full", bundle: BundlePath = None) -> None:
@@ -138,10 +139,33 @@ def _recompute(pictures: list[Picture], root: Path, bundle: Path) -> None:
     asked = [study.asking for study in STUDIES.values() if study.asking and frames & {*study.asking.frames}]
     names = tuple(dict.fromkeys(e.name for one in (*pictures, *asked) for e in one.experiments))
     if names:
+        _foretell(names, "full", root, None, asked)
         sweep(names, again=True, bundle=bundle, root=root)
         collect((root,), "full", bundle)
     for asking in asked:
         _put(partial(asking.compute, [root], "full"), bundle)
+
+
+def _foretell(names: Sequence[str], size: Extent, root: Path, workers: int | None, asked: Sequence[Study]) -> None:
+    """Say on the error stream what the training behind some experiments takes, study by study, and what comes then."""
+    import pandas as pd
+
+    from circuits.common.text_table import as_text
+    from experiments.studies.registry import STUDIES, configs
+    from experiments.sweeps.progress import duration
+    from experiments.sweeps.sweep import sweep_plan
+
+    plan = sweep_plan(configs(names, size), root, workers, ends=known_ends())
+    rows = []
+    for study in STUDIES.values():
+        ids = {c.id for c in configs([e.name for e in study.experiments if e.name in names], size)}
+        of = [run for run in plan.runs if run.config.id in ids]
+        left = [run.path.name for run in of if not run.finished]
+        time = duration(plan.forecast.total(left))
+        rows += [{"study": study.name, "runs": len(of), "to train": len(left), "about": time}] if of else []
+    asking = ", ".join(study.name for study in asked)
+    print(f"{as_text(pd.DataFrame(rows))}\nin all {plan.sentence()}", file=sys.stderr)
+    print(f"then {asking} ask their models, which is not counted here" if asking else "", file=sys.stderr)
 
 
 def reproduce(
@@ -155,6 +179,7 @@ def reproduce(
     from experiments.studies.registry import EXPERIMENTS, STUDIES
 
     data, runs = out / "data", out / "runs"
+    _foretell(tuple(EXPERIMENTS), "miniature", runs, workers, [s for s in STUDIES.values() if s.asking])
     sweep(tuple(EXPERIMENTS), size="miniature", workers=workers, again=True, bundle=data, root=runs)
     collect((runs,), "miniature", data)
     for study in STUDIES.values():

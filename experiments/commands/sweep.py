@@ -50,7 +50,16 @@ def sweep(
     missing = [config for config in wanted if config.id not in held]
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are in the committed results (--again trains them)")
-    train_all(missing, root, workers, device, engine=engine, address=address, retries=retries)
+    ends = known_ends()
+    train_all(missing, root, workers, device, engine=engine, address=address, retries=retries, ends=ends)
+
+
+def known_ends() -> dict[str, int]:
+    """Return the last steps of the runs in this version's committed results, by id: where others stopped early, their
+    like will."""
+    from experiments.studies.committed_results import COMMITTED, Bundle
+
+    return Bundle.open(COMMITTED).ends() if (COMMITTED / "manifest.json").exists() else {}
 
 
 def collect(

@@ -164,6 +164,11 @@ class Bundle:
         """Return the ids of the runs that it holds whole."""
         return set(self.runs.run[self.runs.status == "finished"])
 
+    def ends(self) -> dict[str, int]:
+        """Return the last step of every run that it holds whole, by id: of one that stopped early, where it did."""
+        last, held = self._metrics.groupby("run", observed=True).step.max(), self.finished()
+        return {str(run): int(step) for run, step in last.items() if run in held}
+
     def experiment(self, name: str) -> pd.DataFrame:
         """Return the arms of an experiment with planned steps and status of their runs.
 

@@ -9,6 +9,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from experiments.sweeps.forecast import Forecast
+
 if TYPE_CHECKING:  # rich is imported once there is something to draw
     from rich.console import Group
     from rich.live import Live
@@ -26,10 +28,14 @@ class Tally:
     """What is known of every run: its state, step and accuracy; and of all together: steps a second and time left.
 
     Of language models, the accuracy is the validation loss, and ``tokens`` are how many every step of a run sees.
+    ``forecast`` tells the time left; where there is none, steps count alike.
     """
 
-    def __init__(self, steps: Mapping[str, int], tokens: Mapping[str, int] | None = None):
+    def __init__(
+        self, steps: Mapping[str, int], tokens: Mapping[str, int] | None = None, forecast: Forecast | None = None
+    ):
         self.steps, self.tokens = dict(steps), dict(tokens or {})
+        self.forecast = forecast or Forecast.alike(steps)
         self.states: dict[str, State] = dict.fromkeys(steps, "waiting")
         self.at: dict[str, int] = {}
         self.accuracies: dict[str, float] = {}
@@ -37,12 +43,13 @@ class Tally:
         self.started = time.monotonic()
         self._seen = deque([(self.started, 0, 0)])
 
-    def report(self, name: str, step: int, accuracy: float) -> None:
+    def report(self, name: str, step: int, accuracy: float, now: float) -> None:
         """Take one run's progress. What was done in an earlier sitting, or again after a death, is not speed."""
         new = max(0, step - self.at.get(name, step))
         self.made += new
         self.read += new * self.tokens.get(name, 0)
         self.at[name], self.accuracies[name], self.states[name] = step, accuracy, "running"
+        self.forecast.report(name, step, now)
 
     def look(self, now: float) -> None:
         """Note how many steps are made by now, once a second."""
@@ -63,12 +70,20 @@ class Tally:
         seconds = end - begin
         return ((made_now - made) / seconds, (read_now - read) / seconds) if seconds > 0 else (0.0, 0.0)
 
+    def set(self, name: str, state: State) -> None:
+        """Take one run's new state."""
+        if state != self.states[name] == "running":
+            if state == "done":
+                self.forecast.ended(name)
+            elif state == "waiting":
+                self.forecast.again(name)
+        self.states[name] = state
+
     @property
     def left(self) -> float:
-        """Seconds to the end at this speed; infinite before anything is known."""
-        open_runs = [name for name, state in self.states.items() if state in ("running", "waiting")]
-        steps = sum(self.steps[name] - self.at.get(name, 0) for name in open_runs)
-        return steps / self.speed if self.speed else math.inf
+        """Seconds to the end; infinite before anything is known."""
+        running, waiting = ({n for n, s in self.states.items() if s == state} for state in ("running", "waiting"))
+        return self.forecast.left(running, waiting)
 
     @property
     def running(self) -> list[str]:
@@ -89,7 +104,7 @@ class Tally:
 
 def duration(seconds: float) -> str:
     """Return a time in words, coarse: ``40 s``, ``5 min``, ``2 h 05 min``."""
-    if seconds < 90:
+    if seconds < 150:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
@@ -118,8 +133,14 @@ def table(tally: Tally) -> Group:
 class Progress:
     """A tally that shows itself on the error stream: a live table, plain lines, or (``show=False``) nothing."""
 
-    def __init__(self, steps: Mapping[str, int], show: bool = True, tokens: Mapping[str, int] | None = None):
-        self.tally, self.show = Tally(steps, tokens), show
+    def __init__(
+        self,
+        steps: Mapping[str, int],
+        show: bool = True,
+        tokens: Mapping[str, int] | None = None,
+        forecast: Forecast | None = None,
+    ):
+        self.tally, self.show = Tally(steps, tokens, forecast), show
         self.seconds = LINE_SECONDS
         """From one drawing to the next."""
         self._live: Live | None = None
@@ -143,12 +164,12 @@ class Progress:
 
     def report(self, name: str, step: int, accuracy: float) -> None:
         """Take one run's progress."""
-        self.tally.report(name, step, accuracy)
+        self.tally.report(name, step, accuracy, time.monotonic())
         self.refresh()
 
     def set(self, name: str, state: State) -> None:
         """Take one run's new state."""
-        self.tally.states[name] = state
+        self.tally.set(name, state)
 
     def refresh(self) -> None:
         """Draw, if it is time to."""

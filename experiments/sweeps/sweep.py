@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -17,9 +17,12 @@ from circuits.common.families import registered_by_script
 from experiments.plugins import Additions, script_path
 from experiments.runs.config import RunConfig
 from experiments.runs.devices import checked_device
+from experiments.runs.directory import directory_of
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps import ray_cluster
+from experiments.sweeps.cost import Unkept
+from experiments.sweeps.plan import Plan, planned
 from experiments.sweeps.processes import train_in_workers
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.waiting_groups import Work, accelerated, train_group
@@ -54,6 +57,7 @@ def sweep(
     retries: int = 2,
     address: str | None = None,
     gpu_share: float = 0.25,
+    ends: Mapping[str, int] | None = None,
 ) -> list[Run]:
     """Train every configuration that is not finished under ``root``, and return all their runs, in order.
 
@@ -64,6 +68,9 @@ def sweep(
     Runs of one seed share their batches within a worker; on a GPU, seeds of one configuration train stacked.
     If a worker dies, its runs are tried again one by one, each up to ``retries`` times, from their last saved state. A
     run that fails stops no other. Ctrl-C, SIGTERM and SIGHUP let every run save itself first.
+
+    With ``progress``, it says before it begins what it will take (:func:`sweep_plan`), and then how far it is. ``ends``
+    are the steps at which runs, by id, are known to stop early, of an earlier training.
 
     Raises:
         KeyboardInterrupt: after an interrupt, with every run saved.
@@ -83,21 +90,47 @@ def sweep(
     else:
         checked_device(device)
     runs = [Run.at(root, config, compute or chosen_compute(config, device)) for config in configs]
-    pending = list({run.path: run for run in runs if not run.finished}.values())
+    pending = {run.path for run in runs if not run.finished}
     if pending and engine == "ray":
         additions = Additions.here()
         with ray_cluster.connected(address) as ray:
             most = workers or ray_cluster.room(ray, device, gpu_share)
-            with _working(pending, runs, most, device, retries, progress) as (work, stop):
+            with _working(runs, most, device, retries, progress, ends) as (work, stop):
                 ray_cluster.train_on_ray(ray, work, most, device, gpu_share, stop, additions)
     elif pending:
         most, additions = _room(min(workers or cores(), len(pending)))
-        with _working(pending, runs, most, device, retries, progress) as (work, stop):
+        with _working(runs, most, device, retries, progress, ends) as (work, stop):
             if most == 1 or len(work.waiting) == 1:
                 _train_here(work, device, stop)
             else:
                 train_in_workers(work, most, device, stop, additions)
     return [Run.open(run.path) for run in runs]
+
+
+def sweep_plan(
+    configs: Sequence[RunConfig],
+    root: str | Path = "runs",
+    workers: int | None = None,
+    device: str = "cpu",
+    *,
+    compute: Literal["eager", "compiled", "stacked"] | str | None = None,
+    ends: Mapping[str, int] | None = None,
+) -> Plan:
+    """Return what :func:`sweep` would take on this machine, from some seconds of measuring: its ``seconds`` and
+    ``memory`` (bytes of a process), and ``sentence()``. Nothing is trained and nothing written.
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
+    checked_device(device)
+    runs = [
+        Run.open(path)
+        if (path := directory_of(root, config)).exists()
+        else Unkept(config, compute or chosen_compute(config, device))
+        for config in configs
+    ]
+    pending = len({run.path for run in runs if not run.finished})
+    return planned(runs, min(workers or cores(), max(1, pending)), device, ends)
 
 
 def _room(most: int) -> tuple[int, Additions]:
@@ -114,7 +147,7 @@ def _room(most: int) -> tuple[int, Additions]:
 
 @contextmanager
 def _working(
-    pending: Sequence[Run], runs: Sequence[Run], workers: int, device: str, retries: int, progress: bool
+    runs: Sequence[Run], workers: int, device: str, retries: int, progress: bool, ends: Mapping[str, int] | None
 ) -> Iterator[tuple[Work, Event]]:
     """The work of a sweep with its table, and an event that an interrupt sets; raises in the end what went wrong."""
     steps = {run.path.name: run.config.training.steps for run in runs}
@@ -123,11 +156,15 @@ def _working(
     def say() -> None:
         print("\nstopping after this step; every run saves itself ...", file=sys.stderr)
 
-    with Progress(steps, progress, tokens) as shown, told_to_stop(say=say, once=True) as stop:
-        for run in runs:
-            shown.set(run.path.name, "done" if run.finished else "waiting")
-        work = Work(pending, workers, device, retries, shown)
-        yield work, stop
+    with told_to_stop(say=say, once=True) as stop:
+        plan = planned(runs, workers, device, ends, progress, stop.is_set)
+        if plan.measured:
+            print(plan.sentence(), file=sys.stderr, flush=True)
+        with Progress(steps, progress, tokens, plan.forecast) as shown:
+            for run in runs:
+                shown.set(run.path.name, "done" if run.finished else "waiting")
+            work = Work(plan.groups, retries, shown)
+            yield work, stop
     if stop.is_set():
         raise KeyboardInterrupt
     work.conclude()

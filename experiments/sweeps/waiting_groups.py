@@ -75,8 +75,8 @@ def outcome(paths: Sequence[Path], device: str, report: Report, stop: Callable[[
 class Work:
     """The groups of a sweep that wait. Whoever trains takes the next, and tells how it ended."""
 
-    def __init__(self, runs: Sequence[Run], workers: int, device: str, retries: int, progress: Progress):
-        self.waiting = deque(grouped(runs, workers, device))
+    def __init__(self, groups: Iterable[Sequence[Run]], retries: int, progress: Progress):
+        self.waiting = deque(list(group) for group in groups)
         self.retries, self.progress = retries, progress
         self.problems: list[Exception] = []
         self._looked = 0.0
