@@ -15,9 +15,9 @@ from experiments.commands.sweep import collect, kept, known_ends, sweep
 from experiments.options import BundlePath, Device, Extent, Root, Roots, Workers
 
 if TYPE_CHECKING:
-    from experiments.studies.study import Picture, Study
+    from experiments.studies.study import Picture
 else:
-    Picture = Study = Any
+    Picture = Any
 
 
 def amicl(size: Extent = "full", bundle: BundlePath = None) -> None:
@@ -139,15 +139,16 @@ def _recompute(pictures: list[Picture], root: Path, bundle: Path) -> None:
     asked = [study.asking for study in STUDIES.values() if study.asking and frames & {*study.asking.frames}]
     names = tuple(dict.fromkeys(e.name for one in (*pictures, *asked) for e in one.experiments))
     if names:
-        _foretell(names, "full", root, None, asked)
+        _foretell(names, "full", root, None, len(asked))
         sweep(names, again=True, bundle=bundle, root=root)
         collect((root,), "full", bundle)
     for asking in asked:
         _put(partial(asking.compute, [root], "full"), bundle)
 
 
-def _foretell(names: Sequence[str], size: Extent, root: Path, workers: int | None, asked: Sequence[Study]) -> None:
-    """Say on the error stream what the training behind some experiments takes, study by study, and what comes then."""
+def _foretell(names: Sequence[str], size: Extent, root: Path, workers: int | None, analyses: int) -> None:
+    """Say on the error stream what the training behind some experiments takes, in all and study by study: a run that
+    several have counts in each, and a study takes so long by itself."""
     import pandas as pd
 
     from circuits.common.text_table import as_text
@@ -163,9 +164,8 @@ def _foretell(names: Sequence[str], size: Extent, root: Path, workers: int | Non
         left = [run.path.name for run in of if not run.finished]
         time = duration(plan.forecast.total(left))
         rows += [{"study": study.name, "runs": len(of), "to train": len(left), "about": time}] if of else []
-    asking = ", ".join(study.name for study in asked)
-    print(f"{as_text(pd.DataFrame(rows))}\nin all {plan.sentence()}", file=sys.stderr)
-    print(f"then {asking} ask their models, which is not counted here" if asking else "", file=sys.stderr)
+    then = f"; then {analyses} analyses, whose time is not in this" if analyses else ""
+    print(f"{as_text(pd.DataFrame(rows))}\nin all {plan.sentence()}{then}", file=sys.stderr, flush=True)
 
 
 def reproduce(
@@ -179,7 +179,7 @@ def reproduce(
     from experiments.studies.registry import EXPERIMENTS, STUDIES
 
     data, runs = out / "data", out / "runs"
-    _foretell(tuple(EXPERIMENTS), "miniature", runs, workers, [s for s in STUDIES.values() if s.asking])
+    _foretell(tuple(EXPERIMENTS), "miniature", runs, workers, sum(s.asking is not None for s in STUDIES.values()))
     sweep(tuple(EXPERIMENTS), size="miniature", workers=workers, again=True, bundle=data, root=runs)
     collect((runs,), "miniature", data)
     for study in STUDIES.values():

@@ -39,7 +39,7 @@ than measuring may, so kinds that will be compiled are measured eager."""
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of every part of a run's training, and bytes of a process that trains it."""
+    """Seconds of every part of a run's training, on a core of its own, and bytes of a process that trains it."""
 
     setup: float
     """Of the task, its evaluation sets, and compiling; once for all runs that share them."""
@@ -56,6 +56,8 @@ class Cost:
     """Of the process, at its peak; 0 where it was not measured."""
     beside: int = 0
     """What another run that trains in the same process adds."""
+    share: float = 1.0
+    """How much of a core the process got while it was measured: less than all where others keep every core busy."""
 
     def times(self, factor: float) -> Cost:
         """Return the cost where everything takes ``factor`` times as long; its memory is not known."""
@@ -177,17 +179,21 @@ def _measured(kind: RunConfig, device: str) -> Cost | None:
 
 def _trained(kind: RunConfig, device: torch.device) -> Cost:
     def seconds(what: Callable[[], Any]) -> float:
-        began = time.perf_counter()
+        began = clock()
         what()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - began
+        return clock() - began
+
+    # The processor's own time is that of one thread, whoever else computes.
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
 
     run, task, sets = Unkept(kind), list[Any](), list[Any]()
     setup = seconds(lambda: task.append(run.task(str(device))))
     setup += seconds(lambda: sets.append(task[0].evaluation_sets(kind.training)))
     trainer = Trainer(run, task[0], sets[0], str(device))
     looks, draws, updates = [], [], []
+    began, used = time.perf_counter(), time.process_time()
     for step in range(STEPS):
         if step == STEPS - 1:
             trainer.backward = trainer.hooked_backward
@@ -195,12 +201,13 @@ def _trained(kind: RunConfig, device: torch.device) -> Cost:
         batch: list[Any] = []
         draws.append(seconds(lambda batch=batch: batch.append(trainer.draw())))
         updates.append(seconds(lambda batch=batch: trainer.update(batch[0])))
+    share = min(1.0, (time.process_time() - used) / (time.perf_counter() - began))
     update, draw = statistics.median(updates[1:-1]), statistics.median(draws[1:])
     weights = sum(p.numel() * p.element_size() for p in trainer.parameters.values())
     # The first evaluation finds nothing prepared, and prepares what the others use.
     setup += max(0.0, looks[0] - looks[1])
     # A run has its weights, their gradients, and at most two numbers a weight of the optimizer.
-    return Cost(setup, draw, update, updates[-1], looks[1], looks[2], peak_memory(device), 4 * weights)
+    return Cost(setup, draw, update, updates[-1], looks[1], looks[2], peak_memory(device), 4 * weights, share)
 
 
 @contextmanager

@@ -36,8 +36,15 @@ class Expected:
 class Forecast:
     """The time that groups of runs still take. A group trains in one process, and groups begin in their order."""
 
-    def __init__(self, groups: Iterable[Sequence[str]], runs: Mapping[str, Expected], processes: int = 1):
-        self.runs, self.processes = dict(runs), processes
+    def __init__(
+        self,
+        groups: Iterable[Sequence[str]],
+        runs: Mapping[str, Expected],
+        processes: int = 1,
+        slowed: float = 1.0,
+    ):
+        """``slowed``: how many times longer everything takes than expected, as far as that is known before."""
+        self.runs, self.processes, self.slowed = dict(runs), processes, slowed
         self.groups = {name: number for number, group in enumerate(groups) for name in group}
         """The group of every run that is not finished."""
         self.at = {name: run.at for name, run in self.runs.items()}
@@ -118,6 +125,7 @@ class Forecast:
             for name, seconds in made.items():
                 expected[self.runs[name].kind] += seconds
                 spent[self.runs[name].kind] += seconds * factor
-        general = (PRIOR_SECONDS + sum(spent.values())) / (PRIOR_SECONDS + sum(expected.values()))
+        seen = sum(spent.values()), sum(expected.values())
+        general = (PRIOR_SECONDS * self.slowed + seen[0]) / (PRIOR_SECONDS + seen[1])
         prior = PRIOR_SECONDS * general
         return {kind: (prior + spent[kind]) / (PRIOR_SECONDS + expected[kind]) for kind in expected}, general

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,5 +114,22 @@ def _plan(
         most = max(cost.memory for cost in together)
         memory = max(memory, most * len(group) if stacked else most + sum(cost.beside for cost in together[1:]))
     names = [[run.path.name for run in group] for group in groups]
-    forecast = Forecast(names, expected, processes)
-    return Plan(runs, groups, processes, forecast, memory, all(cost.memory for cost in costs.values()))
+    measured = [cost for cost in costs.values() if cost.memory]
+    # On an accelerator the processor waits, too.
+    share = 1.0 if stacked or not measured else sum(cost.share for cost in measured) / len(measured)
+    forecast = Forecast(names, expected, processes, slowed(share, processes, cores()))
+    return Plan(runs, groups, processes, forecast, memory, len(measured) == len(costs))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def slowed(share: float, processes: int, cores: int) -> float:
+    """Return how many times longer processes take than with a core each, if one alone got a ``share`` of a core.
+
+    One gets less than all where more than there are cores compute.
+    """
+    others = cores / share - 1 if share < 0.9 else 0.0
+    return max(1.0, (processes + others) / cores)

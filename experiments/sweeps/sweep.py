@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps import ray_cluster
 from experiments.sweeps.cost import Unkept
-from experiments.sweeps.plan import Plan, planned
+from experiments.sweeps.plan import Plan, cores, planned
 from experiments.sweeps.processes import train_in_workers
 from experiments.sweeps.progress import Progress
 from experiments.sweeps.waiting_groups import Work, accelerated, train_group
@@ -31,11 +30,6 @@ from experiments.training.stopping import told_to_stop
 
 ENGINES = ("processes", "ray")
 COMPUTES = ("eager", "compiled", "stacked")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chosen_compute(config: RunConfig, device: str) -> str:
