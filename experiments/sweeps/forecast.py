@@ -48,7 +48,7 @@ class Forecast:
         self.groups = {name: number for number, group in enumerate(groups) for name in group}
         """The group of every run that is not finished."""
         self.at = {name: run.at for name, run in self.runs.items()}
-        self._seen = set[str]()
+        self._seen, self._going = set[str](), set[str]()
         self._clock: dict[int, tuple[float, float]] = {}
         """When a group made its first step, and its last one."""
         self._made: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -65,9 +65,10 @@ class Forecast:
         before, self.at[name] = self.at[name], step
         if name in self._seen and step > before:
             group = self.groups[name]
-            if group in self._clock:
+            if name in self._going:
                 self._made[group][name] += (step - before) * self.runs[name].pace
             # What comes before the first step's end, and may be compiling, says nothing of the other steps.
+            self._going.add(name)
             self._clock[group] = self._clock.get(group, (now, now))[0], now
         self._seen.add(name)
 
@@ -81,6 +82,7 @@ class Forecast:
         """Take that a run waits for a process of its own, after all others."""
         self.groups.pop(name)
         self._seen.discard(name)
+        self._going.discard(name)
         self.groups[name] = 1 + max(self.groups.values(), default=0)
 
     def left(self, running: Container[str], waiting: Container[str]) -> float:
@@ -111,7 +113,7 @@ class Forecast:
     def _steps(self, name: str) -> float:
         run, at = self.runs[name], self.at[name]
         if run.end is not None:
-            return max(0, run.end - at)
+            return float(max(0, run.end - at))
         shares = self._shares[run.kind] if run.may_stop else []
         return (run.steps - at) * (sum(shares) / len(shares) if shares else 1.0)
 
