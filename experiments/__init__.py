@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from experiments.studies.committed_results import Bundle
     from experiments.studies.registering import register_figure
     from experiments.sweeps.given_model import train
-    from experiments.sweeps.sweep import sweep
+    from experiments.sweeps.sweep import sweep, sweep_plan
     from experiments.tasks.in_context.batches import ICLTaskConfig
     from experiments.tasks.in_context.task import ICLTask
     from experiments.tasks.indirect_objects.config import IOIConfig
@@ -98,7 +98,7 @@ __getattr__ = lazily(
         "studies.committed_results": ("Bundle",),
         "studies.registering": ("register_figure",),
         "sweeps.given_model": ("train",),
-        "sweeps.sweep": ("sweep",),
+        "sweeps.sweep": ("sweep", "sweep_plan"),
         "tasks.in_context.batches": ("ICLTaskConfig",),
         "tasks.in_context.task": ("ICLTask",),
         "tasks.indirect_objects.config": ("IOIConfig",),
@@ -200,5 +200,6 @@ __all__ = [
     "register_task",
     "runs_table",
     "sweep",
+    "sweep_plan",
     "train",
 ]

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import arg
 
 import analysis
-from experiments.questions.question import Frame, OfSequences, Run, Sequences, Step, check_other, keep, show
+from experiments.questions.cost import Cost, Work, cost_of, spread
+from experiments.questions.question import Frame, Model, OfSequences, Run, Sequences, Step, check_other, keep, show
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,40 @@ class Ablate(OfSequences):
             UnknownNameError: for an unknown split, or an edge that the model does not have (nearest suggested).
             ValueError: for another run that is this one, or whose classes and labels are others.
         """
+        model, asked, models = self._models(run)
+        if self.edges:
+            return self._of_edges(model, asked, next(iter(models.values()), None), progress)
+        wanted = self._ablations(model, models)
+        # A stream behind a closed gate is nothing already; the column ``changed`` says so.
+        return analysis.ablate(model, asked, wanted, models=models, allow_nothing=True, progress=progress)
+
+    def cost(self, run: Run) -> Cost:
+        """Return what it takes: a pass forward and backward an ablation, or forward only where edges are cut."""
+        model, asked, models = self._models(run)
+        if self.edges:
+            names = [edge.name for edge in analysis.Graph(model).edges]
+            sets = (len(names) if self.edges == ("each",) else 1) * (len(self.method) + len(models))
+            cut = Work(2 + sets, lambda n: analysis.ablate_edges(model, asked, spread(names, n), "zero"))
+            return cost_of(model, asked, [cut], None)
+        wanted = self._ablations(model, models)
+
+        def ablated(n: int) -> Any:
+            return analysis.ablate(model, asked, spread(wanted, n), models=models, allow_nothing=True)
+
+        return cost_of(model, asked, [Work(1 + len(wanted), ablated, backward=True)], None, bounded=False)
+
+    def _models(self, run: Run) -> tuple[Model, analysis.Pair, dict[str, Model]]:
         other = None if self.from_run is None else run.find(self.from_run, run.path.parent)
         if other is not None:
             check_other(run, other)
         model = self.model(run, self.step)
         asked = self.asked(run.asker(self.device).sequences(self.n, self.of(run)))
-        models = {} if other is None else {other.path.name: self.model(other)}
-        if self.edges:
-            return self._of_edges(model, asked, next(iter(models.values()), None), progress)
+        return model, asked, {} if other is None else {other.path.name: self.model(other)}
+
+    def _ablations(self, model: Model, models: dict[str, Model]) -> list[analysis.Ablation]:
         from circuits.interventions.intervention import FromRun
 
-        wanted = analysis.standard_ablations(model, [*self.method, *map(FromRun, models)])
-        # A stream behind a closed gate is nothing already; the column ``changed`` says so.
-        return analysis.ablate(model, asked, wanted, models=models, allow_nothing=True, progress=progress)
+        return analysis.standard_ablations(model, [*self.method, *map(FromRun, models)])
 
     def _of_edges(self, model: Any, asked: analysis.Pair, theirs: Any, progress: bool) -> Frame:
         import pandas as pd

@@ -11,8 +11,9 @@ from tyro.conf import arg
 
 import analysis
 from circuits.common.errors import known
+from experiments.questions.cost import ESTIMATING, Cost, Work, cost_of, spread
 from experiments.questions.patch import PATCHED
-from experiments.questions.question import Components, Effects, Heads, Run, beside, keep, show
+from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, keep, show
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ class Attribute(Effects):
         sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions) or None)
         return analysis.attribute(model, pair, sites, self.metric, method, self.direction, progress=progress, **rest)
 
+    def cost(self, run: Run) -> Cost:
+        """Return what it takes: passes forward and backward for the estimates, and forward for what is patched."""
+        from analysis.attribution.of_edges import EDGE_METHODS
+
+        model, pair = self.model(run, self.step), self.pair(run)
+        if self.method in EDGE_METHODS:
+            return cost_of(model, pair, edge_works(model, pair, self.method, self.steps, self.check), self.max_memory)
+        sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions))
+        estimates = {"IG": self.steps, "AtP*": 1 + model.config.n_layers}.get(self.method, 1)
+        exact = Work(2 + min(self.check, len(sites)), lambda n: analysis.patch(model, pair, spread(sites, n)))
+        return cost_of(model, pair, [Work(estimates, None, True, ESTIMATING), exact], self.max_memory)
+
     def tell(self, run: Run, found: analysis.EdgeScores | analysis.SiteScores) -> list[Path]:
         """Print the largest scores with how well they agree with exact patching, write and draw all."""
         from figures.models.edges import edge_drawing
@@ -68,3 +81,12 @@ class Attribute(Effects):
             if of_edges
             else keep(run, "attribute_sites", frame, patch_heat_map)
         )
+
+
+def edge_works(model: Model, pair: analysis.Pair, method: str, steps: int, check: int) -> list[Work]:
+    """Return the passes that scores of edges take: forward and backward for estimates, and forward with an edge cut for
+    each that is patched exactly."""
+    names = [edge.name for edge in analysis.Graph(model).edges]
+    exact = len(names) if method == "exact" else min(check, len(names))
+    cut = Work(2 + exact, lambda n: analysis.ablate_edges(model, pair, spread(names, n), "zero"))
+    return [cut] if method == "exact" else [Work(steps if method == "EAP-IG" else 1, None, True, ESTIMATING), cut]

@@ -11,6 +11,8 @@ from tyro.conf import arg
 
 import analysis
 from circuits.common.errors import known, require
+from experiments.questions.attribute import edge_works
+from experiments.questions.cost import Cost, Work, cost_of, spread
 from experiments.questions.question import Frame, Model, OfPairs, Run, keep, say_written, show
 
 
@@ -75,6 +77,24 @@ class FindCircuit(OfPairs):
         how: dict[str, Any] = {"max_memory": self.max_memory, "progress": progress}
         return scores, analysis.judge(model, pair, self.find(scores), self.metric, self._replaced, **how)
 
+    def cost(self, run: Run) -> Cost:
+        """Return what it takes at most: as many passes as if every edge were in the circuit, or so many as its size.
+
+        To judge a circuit takes a pass an edge for each part that the edge is not in, three on average.
+        """
+        model, pair = self.model(run, self.step), self.pair(run)
+        names = [edge.name for edge in analysis.Graph(model).edges]
+        edges = min(len(names), 20 if self.size is None else self.size) if self.rule != "threshold" else len(names)
+        times = len(run.checkpoints()) if self.checkpoints else 0
+
+        def judged(n: int) -> Any:
+            circuit = analysis.Circuit.of(analysis.Graph(model), spread(names, n))
+            return analysis.judge(model, pair, circuit, replacement=self._replaced, subsets=0)
+
+        works = [*edge_works(model, pair, self.method, self.steps, 64), Work(14 + 3 * edges, judged)]
+        works += times * [*edge_works(model, pair, self.method, self.steps, 0), Work(6 + edges, judged)]
+        return cost_of(model, pair, works, self.max_memory, at_most=True)
+
     @property
     def _replaced(self) -> Any:
         return self.replacement
@@ -97,6 +117,7 @@ class FindCircuit(OfPairs):
         self.validate()
         found: dict[str, analysis.Circuit] = {}
         for run in runs:
+            self.foretell(run)
             scores, quality = self.ask(run, progress=True)
             found[run.path.name] = quality.circuit
             say_written(self.tell(run, (scores, quality)))

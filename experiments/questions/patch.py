@@ -11,6 +11,7 @@ from tyro.conf import arg
 
 import analysis
 from circuits.common.errors import require
+from experiments.questions.cost import Cost, Work, cost_of, spread
 from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, keep, show
 
 if TYPE_CHECKING:
@@ -37,10 +38,24 @@ class Patch(Effects):
             RunError: if there is no checkpoint at the step.
             ValueError: as :func:`analysis.patch` and :func:`patched_sites`.
         """
+        model, pair, sites = self._sites(run)
+        return self._patch(model, pair, sites, progress)
+
+    def cost(self, run: Run) -> Cost:
+        """Return what patching takes: a forward pass a site, of which only what comes after the site is made."""
+        model, pair, sites = self._sites(run)
+        work = Work(2 + len(sites), lambda n: self._patch(model, pair, spread(sites, n)))
+        return cost_of(model, pair, [work], self.max_memory)
+
+    def _sites(self, run: Run) -> tuple[Model, analysis.Pair, list[Patched]]:
         model, pair = self.model(run, self.step), self.pair(run)
-        sites = patched_sites(
-            model, self.components, self.routes or None, self.heads, list(pair.positions) or None, self.together
-        )
+        positions = list(pair.positions) or None
+        sites = patched_sites(model, self.components, self.routes or None, self.heads, positions, self.together)
+        return model, pair, sites
+
+    def _patch(
+        self, model: Model, pair: analysis.Pair, sites: list[Patched], progress: bool = False
+    ) -> analysis.PatchResult:
         return analysis.patch(model, pair, sites, self.metric, self.direction, self.max_memory, progress)
 
     def tell(self, run: Run, found: analysis.PatchResult) -> list[Path]:

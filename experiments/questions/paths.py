@@ -6,12 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 import analysis
-from experiments.questions.question import Effects, Frame, Run, beside, keep, show
+from experiments.questions.cost import Cost, Work, cost_of, spread
+from experiments.questions.question import Effects, Frame, Model, Run, beside, keep, show
+
+if TYPE_CHECKING:
+    from analysis.edges.graph import Edge
+else:
+    Edge = Any
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -31,12 +37,30 @@ class Paths(Effects):
             RunError: if there is no checkpoint at the step.
             ValueError: for a sender that is not like L0H1, and as :func:`analysis.patch_paths`.
         """
+        model, pair, paths = self._paths(run)
+        found = self._patch(model, pair, paths, progress)
+        return found, analysis.head_shares(model, pair, None, self.metric, self.direction, self.max_memory, progress)
+
+    def cost(self, run: Run) -> Cost:
+        """Return what it takes: a forward pass a path, and three a head and carrier for its shares."""
+        from analysis.edges.graph import carried
+
+        model, pair, paths = self._paths(run)
+        carriers = len({carrier for _, carrier in carried(model)}) or 1
+        shares = 3 * carriers * model.config.n_layers * model.config.n_heads
+        works = [Work(2 + len(paths), lambda n: self._patch(model, pair, spread(paths, n))), Work(2 + shares)]
+        return cost_of(model, pair, works, self.max_memory)
+
+    def _paths(self, run: Run) -> tuple[Model, analysis.Pair, list[Edge]]:
         senders = heads_named(self.senders) or None
         model, pair = self.model(run, self.step), self.pair(run)
         routes = [route for route in self.routes if route != "stream" or model.config.streams]
-        paths = analysis.find_paths(model, senders, list(self.receivers) or None, routes)
-        found = analysis.patch_paths(model, pair, paths, self.metric, self.direction, self.max_memory, progress)
-        return found, analysis.head_shares(model, pair, None, self.metric, self.direction, self.max_memory, progress)
+        return model, pair, analysis.find_paths(model, senders, list(self.receivers) or None, routes)
+
+    def _patch(
+        self, model: Model, pair: analysis.Pair, paths: list[Edge], progress: bool = False
+    ) -> analysis.PathResult:
+        return analysis.patch_paths(model, pair, paths, self.metric, self.direction, self.max_memory, progress)
 
     def tell(self, run: Run, found: tuple[analysis.PathResult, Frame]) -> list[Path]:
         """Print the largest paths and every head's shares, write and draw both."""

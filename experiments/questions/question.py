@@ -6,6 +6,7 @@ plotly) is imported by the functions that use it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from tyro.conf import arg
 import analysis
 from circuits.common.errors import require, whole
 from experiments.options import Device
+from experiments.questions.cost import Cost
 
 if TYPE_CHECKING:
     from pandas import DataFrame as Frame
@@ -56,6 +58,11 @@ class Question:
         """Return what the question finds of a run."""
         raise NotImplementedError
 
+    def cost(self, run: Run) -> Cost | None:
+        """Return what asking takes (passes, seconds, bytes), from a few passes that are measured; ``None``
+        where a question has no such count."""
+        return None
+
     def tell(self, run: Run, found: Any) -> list[Path]:
         """Print what was found in short, write and draw it beside the run, and return the files."""
         raise NotImplementedError
@@ -64,7 +71,14 @@ class Question:
         """Ask runs one after the other, and tell what was found of each."""
         self.validate()
         for run in runs:
+            self.foretell(run)
             say_written(self.tell(run, self.ask(run, progress=True)))
+
+    def foretell(self, run: Run) -> None:
+        """Say on the error stream what asking a run takes."""
+        cost = self.cost(run)
+        if cost is not None:
+            print(f"{run.path.name}: {cost.sentence()}", file=sys.stderr, flush=True)
 
     def model(self, run: Run, step: int = -1) -> Model:
         """Return a run's model at a step, on the device and of the dtype that are asked for.

@@ -1,7 +1,8 @@
-"""What training takes is said before it begins, from a measurement that changes nothing; and how long it still takes."""
+"""What work takes is said before it begins, from a measurement that changes nothing; and then what is left of it."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,14 @@ import torch
 
 from circuits import Intervention, Site
 from circuits.interventions.intervention import Zero
+from experiments.questions.ablate import Ablate
+from experiments.questions.attribute import Attribute
+from experiments.questions.circuit import FindCircuit
+from experiments.questions.cost import Work, cost_of
+from experiments.questions.patch import Patch
+from experiments.questions.paths import Paths
 from experiments.runs.config import TRAINING, RunConfig, icl_run, lm_run
+from experiments.runs.run import Run
 from experiments.runs.training_config import SGD, Every, StopAt, TokenTraining
 from experiments.sweeps import cost, plan
 from experiments.sweeps.cost import Cost, Unkept, costs_of, kind_of, rough
@@ -24,6 +32,7 @@ from experiments.sweeps.progress import Tally
 from experiments.sweeps.sweep import sweep, sweep_plan
 from experiments.tasks.text.task import TextTaskConfig
 from tests.experiments.test_training import files_of, tiny
+from tests.helpers import build, random_pair, run_named
 
 SHORT = tiny("value", 0, steps=30, evaluate_at=(Every(5),), n_eval=50)
 LONG = tiny("value", 0, steps=200_000, evaluate_at=(Every(10_000),), n_eval=50)
@@ -33,7 +42,7 @@ LONG = tiny("value", 0, steps=200_000, evaluate_at=(Every(10_000),), n_eval=50)
 
 
 def state() -> tuple[Any, ...]:
-    numbers = np.random.get_state()  # what others may have seeded
+    numbers: Any = np.random.get_state()
     return torch.get_rng_state().tolist(), numbers[1].tolist(), torch.get_num_threads()
 
 
@@ -264,3 +273,49 @@ def test_a_run_that_is_tried_again_has_a_process_of_its_own() -> None:
     for name in "ab":
         tally.set(name, "waiting")
     assert tally.left == pytest.approx(80.0)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_says_its_passes_before_it_makes_them(
+    trained_runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(run_named(trained_runs, "value").path, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    patch, each = Patch(n=4), Patch(n=4, components=("z",))
+    of_all, of_z = patch.cost(run), each.cost(run)
+    assert of_all.forward == len(patch.ask(run).to_frame()) + 2
+    assert of_z.forward == len(each.ask(run).to_frame()) + 2 < of_all.forward
+    assert (of_all.backward, of_all.examples) == (0, 4)
+    assert Patch(n=4, max_memory=10**9).cost(run).memory == 10**9
+    paths = Paths(n=4)
+    frames = paths.ask(run)
+    assert paths.cost(run).forward == len(frames[0].to_frame()) + 2 + 3 * len(frames[1]) // 4 + 2
+    edges = Attribute(n=4, method="exact")
+    assert edges.cost(run).forward == len(edges.ask(run).to_frame()) + 2
+    assert Attribute(n=4, steps=7).cost(run).backward == 7
+    assert Ablate(n=4).cost(run).backward == len(Ablate(n=4).ask(run)) + 1
+    whole, some = (FindCircuit(n=4, **of).cost(run) for of in ({}, {"rule": "top", "size": 2}))
+    assert whole.at_most
+    assert some.forward < whole.forward
+    capsys.readouterr()
+    patch.answer([run])
+    said = capsys.readouterr()
+    assert f"{run.path.name}: {of_all.forward} forward passes of 4 examples, a few seconds" in said.err
+    assert "passes" not in said.out
+
+
+def test_many_passes_are_told_by_a_sample_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("experiments.questions.cost.time.perf_counter", lambda: clock[0])
+
+    def takes(n: int) -> None:
+        clock[0] += 5.0 + 0.25 * n
+
+    pair = random_pair(build("value"))
+    model = build("value")
+    model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1.0))
+    assert cost_of(model, pair, [Work(400, takes)], None).seconds == pytest.approx(5.0 + 0.25 * 400)
+    assert cost_of(model, pair, [Work(6, takes)], None).seconds == pytest.approx(6.0), "few cost plain passes"
+    assert cost_of(model, pair, [Work(400)], None).seconds == pytest.approx(400.0)
