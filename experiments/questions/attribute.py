@@ -51,7 +51,7 @@ class Attribute(Effects):
         model, pair = self.model(run, self.step), self.pair(run)
         if self.method in EDGE_METHODS:
             return cost_of(model, pair, edge_works(model, pair, self.method, self.steps, self.check), self.max_memory)
-        sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions))
+        sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions) or None)
         estimates = {"IG": self.steps, "AtP*": 1 + model.config.n_layers}.get(self.method, 1)
         exact = Work(2 + min(self.check, len(sites)), lambda n: analysis.patch(model, pair, spread(sites, n)))
         return cost_of(model, pair, [Work(estimates, None, True, ESTIMATING), exact], self.max_memory)

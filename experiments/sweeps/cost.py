@@ -121,7 +121,7 @@ def kind_of(config: RunConfig) -> RunConfig:
     )
     if isinstance(task, TextTaskConfig):
         task = RepeatsConfig(n_ctx=task.n_ctx, lag=2)
-    return replace(config, seed=0, task=task, training=training)
+    return replace(config, seed=0, task=task, training=training, weights=None)
 
 
 def costs_of(

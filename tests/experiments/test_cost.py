@@ -75,6 +75,7 @@ def test_what_costs_nothing_makes_no_kind_of_its_own() -> None:
     value = icl_run("value", "small")
     for alike in (
         replace(value, seed=7),
+        replace(value, weights="0" * 64),
         replace(
             value, training=replace(value.training, steps=7, optimizer=replace(value.training.optimizer, rate=0.1))
         ),
