@@ -16,7 +16,8 @@ from transformer_lens.hook_points import HookPoint
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.initial_weights import Constant, Initialised, Normal
-from circuits.layers import Residual, affine
+from circuits.layers import Residual
+from circuits.products import affine
 from circuits.streams.mixing import Mix, Outgoing, scaled
 from circuits.streams.transforms import HeadTensor
 from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
@@ -33,7 +34,7 @@ def _projected(
         y = einsum(x, weight, "batch pos head d_model, head d_model d_head -> batch pos head d_head")
         return y if bias is None else y + bias
     rows = rearrange(weight, "head d_model d_head -> (head d_head) d_model")
-    y = F.linear(x, rows, None if bias is None else bias.flatten())
+    y = affine(x, rows.T, None if bias is None else bias.flatten())
     return rearrange(y, "batch pos (head d_head) -> batch pos head d_head", head=len(weight))
 
 

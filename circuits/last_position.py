@@ -27,6 +27,7 @@ from torch import Tensor
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
+from circuits.products import plus_product, product
 from circuits.streams.mixing import scaled
 
 Weight = Float[Tensor, "d_model d_head"]
@@ -139,7 +140,7 @@ def _pair_products(A: Weight, tokens: SplitTokens) -> Float[Tensor, "batch token
     """x A x' for every sequence: positions are rows of A, labels rows of a table, only items are multiplied."""
     x, n, n_ctx, positions = tokens.x, tokens.n_items, tokens.n_ctx, tokens.positions
     rows = A.index_select(0, positions.flatten()).view(*positions.shape, -1)
-    rows[:, :n] += (tokens.items.flatten(0, 1) @ A[n_ctx:]).view(len(x), n, -1)
+    rows[:, :n] += product(tokens.items.flatten(0, 1), A[n_ctx:]).view(len(x), n, -1)
     rows[:, n:] += (tokens.table @ A[n_ctx:]).index_select(0, tokens.labels.flatten()).view(len(x), -1, len(A))
     return torch.bmm(rows, tokens.x_columns)
 
@@ -152,7 +153,7 @@ def _pair_gradient(d_scores: Float[Tensor, "batch token token"], tokens: SplitTo
     items, labels = rows[:, :n].reshape(-1, d_model), rows[:, n:].reshape(-1, d_model)
     by_label = x.new_zeros(len(tokens.table), d_model).index_add_(0, tokens.labels.flatten(), labels)
     by_position = x.new_zeros(tokens.n_ctx, d_model).index_add_(0, tokens.positions.flatten(), rows.flatten(0, 1))
-    by_content = torch.addmm(tokens.table.mT @ by_label, tokens.items.flatten(0, 1).mT, items)
+    by_content = plus_product(tokens.table.mT @ by_label, tokens.items.flatten(0, 1).mT, items)
     return torch.cat([by_position, by_content])
 
 
@@ -183,15 +184,15 @@ class _LastPosition(torch.autograd.Function):
         last = tokens.n_items - 1
         P = (_pair_products(A, tokens) + tokens.mask).softmax(-1)
         (from_last,) = tokens.sums(P[:, last])
-        h = torch.addmm(tokens.last, from_last, V1)
-        q = h @ Q2 if Qx is None else torch.addmm(h @ Q2, tokens.last, Qx)
-        u = q @ K2.mT
-        direct, through_h = tokens.dots(u if Kx is None else torch.addmm(u, q, Kx.mT), u @ V1.mT)
+        h = plus_product(tokens.last, from_last, V1)
+        q = product(h, Q2) if Qx is None else plus_product(product(h, Q2), tokens.last, Qx)
+        u = product(q, K2.mT)
+        direct, through_h = tokens.dots(u if Kx is None else plus_product(u, q, Kx.mT), product(u, V1.mT))
         p = (direct + (P * through_h[:, None]).sum(-1)).softmax(-1)
         on_x, on_attended = tokens.sums(p, (p[..., None] * P).sum(1))
-        on_h = torch.addmm(on_x, on_attended, V1)
-        z = torch.addmm(h, on_h, V2)
-        z = z if Vx is None else z.addmm_(on_x, Vx)
+        on_h = plus_product(on_x, on_attended, V1)
+        z = plus_product(h, on_h, V2)
+        z = z if Vx is None else plus_product(z, on_x, Vx)
         ctx.tokens = tokens
         kept = (V1, Q2, K2, V2, Qx, Kx, Vx, P, from_last, h, q, u, through_h, p, on_x, on_attended, on_h)
         ctx.save_for_backward(*kept)
@@ -205,28 +206,28 @@ class _LastPosition(torch.autograd.Function):
         d_z, tokens = gradients[0], ctx.tokens
         last = tokens.n_items - 1
 
-        d_on_h = d_z @ V2.mT
-        d_on_x = d_on_h if Vx is None else torch.addmm(d_on_h, d_z, Vx.mT)
-        d_p, d_attended = tokens.dots(d_on_x, d_on_h @ V1.mT)
+        d_on_h = product(d_z, V2.mT)
+        d_on_x = d_on_h if Vx is None else plus_product(d_on_h, d_z, Vx.mT)
+        d_p, d_attended = tokens.dots(d_on_x, product(d_on_h, V1.mT))
         d_scores = _softmax_gradient(p, d_p + (P * d_attended[:, None]).sum(-1))
         d_P = p[..., None] * d_attended[:, None] + d_scores[..., None] * through_h[:, None]
         d_u_x, d_through = tokens.sums(d_scores, (d_scores[..., None] * P).sum(1))
-        d_u = torch.addmm(d_u_x, d_through, V1)
-        d_q = d_u @ K2 if Kx is None else torch.addmm(d_u @ K2, d_u_x, Kx)
-        d_h = torch.addmm(d_z, d_q, Q2.mT)
-        d_P[:, last] += tokens.dots(d_h @ V1.mT)[0]
+        d_u = plus_product(d_u_x, d_through, V1)
+        d_q = product(d_u, K2) if Kx is None else plus_product(product(d_u, K2), d_u_x, Kx)
+        d_h = plus_product(d_z, d_q, Q2.mT)
+        d_P[:, last] += tokens.dots(product(d_h, V1.mT))[0]
 
-        d_V1 = torch.addmm(torch.addmm(from_last.mT @ d_h, on_attended.mT, d_on_h), d_through.mT, u)
+        d_V1 = plus_product(plus_product(product(from_last.mT, d_h), on_attended.mT, d_on_h), d_through.mT, u)
         return (
             None,
             _pair_gradient(_softmax_gradient(P, d_P), tokens),
             d_V1,
-            h.mT @ d_q,
-            d_u.mT @ q,
-            on_h.mT @ d_z,
-            None if Qx is None else tokens.last.mT @ d_q,
-            None if Kx is None else d_u_x.mT @ q,
-            None if Vx is None else on_x.mT @ d_z,
+            product(h.mT, d_q),
+            product(d_u.mT, q),
+            product(on_h.mT, d_z),
+            None if Qx is None else product(tokens.last.mT, d_q),
+            None if Kx is None else product(d_u_x.mT, q),
+            None if Vx is None else product(on_x.mT, d_z),
         )
 
 
@@ -274,7 +275,7 @@ def last_weights(model: HookedStreamTransformer) -> LastWeights:
             if "q" in of_queries:
                 of_queries["q"] = of_queries["q"] * scale
     first, on_h = used
-    A = first["q"] @ first["k"].mT
+    A = product(first["q"], first["k"].mT)
     return LastWeights(A, first["v"], *(on_h[c] for c in CARRIERS), *(on_x.get(c) for c in CARRIERS))
 
 
@@ -285,7 +286,7 @@ def run_last(model: HookedStreamTransformer, tokens: SplitTokens) -> FastRun:
     """
     z, first_pattern, last_pattern = _LastPosition.apply(tokens, *last_weights(model))
     for layer in model.relu_layers:
-        z = torch.addmm(layer.b, z, layer.W).relu()
+        z = plus_product(layer.b, z, layer.W).relu()
     return FastRun(z @ model.W_U, first_pattern, last_pattern)
 
 

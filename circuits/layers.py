@@ -13,6 +13,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.config.model import MLP, ModelConfig
 from circuits.initial_weights import Constant, Initialised, Normal
+from circuits.products import affine
 from circuits.transformerlens.hooks import Fusing, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
@@ -28,11 +29,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 _IGNORED = -100
 """Stands where there is no target."""
-
-
-def affine(x: Tensor, weight: Float[Tensor, "d_in d_out"], bias: Tensor | None = None) -> Tensor:
-    """Return x @ weight + bias in one call, over the last axis of ``x``."""
-    return F.linear(x, weight.T, bias)
 
 
 class Embed(Initialised):

@@ -1,14 +1,57 @@
-"""How a run computes: compiled where that pays and a compiler is found, or step by step."""
+"""How a run computes: compiled or step by step, and which of its products go through oneDNN."""
 
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from circuits.last_position import why_not
+from circuits.products import Shape, bare, by_onednn, has_onednn, operator
 from experiments.runs.config import RunConfig
 
 COMPILE_FROM = 20_000
 """Runs of at least so many steps are compiled where a compiler is found; below, compiling costs more than it saves."""
+CALIBRATE_FROM = 1e12
+"""Trainings of at least so many multiply-adds, some 20 s of them, are worth a calibration."""
+LEAST = 2**20
+"""Multiply-adds of a product below which a call costs as much as what it computes."""
+MOST_ROWS = 4096
+"""Of products with more rows than these, so many are measured."""
+FASTER, EQUAL = 1.1, 1e-6
+"""How much faster oneDNN must be, and how near in units of the product's largest entry, to take the default's place."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a run computes. Runs of equal engines have equal bytes, on one machine."""
+
+    how: str = "eager"
+    """``eager``, ``compiled`` or ``stacked``."""
+    onednn: frozenset[Shape] = frozenset()
+    """The products that go through oneDNN; all others go through torch's default library."""
+
+    @staticmethod
+    def read(text: str) -> Engine:
+        """Return the engine of which a run's record holds the text."""
+        how, _, shapes = text.partition(_WITH)
+        return Engine(how, frozenset(_shape(one) for one in shapes.split()))
+
+    def __str__(self) -> str:
+        shapes = " ".join("x".join(map(str, shape)) for shape in sorted(self.onednn))
+        return f"{self.how}{_WITH}{shapes}" if shapes else self.how
+
+
+_WITH = ", oneDNN for "
+
+
+def _shape(text: str) -> Shape:
+    rows, inner, columns = map(int, text.split("x"))
+    return rows, inner, columns
 
 
 def compiles() -> bool:
@@ -20,3 +63,79 @@ def choose_compute(config: RunConfig) -> str:
     """Return ``"compiled"`` or ``"eager"``, whichever suits a classifier's run on this machine."""
     pays = config.training.steps >= COMPILE_FROM and why_not(config.model) is None
     return "compiled" if pays and compiles() else "eager"
+
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def step_products(config: RunConfig) -> dict[Shape, bool]:
+    """Return the larger products of a step that may go through oneDNN, each with whether it is one of a weight's
+    gradient, whose first factor lies column by column in memory.
+
+    There are none in bfloat16, and none in a classifier that has no fast path.
+    """
+    model, training = config.model, config.training
+    rows = training.batch_size // training.accumulate
+    if training.precision != "float32" or not (config.of_tokens or why_not(model) is None):
+        return {}
+    task: Any = config.task
+    d = model.d_model
+    if config.of_tokens:
+        rows *= task.n_ctx
+        z, hidden = model.n_heads * model.d_head, model.mlp.d_mlp if model.mlp else d
+        weights = {(rows, d, z), (rows, z, d), (rows, d, hidden), (rows, hidden, d)}
+        weights |= {(rows, d, model.readout.d_vocab_out), (rows, model.readout.d_vocab_out, d)}
+    else:
+        weights = {(rows, d, d), (d, d, d), (rows * (task.n_pairs + 1), task.d_content, d)}
+    found = dict.fromkeys(weights, False)
+    found |= {(inner, n, columns): True for n, inner, columns in weights if (inner, n, columns) not in weights}
+    return {shape: of_weight for shape, of_weight in sorted(found.items()) if _size(shape) >= LEAST}
+
+
+def worth_calibrating(config: RunConfig) -> bool:
+    """Return whether a training is long enough for its products to be tried out first."""
+    training = config.training
+    in_layer = sum(map(_size, step_products(config)))
+    return training.steps * training.accumulate * config.model.n_layers * in_layer >= CALIBRATE_FROM
+
+
+def calibrated(products: Mapping[Shape, bool], how: str) -> frozenset[Shape]:
+    """Return those of some products (:func:`step_products`) that oneDNN computes faster here, on one thread, and equal.
+
+    It takes about as long as a step. Which are faster may differ from call to call where it hardly matters.
+    """
+    if not has_onednn():
+        return frozenset()
+    # Compiled code calls oneDNN without Python.
+    multiply, threads = bare if how == "compiled" else operator, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return frozenset(shape for shape, of_weight in products.items() if _gains(shape, of_weight, multiply))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _gains(shape: Shape, of_weight: bool, multiply: Any) -> bool:
+    rows, inner, columns = (min(n, MOST_ROWS) for n in shape)
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn((inner, rows) if of_weight else (rows, inner), generator=generator)
+    b = torch.randn(inner, columns, generator=generator)
+    a = a.mT if of_weight else a
+    kinds = {"torch": lambda: a @ b, "onednn": lambda: by_onednn(a, b, multiply)}
+    usual, other = kinds["torch"](), kinds["onednn"]()
+    if float((usual - other).abs().max()) > EQUAL * float(usual.abs().max()):
+        return False
+    calls = max(1, 2**25 // _size((rows, inner, columns)))
+    least = dict.fromkeys(kinds, float("inf"))
+    for _ in range(5):
+        for kind, computed in kinds.items():
+            start = time.thread_time()
+            for _ in range(calls):
+                computed()
+            least[kind] = min(least[kind], time.thread_time() - start)
+    return least["torch"] > FASTER * least["onednn"]
+
+
+def _size(shape: Shape) -> int:
+    rows, inner, columns = shape
+    return rows * inner * columns

@@ -37,7 +37,7 @@ from circuits import (
 )
 from circuits.common.plain_data import content_hash, essence
 from circuits.config.model import ReluStack, TokenInputs, Unembedding, VectorInputs
-from circuits.layers import affine
+from circuits.products import affine
 from tests.helpers import FULL, build, gradients, inputs_for, model_of, small_task, token_config
 
 SMALL: dict[str, Any] = {"n_layers": 3, "n_ctx": 16, "d_vocab": 19}
