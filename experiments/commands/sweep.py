@@ -31,7 +31,7 @@ def sweep(
     from experiments.studies.registry import EXPERIMENTS, configs
 
     path, whole = bundle or COMMITTED, again and names
-    held = set() if whole or not (path / "manifest.json").exists() else Bundle.open(path).finished()
+    held = {} if whole or not (path / "manifest.json").exists() else Bundle.open(path).engines()
     if not names:
         import pandas as pd
 
@@ -40,7 +40,12 @@ def sweep(
         rows = []
         for name, experiment in EXPERIMENTS.items():
             ids = {arm.config.id for arm in experiment.arms(size)}
-            about = {"experiment": name, "asks": experiment.asks, "runs": len(ids), "in the bundle": len(ids & held)}
+            about = {
+                "experiment": name,
+                "asks": experiment.asks,
+                "runs": len(ids),
+                "in the bundle": len(ids & held.keys()),
+            }
             rows.append(about)
         print(as_text(pd.DataFrame(rows)))
         return
@@ -50,8 +55,10 @@ def sweep(
     missing = [config for config in wanted if config.id not in held]
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} runs are in the committed results (--again trains them)")
-    ends = known_ends()
-    train_all(missing, root, workers, device, engine=engine, address=address, retries=retries, ends=ends)
+    # What is trained here is compared with what the bundle holds.
+    like = [held[config.id] for config in wanted if config.id in held]
+    how = {"engine": engine, "address": address, "retries": retries, "ends": known_ends(), "like": like}
+    train_all(missing, root, workers, device, **how)
 
 
 def known_ends() -> dict[str, int]:

@@ -39,7 +39,11 @@ class Training:
         ),
     ] = None
     compute: Annotated[
-        Literal["auto", "eager", "compiled"], arg(help="auto compiles what repays it: long runs, or all on a GPU")
+        Literal["auto", "eager", "compiled", "eager-onednn", "compiled-onednn"],
+        arg(
+            help="auto compiles what repays it (long runs, or all on a GPU), and multiplies by oneDNN where that is "
+            "faster; the others are as named, without oneDNN or with it"
+        ),
     ] = "auto"
     device: Device = "cpu"
     workers: Workers = None
@@ -212,7 +216,8 @@ def train(
     from circuits.common.text_table import as_text
     from experiments.runs.run import Run
     from experiments.runs.table import runs_table
-    from experiments.sweeps.sweep import chosen_compute, sweep
+    from experiments.sweeps.shared_engine import chosen_compute
+    from experiments.sweeps.sweep import sweep
 
     configs = what.configs()
     compute = None if what.compute == "auto" else what.compute

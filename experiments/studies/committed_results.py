@@ -160,9 +160,10 @@ class Bundle:
         """Return whether it holds runs of all of the experiments."""
         return set(experiments) <= set(self.arms.experiment)
 
-    def finished(self) -> set[str]:
-        """Return the ids of the runs that it holds whole."""
-        return set(self.runs.run[self.runs.status == "finished"])
+    def engines(self) -> dict[str, str]:
+        """Return the engines of the runs that it holds whole, by their ids."""
+        whole = self.runs[self.runs.status == "finished"]
+        return dict(zip(whole.run, whole.engine, strict=True))
 
     def ends(self) -> dict[str, int]:
         """Return the last step of every run that it holds whole, by id: of one that stopped early, where it did."""

@@ -24,19 +24,11 @@ from experiments.sweeps.cost import Unkept
 from experiments.sweeps.plan import Plan, cores, planned
 from experiments.sweeps.processes import train_in_workers
 from experiments.sweeps.progress import Progress
-from experiments.sweeps.waiting_groups import Work, accelerated, train_group
-from experiments.training.engines import choose_compute
+from experiments.sweeps.shared_engine import check_compute, shared_engines
+from experiments.sweeps.waiting_groups import Work, train_group
 from experiments.training.stopping import told_to_stop
 
 ENGINES = ("processes", "ray")
-COMPUTES = ("eager", "compiled", "stacked")
-
-
-def chosen_compute(config: RunConfig, device: str) -> str:
-    """Return how a new run computes where nobody says how."""
-    if config.of_tokens:
-        return "compiled" if accelerated(device) else "eager"
-    return "stacked" if accelerated(device) else choose_compute(config)
 
 
 def sweep(
@@ -46,18 +38,21 @@ def sweep(
     device: str = "cpu",
     *,
     engine: Literal["processes", "ray"] | str = "processes",
-    compute: Literal["eager", "compiled", "stacked"] | str | None = None,
+    compute: Literal["eager", "compiled", "stacked", "eager-onednn", "compiled-onednn"] | str | None = None,
     progress: bool = True,
     retries: int = 2,
     address: str | None = None,
     gpu_share: float = 0.25,
     ends: Mapping[str, int] | None = None,
+    like: Sequence[str] = (),
 ) -> list[Run]:
     """Train every configuration that is not finished under ``root``, and return all their runs, in order.
 
     ``engine`` says where: in ``workers`` processes of this machine (default: one a core; with one, in this process), or
     in tasks of the Ray cluster at ``address``, each with one core and, on ``cuda``, a ``gpu_share`` of a GPU; ``root``
-    must then be on a filesystem that all nodes share. ``compute`` is how new runs compute (default: what suits each).
+    must then be on a filesystem that all nodes share. ``compute`` is how new runs compute (default:
+    what suits each, and multiplied as runs that they are compared with, under ``root`` or of the engines ``like``:
+    :func:`experiments.sweeps.shared_engine.shared_engines`).
 
     Runs of one seed share their batches within a worker; on a GPU, seeds of one configuration train stacked.
     If a worker dies, its runs are tried again one by one, each up to ``retries`` times, from their last saved state. A
@@ -76,14 +71,15 @@ def sweep(
     """
     known("engine", engine, ENGINES)
     if compute is not None:
-        known("way to compute", compute, COMPUTES)
+        check_compute(compute, device)
     require(retries >= 0, f"retries must be 0 or more, got {retries}")
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":
         ray_cluster.require_ray()
     else:
         checked_device(device)
-    runs = [Run.at(root, config, compute or chosen_compute(config, device)) for config in configs]
+    engines = shared_engines(configs, root, device, compute, like)
+    runs = [Run.at(root, config, str(engine)) for config, engine in zip(configs, engines, strict=True)]
     pending = {run.path for run in runs if not run.finished}
     if pending and engine == "ray":
         additions = Additions.here()

@@ -13,6 +13,7 @@ import torch
 from circuits.last_position import why_not
 from circuits.products import Shape, bare, by_onednn, has_onednn, operator
 from experiments.runs.config import RunConfig
+from experiments.runs.record import RunError
 
 COMPILE_FROM = 20_000
 """Runs of at least so many steps are compiled where a compiler is found; below, compiling costs more than it saves."""
@@ -20,10 +21,11 @@ CALIBRATE_FROM = 1e12
 """Trainings of at least so many multiply-adds, some 20 s of them, are worth a calibration."""
 LEAST = 2**20
 """Multiply-adds of a product below which a call costs as much as what it computes."""
-MOST_ROWS = 4096
-"""Of products with more rows than these, so many are measured."""
-FASTER, EQUAL = 1.1, 1e-6
-"""How much faster oneDNN must be, and how near in units of the product's largest entry, to take the default's place."""
+MEASURED = 1024
+"""Of rows, inner and columns, as many are measured at most."""
+FASTER, EQUAL = 1.3, 1e-6
+"""How much faster oneDNN must be, so much that another calibration would say the same, and how near, in units of the
+product's largest entry."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,25 @@ class Engine:
     def __str__(self) -> str:
         shapes = " ".join("x".join(map(str, shape)) for shape in sorted(self.onednn))
         return f"{self.how}{_WITH}{shapes}" if shapes else self.how
+
+
+def engine_of(name: str, record: Mapping[str, Any], device: torch.device, processes: int) -> Engine:
+    """Return the engine of a run, to go on with.
+
+    Raises:
+        RunError: if its products go through oneDNN, which is not to be had in this torch, on this device, or by several
+            processes.
+    """
+    engine = Engine.read(record["engine"])
+    needs = {
+        "this torch was built without it; go on where it began": has_onednn(),
+        f"that multiplies on the CPU, not on {device}; give --device cpu": device.type == "cpu",
+        f"it is to go on in {processes} processes, which do not use that; go on in one": processes == 1,
+    }
+    lacking = [lack for lack, there in needs.items() if engine.onednn and not there]
+    if lacking:
+        raise RunError(f"{name} began with products by oneDNN, and {lacking[0]}, or remove it to train it again")
+    return engine
 
 
 _WITH = ", oneDNN for "
@@ -102,7 +123,7 @@ def worth_calibrating(config: RunConfig) -> bool:
 def calibrated(products: Mapping[Shape, bool], how: str) -> frozenset[Shape]:
     """Return those of some products (:func:`step_products`) that oneDNN computes faster here, on one thread, and equal.
 
-    It takes about as long as a step. Which are faster may differ from call to call where it hardly matters.
+    It takes less than a second.
     """
     if not has_onednn():
         return frozenset()
@@ -116,7 +137,7 @@ def calibrated(products: Mapping[Shape, bool], how: str) -> frozenset[Shape]:
 
 
 def _gains(shape: Shape, of_weight: bool, multiply: Any) -> bool:
-    rows, inner, columns = (min(n, MOST_ROWS) for n in shape)
+    rows, inner, columns = (min(n, MEASURED) for n in shape)
     generator = torch.Generator().manual_seed(0)
     a = torch.randn((inner, rows) if of_weight else (rows, inner), generator=generator)
     b = torch.randn(inner, columns, generator=generator)

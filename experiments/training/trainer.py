@@ -17,12 +17,14 @@ from circuits.common.errors import known, require
 from circuits.common.plain_data import derive_seed
 from circuits.interventions.applied import Intervening, NothingChangedError
 from circuits.model import HookedStreamTransformer
+from circuits.products import compile_without_python, through_onednn
 from experiments.runs.locks import explained
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW, scheduled
 from experiments.tasks.task import TrainedTask
 from experiments.tasks.tokenizers import check_fits
+from experiments.training.engines import engine_of
 from experiments.training.one_process import Alone, Loss
 from experiments.training.optimizers import make_optimizer, rate_at
 from experiments.training.precision import check_precision, precise
@@ -50,7 +52,8 @@ class Trainer:
         self.model = self.group.wrap(model.to(self.device)).train()
         self.parameters: dict[str, Tensor] = dict(self.model.named_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.parameters, self.config.rates)
-        self.compiled = run.record["engine"] == "compiled"
+        self.engine = engine_of(run.path.name, run.record, self.device, self.group.world)
+        self.compiled = self.engine.how == "compiled"
         self.backward, self.hooked_backward = self._backwards()
         self.intervening = Intervening(self.model, self.config.interventions, at_step=run.load_model)
         self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
@@ -104,6 +107,8 @@ class Trainer:
         hooked = partial(self._accumulated, self._loss)
         if not self.compiled:
             return partial(self._accumulated, self.task.fast_loss(self.model)), hooked
+        if self.engine.onednn:
+            compile_without_python()
         whole = self.task.compiled_backward(self.model)
         return whole or partial(self._accumulated, self.group.compiled(self.model, self._loss)), hooked
 
@@ -141,7 +146,7 @@ class Trainer:
         """
         if self.run.config.model.dropout:
             torch.manual_seed(derive_seed("dropout", self.run.config.seed, self.step, self.group.rank))
-        with self.intervening.at(self.step) as acting:
+        with self.intervening.at(self.step) as acting, through_onednn(self.engine.onednn):
             loss = (self.hooked_backward if acting else self.backward)(batch)
         if acting:
             self._require_change()
