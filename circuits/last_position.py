@@ -141,7 +141,7 @@ def _pair_products(A: Weight, tokens: SplitTokens) -> Float[Tensor, "batch token
     x, n, n_ctx, positions = tokens.x, tokens.n_items, tokens.n_ctx, tokens.positions
     rows = A.index_select(0, positions.flatten()).view(*positions.shape, -1)
     rows[:, :n] += product(tokens.items.flatten(0, 1), A[n_ctx:]).view(len(x), n, -1)
-    rows[:, n:] += (tokens.table @ A[n_ctx:]).index_select(0, tokens.labels.flatten()).view(len(x), -1, len(A))
+    rows[:, n:] += product(tokens.table, A[n_ctx:]).index_select(0, tokens.labels.flatten()).view(len(x), -1, len(A))
     return torch.bmm(rows, tokens.x_columns)
 
 
@@ -153,7 +153,7 @@ def _pair_gradient(d_scores: Float[Tensor, "batch token token"], tokens: SplitTo
     items, labels = rows[:, :n].reshape(-1, d_model), rows[:, n:].reshape(-1, d_model)
     by_label = x.new_zeros(len(tokens.table), d_model).index_add_(0, tokens.labels.flatten(), labels)
     by_position = x.new_zeros(tokens.n_ctx, d_model).index_add_(0, tokens.positions.flatten(), rows.flatten(0, 1))
-    by_content = plus_product(tokens.table.mT @ by_label, tokens.items.flatten(0, 1).mT, items)
+    by_content = plus_product(product(tokens.table.mT, by_label), tokens.items.flatten(0, 1).mT, items)
     return torch.cat([by_position, by_content])
 
 
@@ -287,7 +287,7 @@ def run_last(model: HookedStreamTransformer, tokens: SplitTokens) -> FastRun:
     z, first_pattern, last_pattern = _LastPosition.apply(tokens, *last_weights(model))
     for layer in model.relu_layers:
         z = plus_product(layer.b, z, layer.W).relu()
-    return FastRun(z @ model.W_U, first_pattern, last_pattern)
+    return FastRun(product(z, model.W_U), first_pattern, last_pattern)
 
 
 def last_logits(

@@ -100,14 +100,15 @@ def step_products(config: RunConfig) -> dict[Shape, bool]:
     if training.precision != "float32" or not (config.of_tokens or why_not(model) is None):
         return {}
     task: Any = config.task
-    d = model.d_model
+    d, out = model.d_model, model.readout.d_vocab_out
     if config.of_tokens:
         rows *= task.n_ctx
         z, hidden = model.n_heads * model.d_head, model.mlp.d_mlp if model.mlp else d
         weights = {(rows, d, z), (rows, z, d), (rows, d, hidden), (rows, hidden, d)}
-        weights |= {(rows, d, model.readout.d_vocab_out), (rows, model.readout.d_vocab_out, d)}
     else:
-        weights = {(rows, d, d), (d, d, d), (rows * (task.n_pairs + 1), task.d_content, d)}
+        weights = {(rows, d, d), (d, d, d)}
+        weights |= {(n, task.d_content, d) for n in (rows * (task.n_pairs + 1), task.n_labels)}
+    weights |= {(rows, d, out), (rows, out, d)}
     found = dict.fromkeys(weights, False)
     found |= {(inner, n, columns): True for n, inner, columns in weights if (inner, n, columns) not in weights}
     return {shape: of_weight for shape, of_weight in sorted(found.items()) if _size(shape) >= LEAST}
