@@ -24,12 +24,14 @@ from circuits import HookedStreamTransformer, icl_config
 from circuits.attention import Attention
 from circuits.config.model import ModelConfig
 from circuits.last_position import run_last
+from circuits.products import bare, compile_without_python, has_onednn, through_onednn
 from circuits.streams.mixing import Mix
+from experiments.runs.config import icl_run
 from experiments.runs.training_config import SGD
 from experiments.tasks.in_context.compiled import compiled_backward, compiled_run_last
 from experiments.tasks.in_context.measures import EvaluationSets, evaluate
 from experiments.tasks.in_context.task import ICLTask
-from experiments.training.engines import compiles
+from experiments.training.engines import calibrated, compiles, step_products
 from experiments.training.optimizers import make_optimizer
 
 torch.set_num_threads(1)
@@ -86,6 +88,8 @@ class Steps:
         self.bare = without_hook_points(HookedStreamTransformer(config)).train()
         self.loss = self.task.fast_loss(self.model)
         self.compiled_backward = compiled_backward(self.model) if compiles() else None
+        self.onednn_backward = compiled_backward(self.model) if compiles() else None
+        self.products = step_products(icl_run("value", preset))
         self.weights = {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters()}
         self.update = make_optimizer(SGD(), dict(self.model.named_parameters()))
         self.literal_update = make_optimizer(SGD(), self.weights)
@@ -100,6 +104,12 @@ class Steps:
     def compiled(self, i: int) -> None:
         assert self.compiled_backward is not None, "asked only where there is a compiler"
         self.compiled_backward(self.batches[i % 8])
+        self.update.step()
+
+    def compiled_with_onednn(self, i: int) -> None:
+        assert self.onednn_backward is not None, "asked only where there is a compiler"
+        with through_onednn(self.products):
+            self.onednn_backward(self.batches[i % 8])
         self.update.step()
 
     def literal(self, i: int) -> None:
@@ -192,6 +202,35 @@ def evaluation_share(steps: Steps, n_eval: int, rounds: int) -> float:
     return median(shares)
 
 
+def product_rates(rounds: int) -> dict[str, float]:
+    """Billions of operations a second of products by both libraries, and of those that have only the default one."""
+    a, b, thin = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.randn(BATCH, 17, 150)
+    kinds: dict[str, Callable[[], Tensor]] = {"1024 cubed, default": lambda: a @ b}
+    kinds |= {"1024 cubed, oneDNN": lambda: bare(a, b, None)} if has_onednn() else {}
+    kinds |= {f"{BATCH} of 17 x 150 x 17, default": lambda: torch.bmm(thin, thin.mT)}
+    size = {kind: BATCH * 17 * 150 * 17 if "17" in kind else 1024**3 for kind in kinds}
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, multiply in kinds.items():
+            calls = max(1, 2**28 // size[kind])
+            start = time.process_time()
+            for _ in range(calls):
+                multiply()
+            found[kind].append(2e-9 * calls * size[kind] / (time.process_time() - start))
+    return {kind: median(rates) for kind, rates in found.items()}
+
+
+def report_products(steps: Steps, times: dict[str, list[float]], rounds: int) -> None:
+    """Print what oneDNN's products give, and what a sweep would choose here."""
+    for kind, rate in product_rates(rounds).items():
+        row(f"products, {kind}", f"{rate:.0f} GF/s", "")
+    if "compiled_with_onednn" in times:
+        gain = ratio(times, "compiled", "compiled_with_onednn")
+        row("compiled step, default products / by oneDNN", f"{gain:.2f} x", ">= 1.4 x where oneDNN's are twice as fast")
+        taken = calibrated(steps.products, "compiled")
+        row("larger products of a step that a calibration takes", f"{len(taken)} of {len(steps.products)}", "")
+
+
 def row(what: str, found: str, asked: str) -> None:
     print(f"{what:<74} {found:>16}   {asked}")
 
@@ -204,8 +243,11 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, {platform.processor() or platform.machine()}, one thread, {options.preset} preset"
     )
+    compile_without_python()
     steps = Steps(icl_config("value", options.preset), options.preset)
-    names = ["literal", "fast", "data", "with_points", "without_points", *(["compiled"] if compiles() else [])]
+    names = ["literal", "fast", "data", "with_points", "without_points"]
+    names += ["compiled"] if compiles() else []
+    names += ["compiled_with_onednn"] if compiles() and has_onednn() else []
     kinds = {name: getattr(steps, name) for name in names}
     times = interleaved(options.rounds, **kinds)
     row("what", "found", "asked")
@@ -216,6 +258,7 @@ def main() -> None:
     for kind in (name for name in times if name in how):
         asked = ">= 6 x" if kind == taken else ""
         row(f"literal all-positions step / fast step, {how[kind]}", f"{ratio(times, 'literal', kind):.2f} x", asked)
+    report_products(steps, times, options.rounds)
     row(
         "hooked step with hook points (none attached) / without",
         f"{ratio(times, 'with_points', 'without_points'):.3f} x",

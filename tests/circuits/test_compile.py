@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from circuits.products import has_onednn
+
 COMPILER = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler here")
 
@@ -109,3 +111,60 @@ assert torch.equal(hooked, model.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.ho
 
 def test_p11_a_compiled_model_refuses_hooks_that_it_would_ignore() -> None:
     assert run(HOOKS).split() == ["trap", "refused", "refused", "refused"]
+
+
+PRODUCTS = """
+import torch
+from torch._inductor.utils import run_and_get_code
+from circuits import HookedStreamTransformer, icl_config, lm_config
+from circuits.products import compile_without_python, product, through_onednn
+from experiments.tasks import ICLTask
+from experiments.tasks.in_context.compiled import compiled_backward
+torch.set_num_threads(1)
+compile_without_python()
+torch._dynamo.config.trace_autograd_ops = True
+x, weight = torch.randn(48, 20), torch.randn(20, 33, requires_grad=True)
+
+def step(x):
+    return torch.autograd.grad(product(x, weight).square().mean(), [weight])
+
+compiled = torch.compile(step, fullgraph=True, options={"cpp_wrapper": True, "fx_graph_cache": False})
+for shapes in ([], [(48, 20, 33), (20, 48, 33)]):
+    with through_onednn(shapes):
+        (found,), code = run_and_get_code(compiled, x)
+    assert torch.allclose(found, step(x)[0], atol=1e-5)
+    for word in ("cpu_mm_out(", "cpu__linear_pointwise(", "valuestream.onednn_product("):
+        print(sum(text.count(word) for text in code), end=" ")
+
+def gradients(backward, model):
+    model.zero_grad()
+    backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+def near(a, b):
+    most = max(float(g.abs().max()) for g in b)
+    return all(float((x - y).abs().max()) <= 1e-5 * most for x, y in zip(a, b, strict=True))
+
+task, model = ICLTask("small"), HookedStreamTransformer(icl_config("value", "small"))
+batch = task.sample(32)
+usual = gradients(lambda: task.fast_loss(model)(batch).backward(), model)
+with through_onednn([(32, 64, 64), (64, 32, 64), (64, 64, 64), (288, 47, 64), (47, 288, 64)]):
+    found = gradients(lambda: compiled_backward(model)(batch), model)
+assert near(found, usual) and not near([2 * g for g in found], usual)
+
+model = HookedStreamTransformer(lm_config("0.2m", "classic", 50, n_layers=1)).train()
+tokens = torch.randint(50, (4, 24))
+usual = gradients(lambda: model(tokens, "loss").backward(), model)
+whole = torch.compile(lambda tokens: model(tokens, "loss"), fullgraph=True)
+sizes = (50, 64, 96, 256)
+with through_onednn((a, b, c) for a in sizes for b in sizes for c in sizes):
+    found, again = (gradients(lambda: whole(tokens).backward(), model) for _ in range(2))
+assert near(found, usual) and all(map(torch.equal, found, again))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_onednn(), reason="this torch was built without oneDNN")
+def test_products_through_onednn_compile_and_are_called_without_python() -> None:
+    words = "the default's, oneDNN's, and our operator's, through Python: before and within the block"
+    assert run(PRODUCTS).split() == ["2", "0", "0", "0", "2", "0"], words
