@@ -222,6 +222,10 @@ def train(
     configs = what.configs()
     compute = None if what.compute == "auto" else what.compute
     if what.prepare:
+        require(
+            not what.compute.endswith("-onednn"),
+            f"several processes multiply by torch's default library; leave out --prepare or --compute {what.compute}",
+        )
         for config in configs:
             print(Run.at(what.root, config, compute or chosen_compute(config, what.device)).path)
         return

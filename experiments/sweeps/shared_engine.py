@@ -94,9 +94,9 @@ def _decided(
 
 
 def _say_if_mixed(engines: Sequence[Engine]) -> None:
-    counts = Counter(str(Engine("products", engine.onednn)) for engine in engines)
+    counts = Counter(str(Engine("", engine.onednn)).removeprefix(", ") for engine in engines)
     if len(counts) > 1:
-        which = "; ".join(f"{n} by the engine {text!r}" for text, n in counts.items())
+        which = "; ".join(f"{n} by {named or 'the default library alone'}" for named, n in counts.items())
         print(
             f"runs that may be compared do not multiply alike ({which}); remove the older ones to train them again",
             file=sys.stderr,

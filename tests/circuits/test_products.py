@@ -20,7 +20,7 @@ SHAPES: list[Shape] = [(ROWS, INNER, COLUMNS), (ROWS, COLUMNS, INNER), (INNER, R
 """Of a product and of the gradients of both its factors."""
 
 
-def alike(shapes: Iterable[Shape]) -> list[Shape]:
+def alike(shapes: Iterable[Shape]) -> list[tuple[int, ...]]:
     """Shapes in order, that of a product and that of its transpose as one."""
     return sorted(min(shape, shape[::-1]) for shape in shapes)
 

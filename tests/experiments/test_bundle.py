@@ -23,7 +23,9 @@ from experiments.studies import registry as paper
 from experiments.studies.collection import add_frames, collect
 from experiments.studies.committed_results import COMMITTED, Bundle, BundleError
 from experiments.studies.study import SIZES, Arm, Experiment
+from experiments.sweeps import shared_engine
 from experiments.sweeps.sweep import sweep
+from experiments.training import engines
 from tests.helpers import rewrite
 
 TINY = replace(TRAINING["small"], steps=30, evaluate_at=(Every(10),), checkpoint_at=(), n_eval=50)
@@ -176,6 +178,20 @@ def test_a_sweep_trains_nothing_that_the_bundle_holds(
     paper.EXPERIMENTS["tiny"] = Experiment("tiny", lambda size: arms)
     run_sweep(bundle, tmp_path / "elsewhere")
     assert [path.name for path in (tmp_path / "elsewhere").glob("icl*")] == [arms[-1].config.name]
+
+
+def test_what_is_missing_in_the_bundle_multiplies_as_what_it_holds(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "LEAST", 2**14)
+    monkeypatch.setattr(engines, "CALIBRATE_FROM", 0)
+    monkeypatch.setattr(shared_engine, "calibrated", lambda products, how: frozenset(products))
+    missing = icl_run("classic", "small", 5, TINY)
+    monkeypatch.setitem(paper.EXPERIMENTS, "tiny", Experiment("tiny", lambda size: [*tiny_arms(), Arm(missing)]))
+    run_sweep(bundle, tmp_path)
+    assert Run.at(tmp_path, missing).record["engine"] == "eager"
+    run_sweep(tmp_path / "empty", tmp_path / "another")
+    assert "oneDNN" in Run.at(tmp_path / "another", missing).record["engine"], "where nothing is held"
 
 
 def test_unknown_experiments_suggest_the_nearest() -> None:

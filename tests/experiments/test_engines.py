@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from circuits.products import Shape, has_onednn
-from experiments.runs.config import RunConfig, icl_run, lm_run
+from experiments.runs.config import LM_TRAINING, RunConfig, icl_run, lm_run
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import Every
@@ -76,7 +76,7 @@ def test_there_are_none_where_no_path_takes_them() -> None:
     assert step_products(icl_run("value", "paper"))
     assert step_products(lm_run("3m"))
     assert step_products(icl_run("x-transformers", "paper")) == {}, "it has no fast path"
-    of_bfloat16 = dataclasses.replace(lm_run("3m").training, precision="bfloat16")
+    of_bfloat16 = dataclasses.replace(LM_TRAINING["3m"], precision="bfloat16")
     assert step_products(lm_run("3m", training=of_bfloat16)) == {}
 
 
@@ -201,10 +201,7 @@ def test_runs_that_do_not_multiply_alike_are_told(
     sweep([short()], tmp_path, workers=1, progress=False, compute="eager")
     assert "do not multiply alike" not in capsys.readouterr().err
     sweep([short(), short("classic")], tmp_path, workers=1, progress=False, compute="eager-onednn")
-    assert (
-        "do not multiply alike (1 by the engine 'products'; 1 by the engine 'products, oneDNN"
-        in capsys.readouterr().err
-    )
+    assert "do not multiply alike (1 by the default library alone; 1 by oneDNN for 32x64x64" in capsys.readouterr().err
 
 
 def test_onednn_by_name_is_refused_where_it_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,9 @@ def test_options_of_training_reach_the_run(capsys: pytest.CaptureFixture[str], t
     assert training.optimizer.rate == 0.01
     assert type(training.optimizer).__name__ == "Adam"
     assert not (path / "metrics.jsonl").exists(), "it is only prepared"
+    status, _, err = run(capsys, *words, "--prepare", "--compute", "eager-onednn", "--root", tmp_path)
+    assert status == 1
+    assert "several processes multiply by torch's default library; leave out --prepare or --compute" in err
 
 
 def test_mistakes_end_with_a_sentence_and_nothing_is_begun(
