@@ -66,7 +66,7 @@ def test_options_of_training_reach_the_run(capsys: pytest.CaptureFixture[str], t
     assert type(training.optimizer).__name__ == "Adam"
     assert not (path / "metrics.jsonl").exists(), "it is only prepared"
     status, _, err = run(capsys, *words, "--prepare", "--compute", "eager-onednn", "--root", tmp_path)
-    assert status == 1
+    assert status == 2
     assert "several processes multiply by torch's default library; leave out --prepare or --compute" in err
 
 
