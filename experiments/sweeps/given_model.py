@@ -14,7 +14,8 @@ from circuits.streams import variants
 from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig
 from experiments.runs.run import Run
 from experiments.runs.training_config import Training
-from experiments.sweeps.sweep import chosen_compute, sweep
+from experiments.sweeps.shared_engine import shared_engines
+from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.batches import PRESETS, ICLTaskConfig
 from experiments.tasks.kinds import TaskConfig
 from experiments.tasks.registry import USUAL
@@ -62,7 +63,8 @@ def train(
     weights = None if isinstance(model, ModelConfig) else _weights(model)
     config = RunConfig(task, architecture, training or usual, seed, variant, PRESET, weights)
     if isinstance(model, HookedStreamTransformer):
-        run = Run.at(root, config, compute or chosen_compute(config, device))
+        (engine,) = shared_engines([config], root, device, compute)
+        run = Run.at(root, config, str(engine))
         if "0" not in run.record["checkpoints"]:
             with run.locked():
                 run.write_checkpoint(model, 0)

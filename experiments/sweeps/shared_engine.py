@@ -54,22 +54,26 @@ def shared_engines(
     Where ``compute`` does not name one, new runs multiply as those that they may be compared with: as runs of the
     engines ``like``, or else as all under ``root`` that have the same products in a step. Where there are none, a
     calibration decides, once. If runs that are to share an engine do not, a sentence on stderr says so.
+
+    Raises:
+        UnknownNameError, ValueError: as :func:`check_compute`.
     """
-    begun = {config: Engine.read(run.record["engine"]) for config in configs if (run := _begun(root, config))}
+    if compute is not None:
+        check_compute(compute, device)
+    begun = {config.id: Engine.read(run.record["engine"]) for config in configs if (run := _begun(root, config))}
     engines = dict(begun)
     groups: dict[frozenset[Shape], list[RunConfig]] = defaultdict(list)
     for config in configs:
         groups[frozenset(step_products(config))].append(config)
     for products, group in groups.items():
-        new = [config for config in group if config not in begun]
+        new = [config for config in group if config.id not in begun]
         if compute is not None:
-            engines |= {config: named_engine(config, compute) for config in new}
+            engines |= {config.id: named_engine(config, compute) for config in new}
         elif new:
-            hows = {config: chosen_compute(config, device) for config in new}
             onednn = _decided(products, new, root, device, like)
-            engines |= {config: Engine(how, onednn) for config, how in hows.items()}
-        _say_if_mixed([engines[config] for config in group] + [Engine.read(text) for text in like])
-    return [engines[config] for config in configs]
+            engines |= {config.id: Engine(chosen_compute(config, device), onednn) for config in new}
+        _say_if_mixed([engines[config.id] for config in group] + [Engine.read(text) for text in like])
+    return [engines[config.id] for config in configs]
 
 
 def _begun(root: str | Path, config: RunConfig) -> Run | None:

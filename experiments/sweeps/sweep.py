@@ -24,7 +24,7 @@ from experiments.sweeps.cost import Unkept
 from experiments.sweeps.plan import Plan, cores, planned
 from experiments.sweeps.processes import train_in_workers
 from experiments.sweeps.progress import Progress
-from experiments.sweeps.shared_engine import check_compute, shared_engines
+from experiments.sweeps.shared_engine import shared_engines
 from experiments.sweeps.waiting_groups import Work, train_group
 from experiments.training.stopping import told_to_stop
 
@@ -70,8 +70,6 @@ def sweep(
             registers kinds and has no guard, so that workers would begin its sweep again.
     """
     known("engine", engine, ENGINES)
-    if compute is not None:
-        check_compute(compute, device)
     require(retries >= 0, f"retries must be 0 or more, got {retries}")
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":

@@ -14,6 +14,7 @@ from circuits.last_position import why_not
 from circuits.products import Shape, bare, by_onednn, has_onednn, operator
 from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
+from experiments.tasks.in_context.batches import ICLTaskConfig
 
 COMPILE_FROM = 20_000
 """Runs of at least so many steps are compiled where a compiler is found; below, compiling costs more than it saves."""
@@ -93,21 +94,22 @@ def step_products(config: RunConfig) -> dict[Shape, bool]:
     """Return the larger products of a step that may go through oneDNN, each with whether it is one of a weight's
     gradient, whose first factor lies column by column in memory.
 
-    There are none in bfloat16, and none in a classifier that has no fast path.
+    There are none in bfloat16, and none in a model of vectors but the in-context classifier by its fast path.
     """
-    model, training = config.model, config.training
-    rows = training.batch_size // training.accumulate
-    if training.precision != "float32" or not (config.of_tokens or why_not(model) is None):
+    model, training, task = config.model, config.training, config.task
+    if training.precision != "float32":
         return {}
-    task: Any = config.task
+    rows = training.batch_size // training.accumulate
     d, out = model.d_model, model.readout.d_vocab_out
     if config.of_tokens:
-        rows *= task.n_ctx
+        rows *= task.n_tokens
         z, hidden = model.n_heads * model.d_head, model.mlp.d_mlp if model.mlp else d
         weights = {(rows, d, z), (rows, z, d), (rows, d, hidden), (rows, hidden, d)}
-    else:
+    elif isinstance(task, ICLTaskConfig) and why_not(model) is None:
         weights = {(rows, d, d), (d, d, d)}
         weights |= {(n, task.d_content, d) for n in (rows * (task.n_pairs + 1), task.n_labels)}
+    else:
+        return {}
     weights |= {(rows, d, out), (rows, out, d)}
     found = dict.fromkeys(weights, False)
     found |= {(inner, n, columns): True for n, inner, columns in weights if (inner, n, columns) not in weights}
