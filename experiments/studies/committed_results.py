@@ -167,7 +167,7 @@ class Bundle:
 
     def ends(self) -> dict[str, int]:
         """Return the last step of every run that it holds whole, by id: of one that stopped early, where it did."""
-        last, held = self._metrics.groupby("run", observed=True).step.max(), self.finished()
+        last, held = self._metrics.groupby("run", observed=True).step.max(), self.engines()
         return {str(run): int(step) for run, step in last.items() if run in held}
 
     def experiment(self, name: str) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from experiments.runs.run import Run
 from experiments.runs.training_config import At, scheduled
 from experiments.tasks.repeated_tokens import RepeatsConfig
 from experiments.tasks.text.task import TextTaskConfig
+from experiments.training.engines import Engine
 from experiments.training.together import never
 from experiments.training.trainer import Trainer
 
@@ -142,7 +143,7 @@ def costs_of(
             measured = _measured(kind, device)
             found |= {} if measured is None else {kind: measured}
     costs = {run.config: found.get(kinds[run.config]) or _scaled(kinds[run.config], device, found) for run in runs}
-    compiled = {run.config for run in runs if run.record["engine"] == "compiled"}
+    compiled = {run.config for run in runs if Engine.read(run.record["engine"]).how == "compiled"}
     return {config: cost.compiled() if config in compiled else cost for config, cost in costs.items()}
 
 

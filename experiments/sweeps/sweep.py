@@ -101,8 +101,9 @@ def sweep_plan(
     workers: int | None = None,
     device: str = "cpu",
     *,
-    compute: Literal["eager", "compiled", "stacked"] | str | None = None,
+    compute: Literal["eager", "compiled", "stacked", "eager-onednn", "compiled-onednn"] | str | None = None,
     ends: Mapping[str, int] | None = None,
+    like: Sequence[str] = (),
 ) -> Plan:
     """Return what :func:`sweep` would take on this machine, from some seconds of measuring: its ``seconds`` and
     ``memory`` (bytes of a process), and ``sentence()``. Nothing is trained and nothing written.
@@ -111,11 +112,10 @@ def sweep_plan(
         ValueError: for a device that this machine does not have.
     """
     checked_device(device)
+    engines = shared_engines(configs, root, device, compute, like)
     runs = [
-        Run.open(path)
-        if (path := directory_of(root, config)).exists()
-        else Unkept(config, compute or chosen_compute(config, device))
-        for config in configs
+        Run.open(path) if (path := directory_of(root, config)).exists() else Unkept(config, str(engine))
+        for config, engine in zip(configs, engines, strict=True)
     ]
     pending = len({run.path for run in runs if not run.finished})
     return planned(runs, min(workers or cores(), max(1, pending)), device, ends)
