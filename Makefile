@@ -36,6 +36,7 @@ lint: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
+	$(BIN)/python -m tests.benchmarks.starting
 	$(BIN)/python -m tests.benchmarks.models
 	$(BIN)/python -m tests.benchmarks.analysis
 	$(BIN)/python -m tests.benchmarks.language_models
