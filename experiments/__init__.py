@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from experiments.questions.paths import Paths
     from experiments.questions.question import Question
     from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig, icl_run, lm_run
+    from experiments.runs.levels import AtLevels
     from experiments.runs.pooling import all_metrics
     from experiments.runs.record import RunError
     from experiments.runs.run import Run
@@ -77,6 +78,7 @@ __getattr__ = lazily(
             "icl_run",
             "lm_run",
         ),
+        "runs.levels": ("AtLevels",),
         "runs.pooling": ("all_metrics",),
         "runs.record": ("RunError",),
         "runs.run": ("Run",),
@@ -150,6 +152,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "At",
+    "AtLevels",
     "Attribute",
     "Bundle",
     "Every",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from analysis.statistics.intervals import Scale, grouped_intervals
@@ -13,11 +14,33 @@ EFFECT_OF = ("variant", "component", "route", "layer", "head", "position")
 """The columns that name what was patched."""
 
 
+def with_shared_points(frame: pd.DataFrame, group: Sequence[str], of: str, at: str) -> pd.DataFrame:
+    """Return the frame with rows more, so that the curves of a group can be compared point by point.
+
+    Within every ``group``, each value of ``of`` is a curve of ``value`` against ``at``. A curve that was measured at
+    other points than the rest is read at theirs too, on the straight line between two of its own, never beyond its
+    ends. Curves of equal points get no row.
+    """
+    more = []
+    for _, curves in frame.groupby(list(group), sort=False, observed=True, dropna=False):
+        points = np.unique(curves[at])
+        ends = curves.groupby(of, observed=True)[at].agg(["min", "max", "size"])
+        between = np.searchsorted(points, ends["max"], "right") - np.searchsorted(points, ends["min"])
+        for key in ends.index[between > ends["size"]]:
+            own = curves[curves[of] == key].sort_values(at)
+            within = (points > own[at].min()) & (points < own[at].max())
+            lacking = points[within & ~np.isin(points, own[at])]
+            rows = own.iloc[[0] * len(lacking)]
+            more.append(rows.assign(**{at: lacking, "value": np.interp(lacking, own[at], own["value"])}))
+    return pd.concat([frame, *more], ignore_index=True) if more else frame
+
+
 def over_seeds(frame: pd.DataFrame, at: str = "step", scale: Scale | None = None) -> pd.DataFrame:
     """Return the frame with columns mean, low, high and n: of ``value`` over seeds, with 95 % t intervals.
 
     A mean is over the seeds of one variant (and split and measure, where the frame has them) at one ``at``; every row
-    says that of its own. The scale is by default that of the measure: intervals of what lies between 0 and 1 stay there
+    says that of its own. Seeds that were measured at other steps are read there too (:func:`with_shared_points`). The
+    scale is by default that of the measure: intervals of what lies between 0 and 1 stay there
     (see :func:`analysis.mean_interval`).
 
     Raises:
@@ -26,7 +49,8 @@ def over_seeds(frame: pd.DataFrame, at: str = "step", scale: Scale | None = None
     by = [name for name in ("split", "measure") if name in frame]
     require_one_run_each(frame, at=(*by, at))
     chosen = scale or (None if "measure" in frame else "linear")
-    found = grouped_intervals(frame, ["variant", *by, at], scale=chosen)
+    shared = with_shared_points(frame, ["variant", *by], "seed", at)
+    found = grouped_intervals(shared, ["variant", *by, at], scale=chosen)
     return frame.merge(found, on=["variant", *by, at], how="left")
 
 
@@ -35,10 +59,12 @@ def with_differences(
 ) -> pd.DataFrame:
     """Return the frame with rows more, of a measure "<measure> minus <reference>'s": every other variant's, by seed.
 
-    They are of the seeds and of the ``at`` that both have.
+    They are of the seeds and of the ``at`` that both have; along the last of ``at``, the reference is read between its
+    measurements where the other was measured (:func:`with_shared_points`).
     """
     measured = frame[frame.measure == measure]
-    base = measured[measured.variant == reference][["seed", *at, "value"]]
+    shared = with_shared_points(measured, ["seed", *at[:-1]], "variant", at[-1])
+    base = shared[shared.variant == reference][["seed", *at, "value"]]
     both = measured[measured.variant != reference].merge(base, on=["seed", *at], suffixes=("", "_reference"))
     both = both.assign(value=both.value - both.value_reference, measure=f"{measure} minus {reference}'s")
     return pd.concat([frame, both.drop(columns="value_reference")], ignore_index=True)

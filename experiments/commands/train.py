@@ -28,6 +28,14 @@ class Training:
     seed: Annotated[int, arg(help="of weights and data; equal seeds pair variants")] = 0
     seeds: Annotated[tuple[int, ...], arg(help="several of them, instead of --seed")] = ()
     steps: Annotated[int | None, arg(help="updates, instead of the preset's")] = None
+    evaluate_every: Annotated[int | None, arg(help="steps between evaluations, instead of the preset's")] = None
+    evaluate_levels: Annotated[
+        tuple[float, ...],
+        arg(
+            help="values of what is watched, such as 0.5 0.95 (accuracy) or 2.5 2 (loss): evaluations gather where it "
+            "nears them, and are no more than with --evaluate-every"
+        ),
+    ] = ()
     gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None
     interventions: Annotated[
         Path | None,
@@ -63,12 +71,22 @@ class Training:
         """
         raise NotImplementedError
 
-    def changes(self) -> dict[str, Any]:
-        """Return what the options say of the training, by field, and ``None`` where they say nothing."""
+    def changes(self, base: Any) -> dict[str, Any]:
+        """Return what the options say of a training other than ``base``, by field, and ``None`` where they say nothing.
+
+        Raises:
+            ValueError: for numbers that make no schedule.
+        """
+        from experiments.runs.levels import AtLevels
         from experiments.runs.training_config import Every
 
+        every = None if self.evaluate_every is None else Every(self.evaluate_every)
+        if self.evaluate_levels:
+            # Every preset has one distance of evaluations.
+            every = AtLevels(self.evaluate_levels, (every or base.evaluate_at[0]).n)
         return {
             "steps": self.steps,
+            "evaluate_at": every and (every,),
             "gradients_at": None if self.gradients_every is None else (Every(self.gradients_every),),
             "interventions": None if self.interventions is None else read_interventions(self.interventions),
         }
@@ -98,7 +116,7 @@ class TrainICL(Training):
         from experiments.tasks.in_context.batches import PRESETS
 
         base = TRAINING[known("preset", self.preset, PRESETS)]
-        training = replace(base, **_said(self.changes()))
+        training = replace(base, **_said(self.changes(base)))
         return self.each(
             lambda variant, seed: icl_run(variant, self.preset, seed, training, self.task, n_layers=self.layers)
         )
@@ -129,7 +147,6 @@ class TrainLM(Training):
         Literal["float32", "bfloat16"] | None, arg(help="of products, where the device has it (default: the size's)")
     ] = None
     dropout: Annotated[float | None, arg(help="instead of the size's")] = None
-    evaluate_every: Annotated[int | None, arg(help="steps between evaluations")] = None
     checkpoint_every: Annotated[int | None, arg(help="steps between checkpoints")] = None
 
     def configs(self) -> list[RunConfig]:
@@ -143,23 +160,25 @@ class TrainLM(Training):
         from experiments.runs.config import LM_TRAINING, lm_run
 
         base = LM_TRAINING[known("size", self.size, LM_TRAINING)]
-        task, training = self._task(), replace(base, **_said(self.changes()))
+        task, training = self._task(), replace(base, **_said(self.changes(base)))
         model: dict[str, Any] = {} if self.dropout is None else {"dropout": self.dropout}
         return self.each(lambda variant, seed: lm_run(self.size, task, variant, seed, training, **model))
 
-    def changes(self) -> dict[str, Any]:
-        """Return what the options say of the training, by field, and ``None`` where they say nothing."""
-        from experiments.runs.config import LM_TRAINING
+    def changes(self, base: Any) -> dict[str, Any]:
+        """Return what the options say of a training other than ``base``, by field, and ``None`` where they say nothing.
+
+        Raises:
+            ValueError: for numbers that make no schedule.
+        """
         from experiments.runs.training_config import Adam, AdamW, Every
 
-        named = {None: LM_TRAINING[self.size].optimizer, "adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}
+        named = {None: base.optimizer, "adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}
         optimizer: Any = named[self.optimizer]
-        return super().changes() | {
+        return super().changes(base) | {
             "optimizer": optimizer if self.rate is None else replace(optimizer, rate=self.rate),
             "batch_size": self.batch,
             "accumulate": self.accumulate,
             "precision": self.precision,
-            "evaluate_at": None if self.evaluate_every is None else (Every(self.evaluate_every),),
             "checkpoint_at": None if self.checkpoint_every is None else (Every(self.checkpoint_every),),
         }
 

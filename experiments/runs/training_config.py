@@ -12,6 +12,7 @@ from circuits.common.fields import Checked, counted_from_zero
 from circuits.common.plain_data import register_union
 from circuits.config.streams import CARRIERS, GATES, Carrier, Gate
 from circuits.interventions.intervention import Intervention
+from experiments.runs.levels import AtLevels
 from experiments.runs.looks import ICL_EVERY, ICL_SEQUENCES, LM_EVERY, LM_QUESTIONS, LM_WINDOWS
 
 # --- when something happens -----------------------------------------------------------------------------------------
@@ -74,11 +75,18 @@ class LogLinear(Checked):
 
 
 Schedule = Every | At | LogLinear
+Evaluation = Every | At | LogLinear | AtLevels
+"""Evaluations alone can follow a run's curve: checkpoints and gradients are compared between runs step by step."""
 
 
 def scheduled(schedules: Iterable[Schedule], total: int) -> set[int]:
     """Return the steps of several schedules together, always with the last step."""
     return {total}.union(*(schedule.steps(total) for schedule in schedules))
+
+
+def most_evaluations(schedules: Iterable[Evaluation], total: int) -> int:
+    """Return how often a run of ``total`` steps is evaluated at most."""
+    return len(scheduled((Every(s.n) if isinstance(s, AtLevels) else s for s in schedules), total))
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ Optimizer = SGD | Adam | AdamW
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
-for _union in (Schedule, Optimizer):
+for _union in (Schedule, Evaluation, Optimizer):
     register_union(_union)
 
 
@@ -206,7 +214,7 @@ class TrainingConfig(Checked):
     optimizer: Optimizer
     batch_size: int = 128
     """Sequences in one update, of all processes together."""
-    evaluate_at: tuple[Schedule, ...] = (Every(ICL_EVERY),)
+    evaluate_at: tuple[Evaluation, ...] = (Every(ICL_EVERY),)
     checkpoint_at: tuple[Schedule, ...] = ()
     """The last step always has both."""
     n_eval: int = ICL_SEQUENCES
@@ -270,7 +278,7 @@ class TokenTraining(TrainingConfig):
 
     optimizer: Optimizer = field(default_factory=AdamW)
     batch_size: int = 32
-    evaluate_at: tuple[Schedule, ...] = (Every(LM_EVERY),)
+    evaluate_at: tuple[Evaluation, ...] = (Every(LM_EVERY),)
     n_eval: int = LM_WINDOWS
     clip: float | None = 1.0
 

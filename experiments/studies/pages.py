@@ -43,7 +43,7 @@ def _presets(bundle: Bundle) -> str:
         for preset, config in zip(bundle.runs.preset, bundle.runs.config, strict=True)
     )
     table = [
-        {"preset": preset, "runs": runs, "evaluated every": f"{every} steps", "on": on.format(papers=papers)}
+        {"preset": preset, "runs": runs, "evaluated every": every, "on": on.format(papers=papers)}
         for (preset, every, on), runs in counted.items()
     ]
     return markdown(pd.DataFrame(table))
@@ -53,11 +53,16 @@ def _looks(config: dict[str, Any]) -> tuple[str, str]:
     """How often a run is evaluated and on how much, of its stored configuration."""
     training, is_lm = config["training"], "size" in config
     schedules = training.get("evaluate_at", [{"type": "Every", "n": looks.LM_EVERY if is_lm else looks.ICL_EVERY}])
-    every = " and ".join(f"{schedule['n']:,}" for schedule in schedules if schedule["type"] == "Every")
+    every = " and ".join(_how_often(schedule) for schedule in schedules if "n" in schedule)
     if not is_lm:
         return every, f"{training.get('n_eval', looks.ICL_SEQUENCES):,} sequences a set"
     windows, prompts = training.get("n_eval", looks.LM_WINDOWS), training.get("n_questions", looks.LM_QUESTIONS)
     return every, f"{windows:,} windows for the loss, {prompts:,} prompts a set (of the paper {{papers}})"
+
+
+def _how_often(schedule: dict[str, Any]) -> str:
+    closer = f", closer where it crosses {', '.join(map(str, levels))}" if (levels := schedule.get("levels")) else ""
+    return f"{schedule['n']:,} steps" + (f" or more in the mean{closer}" if closer else "")
 
 
 BLOCKS: dict[str, Block] = {

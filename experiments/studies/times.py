@@ -182,13 +182,17 @@ def ends(
     """Return the last value of every run: the columns of :meth:`Bundle.metrics`, and title.
 
     ``columns`` are the titles with the split and measure of each; ``at_step`` takes that step instead of the last, of
-    the runs that have it.
+    the runs that go so far, on the straight line between two evaluations.
     """
     metrics, parts = bundle.metrics(experiment.name), []
     for title, (split, measure) in columns.items():
-        chosen = metrics[metrics.measure == measure]
-        last = chosen.groupby("run")["step"].transform("max") if at_step is None else at_step
-        parts.append(chosen[(chosen.step == last) & (chosen.split == split)].assign(title=title))
+        chosen = metrics[(metrics.measure == measure) & (metrics.split == split)]
+        for _, curve in chosen.groupby(["condition", "variant", "run"], sort=False, observed=True):
+            last = curve.step.max()
+            step = last if at_step is None else at_step
+            if step <= last:
+                value = np.interp(step, curve.step, curve["value"])
+                parts.append(curve.iloc[:1].assign(step=step, value=value, title=title))
     return pd.concat(parts, ignore_index=True)
 
 

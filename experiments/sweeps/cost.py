@@ -24,7 +24,7 @@ import torch
 from experiments.runs.config import RunConfig
 from experiments.runs.devices import checked_device
 from experiments.runs.run import Run
-from experiments.runs.training_config import At, scheduled
+from experiments.runs.training_config import At, most_evaluations, scheduled
 from experiments.tasks.repeated_tokens import RepeatsConfig
 from experiments.tasks.text.task import TextTaskConfig
 from experiments.training.engines import Engine
@@ -78,7 +78,7 @@ class Cost:
         training, steps = config.training, config.training.steps
         windows = ((i.first, steps if i.last is None else min(steps, i.last)) for i in training.interventions)
         acting = len({step for first, end in windows for step in range(first, end)})
-        looks = len(scheduled(training.evaluate_at, steps))
+        looks = most_evaluations(training.evaluate_at, steps)
         splits = len(scheduled(training.gradients_at, steps)) if training.gradients_at else 0
         updates = (steps - acting) * self.update + acting * self.hooked
         draws = steps * self.draw + self.setup

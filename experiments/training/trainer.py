@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from analysis.gradients.shares import NotFiniteError
+from analysis.statistics.intervals import BOUNDED
 from circuits.checkpoint import tensor_hash
 from circuits.common.errors import known, require
 from circuits.common.plain_data import derive_seed
@@ -25,6 +26,7 @@ from experiments.runs.training_config import AdamW, scheduled
 from experiments.tasks.task import TrainedTask
 from experiments.tasks.tokenizers import check_fits
 from experiments.training.engines import engine_of
+from experiments.training.evaluations import Evaluations
 from experiments.training.one_process import Alone, Loss
 from experiments.training.optimizers import make_optimizer, rate_at
 from experiments.training.precision import check_precision, precise
@@ -45,6 +47,7 @@ class Trainer:
         self.device = torch.device(device)
         self.watched = (self.config.stop_at.split, self.config.stop_at.measure) if self.config.stop_at else task.watched
         check_precision(self.config, device)
+        self.evaluations = Evaluations(self.config.evaluate_at, self.config.steps)
         self._check()
         model = self._at_start()
         if task.tokenizer is not None:
@@ -56,14 +59,13 @@ class Trainer:
         self.compiled = self.engine.how == "compiled"
         self.backward, self.hooked_backward = self._backwards()
         self.intervening = Intervening(self.model, self.config.interventions, at_step=run.load_model)
-        self.evaluate_at = scheduled(self.config.evaluate_at, self.config.steps)
         self.checkpoint_at = scheduled(self.config.checkpoint_at, self.config.steps)
         self.frozen_at = {i.first for i in self.config.interventions if i.operation.freezes}
         self.gradients_at = (
             scheduled(self.config.gradients_at, self.config.steps) if self.config.gradients_at else set()
         )
-        self.looks_at = self.evaluate_at | self.checkpoint_at | self.frozen_at | self.gradients_at
-        self.step, self.observed, self.values, self.splits = 0, -1, list[float](), 0
+        self.looks_at = self.checkpoint_at | self.frozen_at | self.gradients_at
+        self.step, self.observed, self.splits = 0, -1, 0
         self.sum = torch.zeros(2, dtype=torch.float64, device=self.device)
         """Of the training losses since the last evaluation, and their number."""
         self.started = self.saved = time.monotonic()
@@ -86,6 +88,12 @@ class Trainer:
         if self.config.stop_at is not None:
             measured = self.sets.measured
             known("measure to stop by", self.config.stop_at.measure, measured[known("set", self.watched[0], measured)])
+        levels = [level for schedule in self.evaluations.at_levels for level in schedule.levels]
+        require(
+            self.watched[1] not in BOUNDED or all(0 <= level <= 1 for level in levels),
+            f"{name} is watched by its {self.watched[1]}, which lies between 0 and 1; so must the levels that it is "
+            f"evaluated at, got {levels}",
+        )
 
     def _at_start(self) -> HookedStreamTransformer:
         wanted, name = self.run.config.weights, self.run.path.name
@@ -119,12 +127,13 @@ class Trainer:
     def done(self) -> bool:
         """Whether the last step is reached, or the condition to stop early holds."""
         stop = self.config.stop_at
-        return self.step >= self.config.steps or (stop is not None and stop.reached(self.values))
+        return self.step >= self.config.steps or (stop is not None and stop.reached(self.evaluations.values))
 
     @property
     def value(self) -> float:
         """The last value of what is watched: the measure that the run stops by, or else its task's."""
-        return self.values[-1] if self.values else math.nan
+        values = self.evaluations.values
+        return values[-1] if values else math.nan
 
     @property
     def tokens_per_second(self) -> float:
@@ -214,7 +223,7 @@ class Trainer:
         """
         if self.step > self.observed:
             self._set_gates(since=self.step)
-            if self.step in self.looks_at:
+            if self.step in self.looks_at or self.step == self.evaluations.next:
                 self._look()
             self.observed = self.step
         # Clocks differ between processes, and all must save or none.
@@ -232,10 +241,10 @@ class Trainer:
         if first and self.step in self.frozen_at:
             # What is frozen is read back, from now on, so that a resumed run has the same.
             self.run.write_checkpoint(model, self.step)
-        if self.step in self.evaluate_at:
+        if self.step == self.evaluations.next:
             value = torch.tensor(self._evaluate(model) if first else 0.0, dtype=torch.float64, device=self.device)
-            # Whether to stop early is for all to know.
-            self.values.append(float(self.group.total(value)))
+            # Whether to stop early, and when to look again, is for all to know.
+            self.evaluations.add(float(self.group.total(value)))
             self.sum.zero_()
         if self.step in self.gradients_at or (self.gradients_at and self.done):
             if first:
@@ -278,8 +287,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write all that is needed to go on from here with the same bits: weights, optimizer, step, what was seen."""
-        values = [None if math.isnan(value) else value for value in self.values]
-        about = {"step": self.step, "observed": self.observed, "values": values, "splits": self.splits}
+        values, splits = self.evaluations.saved(), self.splits
+        about = {"step": self.step, "observed": self.observed, "values": values, "splits": splits}
         began = time.monotonic()
         with explained(self.run.path):
             self.group.save(self.run, self._tensors(), about)
@@ -293,18 +302,8 @@ class Trainer:
         if saved is not None:
             self._take(*saved)
         if self.group.rank == 0:
-            self.run.keep_rows("metrics", len(self.values))
+            self.run.keep_rows("metrics", len(self.evaluations.values))
             self.run.keep_rows("gradients", self.splits)
-
-    @staticmethod
-    def _seen(about: dict[str, Any]) -> list[float]:
-        """The values of what is watched, one an evaluation; states of version 0.1 call them otherwise."""
-        if "evaluations" in about:
-            loss = [about["loss"]] if about["evaluations"] else []
-            values = [None] * (about["evaluations"] - len(loss)) + loss
-        else:
-            values = about["values"] if "values" in about else about["accuracies"]
-        return [math.nan if value is None else value for value in values]
 
     def _take(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         own = self.model.state_dict()
@@ -318,7 +317,7 @@ class Trainer:
         if self.config.interventions:
             self.intervening.counts.values.copy_(tensors["interventions"])
         self.step, self.observed, self.splits = about["step"], about["observed"], about.get("splits", 0)
-        self.values = self._seen(about)
+        self.evaluations.resume(about)
         self._set_gates(since=0)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -27,19 +28,20 @@ HEAD_CHECKPOINTS = 12
 def phases(run: Run) -> dict[str, int]:
     """Return the checkpoint of every phase that a run's checkpoints show: before, within, after, end.
 
-    Before: the last with in-context accuracy below ``PLATEAU``; within: the nearest to ``MIDDLE``; after: the first
+    A checkpoint between two evaluations has the accuracy of the straight line between them. Before: the last with in-context accuracy below ``PLATEAU``; within: the nearest to ``MIDDLE``; after: the first
     from ``LEARNED`` on; end: the last.
 
     Raises:
         ValueError: for a run with fewer than two checkpoints.
     """
     metrics = run.metrics()
-    curve = metrics[(metrics.split == "ic") & (metrics.measure == "accuracy")].set_index("step")["value"]
-    curve = curve[curve.index.isin(run.checkpoints())]
+    seen = metrics[(metrics.split == "ic") & (metrics.measure == "accuracy")]
+    steps = [step for step in run.checkpoints() if seen.step.min() <= step <= seen.step.max()]
     require(
-        len(curve) > 1,
-        f"{run.path.name} has {len(curve)} evaluated checkpoint(s); phases want several: train it with checkpoint_at",
+        len(steps) > 1,
+        f"{run.path.name} has {len(steps)} evaluated checkpoint(s); phases want several: train it with checkpoint_at",
     )
+    curve = pd.Series(np.interp(steps, seen.step, seen["value"]), steps)
     low, high = curve[curve < PLATEAU], curve[curve >= LEARNED]
     found = {"before": int(low.index.max())} if len(low) else {}
     found |= {"within": int((curve - MIDDLE).abs().idxmin())}
