@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from analysis import Pair
@@ -18,11 +20,13 @@ from circuits.config.model import MLP, NormalInit, ReluStack, TokenInputs, Unemb
 from circuits.last_position import SplitTokens
 from experiments.runs.config import TRAINING, RunConfig, icl_run, lm_run
 from experiments.runs.run import Run
-from experiments.runs.training_config import AdamW, Every, TokenTraining
+from experiments.runs.training_config import AdamW, Evaluation, Every, TokenTraining
+from experiments.studies.committed_results import Bundle
 from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.sentences import vocabulary as words
+from experiments.training.evaluations import Evaluations
 from experiments.training.one_process import Alone
 from experiments.training.together import train
 from experiments.training.trainer import Trainer
@@ -225,3 +229,33 @@ def words_in(text: str) -> list[str]:
 def named_in(text: str) -> list[str]:
     """The names that a text holds, in order."""
     return [word for word in words_in(text) if word in ALL_NAMES]
+
+
+# --- learning curves --------------------------------------------------------------------------------------------------
+
+
+Curve = tuple[str, int, np.ndarray, Callable[[Any], np.ndarray]]
+"""Preset, planned steps, the steps at which a committed run was evaluated, and its curve between them, smooth."""
+
+
+def committed_curves() -> list[Curve]:
+    """In-context accuracies of the committed runs of the classifier that were evaluated as their presets say."""
+    bundle = Bundle.open()
+    metrics = bundle.frame("metrics")
+    watched = metrics[(metrics.split == "ic") & (metrics.measure == "accuracy")]
+    runs = bundle.runs.set_index("run").loc[lambda runs: runs.preset.isin(["paper", "small"])]
+    found = []
+    for run, rows in watched[watched.run.isin(runs.index)].groupby("run", sort=False, observed=True):
+        steps, every = rows.step.to_numpy(), {"paper": 500, "small": 25}[runs.preset[run]]
+        if len(steps) > 1 and steps[1] == every:
+            curve = PchipInterpolator(steps, rows["value"].to_numpy())
+            found.append((str(runs.preset[run]), int(runs.steps[run]), steps, curve))
+    return found
+
+
+def evaluated(curve: Callable[[float], Any], total: int, *schedules: Evaluation, last: int | None = None) -> list[int]:
+    """The steps at which a run of that curve is evaluated, up to the step at which it ended."""
+    evaluations, end = Evaluations(schedules, total), total if last is None else last
+    while 0 <= evaluations.next <= end:
+        evaluations.add(float(curve(evaluations.next)))
+    return evaluations.steps + [end] * (evaluations.steps[-1] < end)

@@ -19,17 +19,17 @@ def with_shared_points(frame: pd.DataFrame, group: Sequence[str], of: str, at: s
 
     Within every ``group``, each value of ``of`` is a curve of ``value`` against ``at``. A curve that was measured at
     other points than the rest is read at theirs too, on the straight line between two of its own, never beyond its
-    ends. Curves of equal points get no row.
+    ends. Where curves have the same points, or one only ends earlier, there is no row more.
     """
     more = []
     for _, curves in frame.groupby(list(group), sort=False, observed=True, dropna=False):
-        points = np.unique(curves[at])
         ends = curves.groupby(of, observed=True)[at].agg(["min", "max", "size"])
-        between = np.searchsorted(points, ends["max"], "right") - np.searchsorted(points, ends["min"])
-        for key in ends.index[between > ends["size"]]:
+        # Where a run happened to end says nothing of when the others were measured.
+        points = np.unique(curves[at][curves[at] < curves.groupby(of, observed=True)[at].transform("max")])
+        within = np.searchsorted(points, ends["max"]) - np.searchsorted(points, ends["min"])
+        for key in ends.index[within >= ends["size"]]:
             own = curves[curves[of] == key].sort_values(at)
-            within = (points > own[at].min()) & (points < own[at].max())
-            lacking = points[within & ~np.isin(points, own[at])]
+            lacking = points[(points > own[at].min()) & (points < own[at].max()) & ~np.isin(points, own[at])]
             rows = own.iloc[[0] * len(lacking)]
             more.append(rows.assign(**{at: lacking, "value": np.interp(lacking, own[at], own["value"])}))
     return pd.concat([frame, *more], ignore_index=True) if more else frame

@@ -322,13 +322,15 @@ class Trainer:
 
     def close(self) -> None:
         """Note how long this sitting took; close the run if it is done, else save where it is."""
-        if not self.done:
+        # Told to stop after the last update, it is not yet looked at there.
+        ended = self.done and self.observed == self.step
+        if not ended:
             self.save()
         if self.group.rank != 0:
             return
         session = {"from": self.first_step, "to": self.step, "seconds": round(time.monotonic() - self.started, 3)}
         self.run.append_session(session | {"tokens_per_second": round(self.tokens_per_second)})
-        if self.done:
+        if ended:
             if self.config.interventions:
                 self.run.record["interventions"] = self.intervening.counts.records()
             self.run.close()

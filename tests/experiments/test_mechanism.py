@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import pandas as pd
 import pytest
 
 from experiments.runs.config import icl_run
+from experiments.runs.training_config import At
 from experiments.studies.collection import add_frames
 from experiments.studies.committed_results import Bundle
 from experiments.studies.heads_and_routes.asking import phases, study
 from experiments.studies.heads_and_routes.study import RESTORED, WITHOUT, by_phase, circuits
 from figures.trainings.phases import phases as drawn_phases
 from tests.experiments.test_bundle import TINY
+from tests.experiments.test_training import trained
 from tests.helpers import run_named
 
 
@@ -40,6 +43,12 @@ def test_a_run_without_checkpoints_on_the_way_is_refused(tmp_path: Path) -> None
     [run] = sweep([icl_run("value", "small", 0, TINY)], tmp_path, workers=1, progress=False)
     with pytest.raises(ValueError, match=r"has 1 evaluated checkpoint\(s\); phases want several"):
         phases(run)
+
+
+def test_checkpoints_between_evaluations_have_phases_too(tmp_path: Path) -> None:
+    run = trained(tmp_path, icl_run("value", "small", 0, replace(TINY, checkpoint_at=(At((7,)),))))
+    assert 7 not in set(run.metrics().step)
+    assert phases(run)["within"] in (7, 30)
 
 
 def test_every_row_says_what_it_is_of(frames: dict[str, pd.DataFrame]) -> None:

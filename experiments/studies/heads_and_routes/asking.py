@@ -28,25 +28,25 @@ HEAD_CHECKPOINTS = 12
 def phases(run: Run) -> dict[str, int]:
     """Return the checkpoint of every phase that a run's checkpoints show: before, within, after, end.
 
-    A checkpoint between two evaluations has the accuracy of the straight line between them. Before: the last with in-context accuracy below ``PLATEAU``; within: the nearest to ``MIDDLE``; after: the first
-    from ``LEARNED`` on; end: the last.
+    Before: the last with in-context accuracy below ``PLATEAU``; within: the nearest to ``MIDDLE``; after: the first
+    from ``LEARNED`` on; end: the last. Between two evaluations the accuracy is that of the straight line.
 
     Raises:
         ValueError: for a run with fewer than two checkpoints.
     """
     metrics = run.metrics()
     seen = metrics[(metrics.split == "ic") & (metrics.measure == "accuracy")]
-    steps = [step for step in run.checkpoints() if seen.step.min() <= step <= seen.step.max()]
+    steps = np.array([step for step in run.checkpoints() if seen.step.min() <= step <= seen.step.max()])
     require(
         len(steps) > 1,
         f"{run.path.name} has {len(steps)} evaluated checkpoint(s); phases want several: train it with checkpoint_at",
     )
-    curve = pd.Series(np.interp(steps, seen.step, seen["value"]), steps)
-    low, high = curve[curve < PLATEAU], curve[curve >= LEARNED]
-    found = {"before": int(low.index.max())} if len(low) else {}
-    found |= {"within": int((curve - MIDDLE).abs().idxmin())}
-    found |= {"after": int(high.index.min())} if len(high) else {}
-    return found | {"end": int(curve.index.max())}
+    accuracy = np.interp(steps, seen.step, seen["value"])
+    low, high = steps[accuracy < PLATEAU], steps[accuracy >= LEARNED]
+    found = {"before": int(low.max())} if len(low) else {}
+    found |= {"within": int(steps[np.abs(accuracy - MIDDLE).argmin()])}
+    found |= {"after": int(high.min())} if len(high) else {}
+    return found | {"end": int(steps.max())}
 
 
 def study(runs: Sequence[Run], n: int = 256, progress: bool = True) -> dict[str, pd.DataFrame]:

@@ -1,0 +1,52 @@
+"""Curves of runs that were measured at different steps, pooled and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import over_seeds
+from analysis.statistics.curves import with_differences, with_shared_points
+from figures.curves import curve_of
+
+
+def line(seed: int, steps: Sequence[int], slope: float, variant: str = "value") -> pd.DataFrame:
+    """A run whose loss falls along a line."""
+    values = 1 - slope * np.array(steps)
+    return pd.DataFrame(
+        {"variant": variant, "seed": seed, "split": "validation", "step": steps, "value": values}
+    ).assign(measure="loss", tokens=lambda rows: 2 * rows.step)
+
+
+def test_means_over_seeds_that_were_measured_at_different_steps_are_those_of_the_curves() -> None:
+    frame = pd.concat([line(0, (0, 10, 40), 0.01), line(1, (0, 25, 30, 40), 0.02)])
+    pooled = over_seeds(frame)
+    assert list(pooled.value) == list(frame.value), "what was measured is all that there is"
+    assert (pooled.n == 2).all()
+    assert pooled["mean"].to_numpy() == pytest.approx(1 - 0.015 * pooled.step.to_numpy())
+    assert list(curve_of(pooled).step) == [0, 10, 25, 30, 40]
+
+
+def test_no_curve_is_read_beyond_its_ends_nor_at_the_step_where_another_ended() -> None:
+    frame = pd.concat([line(0, (0, 10, 25), 0.01), line(1, (0, 10, 20, 30, 40), 0.02)])
+    shared = with_shared_points(frame, ["variant"], "seed", "step")
+    more = shared.iloc[len(frame) :]
+    assert list(zip(more.seed, more.step, strict=True)) == [(0, 20)]
+    assert more["value"].item() == pytest.approx(0.8)
+    assert list(curve_of(over_seeds(frame)).step) == [0, 10, 20]
+
+
+def test_curves_of_equal_steps_are_left_as_they_are() -> None:
+    frame = pd.concat([line(0, (0, 10, 20), 0.01), line(1, (0, 10, 20, 30), 0.02)])
+    assert with_shared_points(frame, ["variant"], "seed", "step") is frame
+
+
+def test_differences_are_to_the_reference_at_the_others_steps() -> None:
+    frame = pd.concat([line(0, (0, 30, 40), 0.01, "classic"), line(0, (0, 15, 40), 0.03)])
+    found = with_differences(frame, "loss")
+    minus = found[found.measure != "loss"]
+    assert list(minus.tokens) == [0, 30, 80]
+    assert minus["value"].to_numpy() == pytest.approx([0, -0.3, -0.8])
