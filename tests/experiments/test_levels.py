@@ -17,7 +17,7 @@ from experiments.commands.train import TrainICL, TrainLM
 from experiments.runs.config import RunConfig
 from experiments.runs.levels import WIDEST, AtLevels
 from experiments.runs.run import Run
-from experiments.runs.training_config import Adam, Every, StopAt, scheduled
+from experiments.runs.training_config import Adam, Every, StopAt, most_evaluations, scheduled
 from experiments.studies.pages import _looks
 from experiments.studies.times import THRESHOLDS
 from experiments.training.stacked_seeds import train_stacked
@@ -51,7 +51,7 @@ def test_whatever_the_curve_no_step_is_reached_with_more_evaluations_than_of_eve
 ) -> None:
     steps = evaluated(piecewise(values, total), total, AtLevels(levels, n))
     assert more_often(steps, n, total) == []
-    assert len(steps) <= len(scheduled([Every(n)], total))
+    assert len(steps) <= len(scheduled([Every(n)], total)) == most_evaluations([AtLevels(levels, n)], total)
     assert steps[0] == 0
     assert steps[-1] == total
     assert all(0 < gap <= WIDEST * n for gap in np.diff(steps))
@@ -88,6 +88,7 @@ def test_beside_other_schedules_it_adds_evaluations_that_those_leave_over() -> N
         return evaluated(lambda step: sigmoid(step, 500), 1_000, every, AtLevels((0.5,), 25))
 
     seldom = steps_beside(Every(100, 30))
+    assert len(seldom) <= most_evaluations((Every(100, 30), AtLevels((0.5,), 25)), 1_000)
     assert set(range(30, 1_001, 100)) < set(seldom)
     assert len([step for step in seldom if 430 < step <= 500]) == 4, "and Every has none of them"
     assert steps_beside(Every(10)) == list(range(0, 1_001, 10))
