@@ -59,6 +59,15 @@ def untyped() -> Iterator[None]:
 
 
 @pytest.fixture
+def browser() -> None:
+    """Images need one."""
+    from choreographer.browsers import Chromium
+
+    if not (os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False)):
+        pytest.skip("no browser was found, which draws images")
+
+
+@pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it, and so are the plugins that it imports."""
     from circuits.common import families

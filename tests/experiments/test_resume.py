@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,9 @@ def test_an_interrupt_closes_cleanly_and_says_how_to_go_on(
 ) -> None:
     command = [sys.executable, "-m", "experiments.cli", "train", "icl", "--variants", "classic", "value", "--preset"]
     command += ["small", "--steps", "1500", "--root", str(tmp_path), "--workers", str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Tests that run under nohup ignore SIGHUP, and what they start would too.
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not any(f.stat().st_size for f in tmp_path.glob("*/metrics.jsonl")):
         time.sleep(0.2)

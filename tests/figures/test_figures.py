@@ -98,6 +98,7 @@ def test_written_figures_are_stable_and_open_offline(metrics: pd.DataFrame, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("browser")
 def test_images_are_drawn_where_there_is_a_browser(metrics: pd.DataFrame, tmp_path: Path) -> None:
     paths = write_images({"curves": learning_curves(metrics)}, tmp_path / "new")
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"<svg"]

@@ -421,6 +421,7 @@ def test_the_same_frames_make_the_same_figures(metrics: pd.DataFrame) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("browser")
 def test_all_of_them_can_be_drawn(metrics: pd.DataFrame, tmp_path: Path) -> None:
     drawn = every_figure(metrics)
     assert len(write_images(drawn, tmp_path, ("png",))) == len(drawn)
