@@ -28,7 +28,7 @@ demo: $(READY)
 	$(BIN)/valuestream demo --size $(SIZE)
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -91,3 +91,17 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for table, before in tables:
         table.clear()
         table.update(before)  # type: ignore[arg-type] # its own entries
+
+
+# Files with few tests that wait for other processes or for a compiler; begun last, one of them would hold up the end.
+LONG = (
+    *("circuits/test_compile.py", "experiments/test_plugins.py", "experiments/test_sweep.py", "test_readme.py"),
+    *("experiments/test_notebook.py", "experiments/test_runs.py", "experiments/test_answers.py"),
+    *("experiments/test_bundle.py", "experiments/test_engines.py", "figures/test_figures.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long."""
+    place = {f"tests/{name}": i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONG)))

@@ -47,7 +47,7 @@ def found(backward, model):
 def same(a, b):
     return len(a) == len(b) and all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b))
 
-for variant in ("classic", "value", "value-gradient-only", "resformer-learned"):
+for variant in VARIANTS:
     model = HookedStreamTransformer(icl_config(variant, "small"))
     eager, compiled = eager_backward(ICLTask("small").fast_loss(model), model), compiled_backward(model)
     before = found(eager, model)
@@ -65,8 +65,12 @@ print("equal")
 """
 
 
-def test_the_compiled_training_step_is_the_eager_one_in_one_graph() -> None:
-    assert run(STEP).strip() == "equal"
+@pytest.mark.parametrize(
+    "variants",
+    [("value",), pytest.param(("classic", "value-gradient-only", "resformer-learned"), marks=pytest.mark.slow)],
+)
+def test_the_compiled_training_step_is_the_eager_one_in_one_graph(variants: tuple[str, ...]) -> None:
+    assert run(f"VARIANTS = {variants}\n{STEP}").strip() == "equal"
 
 
 HOOKS = """
@@ -87,12 +91,13 @@ class Trap(torch.nn.Module):
         return self.point(x) + 1
 
 trap = Trap()
-ignoring = torch.compile(trap)
+# What is refused or ignored is decided before any code is made.
+ignoring = torch.compile(trap, backend="eager")
 ignoring(x)
 trap.point.register_forward_hook(lambda module, args, out: out * 0)
 print("trap" if not torch.equal(ignoring(x), trap(x)) else "no trap")
 
-compiled = torch.compile(model)
+compiled = torch.compile(model, backend="eager")
 compiled(x)
 zero = lambda t, hook: t * 0
 for name in ("blocks.1.attn.hook_z", "blocks.1.attn.hook_v_mixed", "blocks.0.hook_resid_pre"):

@@ -188,6 +188,7 @@ def test_a_sweep_decides_once_and_later_ones_of_the_same_products_do_likewise(
     assert engines_of(wider) != {decided}, "other products, another decision"
 
 
+@pytest.mark.slow
 def test_in_workers_or_here_equal_engines_give_equal_bytes(tmp_path: Path, small_count: None) -> None:
     two = [short(), short("classic")]
     here, there = (sweep(two, tmp_path / str(n), workers=n, progress=False, compute="eager-onednn") for n in (1, 2))

@@ -84,6 +84,7 @@ def test_a_script_without_a_guard_is_told_before_a_worker_starts(tmp_path: Path)
     assert not list(tmp_path.glob("runs/*/metrics*")), "nothing was trained"
 
 
+@pytest.mark.slow
 def test_workers_import_the_modules_that_a_script_imported_to_register_something(tmp_path: Path) -> None:
     (tmp_path / "rules.py").write_text(RULES)
     (tmp_path / "script.py").write_text("import rules" + TRAIN)
