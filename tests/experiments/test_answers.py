@@ -250,6 +250,7 @@ def test_every_study_has_a_page_of_its_own_that_the_index_leads_to() -> None:
     assert set(report.BLOCKS) == set(re.findall(r"<!-- begin ([\w-]+) -->", pages)), "every table stands on a page"
 
 
+@pytest.mark.slow
 def test_what_is_installed_has_one_page_with_every_table(tmp_path: Path, whole: str) -> None:
     text = report.write_page(Bundle.open(COMMITTED), tmp_path / "report.md").read_text()
     for page in report.PAGES[:-1]:

@@ -180,6 +180,7 @@ def test_a_sweep_trains_nothing_that_the_bundle_holds(
     assert [path.name for path in (tmp_path / "elsewhere").glob("icl*")] == [arms[-1].config.name]
 
 
+@pytest.mark.slow
 def test_what_is_missing_in_the_bundle_multiplies_as_what_it_holds(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,14 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 # --- gates in windows -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("before", "after", "at"), [("off", "full", 3), ("full", "stop", 2), ("stop", "off", 5)])
+@pytest.mark.parametrize(
+    ("before", "after", "at"),
+    [
+        ("full", "stop", 2),
+        pytest.param("off", "full", 3, marks=pytest.mark.slow),
+        pytest.param("stop", "off", 5, marks=pytest.mark.slow),
+    ],
+)
 def test_a_gate_window_is_what_changing_the_model_by_hand_is(tmp_path: Path, before: str, after: str, at: int) -> None:
     gates = (GateChange(0, before), GateChange(at, after))  # type: ignore[arg-type] # both are gates
     run = trained_lm(tmp_path / "window", tiny_lm(steps=7, gates=gates, checkpoint_at=EACH, evaluate_at=EACH))
@@ -139,7 +146,10 @@ def test_an_intervention_acts_in_its_window_and_is_counted(tmp_path: Path) -> No
     assert record["changed_max"] > 0
 
 
-@pytest.mark.parametrize("operation", [CutForward(), CutGradient(), Resample(seed=1), Freeze()])
+@pytest.mark.parametrize(
+    "operation",
+    [Resample(seed=1), *(pytest.param(of, marks=pytest.mark.slow) for of in (CutForward(), CutGradient(), Freeze()))],
+)
 def test_an_intervened_run_resumes_to_the_same_bytes(tmp_path: Path, operation: object) -> None:
     acts = Intervention(Site(0, "v"), operation, first=1, last=5)  # type: ignore[arg-type] # each is an operation
     config = tiny_lm(steps=6, interventions=(acts,), evaluate_at=(Every(2),), gradients_at=(At((4,)),))

@@ -93,6 +93,7 @@ def test_workers_import_the_modules_that_a_script_imported_to_register_something
     assert ran.stdout.split() == ["finished"] * 4, "it needs no guard, as it registers nothing itself"
 
 
+@pytest.mark.slow
 def test_at_a_prompt_runs_are_trained_one_after_another(tmp_path: Path) -> None:
     rule = 'from circuits import *\nregister_variant("mine", lambda n: [Stream("v", gain=FixedGain(1.0, 0.5))])\n'
     ran = run(tmp_path, "-c", rule + TRAIN.replace("decaying", "mine"))

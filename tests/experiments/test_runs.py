@@ -153,6 +153,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
         Run.at(tmp_path, tiny()).load_model()
 
 
+@pytest.mark.slow
 def test_a_script_sweeps_without_a_main_guard(tmp_path: Path) -> None:
     """Workers must not run the script again, which the standard library's spawned processes otherwise do."""
     script = tmp_path / "script.py"

@@ -62,6 +62,7 @@ def serve_dying(parent: Any, device: str) -> None:
     process_engine._serve(parent, device)
 
 
+@pytest.mark.slow
 def test_whoever_dies_or_diverges_the_others_end_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

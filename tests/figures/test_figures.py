@@ -129,6 +129,7 @@ def test_pages_are_self_contained_and_escape_their_text(tmp_path: Path) -> None:
 # --- the demonstration ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demonstration_from_training_to_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
