@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -179,34 +179,34 @@ def _measured(kind: RunConfig, device: str) -> Cost | None:
 
 
 def _trained(kind: RunConfig, device: torch.device) -> Cost:
-    def seconds(what: Callable[[], Any]) -> float:
+    def timed(what: Callable[[], Any]) -> tuple[Any, float]:
         began = clock()
-        what()
+        found = what()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return clock() - began
+        return found, clock() - began
 
     # The processor's own time is that of one thread, whoever else computes.
     clock = time.perf_counter if device.type == "cuda" else time.process_time
 
-    run, task, sets = Unkept(kind), list[Any](), list[Any]()
-    setup = seconds(lambda: task.append(run.task(str(device))))
-    setup += seconds(lambda: sets.append(task[0].evaluation_sets(kind.training)))
-    trainer = Trainer(run, task[0], sets[0], str(device))
+    run = Unkept(kind)
+    task, making = timed(lambda: run.task(str(device)))
+    sets, drawing = timed(lambda: task.evaluation_sets(kind.training))
+    trainer = Trainer(run, task, sets, str(device))
     looks, draws, updates = [], [], []
     began, used = time.perf_counter(), time.process_time()
     for step in range(STEPS):
         if step == STEPS - 1:
             trainer.backward = trainer.hooked_backward
-        looks.append(seconds(trainer.observe))
-        batch: list[Any] = []
-        draws.append(seconds(lambda batch=batch: batch.append(trainer.draw())))
-        updates.append(seconds(lambda batch=batch: trainer.update(batch[0])))
+        looks.append(timed(trainer.observe)[1])
+        batch, seconds = timed(trainer.draw)
+        draws.append(seconds)
+        updates.append(timed(partial(trainer.update, batch))[1])
     share = min(1.0, (time.process_time() - used) / (time.perf_counter() - began))
     update, draw = statistics.median(updates[1:-1]), statistics.median(draws[1:])
     weights = sum(p.numel() * p.element_size() for p in trainer.parameters.values())
     # The first evaluation finds nothing prepared, and prepares what the others use.
-    setup += max(0.0, looks[0] - looks[1])
+    setup = making + drawing + max(0.0, looks[0] - looks[1])
     # A run has its weights, their gradients, and at most two numbers a weight of the optimizer.
     return Cost(setup, draw, update, updates[-1], looks[1], looks[2], peak_memory(device), 4 * weights, share)
 
