@@ -6,17 +6,9 @@ import circuits.common.siblings  # noqa: F401
 from circuits.common.errors import UnknownNameError
 from circuits.common.families import KindError
 from circuits.common.lazy_imports import lazily
-from circuits.config.model import (
-    MLP,
-    ModelConfig,
-    NormalInit,
-    ReluStack,
-    Start,
-    TokenInputs,
-    ToyInit,
-    Unembedding,
-    VectorInputs,
-)
+from circuits.config.layers import MLP
+from circuits.config.model import ModelConfig
+from circuits.config.parts import NormalInit, ReluStack, Start, TokenInputs, ToyInit, Unembedding, VectorInputs
 from circuits.config.streams import (
     Cumulative,
     Dense,

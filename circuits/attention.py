@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from einops import einsum, rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens import FactoredMatrix
@@ -16,15 +16,14 @@ from transformer_lens.hook_points import HookPoint
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.initial_weights import Constant, Initialised, Normal
-from circuits.layers import Residual
+from circuits.layers import HeadNorm, Residual, softcapped
+from circuits.places import Places, turned
 from circuits.products import affine
-from circuits.streams.mixing import Mix, Outgoing, scaled
+from circuits.streams.mixing import Key, Mix, Outgoing, scaled
 from circuits.streams.transforms import HeadTensor
 from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
 
 HeadInput = Float[Tensor, "batch pos *head d_model"]
-Hidden = Bool[Tensor, "... q k"]
-"""Which keys a query does not see."""
 
 
 def _projected(
@@ -38,13 +37,19 @@ def _projected(
     return rearrange(y, "batch pos (head d_head) -> batch pos head d_head", head=len(weight))
 
 
+def _per_head(residual: Residual, heads: int) -> Float[Tensor, "batch pos head d_model"]:
+    return repeat(residual, "batch pos d_model -> batch pos head d_model", head=heads).clone()
+
+
 class Attention(Initialised, Fusing):
     """One attention layer.
 
     Hook points, for every carrier c in q, k, v (each batch pos head d_head), only where they can fire:
     ``hook_c`` the layer's own projection; ``hook_c_residual`` what comes in past the gate; ``hook_c_mixed`` what
     attention uses (in a model with a c stream: at every layer); ``hook_c_stream`` what the layer passes on. Then
-    ``hook_attn_scores`` and ``hook_pattern`` (batch head query key), ``hook_z``, ``hook_result``.
+    ``hook_rot_q`` and ``hook_rot_k``, queries and keys past rotary positions and norms of theirs, where there are any;
+    ``hook_attn_scores`` and ``hook_pattern`` (batch head query key), ``hook_z``, ``hook_result``. Keys and values have
+    ``config.n_key_value_heads`` heads.
     """
 
     W_Q: Tensor
@@ -58,7 +63,7 @@ class Attention(Initialised, Fusing):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.config, self.layer = config, layer
+        self.config, self.layer, self.window = config, layer, config.window(layer)
         heads, width, d_model = config.n_heads, config.d_head, config.d_model
         self.own: list[Carrier] = [c for c in CARRIERS if config.has_own(layer, c)]
         self.mixed: list[Carrier] = [c for c in CARRIERS if config.stream_into(c)]
@@ -68,27 +73,33 @@ class Attention(Initialised, Fusing):
         # The carriers that some layer reads from this one.
         self.passes_own: list[Carrier] = [c for c in read if read[c] == "own"]
         self.passes_mixed: list[Carrier] = [c for c in read if read[c] == "mixed"]
-        for name in "QKV":
-            self._weight(f"W_{name}", (heads, d_model, width), learned=name.lower() in self.own)
-            self._weight(f"b_{name}", (heads, width), learned=config.biases and name.lower() in self.own)
+        for c in CARRIERS:
+            name, n = c.upper(), config.heads_of(c)
+            self._weight(f"W_{name}", (n, d_model, width), learned=c in self.own)
+            self._weight(f"b_{name}", (n, width), learned=config.biases and c in self.own)
         self._weight("W_O", (heads, width, d_model), learned=config.output_matrix)
-        self._weight("b_O", (d_model,), learned=config.biases)
+        self._weight("b_O", (d_model,), learned=config.biases and config.output_bias)
         if not config.output_matrix:
             self.W_O.copy_(rearrange(torch.eye(d_model), "(head width) out -> head width out", head=heads))
         # Where a stream does not carry the layer's own projections, what makes them has weights of its own.
         for c in self.passes_own:
             name, kind = f"W_{c.upper()}_stream", config.extra_weights(c)
             if kind == "untied":
-                self._weight(name, (heads, d_model, width), learned=True)
+                self._weight(name, (config.heads_of(c), d_model, width), learned=True)
             elif kind == "initial":
-                self.register_buffer(name, torch.empty(heads, d_model, width))
+                self.register_buffer(name, torch.empty(config.heads_of(c), d_model, width))
         self.mix = nn.ModuleDict(
             {s.carrier: Mix(config, s, layer) for s in config.streams if s.topology.sources(layer)}
         )
         carriers = [*self.own, *(f"{c}_residual" for c in self.mix), *(f"{c}_mixed" for c in self.mixed)]
         carriers += [f"{c}_stream" for c in (*self.passes_own, *self.passes_mixed)]
         inputs = ["attn_in", "q_input", "k_input", "v_input"]
-        for name in (*inputs, *carriers, "attn_scores", "pattern", "z", "result"):
+        # Where what is compared is not what was mixed.
+        self.compares_other = config.rotary is not None or config.qk_norm is not None
+        compared = ["rot_q", "rot_k"] if self.compares_other else []
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (HeadNorm(config, config.qk_norm, config.heads_of(c)) for c in CARRIERS[:2])
+        for name in (*inputs, *carriers, *compared, "attn_scores", "pattern", "z", "result"):
             self.add_module(f"hook_{name}", HookPoint())
 
     def _weight(self, name: str, shape: tuple[int, ...], learned: bool) -> None:
@@ -112,15 +123,20 @@ class Attention(Initialised, Fusing):
         own = self.config.extra_weights(carrier) == "own"
         return getattr(self, f"W_{carrier.upper()}" if own else f"W_{carrier.upper()}_stream")
 
+    def per_query_head(self, tensor: Tensor, axis: int) -> Tensor:
+        """Return what there is for every head of keys and values for every head of queries that uses it."""
+        shared = self.config.n_heads // self.config.heads_of("v")
+        return tensor if shared == 1 else tensor.repeat_interleave(shared, axis)
+
     @property
     def OV(self) -> FactoredMatrix:
         """The layer's own OV circuit as a FactoredMatrix (head d_model d_model); the stream's part is not in it."""
-        return FactoredMatrix(self.W_V, self.W_O)
+        return FactoredMatrix(self.per_query_head(self.W_V, 0), self.W_O)
 
     @property
     def QK(self) -> FactoredMatrix:
         """The layer's own QK circuit as a FactoredMatrix (head d_model d_model)."""
-        return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
+        return FactoredMatrix(self.W_Q, self.per_query_head(self.W_K, 0).transpose(-2, -1))
 
     def point(self, name: str) -> HookPoint:
         """Return the hook point ``hook_<name>``."""
@@ -130,24 +146,26 @@ class Attention(Initialised, Fusing):
         """Return the input of every carrier, a copy per head where a flag asks for it (batch pos head d_model)."""
         if not (split or shared):
             return {c: residual for c in CARRIERS}
-        heads = self.config.n_heads
         if split:
-            copies = {c: repeat(residual, "batch pos d_model -> batch pos head d_model", head=heads) for c in CARRIERS}
-            return {c: self.point(f"{c}_input")(copies[c].clone()) for c in CARRIERS}
-        copy = repeat(residual, "batch pos d_model -> batch pos head d_model", head=heads)
-        shared_input = self.point("attn_in")(copy.clone())
+            copies = {c: _per_head(residual, self.config.heads_of(c)) for c in CARRIERS}
+            return {c: self.point(f"{c}_input")(copies[c]) for c in CARRIERS}
+        shared_input = self.point("attn_in")(_per_head(residual, self.config.n_heads))
         return {c: shared_input for c in CARRIERS}
 
     def forward(
-        self, inputs: dict[Carrier, Tensor], earlier: Outgoing, use_attn_result: bool = False
+        self,
+        inputs: dict[Carrier, Tensor],
+        earlier: Outgoing,
+        use_attn_result: bool = False,
+        places: Places | None = None,
     ) -> tuple[Residual, Outgoing]:
         """Return what the layer adds to the residual stream, and what it passes on to other layers.
 
         ``inputs`` holds (batch pos d_model) or per-head (batch pos head d_model) inputs of the three projections;
-        ``earlier`` must hold every (layer, carrier) that this layer reads.
+        ``earlier`` must hold all that this layer reads (:meth:`needs`).
         """
         used, outgoing = self.mix_in(self.project(inputs), inputs, earlier)
-        return self.output(self.attend(used), use_attn_result), outgoing
+        return self.output(self.attend(used, places), use_attn_result), outgoing
 
     def project(
         self, inputs: dict[Carrier, Tensor], carriers: Sequence[Carrier] = CARRIERS
@@ -182,27 +200,47 @@ class Attention(Initialised, Fusing):
 
     def needed_own(self, carriers: Sequence[Carrier]) -> list[Carrier]:
         """Return the own projections that mixing ``carriers`` takes, with those of within-layer connections."""
-        within = {mix.reads for c, mix in self.mixes() if c in carriers and self.layer in mix.sources}
+        within = {mix.reads for c, mix in self.mixes() if c in carriers and len(mix.needs) < len(mix.sources)}
         return [c for c in self.own if c in carriers or c in within]
 
-    def attend(self, used: dict[Carrier, Tensor], hidden: Hidden | None = None) -> HeadTensor:
-        """Return every head's output, before the output matrix; for ``hidden`` see :meth:`pattern`.
+    def attend(self, used: dict[Carrier, Tensor], places: Places | None = None) -> HeadTensor:
+        """Return every head's output, before the output matrix; without ``places``, of a whole sequence.
 
         In training mode, where nothing listens at scores and pattern, they are never formed: torch's fused attention
         takes their place. Its derivative cannot be derived again; for second derivatives in training mode run the model
         inside ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
         """
-        q, k, v = used["q"], used["k"], used["v"]
+        places = places or Places.whole(used["k"].shape[1], used["k"].device)
+        q, k = self.compared(used["q"], used["k"], places)
+        v = used["v"]
         dropout = self.config.dropout if self.training else 0.0
-        of_all = hidden is None and q.shape[1] == k.shape[1]
-        if of_all and self.may_fuse(self.point("attn_scores"), self.point("pattern")):
-            scale = None if self.config.attention_scale else 1.0
-            by_head = (x.transpose(1, 2) for x in (q, k, v))
-            z = F.scaled_dot_product_attention(*by_head, dropout_p=dropout, is_causal=True, scale=scale)
+        if self.config.score_softcap is None and self.may_fuse(self.point("attn_scores"), self.point("pattern")):
+            scale = None if self.config.attention_scale is True else self.config.score_factor
+            causal = places.are_whole and self.window is None
+            seen = None if causal else ~places.hidden(self.window)
+            shared = self.config.heads_of("v") < self.config.n_heads
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            z = F.scaled_dot_product_attention(q, k, v, seen, dropout, causal, scale=scale, enable_gqa=shared)
             return fork_if_hooked(self.point("z"), z.transpose(1, 2))
-        pattern = self.pattern(q, k, hidden)
+        pattern = self.pattern(q, k, places)
         pattern = F.dropout(pattern, dropout) if dropout else pattern
+        v = self.per_query_head(v, 2)
         return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
+
+    def compared(self, q: HeadTensor, k: HeadTensor, places: Places) -> tuple[HeadTensor, HeadTensor]:
+        """Return queries and keys as they are compared: turned by rotary positions and normalised, in their order."""
+        if not self.compares_other:
+            return q, k
+        return self._compared("q", q, places.queries), self._compared("k", k, places.keys)
+
+    def _compared(self, carrier: Carrier, x: HeadTensor, at: Int[Tensor, "row pos"]) -> HeadTensor:
+        rotary, norm = self.config.rotary, self.config.qk_norm
+        if norm and not norm.after_rotary:
+            x = self.get_submodule(f"{carrier}_norm")(x)
+        x = turned(x, at, rotary) if rotary else x
+        if norm and norm.after_rotary:
+            x = self.get_submodule(f"{carrier}_norm")(x)
+        return fork_if_hooked(self.point(f"rot_{carrier}"), x)
 
     def project_one(self, x: HeadInput, carrier: Carrier) -> HeadTensor:
         """Return the queries, keys or values of an input."""
@@ -223,16 +261,18 @@ class Attention(Initialised, Fusing):
     def pattern(
         self,
         q: Float[Tensor, "batch q head d_head"],
-        k: Float[Tensor, "batch k head d_head"],
-        hidden: Hidden | None = None,
+        k: Float[Tensor, "batch k kv_head d_head"],
+        places: Places,
     ) -> Float[Tensor, "batch head q k"]:
-        """Return the attention of every query to every key that is not ``hidden`` (default: the keys after it)."""
+        """Return the attention of every query to every key that it sees, both as they are compared."""
+        k = self.per_query_head(k, 2)
         scores = einsum(q, k, "batch q head d_head, batch k head d_head -> batch head q k")
-        if self.config.attention_scale:
+        if self.config.attention_scale is True:
             scores = scores / math.sqrt(self.config.d_head)
-        if hidden is None:
-            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = self.point("attn_scores")(scores.masked_fill(hidden, -torch.inf))
+        elif self.config.score_factor != 1:
+            scores = scores * self.config.score_factor
+        scores = softcapped(scores, self.config.score_softcap)
+        scores = self.point("attn_scores")(scores.masked_fill(places.hidden(self.window), -torch.inf))
         return fork_if_hooked(self.point("pattern"), scores.softmax(-1))
 
     def output(self, z: HeadTensor, use_attn_result: bool = False) -> Residual:
@@ -243,12 +283,17 @@ class Attention(Initialised, Fusing):
         joined = rearrange(z, "batch pos head width -> batch pos (head width)")
         if not self.config.output_matrix:
             # Never the same storage as z, which a setter at hook_attn_out would edit.
-            return joined + self.b_O if self.config.biases else joined.clone()
-        return affine(joined, self.W_O.flatten(0, 1), self.b_O if self.config.biases else None)
+            return joined.clone() if self.bias is None else joined + self.bias
+        return affine(joined, self.W_O.flatten(0, 1), self.bias)
 
-    def needs(self) -> list[tuple[int, Carrier]]:
-        """Return the (layer, carrier) of every tensor from other layers that this layer reads."""
-        return [(source, mix.reads) for _, mix in self.mixes() for source in mix.sources if source != self.layer]
+    @property
+    def bias(self) -> Float[Tensor, " d_model"] | None:
+        """What is added to the heads' outputs, if anything is."""
+        return self._parameters.get("b_O")
+
+    def needs(self) -> list[Key]:
+        """Return whose tensors, of other layers or of tables, this layer reads."""
+        return [need for _, mix in self.mixes() for need in mix.needs]
 
     def set_gates(self, config: ModelConfig) -> None:
         """Take the gates of ``config``, which differs from the present configuration in nothing else."""

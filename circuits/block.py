@@ -11,7 +11,8 @@ from transformer_lens.hook_points import HookPoint
 from circuits.attention import Attention
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
-from circuits.layers import FeedForward, Norm, Residual
+from circuits.layers import FeedForward, Norm, Residual, Scalars
+from circuits.places import Places
 from circuits.streams.mixing import Outgoing
 from circuits.transformerlens.hooks import fork_if_hooked, is_hooked
 
@@ -37,8 +38,10 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        norm = (lambda: Norm(config)) if config.normalization else nn.Identity
+        kind = config.normalization
+        norm = (lambda: Norm(config, kind)) if kind else nn.Identity
         self.dropout = config.dropout
+        self.scalars = Scalars(config, config.residual_scalars, layer) if config.residual_scalars else None
         self.ln1 = norm()
         self.attn = Attention(config, layer)
         self.mlp = FeedForward(config, config.mlp) if config.mlp else None
@@ -49,7 +52,9 @@ class Block(nn.Module):
         for name in names:
             self.add_module(f"hook_{name}", HookPoint())
 
-    def forward(self, residual: Residual, earlier: Outgoing, flags: Any) -> tuple[Residual, Outgoing]:
+    def forward(
+        self, residual: Residual, earlier: Outgoing, flags: Any, places: Places | None = None
+    ) -> tuple[Residual, Outgoing]:
         """Return the residual stream after the block and what its attention passes on; ``flags`` is ``model.cfg``."""
         residual = fork_if_hooked(self.hook_resid_pre, residual)
         inputs = self.attn.split_inputs(residual, flags.use_split_qkv_input, flags.use_attn_in)
@@ -59,7 +64,7 @@ class Block(nn.Module):
         inputs = self._normalised(inputs)
         if is_hooked(self.attn):
             inputs, earlier = apart(inputs), apart(earlier)
-        attn_out, outgoing = self.attn(inputs, earlier, flags.use_attn_result)
+        attn_out, outgoing = self.attn(inputs, earlier, flags.use_attn_result, places)
         return self.finish(residual, attn_out, flags), outgoing
 
     def finish(self, residual: Residual, attn_out: Residual, flags: Any) -> Residual:

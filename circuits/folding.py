@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from circuits.common.errors import require
-from circuits.config.model import Unembedding
+from circuits.config.parts import Unembedding
 from circuits.layers import Norm, Unembed
 from circuits.transformerlens.tools import ToolSurface
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from circuits.common.errors import known
 from circuits.common.plain_data import derive_seed
-from circuits.config.model import Start
+from circuits.config.parts import Start
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,20 @@ class Normal:
         parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * self.std)
 
 
-Initial = Constant | Eye | Normal
+@dataclass(frozen=True)
+class Uniform:
+    """Independent, from ``low`` to ``high``."""
+
+    low: float
+    high: float
+
+    def fill(self, parameter: Tensor, generator: torch.Generator | None) -> None:
+        """Write the start into ``parameter``; drawn in single precision on the CPU, so alike on every device."""
+        drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float32)
+        parameter.copy_(self.low + (self.high - self.low) * drawn)
+
+
+Initial = Constant | Eye | Normal | Uniform
 Weights = dict[str, tuple[tuple[int, ...], Initial]]
 """Shapes and starts of parameters, by name."""
 
@@ -67,15 +80,18 @@ class Initialised(nn.Module):
         super().__init__()
         self._starts: dict[str, Initial] = {}
 
-    def learn(self, name: str, shape: tuple[int, ...], start: Initial) -> None:
-        """Give the module a parameter, which :meth:`reset_parameters` fills."""
-        self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+    def learn(self, name: str, shape: tuple[int, ...], start: Initial, frozen: bool = False) -> None:
+        """Give the module a parameter, which :meth:`reset_parameters` fills; ``frozen``: a buffer instead."""
+        if frozen:
+            self.register_buffer(name, torch.empty(shape))
+        else:
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self._starts[name] = start
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:
         """Start all own parameters afresh, each from (seed, full name); without a seed from torch's generator."""
-        for name, parameter in self.named_parameters(recurse=False):
+        for name, start in self._starts.items():
             label = f"{getattr(self, 'name', '')}.{name}"
             generator = None if seed is None else torch.Generator().manual_seed(derive_seed("init", seed, label))
-            self._starts[name].fill(parameter, generator)
+            start.fill(getattr(self, name), generator)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from circuits.common.errors import known, require
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Carrier
-from circuits.streams.mixing import Outgoing
+from circuits.streams.mixing import Key, Outgoing
 from circuits.transformerlens.hooks import values_of
 from circuits.transformerlens.tools import ToolSurface
 
@@ -79,11 +78,9 @@ def check_return_type(config: ModelConfig, return_type: str | None, inputs: Tens
         )
 
 
-def check_start(
-    config: ModelConfig, layer: int, reads: list[tuple[int, Carrier]], residual: Tensor, outgoing: Outgoing
-) -> None:
+def check_start(config: ModelConfig, layer: int, reads: list[Key], residual: Tensor, outgoing: Outgoing) -> None:
     """Check that a run can start before ``layer``, which with later ones ``reads`` what earlier layers passed on."""
-    missing = [f"{carrier} of layer {source}" for source, carrier in reads if (source, carrier) not in outgoing]
+    missing = [_told(key) for key in reads if key not in outgoing]
     if missing:
         raise ValueError(
             f"layers from {layer} on also read {missing} through the stream, which the residual stream does not hold; "
@@ -97,9 +94,19 @@ def check_start(
     )
     _check_length(config, residual)
     where = tuple(residual.shape[:2])
-    for (source, carrier), tensor in outgoing.items():
+    for key, tensor in outgoing.items():
         require(
             tuple(tensor.shape[:2]) == where,
-            f"outgoing {carrier} of layer {source} is of (batch, pos) = {tuple(tensor.shape[:2])}, the residual "
+            f"outgoing {_told(key)} is of (batch, pos) = {tuple(tensor.shape[:2])}, the residual "
             f"stream of {where}; take both from one model.state",
         )
+
+
+def _told(key: Key) -> str:
+    number, what = key
+    told = {
+        "token": f"table {number}",
+        "x0": "the residual stream at the start",
+        "middle": f"that after layer {number}",
+    }
+    return told.get(what, f"{what} of layer {number}")

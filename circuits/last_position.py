@@ -127,7 +127,13 @@ def why_not(config: ModelConfig) -> str | None:
         "no layer norm": config.normalization is None,
         "no dropout": config.dropout == 0,
         "a ReLU stack": config.readout.is_stack,
-        "gains that do not depend on the token": not any(s.gain.depends_on_input for s in config.streams),
+        "gains that do not depend on the token or the channel": not any(
+            s.gain.depends_on_input or s.gain.is_of_channels for s in config.streams
+        ),
+        "no rotary positions, norms of queries and keys, windows or caps": not any(
+            (config.rotary, config.qk_norm, config.windows, config.score_softcap, config.logit_softcap)
+        ),
+        "no scalars on the residual stream": not any((config.residual_scalars, config.smear, config.backout)),
         "full gates within a layer": all(
             s.gate == "full" and not s.gate_rules for s in config.streams if s.topology.within_layer
         ),
@@ -261,7 +267,7 @@ def last_weights(model: HookedStreamTransformer) -> LastWeights:
             stream = model.config.stream_into(c)
             passed = used if stream and stream.passes_on == "mixed" else raw
             gains = mix.gains(own[layer][c])
-            as_projections = [passed[j][mix.reads][None, :, None] for j in mix.sources]
+            as_projections = [passed[j][mix.reads][None, :, None] for j in mix.sources]  # type: ignore[index] # no table
             incoming = mix.incoming(as_projections, gains).flatten(0, 2)
             own_gain = gains[0].reshape(()) if isinstance(gains[0], Tensor) else gains[0]
             used[layer][c] = scaled(own_gain, own[layer][c])
@@ -269,8 +275,7 @@ def last_weights(model: HookedStreamTransformer) -> LastWeights:
                 used[layer][c] = used[layer][c] + incoming
             else:
                 on_x[c] = incoming
-    if model.config.attention_scale:
-        scale = model.config.d_head**-0.5
+    if (scale := model.config.score_factor) != 1:
         for of_queries in (*used, on_x):
             if "q" in of_queries:
                 of_queries["q"] = of_queries["q"] * scale

@@ -6,15 +6,20 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.config.model import MLP, ModelConfig
-from circuits.initial_weights import Constant, Initialised, Normal
+from circuits.config.layers import MLP, Normalization, QKNorm, ResidualScalars, Smear
+from circuits.config.model import ModelConfig
+from circuits.config.streams import Stream
+from circuits.initial_weights import Constant, Initialised, Normal, Uniform
+from circuits.places import Places
 from circuits.products import affine
-from circuits.transformerlens.hooks import Fusing, fork_if_hooked
+from circuits.streams.transforms import HeadTensor
+from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
 
 Residual = Float[Tensor, "batch pos d_model"]
 
@@ -23,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
     "silu": F.silu,
 }
 
@@ -32,7 +38,8 @@ _IGNORED = -100
 
 
 class Embed(Initialised):
-    """Token numbers or projected vectors into the residual stream, by ``W_E`` (d_vocab or d_input, d_model)."""
+    """Token numbers or projected vectors into the residual stream, by ``W_E`` (d_vocab or d_input, d_model), and a norm
+    of them (``ln``) where there is one."""
 
     W_E: Tensor
 
@@ -40,10 +47,93 @@ class Embed(Initialised):
         super().__init__()
         self.tokens = config.inputs.are_tokens
         self.learn("W_E", (config.inputs.rows, config.d_model), Normal(config.weight_std("embed")))
+        self.ln = Norm(config, config.embedding_norm) if config.embedding_norm else None
 
     def forward(self, inputs: Tensor) -> Residual:
         """Return the embedding of every input."""
-        return F.embedding(inputs, self.W_E) if self.tokens else inputs @ self.W_E
+        embedded = F.embedding(inputs, self.W_E) if self.tokens else inputs @ self.W_E
+        return embedded if self.ln is None else self.ln(embedded)
+
+
+class ValueEmbed(Initialised):
+    """A table of value embeddings ``W_VE`` (d_vocab (head d_head)), that streams carry: a row a token.
+
+    Its hook point has the name of what a layer passes on: ``hook_v_stream``, for a stream into values.
+    """
+
+    W_VE: Tensor
+
+    def __init__(self, config: ModelConfig, stream: Stream):
+        super().__init__()
+        self.heads, self.point_name = config.heads_of(stream.carrier), f"hook_{stream.carrier}_stream"
+        shape, start = (config.inputs.rows, self.heads * config.d_head), Normal(config.weight_std("attention"))
+        self.learn("W_VE", shape, start, frozen=stream.weights == "initial")
+        self.add_module(self.point_name, HookPoint())
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> HeadTensor:
+        """Return every token's row, by head."""
+        rows = F.embedding(tokens, self.W_VE)
+        by_head = rearrange(rows, "batch pos (head d_head) -> batch pos head d_head", head=self.heads)
+        return self.get_submodule(self.point_name)(by_head)
+
+
+class SmearGate(Initialised):
+    """What every position but the first adds of the one before: ``gain`` sigmoid(x[:channels] ``W_smear``) times it.
+
+    ``hook_smear`` holds what is added.
+    """
+
+    gain: Tensor
+    W_smear: Tensor
+
+    def __init__(self, smear: Smear):
+        super().__init__()
+        self.channels = smear.channels
+        self.learn("gain", (), Constant(smear.gain))
+        self.learn("W_smear", (smear.channels,), Uniform(0.0, 0.02))
+        self.hook_smear = HookPoint()
+
+    def forward(self, embedded: Residual) -> Residual:
+        """Return the embeddings with what they add of those before."""
+        gate = self.gain * torch.sigmoid(embedded[:, 1:, : self.channels] @ self.W_smear)
+        added = F.pad(gate[..., None] * embedded[:, :-1], (0, 0, 1, 0))
+        return embedded + self.hook_smear(added)
+
+
+class Scalars(Initialised):
+    """A layer's two scalars on the residual stream: x becomes ``own`` x + ``x0`` x_0, read at ``hook_x0``."""
+
+    own: Tensor
+    x0: Tensor
+
+    def __init__(self, config: ModelConfig, scalars: ResidualScalars, layer: int):
+        super().__init__()
+        share = layer / max(1, config.n_layers - 1)
+        for name, (first, last) in (("own", scalars.own), ("x0", scalars.x0)):
+            self.learn(name, (), Constant(first + share * (last - first)))
+        self.hook_x0 = HookPoint()
+
+    def forward(self, residual: Residual, start: Residual) -> Residual:
+        """Return the residual stream with the start mixed in."""
+        return self.own * residual + self.x0 * fork(self.hook_x0, start)
+
+
+class BackoutGain(Initialised):
+    """``gain``, the part of the residual stream after a middle layer that is taken off before the final norm.
+
+    ``hook_middle`` holds that residual stream, on a fork.
+    """
+
+    gain: Tensor
+
+    def __init__(self, start: float):
+        super().__init__()
+        self.learn("gain", (), Constant(start))
+        self.hook_middle = HookPoint()
+
+    def forward(self, residual: Residual, middle: Residual) -> Residual:
+        """Return what the final norm is given."""
+        return residual - self.gain * middle
 
 
 class PosEmbed(Initialised):
@@ -53,12 +143,14 @@ class PosEmbed(Initialised):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        self.scale = config.position_scale
         self.learn("W_pos", (config.n_ctx, config.d_model), Normal(config.weight_std("embed")))
 
-    def forward(self, embedded: Residual) -> Residual:
+    def forward(self, embedded: Residual, places: Places | None = None) -> Residual:
         """Return the embedding of the positions of ``embedded``, for every example; never the weights' own storage."""
         batch, pos, _ = embedded.shape
-        return self.W_pos[:pos].clone().expand(batch, -1, -1)
+        rows = self.W_pos[:pos].clone()[None] if places is None else F.embedding(places.queries, self.W_pos)
+        return (rows if self.scale == 1 else self.scale * rows).expand(batch, -1, -1)
 
 
 class Norm(Initialised, Fusing):
@@ -67,10 +159,9 @@ class Norm(Initialised, Fusing):
     w: Tensor | None
     b: Tensor | None
 
-    def __init__(self, config: ModelConfig, eps: float = 1e-5):
+    def __init__(self, config: ModelConfig, kind: Normalization):
         super().__init__()
-        kind = config.normalization or ""
-        self.centred, self.eps = kind.startswith("LN"), eps
+        self.centred, self.eps = kind.startswith("LN"), config.norm_eps
         for name, start, kinds in (("w", 1.0, ("LN", "RMS")), ("b", 0.0, ("LN",))):
             self.register_parameter(name, None)
             if kind in kinds:
@@ -80,19 +171,47 @@ class Norm(Initialised, Fusing):
 
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
         """Return the normalised input."""
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         if self.may_fuse(self.hook_scale):
             width = x.shape[-1:]
             if self.centred:
-                return self.hook_normalized(F.layer_norm(x, width, self.w, self.b, self.eps))
-            return self.hook_normalized(F.rms_norm(x, width, self.w, self.eps))
+                return self.hook_normalized(F.layer_norm(x, width, self.w, self.b, eps))
+            return self.hook_normalized(F.rms_norm(x, width, self.w, eps))
         x = x - x.mean(-1, keepdim=True) if self.centred else x
-        x = x / fork_if_hooked(self.hook_scale, (x.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        x = x / fork_if_hooked(self.hook_scale, (x.square().mean(-1, keepdim=True) + eps).sqrt())
         x = x if self.w is None else x * self.w
         return self.hook_normalized(x if self.b is None else x + self.b)
 
 
+class HeadNorm(Initialised):
+    """Queries or keys, normalised head by head; ``w`` (d_head) or (head d_head) where weights are learned."""
+
+    w: Tensor | None
+
+    def __init__(self, config: ModelConfig, norm: QKNorm, heads: int):
+        super().__init__()
+        self.norm = norm
+        self.register_parameter("w", None)
+        if norm.weights != "none":
+            shape = (config.d_head,) if norm.weights == "shared" else (heads, config.d_head)
+            self.learn("w", shape, Constant(1.0))
+
+    def forward(self, x: HeadTensor) -> HeadTensor:
+        """Return the normalised input."""
+        eps = torch.finfo(x.dtype).eps if self.norm.eps is None else self.norm.eps
+        if self.norm.kind == "RMS":
+            x = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+        else:
+            x = x / x.norm(dim=-1, keepdim=True).clamp_min(eps)
+        x = x if self.w is None else x * self.w
+        return x if self.norm.scale == 1 else x * self.norm.scale
+
+
 class FeedForward(Initialised):
-    """W_out act(W_in x + b_in) + b_out."""
+    """W_out act(W_in x + b_in) + b_out; ``gated``, the activation is of W_gate x + b_gate and multiplies the other.
+
+    ``hook_pre`` is before the activation, ``hook_pre_linear`` the other factor, ``hook_post`` what W_out is given.
+    """
 
     W_in: Tensor
     b_in: Tensor
@@ -102,18 +221,30 @@ class FeedForward(Initialised):
     def __init__(self, config: ModelConfig, mlp: MLP):
         super().__init__()
         zero, normal = Constant(0.0), Normal(config.weight_std("mlp"))
-        self.learn("W_in", (config.d_model, mlp.d_mlp), normal)
-        self.learn("b_in", (mlp.d_mlp,), zero)
-        self.learn("W_out", (mlp.d_mlp, config.d_model), normal)
-        self.learn("b_out", (config.d_model,), zero)
+        wide, narrow = mlp.d_mlp, config.d_model
+        inner = [("gate", narrow, wide)] if mlp.gated else []
+        for name, width, out in (*inner, ("in", narrow, wide), ("out", wide, narrow)):
+            self.learn(f"W_{name}", (width, out), normal)
+            if mlp.biases:
+                self.learn(f"b_{name}", (out,), zero)
+            else:
+                self.register_buffer(f"b_{name}", torch.zeros(out), persistent=False)
         self.act_fn = ACTIVATIONS[mlp.act_fn]
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
+        self.hook_pre_linear = HookPoint() if mlp.gated else None
 
     def forward(self, x: Residual) -> Residual:
         """Return what the MLP adds to the residual stream."""
-        hidden = fork_if_hooked(self.hook_post, self.act_fn(self.hook_pre(affine(x, self.W_in, self.b_in))))
-        return affine(hidden, self.W_out, self.b_out)
+        linear = self._affine(x, "in")
+        if self.hook_pre_linear is None:
+            hidden = self.act_fn(self.hook_pre(linear))
+        else:
+            hidden = self.act_fn(self.hook_pre(self._affine(x, "gate"))) * self.hook_pre_linear(linear)
+        return self._affine(fork_if_hooked(self.hook_post, hidden), "out")
+
+    def _affine(self, x: Tensor, name: str) -> Tensor:
+        return affine(x, getattr(self, f"W_{name}"), self._parameters.get(f"b_{name}"))
 
 
 class ReluLayer(Initialised):
@@ -170,6 +301,11 @@ class TiedUnembed(Unembed):
     def W_U(self) -> Tensor:  # type: ignore[override] # read where Unembed has a parameter
         """The transpose of the embedding."""
         return self._embed[0].W_E.T
+
+
+def softcapped(x: Tensor, cap: float | None) -> Tensor:
+    """Return cap tanh(x / cap), or x without a cap."""
+    return x if cap is None else cap * torch.tanh(x / cap)
 
 
 def next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:

@@ -24,19 +24,40 @@ from circuits.config.streams import Carrier, Gate
 from circuits.folding import with_folded_norm
 from circuits.initial_weights import Initialised, change_starts
 from circuits.input_checks import check_inputs, check_return_type, check_start, layer_number
-from circuits.layers import Embed, Norm, PosEmbed, ReluLayer, Residual, TiedUnembed, Unembed, next_token_loss
-from circuits.streams.mixing import Outgoing
+from circuits.layers import (
+    BackoutGain,
+    Embed,
+    Norm,
+    PosEmbed,
+    ReluLayer,
+    Residual,
+    SmearGate,
+    TiedUnembed,
+    Unembed,
+    ValueEmbed,
+    next_token_loss,
+    softcapped,
+)
+from circuits.places import Places
+from circuits.streams.mixing import Key, Outgoing
 from circuits.streams.registering import check_parts
-from circuits.transformerlens.hooks import bridge_config, fork_if_hooked, is_hooked
+from circuits.transformerlens.hooks import bridge_config, fork, fork_if_hooked, is_hooked
 from circuits.transformerlens.tools import ToolSurface
 
 
 class State(NamedTuple):
-    """All that layer ``layer`` and later ones depend on: the residual stream is only a part of it."""
+    """All that layer ``layer`` and later ones depend on: the residual stream before it is only a part of it."""
 
     layer: int
     residual: Residual
     outgoing: Outgoing
+
+
+class Embedded(NamedTuple):
+    """What inputs become before the first layer: the residual stream, and rows of tables of value embeddings."""
+
+    residual: Residual
+    tables: Outgoing
 
 
 class HookedStreamTransformer(ToolSurface):
@@ -56,9 +77,15 @@ class HookedStreamTransformer(ToolSurface):
         if config.positions != "none":
             self.hook_pos_embed = HookPoint()
         self.pos_embed = PosEmbed(config) if config.positions == "learned" else None
+        self.smear = SmearGate(config.smear) if config.smear else None
+        if config.residual_scalars:
+            self.hook_x0 = HookPoint()
+        stream = config.token_stream
+        self.value_embeds = nn.ModuleDict({str(n): ValueEmbed(config, stream) for n in config.tables} if stream else {})
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self._still_read = [frozenset(self.reads_from(layer + 1)) for layer in range(config.n_layers)]
-        self.ln_final = Norm(config) if config.normalization else nn.Identity()
+        self.backout = BackoutGain(config.backout.gain) if config.backout else None
+        self.ln_final = Norm(config, config.normalization) if config.normalization else nn.Identity()
         self.readout = nn.ModuleList(ReluLayer(config) for _ in range(config.readout.depth))
         if config.tied_embedding and isinstance(self.embed, Embed):
             self.unembed = TiedUnembed(config, self.embed)
@@ -98,6 +125,7 @@ class HookedStreamTransformer(ToolSurface):
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         outgoing: Outgoing | None = None,
+        places: Places | None = None,
     ) -> Any:
         """Return logits (batch pos d_vocab_out), or what ``return_type`` asks for.
 
@@ -125,12 +153,12 @@ class HookedStreamTransformer(ToolSurface):
         require(start <= stop, f"start_at_layer = {start_at_layer} comes after stop_at_layer = {stop_at_layer}")
         if start_at_layer is None:
             check_inputs(self, inputs)
-            residual = self.input_residual(inputs)
+            state = self.start(inputs, places)
         else:
             if not torch.compiler.is_compiling():
                 check_start(self.config, start, self.reads_from(start), inputs, outgoing or {})
-            residual, outgoing = inputs.clone(), apart(outgoing or {})
-        residual, _ = self._run(residual, outgoing or {}, range(start, stop))
+            state = State(start, inputs.clone(), apart(outgoing or {}))
+        residual = self._run(state, stop, places).residual
         if stop_at_layer is not None:
             return residual
         if return_type is None:
@@ -143,21 +171,56 @@ class HookedStreamTransformer(ToolSurface):
         loss = next_token_loss(logits, inputs)
         return loss if return_type == "loss" else (logits, loss)
 
-    def _run(self, residual: Residual, outgoing: Outgoing, layers: Sequence[int]) -> tuple[Residual, Outgoing]:
-        for layer in layers:
+    def _run(self, state: State, stop: int, places: Places | None = None) -> State:
+        _, residual, outgoing = state
+        for layer in range(state.layer, stop):
             block = self.layers[layer]
             given = (residual.clone(), apart(outgoing)) if is_hooked(block) else (residual, outgoing)
-            residual, passed = block(*given, self.cfg)
-            # What nobody reads any more is let go, as it would only take memory.
-            outgoing = {key: x for key, x in {**outgoing, **passed}.items() if key in self._still_read[layer]}
-        return residual, outgoing
+            residual, passed = block(*given, self.cfg, places)
+            residual, outgoing = self.passed_on(layer, residual, {**outgoing, **passed})
+        return State(stop, residual, outgoing)
 
-    def input_residual(self, inputs: Tensor) -> Residual:
-        """Return the residual stream before the first layer: embeddings plus positions."""
-        embedded = self._embedded(inputs)
+    def passed_on(self, layer: int, residual: Residual, outgoing: Outgoing) -> tuple[Residual, Outgoing]:
+        """Return what the next layer (or the readout) is given: the residual stream after ``layer`` past scalars, and
+        those of ``outgoing`` that are still read."""
+        if self.backout is not None and self.config.backout and layer == self.config.backout.layer:
+            outgoing = {**outgoing, (layer, "middle"): fork(self.backout.hook_middle, residual)}
+        residual = self.entering(layer + 1, residual, outgoing)
+        # What nobody reads any more is let go, as it would only take memory.
+        return residual, {key: x for key, x in outgoing.items() if key in self._still_read[layer]}
+
+    def entering(self, layer: int, residual: Residual, outgoing: Outgoing) -> Residual:
+        """Return the residual stream before a layer (n_layers: before the final norm), from that after the last."""
+        if layer < self.config.n_layers:
+            scalars = self.layers[layer].scalars
+            return residual if scalars is None else scalars(residual, outgoing[0, "x0"])
+        if self.backout is None or self.config.backout is None:
+            return residual
+        return self.backout(residual, outgoing[self.config.backout.layer, "middle"])
+
+    def start(self, inputs: Tensor, places: Places | None = None) -> State:
+        """Return all that the first layer and later ones depend on."""
+        return self.begin(self.embedded(inputs, places))
+
+    def begin(self, embedded: Embedded) -> State:
+        """Return :meth:`start` of inputs that are embedded already."""
+        residual, outgoing = embedded.residual, dict(embedded.tables)
+        if self.config.residual_scalars:
+            outgoing[0, "x0"] = fork(self.hook_x0, residual)
+        return State(0, self.entering(0, residual, outgoing), outgoing)
+
+    def embedded(self, inputs: Tensor, places: Places | None = None) -> Embedded:
+        """Return what inputs become before the first layer."""
+        tables: Outgoing = {(int(name), "token"): table(inputs) for name, table in self.value_embeds.items()}
+        return Embedded(self.input_residual(inputs, places), tables)
+
+    def input_residual(self, inputs: Tensor, places: Places | None = None) -> Residual:
+        """Return the residual stream at the start: embeddings plus positions."""
+        embedded = self._embedded(inputs, places)
+        embedded = embedded if self.smear is None else self.smear(embedded)
         return F.dropout(embedded, self.config.dropout) if self.config.dropout and self.training else embedded
 
-    def _embedded(self, inputs: Tensor) -> Residual:
+    def _embedded(self, inputs: Tensor, places: Places | None) -> Residual:
         inputs = self.bound(inputs)
         if self.config.positions == "one-hot":
             # An exact split: each component belongs to one of the two, so their sum is the input itself.
@@ -169,11 +232,11 @@ class HookedStreamTransformer(ToolSurface):
         embedded = fork_if_hooked(self.hook_embed, self.embed(inputs.clone() if plain else inputs))
         if self.pos_embed is None:
             return embedded
-        return embedded + fork_if_hooked(self.hook_pos_embed, self.pos_embed(embedded))
+        return embedded + fork_if_hooked(self.hook_pos_embed, self.pos_embed(embedded, places))
 
     def read_out(self, residual: Residual) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Return the logits of a final residual stream."""
-        return self.unembed(self._before_unembed(residual))
+        return softcapped(self.unembed(self._before_unembed(residual)), self.config.logit_softcap)
 
     def _before_unembed(self, residual: Residual) -> Residual:
         z = self.ln_final(residual)
@@ -192,22 +255,38 @@ class HookedStreamTransformer(ToolSurface):
         """
         layer = layer_number(self.config, layer, "layer")
         check_inputs(self, inputs)
-        residual, outgoing = self._run(self.input_residual(inputs), {}, range(layer))
-        return State(layer, residual, {key: outgoing[key] for key in self.reads_from(layer)})
+        return self._run(self.start(inputs), layer)
 
     def run_state(self, state: State, **kwargs: Any) -> Any:
         """Return ``forward``'s result from a :class:`State`."""
         return self(state.residual, start_at_layer=state.layer, outgoing=state.outgoing, **kwargs)
 
-    def reads_from(self, layer: int) -> list[tuple[int, Carrier]]:
-        """Return the (layer, carrier) of the tensors of layers before ``layer`` that it or later layers read.
+    def reads_from(self, layer: int) -> list[Key]:
+        """Return whose tensors, beside the residual stream before ``layer``, it and what follows read.
 
         Raises:
             ValueError: for a layer that the model does not have; negative ones count from the end, n_layers is the end.
         """
         layer = layer_number(self.config, layer, "layer")
         needs = {need for block in self.layers[layer:] for need in block.attn.needs()}
-        return sorted(need for need in needs if need[0] < layer)
+        needs |= {need for later in range(layer + 1, self.config.n_layers + 1) for need in self.enters(later)}
+        return sorted(need for need in needs if need[0] < layer or need[1] in ("token", "x0"))
+
+    def enters(self, layer: int) -> list[Key]:
+        """Return what :meth:`entering` a layer, or the readout, takes beside the residual stream."""
+        if layer < self.config.n_layers:
+            return [(0, "x0")] if self.config.residual_scalars else []
+        return [(self.config.backout.layer, "middle")] if self.config.backout else []
+
+    def point_of(self, key: Key) -> str:
+        """Return the name of the hook point of what is passed on beside the residual stream."""
+        number, what = key
+        if what in ("x0", "middle"):
+            return "hook_x0" if what == "x0" else "backout.hook_middle"
+        stream = self.config.token_stream
+        if what == "token" and stream:
+            return f"value_embeds.{number}.hook_{stream.carrier}_stream"
+        return f"blocks.{number}.attn.hook_{what}_stream"
 
     # --- gates ------------------------------------------------------------------------------------------------------
 

@@ -8,16 +8,9 @@ from typing import Any
 
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, checked_value
-from circuits.config.model import (
-    MLP,
-    ModelConfig,
-    NormalInit,
-    ReluStack,
-    TokenInputs,
-    ToyInit,
-    Unembedding,
-    VectorInputs,
-)
+from circuits.config.layers import MLP
+from circuits.config.model import ModelConfig
+from circuits.config.parts import NormalInit, ReluStack, TokenInputs, ToyInit, Unembedding, VectorInputs
 from circuits.streams import variants
 
 ICL_PRESETS: dict[str, dict[str, int]] = {

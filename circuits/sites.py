@@ -100,11 +100,15 @@ class Site(Checked):
 
     def exists_in(self, config: ModelConfig) -> bool:
         """Return whether a model of this configuration has this site."""
-        if not 0 <= self.layer < config.n_layers or not 0 <= (self.head or 0) < config.n_heads:
+        if not 0 <= self.layer < config.n_layers or not 0 <= (self.head or 0) < self.heads_in(config):
             return False
         if self.component in ("resid_mid", "mlp_out"):
             return config.mlp is not None
         return self.component not in CARRIERS or self._carried(config)
+
+    def heads_in(self, config: ModelConfig) -> int:
+        """Return how many heads there are at such a place in a model: keys and values may have fewer."""
+        return config.heads_of("v") if self.component in ("k", "v") else config.n_heads
 
     def _carried(self, config: ModelConfig) -> bool:
         carrier: Carrier = self.component  # type: ignore[assignment] # the caller has seen that it is one
@@ -127,8 +131,9 @@ def check_sites(model: HookedStreamTransformer | ModelConfig, wanted: Iterable[S
     for site in sites:
         if site.exists_in(config):
             continue
-        if site.layer not in range(config.n_layers) or (site.head or 0) not in range(config.n_heads):
-            raise ValueError(f"{site}: the model has {config.n_layers} layers of {config.n_heads} heads")
+        heads = site.heads_in(config)
+        if site.layer not in range(config.n_layers) or (site.head or 0) not in range(heads):
+            raise ValueError(f"{site}: the model has {config.n_layers} layers, and {heads} heads there")
         kinds: list[tuple[str, Route]] = [(c, "own") for c in COMPONENTS if c not in ("state", *CARRIERS)]
         kinds.extend((c, route) for route in ROUTES for c in CARRIERS)
         every = (Site(layer, *kind) for layer in range(config.n_layers) for kind in kinds)

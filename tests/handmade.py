@@ -16,7 +16,7 @@ from torch import Tensor
 
 from analysis import Pair
 from circuits import HookedStreamTransformer, ModelConfig, variants
-from circuits.config.model import TokenInputs, Unembedding
+from circuits.config.parts import TokenInputs, Unembedding
 
 HALF = 8
 N_POS = 2 * HALF

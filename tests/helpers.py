@@ -16,7 +16,8 @@ from torch import Tensor
 
 from analysis import Pair
 from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
-from circuits.config.model import MLP, NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
+from circuits.config.layers import MLP
+from circuits.config.parts import NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.last_position import SplitTokens
 from experiments.runs.config import TRAINING, RunConfig, icl_run, lm_run
 from experiments.runs.run import Run

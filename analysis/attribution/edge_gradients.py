@@ -10,32 +10,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.edges.cut_runs import Recorder, Sent, send
-from analysis.edges.graph import Graph, Node, Place
+from analysis.edges.graph import Graph, Node, Origin, Place
+from analysis.edges.recorded_activations import between
 from analysis.edges.steered_forward import PerHead, carry, run
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
 from analysis.pairs import Pair
 from circuits.config.streams import Carrier
 from circuits.layers import Residual
-from circuits.model import HookedStreamTransformer
+from circuits.model import Embedded, HookedStreamTransformer
 from circuits.streams.transforms import HeadTensor
 
 
 class _Leaves(Recorder):
     """Adds a zero to every reader's input and every use, whose gradients are wanted."""
 
-    def __init__(self, model: HookedStreamTransformer, graph: Graph, residual: Residual):
-        super().__init__(model, graph, residual.detach())
+    def __init__(self, model: HookedStreamTransformer, graph: Graph, embedded: Embedded):
+        super().__init__(model, graph, Embedded(embedded.residual.detach(), embedded.tables))
         self.readers: list[PerHead] = []
         self.uses: dict[Place, HeadTensor] = {}
-        self.adds: list[tuple[slice, Residual]] = [(slice(0, 1), residual)]
+        self.adds: list[tuple[slice, Residual]] = [(slice(0, 1), embedded.residual)]
         """Which writers write a tensor together, and the tensor."""
         self.used = {place for _, place in graph.stream_ids}
 
     def read(self, layer: int, carrier: Carrier, residual: Residual) -> Residual | PerHead:
-        if self.graph.rows(layer, carrier) is None:
-            return residual
-        return residual[:, :, None] + self._leaf(residual, self.graph.n_heads)
+        rows = self.graph.rows(layer, carrier)
+        return residual if rows is None else residual[:, :, None] + self._leaf(residual, rows.stop - rows.start)
 
     def read_mlp(self, layer: int, residual: Residual) -> Residual:
         return residual + self._leaf(residual, 1)[:, :, 0]
@@ -75,7 +75,7 @@ class _Gradients:
     readers: Float[Tensor, "batch pos reader d_model"]
     uses: dict[Place, HeadTensor]
     writers: list[tuple[slice, Residual]]
-    projected: dict[Place, HeadTensor]
+    projected: dict[Origin, HeadTensor]
 
 
 class EdgeEstimator:
@@ -91,14 +91,14 @@ class EdgeEstimator:
 
     def add(self, pair: Pair, source: Tensor, base: Tensor) -> None:
         """Score some examples."""
-        start, end = (self.model.input_residual(x).detach() for x in (base, source))
+        start, end = (self.model.embedded(x) for x in (base, source))
         after, before = (send(self.model, self.graph, x) for x in (source, base))
         own = {place: t - before.own[place] for place, t in after.own.items()}
         change = Sent(after.writers - before.writers, own)
         del after, before
         edges, nodes = [], []
         for fraction in self.fractions:
-            recorded, gradients = self._gradients(pair, torch.lerp(start, end, fraction).requires_grad_())
+            recorded, gradients = self._gradients(pair, between(start, end, fraction))
             edges.append(self._edges(change, gradients, recorded))
             nodes.append(self._nodes(change, gradients))
             # Before the next are made: they are most of what lives.
@@ -107,10 +107,11 @@ class EdgeEstimator:
         self.nodes.append(torch.stack(nodes).mean(0))
         self.sums.append(self._sums(self.values[-1], list(change.own)))
 
-    def _gradients(self, pair: Pair, residual: Residual) -> tuple[_Leaves, _Gradients]:
-        leaves = _Leaves(self.model, self.graph, residual)
+    def _gradients(self, pair: Pair, embedded: Embedded) -> tuple[_Leaves, _Gradients]:
+        leaves = _Leaves(self.model, self.graph, embedded)
         name, function = self.metric
-        values = require_gradient(name, evaluate(function, name, run(self.model, residual, leaves), pair))
+        logits = run(self.model, self.model.begin(embedded), leaves)
+        values = require_gradient(name, evaluate(function, name, logits, pair))
         wanted = [*leaves.readers, *leaves.uses.values(), *(t for _, t in leaves.adds), *leaves.projected.values()]
         everything = torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True)
         require_some_gradient(name, everything)
@@ -129,10 +130,12 @@ class EdgeEstimator:
         by_reader = einsum(
             change.writers, gradients.readers, "batch pos writer d, batch pos reader d -> reader writer batch"
         )
+        if recorded.coefficients is not None:
+            by_reader = by_reader * recorded.coefficients[..., None]
         there = self.graph.residual_ids >= 0
         scores[self.graph.residual_ids[there]] = by_reader[there]
         for source, delta in change.own.items():
-            for head, only in self._by_head(delta):
+            for head, only in [(0, delta)] if source[1] == "token" else self._by_head(delta):
                 arrived = carry(self.model, source, only, recorded.gains)
                 for place in self.graph.carried[source]:
                     product = (arrived[place] * gradients.uses[place]).sum((1, 3))
@@ -152,10 +155,12 @@ class EdgeEstimator:
     def _nodes(self, change: Sent, gradients: _Gradients) -> Float[Tensor, "node example"]:
         """Every writer's and carried projection's own score: its change times the gradient there."""
         rows = [(change.writers[:, :, which] * g[:, :, None]).sum((1, 3)).T for which, g in gradients.writers]
-        rows += [(delta * gradients.projected[place]).sum((1, 3)).T for place, delta in change.own.items()]
+        for place, delta in change.own.items():
+            by_head = (delta * gradients.projected[place]).sum((1, 3)).T
+            rows.append(by_head.sum(0, keepdim=True) if place[1] == "token" else by_head)
         return torch.cat(rows)
 
-    def _sums(self, values: Float[Tensor, "edge example"], places: list[Place]) -> Float[Tensor, "node example"]:
+    def _sums(self, values: Float[Tensor, "edge example"], places: list[Origin]) -> Float[Tensor, "node example"]:
         """The same, as sums over outgoing edges."""
         rows = [values[ids[ids >= 0]].sum(0) for ids in self.graph.residual_ids.T]
         for place in places:

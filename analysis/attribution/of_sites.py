@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from analysis.attribution.agreement import Agreement, agreement, to_check
 from analysis.attribution.site_gradients import Estimator, linearised
 from analysis.compared_runs import Direction, two_runs
-from analysis.edges.recorded_activations import record
+from analysis.edges.recorded_activations import between, record
 from analysis.edges.steered_forward import flowing
 from analysis.gap import Gap, WeakPairWarning
 from analysis.memory import beside_logits, bytes_of, copies_within, in_batches, logits_of_one
@@ -180,7 +180,7 @@ def _bytes_of_one(model: HookedStreamTransformer, pair: Pair, metric: Metric) ->
 
     Activations of both runs, their change, the gradient and what it keeps; logits, their gradient and the metric's.
     """
-    kept = bytes_of(record(model, model.input_residual(pair.clean[:1])).at.values())
+    kept = bytes_of(record(model, model.embedded(pair.clean[:1])).at.values())
     logits = logits_of_one(model, pair.n_pos)
     return 6 * kept + 8 * logits + 2 * beside_logits(metric, logits)
 
@@ -222,12 +222,12 @@ def _estimates(
     steps: int,
 ) -> tuple[Float[Tensor, "site example"], Float[Tensor, " example"]]:
     """The scores for one batch of pairs, and what the gradient says of the whole input."""
-    start, end = (model.input_residual(x).detach() for x in (base, source))
+    start, end = (model.embedded(x) for x in (base, source))
     after, before = (record(model, x) for x in (end, start))
 
     def at(fraction: float = 0.0, fixed: bool = False, drop: int | None = None) -> tuple[Tensor, Tensor]:
-        gradients = linearised(model, torch.lerp(start, end, fraction), pair, metric, drop)
-        total = ((end - start) * gradients.input).sum((1, 2))
+        gradients = linearised(model, between(start, end, fraction), pair, metric, drop)
+        total = gradients.along(start, end)
         return Estimator(model, pair, after, before, gradients, fixed).scores(sites), total
 
     if method == "IG":

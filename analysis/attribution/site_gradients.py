@@ -16,8 +16,8 @@ from analysis.edges.steered_forward import Entry, carry
 from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
 from analysis.pairs import Pair
 from circuits.config.streams import CARRIERS, Carrier
-from circuits.layers import Residual
-from circuits.model import HookedStreamTransformer
+from circuits.model import Embedded, HookedStreamTransformer
+from circuits.places import Places
 from circuits.sites import PATTERN, Route, Site
 from circuits.streams.gains import Gains
 from circuits.streams.transforms import HeadTensor
@@ -27,22 +27,27 @@ _ENTRIES: dict[Route, Entry] = {"own": "own", "residual": "used", "mixed": "used
 
 @dataclass(frozen=True)
 class Gradients:
-    """The metric's gradient, example by example: at the input residual stream, and at every hook point."""
+    """The metric's gradient, example by example: at the embedded inputs, and at every hook point."""
 
-    input: Residual
+    input: Embedded
     at: dict[str, Tensor]
     gains: dict[Place, Gains]
 
+    def along(self, start: Embedded, end: Embedded) -> Float[Tensor, " example"]:
+        """Return what the gradient says of the whole change of the inputs."""
+        parts = [(end.residual - start.residual) * self.input.residual]
+        parts += [(end.tables[key] - start.tables[key]) * gradient for key, gradient in self.input.tables.items()]
+        return torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
+
 
 def linearised(
-    model: HookedStreamTransformer, residual: Residual, pair: Pair, metric: tuple[str, Metric], drop: int | None = None
+    model: HookedStreamTransformer, embedded: Embedded, pair: Pair, metric: tuple[str, Metric], drop: int | None = None
 ) -> Gradients:
-    """Return the metric's gradient in the run of a residual stream before the first layer.
+    """Return the metric's gradient in the run of embedded inputs, which are leaves.
 
     With ``drop``, nothing goes back through what that layer adds to the residual stream and puts on the stream itself
     (GradDrop, Kramar et al., arXiv 2403.00745).
     """
-    residual = residual.detach().requires_grad_()
     kept: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> None:
@@ -53,17 +58,18 @@ def linearised(
     # After the others, so that what is dropped is kept first, and gets the gradient zero.
     hooks += [] if drop is None else _dropping(model, drop, kept)
     with model.hooks(fwd_hooks=hooks):
-        logits = model(residual, start_at_layer=0)
+        logits = model.run_state(model.begin(embedded))
     name, function = metric
     values = require_gradient(name, evaluate(function, name, logits, pair))
     # Behind a closed gate nothing moves, so nothing has a gradient.
     moving = {name: tensor for name, tensor in kept.items() if tensor.requires_grad}
-    wanted = [residual, *moving.values()]
+    wanted = [embedded.residual, *embedded.tables.values(), *moving.values()]
     first, *rest = torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True)
-    require_some_gradient(name, wanted=[first, *rest])
+    require_some_gradient(name, [first, *rest])
+    tables = {key: rest.pop(0) for key in embedded.tables}
     detached = {name: tensor.detach() for name, tensor in kept.items()}
     still = {name: torch.zeros_like(tensor) for name, tensor in detached.items() if name not in moving}
-    return Gradients(first, dict(zip(moving, rest, strict=True)) | still, gains_of(model, detached))
+    return Gradients(Embedded(first, tables), dict(zip(moving, rest, strict=True)) | still, gains_of(model, detached))
 
 
 def _dropping(model: HookedStreamTransformer, layer: int, kept: dict[str, Tensor]) -> list[tuple[str, Any]]:
@@ -105,16 +111,23 @@ class Estimator:
 
     def _score(self, site: Site) -> Float[Tensor, " example"]:
         if site.component == "state":
-            # The residual stream before the layer, and what it and later ones read of earlier layers.
-            points = [f"blocks.{site.layer}.hook_resid_pre"]
-            for reader in range(site.layer, self.model.config.n_layers):
-                for carrier, mix in self.model.layers[reader].attn.mixes():
-                    earlier = (source for source in mix.sources if source < site.layer)
-                    points += [f"blocks.{reader}.attn.mix.{carrier}.hook_from_{source}" for source in earlier]
-            return torch.stack([self._linear(name, site) for name in points]).sum(0)
+            return torch.stack([self._linear(name, site) for name in self._state(site.layer)]).sum(0)
         if self.fixed and site.component in CARRIERS:
             return self._fixed(site)
         return self._linear(site.hook_name, site)
+
+    def _state(self, layer: int) -> list[str]:
+        """Where the residual stream before a layer is read, and what it and later ones read of earlier layers."""
+        model, points = self.model, [f"blocks.{layer}.hook_resid_pre"]
+        for reader in range(layer, model.config.n_layers):
+            for carrier, mix in model.layers[reader].attn.mixes():
+                earlier = (number for number, what in mix.needs if what == "token" or number < layer)
+                points += [f"blocks.{reader}.attn.mix.{carrier}.hook_from_{number}" for number in earlier]
+            if model.config.residual_scalars and reader > layer:
+                points.append(f"blocks.{reader}.scalars.hook_x0")
+        if model.config.backout and model.config.backout.layer < layer:
+            points.append("backout.hook_middle")
+        return points
 
     def _linear(self, name: str, site: Site) -> Float[Tensor, " example"]:
         products = self._product(name)
@@ -134,7 +147,7 @@ class Estimator:
 
     @torch.no_grad()
     def _fixed(self, site: Site) -> Float[Tensor, " example"]:
-        heads = torch.arange(self.model.config.n_heads, device=self.pair.clean.device)
+        heads = torch.arange(site.heads_in(self.model.config), device=self.pair.clean.device)
         chosen = torch.ones_like(heads).bool() if site.head is None else heads == site.head
         mask, name = self.pair.where(site.position)[:, :, None, None] & chosen[:, None], site.hook_name
         change = torch.where(mask, self.source.at[name] - self.base.at[name], 0.0)
@@ -159,5 +172,6 @@ class Estimator:
     def _pattern_change(self, layer: int, change: dict[Carrier, HeadTensor]) -> Float[Tensor, " example"]:
         attn, start = self.model.layers[layer].attn, f"blocks.{layer}.attn."
         q, k = (self.base.at[self.base.use_point(layer, c)] + change.get(c, 0.0) for c in ("q", "k"))
-        moved = attn.pattern(q, k) - self.base.at[f"{start}hook_pattern"]
+        places = Places.whole(q.shape[1], q.device)
+        moved = attn.pattern(*attn.compared(q, k, places), places) - self.base.at[f"{start}hook_pattern"]
         return (moved * self.gradients.at[f"{start}hook_pattern"]).sum((1, 2, 3))

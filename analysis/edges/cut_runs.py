@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from analysis.edges.graph import Graph, Node, Place
+from analysis.edges.graph import Graph, Node, Origin, Place
 from analysis.edges.steered_forward import Control, PerHead, carry, run
 from analysis.memory import copies_within, logits_of_one
 from analysis.pairs import Pair, without_padding
 from circuits.common.errors import known
 from circuits.config.streams import Carrier
 from circuits.layers import Residual
-from circuits.model import HookedStreamTransformer
+from circuits.model import Embedded, HookedStreamTransformer
 from circuits.streams.gains import Gains
 from circuits.streams.transforms import HeadTensor
 
@@ -34,10 +34,10 @@ REPLACEMENTS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Sent:
-    """What every writer writes and every carried projection holds, in one run."""
+    """What every writer writes, and every carried projection and table holds, in one run."""
 
     writers: Writers
-    own: dict[Place, HeadTensor]
+    own: dict[Origin, HeadTensor]
 
     def replaced(self, by: Replacement) -> Sent:
         """Return what is sent along a cut edge, made from the other run's."""
@@ -63,13 +63,17 @@ def _mean(tensor: Tensor) -> Tensor:
 
 
 class Recorder(Control):
-    """Keeps what every writer writes and every carried projection holds, as it comes along."""
+    """Keeps what every writer writes and every carried projection holds, as it comes along.
 
-    def __init__(self, model: HookedStreamTransformer, graph: Graph, residual: Residual):
+    Every state before the first layer is made of ``embedded``: its residual stream is what the input writes.
+    """
+
+    def __init__(self, model: HookedStreamTransformer, graph: Graph, embedded: Embedded):
         self.model, self.graph = model, graph
-        self.written: list[Writers] = [residual[:, :, None]]
-        self.projected: dict[Place, HeadTensor] = {}
+        self.written: list[Writers] = [embedded.residual[:, :, None]]
+        self.projected: dict[Origin, HeadTensor] = {key: embedded.tables[key] for key in embedded.tables}  # type: ignore[misc] # tables' keys are origins
         self.gains: dict[Place, Gains] = {}
+        self.coefficients = graph.coefficients(model)
 
     def own(self, layer: int, carrier: Carrier, projected: HeadTensor) -> HeadTensor:
         """Keep a projection that the stream carries."""
@@ -99,9 +103,9 @@ class Recorder(Control):
 @torch.no_grad()
 def send(model: HookedStreamTransformer, graph: Graph, inputs: Tensor) -> Sent:
     """Return what everyone sends in the run of ``inputs``."""
-    residual = model.input_residual(inputs)
-    recorder = Recorder(model, graph, residual)
-    run(model, residual, recorder)
+    embedded = model.embedded(inputs)
+    recorder = Recorder(model, graph, embedded)
+    run(model, model.begin(embedded), recorder)
     return recorder.sent
 
 
@@ -115,15 +119,15 @@ class Cutter(Recorder):
         self,
         model: HookedStreamTransformer,
         graph: Graph,
-        residual: Residual,
+        embedded: Embedded,
         replacement: Sent,
         cut: Bool[Tensor, "copy edge"],
     ):
-        super().__init__(model, graph, residual)
+        super().__init__(model, graph, embedded)
         self.copies = len(cut)
         self.replacement = replacement
         # Edge -1 is no edge; it is never cut.
-        self.cut = torch.cat([cut, torch.zeros_like(cut[:, :1])], 1).to(residual.device)
+        self.cut = torch.cat([cut, torch.zeros_like(cut[:, :1])], 1).to(embedded.residual.device)
 
     def read(self, layer: int, carrier: Carrier, residual: Residual) -> Residual | PerHead:
         """Return every head's input, with what comes along cut edges exchanged."""
@@ -152,8 +156,11 @@ class Cutter(Recorder):
         which = mask.flatten(0, 1).any(0).nonzero()[:, 0]
         now = torch.cat(self.written, 2)[:, :, which]
         change = self._per_copy(self.replacement.writers[:, :, which]) - self._split(now)
+        weights = mask[..., which].to(now.dtype)
+        if self.coefficients is not None:
+            weights = weights * self.coefficients[rows][:, which]
         delta = einsum(
-            mask[..., which].to(now.dtype),
+            weights,
             change,
             "copy reader writer, copy batch pos writer d -> copy batch pos reader d",
         )
@@ -168,12 +175,12 @@ class Cutter(Recorder):
                     mixed = mixed + self._carried(source, place, mask, ids)
         return mixed
 
-    def _carried(self, source: Place, place: Place, mask: Bool[Tensor, "copy source head"], ids: Tensor) -> HeadTensor:
+    def _carried(self, source: Origin, place: Place, mask: Bool[Tensor, "copy source head"], ids: Tensor) -> HeadTensor:
         new = self._per_copy(self.replacement.own[source]).flatten(0, 1)
         change = new - self.projected[source]
-        if not self.graph.mixes_heads:
-            arrived = self._arrived(source, place, change)
-            return self._masked(arrived, mask.diagonal(dim1=1, dim2=2))
+        if source[1] == "token" or not self.graph.mixes_heads:
+            by_head = mask[:, 0] if source[1] == "token" else mask.diagonal(dim1=1, dim2=2)
+            return self._masked(self._arrived(source, place, change), by_head)
         total = torch.zeros_like(change)
         for head in mask.any(2).any(0).nonzero()[:, 0].tolist():
             only = torch.zeros_like(change)
@@ -181,7 +188,7 @@ class Cutter(Recorder):
             total = total + self._masked(self._arrived(source, place, only), mask[:, head])
         return total
 
-    def _arrived(self, source: Place, place: Place, change: HeadTensor) -> HeadTensor:
+    def _arrived(self, source: Origin, place: Place, change: HeadTensor) -> HeadTensor:
         return carry(self.model, source, change, self.gains, last=place[0])[place]
 
     def _masked(self, arrived: HeadTensor, mask: Bool[Tensor, "copy head"]) -> HeadTensor:
@@ -209,7 +216,7 @@ class EdgeRuns:
     ):
         """``beside``: bytes that the caller keeps or makes beside the runs."""
         self.model, self.graph, self.replacement = model, graph, replacement
-        self.residual = model.input_residual(inputs).detach()
+        self.embedded = model.embedded(inputs)
         held, copy = (len(inputs) * size for size in _kept_and_copied(model, graph, inputs.shape[1]))
         self.at_once = copies_within(max_memory, copy, len(inputs), inputs.device, held + beside)
 
@@ -221,9 +228,10 @@ class EdgeRuns:
     @torch.no_grad()
     def logits(self, cut: Bool[Tensor, "copy edge"]) -> Float[Tensor, "copy batch pos d_vocab_out"]:
         """Return the logits under each of a few sets of cut edges."""
-        tiled = repeat(self.residual, "batch pos d -> (copy batch) pos d", copy=len(cut))
+        residual, tables = self.embedded
+        tiled = Embedded(_tiled(residual, len(cut)), {key: _tiled(x, len(cut)) for key, x in tables.items()})
         cutter = Cutter(self.model, self.graph, tiled, self.replacement, cut)
-        return run(self.model, tiled, cutter).unflatten(0, (len(cut), -1))
+        return run(self.model, self.model.begin(tiled), cutter).unflatten(0, (len(cut), -1))
 
     def each(
         self, cuts: Bool[Tensor, "set edge"], progress: bool = False
@@ -233,6 +241,10 @@ class EdgeRuns:
             for chunk in cuts.split(self.at_once):
                 yield from self.logits(chunk)
                 bar.update(len(chunk))
+
+
+def _tiled(tensor: Tensor, copies: int) -> Tensor:
+    return repeat(tensor.detach(), "batch ... -> (copy batch) ...", copy=copies)
 
 
 def _kept_and_copied(model: HookedStreamTransformer, graph: Graph, n_pos: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.compared_runs import Direction, two_runs
-from analysis.edges.graph import Edge, Graph, Node
+from analysis.edges.graph import Edge, Graph
 from analysis.edges.recorded_activations import record
 from analysis.edges.steered_forward import Control, carry, run
 from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one
@@ -23,7 +23,7 @@ from analysis.patching.patch import PatchResult, result_of
 from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.layers import Residual
-from circuits.model import HookedStreamTransformer
+from circuits.model import HookedStreamTransformer, State
 from circuits.streams.transforms import HeadTensor
 
 PATH_ROUTES: dict[str, str] = {
@@ -110,14 +110,14 @@ def patch_paths(
     require(bool(wanted), "there is no path to patch; analysis.find_paths(model, ...) makes a list of them")
     odd = [path.name for path in wanted if path.route not in PATH_ROUTES or path.source.kind not in SENDERS]
     require(not odd, f"{odd[:1]}: a path leaves a head, by the residual stream or by the stream; see find_paths")
-    beside = len(pair) * logits_of_one(model, pair.n_pos)
+    beside, graph = len(pair) * logits_of_one(model, pair.n_pos), Graph(model)
 
     def needed(metric: Metric) -> int:
-        one = _PathRuns(model, pair.clean[:1], pair.corrupt[:1])
+        one = _PathRuns(model, graph, pair.clean[:1], pair.corrupt[:1])
         return len(pair) * (one.held + one.one_copy) + beside_logits(metric, beside)
 
     runs = two_runs(model, pair, metric, direction, "path patching", max_memory=max_memory, needed=needed)
-    patched = _PathRuns(model, runs.base, runs.source)
+    patched = _PathRuns(model, graph, runs.base, runs.source)
     rows: dict[int, Tensor] = {}
     held = patched.held + beside_logits(runs.function, beside)
     copies = copies_within(max_memory, patched.one_copy, len(pair), pair.clean.device, held)
@@ -186,9 +186,10 @@ class _Receivers(Control):
 class _PathRuns:
     """Runs of the base inputs in which single receivers see single senders as in the source run."""
 
-    def __init__(self, model: HookedStreamTransformer, base: Tensor, source: Tensor):
-        self.model = model
-        self.base, self.source = (record(model, model.input_residual(x)) for x in (base, source))
+    def __init__(self, model: HookedStreamTransformer, graph: Graph, base: Tensor, source: Tensor):
+        self.model, self.graph = model, graph
+        self.coefficients = graph.coefficients(model)
+        self.base, self.source = (record(model, model.embedded(x)) for x in (base, source))
         self.final = model(base, stop_at_layer=model.config.n_layers)
         self.projected: tuple[Any, dict[Carrier, HeadTensor]] = (None, {})
 
@@ -210,21 +211,23 @@ class _PathRuns:
         for copy, path in enumerate(paths):
             carrier, head = path.target.carrier, path.target.head
             if carrier is None or head is None:
-                receivers.adds.append((copy, self._write(path.source)))
+                receivers.adds.append((copy, self._write(path)))
             else:
                 used = self._through_stream(path) if path.route == "stream" else self._through_residual(path)
                 receivers.uses.setdefault(carrier, []).append((copy, head, used))
         if layer is None:
             return self.model.read_out(receivers.read_out(_tiled(self.final, len(paths))))
         passed = {key: _tiled(tensor, len(paths)) for key, tensor in self.base.passed(layer).items()}
-        return run(self.model, _tiled(self.base.residual(layer), len(paths)), receivers, layer, passed)
+        return run(self.model, State(layer, _tiled(self.base.residual(layer), len(paths)), passed), receivers)
 
-    def _write(self, sender: Node) -> Residual:
-        """By how much a head writes something else in the source run."""
-        layer, head = sender.where
+    def _write(self, path: Edge) -> Residual:
+        """By how much a head writes something else in the source run, as the receiver finds it."""
+        layer, head = path.source.where
         name = f"blocks.{layer}.attn.hook_z"
-        change = (self.source.at[name] - self.base.at[name])[:, :, head]
-        return change @ self.model.layers[layer].attn.W_O[head]
+        change = (self.source.at[name] - self.base.at[name])[:, :, head] @ self.model.layers[layer].attn.W_O[head]
+        if self.coefficients is None:
+            return change
+        return change * self.coefficients[self.graph.reader_number[path.target], self.graph.writer_number[path.source]]
 
     def _through_residual(self, path: Edge) -> HeadTensor:
         """What the receiver's layer would use if it saw the sender as in the source run."""
@@ -233,7 +236,7 @@ class _PathRuns:
         # All carriers and heads of a layer share the work for one sender.
         key = (path.source, layer)
         if self.projected[0] != key:
-            normalised = block.ln1(self.base.residual(layer) + self._write(path.source))
+            normalised = block.ln1(self.base.residual(layer) + self._write(path))
             mixed: dict[Carrier, HeadTensor] = {c: self._mixed(layer, c, normalised) for c in block.attn.own}
             self.projected = (key, mixed)
         return self.projected[1][carrier]
@@ -250,7 +253,7 @@ class _PathRuns:
         start, end = path.source.place, path.target.place
         change = self.source.own(start[0])[start[1]] - self.base.own(start[0])[start[1]]
         only = torch.zeros_like(change)
-        only[:, :, path.source.head] = change[:, :, path.source.head]
+        only[:, :, path.source.where[1]] = change[:, :, path.source.where[1]]
         arrived = carry(self.model, start, only, self.base.gains, last=end[0])
         return self.base.used(*end) + arrived[end]
 

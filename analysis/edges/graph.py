@@ -2,7 +2,9 @@
 
 Writers add to the residual stream: the input, every head, every MLP. Readers take it: every head's own projections,
 every MLP, the logits. A projection that the stream carries is a node with edges of its own: to its head (own) and to
-the heads of other layers (stream). A projection that nothing but its head uses needs none: it is its head's port.
+the heads of other layers (stream). A projection that nothing but its head uses needs none: it is its head's port. A
+table of value embeddings is a node with edges to every head that reads it. Where heads share keys and values,
+projections are those of the shared ones.
 """
 
 from __future__ import annotations
@@ -14,35 +16,38 @@ from itertools import product
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.common.errors import known, require
-from circuits.config.streams import CARRIERS, Carrier
+from circuits.config.streams import CARRIERS, Carrier, Source
 from circuits.model import HookedStreamTransformer
 
-Kind = Literal["input", "head", "mlp", "projection", "logits"]
+Kind = Literal["input", "head", "mlp", "projection", "table", "logits"]
 EdgeRoute = Literal["residual", "own", "stream"]
 """Residual: from what is written to what is projected of it. Own: from a projection that the stream carries to its own
 head. Stream: from a projection to a head of another layer (or carrier)."""
 Place = tuple[int, Carrier]
 """A layer and a carrier: where the heads' projections are made, or where they are used."""
+Origin = tuple[int, Source]
+"""Where what a stream carries is from: a place, or (table, "token")."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A writer, a projection of a head (its name says which: ``L1H2.v``), or the logits."""
+    """A writer, a projection of a head (its name says which: ``L1H2.v``), a table (``VE2``), or the logits."""
 
     kind: Kind
     layer: int | None = None
+    """Of a table: its number."""
     head: int | None = None
     carrier: Carrier | None = None
 
     @property
     def name(self) -> str:
-        """What tables and figures call it: input, L0H1, MLP0, L1H2.v, logits."""
-        if self.kind == "mlp":
-            return f"MLP{self.layer}"
+        """What tables and figures call it: input, L0H1, MLP0, L1H2.v, VE2, logits."""
+        if self.kind in ("mlp", "table"):
+            return f"{'MLP' if self.kind == 'mlp' else 'VE'}{self.layer}"
         head = f"L{self.layer}H{self.head}"
         return {"head": head, "projection": f"{head}.{self.carrier}"}.get(self.kind, self.kind)
 
@@ -79,7 +84,7 @@ class Graph:
 
     def __init__(self, model: HookedStreamTransformer):
         config = model.config
-        tied = [stream.carrier for stream in config.streams if stream.weights != "own"]
+        tied = [s.carrier for s in config.streams if s.weights != "own" and s.reads != "token"]
         require(
             not tied,
             f"the stream into {tied} carries what no head computes (its weights are not the layer's own), so it is no "
@@ -93,6 +98,7 @@ class Graph:
         self.edges: list[Edge] = []
         self.residual_ids = self._residual_edges()
         self.stream_ids = self._stream_edges()
+        self._scaled = config.residual_scalars is not None or config.backout is not None
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -121,7 +127,7 @@ class Graph:
         if first not in self.reader_number:
             return None
         start = self.reader_number[first]
-        return slice(start, start + self.n_heads)
+        return slice(start, start + self.config.heads_of(carrier))
 
     @cached_property
     def reader_number(self) -> dict[Node, int]:
@@ -143,8 +149,9 @@ class Graph:
     def _readers(self, model: HookedStreamTransformer) -> list[Node]:
         found: list[Node] = []
         for layer, block in enumerate(model.layers):
-            own = product(block.attn.own, range(self.n_heads))
-            found += [Node("projection", layer, head, carrier) for carrier, head in own]
+            for carrier in block.attn.own:
+                heads = range(self.config.heads_of(carrier))
+                found += [Node("projection", layer, head, carrier) for head in heads]
             found += [Node("mlp", layer)] if self.mlp else []
         return [*found, Node("logits")]
 
@@ -162,30 +169,60 @@ class Graph:
                 ids[r, w] = self._add(Edge(writer, reader))
         return ids
 
-    def _stream_edges(self) -> dict[tuple[Place, Place], Int[Tensor, "source_head head"]]:
-        found: dict[tuple[Place, Place], Tensor] = {}
+    def _stream_edges(self) -> dict[tuple[Origin, Place], Int[Tensor, "source_head head"]]:
+        """By where a tensor is from and where it is used; a table is one source for all heads."""
+        found: dict[tuple[Origin, Place], Tensor] = {}
         for source, uses in self.carried.items():
+            number, carrier = source
             for use in uses:
-                ids = torch.full((self.n_heads, self.n_heads), -1)
-                for h, to in product(range(self.n_heads), repeat=2):
-                    if h == to or (self.mixes_heads and use != source):
+                heads = range(self.config.heads_of(use[1]))
+                writers = [Node("table", number)]
+                if carrier != "token":
+                    writers = [Node("projection", number, head, carrier) for head in heads]
+                ids = torch.full((len(writers), len(heads)), -1)
+                for (h, writer), to in product(enumerate(writers), heads):
+                    if h == to or carrier == "token" or (self.mixes_heads and use != source):
                         route: EdgeRoute = "own" if use == source else "stream"
-                        writer, reader = (Node("projection", layer, n, c) for (layer, c), n in ((source, h), (use, to)))
-                        ids[h, to] = self._add(Edge(writer, reader, route))
+                        ids[h, to] = self._add(Edge(writer, Node("projection", use[0], to, use[1]), route))
                 found[source, use] = ids
         return found
+
+    def coefficients(self, model: HookedStreamTransformer) -> Float[Tensor, "reader writer"] | None:
+        """Return by what every reader finds multiplied what every writer wrote; ``None``: all by 1.
+
+        Scalars on the residual stream multiply it before every layer, and add the input again; a backout takes a part
+        of a middle layer's end off before the logits.
+        """
+        if not self._scaled:
+            return None
+        start, middle = torch.zeros(len(self.writers), dtype=model.W_U.dtype), torch.zeros(())
+        start[0] = 1.0
+        now, rows = start.clone(), []
+        for layer, block in enumerate(model.layers):
+            if block.scalars is not None:
+                now = block.scalars.own.detach().cpu() * now + block.scalars.x0.detach().cpu() * start
+            rows += [now.clone() for node in self.readers if node.kind == "projection" and node.layer == layer]
+            now[[i for i, node in enumerate(self.writers) if node.kind == "head" and node.layer == layer]] = 1.0
+            if self.mlp:
+                rows.append(now.clone())
+                now[self.writer_number[Node("mlp", layer)]] = 1.0
+            if self.config.backout and layer == self.config.backout.layer:
+                middle = now.clone()
+        gain = 0.0 if model.backout is None else model.backout.gain.detach().cpu()
+        return torch.stack([*rows, now - gain * middle]).to(model.W_U.device)
 
     def _add(self, edge: Edge) -> int:
         self.edges.append(edge)
         return len(self.edges) - 1
 
 
-def carried(model: HookedStreamTransformer) -> dict[Place, list[Place]]:
-    """Return, for every projection that the stream carries, the places where it is used, its own (if so) first.
+def carried(model: HookedStreamTransformer) -> dict[Origin, list[Place]]:
+    """Return, for every table and projection that the stream carries, the places where it is used, its own (if so)
+    first.
 
     A place is a (layer, carrier). Chains are followed: in a running sum, layer 2 uses what layer 0 projected.
     """
-    found: dict[Place, list[Place]] = {}
+    found: dict[Origin, list[Place]] = {(n, "token"): _uses(model, (n, "token")) for n in model.config.tables}
     for layer, block in enumerate(model.layers):
         for carrier in block.attn.own:
             uses = _uses(model, (layer, carrier))
@@ -194,12 +231,18 @@ def carried(model: HookedStreamTransformer) -> dict[Place, list[Place]]:
     return found
 
 
-def _uses(model: HookedStreamTransformer, start: Place) -> list[Place]:
-    passed: set[Place] = set()
+def carried_projections(model: HookedStreamTransformer) -> dict[Place, list[Place]]:
+    """Return :func:`carried` without tables."""
+    return {(number, what): uses for (number, what), uses in carried(model).items() if what != "token"}
+
+
+def _uses(model: HookedStreamTransformer, start: Origin) -> list[Place]:
+    number, carrier = start
+    passed: set[Origin] = {start} if carrier == "token" else set()
     used: list[Place] = []
-    for layer in range(start[0], model.config.n_layers):
+    for layer in range(0 if carrier == "token" else number, model.config.n_layers):
         attn = model.layers[layer].attn
-        own = start[1] if layer == start[0] else None
+        own = carrier if layer == number and carrier != "token" else None
         passed |= {(layer, c) for c in attn.passes_own if c == own}
         fed = [c for c, mix in attn.mixes() if any((source, mix.reads) in passed for source in mix.sources)]
         here: list[Carrier] = [c for c in CARRIERS if c == own or c in fed]

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.compared_runs import Direction, TwoRuns, two_runs
-from analysis.edges.graph import Place, carried
+from analysis.edges.graph import Place, carried_projections
 from analysis.edges.recorded_activations import Activations, record
 from analysis.edges.steered_forward import Control, run
 from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one, run_of_one
@@ -22,7 +22,7 @@ from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult, result_of
 from circuits.common.errors import require
 from circuits.config.streams import Carrier
-from circuits.model import HookedStreamTransformer
+from circuits.model import HookedStreamTransformer, State
 from circuits.streams.transforms import HeadTensor
 
 SHARES: dict[str, str] = {
@@ -56,12 +56,12 @@ def head_shares(
     size = len(pair) * logits_of_one(model, pair.n_pos)
 
     def needed(metric: Metric) -> int:
-        kept = bytes_of(record(model, model.input_residual(pair.clean[:1])).at.values())
+        kept = bytes_of(record(model, model.embedded(pair.clean[:1])).at.values())
         return len(pair) * (3 * kept + run_of_one(model, pair.n_pos)) + beside_logits(metric, size)
 
     runs = two_runs(model, pair, metric, direction, "splitting effects", max_memory=max_memory, needed=needed)
     where = _projections(model, carriers)
-    before, after = (record(model, model.input_residual(x)) for x in (runs.base, runs.source))
+    before, after = (record(model, model.embedded(x)) for x in (runs.base, runs.source))
     kept = bytes_of(before.at.values())
     held = 2 * kept + beside_logits(runs.function, size)
     one = kept + len(pair) * run_of_one(model, pair.n_pos)
@@ -80,13 +80,13 @@ def head_shares(
 
 def _projections(model: HookedStreamTransformer, carriers: Sequence[Carrier] | None) -> list[tuple[Place, int]]:
     require(carriers is None or len(carriers) > 0, "there is no carrier to split; carriers are q, k and v")
-    wanted = carriers or sorted({carrier for _, carrier in carried(model)}) or ["v"]
+    wanted = carriers or sorted({carrier for _, carrier in carried_projections(model)}) or ["v"]
     found: list[tuple[Place, int]] = [
         ((layer, carrier), head)
         for layer, block in enumerate(model.layers)
         for carrier in block.attn.own
         if carrier in wanted
-        for head in range(model.config.n_heads)
+        for head in range(model.config.heads_of(carrier))
     ]
     missing = set(wanted) - {carrier for (_, carrier), _ in found}
     require(not missing, f"no layer of this model projects {sorted(missing)}; carriers are q, k and v")
@@ -146,7 +146,8 @@ def _logits(
         return repeat(tensor, "batch ... -> (copy batch) ...", copy=len(asked))
 
     passed = {key: tiled(tensor) for key, tensor in before.passed(layer).items()}
-    return run(model, tiled(before.residual(layer)), _Split(layer, asked, before, after), layer, passed)
+    state = State(layer, tiled(before.residual(layer)), passed)
+    return run(model, state, _Split(layer, asked, before, after))
 
 
 def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> pd.DataFrame:

@@ -11,10 +11,12 @@ from torch import Tensor
 from analysis.edges.graph import Place
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.layers import Residual
-from circuits.model import HookedStreamTransformer
+from circuits.model import Embedded, HookedStreamTransformer
 from circuits.streams.gains import Gains
-from circuits.streams.mixing import Outgoing
+from circuits.streams.mixing import Key, Outgoing
 from circuits.streams.transforms import HeadTensor
+
+_MIDDLE = "backout.hook_middle"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class Activations:
 
     at: dict[str, Tensor]
     gains: dict[Place, Gains]
+    given: Outgoing
+    """What is passed on before the first layer."""
+    middle: Key | None
+    """Of which layer's end the readout takes a part off."""
 
     def residual(self, layer: int) -> Residual:
         """Return the residual stream before a layer."""
@@ -44,22 +50,30 @@ class Activations:
 
     def passed(self, layer: int) -> Outgoing:
         """Return what the layers before ``layer`` have passed on."""
-        names: dict[Place, str] = {(j, c): f"blocks.{j}.attn.hook_{c}_stream" for j in range(layer) for c in CARRIERS}
-        return {place: self.at[name] for place, name in names.items() if name in self.at}
+        names: dict[Key, str] = {(j, c): f"blocks.{j}.attn.hook_{c}_stream" for j in range(layer) for c in CARRIERS}
+        found = {key: self.at[name] for key, name in names.items() if name in self.at}
+        middle: Outgoing = {key: self.at[_MIDDLE] for key in [self.middle] if key and key[0] < layer}
+        return {**self.given, **found, **middle}
 
 
 def kept_points(model: HookedStreamTransformer) -> Callable[[str], bool]:
-    """Return which hook points are kept: those of the blocks, as far as they fire."""
-    return lambda name: name.startswith("blocks.") and model.can_fire(name)
+    """Return which hook points are kept: those from the first block on, as far as they fire."""
+    return lambda name: name.startswith(("blocks.", "backout.")) and model.can_fire(name)
 
 
 @torch.no_grad()
-def record(model: HookedStreamTransformer, residual: Residual) -> Activations:
-    """Return the activations of the run of a residual stream before the first layer."""
+def record(model: HookedStreamTransformer, embedded: Embedded) -> Activations:
+    """Return the activations of the run of embedded inputs."""
+    state = model.begin(embedded)
     _, cache = model.run_with_cache(
-        residual, start_at_layer=0, names_filter=kept_points(model), return_cache_object=False
+        state.residual,
+        start_at_layer=0,
+        outgoing=state.outgoing,
+        names_filter=kept_points(model),
+        return_cache_object=False,
     )
-    return Activations(cache, gains_of(model, cache))
+    middle = next(iter(model.enters(model.config.n_layers)), None)
+    return Activations(cache, gains_of(model, cache), state.outgoing, middle)
 
 
 @torch.no_grad()
@@ -70,3 +84,13 @@ def gains_of(model: HookedStreamTransformer, at: dict[str, Tensor]) -> dict[Plac
         normalised = block.ln1(at[f"blocks.{layer}.hook_resid_pre"])
         found |= {(layer, carrier): mix.gains(normalised) for carrier, mix in block.attn.mixes()}
     return found
+
+
+def between(start: Embedded, end: Embedded, fraction: float) -> Embedded:
+    """Return embedded inputs between two, as leaves that gradients are asked for."""
+
+    def leaf(a: Tensor, b: Tensor) -> Tensor:
+        return torch.lerp(a.detach(), b.detach(), fraction).requires_grad_()
+
+    tables = {key: leaf(tensor, end.tables[key]) for key, tensor in start.tables.items()}
+    return Embedded(leaf(start.residual, end.residual), tables)

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.edges.graph import Place
+from analysis.edges.graph import Origin, Place
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.layers import Residual
-from circuits.model import HookedStreamTransformer
+from circuits.model import HookedStreamTransformer, State
 from circuits.streams.gains import Gains
 from circuits.streams.mixing import Outgoing, scaled
 from circuits.streams.transforms import HeadTensor
@@ -63,18 +63,9 @@ class Control:
         return residual
 
 
-def run(
-    model: HookedStreamTransformer,
-    residual: Residual,
-    control: Control,
-    first: int = 0,
-    earlier: Outgoing | None = None,
-) -> Float[Tensor, "batch pos d_vocab_out"]:
-    """Return the logits of a residual stream before layer ``first``, with ``control`` in charge of every edge.
-
-    ``earlier`` holds what the layers before ``first`` have passed on.
-    """
-    passed: Outgoing = dict(earlier or {})
+def run(model: HookedStreamTransformer, state: State, control: Control) -> Float[Tensor, "batch pos d_vocab_out"]:
+    """Return the logits of a state before some layer, with ``control`` in charge of every edge from there on."""
+    first, residual, passed = state
     for layer in range(first, model.config.n_layers):
         block = model.layers[layer]
         attn = block.attn
@@ -83,7 +74,7 @@ def run(
         for carrier, mix in attn.mixes():
             control.mixing(layer, carrier, mix.gains(inputs[carrier]))
         used, here = attn.mix_in(own, inputs, passed)
-        passed |= here
+        passed = {**passed, **here}
         z = attn.attend({c: control.use(layer, c, x) for c, x in used.items()})
         control.heads(layer, z)
         out = attn.output(z)
@@ -93,12 +84,13 @@ def run(
             out = block.mlp(block.ln2(control.read_mlp(layer, residual)))
             control.mlp(layer, out)
             residual = residual + out
+        residual, passed = model.passed_on(layer, residual, passed)
     return model.read_out(control.read_out(residual))
 
 
 def carry(
     model: HookedStreamTransformer,
-    start: Place,
+    start: Origin,
     change: HeadTensor,
     gains: dict[Place, Gains],
     entry: Entry = "own",
@@ -107,14 +99,18 @@ def carry(
     """Return by how much every use changes if one tensor changes by ``change`` and nothing but the stream moves it.
 
     ``entry`` says what changes at ``start``: the projection itself (``own``), what its layer uses of it and may pass on
-    (``used``), or only what is passed on (``passed``). Keys are (layer, carrier) of the uses up to layer ``last``; the
-    changes are linear in ``change``. ``gains`` holds those of every layer on the way.
+    (``used``), or only what is passed on (``passed``; so it is for a table, whatever is said). Keys are (layer,
+    carrier) of the uses up to layer ``last``; the changes are linear in ``change``. ``gains`` holds those of every
+    layer on the way.
     """
+    number, carrier = start
+    if carrier == "token":
+        number, entry = -1, "passed"
     passed: Outgoing = {start: change} if entry == "passed" else {}
     arrived: dict[Place, HeadTensor] = {}
     end = model.config.n_layers if last is None else last + 1
-    for layer in range(start[0], end):
-        here = start[1] if layer == start[0] else None
+    for layer in range(max(0, number), end):
+        here = carrier if layer == number and carrier != "token" else None
         used = _used(model, layer, here, change, entry, passed, gains)
         arrived |= {(layer, c): tensor for c, tensor in used.items()}
         passed |= {(layer, c): used[c] for c in model.layers[layer].attn.passes_mixed if c in used}
@@ -138,7 +134,7 @@ def _used(
     for carrier, mix in attn.mixes():
         if carrier == here and entry == "used":
             continue
-        sources: list[Place] = [(source, mix.reads) for source in mix.sources]
+        sources: list[Origin] = [(source, mix.reads) for source in mix.sources]
         parts = [scaled(gains[layer, carrier][0], change)] if carrier == here and entry == "own" else []
         if any(source in passed for source in sources):
             tensors = [passed.get(source, torch.zeros_like(change)) for source in sources]

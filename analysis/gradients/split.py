@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Carrier
+from circuits.config.streams import Carrier, Source
 from circuits.transformerlens.hooks import has_heads
 
 Gradients = dict[str, Tensor]
@@ -23,7 +23,7 @@ class Connection:
 
     reader: int
     source: int
-    read: Carrier
+    read: Source
     fed: Carrier
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities.matrix import composition_scores
 
-from analysis.edges.graph import Place, carried
+from analysis.edges.graph import Place, carried_projections
 from analysis.edges.steered_forward import carry
 from analysis.metrics import precise
 from analysis.ready import require_no_hooks
@@ -60,7 +60,7 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.
     frames = _through_residual(model)
     if stream and model.config.streams:
         require_fixed_gains(model, "use stream=False")
-        for source, uses in carried(model).items():
+        for source, uses in carried_projections(model).items():
             maps = _maps(model, source)
             frames += [_between(model, source, use, maps[use]) for use in uses if use != source]
     if not frames:
@@ -81,7 +81,7 @@ def _through_residual(model: HookedStreamTransformer) -> list[pd.DataFrame]:
 
 def _maps(model: HookedStreamTransformer, source: Place) -> dict[Place, Float[Tensor, "source d_in head d_out"]]:
     """The linear map from a carried projection to every place where it is used."""
-    heads, width = model.config.n_heads, model.config.d_head
+    heads, width = model.config.heads_of(source[1]), model.config.d_head
     basis = torch.eye(heads * width, dtype=model.cfg.dtype, device=model.W_U.device)
     basis = rearrange(basis, "(source d_in) (head d_out) -> source d_in head d_out", source=heads, head=heads)
     gains: dict[Place, Gains] = {
@@ -95,8 +95,11 @@ def _maps(model: HookedStreamTransformer, source: Place) -> dict[Place, Float[Te
 def _between(model: HookedStreamTransformer, source: Place, use: Place, through: Tensor) -> pd.DataFrame:
     (one, reads), (other, feeds) = source, use
     attn = model.layers[other].attn
-    partner = {"v": attn.W_O, "k": attn.W_Q.transpose(-2, -1), "q": attn.W_K.transpose(-2, -1)}[feeds]
+    W_K = attn.per_query_head(attn.W_K, 0)
+    partner = {"v": attn.W_O, "k": attn.W_Q.transpose(-2, -1), "q": W_K.transpose(-2, -1)}[feeds]
     partner = precise(partner)
+    if feeds != "q":
+        through = attn.per_query_head(through, 2)
     weights = precise(getattr(model.layers[one].attn, f"W_{reads.upper()}"))[:, None]
     through = rearrange(precise(through), "source d_in head d_out -> source head d_in d_out")
     A = FactoredMatrix(weights, torch.eye(model.config.d_head, dtype=weights.dtype, device=weights.device))

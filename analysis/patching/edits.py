@@ -155,7 +155,7 @@ def _writes(
         layer=first.layer,
         stage=_stage(model.layers[first.layer].attn, first.point),
         value=(value.transpose(1, 2) if first.point in PATTERNS else value).contiguous(),
-        base=_kept(base, key),
+        base=_kept(model, base, key),
         copies=at,
         edit_of=torch.full((n_copies,), -1, device=device).index_copy(0, at, torch.arange(len(of), device=device)),
         heads=torch.tensor([-1 if edit.head is None else edit.head for _, edit, _ in of], device=device),
@@ -164,11 +164,14 @@ def _writes(
     )
 
 
-def _kept(base: Mapping[str, Tensor], key: str) -> Tensor | None:
+def _kept(model: HookedStreamTransformer, base: Mapping[str, Tensor], key: str) -> Tensor | None:
     if not key.startswith("state."):
         return base.get(key)
     _, layer, *source = key.split(".")
-    return base["blocks.{}.attn.hook_{}_stream".format(*source) if source else f"blocks.{layer}.hook_resid_pre"]
+    if not source:
+        return base[f"blocks.{layer}.hook_resid_pre"]
+    number, what = source
+    return base[model.point_of((int(number), what))]  # type: ignore[arg-type] # as state_key wrote it
 
 
 def _stage(attn: Attention, point: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -49,7 +49,3 @@ class Window:
         """The window of the same rows with every position."""
         at = torch.arange(self.n_pos, device=self.at.device).expand(len(self.examples), -1)
         return self if self.at.shape == at.shape else Window(self.examples, at, self.n_pos)
-
-    def after(self) -> Bool[Tensor, "row 1 column pos"]:
-        """Return which positions come after each column's."""
-        return torch.arange(self.n_pos, device=self.at.device) > self.at[:, None, :, None]

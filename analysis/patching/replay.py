@@ -37,17 +37,16 @@ from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.common.errors import require
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
+from circuits.places import Places
+from circuits.streams.mixing import Outgoing
 from circuits.streams.transforms import HeadTensor
 
 __all__ = ["Edit", "Replay"]
 
 Before = Float[Tensor, "row old d_model"]
 After = Float[Tensor, "row new d_model"]
-Passed = dict[tuple[int, Carrier], Tensor]
-"""As ``Outgoing``, at some positions."""
-
 KEPT = {
-    *("hook_resid_pre", "hook_pattern", "hook_attn_out", "hook_z"),
+    *("hook_resid_pre", "hook_pattern", "hook_attn_out", "hook_z", "hook_x0", "hook_middle"),
     *(f"hook_{c}{route}" for c in CARRIERS for route in ("", "_mixed", "_stream")),
 }
 """The points from which a run can be taken up."""
@@ -85,6 +84,7 @@ class Replay:
         self._room = bound_for(max_memory, held + self.needed, inputs.device) - held - self.cached_bytes
         self._per_position = sum(weight.numel() for weight in model.layers[0].parameters())
         self._read_later = [model.reads_from(layer) for layer in range(self.last + 2)]
+        self._enters = [model.enters(layer) for layer in range(self.last + 2)]
 
     def _keep(self, activation: Tensor, hook: HookPoint) -> None:
         # All activations of an example are more than a forward pass ever holds of a row; beside what is read of a
@@ -148,21 +148,24 @@ class Replay:
 
     def _forward(self, one: Pass) -> Float[Tensor, "row column d_vocab_out"]:
         residual = one.here.take(self.base[_resid_pre(one.layer)])
-        outgoing = {key: one.here.take(self.base[_stream(key)]) for key in self._read_later[one.layer]}
+        kept = {key: self.base[self.model.point_of(key)] for key in self._read_later[one.layer]}
+        outgoing: Outgoing = {key: one.here.take(tensor) for key, tensor in kept.items()}
         for layer in range(one.layer, self.last + 1):
             residual, outgoing = self._block(one, layer, residual, outgoing)
             one.stage = RESIDUAL
         return self.model.read_out(residual)
 
-    def _block(self, one: Pass, layer: int, residual: Before, outgoing: Passed) -> tuple[After, Passed]:
+    def _block(self, one: Pass, layer: int, residual: Before, outgoing: Outgoing) -> tuple[After, Outgoing]:
         block, old, new = self.model.layers[layer], one.here, self._next(one, layer)
         if one.stage == RESIDUAL:
             residual = block.hook_resid_pre(one.write(state_key(layer), residual))
             outgoing = {key: one.write(state_key(layer, *key), tensor) for key, tensor in outgoing.items()}
         attn_out, passed = self._attention(one, layer, residual, outgoing, new)
         known = outgoing | passed
-        later = {key: self._at(new, old, _stream(key), known.get(key)) for key in self._read_later[layer + 1]}
-        return block.finish(self._at(new, old, _resid_pre(layer), residual), attn_out, self.model.cfg), later
+        after = {key for key in (*self._read_later[layer + 1], *self._enters[layer + 1]) if key != (layer, "middle")}
+        later: Outgoing = {key: self._at(new, old, self.model.point_of(key), known.get(key)) for key in after}
+        residual = block.finish(self._at(new, old, _resid_pre(layer), residual), attn_out, self.model.cfg)
+        return self.model.passed_on(layer, residual, later)
 
     def _next(self, one: Pass, layer: int) -> Window:
         """Where the block's output is computed: at what is read, or wherever attention brings a change."""
@@ -177,8 +180,8 @@ class Replay:
         return self.reads is not None and layer == self.last
 
     def _attention(
-        self, one: Pass, layer: int, residual: Before, outgoing: Passed, new: Window
-    ) -> tuple[After, Passed]:
+        self, one: Pass, layer: int, residual: Before, outgoing: Outgoing, new: Window
+    ) -> tuple[After, Outgoing]:
         """What attention writes at the ``new`` window, to which the pass moves; and what is passed on, at the old."""
         attn, passed = self.model.layers[layer].attn, {}
         if self._only_values(one, layer):
@@ -186,7 +189,7 @@ class Replay:
         elif one.stage < HEADS_OUT:
             used, passed = self._used(one, layer, residual, outgoing, new)
             one.here = new
-            z = attn.attend(used, new.after())
+            z = attn.attend(used, Places(new.at, new.everywhere.at))
         else:
             one.here = new
             if one.stage == WRITTEN:
@@ -200,21 +203,22 @@ class Replay:
         return one.stage == VALUES and not any(writes.stage in (CARRIED, QUERIES) for writes in written)
 
     def _with_values(
-        self, one: Pass, layer: int, residual: Before, outgoing: Passed, new: Window
-    ) -> tuple[Float[Tensor, "row new head d_head"], Passed]:
+        self, one: Pass, layer: int, residual: Before, outgoing: Outgoing, new: Window
+    ) -> tuple[Float[Tensor, "row new head d_head"], Outgoing]:
         """The heads' outputs at the new window: the base run's, and what the change of the values adds to them."""
         old, at = one.here, f"blocks.{layer}.attn"
         used, passed = self._mixed(one, layer, residual, outgoing, ["v"])
         change = used["v"] - old.take(self.base[self._names_used(layer)["v"]])
         one.here = new
+        change = self.model.layers[layer].attn.per_query_head(change, 2)
         keys = repeat(old.at, "row key -> row query head key", query=new.at.shape[1], head=change.shape[2])
         pattern = new.take(self.base[f"{at}.hook_pattern"]).gather(-1, keys)
         added = einsum(pattern, change, "row query head key, row key head d_head -> row query head d_head")
         return self.model.layers[layer].attn.point("z")(new.take(self.base[f"{at}.hook_z"]) + added), passed
 
     def _used(
-        self, one: Pass, layer: int, residual: Before, outgoing: Passed, new: Window
-    ) -> tuple[dict[Carrier, Tensor], Passed]:
+        self, one: Pass, layer: int, residual: Before, outgoing: Outgoing, new: Window
+    ) -> tuple[dict[Carrier, Tensor], Outgoing]:
         """Queries at the new window, keys and values everywhere."""
         old, whole, names = one.here, one.here.everywhere, self._names_used(layer)
         wanted: list[Carrier] = ["k", "v"] if one.stage < QUERIES else []
@@ -226,7 +230,7 @@ class Replay:
         }
         if self._reads_at(layer):
             residual = self._at(new, old, _resid_pre(layer), residual)
-            outgoing = {key: self._at(new, old, _stream(key), tensor) for key, tensor in outgoing.items()}
+            outgoing = {key: self._at(new, old, self.model.point_of(key), x) for key, x in outgoing.items()}
             one.here = new
             queries = self._mixed(one, layer, residual, outgoing, ["q"])[0]["q"]
         else:
@@ -234,8 +238,8 @@ class Replay:
         return {"q": queries, **everywhere}, passed
 
     def _mixed(
-        self, one: Pass, layer: int, residual: Before, outgoing: Passed, wanted: Sequence[Carrier]
-    ) -> tuple[dict[Carrier, HeadTensor], Passed]:
+        self, one: Pass, layer: int, residual: Before, outgoing: Outgoing, wanted: Sequence[Carrier]
+    ) -> tuple[dict[Carrier, HeadTensor], Outgoing]:
         """What attention uses of the ``wanted`` carriers at the present window, and what the layer passes on there."""
         block = self.model.layers[layer]
         normalised = block.ln1(residual)
@@ -258,10 +262,6 @@ class Replay:
 
 def _resid_pre(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_pre"
-
-
-def _stream(key: tuple[int, Carrier]) -> str:
-    return f"blocks.{key[0]}.attn.hook_{key[1]}_stream"
 
 
 def _checked(reads: Int[Tensor, " any"], batch: int, n_pos: int) -> Int[Tensor, " batch"]:

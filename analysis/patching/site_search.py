@@ -37,7 +37,8 @@ def find_sites(
         ValueError: for a layer or head that the model does not have.
     """
     _check_numbers("layers", layers, model.config.n_layers)
-    _check_numbers("heads", None if isinstance(heads, str) else heads, model.config.n_heads)
+    most = max(Site(0, component).heads_in(model.config) for component in components if component in COMPONENTS)
+    _check_numbers("heads", None if isinstance(heads, str) else heads, most)
     for what, given in (("components", components), ("routes", routes), ("positions", positions)):
         require(
             given is None or (not isinstance(given, str) and isinstance(given, Iterable) and len(list(given)) > 0),
@@ -89,7 +90,7 @@ def _heads(
 ) -> Sequence[int | None]:
     if component not in (*HEAD, *PATTERN) or heads == "all":
         return [None]
-    return range(model.config.n_heads) if heads == "each" else list(heads)  # type: ignore[arg-type] # not a string here
+    return range(Site(0, component).heads_in(model.config)) if heads == "each" else list(heads)  # type: ignore[arg-type] # not a string here
 
 
 def listed_sites(sites: Any) -> list[Any]:

@@ -4,161 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from circuits.common.errors import require
 from circuits.common.fields import Checked, positive
-from circuits.common.plain_data import from_plain, register_union, to_plain
+from circuits.common.plain_data import from_plain, to_plain
+from circuits.config.layers import (
+    MLP,
+    Backout,
+    HalfTruncatedRotary,
+    Normalization,
+    QKNorm,
+    ResidualScalars,
+    Rotary,
+    Smear,
+)
+from circuits.config.parts import Init, Inputs, NormalInit, Part, Readout, Start
 from circuits.config.streams import CARRIERS, Carrier, GateRule, Stream, Weights
 
 Positions = Literal["one-hot", "learned", "none"]
-Normalization = Literal["LN", "LNPre", "RMS", "RMSPre"]
-
-
-@dataclass(frozen=True)
-class VectorInputs(Checked):
-    """Inputs are vectors (batch pos d_input); they go through a learned W_E if ``project``, else d_input = d_model."""
-
-    ABOVE_ZERO = ("d_input",)
-    are_tokens: ClassVar[bool] = False
-
-    d_input: int
-    project: bool = False
-
-    @property
-    def rows(self) -> int:
-        """How many rows W_E has."""
-        return self.d_input
-
-    @property
-    def says(self) -> str:
-        """The inputs in words."""
-        return f"vectors of {self.d_input}"
-
-
-@dataclass(frozen=True)
-class TokenInputs(Checked):
-    """Inputs are token numbers (batch pos)."""
-
-    ABOVE_ZERO = ("d_vocab",)
-    are_tokens: ClassVar[bool] = True
-    project: ClassVar[bool] = True
-
-    d_vocab: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows W_E has."""
-        return self.d_vocab
-
-    @property
-    def says(self) -> str:
-        """The inputs in words."""
-        return f"{self.d_vocab} tokens"
-
-
-Inputs = VectorInputs | TokenInputs
-
-
-@dataclass(frozen=True)
-class MLP(Checked):
-    """A two-matrix feed-forward part in every block."""
-
-    ABOVE_ZERO = ("d_mlp",)
-
-    d_mlp: int
-    act_fn: Literal["gelu", "gelu_new", "relu", "silu"] = "gelu"
-
-
-@dataclass(frozen=True)
-class Unembedding(Checked):
-    """Logits = final residual @ W_U (+ b_U)."""
-
-    ABOVE_ZERO = ("d_vocab_out",)
-    is_stack: ClassVar[bool] = False
-    depth: ClassVar[int] = 0
-
-    d_vocab_out: int
-    bias: bool = False
-
-    @property
-    def says(self) -> str:
-        """The readout in words."""
-        return f"{self.d_vocab_out} logits"
-
-
-@dataclass(frozen=True)
-class ReluStack(Checked):
-    """``depth`` layers z <- relu(z W + b), b one scalar a layer and no residual round them, then W_U without a bias."""
-
-    ABOVE_ZERO = ("d_vocab_out",)
-    is_stack: ClassVar[bool] = True
-    bias: ClassVar[bool] = False
-
-    d_vocab_out: int
-    depth: int = 3
-    """0 leaves W_U alone."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.depth >= 0, f"depth of ReluStack must be 0 or more, got {self.depth}")
-
-    @property
-    def says(self) -> str:
-        """The readout in words."""
-        return f"{self.depth} ReLU layers -> {self.d_vocab_out} logits"
-
-
-Readout = Unembedding | ReluStack
-
-
-Part = Literal["attention", "embed", "mlp", "stack", "stack-bias", "unembed"]
-"""What starts with a width of its own."""
-
-
-@dataclass(frozen=True)
-class NormalInit(Checked):
-    """Every weight N(0, std^2), every bias 0 (GPT-2)."""
-
-    std: float = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.std > 0,
-            f"std must be above 0, got {self.std}: where all weights start at 0, no gradient reaches most of them",
-        )
-
-    def std_of(self, part: Part, d_model: int, d_content: int) -> float:
-        """Return the standard deviation that the weights of a part start with."""
-        return 0.0 if part == "stack-bias" else self.std
-
-
-@dataclass(frozen=True)
-class ToyInit(Checked):
-    """The in-context classifier's: attention N(0, 1/d_content), stack N(0, 2/d_model) with biases N(0, 1/d_model),
-    unembedding N(0, 1/d_model); d_content is the input's width without its one-hot positions."""
-
-    def std_of(self, part: Part, d_model: int, d_content: int) -> float:
-        """Return the standard deviation that the weights of a part start with."""
-        wide, content = 1 / math.sqrt(d_model), 1 / math.sqrt(d_content)
-        return {"attention": content, "stack": math.sqrt(2) * wide, "mlp": math.sqrt(2) * wide}.get(part, wide)
-
-
-Init = NormalInit | ToyInit
-
-
-@dataclass(frozen=True)
-class Start(Checked):
-    """A change to a weight before training: ``scale`` times itself, plus the weight named ``add`` as it started."""
-
-    weight: str
-    scale: float = 1.0
-    add: str | None = None
-
-
-for _union in (Inputs, Readout, Init):
-    register_union(_union)
 
 
 @dataclass(frozen=True)
@@ -181,8 +45,8 @@ class ModelConfig(Checked):
     mlp: MLP | None = None
     output_matrix: bool = True
     biases: bool = True
-    attention_scale: bool = True
-    """Divide attention scores by sqrt(d_head)."""
+    attention_scale: bool | float = True
+    """Divide attention scores by sqrt(d_head), or multiply them by a number."""
     normalization: Normalization | None = None
     """Layer norm before attention, MLP and readout; the ``Pre`` kinds have no parameters."""
     streams: tuple[Stream, ...] = ()
@@ -190,9 +54,30 @@ class ModelConfig(Checked):
     """In training mode: on the embeddings' sum, on the pattern, and on what attention and MLP add to the residual."""
     tied_embedding: bool = False
     """W_U is the transpose of W_E, one matrix."""
-    init: Init = NormalInit()
+    init: Init = NormalInit()  # noqa: RUF009 # frozen
     starts: tuple[Start, ...] = ()
     """Changes to the weights that ``init`` makes."""
+    n_key_value_heads: int | None = None
+    """How many heads keys and values have, each used by as many heads of queries; ``None``: ``n_heads``."""
+    output_bias: bool = True
+    """Whether ``biases`` mean b_O, too."""
+    norm_eps: float | None = 1e-5
+    """What norms add under the root; ``None``: the smallest step of the number type at 1."""
+    embedding_norm: Normalization | None = None
+    """A norm of the token embeddings, before positions."""
+    position_scale: float = 1.0
+    """What learned positions are multiplied by."""
+    rotary: Rotary | HalfTruncatedRotary | None = None
+    qk_norm: QKNorm | None = None
+    windows: tuple[int | None, ...] = ()
+    """How many positions each layer's queries see, their own included; ``None``: all. Empty: all, in every layer."""
+    score_softcap: float | None = None
+    """Attention scores x become c tanh(x / c)."""
+    logit_softcap: float | None = None
+    """Logits x become c tanh(x / c)."""
+    residual_scalars: ResidualScalars | None = None
+    smear: Smear | None = None
+    backout: Backout | None = None
     name: str = field(default="custom", compare=False)
     """A label for people; two architectures that differ in nothing else are the same."""
 
@@ -205,6 +90,7 @@ class ModelConfig(Checked):
             )
             object.__setattr__(self, "d_head", self.d_model // self.n_heads)
         self._check_sizes()
+        self._check_layers()
         self._check_inputs()
         self._check_tied()
         self._check_streams()
@@ -217,6 +103,38 @@ class ModelConfig(Checked):
             f"{self.d_head} must be d_model = {self.d_model}",
         )
         require(0 <= self.dropout < 1, f"dropout must be at least 0 and less than 1, got {self.dropout!r}")
+
+    def _check_layers(self) -> None:
+        if self.n_key_value_heads is not None:
+            positive(self, "n_key_value_heads")
+            require(
+                self.n_heads % self.n_key_value_heads == 0,
+                f"{self.n_key_value_heads} heads of keys and values are not shared evenly by {self.n_heads} heads of "
+                f"queries",
+            )
+        if self.rotary:
+            self.rotary.check_width(self.d_head)
+        require(
+            len(self.windows) in (0, self.n_layers) and all(window is None or window > 0 for window in self.windows),
+            f"windows are one positive number (or None) a layer, of {self.n_layers}; got {self.windows}",
+        )
+        for name in ("score_softcap", "logit_softcap", "norm_eps"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} must be above 0, or None; got {value}")
+        require(
+            self.attention_scale is True or self.attention_scale is False or self.attention_scale > 0,
+            f"attention_scale must be True, False or a number above 0, got {self.attention_scale}",
+        )
+        if self.smear:
+            require(
+                self.smear.channels <= self.d_model,
+                f"{self.smear} reads more channels than d_model = {self.d_model}",
+            )
+        if self.backout:
+            require(
+                0 <= self.backout.layer < self.n_layers,
+                f"{self.backout} names no layer of {self.n_layers}, which are counted from 0",
+            )
 
     def _check_tied(self) -> None:
         if not self.tied_embedding:
@@ -254,11 +172,15 @@ class ModelConfig(Checked):
                 f"with one-hot positions, input vectors are the residual stream as they stand and {inputs} would "
                 f"never be projected; use VectorInputs({self.d_model}), or positions='learned'",
             )
-        centred = self.normalization in ("LN", "LNPre")
+        for norm in (self.normalization, self.embedding_norm):
+            require(
+                norm not in ("LN", "LNPre") or self.d_model > 1,
+                f"normalization {norm!r} takes the mean away, which is all that d_model = 1 has; use a wider model or "
+                f"an RMS kind",
+            )
         require(
-            not centred or self.d_model > 1,
-            f"normalization {self.normalization!r} takes the mean away, which is all that d_model = 1 has; use a wider "
-            f"model or an RMS kind",
+            self.embedding_norm is None or inputs.project,
+            f"embedding_norm is of what W_E makes, and {inputs} have none; leave it out",
         )
 
     def _check_streams(self) -> None:
@@ -266,6 +188,8 @@ class ModelConfig(Checked):
         require(len(fed) == len(set(fed)), f"two streams feed the same carrier ({fed}); a carrier takes one stream")
         for stream in self.streams:
             self._check_stream(stream)
+        of_tokens = [s.carrier for s in self.streams if s.reads == "token"]
+        require(len(of_tokens) < 2, f"one stream may read tables of tokens, and those into {of_tokens} do; choose one")
         for carrier in CARRIERS:
             reading = [s for s in self.streams if s.reads == carrier]
             kinds, weights = {s.passes_on for s in reading}, sorted({s.weights for s in reading})
@@ -282,21 +206,38 @@ class ModelConfig(Checked):
             f"the {stream.carrier} stream ({topology}) has no layer to read in a model of {self.n_layers} layer(s); "
             f"use more layers or no stream",
         )
+        if stream.reads == "token":
+            require(
+                self.inputs.are_tokens,
+                f"tables have a row a token, and the inputs are {self.inputs.says}; use TokenInputs or other sources",
+            )
+        else:
+            require(
+                self.heads_of(stream.reads) == self.heads_of(stream.carrier),
+                f"the {stream.carrier} stream reads {stream.reads} head by head, and they have "
+                f"{self.heads_of(stream.carrier)} and {self.heads_of(stream.reads)} heads; read a carrier of as many",
+            )
+        gain: Any = stream.gain
+        require(
+            getattr(gain, "channels", 0) <= self.d_model,
+            f"{gain} reads more channels than d_model = {self.d_model}",
+        )
         stream.topology.check_layers(self.n_layers)
         stream.topology.check_sources(self.n_layers)
         for layer in range(self.n_layers):
             for source in stream.topology.sources(layer):
                 require(
-                    stream.passes_on == "mixed" or self.has_own(source, stream.reads),
+                    stream.reads == "token" or stream.passes_on == "mixed" or self.has_own(source, stream.reads),
                     f"layer {layer} reads the own {stream.reads} of layer {source}, which has none (its gain has "
                     f"own = 0); use First() or Cumulative() there",
                 )
         for rule in stream.gate_rules:
             require(
-                (rule.reader or 0) < self.n_layers and (rule.source or 0) < self.n_layers,
+                (rule.reader or 0) < self.n_layers and (stream.reads == "token" or (rule.source or 0) < self.n_layers),
                 f"{rule} names a layer beyond the last one, {self.n_layers - 1}",
             )
-            require((rule.head or 0) < self.n_heads, f"{rule} names a head beyond the last one, {self.n_heads - 1}")
+            heads = self.heads_of(stream.carrier)
+            require((rule.head or 0) < heads, f"{rule} names a head beyond the last one, {heads - 1}")
             self._check_rule(stream, rule)
 
     def _check_rule(self, stream: Stream, rule: GateRule) -> None:
@@ -306,12 +247,24 @@ class ModelConfig(Checked):
             f"{rule} is of no connection of the {stream.carrier} stream; its (reader, source) pairs are {connections}",
         )
 
+    @property
+    def token_stream(self) -> Stream | None:
+        """The stream that carries rows of tables, if there is one."""
+        return next((s for s in self.streams if s.reads == "token"), None)
+
+    @property
+    def tables(self) -> tuple[int, ...]:
+        """The numbers of the tables of value embeddings."""
+        stream = self.token_stream
+        read = [stream.topology.sources(layer) for layer in range(self.n_layers)] if stream else []
+        return tuple(sorted({table for tables in read for table in tables}))
+
     def stream_into(self, carrier: Carrier) -> Stream | None:
         """Return the stream that feeds ``carrier``, if there is one."""
         return next((s for s in self.streams if s.carrier == carrier), None)
 
     def sources(self, layer: int, carrier: Carrier) -> tuple[int, ...]:
-        """Return the layers whose outgoing tensors come in at ``layer`` for ``carrier``."""
+        """Return the layers (or tables) whose outgoing tensors come in at ``layer`` for ``carrier``."""
         stream = self.stream_into(carrier)
         return stream.topology.sources(layer) if stream else ()
 
@@ -331,6 +284,21 @@ class ModelConfig(Checked):
         """Return whether ``layer`` has a projection of its own for ``carrier``."""
         stream = self.stream_into(carrier)
         return not (stream and stream.replaces_own and stream.topology.sources(layer))
+
+    def heads_of(self, carrier: Carrier) -> int:
+        """Return how many heads a carrier has: keys and values may have fewer than queries."""
+        return self.n_heads if carrier == "q" else self.n_key_value_heads or self.n_heads
+
+    @property
+    def score_factor(self) -> float:
+        """What the products of queries and keys are multiplied by."""
+        if isinstance(self.attention_scale, bool):
+            return 1 / math.sqrt(self.d_head) if self.attention_scale else 1.0
+        return self.attention_scale
+
+    def window(self, layer: int) -> int | None:
+        """Return how many positions the queries of a layer see, their own included; ``None``: all."""
+        return self.windows[layer] if self.windows else None
 
     @property
     def attn_only(self) -> bool:

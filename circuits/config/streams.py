@@ -22,6 +22,8 @@ from circuits.common.plain_data import store_family
 
 Carrier = Literal["q", "k", "v"]
 CARRIERS: tuple[Carrier, ...] = ("q", "k", "v")
+Source = Literal["q", "k", "v", "token"]
+"""What a stream carries: a projection of a layer, or a row of a table of value embeddings, one a token."""
 
 Gate = Literal["full", "stop", "gradient-only", "off"]
 """What a gate lets through: ``full`` everything; ``stop`` the forward value but no gradient into the source layer;
@@ -39,6 +41,8 @@ class Topology(Checked):
     """What a layer passes on: its own projection as it is, or what it used."""
     within_layer: ClassVar[bool] = False
     """Whether a layer reads itself."""
+    of_tokens: ClassVar[bool] = False
+    """Whether what is read are tables of value embeddings, in the place of layers."""
 
     def sources(self, layer: int) -> tuple[int, ...]:
         """Return the layers that ``layer`` reads."""
@@ -135,7 +139,39 @@ class WithinLayer(Topology):
         return (layer,)
 
 
-TOPOLOGY_KINDS = Family("topology", Topology, Previous, Cumulative, First, Dense, Listed, WithinLayer)
+@dataclass(frozen=True)
+class Tables(Topology):
+    """Layers read the token's row of a table: exactly the listed (reader, table) pairs are connected.
+
+    Tables are numbered from 0, with or without gaps; two readers may share one. Source: value embeddings of
+    modded-nanogpt and nanochat; Bank of Values, arXiv 2606.02780.
+    """
+
+    of_tokens = True
+
+    pairs: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.pairs), "Tables(()) connects no layer; give (reader, table) pairs, or the model no stream")
+        all_different("pairs", self.pairs)
+        low = [pair for pair in self.pairs if min(pair) < 0]
+        require(not low, f"pairs {low}: readers and tables are counted from 0")
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the tables that ``layer`` reads."""
+        return tuple(table for reader, table in self.pairs if reader == layer)
+
+    def check_layers(self, n_layers: int) -> None:
+        """Check that a model of ``n_layers`` has the layers that are named."""
+        late = [pair for pair in self.pairs if pair[0] >= n_layers]
+        require(not late, f"pairs {late} name readers beyond the last layer, {n_layers - 1}")
+
+    def check_sources(self, n_layers: int) -> None:
+        """Check nothing: a table is no layer, so any may be read."""
+
+
+TOPOLOGY_KINDS = Family("topology", Topology, Previous, Cumulative, First, Dense, Listed, WithinLayer, Tables)
 
 
 # --- gains: how much of its own and of what comes in a layer takes --------------------------------------------------
@@ -155,6 +191,11 @@ class Gain(Checked):
     @property
     def is_silent(self) -> bool:
         """Whether nothing comes in, and never will."""
+        return False
+
+    @property
+    def is_of_channels(self) -> bool:
+        """Whether it differs from channel to channel of a head."""
         return False
 
     @property
@@ -204,9 +245,12 @@ class LearnedGain(Gain):
     stream: float = 1.0
     tie: Literal["free", "own-fixed", "convex"] = "free"
     per_head: bool = False
+    per_channel: bool = False
+    """Per channel of every head."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(not (self.per_head and self.per_channel), "channels are of heads already: leave per_head out")
         require(
             self.own != 0 or self.tie != "own-fixed",
             "own = 0 that stays fixed leaves reading layers a projection that never learns; start own elsewhere, or "
@@ -214,10 +258,15 @@ class LearnedGain(Gain):
         )
 
     @property
+    def is_of_channels(self) -> bool:
+        """Whether it differs from channel to channel of a head."""
+        return self.per_channel
+
+    @property
     def says(self) -> str:
         """The gain in words."""
-        per = "per layer pair and head" if self.per_head else "per layer pair"
-        return f"learned {per}, {self.tie}, from {self.own:g} own + {self.stream:g} in"
+        per = " and head" if self.per_head else " and channel" if self.per_channel else ""
+        return f"learned per layer pair{per}, {self.tie}, from {self.own:g} own + {self.stream:g} in"
 
 
 @dataclass(frozen=True)
@@ -232,7 +281,59 @@ class TokenGain(Gain):
         return "m own + (1 - m) in, m per token and head"
 
 
-GAIN_KINDS = Family("gain", Gain, FixedGain, LearnedGain, TokenGain)
+@dataclass(frozen=True)
+class SigmoidGain(Gain):
+    """own as given and stream = scale sigmoid(x[:channels] W) per token and head, x the reading layer's input.
+
+    What comes in is added to the layer's own. Source: nanochat (``ve_gate``: scale 3 of 12 channels).
+    """
+
+    ABOVE_ZERO = ("channels",)
+    depends_on_input = True
+
+    scale: float = 3.0
+    channels: int = 12
+    own: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.scale != 0, "SigmoidGain(scale=0) lets nothing in; give another number, or the model no stream")
+
+    @property
+    def replaces_own(self) -> bool:
+        """Whether reading layers have no projection of their own."""
+        return self.own == 0
+
+    @property
+    def says(self) -> str:
+        """The gain in words."""
+        return f"{self.own:g} own + m in, m from 0 to {self.scale:g} per token and head"
+
+
+@dataclass(frozen=True)
+class ChannelGain(Gain):
+    """own = 1 - m and stream = m with m = sigmoid((x W_down) W_up + b) per token, head and channel, of some rank.
+
+    x is the reading layer's input. Source: RWKV-7 (Peng et al., arXiv 2503.14456), value residual learning.
+    """
+
+    ABOVE_ZERO = ("rank",)
+    depends_on_input = True
+
+    rank: int = 16
+
+    @property
+    def is_of_channels(self) -> bool:
+        """Whether it differs from channel to channel of a head."""
+        return True
+
+    @property
+    def says(self) -> str:
+        """The gain in words."""
+        return "(1 - m) own + m in, m per token, head and channel"
+
+
+GAIN_KINDS = Family("gain", Gain, FixedGain, LearnedGain, TokenGain, SigmoidGain, ChannelGain)
 
 
 # --- transforms: what happens to an outgoing tensor on its way ------------------------------------------------------
@@ -313,9 +414,9 @@ class Stream(Checked):
     weights: Weights = "own"
 
     @property
-    def reads(self) -> Carrier:
-        """The carrier that is read."""
-        return self.source or self.carrier
+    def reads(self) -> Source:
+        """What is read: a carrier, or the tables of tokens."""
+        return "token" if self.topology.of_tokens else self.source or self.carrier
 
     @property
     def passes_on(self) -> Literal["own", "mixed"]:
@@ -348,12 +449,27 @@ class Stream(Checked):
                 f"a running sum is of what layers used, and {self.weights} weights make what none uses: choose another "
                 f"topology than Cumulative, or weights='own'",
             )
+        if self.topology.of_tokens:
+            self._check_tables()
         if self.topology.within_layer:
             require(
                 self.reads != self.carrier,
                 f"a within-layer stream needs another carrier to read: {self.carrier} of a layer cannot be added to "
                 f"itself; set source to one of {[c for c in CARRIERS if c != self.carrier]}",
             )
+
+    def _check_tables(self) -> None:
+        kinds = {self.gate, *(rule.gate for rule in self.gate_rules)}
+        require(self.source is None, f"tables of tokens are read, and no {self.source}: leave source out")
+        require(
+            self.weights != "untied",
+            "tables are tied to no layer, so they cannot be untied; weights='initial' freezes them as they start",
+        )
+        require(
+            kinds <= {"full", "off"},
+            f"a table of tokens has the gates 'full' and 'off', got {sorted(kinds - {'full', 'off'})}: nothing but the "
+            f"stream trains it, so without gradient it is weights='initial', and without value it is nothing",
+        )
 
 
 for _family in (TOPOLOGY_KINDS, GAIN_KINDS, TRANSFORM_KINDS):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Carrier, Gate, Stream
+from circuits.config.streams import Carrier, Gate, Source, Stream
 from circuits.initial_weights import Initialised
 from circuits.streams.gains import GAINS, Gains
 from circuits.streams.transforms import TRANSFORMS, HeadTensor
 from circuits.transformerlens.hooks import fork
 
-Outgoing = dict[tuple[int, Carrier], HeadTensor]
-"""What layers have passed on so far, by (layer, carrier)."""
+Key = tuple[int, Source | Literal["x0", "middle"]]
+"""Whose tensor it is: (layer, carrier); (table, "token"); (0, "x0"), the residual stream at the start; (layer,
+"middle"), that after a layer, for a backout."""
+Outgoing = dict[Key, Tensor]
+"""What has been passed on so far, beside the residual stream."""
 
 
 def gate(kind: Gate, term: Callable[[HeadTensor], HeadTensor], outgoing: HeadTensor) -> HeadTensor:
@@ -60,20 +64,27 @@ class Mix(Initialised):
     def __init__(self, config: ModelConfig, stream: Stream, layer: int):
         super().__init__()
         self.layer = layer
-        self.reads: Carrier = stream.reads
+        self.reads: Source = stream.reads
         self.sources = stream.topology.sources(layer)
         n = len(self.sources)
-        self.gain = GAINS[type(stream.gain)](stream.gain, config, n)
-        self.transform = TRANSFORMS[type(stream.transform)](stream.transform, config, n)
+        self.carrier: Carrier = stream.carrier
+        self.gain = GAINS[type(stream.gain)](stream.gain, config, n, stream.carrier)
+        self.transform = TRANSFORMS[type(stream.transform)](stream.transform, config, n, stream.carrier)
         self.set_gates(config, stream)
         for name, (shape, start) in (self.gain.weights() | self.transform.weights()).items():
             self.learn(name, shape, start)
         for source in self.sources:
             self.add_module(f"hook_from_{source}", HookPoint())
 
+    @property
+    def needs(self) -> list[Key]:
+        """What this layer reads of others."""
+        return [(source, self.reads) for source in self.sources if self.reads == "token" or source != self.layer]
+
     def set_gates(self, config: ModelConfig, stream: Stream) -> None:
         """Take the gates of ``stream``; everything else about the rule stays."""
-        self.gates = tuple(stream.head_gates(self.layer, source, config.n_heads) for source in self.sources)
+        heads = config.heads_of(self.carrier)
+        self.gates = tuple(stream.head_gates(self.layer, source, heads) for source in self.sources)
 
     def gains(self, x: Tensor) -> Gains:
         """Return the gain of the layer's own tensor and that of every source, each fit to multiply a HeadTensor.

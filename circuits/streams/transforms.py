@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.config.model import ModelConfig
-from circuits.config.streams import HeadMixing, Identity, LinearMap, Transform
+from circuits.config.streams import Carrier, HeadMixing, Identity, LinearMap, Transform
 from circuits.initial_weights import Eye, Weights
 
 HeadTensor = Float[Tensor, "batch pos head d_head"]
@@ -20,10 +20,12 @@ Kind = TypeVar("Kind", bound=Transform)
 
 
 class ComputedTransform(Generic[Kind]):
-    """A transform of one reading layer, which reads ``n_sources`` layers: a linear map at every position."""
+    """A transform of one reading layer for ``carrier``, which reads ``n_sources`` layers: a linear map at every
+    position."""
 
-    def __init__(self, transform: Kind, config: ModelConfig, n_sources: int):
+    def __init__(self, transform: Kind, config: ModelConfig, n_sources: int, carrier: Carrier = "v"):
         self.transform, self.config, self.n_sources = transform, config, n_sources
+        self.n_heads = config.heads_of(carrier)
 
     def weights(self) -> Weights:
         """Return the shape and the start of every parameter, by name."""
@@ -47,7 +49,7 @@ class HeadsMixed(ComputedTransform[HeadMixing]):
 
     def weights(self) -> Weights:
         """Return the shape and the start of every parameter, by name."""
-        return {"W_heads": ((self.n_sources, self.config.n_heads, self.config.n_heads), Eye())}
+        return {"W_heads": ((self.n_sources, self.n_heads, self.n_heads), Eye())}
 
     def __call__(self, mix: Any, i: int, outgoing: HeadTensor) -> HeadTensor:
         """Return what comes from source number ``i``, mixed over heads."""
@@ -59,7 +61,7 @@ class Mapped(ComputedTransform[LinearMap]):
 
     def weights(self) -> Weights:
         """Return the shape and the start of every parameter, by name."""
-        return {"W_map": ((self.n_sources, self.config.n_heads, self.config.d_head, self.config.d_head), Eye())}
+        return {"W_map": ((self.n_sources, self.n_heads, self.config.d_head, self.config.d_head), Eye())}
 
     def __call__(self, mix: Any, i: int, outgoing: HeadTensor) -> HeadTensor:
         """Return what comes from source number ``i``, each head's through its matrix."""

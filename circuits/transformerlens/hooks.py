@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -30,7 +29,7 @@ from circuits.config.streams import CARRIERS
 HEAD_POINTS = frozenset(
     f"hook_{name}"
     for name in (
-        *("z", "result", "attn_in", "q_input", "k_input", "v_input"),
+        *("z", "result", "attn_in", "q_input", "k_input", "v_input", "rot_q", "rot_k"),
         *(f"{carrier}{route}" for carrier in CARRIERS for route in ("", "_residual", "_mixed", "_stream")),
     )
 )
@@ -120,7 +119,11 @@ def full_name(name: str) -> str:
 def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> TransformerBridgeConfig:
     """Return the view of a configuration that transformer-lens' tools read as ``model.cfg``."""
     d_vocab_out = config.readout.d_vocab_out
+    learned = "standard" if config.positions == "learned" else config.positions
+    positions = "rotary" if config.rotary and config.positions == "none" else learned
+    caps: Any = {"attn_scores_soft_cap": config.score_softcap, "output_logits_soft_cap": config.logit_softcap}
     return TransformerBridgeConfig(
+        **{name: cap for name, cap in caps.items() if cap is not None},
         d_model=config.d_model,
         d_head=config.d_head,
         n_layers=config.n_layers,
@@ -132,9 +135,12 @@ def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype)
         act_fn=config.mlp.act_fn if config.mlp else "relu",
         attn_only=config.attn_only,
         normalization_type=config.normalization,
-        positional_embedding_type="standard" if config.positions == "learned" else config.positions,
-        use_attn_scale=config.attention_scale,
-        attn_scale=math.sqrt(config.d_head) if config.attention_scale else 1.0,
+        eps=config.norm_eps or torch.finfo(dtype).eps,
+        positional_embedding_type=positions,
+        n_key_value_heads=config.n_key_value_heads,
+        gated_mlp=bool(config.mlp and config.mlp.gated),
+        use_attn_scale=config.attention_scale is not False,
+        attn_scale=1 / config.score_factor,
         default_prepend_bos=False,
         model_name=f"valuestream/{config.name}",
         device=str(device),

@@ -17,11 +17,14 @@ from circuits.transformerlens.hooks import Fusing
 from circuits.transformerlens.text import TextSurface
 
 
-def _stacked(part: str, name: str) -> property:
+def _stacked(part: str, name: str, shared: bool = False) -> property:
     def get(self: ToolSurface) -> Tensor:
-        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+        parts = [getattr(block, part) for block in self.blocks]
+        each = [getattr(one, name) for one in parts]
+        return torch.stack([one.per_query_head(x, 0) for one, x in zip(parts, each, strict=True)] if shared else each)
 
-    return property(get, doc=f"{name} of all layers, stacked (layer first).")
+    repeated = ", for every head of queries" if shared else ""
+    return property(get, doc=f"{name} of all layers{repeated}, stacked (layer first).")
 
 
 class ToolSurface(TextSurface):
@@ -37,12 +40,12 @@ class ToolSurface(TextSurface):
     _stream_blind_allowed = False
 
     W_Q = _stacked("attn", "W_Q")
-    W_K = _stacked("attn", "W_K")
-    W_V = _stacked("attn", "W_V")
+    W_K = _stacked("attn", "W_K", shared=True)
+    W_V = _stacked("attn", "W_V", shared=True)
     W_O = _stacked("attn", "W_O")
     b_Q = _stacked("attn", "b_Q")
-    b_K = _stacked("attn", "b_K")
-    b_V = _stacked("attn", "b_V")
+    b_K = _stacked("attn", "b_K", shared=True)
+    b_V = _stacked("attn", "b_V", shared=True)
     b_O = _stacked("attn", "b_O")
     W_in = _stacked("mlp", "W_in")
     b_in = _stacked("mlp", "b_in")

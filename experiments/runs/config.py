@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, checked_value
 from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
-from circuits.config.model import ModelConfig, ReluStack, VectorInputs
+from circuits.config.model import ModelConfig
+from circuits.config.parts import ReluStack, VectorInputs
 from circuits.interventions.intervention import check_interventions
 from circuits.presets import LM_SIZES, icl_config, lm_config
 from circuits.streams import variants

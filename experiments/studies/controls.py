@@ -12,7 +12,7 @@ V1, V2 = "blocks.0.attn.W_V", "blocks.1.attn.W_V"
 
 
 def _controls(size: Size) -> list[Arm]:
-    from circuits.config.model import Start
+    from circuits.config.parts import Start
     from circuits.config.streams import Stream
     from experiments.runs.config import icl_run
     from experiments.runs.training_config import Rate, TrainingConfig

@@ -12,7 +12,7 @@ from transformer_lens.utilities.matrix import composition_scores
 
 from analysis.heads.composition import head_composition
 from circuits import HookedStreamTransformer, Stream
-from circuits.config.model import MLP
+from circuits.config.layers import MLP
 from circuits.config.streams import CARRIERS, Carrier, Cumulative, FixedGain, HeadMixing, LearnedGain, WithinLayer
 from circuits.streams.mixing import Outgoing
 from circuits.streams.transforms import HeadTensor

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from analysis.heads.copying import copy_score, eigenvalue_copying
 from circuits import HookedStreamTransformer
-from circuits.config.model import ReluStack
+from circuits.config.parts import ReluStack
 from circuits.config.streams import Gate
 from tests.handmade import VOCAB, Handmade, induction_model, stream_model
 from tests.helpers import FULL, build

@@ -167,7 +167,7 @@ def test_with_a_hook_heard_half_the_circuit_of_all_edges_was_not_the_model() -> 
     with model.hooks(fwd_hooks=[("blocks.0.hook_resid_post", doubled)]):
         from analysis.edges.steered_forward import Control, run
 
-        deaf = run(model, model.input_residual(pair.clean), Control())
+        deaf = run(model, model.start(pair.clean), Control())
         assert not torch.allclose(deaf, model(pair.clean)), "so it is refused"
 
 

@@ -20,7 +20,7 @@ from analysis import Pair, ReadMetric
 from analysis.compared_runs import two_runs
 from analysis.metrics import Metric
 from circuits import HookedStreamTransformer
-from circuits.config.model import TokenInputs, Unembedding
+from circuits.config.parts import TokenInputs, Unembedding
 from tests.analysis.test_edges import pair_for
 from tests.analysis.test_replay import Living, least_memory
 from tests.helpers import build

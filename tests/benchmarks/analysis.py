@@ -27,7 +27,8 @@ from transformer_lens.patching import generic_activation_patch
 from analysis import Graph, Pair, attribute_edges, find_sites, patch, split_gradient
 from analysis.metrics import logit_difference
 from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
-from circuits.config.model import MLP, ReluStack, TokenInputs, Unembedding
+from circuits.config.layers import MLP
+from circuits.config.parts import ReluStack, TokenInputs, Unembedding
 from circuits.sites import Site
 from experiments.tasks.in_context.task import ICLTask
 from tests.benchmarks.models import row

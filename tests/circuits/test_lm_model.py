@@ -36,7 +36,7 @@ from circuits import (
     variants,
 )
 from circuits.common.plain_data import content_hash, essence
-from circuits.config.model import ReluStack, TokenInputs, Unembedding, VectorInputs
+from circuits.config.parts import ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.products import affine
 from tests.helpers import FULL, build, gradients, inputs_for, model_of, small_task, token_config
 
@@ -482,11 +482,11 @@ def test_the_loss_is_transformer_lens_loss(dtype: torch.dtype) -> None:
 
 def test_what_no_later_layer_reads_is_let_go() -> None:
     model = small()
-    residual = model.input_residual(inputs_for(model.config))
-    assert model._run(residual, {}, range(2))[1].keys() == {(1, "v")}
-    assert model._run(residual, {}, range(3))[1] == {}
+    inputs = inputs_for(model.config)
+    assert model.state(inputs, 2).outgoing.keys() == {(1, "v")}
+    assert model.state(inputs, 3).outgoing == {}
     first = small("resformer-constant")
-    assert first._run(residual, {}, range(2))[1].keys() == {(0, "v")}
+    assert first.state(inputs, 2).outgoing.keys() == {(0, "v")}
 
 
 # --- compiled ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits import HookedStreamTransformer, ModelConfig, Stream, UnknownNameError, icl_config, variants
-from circuits.config.model import MLP, NormalInit, ReluStack, TokenInputs, ToyInit, Unembedding, VectorInputs
+from circuits.config.layers import MLP
+from circuits.config.parts import NormalInit, ReluStack, TokenInputs, ToyInit, Unembedding, VectorInputs
 from circuits.config.streams import FixedGain, HeadMixing, LearnedGain
 from tests.helpers import ALL, STREAMED, build, gradients, inputs_for, model_of, token_config, vector_config
 from tests.random_streams import one_stream

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from circuits import HookedStreamTransformer
-from circuits.config.model import MLP, Unembedding, VectorInputs
+from circuits.config.layers import MLP
+from circuits.config.parts import Unembedding, VectorInputs
 from circuits.model import State
 from circuits.transformerlens.hooks import fork, fork_if_hooked
 from tests.helpers import FULL, build, gradients, inputs_for

@@ -13,7 +13,8 @@ from transformer_lens.utilities.components_utils import get_act_name
 
 from analysis.heads.copying import eigenvalue_copying
 from circuits import HookedStreamTransformer, load_checkpoint, save_checkpoint, transplant
-from circuits.config.model import MLP, Unembedding
+from circuits.config.layers import MLP
+from circuits.config.parts import Unembedding
 from circuits.model import State
 from circuits.streams.variants import streams
 from tests.helpers import FULL, build, inputs_for, model_of, token_config

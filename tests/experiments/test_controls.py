@@ -16,7 +16,7 @@ from analysis.pairs import Pair
 from circuits import HookedStreamTransformer, ModelConfig, Stream, icl_config
 from circuits.checkpoint import load_checkpoint, save_checkpoint
 from circuits.common.errors import UnknownNameError
-from circuits.config.model import Start
+from circuits.config.parts import Start
 from circuits.config.streams import Cumulative, First, Previous
 from experiments.runs.config import TRAINING, RunConfig, icl_run
 from experiments.runs.training_config import SGD, Adam, Rate

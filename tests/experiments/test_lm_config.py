@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from circuits import icl_config, lm_config
-from circuits.config.model import TokenInputs, Unembedding
+from circuits.config.parts import TokenInputs, Unembedding
 from circuits.presets import LM_SIZES
 from experiments.runs.config import LM_TRAINING, RunConfig, lm_run, vocabulary_size
 from experiments.runs.training_config import Adam, AdamW, At, Every, TokenTraining

@@ -1,0 +1,77 @@
+"""Where in a sequence queries and keys stand: what a query sees, and by how much rotary positions turn them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from circuits.config.layers import RotaryKind
+from circuits.streams.transforms import HeadTensor
+
+
+@dataclass(frozen=True)
+class Places:
+    """The positions of queries and of keys, alike for all examples or for each (row: 1 or batch), and which keys count.
+
+    Of a whole sequence: :meth:`whole`; of a padded one: :meth:`padded`.
+    """
+
+    queries: Int[Tensor, "row q"]
+    keys: Int[Tensor, "row k"]
+    is_key: Bool[Tensor, "batch k"] | None = None
+    """False at padding; ``None``: every key counts."""
+
+    @staticmethod
+    def whole(n_pos: int, device: torch.device) -> Places:
+        """Return the places of a sequence without padding, from its beginning."""
+        every = torch.arange(n_pos, device=device)[None]
+        return Places(every, every)
+
+    @staticmethod
+    def padded(is_token: Bool[Tensor, "batch pos"]) -> Places:
+        """Return the places of sequences with padding, wherever it stands: tokens are counted, padding is not."""
+        counted = (is_token.long().cumsum(-1) - 1).clamp_min(0)
+        return Places(counted, counted, is_token)
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether queries and keys are the same sequence, without padding."""
+        return self.queries is self.keys and self.is_key is None
+
+    def hidden(self, window: int | None) -> Bool[Tensor, "row 1 q k"]:
+        """Return which keys a query does not see: later ones, those before its window, and padding.
+
+        A query at padding sees itself, as a softmax needs something to see.
+        """
+        q, k = self.queries[:, :, None], self.keys[:, None, :]
+        hidden = k > q
+        if window is not None:
+            hidden = hidden | (k <= q - window)
+        if self.is_key is not None:
+            hidden = hidden | ~self.is_key[:, None, :]
+            blind = hidden.all(-1, keepdim=True)
+            hidden = hidden & ~blind
+        return hidden[:, None]
+
+
+def turned(x: HeadTensor, at: Int[Tensor, "row pos"], rotary: RotaryKind) -> HeadTensor:
+    """Return queries or keys turned by their positions ``at``.
+
+    Source: Su et al., arXiv 2104.09864; by its components 2i and 2i + 1, or i and n + i, as the kind says.
+    """
+    angles = torch.tensor(rotary.angles(x.shape[-1]), dtype=torch.float64, device=x.device)
+    turn = (at[..., None] * angles)[:, :, None]
+    cos, sin = turn.cos().to(x.dtype), turn.sin().to(x.dtype)
+    sin = -sin if rotary.backwards else sin
+    width = 2 * len(angles)
+    front, rest = x[..., :width], x[..., width:]
+    if rotary.adjacent_pairs:
+        a, b = front[..., 0::2], front[..., 1::2]
+        pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+    else:
+        a, b = front.chunk(2, -1)
+        pairs = torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    return torch.cat([pairs, rest], -1) if rest.shape[-1] else pairs
