@@ -20,7 +20,7 @@ from circuits.layers import HeadNorm, Residual, softcapped
 from circuits.places import Places, turned
 from circuits.products import affine
 from circuits.streams.mixing import Key, Mix, Outgoing, scaled
-from circuits.streams.transforms import HeadTensor
+from circuits.streams.transforms import ByCarrier, HeadTensor
 from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
 
 HeadInput = Float[Tensor, "batch pos *head d_model"]
@@ -167,19 +167,17 @@ class Attention(Initialised, Fusing):
         used, outgoing = self.mix_in(self.project(inputs), inputs, earlier)
         return self.output(self.attend(used, places), use_attn_result), outgoing
 
-    def project(
-        self, inputs: dict[Carrier, Tensor], carriers: Sequence[Carrier] = CARRIERS
-    ) -> dict[Carrier, HeadTensor]:
+    def project(self, inputs: dict[Carrier, Tensor], carriers: Sequence[Carrier] = CARRIERS) -> ByCarrier:
         """Return the layer's own queries, keys and values, those of ``carriers`` that it has."""
         return {c: self.point(c)(self.project_one(inputs[c], c)) for c in self.own if c in carriers}
 
     def mix_in(
         self,
-        own: dict[Carrier, HeadTensor],
+        own: ByCarrier,
         inputs: dict[Carrier, Tensor],
         earlier: Outgoing,
         carriers: Sequence[Carrier] = CARRIERS,
-    ) -> tuple[dict[Carrier, HeadTensor], Outgoing]:
+    ) -> tuple[ByCarrier, Outgoing]:
         """Return the queries, keys and values that attention uses (``carriers`` of them), and what the layer passes on.
 
         ``own`` must hold what :meth:`needed_own` names. Each position is mixed by itself, so the tensors may be of some
@@ -191,8 +189,9 @@ class Attention(Initialised, Fusing):
                 tied = self.config.extra_weights(c) == "own"
                 passing = own[c] if tied else _projected(inputs[c], self.passing_weight(c))
                 outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), passing)
-        used: dict[Carrier, HeadTensor] = {c: own[c] for c in carriers if c not in self.mixed}
-        used |= {c: self._mixed(c, own, inputs[c], {**earlier, **outgoing}) for c in self.mixed if c in carriers}
+        used: ByCarrier = {c: own[c] for c in carriers if c not in self.mixed}
+        available = {**earlier, **outgoing}
+        used |= {c: self._mixed(c, own.get(c), inputs[c], available) for c in self.mixed if c in carriers}
         for c in self.passes_mixed:
             if c in used:
                 outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), used[c])
@@ -203,7 +202,7 @@ class Attention(Initialised, Fusing):
         within = {mix.reads for c, mix in self.mixes() if c in carriers and len(mix.needs) < len(mix.sources)}
         return [c for c in self.own if c in carriers or c in within]
 
-    def attend(self, used: dict[Carrier, Tensor], places: Places | None = None) -> HeadTensor:
+    def attend(self, used: ByCarrier, places: Places | None = None) -> HeadTensor:
         """Return every head's output, before the output matrix; without ``places``, of a whole sequence.
 
         In training mode, where nothing listens at scores and pattern, they are never formed: torch's fused attention
@@ -227,7 +226,9 @@ class Attention(Initialised, Fusing):
         v = self.per_query_head(v, 2)
         return self.point("z")(einsum(pattern, v, "batch head q k, batch k head d_head -> batch q head d_head"))
 
-    def compared(self, q: HeadTensor, k: HeadTensor, places: Places) -> tuple[HeadTensor, HeadTensor]:
+    def compared(
+        self, q: Float[Tensor, "batch q head d_head"], k: Float[Tensor, "batch k kv_head d_head"], places: Places
+    ) -> tuple[HeadTensor, Float[Tensor, "batch k kv_head d_head"]]:
         """Return queries and keys as they are compared: turned by rotary positions and normalised, in their order."""
         if not self.compares_other:
             return q, k
@@ -247,16 +248,16 @@ class Attention(Initialised, Fusing):
         bias = getattr(self, f"b_{carrier.upper()}") if self.config.biases else None
         return _projected(x, getattr(self, f"W_{carrier.upper()}"), bias)
 
-    def _mixed(self, c: Carrier, own: dict[Carrier, HeadTensor], x: HeadInput, available: Outgoing) -> HeadTensor:
-        if c not in self.mix:
-            return fork(self.point(f"{c}_mixed"), own[c])
+    def _mixed(self, c: Carrier, own: HeadTensor | None, x: HeadInput, available: Outgoing) -> HeadTensor:
+        if own is not None and c not in self.mix:
+            return fork(self.point(f"{c}_mixed"), own)
         mix = dict(self.mixes())[c]
         gains = mix.gains(x)
         incoming = mix.incoming([available[(layer, mix.reads)] for layer in mix.sources], gains)
         incoming = fork_if_hooked(self.point(f"{c}_residual"), incoming)
-        if c not in own:
+        if own is None:
             return fork(self.point(f"{c}_mixed"), incoming)
-        return self.point(f"{c}_mixed")(scaled(gains[0], own[c]) + incoming)
+        return self.point(f"{c}_mixed")(scaled(gains[0], own) + incoming)
 
     def pattern(
         self,

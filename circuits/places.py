@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuits.config.layers import RotaryKind
+from circuits.config.layers import Rotation
 from circuits.streams.transforms import HeadTensor
 
 
@@ -57,7 +57,7 @@ class Places:
         return hidden[:, None]
 
 
-def turned(x: HeadTensor, at: Int[Tensor, "row pos"], rotary: RotaryKind) -> HeadTensor:
+def turned(x: HeadTensor, at: Int[Tensor, "row pos"], rotary: Rotation) -> HeadTensor:
     """Return queries or keys turned by their positions ``at``.
 
     Source: Su et al., arXiv 2104.09864; by its components 2i and 2i + 1, or i and n + i, as the kind says.

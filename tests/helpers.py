@@ -16,7 +16,7 @@ from torch import Tensor
 
 from analysis import Pair
 from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
-from circuits.config.layers import MLP
+from circuits.config.layers import MLP, Backout, QKNorm, ResidualScalars, Rotary, Smear
 from circuits.config.parts import NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.last_position import SplitTokens
 from experiments.runs.config import TRAINING, RunConfig, icl_run, lm_run
@@ -32,10 +32,12 @@ from experiments.training.one_process import Alone
 from experiments.training.together import train
 from experiments.training.trainer import Trainer
 
-ALL = variants.names()
+ALL = [name for name in variants.names() if not variants.get(name)[0].of_tokens]
+"""Those that fit models of vectors, too."""
 STREAMED = [name for name in ALL if name != "classic"]
-FULL = [rule.name for rule in variants.BASE]
+FULL = [rule.name for rule in variants.BASE if not rule.of_tokens]
 """Every rule with its gates open."""
+OF_TOKENS = [rule.name for rule in variants.BASE if rule.of_tokens]
 
 
 def vector_config(variant: str, n_layers: int = 2, **overrides: Any) -> ModelConfig:
@@ -60,6 +62,64 @@ def token_config(variant: str = "value", n_layers: int = 3, **overrides: Any) ->
     }
     everything: dict[str, Any] = {"init": NormalInit(0.3)} | fields | overrides
     return ModelConfig(**everything)
+
+
+RMS: dict[str, Any] = {"normalization": "RMS", "norm_eps": 1e-6, "biases": False}
+MAKES: dict[str, dict[str, Any]] = {
+    "llama": {
+        **RMS,
+        "positions": "none",
+        "rotary": Rotary(),
+        "n_key_value_heads": 2,
+        "mlp": MLP(32, "silu", gated=True, biases=False),
+    },
+    "qwen": {
+        **RMS,
+        "biases": True,
+        "output_bias": False,
+        "positions": "none",
+        "rotary": Rotary(1e6, stretch=2.0),
+        "n_key_value_heads": 1,
+        "qk_norm": QKNorm(weights="shared"),
+        "mlp": MLP(32, "silu", gated=True, biases=False),
+        "windows": (3, None, 4),
+    },
+    "gemma": {
+        **RMS,
+        "embedding_norm": "RMS",
+        "position_scale": 0.5,
+        "rotary": Rotary(fraction=2 / 3, adjacent_pairs=True),
+        "qk_norm": QKNorm("L2", weights="per head", after_rotary=True),
+        "attention_scale": 3.0,
+        "score_softcap": 2.0,
+        "logit_softcap": 3.0,
+        "mlp": MLP(32, "gelu_new", gated=True),
+    },
+    "nanochat": {
+        "normalization": "RMSPre",
+        "norm_eps": None,
+        "embedding_norm": "RMSPre",
+        "biases": False,
+        "positions": "none",
+        "rotary": Rotary(1e5, backwards=True),
+        "qk_norm": QKNorm(after_rotary=True, scale=1.2, eps=None),
+        "n_key_value_heads": 2,
+        "mlp": MLP(32, "relu2", biases=False),
+        "windows": (4, 3, None),
+        "logit_softcap": 2.0,
+        "residual_scalars": ResidualScalars((1.15, 0.8), (0.2, -0.3)),
+        "smear": Smear(channels=5, gain=0.7),
+        "backout": Backout(1, 0.4),
+    },
+}
+"""What models of other makes have beside a GPT-2, in miniature: each part in one of them at least."""
+
+
+def made(make: str, variant: str = "classic", n_layers: int = 3, **overrides: Any) -> HookedStreamTransformer:
+    """A model of another make with the streams of a variant."""
+    fields = MAKES[make] | overrides
+    windows = fields.get("windows")
+    return model_of(token_config(variant, n_layers, **fields | ({"windows": windows[:n_layers]} if windows else {})))
 
 
 def model_of(config: ModelConfig, seed: int = 0) -> HookedStreamTransformer:

@@ -91,7 +91,8 @@ class EdgeEstimator:
 
     def add(self, pair: Pair, source: Tensor, base: Tensor) -> None:
         """Score some examples."""
-        start, end = (self.model.embedded(x) for x in (base, source))
+        with torch.no_grad():
+            start, end = (self.model.embedded(x) for x in (base, source))
         after, before = (send(self.model, self.graph, x) for x in (source, base))
         own = {place: t - before.own[place] for place, t in after.own.items()}
         change = Sent(after.writers - before.writers, own)
@@ -148,8 +149,8 @@ class EdgeEstimator:
         """The change of every head by itself where heads mix on the way, else of all together."""
         if not self.graph.mixes_heads:
             return [(None, delta)]
-        which = torch.eye(self.graph.n_heads, dtype=delta.dtype, device=delta.device)
-        return [(head, delta * which[head][:, None]) for head in range(self.graph.n_heads)]
+        which = torch.eye(delta.shape[2], dtype=delta.dtype, device=delta.device)
+        return [(head, delta * which[head][:, None]) for head in range(delta.shape[2])]
 
     @torch.no_grad()
     def _nodes(self, change: Sent, gradients: _Gradients) -> Float[Tensor, "node example"]:

@@ -222,7 +222,8 @@ def _estimates(
     steps: int,
 ) -> tuple[Float[Tensor, "site example"], Float[Tensor, " example"]]:
     """The scores for one batch of pairs, and what the gradient says of the whole input."""
-    start, end = (model.embedded(x) for x in (base, source))
+    with torch.no_grad():
+        start, end = (model.embedded(x) for x in (base, source))
     after, before = (record(model, x) for x in (end, start))
 
     def at(fraction: float = 0.0, fixed: bool = False, drop: int | None = None) -> tuple[Tensor, Tensor]:

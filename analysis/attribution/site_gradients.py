@@ -20,7 +20,7 @@ from circuits.model import Embedded, HookedStreamTransformer
 from circuits.places import Places
 from circuits.sites import PATTERN, Route, Site
 from circuits.streams.gains import Gains
-from circuits.streams.transforms import HeadTensor
+from circuits.streams.transforms import ByCarrier, HeadTensor
 
 _ENTRIES: dict[Route, Entry] = {"own": "own", "residual": "used", "mixed": "used", "outgoing": "passed"}
 
@@ -155,7 +155,7 @@ class Estimator:
         arrived = carry(self.model, start, change, self.gradients.gains, _ENTRIES[site.route])
         total = change.new_zeros(len(change))
         for layer in range(site.layer, self.model.config.n_layers):
-            here: dict[Carrier, HeadTensor] = {c: arrived[layer, c] for c in CARRIERS if (layer, c) in arrived}
+            here: ByCarrier = {c: arrived[layer, c] for c in CARRIERS if (layer, c) in arrived}
             if "v" in here:
                 total = total + (here["v"] * self._use_gradient(layer, "v")).sum((1, 2, 3))
             if "q" in here or "k" in here:
@@ -169,7 +169,7 @@ class Estimator:
         passed = self.gradients.at[f"blocks.{layer}.attn.hook_{carrier}_stream"] if carrier in forks else 0.0
         return self.gradients.at[point] - passed
 
-    def _pattern_change(self, layer: int, change: dict[Carrier, HeadTensor]) -> Float[Tensor, " example"]:
+    def _pattern_change(self, layer: int, change: ByCarrier) -> Float[Tensor, " example"]:
         attn, start = self.model.layers[layer].attn, f"blocks.{layer}.attn."
         q, k = (self.base.at[self.base.use_point(layer, c)] + change.get(c, 0.0) for c in ("q", "k"))
         places = Places.whole(q.shape[1], q.device)

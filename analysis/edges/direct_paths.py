@@ -24,7 +24,7 @@ from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer, State
-from circuits.streams.transforms import HeadTensor
+from circuits.streams.transforms import ByCarrier, HeadTensor
 
 PATH_ROUTES: dict[str, str] = {
     "residual": "what the sender writes to the residual stream, as the receiver alone reads it; its layer's own head "
@@ -191,7 +191,7 @@ class _PathRuns:
         self.coefficients = graph.coefficients(model)
         self.base, self.source = (record(model, model.embedded(x)) for x in (base, source))
         self.final = model(base, stop_at_layer=model.config.n_layers)
-        self.projected: tuple[Any, dict[Carrier, HeadTensor]] = (None, {})
+        self.projected: tuple[Any, ByCarrier] = (None, {})
 
     @property
     def held(self) -> int:
@@ -237,7 +237,7 @@ class _PathRuns:
         key = (path.source, layer)
         if self.projected[0] != key:
             normalised = block.ln1(self.base.residual(layer) + self._write(path))
-            mixed: dict[Carrier, HeadTensor] = {c: self._mixed(layer, c, normalised) for c in block.attn.own}
+            mixed: ByCarrier = {c: self._mixed(layer, c, normalised) for c in block.attn.own}
             self.projected = (key, mixed)
         return self.projected[1][carrier]
 

@@ -14,7 +14,7 @@ from circuits.layers import Residual
 from circuits.model import Embedded, HookedStreamTransformer
 from circuits.streams.gains import Gains
 from circuits.streams.mixing import Key, Outgoing
-from circuits.streams.transforms import HeadTensor
+from circuits.streams.transforms import ByCarrier, HeadTensor
 
 _MIDDLE = "backout.hook_middle"
 
@@ -34,7 +34,7 @@ class Activations:
         """Return the residual stream before a layer."""
         return self.at[f"blocks.{layer}.hook_resid_pre"]
 
-    def own(self, layer: int) -> dict[Carrier, HeadTensor]:
+    def own(self, layer: int) -> ByCarrier:
         """Return a layer's own projections."""
         names: dict[Carrier, str] = {c: f"blocks.{layer}.attn.hook_{c}" for c in CARRIERS}
         return {c: self.at[name] for c, name in names.items() if name in self.at}

@@ -21,7 +21,7 @@ from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer, State
 from circuits.streams.gains import Gains
 from circuits.streams.mixing import Outgoing, scaled
-from circuits.streams.transforms import HeadTensor
+from circuits.streams.transforms import ByCarrier, HeadTensor
 
 PerHead = Float[Tensor, "batch pos head d_model"]
 Entry = Literal["own", "used", "passed"]
@@ -70,7 +70,7 @@ def run(model: HookedStreamTransformer, state: State, control: Control) -> Float
         block = model.layers[layer]
         attn = block.attn
         inputs: dict[Carrier, Tensor] = {c: block.ln1(control.read(layer, c, residual)) for c in CARRIERS}
-        own: dict[Carrier, HeadTensor] = {c: control.own(layer, c, x) for c, x in attn.project(inputs).items()}
+        own: ByCarrier = {c: control.own(layer, c, x) for c, x in attn.project(inputs).items()}
         for carrier, mix in attn.mixes():
             control.mixing(layer, carrier, mix.gains(inputs[carrier]))
         used, here = attn.mix_in(own, inputs, passed)
@@ -125,10 +125,10 @@ def _used(
     entry: Entry,
     passed: Outgoing,
     gains: dict[Place, Gains],
-) -> dict[Carrier, HeadTensor]:
+) -> ByCarrier:
     """What one layer uses of a change, of which ``passed`` has come so far; ``here``: the carrier that it starts at."""
     attn = model.layers[layer].attn
-    used: dict[Carrier, HeadTensor] = {here: change} if here and entry != "passed" else {}
+    used: ByCarrier = {here: change} if here and entry != "passed" else {}
     if here in attn.passes_own and entry == "own":
         passed[layer, here] = change
     for carrier, mix in attn.mixes():

@@ -21,7 +21,7 @@ from circuits.common.errors import known
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.streams.mixing import Outgoing
-from circuits.streams.transforms import HeadTensor
+from circuits.streams.transforms import ByCarrier, HeadTensor
 
 CopyRoute = Literal["own", "stream", "mixed"]
 COPY_ROUTES: dict[CopyRoute, str] = {
@@ -51,7 +51,7 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
     _check_linear(model)
     embedded = model.W_E[:, None]
 
-    def project(block: Block) -> dict[Carrier, HeadTensor]:
+    def project(block: Block) -> ByCarrier:
         weights: dict[Carrier, Tensor] = {c: getattr(block.attn, f"W_{c.upper()}") for c in block.attn.own}
         return {
             c: einsum(embedded, W, "token pos d, head d d_head -> token pos head d_head") for c, W in weights.items()
@@ -95,7 +95,7 @@ def copy_score(
     answers = _answers(model, inputs, answers, top_k)
     residual = model.embed(inputs[:, None])
 
-    def project(block: Block) -> dict[Carrier, HeadTensor]:
+    def project(block: Block) -> ByCarrier:
         normalised = block.ln1(residual)
         return block.attn.project({c: normalised for c in CARRIERS})
 
@@ -113,7 +113,7 @@ def copy_score(
 def _values(
     model: HookedStreamTransformer,
     residual: Float[Tensor, "item 1 d_model"],
-    project: Callable[[Block], dict[Carrier, HeadTensor]],
+    project: Callable[[Block], ByCarrier],
     route: CopyRoute,
 ) -> Iterator[tuple[int, HeadTensor]]:
     """Every layer that has the route, with the values of ``route`` if all layers read the same."""
@@ -130,7 +130,7 @@ def _values(
         if route == "mixed":
             yield layer, used["v"]
         elif "v" in block.attn.mix:
-            silent: dict[Carrier, HeadTensor] = {c: torch.zeros_like(x) if c == "v" else x for c, x in own.items()}
+            silent: ByCarrier = {c: torch.zeros_like(x) if c == "v" else x for c, x in own.items()}
             yield layer, block.attn.mix_in(silent, inputs, earlier)[0]["v"]
         earlier = {**earlier, **passed}
 

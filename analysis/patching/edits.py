@@ -21,6 +21,7 @@ RESIDUAL, CARRIED, VALUES, QUERIES, HEADS_OUT, WRITTEN, STAGES = range(7)
 only values or only queries changed; at the heads' outputs; at what attention writes."""
 PATTERNS = ("attn.hook_attn_scores", "attn.hook_pattern")
 _UNUSED = ("hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
+_COMPARED = ("hook_rot_q", "hook_rot_k")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,11 @@ def _check(model: HookedStreamTransformer, edit: Edit, key: str, value: Tensor, 
             not key.endswith(_UNUSED),
             f"{key} is a copy for single heads, which runs with edits do not make; edit hook_resid_pre, or what the "
             f"layer projects",
+        )
+        require(
+            not key.endswith(_COMPARED),
+            f"{key} is made of what attention uses when it is compared; edit hook_{key[-1]}, or where a stream comes in "
+            f"hook_{key[-1]}_mixed",
         )
     positions = value.shape[0], value.shape[2 if edit.point in PATTERNS else 1]
     require(

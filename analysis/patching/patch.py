@@ -255,5 +255,5 @@ def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:
     """The hook points that a site's activation is read from; of a state, the residual stream's comes first."""
     if site.component != "state":
         return [site.hook_name]
-    streams = [f"blocks.{layer}.attn.hook_{carrier}_stream" for layer, carrier in model.reads_from(site.layer)]
+    streams = [model.point_of(key) for key in model.reads_from(site.layer)]
     return [f"blocks.{site.layer}.hook_resid_pre", *streams]

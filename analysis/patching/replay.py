@@ -39,7 +39,7 @@ from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import HookedStreamTransformer
 from circuits.places import Places
 from circuits.streams.mixing import Outgoing
-from circuits.streams.transforms import HeadTensor
+from circuits.streams.transforms import ByCarrier
 
 __all__ = ["Edit", "Replay"]
 
@@ -239,7 +239,7 @@ class Replay:
 
     def _mixed(
         self, one: Pass, layer: int, residual: Before, outgoing: Outgoing, wanted: Sequence[Carrier]
-    ) -> tuple[dict[Carrier, HeadTensor], Outgoing]:
+    ) -> tuple[ByCarrier, Outgoing]:
         """What attention uses of the ``wanted`` carriers at the present window, and what the layer passes on there."""
         block = self.model.layers[layer]
         normalised = block.ln1(residual)
@@ -248,7 +248,7 @@ class Replay:
         if one.stage == RESIDUAL:
             return block.attn.mix_in(block.attn.project(inputs, needed), inputs, outgoing, wanted)
         names: dict[Carrier, str] = {c: f"blocks.{layer}.attn.hook_{c}" for c in needed}
-        own: dict[Carrier, HeadTensor] = {c: block.attn.point(c)(one.here.take(self.base[names[c]])) for c in needed}
+        own: ByCarrier = {c: block.attn.point(c)(one.here.take(self.base[names[c]])) for c in needed}
         return block.attn.mix_in(own, inputs, outgoing, wanted)
 
     def _names_used(self, layer: int) -> dict[Carrier, str]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from circuits.common.errors import require
+from circuits.common.families import Family
 from circuits.common.fields import Checked
-from circuits.common.plain_data import register_union
+from circuits.common.plain_data import store_family
 
 Normalization = Literal["LN", "LNPre", "RMS", "RMSPre"]
 """Layer norm with and without weights, and division by the root mean square with and without weights."""
@@ -32,8 +33,29 @@ class MLP(Checked):
 # --- positions by rotation ----------------------------------------------------------------------------------------
 
 
+class Rotation(Checked):
+    """Pairs of components of queries and keys turned by their position. A kind is a frozen dataclass of this."""
+
+    adjacent_pairs = False
+    """Pair i is components 2i and 2i + 1; else i and n + i, of n pairs."""
+    backwards = False
+    """Turned the other way round."""
+
+    @property
+    def says(self) -> str:
+        """The positions in words."""
+        return str(self)
+
+    def check_width(self, d_head: int) -> None:
+        """Check that heads of this width can be turned."""
+
+    def angles(self, d_head: int) -> tuple[float, ...]:
+        """Return the angle of every pair, in radians a position."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Rotary(Checked):
+class Rotary(Rotation):
     """Pairs of components of queries and keys turned by an angle a position: pair i of n by base^(-i / n).
 
     Source: Su et al., arXiv 2104.09864; ``fraction``: GPT-NeoX.
@@ -78,15 +100,15 @@ class Rotary(Checked):
 
 
 @dataclass(frozen=True)
-class HalfTruncatedRotary(Checked):
+class HalfTruncatedRotary(Rotation):
     """Components i and d_head / 2 + i turned, for the first half of the i only: by angles from 1 to 1 / base.
 
     Source: K. Jordan et al., modded-nanogpt (since 2024-12).
     """
 
-    base: float = 1024.0
-    adjacent_pairs = False
     backwards = True
+
+    base: float = 1024.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,7 +129,8 @@ class HalfTruncatedRotary(Checked):
         return f"half-truncated rotary positions of base {self.base:g}"
 
 
-RotaryKind = Rotary | HalfTruncatedRotary
+ROTATION_KINDS = Family("rotary", Rotation, Rotary, HalfTruncatedRotary)
+store_family(ROTATION_KINDS)
 
 
 # --- queries and keys, normalised -----------------------------------------------------------------------------------
@@ -168,6 +191,3 @@ class Backout(Checked):
     layer: int
     gain: float = 0.2
     """Where the learned part starts."""
-
-
-register_union(RotaryKind)

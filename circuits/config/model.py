@@ -12,11 +12,10 @@ from circuits.common.plain_data import from_plain, to_plain
 from circuits.config.layers import (
     MLP,
     Backout,
-    HalfTruncatedRotary,
     Normalization,
     QKNorm,
     ResidualScalars,
-    Rotary,
+    Rotation,
     Smear,
 )
 from circuits.config.parts import Init, Inputs, NormalInit, Part, Readout, Start
@@ -67,7 +66,7 @@ class ModelConfig(Checked):
     """A norm of the token embeddings, before positions."""
     position_scale: float = 1.0
     """What learned positions are multiplied by."""
-    rotary: Rotary | HalfTruncatedRotary | None = None
+    rotary: Rotation | None = None
     qk_norm: QKNorm | None = None
     windows: tuple[int | None, ...] = ()
     """How many positions each layer's queries see, their own included; ``None``: all. Empty: all, in every layer."""

@@ -102,7 +102,7 @@ class OfChannel(ComputedGain[ChannelGain]):
         heads, start = (self.n_heads, config.d_head), Normal(config.weight_std("attention"))
         return {
             "W_down": ((config.d_model, rank), start),
-            "W_up": ((self.n_heads, rank, config.d_head), Constant(0.0)),
+            "W_up": ((self.n_heads, rank, config.d_head), start),
             "b_gain": (heads, Constant(0.0)),
         }
 

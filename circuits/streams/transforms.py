@@ -16,6 +16,8 @@ from circuits.config.streams import Carrier, HeadMixing, Identity, LinearMap, Tr
 from circuits.initial_weights import Eye, Weights
 
 HeadTensor = Float[Tensor, "batch pos head d_head"]
+ByCarrier = dict[Carrier, Float[Tensor, "batch _ _ d_head"]]
+"""Queries, keys and values: keys and values may have fewer heads, and queries fewer positions."""
 Kind = TypeVar("Kind", bound=Transform)
 
 

@@ -14,6 +14,7 @@ from circuits.common.fields import checked_value
 from circuits.common.plain_data import content_hash, to_plain
 from circuits.config.streams import (
     Carrier,
+    ChannelGain,
     Cumulative,
     Dense,
     First,
@@ -22,8 +23,11 @@ from circuits.config.streams import (
     HeadMixing,
     LearnedGain,
     LinearMap,
+    Listed,
     Previous,
+    SigmoidGain,
     Stream,
+    Tables,
     TokenGain,
     WithinLayer,
 )
@@ -51,6 +55,11 @@ class Variant:
         whole = checked_value(n_layers, int, "n_layers")
         return tuple(dataclasses.replace(stream, gate=gate) for stream in self.build(whole))
 
+    @property
+    def of_tokens(self) -> bool:
+        """Whether it needs a model of tokens, whose value embeddings it carries."""
+        return any(stream.reads == "token" for stream in self.build(_LAYERS))
+
 
 def _later_half(n_layers: int) -> First:
     return First(readers=tuple(range(max(1, n_layers // 2), n_layers)))
@@ -61,6 +70,39 @@ def _on(carrier: Carrier, **parts: Any) -> Callable[[int], Streams]:
 
 
 HALF = FixedGain(own=0.5, stream=0.5)
+
+
+def _nanochat(n_layers: int) -> Streams:
+    readers = [layer for layer in range(n_layers) if layer % 2 == (n_layers - 1) % 2]
+    return (Stream("v", topology=Tables(tuple((layer, layer) for layer in readers)), gain=SigmoidGain()),)
+
+
+def _modded_embeddings(n_layers: int) -> Streams:
+    n = max(1, min(3, n_layers // 2))
+    pairs = [(i, i) for i in range(n)] + [(n_layers - n + i, i) for i in range(n) if n_layers > n]
+    return (Stream("v", topology=Tables(tuple(pairs)), gain=LearnedGain(0.5, 0.5)),)
+
+
+def _bank(n_layers: int) -> Streams:
+    readers = range(n_layers - max(1, n_layers // 3), n_layers)
+    return (Stream("v", topology=Tables(tuple((layer, layer) for layer in readers)), gain=FixedGain(own=0.0)),)
+
+
+def _sharing(n_layers: int) -> Streams:
+    storing = max(0, (n_layers + 1) // 2 - 1)
+    pairs = tuple((reader, storing) for reader in range(storing + 1, n_layers))
+    carriers: tuple[Carrier, ...] = ("k", "v")
+    return tuple(Stream(c, topology=Listed(pairs), gain=FixedGain(own=0.0)) for c in carriers)
+
+
+def _with_frozen(name: str, says: str, citation: str, build: Callable[[int], Streams]) -> tuple[Variant, Variant]:
+    """A rule of tables, and the same with tables that stay as they start: nothing else trains them."""
+
+    def frozen(n_layers: int) -> Streams:
+        return tuple(dataclasses.replace(stream, weights="initial") for stream in build(n_layers))
+
+    return Variant(name, says, citation, build), Variant(f"{name}-frozen", f"{says}, as it starts", citation, frozen)
+
 
 BASE: tuple[Variant, ...] = (
     Variant("classic", "no stream", "Vaswani et al., arXiv 1706.03762", lambda n: ()),
@@ -129,6 +171,36 @@ BASE: tuple[Variant, ...] = (
         f"an open question of {BURNS}",
         _on("v", transform=LinearMap()),
     ),
+    Variant(
+        "rwkv7-rule",
+        "(1 - m) V_n + m V_1, m of low rank per token and channel",
+        "RWKV-7 (Peng et al., arXiv 2503.14456); its rule of values, for attention",
+        _on("v", topology=First(), gain=ChannelGain()),
+    ),
+    Variant(
+        "gemma-sharing",
+        "K and V of the last layer of the first half, in all later layers, which have none of their own",
+        "after Gemma 3n, which shares among layers of one kind of attention",
+        _sharing,
+    ),
+    *_with_frozen(
+        "nanochat",
+        "V_n + 3 sigmoid(x[:12] W) E_n[token], in every other layer and the last",
+        "A. Karpathy, nanochat (2026)",
+        _nanochat,
+    ),
+    *_with_frozen(
+        "modded-nanogpt-embeddings",
+        "a V_n + b E[token], a and b learned from 0.5, three tables for the first and again for the last layers",
+        "K. Jordan et al., modded-nanogpt (since 2024-12)",
+        _modded_embeddings,
+    ),
+    *_with_frozen(
+        "bank-of-values",
+        "E_n[token] alone in the last third of the layers, which have no values of their own",
+        "Bank of Values, arXiv 2606.02780",
+        _bank,
+    ),
 )
 
 _LAYERS = 2
@@ -137,7 +209,7 @@ _GATES: dict[str, Gate] = {"": "full", "-stop": "stop", "-gradient-only": "gradi
 
 
 def _suffixes(rule: Variant) -> list[str]:
-    if not (streams := rule.build(_LAYERS)):
+    if not (streams := rule.build(_LAYERS)) or rule.of_tokens:
         return [""]
     # A layer without values of its own would attend to nothing at all with the stream's forward value cut.
     silent = any(stream.replaces_own for stream in streams)
@@ -195,7 +267,8 @@ def register_variant(
 def names() -> list[str]:
     """Return every variant's name; each rule with a stream also comes as ``-stop`` and ``-gradient-only``.
 
-    (``svformer`` has no gradient-only form: its later layers have no values but the stream's.)
+    (Where layers have no projection of their own there is no ``-gradient-only``: nothing would be left. Tables of value
+    embeddings come as ``-frozen`` instead, as nothing but the stream trains them.)
     """
     return list(_NAMED)
 
