@@ -133,7 +133,7 @@ def check_sites(model: HookedStreamTransformer | ModelConfig, wanted: Iterable[S
             continue
         heads = site.heads_in(config)
         if site.layer not in range(config.n_layers) or (site.head or 0) not in range(heads):
-            raise ValueError(f"{site}: the model has {config.n_layers} layers, and {heads} heads there")
+            raise ValueError(f"{site}: the model has {config.n_layers} layers of {heads} heads there")
         kinds: list[tuple[str, Route]] = [(c, "own") for c in COMPONENTS if c not in ("state", *CARRIERS)]
         kinds.extend((c, route) for route in ROUTES for c in CARRIERS)
         every = (Site(layer, *kind) for layer in range(config.n_layers) for kind in kinds)

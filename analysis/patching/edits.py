@@ -130,8 +130,8 @@ def _check(model: HookedStreamTransformer, edit: Edit, key: str, value: Tensor, 
         )
         require(
             not key.endswith(_COMPARED),
-            f"{key} is made of what attention uses when it is compared; edit hook_{key[-1]}, or where a stream comes in "
-            f"hook_{key[-1]}_mixed",
+            f"{key} is made of what attention uses when it is compared; edit hook_{key[-1]}, or hook_{key[-1]}_mixed "
+            f"where a stream comes in",
         )
     positions = value.shape[0], value.shape[2 if edit.point in PATTERNS else 1]
     require(

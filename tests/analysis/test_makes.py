@@ -194,7 +194,7 @@ def test_sites_have_as_many_heads_as_there_are() -> None:
         for component in ("q", "k", "v", "z", "pattern")
     }
     assert heads == {"q": {0, 1, 2, 3}, "k": {0, 1}, "v": {0, 1}, "z": {0, 1, 2, 3}, "pattern": {0, 1, 2, 3}}
-    with pytest.raises(ValueError, match="3 layers, and 2 heads there"):
+    with pytest.raises(ValueError, match="3 layers of 2 heads there"):
         patch(model, random_pair(model), [Site(0, "v", head=2)])
 
 
