@@ -89,7 +89,7 @@ def _bank(n_layers: int) -> Streams:
 
 
 def _sharing(n_layers: int) -> Streams:
-    storing = max(0, (n_layers + 1) // 2 - 1)
+    storing = max(0, n_layers // 2 - 1)
     pairs = tuple((reader, storing) for reader in range(storing + 1, n_layers))
     carriers: tuple[Carrier, ...] = ("k", "v")
     return tuple(Stream(c, topology=Listed(pairs), gain=FixedGain(own=0.0)) for c in carriers)

@@ -34,7 +34,9 @@ import numpy as np
 import torch
 import circuits, experiments.runs.config
 from circuits.common.plain_data import content_hash, essence
+from circuits.config.layers import *
 from circuits.config.model import *
+from circuits.config.parts import *
 from circuits.common.fields import Checked, checks_of
 from circuits.interventions.intervention import *
 from circuits.presets import LMSize, lm_config
@@ -92,7 +94,11 @@ def assert_told(cases: list[tuple[str, str]]) -> None:
 # --- wrong values are told --------------------------------------------------------------------------------------------
 
 WRONG_TYPES: list[tuple[str, str]] = [
-    ("Stream('v', gain=0.5)", "the gain must be FixedGain, LearnedGain or TokenGain, got 0.5; write FixedGain(...)"),
+    (
+        "Stream('v', gain=0.5)",
+        "the gain must be FixedGain, LearnedGain, TokenGain, SigmoidGain or ChannelGain, got 0.5",
+    ),
+    ("Stream('v', gain=0.5)", "write FixedGain(...)"),
     ("Stream('v', gain='learned')", "got 'learned'; write LearnedGain(...)"),
     ("Stream('v', gain=TokenGain)", "write TokenGain()"),
     ("Stream('v', transform='identity')", "the transform must be Identity, HeadMixing or LinearMap, got 'identity'"),
@@ -305,6 +311,8 @@ samples = [
     Clamp(1.0), Attend("self"), Resample(), FromRun("x"), Freeze(), CutForward(), CutGradient(),
     Intervention(Site(0, "v"), Zero()), LMSize(4, 64, 4), Every(3), At((3,)), LogLinear(), SGD(), Adam(), AdamW(),
     AtLevels((0.5,), 3),
+    Backout(0), ChannelGain(), HalfTruncatedRotary(), QKNorm(), ResidualScalars(), Rotary(), SigmoidGain(), Smear(),
+    Tables(((1, 0),)),
     Rate("W", 2.0), GateChange(3, "off"), StopAt(0.9), training(), run(), TokenTraining(3), lm_run(),
 ]
 def kinds(of=Checked):
