@@ -38,9 +38,13 @@ def _row(model: ToolSurface, layer: int, carrier: Carrier) -> dict[str, str | in
         "sources": " + ".join(f"{reading.reads}{source}" for source in sources) if reading else "-",
         "gain": reading.gain.says if reading else "-",
         "transform": reading.transform.says + _MADE[reading.weights] if reading else "-",
-        "gate": _gates(config, reading, layer) if reading else "-",
+        "gate": _gates(config, reading, layer) + _gradient(reading) if reading else "-",
         "hooks": " ".join(name for name in names if prefix + name in model.hook_dict),
     }
+
+
+def _gradient(stream: Stream) -> str:
+    return "" if stream.gradient == 1 else f", gradient x {stream.gradient:g}"
 
 
 def _gates(config: ModelConfig, stream: Stream, layer: int) -> str:

@@ -320,12 +320,14 @@ class HookedStreamTransformer(ToolSurface):
             self._set_streams(before)
 
     @contextmanager
-    def regated(self, change: Mapping[Gate, Gate]) -> Iterator[HookedStreamTransformer]:
-        """Exchange gates, those of single connections included, for the length of a ``with`` block."""
+    def regated(self, change: Mapping[Gate, Gate], gradient: float | None = None) -> Iterator[HookedStreamTransformer]:
+        """Exchange gates, those of single connections included, for the length of a ``with`` block; and what streams
+        multiply gradients by, where that is given."""
         before = self.config.streams
         self._set_streams(
             dataclasses.replace(
                 stream,
+                gradient=stream.gradient if gradient is None else gradient,
                 gate=change.get(stream.gate, stream.gate),
                 gate_rules=tuple(
                     dataclasses.replace(rule, gate=change.get(rule.gate, rule.gate)) for rule in stream.gate_rules

@@ -149,7 +149,8 @@ def flowing(model: HookedStreamTransformer) -> Iterator[HookedStreamTransformer]
     """Let gradients follow what flows forward, for the length of a ``with`` block.
 
     A ``stop`` gate lets a value through and hides it from the gradient; a ``gradient-only`` gate does the reverse. An
-    estimate of what a patch does wants the gradient of what flows, so the first is opened and the second closed.
+    estimate of what a patch does wants the gradient of what flows, so the first is opened and the second closed, and
+    gradients are multiplied by nothing.
     """
-    with model.regated({"stop": "full", "gradient-only": "off"}):
+    with model.regated({"stop": "full", "gradient-only": "off"}, gradient=1.0):
         yield model

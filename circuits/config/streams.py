@@ -412,6 +412,11 @@ class Stream(Checked):
     gate: Gate = "full"
     gate_rules: tuple[GateRule, ...] = ()
     weights: Weights = "own"
+    gradient: float = 1.0
+    """What the gradient into what is read is multiplied by, where the gate lets one through; the value stays.
+
+    Between the gates ``full`` (1) and ``stop`` (0). Source: V-scale, arXiv 2603.17771.
+    """
 
     @property
     def reads(self) -> Source:

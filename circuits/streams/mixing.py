@@ -23,34 +23,41 @@ Outgoing = dict[Key, Tensor]
 """What has been passed on so far, beside the residual stream."""
 
 
-def gate(kind: Gate, term: Callable[[HeadTensor], HeadTensor], outgoing: HeadTensor) -> HeadTensor:
+def gate(
+    kind: Gate, term: Callable[[HeadTensor], HeadTensor], outgoing: HeadTensor, gradient: float = 1.0
+) -> HeadTensor:
     """Return what one connection adds: ``term(outgoing)`` past the gate.
 
     ``stop`` detaches the tensor that comes from the source layer, so no gradient reaches that layer, while the
     reader's own mixing parameters inside ``term`` go on learning. ``gradient-only`` has the value exactly 0 and the
-    gradient of ``full``.
+    gradient of ``full``. That gradient, where it goes into ``outgoing``, is multiplied by ``gradient``.
 
     Source: the 2 x 2 of {forward, gradient} x {on, off}; gradients are cut by detaching, never by backward hooks.
     """
-    if kind == "full":
-        return term(outgoing)
     if kind == "stop":
         return term(outgoing.detach())
     if kind == "off":
         return torch.zeros_like(outgoing)
+    if gradient != 1:
+        # The difference is exactly 0, so that the value stays to the bit.
+        outgoing = outgoing.detach() + gradient * (outgoing - outgoing.detach())
+    if kind == "full":
+        return term(outgoing)
     value = term(outgoing)
     return value - value.detach()
 
 
-def gate_heads(kinds: Sequence[Gate], term: Callable[[HeadTensor], HeadTensor], outgoing: HeadTensor) -> HeadTensor:
+def gate_heads(
+    kinds: Sequence[Gate], term: Callable[[HeadTensor], HeadTensor], outgoing: HeadTensor, gradient: float = 1.0
+) -> HeadTensor:
     """Return :func:`gate` with a kind of its own for every head of the reader."""
     different = sorted(set(kinds))
     if len(different) == 1:
-        return gate(different[0], term, outgoing)
+        return gate(different[0], term, outgoing, gradient)
     total = torch.zeros_like(outgoing)
     for kind in different:
         mask = torch.tensor([k == kind for k in kinds], dtype=outgoing.dtype, device=outgoing.device)
-        total = total + mask[:, None] * gate(kind, term, outgoing)
+        total = total + mask[:, None] * gate(kind, term, outgoing, gradient)
     return total
 
 
@@ -82,7 +89,8 @@ class Mix(Initialised):
         return [(source, self.reads) for source in self.sources if self.reads == "token" or source != self.layer]
 
     def set_gates(self, config: ModelConfig, stream: Stream) -> None:
-        """Take the gates of ``stream``; everything else about the rule stays."""
+        """Take the gates of ``stream``, and what it multiplies gradients by; everything else about the rule stays."""
+        self.gradient = stream.gradient
         heads = config.heads_of(self.carrier)
         self.gates = tuple(stream.head_gates(self.layer, source, heads) for source in self.sources)
 
@@ -97,7 +105,7 @@ class Mix(Initialised):
         """Return the sum over sources of gate(gain * transform(outgoing)), what the stream adds to this layer."""
         read = [fork(self.point(source), tensor) for source, tensor in zip(self.sources, outgoing, strict=True)]
         terms = [
-            gate_heads(kinds, self._term(i, gain), tensor)
+            gate_heads(kinds, self._term(i, gain), tensor, self.gradient)
             for i, (tensor, gain, kinds) in enumerate(zip(read, gains[1], self.gates, strict=True))
         ]
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)

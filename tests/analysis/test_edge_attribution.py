@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from analysis import Pair, attribute_edges
 from circuits import HookedStreamTransformer
 from tests.analysis.test_edges import pair_for
 from tests.handmade import Handmade, induction_model, stream_model
-from tests.helpers import ALL, build, model_of, token_config
+from tests.helpers import ALL, build, model_of, token_config, twin
 
 KINDS = [("vectors", 2), ("tokens", 3)]
 
@@ -79,6 +80,15 @@ def test_to_first_order_every_edge_is_right_whatever_the_gate_hides_from_trainin
     assert {s.gate for s in model.config.streams} == {
         {"value-stop": "stop", "value-gradient-only": "gradient-only"}.get(variant, "full")
     }, "the gates are as they were"
+
+
+def test_what_training_multiplies_gradients_by_changes_no_estimate() -> None:
+    model = build("value", "vectors", 3)
+    (stream,) = model.config.streams
+    scaled = twin(model, streams=(dataclasses.replace(stream, gradient=0.3),))
+    one, other = (attribute_edges(m, pair_for(model)).scores for m in (model, scaled))
+    assert torch.equal(one, other)
+    assert scaled.config.streams[0].gradient == 0.3, "it is as it was"
 
 
 @pytest.mark.parametrize("make", [induction_model, stream_model])

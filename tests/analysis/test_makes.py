@@ -18,8 +18,9 @@ from analysis.edges.recorded_activations import record
 from analysis.edges.steered_forward import carry
 from analysis.metrics import logit_difference
 from analysis.patching.replay import Edit, Replay
-from circuits import HookedStreamTransformer, Site
-from tests.helpers import MAKES, OF_TOKENS, inputs_for, made, random_pair
+from circuits import HookedStreamTransformer, ModelConfig, Site
+from tests.helpers import MAKES, OF_TOKENS, inputs_for, made, model_of, random_pair
+from tests.random_streams import configs
 
 STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", "lime", *OF_TOKENS]
 FEW = [
@@ -108,6 +109,25 @@ def test_the_edges_of_the_input_and_of_tables_are_complete(make: str) -> None:
     assert torch.allclose(whole.values[first].sum(0), whole.gap, atol=2e-3 * float(whole.gap.abs().max()))
     alone = torch.tensor([edge.source.kind == "input" for edge in whole.graph.edges])
     assert not torch.allclose(whole.values[alone].sum(0), whole.gap, atol=2e-2 * float(whole.gap.abs().max()))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(configs())
+def test_the_graph_of_any_architecture_is_complete(config: ModelConfig) -> None:
+    model = model_of(config)
+    split = split_gradient(model, lambda logits: logits.log_softmax(-1)[..., 0].mean(), inputs_for(config))
+    assert split.error < 1e-10
+    pair = random_pair(model, 3)
+    if any(stream.weights != "own" and stream.reads != "token" for stream in config.streams):
+        with pytest.raises(ValueError, match="carries what no head computes"):
+            Graph(model)
+        return
+    graph = Graph(model)
+    runs = EdgeRuns(model, pair.corrupt, send(model, graph, pair.clean), graph)
+    everything = torch.ones(1, len(graph), dtype=torch.bool)
+    assert torch.allclose(runs.logits(~everything)[0], model(pair.corrupt), atol=1e-9)
+    assert torch.allclose(runs.logits(everything)[0], model(pair.clean), atol=1e-9)
+    assert attribute_edges(model, pair, method="EAP").sum_error < 1e-9
 
 
 @pytest.mark.parametrize("make", MAKES)

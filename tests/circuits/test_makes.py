@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor
 
 from circuits import (
@@ -15,6 +16,7 @@ from circuits import (
     FixedGain,
     HalfTruncatedRotary,
     HookedStreamTransformer,
+    ModelConfig,
     QKNorm,
     ResidualScalars,
     Rotary,
@@ -27,6 +29,7 @@ from circuits import (
 from circuits.config.layers import MLP
 from circuits.places import Places, turned
 from tests.helpers import MAKES, OF_TOKENS, gradients, inputs_for, made, model_of, token_config, vector_config
+from tests.random_streams import configs
 
 STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", *OF_TOKENS]
 CASES = [(make, variant) for make in MAKES for variant in STREAMS]
@@ -118,6 +121,29 @@ def test_every_branch_has_storage_of_its_own(make: str) -> None:
         assert not torch.allclose(spoiled, wanted)
         before = [n for n in seen if n in ("hook_embed", "blocks.0.hook_resid_pre", "blocks.0.attn.hook_q")]
         assert all(torch.equal(seen[n], kept[n]) for n in before if name != "hook_x0")
+
+
+# --- any parts at all -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(configs())
+def test_any_architecture_is_stored_resumed_fused_and_causal(config: ModelConfig) -> None:
+    assert ModelConfig.from_plain(config.to_plain()) == config
+    model = model_of(config)
+    x = inputs_for(config)
+    wanted = model(x)
+    for layer in range(4):
+        assert torch.equal(model.run_state(model.state(x, layer)), wanted)
+    later = x.clone()
+    later[:, 5:] = (later[:, 5:] + 1) % 19
+    assert torch.equal(model(later)[:, :5], wanted[:, :5])
+    assert not torch.equal(model(later), wanted)
+    slow = gradients(model, loss_of(model, x))
+    model.train()
+    fast = gradients(model, loss_of(model, x))
+    assert torch.allclose(model(x), wanted, atol=1e-11)
+    assert all(torch.allclose(slow[name], fast[name], atol=1e-10) for name in slow)
 
 
 # --- formulas ---------------------------------------------------------------------------------------------------------

@@ -156,6 +156,20 @@ def test_a_gate_rule_speaks_of_its_connection_alone() -> None:
     assert torch.equal(missing[:, :, [0, 2, 3]], torch.zeros_like(missing[:, :, [0, 2, 3]]))
 
 
+@pytest.mark.parametrize("variant", ["value", "lime", "x-transformers", "rwkv7-rule"])
+@pytest.mark.parametrize("share", [0.3, -1.0])
+def test_a_share_of_the_gradient_lies_between_a_full_gate_and_a_stopped_one(variant: str, share: float) -> None:
+    model = build(variant, "tokens", 2)
+    x = inputs_for(model.config)
+    streams = tuple(dataclasses.replace(stream, gradient=share) for stream in model.config.streams)
+    scaled = twin(model, streams=streams)
+    assert torch.equal(scaled(x), model(x)), "the value stays to the bit"
+    full, part, stopped = (gradients(m, loss_of(m, x)) for m in (model, scaled, gated(model, "stop")))
+    # With two layers no path crosses the stream twice.
+    assert all(torch.allclose(part[n], stopped[n] + share * (full[n] - stopped[n]), atol=1e-12) for n in full)
+    assert not all(torch.allclose(part[n], full[n], atol=1e-9) for n in full)
+
+
 def test_gates_can_change_and_come_back() -> None:
     model = build("value")
     x = inputs_for(model.config)
