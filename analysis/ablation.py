@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -69,8 +70,18 @@ class Ablation:
         """Return the ablation of a head altogether: its output, and its own projections that the stream takes on.
 
         (Not all that it passes on: in a running sum that holds the values of other layers too.)
+
+        Raises:
+            ValueError: where the stream takes on keys or values that other heads of queries use, too.
         """
         z = check_sites(model, [Site(layer, "z", head=head)])
+        passed = [site.component for site in _of_head(model, layer, 0, "own")]
+        shared = [c for c in passed if Site(layer, c).heads_in(model.config) < model.config.n_heads]
+        require(
+            not shared,
+            f"other heads use the {' and '.join(shared)} of head {head} of layer {layer}, too, so it cannot be taken "
+            f"away altogether; ablate its output (z), or what a shared head passes on (outgoing)",
+        )
         return cls.sites("head", [*z, *_of_head(model, layer, head, "own")], method)
 
     @classmethod
@@ -80,9 +91,12 @@ class Ablation:
 
     @classmethod
     def outgoing(cls, model: HookedStreamTransformer, layer: int, head: int, method: Method = "zero") -> Ablation:
-        """Return the ablation of all that a head passes on through the stream; its own output stays."""
+        """Return the ablation of all that a head passes on through the stream; its own output stays.
+
+        Where heads share keys and values, ``head`` is the number of a shared one.
+        """
         check_sites(model, [Site(layer, "z", head=head)])
-        sites = _of_head(model, layer, head, "outgoing")
+        sites = [site for site in _of_head(model, layer, head, "outgoing") if site.exists(model)]
         return cls.sites("outgoing", _some(sites, model, f"what layer {layer} passes on through a stream"), method)
 
     @classmethod
@@ -139,22 +153,23 @@ def _some_gate(model: HookedStreamTransformer, cut: Gates) -> Gates:
 def standard_ablations(model: HookedStreamTransformer, methods: Sequence[Method] = ("zero", "mean")) -> list[Ablation]:
     """Return every ablation that the model has something for: each head whole and in halves, the stream, both cuts.
 
-    Without a stream a head's output is all of it, so there are no halves.
+    Without a stream a head's output is all of it, so there are no halves; where heads share what a stream takes on,
+    there are halves alone.
     """
     heads = [(layer, head) for layer in range(model.config.n_layers) for head in range(model.config.n_heads)]
-    found = [Ablation.head(model, *where, method) for method in methods for where in heads]
+    found = [one for method in methods for where in heads for one in _possible(Ablation.head, model, *where, method)]
     if not model.config.streams:
         return found
     found += [Ablation.z(model, *where, method) for method in methods for where in heads]
-    passing = [(layer, head) for layer, head in heads if _of_head(model, layer, head, "outgoing")]
-    found += [Ablation.outgoing(model, *where, method) for method in methods for where in passing]
+    outgoing = Ablation.outgoing
+    found += [one for method in methods for where in heads for one in _possible(outgoing, model, *where, method)]
     found += [Ablation.stream(model, method) for method in methods]
-    return [*found, *_possible(model, Ablation.forward_cut), *_possible(model, Ablation.gradient_cut)]
+    return [*found, *_possible(Ablation.forward_cut, model), *_possible(Ablation.gradient_cut, model)]
 
 
-def _possible(model: HookedStreamTransformer, cut: Callable[[HookedStreamTransformer], Ablation]) -> list[Ablation]:
+def _possible(make: Callable[..., Ablation], *of: Any) -> list[Ablation]:
     try:
-        return [cut(model)]
+        return [make(*of)]
     except ValueError:
         return []
 

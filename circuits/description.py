@@ -64,14 +64,22 @@ def summary(model: ToolSurface) -> str:
     config = model.config
     count = sum(p.numel() for p in model.parameters())
     heads = f"{config.n_heads} head{'s' if config.n_heads > 1 else ''} of {config.d_head}"
-    mlp = " + MLP" if config.mlp else ""
+    if config.heads_of("v") < config.n_heads:
+        heads += f" ({config.heads_of('v')} of keys and values)"
     places = {"none": "no positions", "one-hot": f"one-hot positions in the first {config.n_ctx}"}
     positions = places.get(config.positions, f"learned positions up to {config.n_ctx}")
+    if config.rotary:
+        positions = config.rotary.says if config.positions == "none" else f"{positions} and {config.rotary.says}"
+    mlp = ""
+    if config.mlp:
+        mlp = f" + {'gated ' if config.mlp.gated else ''}MLP"
+        mlp += f" ({config.mlp.act_fn})" if config.mlp.act_fn != "gelu" else ""
     lines = [
         f"{type(model).__name__} '{config.name}': {config.n_layers} layers, {heads}, d_model {config.d_model}, "
         f"{count:,} parameters",
         f"  {config.inputs.says}, {positions} -> attention ({_attention(config)}){mlp} -> {config.readout.says}",
     ]
+    lines += _around(config)
     table = flows(model)
     shown = table if config.streams else table[["layer", "carrier", "hooks"]]
     if not config.streams:
@@ -80,10 +88,31 @@ def summary(model: ToolSurface) -> str:
 
 
 def _attention(config: ModelConfig) -> str:
+    scale = "1/sqrt(d_head)" if isinstance(config.attention_scale, bool) else f"scores x {config.attention_scale:g}"
     parts = {
         "W_O": config.output_matrix,
         "biases": config.biases,
-        "1/sqrt(d_head)": config.attention_scale,
+        scale: config.attention_scale is not False,
         str(config.normalization): config.normalization is not None,
     }
-    return ", ".join(name if present else f"no {name}" for name, present in parts.items() if name != "None")
+    told = [name if present else f"no {name}" for name, present in parts.items() if name != "None"]
+    if config.qk_norm:
+        told.append(f"queries and keys normalised ({config.qk_norm.kind})")
+    if config.windows:
+        told.append(f"windows of {', '.join(str(window or 'all') for window in config.windows)}")
+    if config.score_softcap:
+        told.append(f"scores capped at {config.score_softcap:g}")
+    return ", ".join(told)
+
+
+def _around(config: ModelConfig) -> list[str]:
+    """What stands on the residual stream beside attention and MLPs, and at its end."""
+    there = {
+        f"{config.embedding_norm} of embeddings": config.embedding_norm,
+        "a part of the embedding before (smear)": config.smear,
+        "scalars on it and on its start, before every layer": config.residual_scalars,
+        f"a part of it after layer {config.backout.layer if config.backout else ''} taken off": config.backout,
+        f"logits capped at {config.logit_softcap}": config.logit_softcap,
+    }
+    told = [name for name, part in there.items() if part]
+    return [f"  residual stream: {'; '.join(told)}"] if told else []

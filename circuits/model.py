@@ -211,8 +211,11 @@ class HookedStreamTransformer(ToolSurface):
 
     def embedded(self, inputs: Tensor, places: Places | None = None) -> Embedded:
         """Return what inputs become before the first layer."""
-        tables: Outgoing = {(int(name), "token"): table(inputs) for name, table in self.value_embeds.items()}
-        return Embedded(self.input_residual(inputs, places), tables)
+        return Embedded(self.input_residual(inputs, places), self.value_embeddings(inputs))
+
+    def value_embeddings(self, inputs: Tensor) -> Outgoing:
+        """Return the rows of every table of value embeddings (batch pos head d_head)."""
+        return {(int(name), "token"): table(inputs) for name, table in self.value_embeds.items()}
 
     def input_residual(self, inputs: Tensor, places: Places | None = None) -> Residual:
         """Return the residual stream at the start: embeddings plus positions."""

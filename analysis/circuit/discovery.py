@@ -68,7 +68,7 @@ class Circuit:
     def heads(self) -> set[tuple[int, int]]:
         """The (layer, head) of every head that an edge touches."""
         nodes = [node for i in self.edges for node in (self.graph.edges[i].source, self.graph.edges[i].target)]
-        return {(node.layer, node.head) for node in nodes if node.layer is not None and node.head is not None}
+        return {head for node in nodes for head in self.graph.heads_at(node)}
 
     def overlap(self, other: Circuit) -> float:
         """Return the share of edges in both among those in either (Jaccard), by name."""

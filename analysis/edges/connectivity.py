@@ -6,18 +6,21 @@ import heapq
 from collections.abc import Iterable, Sequence
 
 from analysis.edges.graph import Edge, Graph, Node
+from circuits.config.streams import CARRIERS
 
 Key = tuple[str, Node]
 """A node, and of a projection whether it is made (``made``) or used (``used``)."""
 
 
 def connected(graph: Graph, edges: Iterable[int]) -> list[int]:
-    """Return those edges that are on some way from the input to the logits that uses no other edges."""
+    """Return those edges that are on some way from the input, or a table, to the logits that uses no other edges."""
     chosen = list(edges)
     ends = {i: _ends(graph.edges[i]) for i in chosen}
     inner = _inner(graph)
-    forward = _reached([*ends.values(), *inner], ("at", Node("input")))
-    backward = _reached([(b, a) for a, b in (*ends.values(), *inner)], ("at", Node("logits")))
+    tables = {edge.source for edge in graph.edges if edge.source.kind == "table"}
+    starts: list[Key] = [("at", Node("input")), *(("made", table) for table in tables)]
+    forward = _reached([*ends.values(), *inner], starts)
+    backward = _reached([(b, a) for a, b in (*ends.values(), *inner)], [("at", Node("logits"))])
     return sorted(i for i in chosen if ends[i][0] in forward and ends[i][1] in backward)
 
 
@@ -62,19 +65,19 @@ def _inner(graph: Graph) -> list[tuple[Key, Key]]:
     found: list[tuple[Key, Key]] = []
     for layer in range(graph.n_layers):
         for head in range(graph.n_heads):
-            for carrier in ("q", "k", "v"):
-                node = Node("projection", layer, head, carrier)
+            for carrier in CARRIERS:
+                node = Node("projection", layer, graph.config.head_used(carrier, head), carrier)
                 found.append((("used", node), ("at", Node("head", layer, head))))
                 if (layer, carrier) not in graph.carried:
                     found.append((("made", node), ("used", node)))
     return found
 
 
-def _reached(ends: Iterable[tuple[Key, Key]], start: Key) -> set[Key]:
+def _reached(ends: Iterable[tuple[Key, Key]], starts: Sequence[Key]) -> set[Key]:
     after: dict[Key, list[Key]] = {}
     for source, target in ends:
         after.setdefault(source, []).append(target)
-    found, waiting = {start}, [start]
+    found, waiting = set(starts), list(starts)
     while waiting:
         for key in after.get(waiting.pop(), []):
             if key not in found:

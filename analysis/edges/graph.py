@@ -121,6 +121,14 @@ class Graph:
         """
         return [self.numbers[known("edge", name, self.numbers)] for name in names]
 
+    def heads_at(self, node: Node) -> set[tuple[int, int]]:
+        """Return the (layer, head) of a head's node; of a projection, of the heads of queries that use it."""
+        if node.layer is None or node.head is None:
+            return set()
+        carrier = node.carrier or "q"
+        using = (head for head in range(self.n_heads) if self.config.head_used(carrier, head) == node.head)
+        return {(node.layer, head) for head in using}
+
     def rows(self, layer: int, carrier: Carrier) -> slice | None:
         """Return where the heads' projections of a layer stand among the readers; ``None`` where there is none."""
         first = Node("projection", layer, 0, carrier)

@@ -35,7 +35,7 @@ def require_fixed_gains(model: HookedStreamTransformer, instead: str) -> None:
     """Raise ``ValueError`` if some gain depends on the input, with ``instead`` to say what to do."""
     if not has_fixed_gains(model):
         raise ValueError(
-            f"gains of this model's stream ({model.config.name}) depend on the input (TokenGain), so the stream is no "
+            f"gains of this model's stream ({model.config.name}) depend on the input, so the stream is no "
             f"one linear map; {instead}"
         )
 

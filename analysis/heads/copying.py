@@ -50,6 +50,7 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
     require_no_hooks(model, "scoring eigenvalue copying")
     _check_linear(model)
     embedded = model.W_E[:, None]
+    tables = model.value_embeddings(torch.arange(len(embedded), device=embedded.device)[:, None])
 
     def project(block: Block) -> ByCarrier:
         weights: dict[Carrier, Tensor] = {c: getattr(block.attn, f"W_{c.upper()}") for c in block.attn.own}
@@ -58,7 +59,7 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
         }
 
     frames = []
-    for layer, values in _values(model, embedded, project, route):
+    for layer, values in _values(model, embedded, tables, project, route):
         reads = rearrange(values, "token 1 head d_head -> head token d_head")
         says = precise(model.layers[layer].attn.W_O) @ precise(model.W_U)
         eigenvalues = FactoredMatrix(precise(reads), says).eigenvalues
@@ -101,7 +102,7 @@ def copy_score(
 
     convention = f"share of items whose answer is in the top {top_k} of {model.W_U.shape[1]} logits"
     frames = []
-    for layer, values in _values(model, residual, project, route):
+    for layer, values in _values(model, residual, model.value_embeddings(inputs[:, None]), project, route):
         written = einsum(values, model.layers[layer].attn.W_O, "item pos head d_head, head d_head d -> item pos head d")
         logits = model.read_out(rearrange(written, "item 1 head d -> item head d"))
         own = logits.gather(2, answers[:, None, None].expand(-1, logits.shape[1], 1))
@@ -113,26 +114,29 @@ def copy_score(
 def _values(
     model: HookedStreamTransformer,
     residual: Float[Tensor, "item 1 d_model"],
+    tables: Outgoing,
     project: Callable[[Block], ByCarrier],
     route: CopyRoute,
 ) -> Iterator[tuple[int, HeadTensor]]:
-    """Every layer that has the route, with the values of ``route`` if all layers read the same."""
+    """Every layer that has the route, with the values of ``route`` if all layers read the same, for every head of
+    queries."""
     _check_route(model, route)
     inputs: dict[Carrier, Tensor] = {c: residual for c in CARRIERS}
-    earlier: Outgoing = {}
+    earlier = tables
     for layer, block in enumerate(model.layers):
-        own = project(block)
+        own, found = project(block), None
         if route == "own":
-            if "v" in own:
-                yield layer, own["v"]
-            continue
-        used, passed = block.attn.mix_in(own, inputs, earlier)
-        if route == "mixed":
-            yield layer, used["v"]
-        elif "v" in block.attn.mix:
-            silent: ByCarrier = {c: torch.zeros_like(x) if c == "v" else x for c, x in own.items()}
-            yield layer, block.attn.mix_in(silent, inputs, earlier)[0]["v"]
-        earlier = {**earlier, **passed}
+            found = own.get("v")
+        else:
+            used, passed = block.attn.mix_in(own, inputs, earlier)
+            if route == "mixed":
+                found = used["v"]
+            elif "v" in block.attn.mix:
+                silent: ByCarrier = {c: torch.zeros_like(x) if c == "v" else x for c, x in own.items()}
+                found = block.attn.mix_in(silent, inputs, earlier)[0]["v"]
+            earlier = {**earlier, **passed}
+        if found is not None:
+            yield layer, block.attn.per_query_head(found, 2)
 
 
 def _check_route(model: HookedStreamTransformer, route: str) -> None:

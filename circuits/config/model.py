@@ -288,6 +288,10 @@ class ModelConfig(Checked):
         """Return how many heads a carrier has: keys and values may have fewer than queries."""
         return self.n_heads if carrier == "q" else self.n_key_value_heads or self.n_heads
 
+    def head_used(self, carrier: Carrier, head: int) -> int:
+        """Return which head of a carrier a head of queries uses."""
+        return head * self.heads_of(carrier) // self.n_heads
+
     @property
     def score_factor(self) -> float:
         """What the products of queries and keys are multiplied by."""

@@ -74,15 +74,18 @@ def _legend(route: str) -> go.Scatter:
 
 
 def _point(name: str, heads: int, layers: int) -> Point:
-    """Where a node stands: heads of a layer side by side, their layer's MLP to the right and above."""
+    """Where a node stands: heads of a layer side by side, their layer's MLP to the right and above, tables of value
+    embeddings to the left and below the layer of their number."""
     if name == "input":
         return (heads - 1) / 2, -1.0
     if name == "logits":
         return (heads - 1) / 2, float(layers)
     if name.startswith("MLP"):
         return heads - 0.2, int(name[3:]) + 0.45
+    if name.startswith("VE"):
+        return -0.8, int(name[2:]) - 0.45
     found = _PLACE.match(name)
-    assert found, f"a node is an input, a head, an MLP or the logits, not {name!r}"
+    assert found, f"a node is an input, a head, an MLP, a table or the logits, not {name!r}"
     return float(found[2]), float(found[1])
 
 

@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from analysis import Graph, Pair, attribute, attribute_edges, find_paths, find_sites, patch, patch_paths, split_gradient
+from analysis.ablation import Ablation, standard_ablations
+from analysis.circuit.discovery import Circuit, find_circuit
+from analysis.edges.connectivity import connected
 from analysis.edges.cut_runs import EdgeRuns, one_each, send
 from analysis.edges.graph import carried
 from analysis.edges.recorded_activations import record
 from analysis.edges.steered_forward import carry
+from analysis.heads.composition import head_composition
+from analysis.heads.copying import copy_score, eigenvalue_copying
 from analysis.metrics import logit_difference
 from analysis.patching.replay import Edit, Replay
 from circuits import HookedStreamTransformer, ModelConfig, Site
@@ -222,3 +227,51 @@ def test_tables_are_named_in_the_graph() -> None:
     model = made("nanochat", "nanochat")
     names = [edge.name for edge in Graph(model).edges if edge.source.kind == "table"]
     assert names == [f"VE{n} > L{n}H{head}.v (stream)" for n in (0, 2) for head in (0, 1)]
+
+
+def test_a_circuit_may_begin_at_a_table_and_shared_heads_are_those_that_use_them() -> None:
+    model = made("nanochat", "bank-of-values")
+    graph = Graph(model)
+    table = "VE2 > L2H1.v (stream)"
+    whole = Circuit.of(graph, [table, "L2H3 > logits (residual)"])
+    assert connected(graph, whole.edges) == list(whole.edges)
+    assert connected(graph, Circuit.of(graph, [table, "L2H1 > logits (residual)"]).edges) == [], "heads 2 and 3 use it"
+    assert whole.heads == {(2, 2), (2, 3)}
+    scores = attribute_edges(model, random_pair(model))
+    found = find_circuit(scores, "greedy", size=60)
+    assert any(name.startswith("VE2") for name in found.names)
+    drawn = scores.figure().to_json()
+    assert "VE2" in drawn
+
+
+def test_of_shared_heads_only_halves_are_ablated() -> None:
+    model = made("llama", "value")
+    with pytest.raises(ValueError, match="other heads use the v of head 1 of layer 0, too"):
+        Ablation.head(model, 0, 1)
+    assert Ablation.head(model, 2, 3).interventions, "the last layer passes nothing on"
+    assert [i.site for i in Ablation.outgoing(model, 0, 1).interventions] == [Site(0, "v", "outgoing", head=1)]
+    with pytest.raises(ValueError, match="takes nothing away"):
+        Ablation.outgoing(model, 0, 3)
+    parts = [(one.part, one.describe()["layer"], one.describe()["head"]) for one in standard_ablations(model, ["zero"])]
+    assert {head for part, layer, head in parts if (part, layer) == ("head", "0")} == set()
+    assert {head for part, layer, head in parts if (part, layer) == ("outgoing", "0")} == {"0", "1"}
+    assert len(parts) == len(set(parts))
+
+
+def test_values_that_heads_share_are_copied_by_each_of_them() -> None:
+    model = made("llama", "modded-nanogpt-embeddings", normalization="RMSPre")
+    wide = HookedStreamTransformer(dataclasses.replace(model.config, n_key_value_heads=None)).double().eval()
+    own = wide.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "W_VE" in name:
+                tensor = tensor.unflatten(1, (2, -1)).repeat_interleave(2, 1).flatten(1)
+            shared = name.endswith((".W_K", ".W_V"))
+            own[name].copy_(tensor.repeat_interleave(2, 0) if shared else tensor)
+    assert torch.allclose(wide(inputs_for(model.config)), model(inputs_for(model.config)))
+    for route in ("own", "mixed", "stream"):
+        one, other = (eigenvalue_copying(m, route).value for m in (model, wide))
+        assert one.tolist() == pytest.approx(other.tolist(), abs=1e-6)
+        one, other = (copy_score(m, torch.arange(19), route=route).value for m in (model, wide))
+        assert one.tolist() == other.tolist()
+    assert head_composition(model).score.to_numpy() == pytest.approx(head_composition(wide).score.to_numpy(), abs=1e-6)
