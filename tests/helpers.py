@@ -37,6 +37,8 @@ ALL = [name for name in variants.names() if not variants.get(name)[0].of_tokens]
 STREAMED = [name for name in ALL if name != "classic"]
 FULL = [rule.name for rule in variants.BASE if not rule.of_tokens]
 """Every rule with its gates open."""
+LINEAR = [v for v in FULL if not any(s.gain.depends_on_input for s in variants.streams(v, 2))]
+"""Those of FULL that are one linear map for all inputs."""
 OF_TOKENS = [rule.name for rule in variants.BASE if rule.of_tokens]
 
 

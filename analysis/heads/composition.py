@@ -34,9 +34,10 @@ def has_fixed_gains(model: HookedStreamTransformer) -> bool:
 def require_fixed_gains(model: HookedStreamTransformer, instead: str) -> None:
     """Raise ``ValueError`` if some gain depends on the input, with ``instead`` to say what to do."""
     if not has_fixed_gains(model):
+        kinds = sorted({type(s.gain).__name__ for s in model.config.streams if s.gain.depends_on_input})
         raise ValueError(
-            f"gains of this model's stream ({model.config.name}) depend on the input, so the stream is no "
-            f"one linear map; {instead}"
+            f"gains of this model's stream ({model.config.name}) depend on the input ({', '.join(kinds)}), so the stream "
+            f"is no one linear map; {instead}"
         )
 
 

@@ -37,8 +37,6 @@ def find_sites(
         ValueError: for a layer or head that the model does not have.
     """
     _check_numbers("layers", layers, model.config.n_layers)
-    most = max(Site(0, component).heads_in(model.config) for component in components if component in COMPONENTS)
-    _check_numbers("heads", None if isinstance(heads, str) else heads, most)
     for what, given in (("components", components), ("routes", routes), ("positions", positions)):
         require(
             given is None or (not isinstance(given, str) and isinstance(given, Iterable) and len(list(given)) > 0),
@@ -50,6 +48,8 @@ def find_sites(
         known("component", component, COMPONENTS)
     for route in routes or ():
         known("route", route, ROUTES)
+    most = max(Site(0, component).heads_in(model.config) for component in components)
+    _check_numbers("heads", None if isinstance(heads, str) else heads, most)
     places: Sequence[int | str | None] = [None] if positions is None else positions
     of_layers = range(model.config.n_layers) if layers is None else layers
     found: list[Site] = []

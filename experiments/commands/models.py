@@ -16,7 +16,8 @@ def variants() -> None:
 
     print(as_text(pd.DataFrame([{"variant": v.name, "rule": v.says, "source": v.citation} for v in rules.rules()])))
     print("\nEvery rule with a stream also comes as <variant>-stop (forward kept, gradient cut) and")
-    print("<variant>-gradient-only (gradient kept, forward cut); svformer only as svformer-stop.")
+    print("<variant>-gradient-only (gradient kept, forward cut), the latter if layers have something of their own.")
+    print("Tables of value embeddings come as <variant>-frozen instead: nothing but the stream trains them.")
 
 
 def describe(
@@ -24,9 +25,14 @@ def describe(
     preset: Annotated[str, arg(help="paper or small")] = "paper",
     layers: Annotated[int, arg(help="attention layers")] = 2,
 ) -> None:
-    """Show what flows where in a variant: a table of layers, carriers, sources, gains, gates and hook names."""
-    from circuits import HookedStreamTransformer, icl_config
+    """Show what flows where in a variant: a table of layers, carriers, sources, gains, gates and hook names.
+
+    Of a rule that carries value embeddings of tokens: in a small language model.
+    """
+    from circuits import HookedStreamTransformer, icl_config, lm_config
     from circuits import variants as rules
 
-    print(HookedStreamTransformer(icl_config(variant, preset, n_layers=layers)))
+    of_tokens = rules.get(variant)[0].of_tokens
+    config = lm_config("0.2m", variant, n_layers=layers) if of_tokens else icl_config(variant, preset, n_layers=layers)
+    print(HookedStreamTransformer(config))
     print(f"source: {rules.citation(variant)}")

@@ -17,9 +17,9 @@ from circuits.config.streams import CARRIERS, Carrier, Cumulative, FixedGain, He
 from circuits.streams.mixing import Outgoing
 from circuits.streams.transforms import HeadTensor
 from tests.handmade import Handmade, induction_model, stream_model
-from tests.helpers import FULL, build, model_of, token_config
+from tests.helpers import LINEAR, build, model_of, token_config
 
-LINEAR = [name for name in FULL if name not in ("classic", "x-transformers")]
+STREAMS = [name for name in LINEAR if name != "classic"]
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def brute_force(model: HookedStreamTransformer, row: pd.Series) -> tuple[float, 
     return (norm / scale if scale else 0.0), norm
 
 
-@pytest.mark.parametrize("variant", LINEAR)
+@pytest.mark.parametrize("variant", STREAMS)
 @pytest.mark.parametrize("kind", ["vectors", "tokens"])
 def test_stream_composition_is_what_brute_force_finds(variant: str, kind: str) -> None:
     overrides = {"n_heads": 2, "d_head": 6} if kind == "tokens" else {"n_heads": 2}

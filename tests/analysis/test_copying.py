@@ -16,9 +16,7 @@ from circuits import HookedStreamTransformer
 from circuits.config.parts import ReluStack
 from circuits.config.streams import Gate
 from tests.handmade import VOCAB, Handmade, induction_model, stream_model
-from tests.helpers import FULL, build
-
-LINEAR = [name for name in FULL if name != "x-transformers"]
+from tests.helpers import LINEAR, build
 
 
 @pytest.fixture(autouse=True)

@@ -151,7 +151,10 @@ WRONG_TYPES: list[tuple[str, str]] = [
     ("model(name=3)", "the name must be a string, got 3"),
     ("model(starts=(Start(0),))", "the weight must be a string, got 0"),
     ("Start('W', float('nan'))", "the scale must be a finite number, got nan"),
-    ("MLP(8, 'gelu_old')", "act_fn must be one of ('gelu', 'gelu_new', 'relu', 'silu'), got 'gelu_old'; did you mean"),
+    (
+        "MLP(8, 'gelu_old')",
+        "one of ('gelu', 'gelu_new', 'relu', 'relu2', 'silu'), got 'gelu_old'; did you mean",
+    ),
     ("lm_config('0.2m', d_model=64.0)", "d_model must be a whole number, got 64.0; write 64"),
     ("lm_config('0.2m', d_vocab='50')", "d_vocab must be a whole number, got '50'"),
     ("lm_config('0.2m', 'resformer-sparse', n_layers='4')", "n_layers must be a whole number, got '4'"),
