@@ -36,8 +36,8 @@ def require_fixed_gains(model: HookedStreamTransformer, instead: str) -> None:
     if not has_fixed_gains(model):
         kinds = sorted({type(s.gain).__name__ for s in model.config.streams if s.gain.depends_on_input})
         raise ValueError(
-            f"gains of this model's stream ({model.config.name}) depend on the input ({', '.join(kinds)}), so the stream "
-            f"is no one linear map; {instead}"
+            f"gains of this model's stream ({model.config.name}) depend on the input ({', '.join(kinds)}), so the "
+            f"stream is no one linear map; {instead}"
         )
 
 
