@@ -348,6 +348,8 @@ class HookedStreamTransformer(ToolSurface):
     def fold_layer_norm(self) -> HookedStreamTransformer:
         """Return a model with the same logits whose final norm has no weights; this one stays as it is.
 
+        A norm of token embeddings goes into the embedding.
+
         They are in an unembedding of its own, with a bias. So what was written to the residual stream, centred and
         divided by the final norm's scale, times W_U, plus b_U, adds up to the logits: direct logit attribution and
         logit lens are exact. Weights of the other norms, and what the stream carries, stay as they are.

@@ -46,7 +46,8 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.
     """Return the composition of every head with every later one: kind, from_layer, from_head, to_layer, to_head, score.
 
     Kinds "Q", "K" and "V" go through the residual stream: A is W_V W_O of the earlier head, B is W_Q W_K', its
-    transpose or W_V W_O of the later one, all of the layers' own weights. Kind "stream c" goes through the stream that
+    transpose or W_V W_O of the later one, all of the layers' own weights, as they are: rotary positions and norms of
+    queries and keys are left out. Kind "stream c" goes through the stream that
     feeds carrier c ("stream b to c" if it reads carrier b): A is W_b of the source head, B is M W_O for values,
     M W_Q' for keys and M W_K' for queries of the head that uses it, M what gains, transforms and open gates on the way
     make of it. A gain alone does not change a score unless it is 0; ``norm``, |A B|_F itself, shows it.

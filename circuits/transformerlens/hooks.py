@@ -148,6 +148,12 @@ def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype)
     )
 
 
+_NOT_THE_SUM = (
+    "no plain sum of what was written: scalars multiply it before every layer, or a part of a middle layer is taken off "
+    "at the end; analysis.Graph(model).coefficients(model) has the factor of every writer at every reader"
+)
+
+
 class StreamActivationCache(ActivationCache):
     """transformer-lens' cache, which also understands ``cache["v_mixed", 1]``."""
 
@@ -156,6 +162,39 @@ class StreamActivationCache(ActivationCache):
             layer = key[1] if key[1] >= 0 else self.model.cfg.n_layers + key[1]
             key = f"blocks.{layer}.attn.hook_{key[0]}"
         return super().__getitem__(full_name(key) if isinstance(key, str) else key)
+
+    def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
+        """Return transformer-lens' parts of the residual stream.
+
+        Raises:
+            ValueError: on a model with scalars on the residual stream or a backout, whose sum the parts are not.
+        """
+        self._check_sum()
+        return super().decompose_resid(*args, **kwargs)
+
+    def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
+        """Return transformer-lens' parts of the residual stream, head by head and neuron by neuron.
+
+        Raises:
+            ValueError: as :meth:`decompose_resid`.
+        """
+        self._check_sum()
+        return super().get_full_resid_decomposition(*args, **kwargs)
+
+    def accumulated_resid(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the residual stream layer by layer.
+
+        Raises:
+            ValueError: on a model with a backout, whose readout is given something else than the last of them.
+        """
+        if self.model.config.backout:
+            raise ValueError(f"of this model the readout is given {_NOT_THE_SUM}")
+        return super().accumulated_resid(*args, **kwargs)
+
+    def _check_sum(self) -> None:
+        config = self.model.config
+        if config.residual_scalars or config.backout:
+            raise ValueError(f"of this model the residual stream is {_NOT_THE_SUM}")
 
 
 _COMPILED_WITH_HOOKS = (

@@ -113,6 +113,11 @@ class ToolSurface(TextSurface):
         """Return what stands between the normalised residual stream and W_U, and what to do; ``None``: nothing."""
         if self.readout:
             return "a ReLU stack stands before W_U; patch or ablate instead"
+        if self.config.logit_softcap is not None:
+            return (
+                "a cap stands after W_U, and what adds up are the logits before it; ask a model of the same weights "
+                "and of dataclasses.replace(config, logit_softcap=None)"
+            )
         norm = self.get_submodule("ln_final")
         weights = [getattr(norm, "w", None), getattr(norm, "b", None)]
         plain = all(x is None or bool((x == start).all()) for x, start in zip(weights, (1, 0), strict=True))

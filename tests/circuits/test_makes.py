@@ -28,7 +28,7 @@ from circuits import (
 )
 from circuits.config.layers import MLP
 from circuits.places import Places, turned
-from tests.helpers import MAKES, OF_TOKENS, gradients, inputs_for, made, model_of, token_config, vector_config
+from tests.helpers import MAKES, OF_TOKENS, gradients, inputs_for, made, model_of, token_config, twin, vector_config
 from tests.random_streams import configs
 
 STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", *OF_TOKENS]
@@ -242,6 +242,31 @@ def test_padding_on_either_side_changes_nothing() -> None:
         assert torch.allclose(model(left, places=Places.padded(is_token))[:, 3:], wanted)
         assert torch.allclose(model(right, places=Places.padded(is_token.flip(1)))[:, :7], wanted)
         assert not torch.allclose(model(left)[:, 3:], wanted), "without a mask it does"
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_folding_norms_keeps_the_logits_and_makes_attribution_exact(make: str, tied: bool) -> None:
+    model = made(make, "nanochat", tied_embedding=tied)
+    x = inputs_for(model.config)
+    folded = model.fold_layer_norm()
+    assert torch.allclose(folded(x), model(x), atol=1e-12)
+    assert folded.config.embedding_norm is None
+    assert HookedStreamTransformer(folded.config).double().load_state_dict(folded.state_dict())
+    if model.config.logit_softcap is not None:
+        with pytest.raises(ValueError, match="a cap stands after W_U"):
+            folded.tokens_to_residual_directions(x[0])
+        folded = twin(folded, logit_softcap=None)
+    _, cache = folded.run_with_cache(x)
+    if model.config.residual_scalars:
+        for refused in (cache.decompose_resid, cache.get_full_resid_decomposition, cache.accumulated_resid):
+            with pytest.raises(ValueError, match="no plain sum of what was written"):
+                refused()
+        return
+    parts = cache.apply_ln_to_stack(cache.decompose_resid(-1), -1)
+    directions = folded.tokens_to_residual_directions(torch.arange(19))
+    logits = parts.sum(0) @ directions.T + folded.b_U
+    assert torch.allclose(logits, folded(x), atol=1e-10)
 
 
 # --- what has no meaning ----------------------------------------------------------------------------------------------
