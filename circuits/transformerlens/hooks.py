@@ -149,8 +149,8 @@ def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype)
 
 
 _NOT_THE_SUM = (
-    "no plain sum of what was written: scalars multiply it before every layer, or a part of a middle layer is taken off "
-    "at the end; analysis.Graph(model).coefficients(model) has the factor of every writer at every reader"
+    "no plain sum of what was written: scalars multiply it before every layer, or a part of a middle layer is taken "
+    "off at the end; analysis.Graph(model).coefficients(model) has the factor of every writer at every reader"
 )
 
 
@@ -187,12 +187,16 @@ class StreamActivationCache(ActivationCache):
         Raises:
             ValueError: on a model with a backout, whose readout is given something else than the last of them.
         """
-        if self.model.config.backout:
+        if self._config.backout:
             raise ValueError(f"of this model the readout is given {_NOT_THE_SUM}")
         return super().accumulated_resid(*args, **kwargs)
 
+    @property
+    def _config(self) -> ModelConfig:
+        return self.model.config  # type: ignore[attr-defined] # caches here are made by models of ours
+
     def _check_sum(self) -> None:
-        config = self.model.config
+        config = self._config
         if config.residual_scalars or config.backout:
             raise ValueError(f"of this model the residual stream is {_NOT_THE_SUM}")
 

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -45,9 +46,9 @@ WANTED = {"classic": 0.95, "nanochat": 0.92}
 KINDS = [f"{who} {variant}" for variant in WANTED for who in ("plain", "ours")]
 
 
-def config_of(variant: str, **more: object) -> ModelConfig:
+def config_of(variant: str, **more: Any) -> ModelConfig:
     """Return a model of 3 million parameters as Llama's, with the streams of a variant."""
-    parts = {
+    parts: dict[str, Any] = {
         "positions": "none",
         "rotary": Rotary(),
         "n_key_value_heads": 4,
@@ -111,6 +112,9 @@ class PlainBlock(nn.Module):
 
 class PlainModel(nn.Module):
     """The model of a configuration of :func:`config_of` in plain PyTorch."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
