@@ -10,7 +10,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Whatever is first imported while the hook loads a module of ours is compiled from its source instead of being read as
@@ -43,7 +43,8 @@ def checked(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
         return _jaxtyped(function, typechecker=typechecker)
     if "<locals>" in function.__qualname__:
         star = function.__code__.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
-        return _jaxtyped(function, typechecker=typechecker) if star else _checked_within(function)
+        alike = all(isinstance(hint, str) for hint in function.__annotations__.values())  # whenever it is made
+        return _checked_within(function) if alike and not star else _jaxtyped(function, typechecker=typechecker)
     try:
         hints = inspect.get_annotations(function, eval_str=True).values()
     except Exception:  # what cannot be evaluated yet may be anything, and raises anything
@@ -108,6 +109,16 @@ def _hints(function: Any) -> dict[str, Any]:
             one: Any = types.SimpleNamespace(__annotations__={name: hint})
             found[name] = typing.get_type_hints(one, function.__globals__, include_extras=True)[name]
     return found
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """No types are checked within."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 jaxtyping.jaxtyped = checked
