@@ -11,11 +11,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import jaxtyping
 import pytest
 import torch
 
-import tests.checked  # noqa: F401 # before all others, as it says how they are loaded
+from tests.checked import unchecked  # before all others of ours, as it says how they are loaded
 from tests.helpers import train_small, train_small_lms
 
 torch.set_num_threads(1)
@@ -53,9 +52,8 @@ def lm_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 @pytest.fixture
 def untyped() -> Iterator[None]:
     """No types are checked in the test, which is of what those see who check none."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    with unchecked():
+        yield
 
 
 @pytest.fixture

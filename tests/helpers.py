@@ -31,6 +31,7 @@ from experiments.training.evaluations import Evaluations
 from experiments.training.one_process import Alone
 from experiments.training.together import train
 from experiments.training.trainer import Trainer
+from tests.checked import unchecked
 
 ALL = [name for name in variants.names() if not variants.get(name)[0].of_tokens]
 """Those that fit models of vectors, too."""
@@ -183,14 +184,14 @@ def gradients(model: HookedStreamTransformer, loss: Tensor) -> dict[str, Tensor]
 
 
 SHORT = dataclasses.replace(
-    TRAINING["small"], steps=1_500, evaluate_at=(Every(100),), checkpoint_at=(Every(500),), n_eval=256
+    TRAINING["small"], steps=1_000, evaluate_at=(Every(100),), checkpoint_at=(Every(500),), n_eval=256
 )
 """Long enough for both variants to pass their transition."""
 
 
 def train_small(root: Path) -> None:
-    """Train what the session's fixture needs, in one process at a time."""
-    with (root / ".training").open("w") as lock:
+    """Train what the session's fixture needs, in one process at a time; two updates have the types of two thousand."""
+    with (root / ".training").open("w") as lock, unchecked():
         fcntl.flock(lock, fcntl.LOCK_EX)
         sweep([icl_run(v, "small", 0, SHORT) for v in ("classic", "value")], root, workers=1, progress=False)
 

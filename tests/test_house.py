@@ -6,19 +6,25 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import torch
+from beartype import beartype
+from jaxtyping import Float
+from torch import Tensor
 
 import circuits
+from tests.checked import checked
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["circuits", "figures", "analysis", "experiments"]
 SOURCES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
 def modules_imported(path: Path) -> set[str]:
     """The modules that a file imports, wherever in it: in functions and for types too."""
     names: set[str] = set()
@@ -50,6 +56,7 @@ def test_only_one_module_knows_transformer_lens_insides() -> None:
         assert "transformer_lens.tools.analysis._" not in path.read_text() or path.name == "ready.py"
 
 
+@cache
 def files_imported(path: Path) -> set[Path]:
     """The files of ours that a file imports; of a folder, its ``__init__``."""
     found = set()
@@ -144,3 +151,19 @@ def test_types_and_shapes_are_checked_while_testing() -> None:
             metrics.read(unread, None)
         with pytest.raises(TypeError, match="labels"):
             derive_seed(unread)  # type: ignore[arg-type] # what is tested
+
+
+def row(x: Float[Tensor, "a b"], other: Float[Tensor, " a"], which: int) -> Float[Tensor, " b"]:
+    return x[which] if which >= 0 else other
+
+
+def test_sizes_are_held_against_each_other_in_functions_and_in_functions_within_them() -> None:
+    def within(x: Float[Tensor, "a b"], other: Float[Tensor, " a"], which: int) -> Float[Tensor, " b"]:
+        return row(x, other, which)
+
+    x, right = torch.zeros(2, 3), torch.zeros(2)
+    for function in (checked(row, typechecker=beartype), checked(within, typechecker=beartype)):
+        assert torch.equal(function(x, other=right, which=0), x[0])
+        for wrong in ((x, torch.zeros(3), 0), (x, right, 0.5), (x, right, -1)):
+            with pytest.raises(TypeError):
+                function(*wrong)

@@ -220,7 +220,7 @@ def test_trained_models_have_the_two_heads_and_no_other(trained_runs: Path) -> N
         run = run_named(trained_runs, variant)
         frame = Heads(n=128).ask(run)
         assert sorted(frame.step.unique()) == run.checkpoints()
-        last = frame[frame.step == 1500].set_index(["layer", "score"]).value
+        last = frame[frame.step == 1000].set_index(["layer", "score"]).value
         assert last[(0, "ila")] > 0.6
         assert last[(1, "tila")] > 0.6
         assert last[(1, "ila")] < 0.4
@@ -228,7 +228,7 @@ def test_trained_models_have_the_two_heads_and_no_other(trained_runs: Path) -> N
         first = frame[frame.step == 0].set_index(["layer", "score"]).value
         assert first[(0, "ila")] < 0.4
         measured = run.metrics()
-        same = measured[(measured.split == "ic") & (measured.step == 1500)].set_index("measure").value
+        same = measured[(measured.split == "ic") & (measured.step == 1000)].set_index("measure").value
         assert same["ila"] == pytest.approx(last[(0, "ila")], abs=0.05)
         assert same["tila"] == pytest.approx(last[(1, "tila")], abs=0.05)
         assert same["cla"] == pytest.approx(last[(WHOLE, "cla")], abs=0.05)

@@ -101,12 +101,12 @@ def test_every_point_of_every_variant_may_be_edited(variant: str) -> None:
     ]
     whole = Replay(model, base).run([[edit] for edit in edits]).unflatten(0, (-1, 2))
     ends = Replay(model, base, torch.tensor([-1, -1])).run([[edit] for edit in edits]).unflatten(0, (-1, 2))
-    moved = set()
+    moved, plain = set(), model(base)
     for edit, logits, end in zip(edits, whole, ends, strict=True):
         expected = with_hooks(model, base, [edit])
         assert torch.allclose(logits, expected, atol=1e-10), edit.point
         assert torch.allclose(end, expected[:, -1], atol=1e-10), edit.point
-        if not torch.allclose(expected, model(base)):
+        if not torch.allclose(expected, plain):
             moved.add(edit.point)
     assert len(moved) > 15, "the edits do something"
 
@@ -251,21 +251,21 @@ def least_memory(replay: Callable[..., Any]) -> int:
     return int(str(error.value).split("about ")[1].split(";")[0].replace(",", ""))
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("vectors", 2), ("tokens", 4)])
-@pytest.mark.parametrize("factor", [1, 3])
-def test_memory_stays_under_the_bound(kind: str, layers: int, factor: int) -> None:
+@pytest.mark.parametrize(("kind", "layers"), [("vectors", 2), ("tokens", 3)])
+def test_memory_stays_under_the_bound(kind: str, layers: int) -> None:
     model = build("resformer-dense", kind, layers)
     base, other = inputs_for(model.config, 8, seed=1), inputs_for(model.config, 8, seed=2)
     ids = torch.arange(8) % 5
     pair = Pair(base, other, ids, (ids + 1) % 5, {})
     sites = find_sites(model, ["resid_pre", "q", "v", "z", "pattern"], positions=range(7))
-    bound = factor * least_memory(partial(patch, model, pair, sites))
-    with Living(model) as tensors:
-        patch(model, pair, sites, max_memory=bound)
-    assert tensors.most <= bound + 1000, "masks are not counted"
+    least = least_memory(partial(patch, model, pair, sites))
+    for bound in (least, 2 * least):
+        with Living(model) as tensors:
+            patch(model, pair, sites, max_memory=bound)
+        assert tensors.most <= bound + 1000, "masks are not counted"
     with Living(model) as without:
         patch(model, pair, sites)
-    assert without.most > least_memory(partial(patch, model, pair, sites)), "the bound is what kept it small"
+    assert without.most > 2 * least, "the bound is what kept it small"
 
 
 def test_what_is_kept_is_counted() -> None:

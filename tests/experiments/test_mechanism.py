@@ -31,7 +31,7 @@ def test_phases_are_checkpoints_in_the_order_of_learning(trained_runs: Path) -> 
     at = phases(run)
     assert list(at) == ["before", "within", "after", "end"]
     assert set(at.values()) <= set(run.checkpoints())
-    assert at["before"] < at["after"] <= at["end"] == 1_500
+    assert at["before"] < at["after"] <= at["end"] == 1_000
     curve = run.metrics().query("split == 'ic' and measure == 'accuracy'").set_index("step")["value"]
     assert curve[at["before"]] < 0.3
     assert curve[at["after"]] >= 0.95
