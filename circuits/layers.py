@@ -6,17 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from circuits.config.layers import MLP, Normalization, QKNorm, ResidualScalars, Smear
+from circuits.config.layers import MLP, Normalization, QKNorm, ResidualScalars
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Stream
-from circuits.initial_weights import Constant, Initialised, Normal, Uniform
-from circuits.places import Places
+from circuits.initial_weights import Constant, Initialised, Normal
 from circuits.products import affine
 from circuits.streams.transforms import HeadTensor
 from circuits.transformerlens.hooks import Fusing, fork, fork_if_hooked
@@ -35,69 +32,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 _IGNORED = -100
 """Stands where there is no target."""
-
-
-class Embed(Initialised):
-    """Token numbers or projected vectors into the residual stream, by ``W_E`` (d_vocab or d_input, d_model), and a norm
-    of them (``ln``) where there is one."""
-
-    W_E: Tensor
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.tokens = config.inputs.are_tokens
-        self.learn("W_E", (config.inputs.rows, config.d_model), Normal(config.weight_std("embed")))
-        self.ln = Norm(config, config.embedding_norm) if config.embedding_norm else None
-
-    def forward(self, inputs: Tensor) -> Residual:
-        """Return the embedding of every input."""
-        embedded = F.embedding(inputs, self.W_E) if self.tokens else inputs @ self.W_E
-        return embedded if self.ln is None else self.ln(embedded)
-
-
-class ValueEmbed(Initialised):
-    """A table of value embeddings ``W_VE`` (d_vocab (head d_head)), that streams carry: a row a token.
-
-    Its hook point has the name of what a layer passes on: ``hook_v_stream``, for a stream into values.
-    """
-
-    W_VE: Tensor
-
-    def __init__(self, config: ModelConfig, stream: Stream):
-        super().__init__()
-        self.heads, self.point_name = config.heads_of(stream.carrier), f"hook_{stream.carrier}_stream"
-        shape, start = (config.inputs.rows, self.heads * config.d_head), Normal(config.weight_std("attention"))
-        self.learn("W_VE", shape, start, frozen=stream.weights == "initial")
-        self.add_module(self.point_name, HookPoint())
-
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> HeadTensor:
-        """Return every token's row, by head."""
-        rows = F.embedding(tokens, self.W_VE)
-        by_head = rearrange(rows, "batch pos (head d_head) -> batch pos head d_head", head=self.heads)
-        return self.get_submodule(self.point_name)(by_head)
-
-
-class SmearGate(Initialised):
-    """What every position but the first adds of the one before: ``gain`` sigmoid(x[:channels] ``W_smear``) times it.
-
-    ``hook_smear`` holds what is added.
-    """
-
-    gain: Tensor
-    W_smear: Tensor
-
-    def __init__(self, smear: Smear):
-        super().__init__()
-        self.channels = smear.channels
-        self.learn("gain", (), Constant(smear.gain))
-        self.learn("W_smear", (smear.channels,), Uniform(0.0, 0.02))
-        self.hook_smear = HookPoint()
-
-    def forward(self, embedded: Residual) -> Residual:
-        """Return the embeddings with what they add of those before."""
-        gate = self.gain * torch.sigmoid(embedded[:, 1:, : self.channels] @ self.W_smear)
-        added = F.pad(gate[..., None] * embedded[:, :-1], (0, 0, 1, 0))
-        return embedded + self.hook_smear(added)
 
 
 class Scalars(Initialised):
@@ -134,23 +68,6 @@ class BackoutGain(Initialised):
     def forward(self, residual: Residual, middle: Residual) -> Residual:
         """Return what the final norm is given."""
         return residual - self.gain * middle
-
-
-class PosEmbed(Initialised):
-    """Learned positions ``W_pos`` (n_ctx d_model)."""
-
-    W_pos: Tensor
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.scale = config.position_scale
-        self.learn("W_pos", (config.n_ctx, config.d_model), Normal(config.weight_std("embed")))
-
-    def forward(self, embedded: Residual, places: Places | None = None) -> Residual:
-        """Return the embedding of the positions of ``embedded``, for every example; never the weights' own storage."""
-        batch, pos, _ = embedded.shape
-        rows = self.W_pos[:pos].clone()[None] if places is None else F.embedding(places.queries, self.W_pos)
-        return (rows if self.scale == 1 else self.scale * rows).expand(batch, -1, -1)
 
 
 class Norm(Initialised, Fusing):

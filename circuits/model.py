@@ -6,9 +6,7 @@ weight properties, so that transformer-lens' tools work on it; read ``attention.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,29 +18,16 @@ from transformer_lens.hook_points import HookPoint
 from circuits.block import Block, apart
 from circuits.common.errors import require, whole
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Carrier, Gate
+from circuits.embeddings import Embed, PosEmbed, SmearGate, ValueEmbed
 from circuits.folding import with_folded_norm
+from circuits.gates import Gated
 from circuits.initial_weights import Initialised, change_starts
 from circuits.input_checks import check_inputs, check_return_type, check_start, layer_number
-from circuits.layers import (
-    BackoutGain,
-    Embed,
-    Norm,
-    PosEmbed,
-    ReluLayer,
-    Residual,
-    SmearGate,
-    TiedUnembed,
-    Unembed,
-    ValueEmbed,
-    next_token_loss,
-    softcapped,
-)
+from circuits.layers import BackoutGain, Norm, ReluLayer, Residual, TiedUnembed, Unembed, next_token_loss, softcapped
 from circuits.places import Places
 from circuits.streams.mixing import Key, Outgoing
 from circuits.streams.registering import check_parts
 from circuits.transformerlens.hooks import bridge_config, fork, fork_if_hooked, is_hooked
-from circuits.transformerlens.tools import ToolSurface
 
 
 class State(NamedTuple):
@@ -60,7 +45,7 @@ class Embedded(NamedTuple):
     tables: Outgoing
 
 
-class HookedStreamTransformer(ToolSurface):
+class HookedStreamTransformer(Gated):
     """The model that a :class:`circuits.config.model.ModelConfig` describes.
 
     ``model.config`` is that description and always tells what the model does now; ``model.cfg`` is the view of it that
@@ -95,11 +80,6 @@ class HookedStreamTransformer(ToolSurface):
         self.init_weights(seed)
         if not next(self.parameters()).is_meta:
             check_parts(config, (mix for block in self.layers for _, mix in block.attn.mixes()))
-
-    @property
-    def layers(self) -> list[Block]:
-        """The blocks, as a list that knows its type."""
-        return list(self.blocks)  # type: ignore[arg-type] # the ModuleList holds nothing else
 
     @property
     def relu_layers(self) -> list[ReluLayer]:
@@ -290,58 +270,6 @@ class HookedStreamTransformer(ToolSurface):
         if what == "token" and stream:
             return f"value_embeds.{number}.hook_{stream.carrier}_stream"
         return f"blocks.{number}.attn.hook_{what}_stream"
-
-    # --- gates ------------------------------------------------------------------------------------------------------
-
-    def set_gate(self, gate: Gate, carrier: Carrier | None = None) -> None:
-        """Set the gate of one stream, or of all; ``model.config`` follows. Gate rules are dropped where it is set.
-
-        Raises:
-            ValueError: if no such stream exists, or for an unknown gate.
-        """
-        fed = [stream.carrier for stream in self.config.streams]
-        if not fed or (carrier is not None and carrier not in fed):
-            raise ValueError(f"there is no {carrier or ''} stream to set a gate on; this model's streams feed {fed}")
-        self._set_streams(
-            dataclasses.replace(s, gate=gate, gate_rules=()) if carrier in (None, s.carrier) else s
-            for s in self.config.streams
-        )
-
-    def _set_streams(self, streams: Any) -> None:
-        self.config = dataclasses.replace(self.config, streams=tuple(streams))
-        for block in self.layers:
-            block.attn.set_gates(self.config)
-
-    @contextmanager
-    def gated(self, gate: Gate, carrier: Carrier | None = None) -> Iterator[HookedStreamTransformer]:
-        """Set a gate for the length of a ``with`` block."""
-        before = self.config.streams
-        self.set_gate(gate, carrier)
-        try:
-            yield self
-        finally:
-            self._set_streams(before)
-
-    @contextmanager
-    def regated(self, change: Mapping[Gate, Gate], gradient: float | None = None) -> Iterator[HookedStreamTransformer]:
-        """Exchange gates, those of single connections included, for the length of a ``with`` block; and what streams
-        multiply gradients by, where that is given."""
-        before = self.config.streams
-        self._set_streams(
-            dataclasses.replace(
-                stream,
-                gradient=stream.gradient if gradient is None else gradient,
-                gate=change.get(stream.gate, stream.gate),
-                gate_rules=tuple(
-                    dataclasses.replace(rule, gate=change.get(rule.gate, rule.gate)) for rule in stream.gate_rules
-                ),
-            )
-            for stream in before
-        )
-        try:
-            yield self
-        finally:
-            self._set_streams(before)
 
     # --- the final norm ---------------------------------------------------------------------------------------------
 
