@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.errors import known, require
+from circuits.loading.tokenizers import load_tokenizer, opening_tokens
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
 from experiments.runs.directory import RunDirectory, directory_of
@@ -28,8 +29,6 @@ from experiments.tasks.tokenizers import (
     TOKENIZER_JSON,
     PreTrainedTokenizerBase,
     fingerprint,
-    load_tokenizer,
-    opening_tokens,
     tokenizer_files,
 )
 
