@@ -15,11 +15,12 @@ from circuits.common.errors import known, require
 from circuits.config.model import ModelConfig
 from circuits.loading import huggingface
 from circuits.loading.family import Family, Weights
+from circuits.loading.nanochat import NANOCHAT
 from circuits.loading.tensors import read_json, safetensors
 from circuits.loading.tokenizers import TOKENIZER_JSON, given_tokenizer, opening_tokens
 from circuits.model import HookedStreamTransformer
 
-FAMILIES: dict[str, Family] = {family.name: family for family in huggingface.FAMILIES}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*huggingface.FAMILIES, NANOCHAT)}
 REFUSED = {
     "rwkv": "RWKV's values run through a recurrence, which no attention here is; its rule of values alone, for "
     "attention, is the variant 'rwkv7-rule'",
@@ -64,9 +65,10 @@ def load_pretrained(
         require(dtype.is_floating_point, f"dtype must be one of floating point, got {dtype}")
         model = _filled(config, chosen.weights(config, tensors), dtype)
         tensors.finish()
-    _check_reference(folder, model)
-    if speaks is None and (folder / TOKENIZER_JSON).is_file():
-        speaks = folder
+    beside = folder if folder.is_dir() else folder.parent
+    _check_reference(beside / REFERENCE, model)
+    if speaks is None and (beside / TOKENIZER_JSON).is_file():
+        speaks = beside
     if speaks is not None:
         _attach(model, speaks, chosen)
     return model
@@ -140,8 +142,7 @@ def _own(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def _check_reference(folder: Path, model: nn.Module) -> None:
-    file = folder / REFERENCE
+def _check_reference(file: Path, model: nn.Module) -> None:
     if not file.is_file():
         return
     with ExitStack() as stack:
