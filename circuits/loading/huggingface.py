@@ -58,25 +58,25 @@ def has_type(folder: Path, model_type: str) -> bool:
     return (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("model_type") == model_type
 
 
+ONE, INDEX, OLD = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has weights of this layout."""
+    return any((folder / name).is_file() for name in (ONE, INDEX, OLD))
+
+
 def open_weights(folder: Path, stack: ExitStack) -> Tensors:
     """Return the tensors of a folder that ``save_pretrained`` wrote, in one file or several.
 
     Raises:
         ValueError: if there are none, or they cannot be read.
     """
-    one, index, old = (
-        folder / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-    )
-    if index.is_file():
-        return sharded(index, stack)
-    if one.is_file():
-        return safetensors([one], stack)
-    require(
-        old.is_file(),
-        f"{folder} has no weights: there is no model.safetensors, no model.safetensors.index.json and no "
-        f"pytorch_model.bin; copy the whole folder",
-    )
-    return torch_file(old)
+    require(has_weights(folder), f"{folder} has no weights: there is no {ONE}, no {INDEX} and no {OLD}; copy it whole")
+    if (folder / INDEX).is_file():
+        return sharded(folder / INDEX, stack)
+    one = folder / ONE
+    return safetensors([one], stack) if one.is_file() else torch_file(folder / OLD)
 
 
 def open_fields(folder: Path) -> Fields:

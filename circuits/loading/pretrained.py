@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from circuits.checkpoint import holding
 from circuits.common.errors import known, require
 from circuits.config.model import ModelConfig
-from circuits.loading import huggingface
+from circuits.loading import huggingface, resformer
 from circuits.loading.family import Family, Weights
 from circuits.loading.nanochat import NANOCHAT
 from circuits.loading.tensors import read_json, safetensors
 from circuits.loading.tokenizers import TOKENIZER_JSON, given_tokenizer, opening_tokens
 from circuits.model import HookedStreamTransformer
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*huggingface.FAMILIES, NANOCHAT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT)}
 REFUSED = {
     "rwkv": "RWKV's values run through a recurrence, which no attention here is; its rule of values alone, for "
     "attention, is the variant 'rwkv7-rule'",
@@ -58,7 +58,7 @@ def load_pretrained(
             another vocabulary; too little memory; or logits other than the folder's own.
     """
     folder = _there(path)
-    chosen = FAMILIES[known("family", family, FAMILIES)] if family is not None else _recognised(folder)
+    chosen = family_of(path) if family is None else FAMILIES[known("family", family, FAMILIES)]
     speaks = None if tokenizer is None else Path(tokenizer).expanduser()
     with ExitStack() as stack:
         config, tensors = chosen.open(folder, stack)
@@ -87,7 +87,13 @@ def _there(path: str | Path) -> Path:
     raise FileNotFoundError(f"there is no folder {text}; pass the folder that holds the model's files")
 
 
-def _recognised(folder: Path) -> Family:
+def family_of(path: str | Path) -> Family:
+    """Return the family that a folder says it is of.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_pretrained`.
+    """
+    folder = _there(path)
     found = [family for family in FAMILIES.values() if family.recognises(folder)]
     if found:
         return found[0]
@@ -172,5 +178,4 @@ def _attach(model: HookedStreamTransformer, path: Path, family: Family) -> None:
         f"the tokenizer {path} has {n} tokens and the model {d_vocab}: it is of another vocabulary. Pass the one "
         f"that the model was trained with",
     )
-    opening = None if tokenizer.bos_token_id is not None and family.special_tokens else opening_tokens(tokenizer)
-    model.set_tokenizer(tokenizer, opening=opening)
+    model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer))

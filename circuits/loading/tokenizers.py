@@ -37,7 +37,7 @@ pathlib.Path("tokenizer.tiktoken").write_text("\\n".join(lines))"""
 
 def given_tokenizer(path: Path, pattern: str | None, special: tuple[str, ...]) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a folder, a tokenizer.json, or a file of tiktoken's ranks, whose texts are cut by
-    ``pattern`` and whose ``special`` tokens follow the ranks.
+    ``pattern`` and whose ``special`` tokens follow the ranks; the first of them opens texts that no template opens.
 
     Raises:
         ValueError: for a pickle, which is not opened, a file that is none of these, or ranks without a pattern.
@@ -53,13 +53,26 @@ def given_tokenizer(path: Path, pattern: str | None, special: tuple[str, ...]) -
         )
     if path.suffix == ".json":
         whole = path.name == TOKENIZER_JSON and (path.parent / "tokenizer_config.json").is_file()
-        return load_tokenizer(path.parent) if whole else tokenizer_from_file(path)
-    require(
-        pattern is not None,
-        f"{path} is no tokenizer.json, and how models of this family cut texts before ranks "
-        f"are used is not known here; {INSTEAD}",
-    )
-    return _of_ranks(path, str(pattern), special)
+        tokenizer = load_tokenizer(path.parent) if whole else tokenizer_from_file(path)
+    else:
+        require(
+            pattern is not None,
+            f"{path} is no tokenizer.json, and how models of this family cut texts before ranks are used is not known "
+            f"here; {INSTEAD}",
+        )
+        tokenizer = _of_ranks(path, str(pattern), special)
+    if special and special[0] in tokenizer.get_vocab() and not opening_tokens(tokenizer):
+        _open_with(tokenizer, special[0])
+    return tokenizer
+
+
+def _open_with(tokenizer: PreTrainedTokenizerBase, token: str) -> None:
+    """Let a tokenizer put a token before every text, as the model's own code does without a template."""
+    from tokenizers.processors import TemplateProcessing
+
+    opens = TemplateProcessing(single=f"{token} $A", special_tokens=[(token, tokenizer.get_vocab()[token])])
+    backend: Any = tokenizer.backend_tokenizer
+    backend.post_processor = opens
 
 
 def _of_ranks(path: Path, pattern: str, special: tuple[str, ...]) -> PreTrainedTokenizerBase:
