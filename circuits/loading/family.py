@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,19 +17,22 @@ Weights = Iterator[tuple[str, Tensor]]
 """Weights under the names that they have here, each read when it is asked for."""
 
 
+class Opened(NamedTuple):
+    """What a folder holds: the architecture, the tensors as they are there, and the weights that are made of them."""
+
+    config: ModelConfig
+    tensors: Tensors
+    weights: Weights
+
+
 @dataclass(frozen=True)
 class Family:
-    """Models whose folders look alike.
-
-    ``open`` reads the architecture and makes the tensors ready, which stay so as long as the stack is open; ``weights``
-    gives them under the names that they have here.
-    """
+    """Models whose folders look alike. What ``open`` gives can be read as long as the stack is open."""
 
     name: str
     says: str
     recognises: Callable[[Path], bool]
-    open: Callable[[Path, ExitStack], tuple[ModelConfig, Tensors]]
-    weights: Callable[[ModelConfig, Tensors], Weights]
+    open: Callable[[Path, ExitStack], Opened]
     split_pattern: str | None = None
     """The regular expression that cuts texts before byte pairs are merged, where tokenizers are files of ranks."""
     special_tokens: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from circuits.common.errors import require
 from circuits.config.layers import MLP, Llama3Rotary, QKNorm, Rotary, Rotation
 from circuits.config.model import ModelConfig
 from circuits.config.parts import TokenInputs, Unembedding
-from circuits.loading.family import Family, Weights
+from circuits.loading.family import Family, Opened, Weights
 from circuits.loading.fields import Fields
 from circuits.loading.tensors import Tensors, read_json, safetensors, sharded, torch_file
 
@@ -270,17 +270,18 @@ def _mlp(config: ModelConfig, tensors: Tensors, ours: str, theirs: str) -> Weigh
             yield f"{ours}.b_{name}", tensors.take(f"{theirs}.{theirs_name}.bias", out)
 
 
-def opened(beside: Callable[[Fields, Parts], Parts], folder: Path, stack: ExitStack) -> tuple[ModelConfig, Tensors]:
-    """Return the architecture of a folder, of the :func:`sizes` and what ``beside`` reads, and the folder's tensors."""
+def opened(beside: Callable[[Fields, Parts], Parts], folder: Path, stack: ExitStack) -> Opened:
+    """Return what a folder holds, its architecture of the :func:`sizes` and of what ``beside`` reads."""
     fields = open_fields(folder)
     given = sizes(fields, folder.name)
     config = ModelConfig(**given | beside(fields, given))
     fields.finish()
-    return config, open_weights(folder, stack)
+    tensors = open_weights(folder, stack)
+    return Opened(config, tensors, weights(config, tensors))
 
 
 FAMILIES = tuple(
-    Family(name, f"{says} (transformers)", partial(has_type, model_type=name), partial(opened, beside), weights)
+    Family(name, f"{says} (transformers)", partial(has_type, model_type=name), partial(opened, beside))
     for name, says, beside in (
         ("llama", "Llama", llama),
         ("mistral", "Mistral", _mistral),

@@ -19,7 +19,7 @@ from circuits.config.layers import MLP, Backout, QKNorm, ResidualScalars, Rotary
 from circuits.config.model import ModelConfig
 from circuits.config.parts import TokenInputs, Unembedding
 from circuits.config.streams import SigmoidGain, Stream, Tables
-from circuits.loading.family import Family, Weights
+from circuits.loading.family import Family, Opened, Weights
 from circuits.loading.fields import Fields
 from circuits.loading.tensors import Tensors, read_json, torch_file
 
@@ -64,8 +64,8 @@ def weights_file(path: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def open_folder(path: Path, stack: ExitStack) -> tuple[ModelConfig, Tensors]:
-    """Return the architecture and the tensors of a checkpoint."""
+def open_checkpoint(path: Path, stack: ExitStack) -> Opened:
+    """Return what a checkpoint holds."""
     file = weights_file(path)
     require(file is not None, f"{path} holds no model_XXXXXX.pt of nanochat")
     assert file is not None
@@ -76,7 +76,7 @@ def open_folder(path: Path, stack: ExitStack) -> tuple[ModelConfig, Tensors]:
     fields, tensors = Fields(given or {}, f"model_config of {about}"), torch_file(file)
     config = _config(fields, tensors, file.stem)
     fields.finish()
-    return config, tensors
+    return Opened(config, tensors, _weights(config, tensors))
 
 
 def _config(fields: Fields, tensors: Tensors, name: str) -> ModelConfig:
@@ -131,8 +131,7 @@ def _windows(pattern: str, where: str, n_layers: int, n_ctx: int, numbers: Numbe
     return (*found, None) if any(found) else ()
 
 
-def weights(config: ModelConfig, tensors: Tensors) -> Weights:
-    """Return the weights under the names that they have here."""
+def _weights(config: ModelConfig, tensors: Tensors) -> Weights:
     d_model, width, heads = config.d_model, config.d_head, config.n_heads
     yield "embed.W_E", _rows(config, tensors, "transformer.wte.weight", d_model)
     if config.smear:
@@ -176,8 +175,7 @@ NANOCHAT = Family(
     "nanochat",
     "nanochat",
     lambda path: weights_file(path) is not None,
-    open_folder,
-    weights,
+    open_checkpoint,
     SPLIT_PATTERN,
     SPECIAL_TOKENS,
     whole_vocabulary=True,

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from circuits.checkpoint import holding
 from circuits.common.errors import known, require
-from circuits.config.model import ModelConfig
 from circuits.loading import huggingface, resformer
-from circuits.loading.family import Family, Weights
+from circuits.loading.family import Family, Opened
 from circuits.loading.nanochat import NANOCHAT
 from circuits.loading.tensors import read_json, safetensors
 from circuits.loading.tokenizers import TOKENIZER_JSON, given_tokenizer, opening_tokens
+from circuits.loading.x_transformers import X_TRANSFORMERS
 from circuits.model import HookedStreamTransformer
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT, X_TRANSFORMERS)
+}
 REFUSED = {
     "rwkv": "RWKV's values run through a recurrence, which no attention here is; its rule of values alone, for "
     "attention, is the variant 'rwkv7-rule'",
@@ -61,10 +63,9 @@ def load_pretrained(
     chosen = family_of(path) if family is None else FAMILIES[known("family", family, FAMILIES)]
     speaks = None if tokenizer is None else Path(tokenizer).expanduser()
     with ExitStack() as stack:
-        config, tensors = chosen.open(folder, stack)
-        require(dtype.is_floating_point, f"dtype must be one of floating point, got {dtype}")
-        model = _filled(config, chosen.weights(config, tensors), dtype)
-        tensors.finish()
+        opened = chosen.open(folder, stack)
+        model = _filled(opened, dtype)
+        opened.tensors.finish()
     beside = folder if folder.is_dir() else folder.parent
     _check_reference(beside / REFERENCE, model)
     if speaks is None and (beside / TOKENIZER_JSON).is_file():
@@ -124,9 +125,10 @@ def _refuse_named(config: dict[str, object], folder: Path) -> None:
             raise ValueError(f"{folder} cannot be loaded: {REFUSED[ALSO.get(part, part)]}")
 
 
-def _filled(config: ModelConfig, weights: Weights, dtype: torch.dtype) -> HookedStreamTransformer:
+def _filled(opened: Opened, dtype: torch.dtype) -> HookedStreamTransformer:
+    require(dtype.is_floating_point, f"dtype must be one of floating point, got {dtype}")
     with torch.device("meta"):
-        model = HookedStreamTransformer(config)
+        model = HookedStreamTransformer(opened.config)
     needed = sum(x.numel() for x in model.state_dict().values()) * dtype.itemsize
     free = psutil.virtual_memory().available
     require(
@@ -138,7 +140,7 @@ def _filled(config: ModelConfig, weights: Weights, dtype: torch.dtype) -> Hooked
     for module in model.modules():
         for name in module._non_persistent_buffers_set:
             module.register_buffer(name, torch.zeros(module.get_buffer(name).shape), persistent=False)
-    state = {name: _own(weight, dtype) for name, weight in weights}
+    state = {name: _own(weight, dtype) for name, weight in opened.weights}
     return holding(model, state).eval()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from circuits.common.errors import require
 from circuits.loading.family import Family
 from circuits.loading.fields import Fields
-from circuits.loading.huggingface import Parts, has_type, has_weights, llama, open_weights, opened, weights
+from circuits.loading.huggingface import Parts, has_type, has_weights, llama, open_weights, opened
 from circuits.streams import variants
 
 
@@ -37,13 +37,11 @@ FAMILIES = (
         "ResFormer, 0.5 V_n + 0.5 V_1",
         lambda folder: False,
         partial(opened, partial(_beside, rule="resformer-constant")),
-        weights,
     ),
     Family(
         "svformer",
         "SVFormer, V_1 in every layer",
         _is_svformer,
         partial(opened, partial(_beside, rule="svformer")),
-        weights,
     ),
 )

@@ -27,7 +27,7 @@ class Tensors:
     """Tensors by name, each read when it is taken; ``says`` names their file in messages."""
 
     def __init__(self, readers: Mapping[str, Callable[[], Tensor]], says: str):
-        self._readers, self.says = dict(readers), says
+        self._readers, self.says = {_plain(name): read for name, read in readers.items()}, says
         self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -144,7 +144,7 @@ def torch_file(file: Path, inside: str | None = None) -> Tensors:
     state: dict[str, Any] = given if isinstance(given, dict) else {}
     is_state = bool(state) and all(isinstance(x, Tensor) for x in state.values())
     require(is_state, f"{file} holds no dictionary of tensors{f' named {inside!r}' if inside else ''}")
-    return Tensors({_plain(name): lambda x=x: x for name, x in state.items()}, str(file))
+    return Tensors({name: lambda x=x: x for name, x in state.items()}, str(file))
 
 
 def read_torch(file: Path) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _plain(name: str) -> str:
-    """A tensor's name without what torch.compile and wrappers for several processes put before it."""
-    for prefix in ("module.", "_orig_mod."):
+    """A tensor's name without what wrappers (of several processes, compiled, of x-transformers) put before it."""
+    for prefix in ("module.", "_orig_mod.", "net."):
         name = name.removeprefix(prefix)
     return name

@@ -149,7 +149,10 @@ def test_fields_of_older_versions_say_the_same(tmp_path: Path) -> None:
         ({"num_hidden_layers": 2}, "has no place for: model.layers.2.input_layernorm.weight"),
         ({"num_hidden_layers": 4}, "has no tensor 'model.layers.3.self_attn.q_proj.weight'"),
         ({"intermediate_size": 20}, r"has the shape \(24, 16\), and the configuration says \(20, 16\)"),
-        ({"model_type": "gpt_neox"}, "the type 'gpt_neox', a family that is not known here; known are .*llama, mistral"),
+        (
+            {"model_type": "gpt_neox"},
+            "the type 'gpt_neox', a family that is not known here; known are .*llama, mistral",
+        ),
         ({"model_type": "rwkv7"}, "RWKV's values run through a recurrence"),
         ({"model_type": "muddpythia"}, "MUDD connections mix earlier hidden states"),
         ({"model_type": "x", "architectures": ["DenseFormerForCausalLM"]}, "DenseFormer mixes hidden states"),
