@@ -21,7 +21,7 @@ from circuits.config.parts import TokenInputs, Unembedding
 from circuits.config.streams import SigmoidGain, Stream, Tables
 from circuits.loading.family import Family, Opened, Weights
 from circuits.loading.fields import Fields
-from circuits.loading.tensors import Tensors, read_json, torch_file
+from circuits.loading.tensors import Tensors, last_step, read_json, torch_file
 
 WEIGHTS = re.compile(r"model_(\d+)\.pt")
 SMEAR = "smear_gate.weight"
@@ -56,17 +56,9 @@ BEFORE = Numbers(base=1e4, scale=1.0, gate=2.0, part=2, tile=1)
 """Before 9 March 2026."""
 
 
-def weights_file(path: Path) -> Path | None:
-    """Return the file of weights that is meant: ``path`` itself, or that of the last step in a folder."""
-    if path.is_file():
-        return path if WEIGHTS.fullmatch(path.name) else None
-    found = [(int(match[1]), file) for file in path.iterdir() if (match := WEIGHTS.fullmatch(file.name))]
-    return max(found)[1] if found else None
-
-
 def open_checkpoint(path: Path, stack: ExitStack) -> Opened:
     """Return what a checkpoint holds."""
-    file = weights_file(path)
+    file = last_step(path, WEIGHTS)
     require(file is not None, f"{path} holds no model_XXXXXX.pt of nanochat")
     assert file is not None
     about = file.with_name(file.name.replace("model_", "meta_")).with_suffix(".json")
@@ -174,7 +166,7 @@ def _rows(config: ModelConfig, tensors: Tensors, name: str, width: int) -> Tenso
 NANOCHAT = Family(
     "nanochat",
     "nanochat",
-    lambda path: weights_file(path) is not None,
+    lambda path: last_step(path, WEIGHTS) is not None,
     open_checkpoint,
     SPLIT_PATTERN,
     SPECIAL_TOKENS,

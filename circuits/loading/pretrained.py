@@ -14,15 +14,15 @@ from circuits.checkpoint import holding
 from circuits.common.errors import known, require
 from circuits.loading import huggingface, resformer
 from circuits.loading.family import Family, Opened
+from circuits.loading.modded_nanogpt import MODDED_NANOGPT
 from circuits.loading.nanochat import NANOCHAT
 from circuits.loading.tensors import read_json, safetensors
 from circuits.loading.tokenizers import TOKENIZER_JSON, given_tokenizer, opening_tokens
 from circuits.loading.x_transformers import X_TRANSFORMERS
 from circuits.model import HookedStreamTransformer
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT, X_TRANSFORMERS)
-}
+_ALL = (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT, X_TRANSFORMERS, MODDED_NANOGPT)
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 REFUSED = {
     "rwkv": "RWKV's values run through a recurrence, which no attention here is; its rule of values alone, for "
     "attention, is the variant 'rwkv7-rule'",

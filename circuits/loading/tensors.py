@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,19 +133,33 @@ def sharded(index: Path, stack: ExitStack) -> Tensors:
     return tensors
 
 
-def torch_file(file: Path, inside: str | None = None) -> Tensors:
-    """Return the tensors that ``torch.save`` wrote as a dictionary (``inside``: under that name of it), read without
-    running any code of the file.
+def last_step(path: Path, name: re.Pattern[str]) -> Path | None:
+    """Return the file that is meant: ``path`` itself, or in a folder that of the last step, by the number in ``name``;
+    ``None`` if there is none of that name."""
+    found = [path] if path.is_file() else [*path.iterdir()]
+    steps = [(int(match[1]), file) for file in found if (match := name.fullmatch(file.name))]
+    return max(steps)[1] if steps else None
+
+
+def torch_file(file: Path) -> Tensors:
+    """Return the tensors that ``torch.save`` wrote as a dictionary, read without running any code of the file.
 
     Raises:
         ValueError: for a file that holds other objects (a pickle), was cut short, or is no dictionary of tensors.
     """
-    held = read_torch(file)
-    given = held.get(inside) if inside else held
-    state: dict[str, Any] = given if isinstance(given, dict) else {}
+    return tensors_in(read_torch(file), str(file))
+
+
+def tensors_in(held: Any, says: str) -> Tensors:
+    """Return the tensors of a dictionary.
+
+    Raises:
+        ValueError: if it is none, or holds something else.
+    """
+    state: dict[str, Any] = held if isinstance(held, dict) else {}
     is_state = bool(state) and all(isinstance(x, Tensor) for x in state.values())
-    require(is_state, f"{file} holds no dictionary of tensors{f' named {inside!r}' if inside else ''}")
-    return Tensors({name: lambda x=x: x for name, x in state.items()}, str(file))
+    require(is_state, f"{says} holds no dictionary of tensors, as model.state_dict() is one")
+    return Tensors({name: lambda x=x: x for name, x in state.items()}, says)
 
 
 def read_torch(file: Path) -> dict[str, Any]:
