@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,15 +28,49 @@ class Fields:
         require(name in self._given or default is not _NEEDED, f"{self.where} has no field {name!r}, which says a size")
         return self._given.get(name, default)
 
-    def number(self, name: str, default: int | None = None) -> int:
+    def number(self, name: str, default: Any = _NEEDED) -> Any:
         """Return a whole number of at least 1; a field that is missing or null has the ``default``.
 
         Raises:
             ValueError: for another value, or a missing one without a default.
         """
-        value = self.get(name) if default is None else self.get(name, default)
+        value = self.get(name, default)
+        if value is None and default is not _NEEDED:
+            return default
+        return default if value is default else whole(f"{name} in {self.where}", value)
+
+    def real(self, name: str, default: Any = _NEEDED) -> float:
+        """Return a number above 0; a field that is missing or null has the ``default``.
+
+        Raises:
+            ValueError: for another value, or a missing one without a default.
+        """
+        value: Any = self.get(name, default)
+        value = default if value is None and default is not _NEEDED else value
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+        require(is_number, f"{name} in {self.where} must be a number above 0, got {value!r}")
+        return float(value)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Return true or false; a field that is missing or null has the ``default``.
+
+        Raises:
+            ValueError: for another value.
+        """
+        value = self.get(name, default)
         value = default if value is None else value
-        return whole(f"{name} in {self.where}", value)
+        require(isinstance(value, bool), f"{name} in {self.where} must be true or false, got {value!r}")
+        return value
+
+    def inner(self, name: str) -> dict[str, Any]:
+        """Return the fields that a field holds, none where it is missing or null.
+
+        Raises:
+            ValueError: for another value.
+        """
+        value = self.get(name, None)
+        require(value is None or isinstance(value, dict), f"{name} in {self.where} must hold fields, got {value!r}")
+        return value or {}
 
     def needs(self, name: str, *allowed: Any, says: str = "no model here does what it asks for") -> None:
         """Check that a field, where it is there, has one of the values that a loaded model has, too.

@@ -90,6 +90,7 @@ def open_fields(folder: Path) -> Fields:
     fields = Fields(read_json(file), str(file))
     fields.ignore(*CHANGE_NOTHING)
     classes = fields.get("architectures", None) or []
+    require(isinstance(classes, list), f"architectures in {file} must be a list, got {classes!r}")
     strange = [name for name in classes if not str(name).endswith("ForCausalLM")]
     require(not strange, f"{file} is of {strange}; only language models (ForCausalLM) can be loaded")
     fields.needs("quantization_config", None, says="weights are quantised, and are loaded as numbers only")
@@ -107,10 +108,11 @@ def sizes(fields: Fields, name: str) -> Parts:
     Raises:
         ValueError: for a field that is missing, or asks for what no model here has.
     """
-    heads, vocabulary, act = fields.number("num_attention_heads"), fields.number("vocab_size"), fields.get("hidden_act")
+    heads, vocabulary = fields.number("num_attention_heads"), fields.number("vocab_size")
+    act = str(fields.get("hidden_act"))
     require(act in ACTIVATIONS, f"hidden_act = {act!r} in {fields.where} cannot be loaded; known: {list(ACTIVATIONS)}")
     kv_heads = fields.number("num_key_value_heads", default=heads)
-    tied = bool(fields.get("tie_word_embeddings", False))
+    tied = fields.flag("tie_word_embeddings")
     return {
         "n_layers": fields.number("num_hidden_layers"),
         "n_heads": heads,
@@ -123,7 +125,7 @@ def sizes(fields: Fields, name: str) -> Parts:
         "positions": "none",
         "rotary": rotary(fields),
         "normalization": "RMS",
-        "norm_eps": float(fields.get("rms_norm_eps")),
+        "norm_eps": fields.real("rms_norm_eps"),
         "mlp": MLP(fields.number("intermediate_size"), ACTIVATIONS[act], gated=True, biases=False),  # type: ignore[arg-type] # names of ours
         "biases": False,
         "name": name,
@@ -136,22 +138,19 @@ def rotary(fields: Fields) -> Rotation:
     Raises:
         ValueError: for a kind of scaling that is not known, naming it.
     """
-    base = fields.get("rope_theta", None)
-    given = fields.get("rope_parameters", None) or {}
-    given = given | (fields.get("rope_scaling", None) or {})
+    base, fraction = fields.real("rope_theta", 10_000.0), fields.real("partial_rotary_factor", 1.0)
+    given = fields.inner("rope_parameters") | fields.inner("rope_scaling")
     rope = Fields(given, f"the rotary positions of {fields.where}")
-    base = float(rope.get("rope_theta", None) or base or 10_000.0)
-    old = fields.get("partial_rotary_factor", None)
-    fraction = float(rope.get("partial_rotary_factor", None) or old or 1.0)
+    base, fraction = rope.real("rope_theta", base), rope.real("partial_rotary_factor", fraction)
     old = rope.get("type", None)
     kind = rope.get("rope_type", None) or old or "default"
     if kind == "default":
         made: Rotation = Rotary(base, fraction)
     elif kind == "linear":
-        made = Rotary(base, fraction, stretch=float(rope.get("factor")))
+        made = Rotary(base, fraction, stretch=rope.real("factor"))
     elif kind == "llama3" and fraction == 1:
         names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        made = Llama3Rotary(base, *(float(rope.get(name)) for name in names))
+        made = Llama3Rotary(base, *(rope.real(name) for name in names))
     else:
         raise ValueError(
             f"rotary positions with {kind!r} scaling ({fields.where}) cannot be loaded; known are 'default', 'linear' "
@@ -161,20 +160,29 @@ def rotary(fields: Fields) -> Rotation:
     return made
 
 
+def window(fields: Fields) -> int | None:
+    """Return the width of a sliding window; null is none."""
+    if fields.get("sliding_window", 4096) is None:
+        return None
+    return fields.number("sliding_window", 4096)
+
+
 def windows(fields: Fields, n_layers: int, n_ctx: int) -> tuple[int | None, ...]:
     """Return Qwen's windows by layer: of sliding attention, or all.
 
     Raises:
         ValueError: for layers of another kind of attention, or sliding ones without a window.
     """
-    given, in_use = fields.get("sliding_window", 4096), fields.get("use_sliding_window", False)
+    given, in_use = window(fields), fields.flag("use_sliding_window")
     width = given if in_use else None
     first = fields.get("max_window_layers", 28)
+    require(isinstance(first, int), f"max_window_layers in {fields.where} must be a whole number, got {first!r}")
     kinds = fields.get("layer_types", None)
     slides = "sliding_attention"
     if kinds is None:
         kinds = [slides if width and layer >= first else "full_attention" for layer in range(n_layers)]
-    known = isinstance(kinds, list) and len(kinds) == n_layers and {*kinds} <= {slides, "full_attention"}
+    known = isinstance(kinds, list) and len(kinds) == n_layers
+    known = known and all(kind in (slides, "full_attention") for kind in kinds)
     require(known, f"layer_types = {kinds} in {fields.where}: wanted {slides!r} or 'full_attention' for each layer")
     require(slides not in kinds or bool(width), f"{fields.where} has layers of {slides!r}, and no window is in use")
     return _reached([width if kind == slides else None for kind in kinds], n_ctx)
@@ -188,19 +196,18 @@ def _reached(found: list[int | None], n_ctx: int) -> tuple[int | None, ...]:
 
 def llama(fields: Fields, given: Parts) -> Parts:
     """Return what Llama's fields say beside the :func:`sizes`."""
-    mlp, biases = given["mlp"], bool(fields.get("mlp_bias", False))
+    mlp, biases = given["mlp"], fields.flag("mlp_bias")
     return {
         "d_head": fields.number("head_dim", default=given["d_model"] // given["n_heads"]),
-        "biases": bool(fields.get("attention_bias", False)),
+        "biases": fields.flag("attention_bias"),
         "mlp": MLP(mlp.d_mlp, mlp.act_fn, gated=True, biases=biases),
     }
 
 
 def _mistral(fields: Fields, given: Parts) -> Parts:
-    width = fields.get("sliding_window", 4096)
     return {
         "d_head": fields.number("head_dim", default=given["d_model"] // given["n_heads"]),
-        "windows": _reached([width] * given["n_layers"], given["n_ctx"]),
+        "windows": _reached([window(fields)] * given["n_layers"], given["n_ctx"]),
     }
 
 
@@ -217,7 +224,7 @@ def _qwen3(fields: Fields, given: Parts) -> Parts:
     return {
         "d_head": fields.number("head_dim", default=128),
         "windows": windows(fields, given["n_layers"], given["n_ctx"]),
-        "biases": bool(fields.get("attention_bias", False)),
+        "biases": fields.flag("attention_bias"),
         "qk_norm": QKNorm(weights="shared", eps=given["norm_eps"]),
     }
 

@@ -63,9 +63,9 @@ def open_checkpoint(path: Path, stack: ExitStack) -> Opened:
     assert file is not None
     about = file.with_name(file.name.replace("model_", "meta_")).with_suffix(".json")
     require(about.is_file(), f"{file} has no {about.name} beside it, which says what the model is; copy it, too")
-    given = read_json(about).get("model_config")
-    require(isinstance(given, dict), f"{about} has no model_config, which says what the model is")
-    fields, tensors = Fields(given or {}, f"model_config of {about}"), torch_file(file)
+    given = Fields(read_json(about), str(about)).inner("model_config")
+    require(bool(given), f"{about} has no model_config, which says what the model is")
+    fields, tensors = Fields(given, f"model_config of {about}"), torch_file(file)
     config = _config(fields, tensors, file.stem)
     fields.finish()
     return Opened(config, tensors, _weights(config, tensors))

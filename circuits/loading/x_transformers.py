@@ -67,25 +67,19 @@ def open_folder(folder: Path, stack: ExitStack) -> Opened:
     file = folder / ARGUMENTS
     require(file.is_file(), f"{folder} has no {ARGUMENTS}, which holds the constructor's arguments")
     both = Fields(read_json(file), str(file))
-    parts = {name: Fields(_object(both.get(name), name, file), f"{name} of {file}") for name in IGNORED}
+    parts = {name: Fields(both.inner(name), f"{name} of {file}") for name in IGNORED}
     both.finish()
     for name, fields in parts.items():
         fields.ignore(*IGNORED[name])
     wrapper, decoder = parts["TransformerWrapper"], parts["Decoder"]
     config = _config(wrapper, decoder, folder.name)
-    scale = wrapper.get("tie_embedding_scale", None)
-    head = _Head(bool(wrapper.get("tie_embedding", False)), config.d_model**-0.5 if scale is None else float(scale))
-    offset = 1.0 if decoder.get("norm_add_unit_offset", True) else 0.0
+    head = _Head(wrapper.flag("tie_embedding"), wrapper.real("tie_embedding_scale", config.d_model**-0.5))
+    offset = 1.0 if decoder.flag("norm_add_unit_offset", True) else 0.0
     for fields in parts.values():
         fields.finish()
     whole = folder / "model.safetensors"
     tensors = safetensors([whole], stack) if whole.is_file() else torch_file(folder / "model.pt")
     return Opened(config, tensors, _weights(config, tensors, head, offset))
-
-
-def _object(given: Any, name: str, file: Path) -> dict[str, Any]:
-    require(isinstance(given, dict), f"{name} in {file} must be an object of arguments, got {given!r}")
-    return given
 
 
 def _config(wrapper: Fields, decoder: Fields, name: str) -> ModelConfig:
@@ -99,25 +93,23 @@ def _config(wrapper: Fields, decoder: Fields, name: str) -> ModelConfig:
     wrapper.needs("emb_frac_gradient", 1.0, 1, says="gradients of embeddings are whole here")
     wrapper.needs("num_memory_tokens", None, 0, says="sequences begin with their first token here")
     kv_heads = decoder.number("attn_kv_heads", default=heads)
-    kv_heads = 1 if decoder.get("attn_one_kv_head", False) else kv_heads
+    kv_heads = 1 if decoder.flag("attn_one_kv_head") else kv_heads
     rotary = _rotary(decoder, width)
-    no_positions = decoder.get("disable_abs_pos_emb", None)
-    no_positions = rotary is not None if no_positions is None else bool(no_positions)
-    positions = wrapper.get("use_abs_pos_emb", True) and not no_positions
-    embedding_norm = bool(wrapper.get("post_emb_norm", False))
+    positions = wrapper.flag("use_abs_pos_emb", True) and not decoder.flag("disable_abs_pos_emb", rotary is not None)
+    embedding_norm = wrapper.flag("post_emb_norm")
     require(
         not (positions and embedding_norm),
         f"post_emb_norm in {wrapper.where} cannot be loaded with learned positions, which it is of, too",
     )
-    simple, rms = bool(decoder.get("use_simple_rmsnorm", False)), bool(decoder.get("use_rmsnorm", False))
+    simple, rms = decoder.flag("use_simple_rmsnorm"), decoder.flag("use_rmsnorm")
     require(
         not (embedding_norm and (simple or rms)),
         f"post_emb_norm in {wrapper.where} is a layer norm, and cannot be loaded where the others are RMS norms",
     )
-    window = decoder.get("attn_max_attend_past", None)
-    tied = bool(wrapper.get("tie_embedding", False))
+    window = decoder.number("attn_max_attend_past", None)
+    tied = wrapper.flag("tie_embedding")
     qk_norm, scale = _qk_norm(decoder)
-    clamped, cap = decoder.get("attn_softclamp_logits", False), decoder.get("attn_logit_softclamp_value", 50.0)
+    clamped, cap = decoder.flag("attn_softclamp_logits"), decoder.real("attn_logit_softclamp_value", 50.0)
     return ModelConfig(
         n_layers=depth,
         n_heads=heads,
@@ -134,8 +126,8 @@ def _config(wrapper: Fields, decoder: Fields, name: str) -> ModelConfig:
         rotary=rotary,
         qk_norm=qk_norm,
         attention_scale=scale,
-        score_softcap=float(cap) if clamped else None,
-        windows=() if window is None or window + 1 >= n_ctx else (int(window) + 1,) * depth,
+        score_softcap=cap if clamped else None,
+        windows=() if window is None or window + 1 >= n_ctx else (window + 1,) * depth,
         normalization="RMSPre" if simple else "RMS" if rms else "LN",
         norm_eps=NO_EPS if simple or rms else 1e-5,
         embedding_norm="LN" if embedding_norm else None,
@@ -148,9 +140,9 @@ def _config(wrapper: Fields, decoder: Fields, name: str) -> ModelConfig:
 
 def _rotary(decoder: Fields, width: int) -> Rotary | None:
     turned = decoder.number("rotary_emb_dim", default=width // 2)
-    rescaled = float(decoder.get("rotary_base_rescale_factor", 1.0))
-    stretch = float(decoder.get("rotary_interpolation_factor", 1.0))
-    if not decoder.get("rotary_pos_emb", False):
+    rescaled = decoder.real("rotary_base_rescale_factor", 1.0)
+    stretch = decoder.real("rotary_interpolation_factor", 1.0)
+    if not decoder.flag("rotary_pos_emb"):
         return None
     base = 10_000.0 * (1.0 if rescaled == 1 else rescaled ** (turned / (turned - 2)))
     return Rotary(base, turned / width, adjacent_pairs=True, stretch=stretch)
@@ -158,20 +150,20 @@ def _rotary(decoder: Fields, width: int) -> Rotary | None:
 
 def _qk_norm(decoder: Fields) -> tuple[QKNorm | None, bool | float]:
     """The norm of queries and keys, and what scores are multiplied by (True: 1 / sqrt(d_head))."""
-    cosine, root = bool(decoder.get("attn_qk_norm", False)), bool(decoder.get("attn_qk_rmsnorm", False))
-    learned, scale = bool(decoder.get("attn_qk_norm_dim_scale", False)), decoder.get("attn_qk_norm_scale", 10)
+    cosine, root = decoder.flag("attn_qk_norm"), decoder.flag("attn_qk_rmsnorm")
+    learned, scale = decoder.flag("attn_qk_norm_dim_scale"), decoder.real("attn_qk_norm_scale", 10.0)
     require(not (cosine and root), f"attn_qk_norm and attn_qk_rmsnorm in {decoder.where}: one norm can be loaded")
     if root:
         return QKNorm("RMS", weights="per head", eps=NO_EPS), True
     if not cosine:
         return None, True
-    return QKNorm("L2", weights="per head" if learned else "none", eps=1e-12), True if learned else float(scale)
+    return QKNorm("L2", weights="per head" if learned else "none", eps=1e-12), True if learned else scale
 
 
 def _mlp(decoder: Fields, d_model: int) -> MLP | None:
-    gated, swish, squared = (bool(decoder.get(f"ff_{name}", False)) for name in ("glu", "swish", "relu_squared"))
-    wide, no_bias = int(d_model * decoder.get("ff_mult", 4)), bool(decoder.get("ff_no_bias", False))
-    if decoder.get("only_attn", False):
+    gated, swish, squared = (decoder.flag(f"ff_{name}") for name in ("glu", "swish", "relu_squared"))
+    wide, no_bias = int(d_model * decoder.real("ff_mult", 4.0)), decoder.flag("ff_no_bias")
+    if decoder.flag("only_attn"):
         return None
     act = "relu2" if squared else "silu" if swish else "gelu"
     # Their gated input always has biases.
@@ -179,8 +171,8 @@ def _mlp(decoder: Fields, d_model: int) -> MLP | None:
 
 
 def _streams(decoder: Fields, depth: int, equal_heads: bool) -> tuple[Stream, ...]:
-    learned = bool(decoder.get("learned_value_residual_mix", True))
-    if not decoder.get("add_value_residual", False) or depth == 1:
+    learned = decoder.flag("learned_value_residual_mix", True)
+    if not decoder.flag("add_value_residual") or depth == 1:
         return ()
     require(
         equal_heads or not learned,

@@ -134,6 +134,22 @@ def test_fields_of_older_versions_say_the_same(tmp_path: Path) -> None:
     assert load_pretrained(tmp_path).config == wanted.config
 
 
+def test_no_value_of_a_field_ends_in_another_error(tmp_path: Path) -> None:
+    """Whatever stands in a configuration, it is read or refused by a sentence."""
+    stored("qwen2, windows", tmp_path)
+    file = tmp_path / "config.json"
+    given = json.loads(file.read_text())
+    refused = 0
+    for name in given:
+        for value in ("false", [1], {"a": 1}, -1, 1.5, None):
+            file.write_text(json.dumps(given | {name: value}))
+            try:
+                load_pretrained(tmp_path)
+            except ValueError:
+                refused += 1
+    assert refused > 80
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

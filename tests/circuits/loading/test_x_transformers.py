@@ -131,5 +131,5 @@ def test_arguments_that_cannot_be_had_are_named(
     with pytest.raises(ValueError, match=sentence):
         load_pretrained(tmp_path)
     (tmp_path / "x_transformers.json").write_text(json.dumps({"Decoder": DECODER, "TransformerWrapper": 1}))
-    with pytest.raises(ValueError, match="must be an object of arguments"):
+    with pytest.raises(ValueError, match="TransformerWrapper in .* must hold fields, got 1"):
         load_pretrained(tmp_path)
