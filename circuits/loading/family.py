@@ -30,7 +30,6 @@ class Family:
     """Models whose folders look alike. What ``open`` gives can be read as long as the stack is open."""
 
     name: str
-    says: str
     recognises: Callable[[Path], bool]
     open: Callable[[Path, ExitStack], Opened]
     split_pattern: str | None = None

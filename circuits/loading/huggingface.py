@@ -27,7 +27,8 @@ CHANGE_NOTHING = (
     *("initializer_range", "attention_dropout", "pretraining_tp", "chunk_size_feed_forward", "torchscript"),
     *("output_attentions", "output_hidden_states", "return_dict", "problem_type", "id2label", "label2id"),
     *("_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "tokenizer_class", "prefix"),
-    *("is_decoder", "finetuning_task", "task_specific_params", "keys_to_ignore_at_inference"),
+    *("is_decoder", "finetuning_task", "task_specific_params", "keys_to_ignore_at_inference", "is_llama_config"),
+    *("transformers.js_config", "unsloth_version", "unsloth_fixed"),
     # Of generation, which older versions kept here.
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
     *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
@@ -95,7 +96,7 @@ def open_fields(folder: Path) -> Fields:
     require(not strange, f"{file} is of {strange}; only language models (ForCausalLM) can be loaded")
     fields.needs("quantization_config", None, says="weights are quantised, and are loaded as numbers only")
     fields.needs("auto_map", None, says="the model has code of its own")
-    for name in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder"):
+    for name in ("is_encoder_decoder", "add_cross_attention", "tie_encoder_decoder", "use_mrope", "rope_interleaved"):
         fields.needs(name, False)
     fields.needs("cross_attention_hidden_size", None)
     fields.needs("pruned_heads", {}, None)
@@ -138,17 +139,17 @@ def rotary(fields: Fields) -> Rotation:
     Raises:
         ValueError: for a kind of scaling that is not known, naming it.
     """
-    base, fraction = fields.real("rope_theta", 10_000.0), fields.real("partial_rotary_factor", 1.0)
-    given = fields.inner("rope_parameters") | fields.inner("rope_scaling")
+    base, given = fields.real("rope_theta", 10_000.0), fields.inner("rope_parameters") | fields.inner("rope_scaling")
     rope = Fields(given, f"the rotary positions of {fields.where}")
-    base, fraction = rope.real("rope_theta", base), rope.real("partial_rotary_factor", fraction)
-    old = rope.get("type", None)
-    kind = rope.get("rope_type", None) or old or "default"
+    base, kind = rope.real("rope_theta", base), rope.get("type", None)
+    kind = rope.get("rope_type", None) or kind or "default"
+    for place in (fields, rope):
+        place.needs("partial_rotary_factor", 1.0, None, says="models of these families turn whole heads")
     if kind == "default":
-        made: Rotation = Rotary(base, fraction)
+        made: Rotation = Rotary(base)
     elif kind == "linear":
-        made = Rotary(base, fraction, stretch=rope.real("factor"))
-    elif kind == "llama3" and fraction == 1:
+        made = Rotary(base, stretch=rope.real("factor"))
+    elif kind == "llama3":
         names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
         made = Llama3Rotary(base, *(rope.real(name) for name in names))
     else:
@@ -288,11 +289,6 @@ def opened(beside: Callable[[Fields, Parts], Parts], folder: Path, stack: ExitSt
 
 
 FAMILIES = tuple(
-    Family(name, f"{says} (transformers)", partial(has_type, model_type=name), partial(opened, beside))
-    for name, says, beside in (
-        ("llama", "Llama", llama),
-        ("mistral", "Mistral", _mistral),
-        ("qwen2", "Qwen2", _qwen2),
-        ("qwen3", "Qwen3", _qwen3),
-    )
+    Family(name, partial(has_type, model_type=name), partial(opened, beside))
+    for name, beside in (("llama", llama), ("mistral", _mistral), ("qwen2", _qwen2), ("qwen3", _qwen3))
 )

@@ -104,7 +104,6 @@ def _weights(config: ModelConfig, tensors: Tensors) -> Weights:
 
 MODDED_NANOGPT = Family(
     "modded-nanogpt",
-    "modded-nanogpt, (1 - l) V_n + l V_1 (November 2024)",
     lambda path: last_step(path, FILE) is not None,
     open_state,
     SPLIT_PATTERN,

@@ -165,7 +165,6 @@ def _rows(config: ModelConfig, tensors: Tensors, name: str, width: int) -> Tenso
 
 NANOCHAT = Family(
     "nanochat",
-    "nanochat",
     lambda path: last_step(path, WEIGHTS) is not None,
     open_checkpoint,
     SPLIT_PATTERN,

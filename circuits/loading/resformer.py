@@ -34,13 +34,11 @@ def _is_svformer(folder: Path) -> bool:
 FAMILIES = (
     Family(
         "resformer",
-        "ResFormer, 0.5 V_n + 0.5 V_1",
         lambda folder: False,
         partial(opened, partial(_beside, rule="resformer-constant")),
     ),
     Family(
         "svformer",
-        "SVFormer, V_1 in every layer",
         _is_svformer,
         partial(opened, partial(_beside, rule="svformer")),
     ),

@@ -265,7 +265,6 @@ def _feed_forward(mlp: MLP, d_model: int, tensors: Tensors, ours: str, theirs: s
 
 X_TRANSFORMERS = Family(
     "x-transformers",
-    "x-transformers (TransformerWrapper of a Decoder)",
     lambda folder: (folder / ARGUMENTS).is_file(),
     open_folder,
 )

@@ -159,6 +159,8 @@ def test_no_value_of_a_field_ends_in_another_error(tmp_path: Path) -> None:
         ({"architectures": ["LlamaForSequenceClassification"]}, "only language models"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "'yarn' scaling"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mscale": 2.0}}, "unknown field.*mscale"),
+        ({"partial_rotary_factor": 0.5}, "turn whole heads"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings in .* must be true or false, got 'false'"),
         ({"hidden_act": "quick_gelu"}, "hidden_act = 'quick_gelu'"),
         ({"hidden_size": "gone"}, "has no field 'hidden_size'"),
         ({"hidden_size": 16.5}, "hidden_size in .* must be a whole number"),
