@@ -10,6 +10,7 @@ from circuits.config.layers import (
     MLP,
     Backout,
     HalfTruncatedRotary,
+    Llama3Rotary,
     QKNorm,
     ResidualScalars,
     Rotary,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         Resample,
         Zero,
     )
+    from circuits.loading.pretrained import load_pretrained
     from circuits.model import HookedStreamTransformer, State
     from circuits.sites import Site
     from circuits.streams.gains import ComputedGain
@@ -109,6 +111,7 @@ __getattr__ = lazily(
             "CutForward",
             "CutGradient",
         ),
+        "loading.pretrained": ("load_pretrained",),
         "model": (
             "HookedStreamTransformer",
             "State",
@@ -156,6 +159,7 @@ __all__ = [
     "LearnedGain",
     "LinearMap",
     "Listed",
+    "Llama3Rotary",
     "Mean",
     "ModelConfig",
     "Normal",
@@ -189,6 +193,7 @@ __all__ = [
     "intervened",
     "lm_config",
     "load_checkpoint",
+    "load_pretrained",
     "parameter_count",
     "register_gain",
     "register_topology",

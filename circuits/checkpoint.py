@@ -119,11 +119,12 @@ def load_checkpoint(path: str | Path, expect: ModelConfig | None = None) -> Hook
     config = ModelConfig.from_plain(about["config"])
     if expect is not None:
         refuse_other_architecture(path, config, expect)
-    return _holding(HookedStreamTransformer(config), tensors).eval()
+    return holding(HookedStreamTransformer(config), tensors).eval()
 
 
-def _holding(model: HookedStreamTransformer, tensors: Mapping[str, Tensor]) -> HookedStreamTransformer:
-    """The model with these tensors as its weights, each of its own type; what is not learned goes with its module."""
+def holding(model: HookedStreamTransformer, tensors: Mapping[str, Tensor]) -> HookedStreamTransformer:
+    """Return the model with these tensors as its weights, each of its own type; what is not learned goes with its
+    module."""
     model.load_state_dict(tensors, assign=True)
     for module in model.modules():
         of = next(module.parameters(recurse=False), None)
@@ -180,4 +181,4 @@ def transplant(model: HookedStreamTransformer, config: ModelConfig) -> HookedStr
     ]
     if problems:
         raise ValueError(f"these weights do not fit the other architecture: {'; '.join(problems)}")
-    return _holding(body, {n: donor[n].clone() if n in donor else own[n] for n in own}).eval()
+    return holding(body, {n: donor[n].clone() if n in donor else own[n] for n in own}).eval()

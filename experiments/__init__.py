@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from experiments.questions.paths import Paths
     from experiments.questions.question import Question
     from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig, icl_run, lm_run
+    from experiments.runs.imported import import_model
     from experiments.runs.levels import AtLevels
     from experiments.runs.pooling import all_metrics
     from experiments.runs.record import RunError
@@ -78,6 +79,7 @@ __getattr__ = lazily(
             "icl_run",
             "lm_run",
         ),
+        "runs.imported": ("import_model",),
         "runs.levels": ("AtLevels",),
         "runs.pooling": ("all_metrics",),
         "runs.record": ("RunError",),
@@ -196,6 +198,7 @@ __all__ = [
     "all_metrics",
     "collect",
     "icl_run",
+    "import_model",
     "lm_run",
     "make_task",
     "plain_english",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +101,47 @@ class Rotary(Rotation):
 
 
 @dataclass(frozen=True)
+class Llama3Rotary(Rotation):
+    """As :class:`Rotary`, its slow pairs slower: waves longer than n_ctx / low turn at 1 / factor of their angle, those
+    shorter than n_ctx / high as they would, and between the two the angle goes over linearly in n_ctx / wave.
+
+    Source: Llama 3.1 (``rope_type = "llama3"``).
+    """
+
+    ABOVE_ZERO = ("factor", "low", "trained_n_ctx")
+
+    base: float = 500_000.0
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    trained_n_ctx: float = 8192.0
+    """The positions that the model was trained with before it was stretched."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.base > 1, f"base of Llama3Rotary must be above 1, got {self.base}")
+        require(self.high > self.low, f"high of Llama3Rotary must be above low, got {self.high} and {self.low}")
+
+    def check_width(self, d_head: int) -> None:
+        """Check that heads of this width can be turned."""
+        Rotary(self.base).check_width(d_head)
+
+    def angles(self, d_head: int) -> tuple[float, ...]:
+        """Return the angle of every pair, in radians a position."""
+        return tuple(self._stretched(angle) for angle in Rotary(self.base).angles(d_head))
+
+    def _stretched(self, angle: float) -> float:
+        waves = self.trained_n_ctx * angle / (2 * math.pi)
+        kept = min(1.0, max(0.0, (waves - self.low) / (self.high - self.low)))
+        return (kept + (1 - kept) / self.factor) * angle
+
+    @property
+    def says(self) -> str:
+        """The positions in words."""
+        return f"rotary positions of base {self.base:g}, slow ones {self.factor:g} times slower"
+
+
+@dataclass(frozen=True)
 class HalfTruncatedRotary(Rotation):
     """Components i and d_head / 2 + i turned, for the first half of the i only: by angles from 1 to 1 / base.
 
@@ -129,7 +171,7 @@ class HalfTruncatedRotary(Rotation):
         return f"half-truncated rotary positions of base {self.base:g}"
 
 
-ROTATION_KINDS = Family("rotary", Rotation, Rotary, HalfTruncatedRotary)
+ROTATION_KINDS = Family("rotary", Rotation, Rotary, Llama3Rotary, HalfTruncatedRotary)
 store_family(ROTATION_KINDS)
 
 

@@ -60,7 +60,7 @@ class TextSurface(HookedRoot):
         require(
             has_bos or opening is not None or prepend_bos is not None or adds == 0,
             "this tokenizer puts tokens around every text by a template, and names none as the beginning token: say "
-            "how texts are opened, by opening= (experiments.tasks.tokenizers.opening_tokens(tokenizer) finds them), or "
+            "how texts are opened, by opening= (circuits.loading.tokenizers.opening_tokens(tokenizer) finds them), or "
             "that they are not, by prepend_bos=False",
         )
         self.tokenizer, self.opening = tokenizer, opens

@@ -14,7 +14,17 @@ from circuits.config.parts import ReluStack, VectorInputs
 from circuits.interventions.intervention import check_interventions
 from circuits.presets import LM_SIZES, icl_config, lm_config
 from circuits.streams import variants
-from experiments.runs.training_config import SGD, Adam, AdamW, Every, TokenTraining, Training, TrainingConfig
+from experiments.runs.training_config import (
+    SGD,
+    Adam,
+    AdamW,
+    Every,
+    NoTraining,
+    TokenTraining,
+    Training,
+    TrainingConfig,
+)
+from experiments.tasks.imported import ImportedConfig
 from experiments.tasks.in_context.batches import PRESETS, ICLTaskConfig
 from experiments.tasks.kinds import TaskConfig, TokenTaskConfig, VectorTaskConfig, task_name
 from experiments.tasks.registry import MADE_BY, make_task, named_tasks
@@ -105,6 +115,11 @@ class RunConfig(Checked):
             isinstance(self.training, TokenTraining),
             "a language model is trained by a TokenTraining, whose defaults are its own; TrainingConfig has those of "
             "the in-context classifier",
+        )
+        require(
+            self.training.trains != isinstance(self.task, ImportedConfig),
+            "a model that others trained has no task and no training here, and every other one has both: "
+            "ImportedConfig and NoTraining go together",
         )
         require(
             self.model.inputs.are_tokens,
@@ -208,7 +223,8 @@ def _read(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     task, training = dict(stored["task"]), dict(stored["training"])
     if not of_tokens:
         task = {"type": ICLTaskConfig.__name__, **task}
-    training["type"] = (TokenTraining if of_tokens else TrainingConfig).__name__
+    imported = task.get("type") == ImportedConfig.__name__
+    training["type"] = (NoTraining if imported else TokenTraining if of_tokens else TrainingConfig).__name__
     rest = {"preset" if name == "size" else name: value for name, value in stored.items()}
     return rest | {"task": task, "training": training}
 

@@ -13,12 +13,14 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.errors import known, require
+from circuits.loading.tokenizers import load_tokenizer, opening_tokens
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
 from experiments.runs.directory import RunDirectory, directory_of
 from experiments.runs.frames import sha256
 from experiments.runs.record import RunError
 from experiments.runs.saved_shards import drop_shards
+from experiments.tasks.imported import ImportedConfig
 from experiments.tasks.indirect_objects.config import IOIConfig
 from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.registry import make_task
@@ -28,8 +30,6 @@ from experiments.tasks.tokenizers import (
     TOKENIZER_JSON,
     PreTrainedTokenizerBase,
     fingerprint,
-    load_tokenizer,
-    opening_tokens,
     tokenizer_files,
 )
 
@@ -91,10 +91,16 @@ class Run(RunDirectory):
         """Return the task (:class:`experiments.tasks.task.TrainedTask`), with this run's draws.
 
         Raises:
-            RunError: if the local files of its corpus are not where they were, saying how to tell where they are.
+            RunError: of a model that others trained; or if the local files of its corpus are not where they were,
+                saying how to tell where they are.
             ValueError: if they hold something else, or a data set cannot be had.
         """
         config = self.config.task
+        if isinstance(config, ImportedConfig):
+            raise RunError(
+                f"{self.path.name} is a model that others trained and has no task, so no pairs and no sequences of its "
+                f"own; ask it with yours"
+            )
         if not isinstance(config, TextTaskConfig):
             return make_task(config, self.config.seed, device)
         config = replace(config, **self._places())
@@ -189,8 +195,8 @@ class Run(RunDirectory):
             tokenizer = self.tokenizer()
             # Documents of a corpus begin as the tokenizer's template has it, mostly with nothing; generated texts begin
             # with its beginning token.
-            of_corpus = isinstance(self.config.task, TextTaskConfig)
-            model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer) if of_corpus else None)
+            of_template = isinstance(self.config.task, (TextTaskConfig, ImportedConfig))
+            model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer) if of_template else None)
         return model
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, counted_from_zero
@@ -210,6 +210,8 @@ class TrainingConfig(Checked):
     The defaults are those of tasks of vectors; :class:`TokenTraining` has those of tasks of tokens.
     """
 
+    trains: ClassVar[bool] = True
+
     steps: int
     optimizer: Optimizer
     batch_size: int = 128
@@ -241,7 +243,8 @@ class TrainingConfig(Checked):
         if isinstance(self.precision, str):
             known("precision", self.precision, PRECISIONS)
         super().__post_init__()
-        for name in ("steps", "batch_size", "n_eval", "accumulate", "n_questions"):
+        counts = ("steps", "batch_size", "n_eval", "accumulate", "n_questions")
+        for name in counts[0 if self.trains else 1 :]:
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(
             self.batch_size % self.accumulate == 0,
@@ -283,6 +286,19 @@ class TokenTraining(TrainingConfig):
     clip: float | None = 1.0
 
 
-Training = TrainingConfig | TokenTraining
+@dataclass(frozen=True)
+class NoTraining(TokenTraining):
+    """None: the weights are those that others trained."""
+
+    trains = False
+
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.steps == 0, f"where nothing is trained there are no steps, got {self.steps}")
+
+
+Training = TrainingConfig | TokenTraining | NoTraining
 
 register_union(Training)

@@ -8,6 +8,7 @@ from circuits.common.errors import require
 from circuits.common.families import Family
 from circuits.common.plain_data import store_family
 from experiments.tasks.checks import check_methods, check_task
+from experiments.tasks.imported import ImportedConfig
 from experiments.tasks.in_context.batches import ICLTaskConfig
 from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.indirect_objects.config import IOIConfig
@@ -36,7 +37,7 @@ MADE_BY: dict[type[TaskConfig], Any] = {
     TextTaskConfig: TextTask,
 }
 """What makes the task of a configuration, its seed and a device."""
-TASK_KINDS = Family("task", TaskConfig, *MADE_BY)
+TASK_KINDS = Family("task", TaskConfig, *MADE_BY, ImportedConfig)
 store_family(TASK_KINDS)
 USUAL: dict[str, TaskConfig] = {
     "icl": ICLTaskConfig(),

@@ -6,13 +6,13 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.common.errors import require
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import content_hash
+from circuits.loading.tokenizers import CONVENTIONS, INSTEAD, TOKENIZER_JSON, load_tokenizer, tokenizer_from_file
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -23,17 +23,6 @@ else:
 
 SPECIAL = ("<pad>", "<unk>", "<story>")
 """Padding, unknown words, and the beginning of a text: tokens 0, 1 and 2 of a tokenizer of words."""
-CONVENTIONS: dict[str, tuple[str, ...]] = {
-    "pad_token": ("<pad>", "[PAD]", "<|pad|>", "<|padding|>"),
-    "bos_token": ("<s>", "<bos>", "[BOS]", "<|startoftext|>", "<story>"),
-    "eos_token": ("</s>", "<eos>", "[EOS]", "<|endoftext|>"),
-}
-"""What special tokens are called: a bare tokenizer.json names them, but does not say what they are for."""
-TOKENIZER_JSON = "tokenizer.json"
-INSTEAD = (
-    "pass the path of a tokenizer.json, or of a folder that save_pretrained wrote (on a machine with a connection: "
-    "transformers.AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER))"
-)
 
 
 WRITTEN = {
@@ -96,7 +85,7 @@ def tokenizer_named(name_or_path: str) -> PreTrainedTokenizerBase:
     if path.is_file():
         # A folder that save_pretrained wrote says beside the file which tokens pad, begin and end a text.
         whole = path.name == TOKENIZER_JSON and (path.parent / "tokenizer_config.json").is_file()
-        return load_tokenizer(path.parent) if whole else _from_file(path)
+        return load_tokenizer(path.parent) if whole else tokenizer_from_file(path)
     from transformers import AutoTokenizer
 
     try:
@@ -107,24 +96,6 @@ def tokenizer_named(name_or_path: str) -> PreTrainedTokenizerBase:
             f"tokenizer {name_or_path!r} could not be loaded: there is no such local path, and the hub cannot be "
             f"reached or has no such tokenizer ({why}); {INSTEAD}"
         ) from error
-
-
-def _from_file(path: Path) -> PreTrainedTokenizerBase:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower class
-        raise ValueError(f"{path} is not a tokenizer.json: {error}; {INSTEAD}") from error
-    special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-    found = {role: next((name for name in names if name in special), None) for role, names in CONVENTIONS.items()}
-    roles = {**found, "unk_token": getattr(backend.model, "unk_token", None)}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        clean_up_tokenization_spaces=False,
-        **{role: name for role, name in roles.items() if name is not None},
-    )
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
@@ -146,22 +117,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str:
     for name, data in tokenizer_files(tokenizer).items():
         write_atomically(folder / name, data)
     return fingerprint(tokenizer)
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a folder of :func:`tokenizer_files`, or that ``save_pretrained`` wrote.
-
-    Raises:
-        ValueError: if the folder holds none.
-    """
-    from transformers import AutoTokenizer
-
-    if (folder / TOKENIZER_JSON).is_file() and not (folder / "tokenizer_config.json").is_file():
-        return _from_file(folder / TOKENIZER_JSON)
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # as for names on the hub
-        raise ValueError(f"folder {folder} holds no tokenizer that can be read: {error}; {INSTEAD}") from error
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -187,33 +142,6 @@ def _text(tokenizer: PreTrainedTokenizerBase) -> bytes:
     copy.no_padding()
     copy.no_truncation()
     return copy.to_str(pretty=True).encode()
-
-
-def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the tokens that a tokenizer's own template puts before every text: several, one or none.
-
-    They are what encodings with and without such tokens differ by, so those of any template, processor or class. The
-    tokens of a corpus (:func:`experiments.tasks.text.stored_tokens.tokenised`) have them before every document.
-
-    Raises:
-        ValueError: if they cannot be told apart from the text.
-    """
-    special = set(tokenizer.all_special_tokens)
-    # Of a small vocabulary, words of its own.
-    own = islice((word for word in tokenizer.get_vocab() if word not in special), 100)
-    for word in ("a", "the", "0", *own):
-        try:
-            bare = tokenizer.encode(word, add_special_tokens=False)
-        except Exception:  # the library raises no narrower class for a word that it does not know
-            continue
-        opened = tokenizer.encode(word, add_special_tokens=True)
-        places = [i for i in range(len(opened)) if bare and opened[i : i + len(bare)] == bare]
-        if len(places) == 1:
-            return tuple(opened[: places[0]])
-    raise ValueError(
-        "what this tokenizer puts before a text cannot be told apart from the text itself; choose a tokenizer that "
-        "puts its special tokens around a text and leaves its other tokens as they are"
-    )
 
 
 def check_fits(tokenizer: PreTrainedTokenizerBase, d_vocab: int) -> None:

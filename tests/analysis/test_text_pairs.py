@@ -10,8 +10,9 @@ import torch
 from analysis import Ablation, Pair, Site, ablate, attribute_edges, head_shares, patch, patch_paths, score_retrieval
 from analysis.heads.attention_scores import duplicate_token, previous_token
 from circuits import HookedStreamTransformer, lm_config
+from circuits.loading.tokenizers import opening_tokens
 from experiments.tasks.sentences.tokenizer import plain_english
-from experiments.tasks.tokenizers import opening_tokens, word_level
+from experiments.tasks.tokenizers import word_level
 
 LONG = "When Mary and John went to the store, John gave a drink to"
 SHORT = "Mary saw John, and John gave a ball to"

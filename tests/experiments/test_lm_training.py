@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, lm_config
 from circuits.checkpoint import read_tensors
+from circuits.loading.tokenizers import load_tokenizer
 from experiments.runs.config import RunConfig
 from experiments.runs.logs import read_lines
 from experiments.runs.record import RunError
@@ -24,7 +25,7 @@ from experiments.runs.run import Run
 from experiments.runs.table import runs_table
 from experiments.runs.training_config import Adam, AdamW, At, Every
 from experiments.tasks.indirect_objects.task import IOITask
-from experiments.tasks.tokenizers import fingerprint, load_tokenizer, word_level
+from experiments.tasks.tokenizers import fingerprint, word_level
 from experiments.tasks.tokens.batches import TokenBatch
 from experiments.tasks.tokens.measures import TokenEvaluationSets, evaluate
 from experiments.training import trainer as training

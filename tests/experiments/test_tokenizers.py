@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from circuits.loading.tokenizers import load_tokenizer, opening_tokens
 from experiments.tasks.tokenizers import (
     PreTrainedTokenizerBase,
     check_fits,
     fingerprint,
-    load_tokenizer,
-    opening_tokens,
     save_tokenizer,
     tokenizer_named,
     word_level,

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from circuits.common.text_coverage import Coverage, shown
+from circuits.loading.tokenizers import opening_tokens
 from circuits.model import HookedStreamTransformer
 from circuits.presets import lm_config
 from experiments.questions.patch import Patch
@@ -24,7 +25,7 @@ from experiments.questions.prompts import in_body, ioi_task
 from experiments.runs.run import Run
 from experiments.tasks.sentences.tokenizer import vocabulary
 from experiments.tasks.text.task import TextTask, TextTaskConfig
-from experiments.tasks.tokenizers import opening_tokens, save_tokenizer, word_level
+from experiments.tasks.tokenizers import save_tokenizer, word_level
 from tests.helpers import tiny_lm, trained_lm
 
 LETTERS = "abcdefgh"

@@ -57,7 +57,7 @@ def tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path) -
     """Return the tokens of a corpus; they are made if the cache does not hold them, and only then is it read.
 
     Of every document they are what the tokenizer makes of it, with what its own template puts before
-    (:func:`experiments.tasks.tokenizers.opening_tokens`) and behind. When they are made, a
+    (:func:`circuits.loading.tokenizers.opening_tokens`) and behind. When they are made, a
     tokenizer that does not know some words is warned of, with the share of such tokens.
 
     Raises:

@@ -135,7 +135,7 @@ class TextTask(TokenTask):
 
     Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Batches are on
     ``device``. A window that is a document begins with what the tokenizer's template puts before a text
-    (:func:`experiments.tasks.tokenizers.opening_tokens`), mostly nothing; packed, so does every document within a
+    (:func:`circuits.loading.tokenizers.opening_tokens`), mostly nothing; packed, so does every document within a
     window. A ``tokenizer`` that is at hand spares looking for the one that is named.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Models that others trained: one file a family, and the door that all of them are loaded by."""

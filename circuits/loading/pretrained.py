@@ -1,0 +1,183 @@
+"""The door: a model that others trained, from the folder that they stored it in."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from circuits.checkpoint import holding
+from circuits.common.errors import known, require
+from circuits.loading import huggingface, resformer
+from circuits.loading.family import Family, Opened
+from circuits.loading.modded_nanogpt import MODDED_NANOGPT
+from circuits.loading.nanochat import NANOCHAT
+from circuits.loading.tensors import read_json, safetensors
+from circuits.loading.tokenizers import TOKENIZER_JSON, given_tokenizer, opening_tokens
+from circuits.loading.x_transformers import X_TRANSFORMERS
+from circuits.model import HookedStreamTransformer
+
+_ALL = (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT, X_TRANSFORMERS, MODDED_NANOGPT)
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
+REFUSED = {
+    "rwkv": "RWKV's values run through a recurrence, which no attention here is; its rule of values alone, for "
+    "attention, is the variant 'rwkv7-rule'",
+    "mudd": "MUDD connections mix earlier hidden states into what queries, keys and values are made from; streams here "
+    "carry queries, keys and values themselves",
+    "denseformer": "DenseFormer mixes hidden states of earlier layers; streams here carry queries, keys and values",
+    "attention_residual": "attention residuals mix hidden states by attention over layers; streams here carry queries, "
+    "keys and values",
+    "hyper_connection": "hyper-connections keep several residual streams; models here have one",
+}
+"""Architectures that cannot be expressed, by what their model type, classes or fields are called."""
+ALSO = {"attnres": "attention_residual", "attn_res": "attention_residual", "mhc": "hyper_connection"}
+REFERENCE = "reference_logits.safetensors"
+"""``tokens`` (batch pos) and the ``logits`` (batch pos d_vocab) that the model's own code gives for them."""
+
+
+def load_pretrained(
+    path: str | Path,
+    family: str | None = None,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> HookedStreamTransformer:
+    """Return the model of a folder that others stored, in evaluation mode on the CPU, with the logits of its own code.
+
+    ``family`` is one of :data:`FAMILIES`; by default the folder says which. Weights are of ``dtype`` (those in bfloat16
+    are exact in float32) and read one by one. If the folder has a tokenizer.json, texts are opened as its template
+    says; ``tokenizer`` is another tokenizer.json, a folder with one, or a file of tiktoken's ranks. If the folder has a
+    file reference_logits.safetensors (``tokens`` and ``logits``), the model is checked against it.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``path``, as for a name on the hub: nothing is downloaded.
+        UnknownNameError: for an unknown family (nearest suggested).
+        ValueError: for a folder of no known family; a field of its configuration, or a tensor, about which nothing is
+            known; a tensor that is missing or has another shape; a pickle; a file that was cut short; a tokenizer of
+            another vocabulary; too little memory; or logits other than the folder's own.
+    """
+    folder = _there(path)
+    chosen = family_of(path) if family is None else FAMILIES[known("family", family, FAMILIES)]
+    speaks = None if tokenizer is None else Path(tokenizer).expanduser()
+    with ExitStack() as stack:
+        opened = chosen.open(folder, stack)
+        model = _filled(opened, dtype)
+        opened.tensors.finish()
+    beside = folder if folder.is_dir() else folder.parent
+    _check_reference(beside / REFERENCE, model)
+    if speaks is None and (beside / TOKENIZER_JSON).is_file():
+        speaks = beside
+    if speaks is not None:
+        _attach(model, speaks, chosen)
+    return model
+
+
+def _there(path: str | Path) -> Path:
+    there = Path(path).expanduser()
+    if there.exists():
+        return there
+    text = str(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise FileNotFoundError(
+            f"there is no folder {text}. If that is a name on the Hugging Face hub: nothing is downloaded here. Where "
+            f"there is a connection, run 'hf download {text} --local-dir FOLDER', and pass FOLDER"
+        )
+    raise FileNotFoundError(f"there is no folder {text}; pass the folder that holds the model's files")
+
+
+def family_of(path: str | Path) -> Family:
+    """Return the family that a folder says it is of.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_pretrained`.
+    """
+    folder = _there(path)
+    found = [family for family in FAMILIES.values() if family.recognises(folder)]
+    if found:
+        return found[0]
+    names = ", ".join(FAMILIES)
+    if (folder / huggingface.CONFIG).is_file():
+        config = read_json(folder / huggingface.CONFIG)
+        _refuse_named(config, folder)
+        kind = config.get("model_type")
+        raise ValueError(
+            f"{folder} holds a model of the type {kind!r}, a family that is not known here; known are {names}. If it "
+            f"is of one of these under another name, pass family="
+        )
+    if (folder / "run.json").is_file():
+        raise ValueError(f"{folder} is a run; open it with experiments.Run.open({str(folder)!r}).load_model()")
+    raise ValueError(
+        f"{folder} has no configuration of a known family: there is no {huggingface.CONFIG} (transformers), no "
+        f"meta_XXXXXX.json (nanochat), no x_transformers.json and no state_stepXXXXXX.pt (modded-nanogpt). Copy the "
+        f"whole folder, or pass family= (one of {names})"
+    )
+
+
+def _refuse_named(config: dict[str, object], folder: Path) -> None:
+    said = (
+        " ".join(map(str, (config.get("model_type"), config.get("architectures"), *config))).lower().replace("-", "_")
+    )
+    for part in (*REFUSED, *ALSO):
+        if part in said or part.replace("_", "") in said:
+            raise ValueError(f"{folder} cannot be loaded: {REFUSED[ALSO.get(part, part)]}")
+
+
+def _filled(opened: Opened, dtype: torch.dtype) -> HookedStreamTransformer:
+    require(dtype.is_floating_point, f"dtype must be one of floating point, got {dtype}")
+    with torch.device("meta"):
+        model = HookedStreamTransformer(opened.config)
+    needed = sum(x.numel() for x in model.state_dict().values()) * dtype.itemsize
+    free = psutil.virtual_memory().available
+    require(
+        needed < free,
+        f"the weights take {needed / 2**30:.1f} GiB as {dtype}, and {free / 2**30:.1f} GiB of memory are free; pass a "
+        f"smaller dtype, as torch.bfloat16",
+    )
+    # What no file holds: zeros in the place of weights that an architecture lacks.
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            module.register_buffer(name, torch.zeros(module.get_buffer(name).shape), persistent=False)
+    state = {name: _own(weight, dtype) for name, weight in opened.weights}
+    return holding(model, state).eval()
+
+
+def _own(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in memory of its own: what is read lies in the file as long as nobody copies it."""
+    return torch.empty(weight.shape, dtype=dtype).copy_(weight)
+
+
+@torch.no_grad()
+def _check_reference(file: Path, model: nn.Module) -> None:
+    if not file.is_file():
+        return
+    with ExitStack() as stack:
+        held = safetensors([file], stack)
+        tokens, wanted = held.peek("tokens").long(), held.peek("logits").double()
+    found = model(tokens).double()
+    require(
+        found.shape == wanted.shape,
+        f"the logits in {file} have the shape {tuple(wanted.shape)}, and the model's {tuple(found.shape)}",
+    )
+    off, size = (found - wanted).abs().max().item(), wanted.abs().max().item()
+    # Of products in another order, by a thousand roundings.
+    coarse = {torch.bfloat16: 0.05, torch.float16: 0.01}.get(next(model.parameters()).dtype, 1e-4)
+    require(
+        off <= coarse * max(1.0, size),
+        f"the model does not give the logits of its own code: those in {file} differ by up to {off:.3g} (largest "
+        f"{size:.3g}). Its code does something that is not known here; it is not loaded",
+    )
+
+
+def _attach(model: HookedStreamTransformer, path: Path, family: Family) -> None:
+    tokenizer = given_tokenizer(path, family.split_pattern, family.special_tokens)
+    n, d_vocab = len(tokenizer), model.config.inputs.rows
+    least = d_vocab if family.whole_vocabulary else 0.9 * d_vocab
+    require(
+        least <= n <= d_vocab,
+        f"the tokenizer {path} has {n} tokens and the model {d_vocab}: it is of another vocabulary. Pass the one "
+        f"that the model was trained with",
+    )
+    model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer))
