@@ -1,10 +1,10 @@
-"""What inputs become before the first layer: embeddings, positions, rows of tables of value embeddings."""
+"""Both ends of a model of tokens: embeddings, positions, rows of tables of value embeddings; and the unembedding."""
 
 from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
@@ -15,6 +15,7 @@ from circuits.config.streams import Stream
 from circuits.initial_weights import Constant, Initialised, Normal, Uniform
 from circuits.layers import Norm, Residual
 from circuits.places import Places
+from circuits.products import affine
 from circuits.streams.transforms import HeadTensor
 
 
@@ -96,3 +97,41 @@ class SmearGate(Initialised):
         gate = self.gain * torch.sigmoid(embedded[:, 1:, : self.channels] @ self.W_smear)
         added = F.pad(gate[..., None] * embedded[:, :-1], (0, 0, 1, 0))
         return embedded + self.hook_smear(added)
+
+
+class Unembed(Initialised):
+    """Logits z @ W_U + b_U; ``W_U`` (d_model d_vocab_out)."""
+
+    W_U: Tensor
+    b_U: Tensor
+    has_weight = True
+
+    def __init__(self, config: ModelConfig, bias: bool):
+        super().__init__()
+        out = config.readout.d_vocab_out
+        if self.has_weight:
+            self.learn("W_U", (config.d_model, out), Normal(config.weight_std("unembed")))
+        if bias:
+            self.learn("b_U", (out,), Constant(0.0))
+        else:
+            self.register_buffer("b_U", torch.zeros(out), persistent=False)
+
+    def forward(self, z: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
+        """Return the logits at every position."""
+        return affine(z, self.W_U, self._parameters.get("b_U"))
+
+
+class TiedUnembed(Unembed):
+    """Logits z @ W_U, where ``W_U`` is the transpose of an :class:`Embed`'s ``W_E`` and no parameter of its own."""
+
+    has_weight = False
+
+    def __init__(self, config: ModelConfig, embed: Embed):
+        super().__init__(config, bias=False)
+        # In a tuple, so that torch does not count the matrix as this module's, too.
+        self._embed = (embed,)
+
+    @property
+    def W_U(self) -> Tensor:  # type: ignore[override] # read where Unembed has a parameter
+        """The transpose of the embedding."""
+        return self._embed[0].W_E.T

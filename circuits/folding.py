@@ -11,8 +11,8 @@ import torch
 
 from circuits.common.errors import require
 from circuits.config.parts import Unembedding
-from circuits.embeddings import Embed
-from circuits.layers import Norm, Unembed
+from circuits.embeddings import Embed, Unembed
+from circuits.layers import Norm
 from circuits.transformerlens.tools import ToolSurface
 
 Model = TypeVar("Model", bound=ToolSurface)

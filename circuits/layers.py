@@ -182,44 +182,6 @@ class ReluLayer(Initialised):
         return fork_if_hooked(self.hook_post, F.relu(self.hook_pre(z @ self.W + self.b)))
 
 
-class Unembed(Initialised):
-    """Logits z @ W_U + b_U; ``W_U`` (d_model d_vocab_out)."""
-
-    W_U: Tensor
-    b_U: Tensor
-    has_weight = True
-
-    def __init__(self, config: ModelConfig, bias: bool):
-        super().__init__()
-        out = config.readout.d_vocab_out
-        if self.has_weight:
-            self.learn("W_U", (config.d_model, out), Normal(config.weight_std("unembed")))
-        if bias:
-            self.learn("b_U", (out,), Constant(0.0))
-        else:
-            self.register_buffer("b_U", torch.zeros(out), persistent=False)
-
-    def forward(self, z: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
-        """Return the logits at every position."""
-        return affine(z, self.W_U, self._parameters.get("b_U"))
-
-
-class TiedUnembed(Unembed):
-    """Logits z @ W_U, where ``W_U`` is the transpose of an :class:`Embed`'s ``W_E`` and no parameter of its own."""
-
-    has_weight = False
-
-    def __init__(self, config: ModelConfig, embed: Embed):
-        super().__init__(config, bias=False)
-        # In a tuple, so that torch does not count the matrix as this module's, too.
-        self._embed = (embed,)
-
-    @property
-    def W_U(self) -> Tensor:  # type: ignore[override] # read where Unembed has a parameter
-        """The transpose of the embedding."""
-        return self._embed[0].W_E.T
-
-
 def softcapped(x: Tensor, cap: float | None) -> Tensor:
     """Return cap tanh(x / cap), or x without a cap."""
     return x if cap is None else cap * torch.tanh(x / cap)

@@ -18,12 +18,12 @@ from transformer_lens.hook_points import HookPoint
 from circuits.block import Block, apart
 from circuits.common.errors import require, whole
 from circuits.config.model import ModelConfig
-from circuits.embeddings import Embed, PosEmbed, SmearGate, ValueEmbed
+from circuits.embeddings import Embed, PosEmbed, SmearGate, TiedUnembed, Unembed, ValueEmbed
 from circuits.folding import with_folded_norm
 from circuits.gates import Gated
 from circuits.initial_weights import Initialised, change_starts
 from circuits.input_checks import check_inputs, check_return_type, check_start, layer_number
-from circuits.layers import BackoutGain, Norm, ReluLayer, Residual, TiedUnembed, Unembed, next_token_loss, softcapped
+from circuits.layers import BackoutGain, Norm, ReluLayer, Residual, next_token_loss, softcapped
 from circuits.places import Places
 from circuits.streams.mixing import Key, Outgoing
 from circuits.streams.registering import check_parts

@@ -230,7 +230,10 @@ WRONG_TYPES: list[tuple[str, str]] = [
     ),
     ("dataclasses.replace(run(), variant=None)", "the variant must be a string, got None"),
     ("dataclasses.replace(lm_run(), task=3)", "the task must be ICLTaskConfig, StoriesConfig, IOIConfig,"),
-    ("lm_run(task=3)", "task must be StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig or TextTaskConfig, got 3"),
+    (
+        "lm_run(task=3)",
+        "task must be StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig, TextTaskConfig or ImportedConfig, got 3",
+    ),
     ("lm_run(training=TRAINING['small'])", "a language model is trained by a TokenTraining, whose"),
     ("TokenTraining(3, precision=16)", "the precision must be one of ('float32', 'bfloat16'), got 16"),
     ("TokenTraining(3, precision='float16')", "unknown precision 'float16': did you mean"),
@@ -315,7 +318,7 @@ samples = [
     Intervention(Site(0, "v"), Zero()), LMSize(4, 64, 4), Every(3), At((3,)), LogLinear(), SGD(), Adam(), AdamW(),
     AtLevels((0.5,), 3),
     Backout(0), ChannelGain(), HalfTruncatedRotary(), QKNorm(), ResidualScalars(), Rotary(), SigmoidGain(), Smear(),
-    Tables(((1, 0),)),
+    Tables(((1, 0),)), Llama3Rotary(), NoTraining(),
     Rate("W", 2.0), GateChange(3, "off"), StopAt(0.9), training(), run(), TokenTraining(3), lm_run(),
 ]
 def kinds(of=Checked):
