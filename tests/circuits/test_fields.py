@@ -225,8 +225,8 @@ WRONG_TYPES: list[tuple[str, str]] = [
     ("lm_run(seed=np.bool_(True))", "the seed must be a whole number, got"),
     (
         "dataclasses.replace(run(), task='icl')",
-        "the task must be ICLTaskConfig, StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig or TextTaskConfig, "
-        "got 'icl'",
+        "the task must be ICLTaskConfig, StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig, TextTaskConfig or "
+        "ImportedConfig, got 'icl'",
     ),
     ("dataclasses.replace(run(), variant=None)", "the variant must be a string, got None"),
     ("dataclasses.replace(lm_run(), task=3)", "the task must be ICLTaskConfig, StoriesConfig, IOIConfig,"),
