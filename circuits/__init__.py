@@ -6,6 +6,7 @@ import circuits.common.siblings  # noqa: F401
 from circuits.common.errors import UnknownNameError
 from circuits.common.families import KindError
 from circuits.common.lazy_imports import lazily
+from circuits.config.gains import ChannelGain, FixedGain, Gain, LearnedGain, SigmoidGain, TokenGain
 from circuits.config.layers import (
     MLP,
     Backout,
@@ -18,28 +19,8 @@ from circuits.config.layers import (
 )
 from circuits.config.model import ModelConfig
 from circuits.config.parts import NormalInit, ReluStack, Start, TokenInputs, ToyInit, Unembedding, VectorInputs
-from circuits.config.streams import (
-    ChannelGain,
-    Cumulative,
-    Dense,
-    First,
-    FixedGain,
-    Gain,
-    GateRule,
-    HeadMixing,
-    Identity,
-    LearnedGain,
-    LinearMap,
-    Listed,
-    Previous,
-    SigmoidGain,
-    Stream,
-    Tables,
-    TokenGain,
-    Topology,
-    Transform,
-    WithinLayer,
-)
+from circuits.config.streams import GateRule, HeadMixing, Identity, LinearMap, Stream, Transform
+from circuits.config.topologies import Cumulative, Dense, First, Listed, Previous, Tables, Topology, WithinLayer
 from circuits.presets import LM_SIZES, icl_config, lm_config, parameter_count
 from circuits.streams import variants
 from circuits.streams.variants import register_variant

@@ -69,7 +69,9 @@ def browser() -> None:
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is gone after it, and so are the plugins that it imports."""
     from circuits.common import families
-    from circuits.config.streams import GAIN_KINDS, TOPOLOGY_KINDS, TRANSFORM_KINDS
+    from circuits.config.gains import GAIN_KINDS
+    from circuits.config.streams import TRANSFORM_KINDS
+    from circuits.config.topologies import TOPOLOGY_KINDS
     from circuits.streams import variants
     from experiments import plugins
     from experiments.studies.registering import REGISTERED_BY

@@ -8,26 +8,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from circuits import ModelConfig
+from circuits.config.gains import ChannelGain, FixedGain, LearnedGain, SigmoidGain, TokenGain
 from circuits.config.layers import MLP, Backout, QKNorm, ResidualScalars, Rotary, Smear
-from circuits.config.streams import (
-    ChannelGain,
-    Cumulative,
-    Dense,
-    First,
-    FixedGain,
-    GateRule,
-    HeadMixing,
-    Identity,
-    LearnedGain,
-    LinearMap,
-    Listed,
-    Previous,
-    SigmoidGain,
-    Stream,
-    Tables,
-    TokenGain,
-    WithinLayer,
-)
+from circuits.config.streams import GateRule, HeadMixing, Identity, LinearMap, Stream
+from circuits.config.topologies import Cumulative, Dense, First, Listed, Previous, Tables, WithinLayer
 from tests.helpers import token_config
 
 PARTS = {

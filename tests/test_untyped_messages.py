@@ -99,7 +99,7 @@ from analysis.statistics.thresholds import steps_to_threshold
 from analysis.heads.copying import copy_score
 from circuits import HookedStreamTransformer, Intervention, Stream, icl_config, intervened
 from circuits.interventions.intervention import Attend, Zero
-from circuits.config.streams import LearnedGain
+from circuits.config.gains import LearnedGain
 from experiments.runs.training_config import SGD, Adam, Every, GateChange
 from experiments.tasks.in_context.task import ICLTask
 from experiments.studies.associative_memory.study import ask as amicl_study

@@ -13,12 +13,14 @@ what the parts compute is in :mod:`circuits.streams.gains`, ``transforms`` and `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from circuits.common.errors import require
 from circuits.common.families import Family
-from circuits.common.fields import Checked, all_different, counted_from_zero
+from circuits.common.fields import Checked, counted_from_zero
 from circuits.common.plain_data import store_family
+from circuits.config.gains import FixedGain, Gain
+from circuits.config.topologies import Previous, Topology
 
 Carrier = Literal["q", "k", "v"]
 CARRIERS: tuple[Carrier, ...] = ("q", "k", "v")
@@ -29,311 +31,6 @@ Gate = Literal["full", "stop", "gradient-only", "off"]
 """What a gate lets through: ``full`` everything; ``stop`` the forward value but no gradient into the source layer;
 ``gradient-only`` the gradient but a forward value of exactly zero; ``off`` nothing."""
 GATES: tuple[Gate, ...] = ("full", "stop", "gradient-only", "off")
-
-
-# --- topologies: which layers a layer reads, and what those layers pass on -----------------------------------------
-
-
-class Topology(Checked):
-    """Which layers a layer reads. A kind is a frozen dataclass that inherits from this."""
-
-    passes_on: ClassVar[Literal["own", "mixed"]] = "own"
-    """What a layer passes on: its own projection as it is, or what it used."""
-    within_layer: ClassVar[bool] = False
-    """Whether a layer reads itself."""
-    of_tokens: ClassVar[bool] = False
-    """Whether what is read are tables of value embeddings, in the place of layers."""
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (layer - 1,) if layer > 0 else ()
-
-    def check_layers(self, n_layers: int) -> None:
-        """Check that a model of ``n_layers`` has the layers that are named."""
-
-    def check_sources(self, n_layers: int) -> None:
-        """Check that every layer reads different earlier layers, or itself where the topology is within layers."""
-        for layer in range(n_layers):
-            found: Any = self.sources(layer)
-            allowed = (layer,) if self.within_layer else tuple(range(layer))
-            require(
-                isinstance(found, tuple) and len({*found}) == len(found) and {*found} <= {*allowed},
-                f"{self}.sources({layer}) must be a tuple of different layers out of {allowed}, got {found!r}",
-            )
-
-
-@dataclass(frozen=True)
-class Previous(Topology):
-    """Layer l reads the raw projection of layer l-1 (Burns et al., arXiv 2412.15113, as their code has it)."""
-
-
-@dataclass(frozen=True)
-class Cumulative(Topology):
-    """Layer l reads what layer l-1 used, its own plus what had come in: the running sum."""
-
-    passes_on = "mixed"
-
-
-@dataclass(frozen=True)
-class First(Topology):
-    """Every later layer, or only those listed in ``readers``, reads the first layer (arXiv 2410.17897)."""
-
-    readers: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        all_different("readers", self.readers or ())
-        early = [reader for reader in self.readers or () if reader < 1]
-        require(not early, f"readers come after the first layer, which is 0, and are counted from it; got {early}")
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (0,) if layer > 0 and (self.readers is None or layer in self.readers) else ()
-
-    def check_layers(self, n_layers: int) -> None:
-        """Check that a model of ``n_layers`` has the layers that are named."""
-        late = [reader for reader in self.readers or () if reader >= n_layers]
-        require(not late, f"readers {late} are layers beyond the last one, {n_layers - 1}")
-
-
-@dataclass(frozen=True)
-class Dense(Topology):
-    """Every layer reads all earlier layers."""
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return tuple(range(layer))
-
-
-@dataclass(frozen=True)
-class Listed(Topology):
-    """Exactly the listed pairs (reader, source) are connected."""
-
-    pairs: tuple[tuple[int, int], ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.pairs), "Listed(()) connects no layers; give (reader, source) pairs, or the model no stream")
-        all_different("pairs", self.pairs)
-        for reader, source in self.pairs:
-            require(0 <= source < reader, f"pair ({reader}, {source}): a reader must come after its source")
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return tuple(source for reader, source in self.pairs if reader == layer)
-
-    def check_layers(self, n_layers: int) -> None:
-        """Check that a model of ``n_layers`` has the layers that are named."""
-        late = [pair for pair in self.pairs if pair[0] >= n_layers]
-        require(not late, f"pairs {late} name layers beyond the last one, {n_layers - 1}")
-
-
-@dataclass(frozen=True)
-class WithinLayer(Topology):
-    """Every layer reads another carrier of its own (keys into values, say)."""
-
-    within_layer = True
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the layers that ``layer`` reads."""
-        return (layer,)
-
-
-@dataclass(frozen=True)
-class Tables(Topology):
-    """Layers read the token's row of a table: exactly the listed (reader, table) pairs are connected.
-
-    Tables are numbered from 0, with or without gaps; two readers may share one. Source: value embeddings of
-    modded-nanogpt and nanochat; Bank of Values, arXiv 2606.02780.
-    """
-
-    of_tokens = True
-
-    pairs: tuple[tuple[int, int], ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.pairs), "Tables(()) connects no layer; give (reader, table) pairs, or the model no stream")
-        all_different("pairs", self.pairs)
-        low = [pair for pair in self.pairs if min(pair) < 0]
-        require(not low, f"pairs {low}: readers and tables are counted from 0")
-
-    def sources(self, layer: int) -> tuple[int, ...]:
-        """Return the tables that ``layer`` reads."""
-        return tuple(table for reader, table in self.pairs if reader == layer)
-
-    def check_layers(self, n_layers: int) -> None:
-        """Check that a model of ``n_layers`` has the layers that are named."""
-        late = [pair for pair in self.pairs if pair[0] >= n_layers]
-        require(not late, f"pairs {late} name readers beyond the last layer, {n_layers - 1}")
-
-    def check_sources(self, n_layers: int) -> None:
-        """Check nothing: a table is no layer, so any may be read."""
-
-
-TOPOLOGY_KINDS = Family("topology", Topology, Previous, Cumulative, First, Dense, Listed, WithinLayer, Tables)
-
-
-# --- gains: how much of its own and of what comes in a layer takes --------------------------------------------------
-
-
-class Gain(Checked):
-    """How much of its own and of what comes in a layer takes. A kind is a frozen dataclass that inherits from this."""
-
-    depends_on_input: ClassVar[bool] = False
-    """Whether it differs from token to token, so that the stream is no one linear map."""
-
-    @property
-    def replaces_own(self) -> bool:
-        """Whether reading layers have no projection of their own."""
-        return False
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing comes in, and never will."""
-        return False
-
-    @property
-    def is_of_channels(self) -> bool:
-        """Whether it differs from channel to channel of a head."""
-        return False
-
-    @property
-    def says(self) -> str:
-        """The gain in words."""
-        return str(self)
-
-
-@dataclass(frozen=True)
-class FixedGain(Gain):
-    """Fixed numbers. ``own = 0`` means that reading layers have no projection of their own for this carrier."""
-
-    own: float = 1.0
-    stream: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.own != 0 or self.stream != 0,
-            "FixedGain(0, 0) leaves reading layers nothing to attend to; give own or stream another number",
-        )
-
-    @property
-    def replaces_own(self) -> bool:
-        """Whether reading layers have no projection of their own."""
-        return self.own == 0
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing comes in, and never will."""
-        return self.stream == 0
-
-    @property
-    def says(self) -> str:
-        """The gain in words."""
-        return f"{self.own:g} own + {self.stream:g} in"
-
-
-@dataclass(frozen=True)
-class LearnedGain(Gain):
-    """Learned numbers per layer pair, or per layer pair and head, starting at ``own`` and ``stream``.
-
-    ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's.
-    """
-
-    own: float = 1.0
-    stream: float = 1.0
-    tie: Literal["free", "own-fixed", "convex"] = "free"
-    per_head: bool = False
-    per_channel: bool = False
-    """Per channel of every head."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(not (self.per_head and self.per_channel), "channels are of heads already: leave per_head out")
-        require(
-            self.own != 0 or self.tie != "own-fixed",
-            "own = 0 that stays fixed leaves reading layers a projection that never learns; start own elsewhere, or "
-            "use FixedGain(own=0), where they have none",
-        )
-
-    @property
-    def is_of_channels(self) -> bool:
-        """Whether it differs from channel to channel of a head."""
-        return self.per_channel
-
-    @property
-    def says(self) -> str:
-        """The gain in words."""
-        per = " and head" if self.per_head else " and channel" if self.per_channel else ""
-        return f"learned per layer pair{per}, {self.tie}, from {self.own:g} own + {self.stream:g} in"
-
-
-@dataclass(frozen=True)
-class TokenGain(Gain):
-    """own = m and stream = 1 - m with m = sigmoid(x W + b) per token and head, x the reading layer's input."""
-
-    depends_on_input = True
-
-    @property
-    def says(self) -> str:
-        """The gain in words."""
-        return "m own + (1 - m) in, m per token and head"
-
-
-@dataclass(frozen=True)
-class SigmoidGain(Gain):
-    """own as given and stream = scale sigmoid(x[:channels] W) per token and head, x the reading layer's input.
-
-    What comes in is added to the layer's own. Source: nanochat (``ve_gate``: scale 3 of 12 channels).
-    """
-
-    ABOVE_ZERO = ("channels",)
-    depends_on_input = True
-
-    scale: float = 3.0
-    channels: int = 12
-    own: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.scale != 0, "SigmoidGain(scale=0) lets nothing in; give another number, or the model no stream")
-
-    @property
-    def replaces_own(self) -> bool:
-        """Whether reading layers have no projection of their own."""
-        return self.own == 0
-
-    @property
-    def says(self) -> str:
-        """The gain in words."""
-        return f"{self.own:g} own + m in, m from 0 to {self.scale:g} per token and head"
-
-
-@dataclass(frozen=True)
-class ChannelGain(Gain):
-    """own = 1 - m and stream = m with m = sigmoid((x W_down) W_up + b) per token, head and channel, of some rank.
-
-    x is the reading layer's input. Source: RWKV-7 (Peng et al., arXiv 2503.14456), value residual learning.
-    """
-
-    ABOVE_ZERO = ("rank",)
-    depends_on_input = True
-
-    rank: int = 16
-
-    @property
-    def is_of_channels(self) -> bool:
-        """Whether it differs from channel to channel of a head."""
-        return True
-
-    @property
-    def says(self) -> str:
-        """The gain in words."""
-        return "(1 - m) own + m in, m per token, head and channel"
-
-
-GAIN_KINDS = Family("gain", Gain, FixedGain, LearnedGain, TokenGain, SigmoidGain, ChannelGain)
 
 
 # --- transforms: what happens to an outgoing tensor on its way ------------------------------------------------------
@@ -373,6 +70,7 @@ class LinearMap(Transform):
 
 
 TRANSFORM_KINDS = Family("transform", Transform, Identity, HeadMixing, LinearMap)
+store_family(TRANSFORM_KINDS)
 
 
 Weights = Literal["own", "initial", "untied"]
@@ -406,8 +104,8 @@ class Stream(Checked):
     carrier: Carrier = "v"
     source: Carrier | None = None
     """The carrier that is read; ``None`` means the carrier that is fed."""
-    topology: Topology = Previous()
-    gain: Gain = FixedGain()
+    topology: Topology = Previous()  # noqa: RUF009 # frozen
+    gain: Gain = FixedGain()  # noqa: RUF009 # frozen
     transform: Transform = Identity()
     gate: Gate = "full"
     gate_rules: tuple[GateRule, ...] = ()
@@ -475,7 +173,3 @@ class Stream(Checked):
             f"a table of tokens has the gates 'full' and 'off', got {sorted(kinds - {'full', 'off'})}: nothing but the "
             f"stream trains it, so without gradient it is weights='initial', and without value it is nothing",
         )
-
-
-for _family in (TOPOLOGY_KINDS, GAIN_KINDS, TRANSFORM_KINDS):
-    store_family(_family)

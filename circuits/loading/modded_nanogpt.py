@@ -11,10 +11,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from circuits.common.errors import require
+from circuits.config.gains import FixedGain, Gain, LearnedGain
 from circuits.config.layers import MLP, QKNorm, ResidualScalars, Rotary
 from circuits.config.model import ModelConfig
 from circuits.config.parts import TokenInputs, Unembedding
-from circuits.config.streams import First, FixedGain, Gain, LearnedGain, Stream
+from circuits.config.streams import Stream
+from circuits.config.topologies import First
 from circuits.loading.family import Family, Opened, Weights
 from circuits.loading.tensors import Tensors, last_step, read_torch, tensors_in
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from torch import Tensor
 
 from circuits.common.errors import require
+from circuits.config.gains import SigmoidGain
 from circuits.config.layers import MLP, Backout, QKNorm, ResidualScalars, Rotary, Smear
 from circuits.config.model import ModelConfig
 from circuits.config.parts import TokenInputs, Unembedding
-from circuits.config.streams import SigmoidGain, Stream, Tables
+from circuits.config.streams import Stream
+from circuits.config.topologies import Tables
 from circuits.loading.family import Family, Opened, Weights
 from circuits.loading.fields import Fields
 from circuits.loading.tensors import Tensors, last_step, read_json, torch_file

@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 import torch
 
 from circuits.common.errors import require
+from circuits.config.gains import FixedGain, TokenGain
 from circuits.config.layers import MLP, QKNorm, Rotary
 from circuits.config.model import ModelConfig
 from circuits.config.parts import TokenInputs, Unembedding
-from circuits.config.streams import First, FixedGain, Stream, TokenGain
+from circuits.config.streams import Stream
+from circuits.config.topologies import First
 from circuits.loading.family import Family, Opened, Weights
 from circuits.loading.fields import Fields
 from circuits.loading.tensors import Tensors, read_json, safetensors, torch_file

@@ -12,8 +12,9 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.config.gains import ChannelGain, FixedGain, Gain, LearnedGain, SigmoidGain, TokenGain
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Carrier, ChannelGain, FixedGain, Gain, LearnedGain, SigmoidGain, TokenGain
+from circuits.config.streams import Carrier
 from circuits.initial_weights import Constant, Normal, Uniform, Weights
 
 Gains = tuple[Tensor | float, list[Tensor | float]]

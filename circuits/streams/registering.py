@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from circuits.common.errors import require
+from circuits.config.gains import GAIN_KINDS, Gain
 from circuits.config.model import ModelConfig
-from circuits.config.streams import GAIN_KINDS, TOPOLOGY_KINDS, TRANSFORM_KINDS, Gain, Topology, Transform
+from circuits.config.streams import TRANSFORM_KINDS, Transform
+from circuits.config.topologies import TOPOLOGY_KINDS, Topology
 from circuits.streams.gains import GAINS, ComputedGain
 from circuits.streams.mixing import Mix
 from circuits.streams.transforms import TRANSFORMS, ComputedTransform

@@ -12,25 +12,9 @@ from circuits.common.errors import known, require
 from circuits.common.families import origin_of, without_modules
 from circuits.common.fields import checked_value
 from circuits.common.plain_data import content_hash, to_plain
-from circuits.config.streams import (
-    Carrier,
-    ChannelGain,
-    Cumulative,
-    Dense,
-    First,
-    FixedGain,
-    Gate,
-    HeadMixing,
-    LearnedGain,
-    LinearMap,
-    Listed,
-    Previous,
-    SigmoidGain,
-    Stream,
-    Tables,
-    TokenGain,
-    WithinLayer,
-)
+from circuits.config.gains import ChannelGain, FixedGain, LearnedGain, SigmoidGain, TokenGain
+from circuits.config.streams import Carrier, Gate, HeadMixing, LinearMap, Stream
+from circuits.config.topologies import Cumulative, Dense, First, Listed, Previous, Tables, WithinLayer
 
 BURNS = "Burns, Fukai & Earls, arXiv 2412.15113"
 RESFORMER = "Zhou et al., arXiv 2410.17897"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from circuits.config.streams import Previous, Stream, WithinLayer
+from circuits.config.streams import Stream
+from circuits.config.topologies import Previous, WithinLayer
 from circuits.streams.variants import streams as streams_of
 from experiments.studies.study import Arm, Experiment, Size, Study
 from experiments.studies.times import ratios_picture

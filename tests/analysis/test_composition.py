@@ -12,8 +12,10 @@ from transformer_lens.utilities.matrix import composition_scores
 
 from analysis.heads.composition import head_composition
 from circuits import HookedStreamTransformer, Stream
+from circuits.config.gains import FixedGain, LearnedGain
 from circuits.config.layers import MLP
-from circuits.config.streams import CARRIERS, Carrier, Cumulative, FixedGain, HeadMixing, LearnedGain, WithinLayer
+from circuits.config.streams import CARRIERS, Carrier, HeadMixing
+from circuits.config.topologies import Cumulative, WithinLayer
 from circuits.streams.mixing import Outgoing
 from circuits.streams.transforms import HeadTensor
 from tests.handmade import Handmade, induction_model, stream_model

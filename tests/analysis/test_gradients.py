@@ -17,11 +17,8 @@ from analysis import Connection, GradientSplit, split_gradient
 from analysis.gradients.shares import NotFiniteError
 from analysis.gradients.split import connections
 from circuits import HookedStreamTransformer
-from circuits.config.streams import (
-    Dense,
-    GateRule,
-    Stream,
-)
+from circuits.config.streams import GateRule, Stream
+from circuits.config.topologies import Dense
 from figures.models.gradients import gradient_pairs
 from tests.helpers import ALL, build, gradients, inputs_for, model_of, token_config, twin
 from tests.random_streams import one_stream

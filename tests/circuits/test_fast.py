@@ -10,8 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer, icl_config
+from circuits.config.gains import FixedGain, LearnedGain
 from circuits.config.model import ModelConfig
-from circuits.config.streams import Cumulative, Dense, FixedGain, HeadMixing, LearnedGain, LinearMap, Stream
+from circuits.config.streams import HeadMixing, LinearMap, Stream
+from circuits.config.topologies import Cumulative, Dense
 from circuits.last_position import run_last, why_not
 from experiments.tasks.in_context.measures import look
 from experiments.tasks.in_context.task import ICLTask

@@ -42,6 +42,8 @@ from circuits.interventions.intervention import *
 from circuits.presets import LMSize, lm_config
 from circuits.sites import Site
 from circuits.config.streams import *
+from circuits.config.gains import *
+from circuits.config.topologies import *
 from circuits.presets import icl_config
 from circuits.streams.variants import streams as streams_of
 from experiments.runs.config import *

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits import HookedStreamTransformer, ModelConfig, Stream, UnknownNameError, icl_config, variants
+from circuits.config.gains import FixedGain, LearnedGain
 from circuits.config.layers import MLP
 from circuits.config.parts import NormalInit, ReluStack, TokenInputs, ToyInit, Unembedding, VectorInputs
-from circuits.config.streams import CARRIERS, FixedGain, HeadMixing, LearnedGain
+from circuits.config.streams import CARRIERS, HeadMixing
 from tests.helpers import (
     ALL,
     FULL,
@@ -411,7 +412,8 @@ def test_contradictory_configurations_are_refused(call: Any, message: str) -> No
 
 
 def test_contradictory_streams_are_refused() -> None:
-    from circuits.config.streams import Cumulative, First, GateRule, Listed, Previous, WithinLayer
+    from circuits.config.streams import GateRule
+    from circuits.config.topologies import Cumulative, First, Listed, Previous, WithinLayer
 
     def with_streams(*streams: Stream, n_layers: int = 3) -> Any:
         return icl_config("classic", n_layers=n_layers, streams=streams)

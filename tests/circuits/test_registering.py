@@ -35,7 +35,7 @@ from circuits import (
 )
 from circuits.common import families
 from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
-from circuits.config.streams import GAIN_KINDS
+from circuits.config.gains import GAIN_KINDS
 from circuits.last_position import why_not
 from tests.helpers import random_pair
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from circuits import HookedStreamTransformer
-from circuits.config.streams import Cumulative, FixedGain, LearnedGain, Stream
+from circuits.config.gains import FixedGain, LearnedGain
+from circuits.config.streams import Stream
+from circuits.config.topologies import Cumulative
 from tests.helpers import ALL, FULL, build, gradients, inputs_for, twin
 
 KINDS = [("vectors", 2), ("vectors", 3), ("tokens", 3)]
@@ -141,7 +143,8 @@ def test_modded_nanogpt_is_convex() -> None:
 
 
 def test_a_gate_rule_speaks_of_its_connection_alone() -> None:
-    from circuits.config.streams import Dense, GateRule
+    from circuits.config.streams import GateRule
+    from circuits.config.topologies import Dense
 
     rule = GateRule("off", reader=2, source=0, head=1)
     plain = build("classic", "tokens", 3)

@@ -17,7 +17,7 @@ from circuits import HookedStreamTransformer, ModelConfig, Stream, icl_config
 from circuits.checkpoint import load_checkpoint, save_checkpoint
 from circuits.common.errors import UnknownNameError
 from circuits.config.parts import Start
-from circuits.config.streams import Cumulative, First, Previous
+from circuits.config.topologies import Cumulative, First, Previous
 from experiments.runs.config import TRAINING, RunConfig, icl_run
 from experiments.runs.training_config import SGD, Adam, Rate
 from experiments.tasks.in_context.batches import PRESETS

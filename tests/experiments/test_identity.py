@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from circuits import icl_config, lm_config
-from circuits.config.streams import First, FixedGain, Stream
+from circuits.config.gains import FixedGain
+from circuits.config.streams import Stream
+from circuits.config.topologies import First
 from experiments.questions.ioi_tables import paper_table, summary
 from experiments.runs.config import RunConfig, icl_run, lm_run
 from experiments.runs.pooling import all_metrics, require_seeds

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from circuits.common.families import Origin
-from circuits.config.streams import GAIN_KINDS
+from circuits.config.gains import GAIN_KINDS
 from experiments import Run, RunError
 from experiments.cli import main
 from experiments.plugins import has_guard, load_plugins
