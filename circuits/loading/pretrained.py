@@ -61,17 +61,19 @@ def load_pretrained(
     """
     folder = _there(path)
     chosen = family_of(path) if family is None else FAMILIES[known("family", family, FAMILIES)]
-    speaks = None if tokenizer is None else Path(tokenizer).expanduser()
+    beside = folder if folder.is_dir() else folder.parent
+    place = Path(tokenizer).expanduser() if tokenizer is not None else beside
+    wanted = tokenizer is not None or (beside / TOKENIZER_JSON).is_file()
+    speaks = given_tokenizer(place, chosen.split_pattern, chosen.special_tokens) if wanted else None
     with ExitStack() as stack:
         opened = chosen.open(folder, stack)
+        if speaks is not None:
+            _check_vocabulary(len(speaks), opened.config.inputs.rows, place, chosen)
         model = _filled(opened, dtype)
         opened.tensors.finish()
-    beside = folder if folder.is_dir() else folder.parent
     _check_reference(beside / REFERENCE, model)
-    if speaks is None and (beside / TOKENIZER_JSON).is_file():
-        speaks = beside
     if speaks is not None:
-        _attach(model, speaks, chosen)
+        model.set_tokenizer(speaks, opening=opening_tokens(speaks))
     return model
 
 
@@ -171,13 +173,10 @@ def _check_reference(file: Path, model: nn.Module) -> None:
     )
 
 
-def _attach(model: HookedStreamTransformer, path: Path, family: Family) -> None:
-    tokenizer = given_tokenizer(path, family.split_pattern, family.special_tokens)
-    n, d_vocab = len(tokenizer), model.config.inputs.rows
+def _check_vocabulary(n: int, d_vocab: int, place: Path, family: Family) -> None:
     least = d_vocab if family.whole_vocabulary else 0.9 * d_vocab
     require(
         least <= n <= d_vocab,
-        f"the tokenizer {path} has {n} tokens and the model {d_vocab}: it is of another vocabulary. Pass the one "
-        f"that the model was trained with",
+        f"the tokenizer {place} has {n} tokens and the model {d_vocab}: it is of another vocabulary. Pass the one that "
+        f"the model was trained with",
     )
-    model.set_tokenizer(tokenizer, opening=opening_tokens(tokenizer))

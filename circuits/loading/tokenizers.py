@@ -43,15 +43,15 @@ def given_tokenizer(path: Path, pattern: str | None, special: tuple[str, ...]) -
         ValueError: for a pickle, which is not opened, a file that is none of these, or ranks without a pattern.
     """
     require(path.exists(), f"there is no tokenizer at {path}; {INSTEAD}")
-    if path.is_dir():
-        return load_tokenizer(path)
     if path.suffix in (".pkl", ".pickle"):
         raise ValueError(
             f"{path} is a pickle and is not opened, as pickles can run code. nanochat's tokenizer is given by its "
             f"ranks; in nanochat's own environment, these lines write them:\n\n{NANOCHAT}\n\nThen pass "
             f"tokenizer.tiktoken as the tokenizer. Without one, the model takes token numbers"
         )
-    if path.suffix == ".json":
+    if path.is_dir():
+        tokenizer = load_tokenizer(path)
+    elif path.suffix == ".json":
         whole = path.name == TOKENIZER_JSON and (path.parent / "tokenizer_config.json").is_file()
         tokenizer = load_tokenizer(path.parent) if whole else tokenizer_from_file(path)
     else:
