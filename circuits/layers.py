@@ -1,4 +1,4 @@
-"""The parts around attention: embeddings, norms, MLP, readouts and the loss, under HookedTransformer's names."""
+"""The parts around attention: embeddings, norms, MLP and readouts, under HookedTransformer's names."""
 
 from __future__ import annotations
 
@@ -31,10 +31,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: F.relu(x).square(),
     "silu": F.silu,
 }
-
-
-_IGNORED = -100
-"""Stands where there is no target."""
 
 
 class Embed(Initialised):
@@ -93,11 +89,11 @@ class SmearGate(Initialised):
         self.learn("W_smear", (smear.channels,), Uniform(0.0, 0.02))
         self.hook_smear = HookPoint()
 
-    def forward(self, embedded: Residual) -> Residual:
+    def forward(self, embedded: Residual, places: Places | None = None) -> Residual:
         """Return the embeddings with what they add of those before."""
-        gate = self.gain * torch.sigmoid(embedded[:, 1:, : self.channels] @ self.W_smear)
-        added = F.pad(gate[..., None] * embedded[:, :-1], (0, 0, 1, 0))
-        return embedded + self.hook_smear(added)
+        before = F.pad(embedded[:, :-1], (0, 0, 1, 0)) if places is None else places.before(embedded)
+        gate = self.gain * torch.sigmoid(embedded[..., : self.channels] @ self.W_smear)
+        return embedded + self.hook_smear(gate[..., None] * before)
 
 
 class Scalars(Initialised):
@@ -306,10 +302,3 @@ class TiedUnembed(Unembed):
 def softcapped(x: Tensor, cap: float | None) -> Tensor:
     """Return cap tanh(x / cap), or x without a cap."""
     return x if cap is None else cap * torch.tanh(x / cap)
-
-
-def next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy, in nats, of predicting every token but the first from those before it."""
-    # A target to ignore at the last position, instead of a copy of the logits without it.
-    targets = F.pad(tokens[:, 1:].long(), (0, 1), value=_IGNORED)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED)
