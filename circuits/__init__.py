@@ -27,6 +27,7 @@ from circuits.streams.variants import register_variant
 
 if TYPE_CHECKING:
     from circuits.associative_memory import AMICL, Sequences
+    from circuits.cache import KeyValueCache
     from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
     from circuits.initial_weights import Constant, Eye, Normal
     from circuits.interventions.applied import NothingChangedError, intervened
@@ -56,6 +57,7 @@ __getattr__ = lazily(
             "AMICL",
             "Sequences",
         ),
+        "cache": ("KeyValueCache",),
         "checkpoint": (
             "CheckpointError",
             "load_checkpoint",
@@ -136,6 +138,7 @@ __all__ = [
     "HookedStreamTransformer",
     "Identity",
     "Intervention",
+    "KeyValueCache",
     "KindError",
     "LearnedGain",
     "LinearMap",

@@ -205,6 +205,8 @@ class Attention(Initialised, Fusing):
     def attend(self, used: ByCarrier, places: Places | None = None) -> HeadTensor:
         """Return every head's output, before the output matrix; without ``places``, of a whole sequence.
 
+        With a cache in ``places``, keys and values are those of the new tokens, and what it holds stands before them.
+
         In training mode, where nothing listens at scores and pattern, they are never formed: torch's fused attention
         takes their place. Its derivative cannot be derived again; for second derivatives in training mode run the model
         inside ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
@@ -212,6 +214,8 @@ class Attention(Initialised, Fusing):
         places = places or Places.whole(used["k"].shape[1], used["k"].device)
         q, k = self.compared(used["q"], used["k"], places)
         v = used["v"]
+        if places.cache is not None:
+            k, v = places.cache.extended(self.layer, k, v)
         dropout = self.config.dropout if self.training else 0.0
         if self.config.score_softcap is None and self.may_fuse(self.point("attn_scores"), self.point("pattern")):
             scale = None if self.config.attention_scale is True else self.config.score_factor
@@ -232,7 +236,7 @@ class Attention(Initialised, Fusing):
         """Return queries and keys as they are compared: turned by rotary positions and normalised, in their order."""
         if not self.compares_other:
             return q, k
-        return self._compared("q", q, places.queries), self._compared("k", k, places.keys)
+        return self._compared("q", q, places.queries), self._compared("k", k, places.keys[:, -k.shape[1] :])
 
     def _compared(self, carrier: Carrier, x: HeadTensor, at: Int[Tensor, "row pos"]) -> HeadTensor:
         rotary, norm = self.config.rotary, self.config.qk_norm

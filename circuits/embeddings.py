@@ -92,11 +92,11 @@ class SmearGate(Initialised):
         self.learn("W_smear", (smear.channels,), Uniform(0.0, 0.02))
         self.hook_smear = HookPoint()
 
-    def forward(self, embedded: Residual) -> Residual:
+    def forward(self, embedded: Residual, places: Places | None = None) -> Residual:
         """Return the embeddings with what they add of those before."""
-        gate = self.gain * torch.sigmoid(embedded[:, 1:, : self.channels] @ self.W_smear)
-        added = F.pad(gate[..., None] * embedded[:, :-1], (0, 0, 1, 0))
-        return embedded + self.hook_smear(added)
+        before = F.pad(embedded[:, :-1], (0, 0, 1, 0)) if places is None else places.before(embedded)
+        gate = self.gain * torch.sigmoid(embedded[..., : self.channels] @ self.W_smear)
+        return embedded + self.hook_smear(gate[..., None] * before)
 
 
 class Unembed(Initialised):

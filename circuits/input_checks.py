@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.common.errors import known, require
@@ -76,6 +77,17 @@ def check_return_type(config: ModelConfig, return_type: str | None, inputs: Tens
             f"return_type = {return_type!r} is the loss of predicting the next token, and these inputs are not a "
             "sequence of tokens; take the logits, and the loss of your task of them"
         )
+
+
+def checked_mask(mask: Tensor, inputs: Tensor) -> Bool[Tensor, "batch pos"]:
+    """Return an attention mask of ``inputs`` as True where a token stands."""
+    shape = tuple(inputs.shape[:2])
+    require(
+        tuple(mask.shape) == shape and not mask.is_floating_point(),
+        f"attention_mask has a whole number (0 at padding) or a truth value for every position, (batch, pos) = "
+        f"{shape}; got {tuple(mask.shape)} of {mask.dtype}",
+    )
+    return mask.to(inputs.device) != 0
 
 
 def check_start(config: ModelConfig, layer: int, reads: list[Key], residual: Tensor, outgoing: Outgoing) -> None:

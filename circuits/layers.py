@@ -1,4 +1,4 @@
-"""The parts around attention: embeddings, norms, MLP, readouts and the loss, under HookedTransformer's names."""
+"""The parts around attention: embeddings, norms, MLP and readouts, under HookedTransformer's names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
@@ -28,10 +28,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: F.relu(x).square(),
     "silu": F.silu,
 }
-
-
-_IGNORED = -100
-"""Stands where there is no target."""
 
 
 class Scalars(Initialised):
@@ -185,10 +181,3 @@ class ReluLayer(Initialised):
 def softcapped(x: Tensor, cap: float | None) -> Tensor:
     """Return cap tanh(x / cap), or x without a cap."""
     return x if cap is None else cap * torch.tanh(x / cap)
-
-
-def next_token_loss(logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy, in nats, of predicting every token but the first from those before it."""
-    # A target to ignore at the last position, instead of a copy of the logits without it.
-    targets = F.pad(tokens[:, 1:].long(), (0, 1), value=_IGNORED)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED)

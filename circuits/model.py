@@ -16,14 +16,17 @@ from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
 from circuits.block import Block, apart
+from circuits.cache import KeyValueCache
 from circuits.common.errors import require, whole
 from circuits.config.model import ModelConfig
 from circuits.embeddings import Embed, PosEmbed, SmearGate, TiedUnembed, Unembed, ValueEmbed
 from circuits.folding import with_folded_norm
 from circuits.gates import Gated
+from circuits.generation import Generates
 from circuits.initial_weights import Initialised, change_starts
-from circuits.input_checks import check_inputs, check_return_type, check_start, layer_number
-from circuits.layers import BackoutGain, Norm, ReluLayer, Residual, next_token_loss, softcapped
+from circuits.input_checks import check_inputs, check_return_type, check_start, checked_mask, layer_number
+from circuits.layers import BackoutGain, Norm, ReluLayer, Residual, softcapped
+from circuits.loss import next_token_loss
 from circuits.places import Places
 from circuits.streams.mixing import Key, Outgoing
 from circuits.streams.registering import check_parts
@@ -45,7 +48,7 @@ class Embedded(NamedTuple):
     tables: Outgoing
 
 
-class HookedStreamTransformer(Gated):
+class HookedStreamTransformer(Gated, Generates):
     """The model that a :class:`circuits.config.model.ModelConfig` describes.
 
     ``model.config`` is that description and always tells what the model does now; ``model.cfg`` is the view of it that
@@ -105,15 +108,22 @@ class HookedStreamTransformer(Gated):
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         outgoing: Outgoing | None = None,
-        places: Places | None = None,
+        attention_mask: Tensor | None = None,
+        prepend_bos: bool | None = None,
+        loss_per_token: bool = False,
+        past_kv_cache: KeyValueCache | None = None,
     ) -> Any:
         """Return logits (batch pos d_vocab_out), or what ``return_type`` asks for.
 
         ``inputs`` are (batch pos d_input) vectors, (batch pos) tokens, text if the model has a tokenizer, or with
         ``start_at_layer`` the residual stream (batch pos d_model), together with the ``outgoing`` tensors that later
         layers read. With ``stop_at_layer`` the residual stream before that layer comes back. Negative layers count
-        from the end, and n_layers is the end. ``"loss"`` is the mean next-token cross-entropy in nats; ``None``
-        computes all but the unembedding.
+        from the end, and n_layers is the end. ``"loss"`` is the mean next-token cross-entropy in nats, or with
+        ``loss_per_token`` each by itself (batch pos - 1); ``None`` computes all but the unembedding.
+
+        ``attention_mask`` (batch pos) is 0 at padding, on either side: no token sees it, none is counted from it, and
+        it is in no loss. ``prepend_bos`` says whether text is opened, by default ``model.cfg.default_prepend_bos``.
+        With ``past_kv_cache`` the inputs follow on those that it holds, and are added to it.
 
         Raises:
             ValueError: for inputs that do not fit, a layer that the model does not have, a start at a later layer
@@ -121,7 +131,8 @@ class HookedStreamTransformer(Gated):
         """
         self.check_not_compiled_with_hooks()
         if not isinstance(inputs, Tensor):
-            inputs = self._tokens_to_run(inputs, return_type)
+            inputs, attention_mask = self._tokens_to_run(inputs, return_type, prepend_bos, attention_mask)
+        is_token = None if attention_mask is None else checked_mask(attention_mask, inputs)
         check_return_type(self.config, return_type, inputs)
         start = 0 if start_at_layer is None else layer_number(self.config, start_at_layer, "start_at_layer")
         end = self.config.n_layers
@@ -133,10 +144,12 @@ class HookedStreamTransformer(Gated):
         require(start <= stop, f"start_at_layer = {start_at_layer} comes after stop_at_layer = {stop_at_layer}")
         if start_at_layer is None:
             check_inputs(self, inputs)
+        elif not torch.compiler.is_compiling():
+            check_start(self.config, start, self.reads_from(start), inputs, outgoing or {})
+        places = self._places(inputs, is_token, past_kv_cache)
+        if start_at_layer is None:
             state = self.start(inputs, places)
         else:
-            if not torch.compiler.is_compiling():
-                check_start(self.config, start, self.reads_from(start), inputs, outgoing or {})
             state = State(start, inputs.clone(), apart(outgoing or {}))
         residual = self._run(state, stop, places).residual
         if stop_at_layer is not None:
@@ -148,8 +161,19 @@ class HookedStreamTransformer(Gated):
         logits = self.read_out(residual)
         if return_type == "logits":
             return logits
-        loss = next_token_loss(logits, inputs)
+        loss = next_token_loss(logits, inputs, is_token, loss_per_token)
         return loss if return_type == "loss" else (logits, loss)
+
+    def _places(self, inputs: Tensor, is_token: Tensor | None, cache: KeyValueCache | None) -> Places | None:
+        if cache is None:
+            return None if is_token is None else Places.padded(is_token)
+        length = cache.length + inputs.shape[1]
+        require(
+            length <= self.config.n_ctx,
+            f"{inputs.shape[1]} positions after the {cache.length} of the cache are longer than n_ctx = "
+            f"{self.config.n_ctx}",
+        )
+        return Places.following(cache, is_token, inputs)
 
     def _run(self, state: State, stop: int, places: Places | None = None) -> State:
         _, residual, outgoing = state
@@ -200,7 +224,7 @@ class HookedStreamTransformer(Gated):
     def input_residual(self, inputs: Tensor, places: Places | None = None) -> Residual:
         """Return the residual stream at the start: embeddings plus positions."""
         embedded = self._embedded(inputs, places)
-        embedded = embedded if self.smear is None else self.smear(embedded)
+        embedded = embedded if self.smear is None else self.smear(embedded, places)
         return F.dropout(embedded, self.config.dropout) if self.config.dropout and self.training else embedded
 
     def _embedded(self, inputs: Tensor, places: Places | None) -> Residual:
@@ -226,6 +250,23 @@ class HookedStreamTransformer(Gated):
         for layer in self.readout:
             z = layer(z)
         return z
+
+    def input_to_embed(
+        self,
+        inputs: Tensor | str | Sequence[str],
+        prepend_bos: bool | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Residual, Tensor]:
+        """Return the residual stream at the start, and the inputs that it is of: text as its tokens.
+
+        Raises:
+            ValueError: for inputs that do not fit.
+        """
+        if not isinstance(inputs, Tensor):
+            inputs = self.to_tokens(inputs, prepend_bos)
+        check_inputs(self, inputs)
+        is_token = None if attention_mask is None else checked_mask(attention_mask, inputs)
+        return self.input_residual(inputs, self._places(inputs, is_token, None)), inputs
 
     def state(self, inputs: Tensor, layer: int) -> State:
         """Return all that layers from ``layer`` on depend on, so that ``run_state`` gives what ``forward`` gives.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
+from circuits.cache import KeyValueCache
 from circuits.config.layers import Rotation
 from circuits.streams.transforms import HeadTensor
 
@@ -23,6 +25,8 @@ class Places:
     keys: Int[Tensor, "row k"]
     is_key: Bool[Tensor, "batch k"] | None = None
     """False at padding; ``None``: every key counts."""
+    cache: KeyValueCache | None = None
+    """Holds the keys before those of the queries' own tokens."""
 
     @staticmethod
     def whole(n_pos: int, device: torch.device) -> Places:
@@ -35,6 +39,32 @@ class Places:
         """Return the places of sequences with padding, wherever it stands: tokens are counted, padding is not."""
         counted = (is_token.long().cumsum(-1) - 1).clamp_min(0)
         return Places(counted, counted, is_token)
+
+    @staticmethod
+    def following(cache: KeyValueCache, is_token: Bool[Tensor, "batch pos"] | None, like: Tensor) -> Places:
+        """Return the places of new tokens (batch pos, those of ``like``) that follow on what ``cache`` holds, which
+        counts them."""
+        batch, n_pos = like.shape[:2]
+        cache.add(is_token, batch, n_pos)
+        seen = cache.is_token
+        every = Places.whole(cache.length, like.device) if seen is None else Places.padded(seen)
+        return Places(every.keys[:, -n_pos:], every.keys, every.is_key, cache)
+
+    def before(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """Return at every query what ``x`` is at the token before it, padding passed over; 0 before the first."""
+        batch, n_pos, _ = x.shape
+        first = torch.zeros_like(x[:, :1])
+        if self.cache is not None and self.cache.last_embedding is not None:
+            first = self.cache.last_embedding
+        every = torch.cat([first, x], 1)
+        latest = torch.arange(n_pos + 1, device=x.device).expand(batch, -1)
+        if self.is_key is not None:
+            is_token = F.pad(self.is_key[:, -n_pos:], (1, 0), value=True)
+            latest = torch.where(is_token, latest, 0).cummax(-1).values
+        latest = every.gather(1, latest[..., None].expand_as(every))
+        if self.cache is not None:
+            self.cache.last_embedding = latest[:, -1:]
+        return latest[:, :-1]
 
     @property
     def are_whole(self) -> bool:

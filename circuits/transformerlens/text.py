@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, SupportsIndex
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuits.common.errors import require, whole
+from circuits.common.errors import known, require, whole
 from circuits.common.text_coverage import Coverage
 from circuits.config.model import ModelConfig
 from circuits.transformerlens.hooks import HookedRoot
@@ -79,8 +79,9 @@ class TextSurface(HookedRoot):
 
         Texts are opened (:attr:`opening`) if ``prepend_bos`` says so, by default ``model.cfg.default_prepend_bos``.
         Shorter texts of a list are padded on the right (``None``) or on the left, with the tokenizer's padding token
-        or, without one, its ending token. The model has no mask: what is padded on the left is attended to and moves
-        all positions, so such rows do not give the logits of the bare text; padding on the right is never looked at.
+        or, without one, its ending token. The tokens alone do not say which of them are padding: what is padded on the
+        left is attended to and moves all positions unless ``forward`` is given an ``attention_mask``; padding on the
+        right is never looked at.
         ``truncate`` cuts rows to ``model.cfg.n_ctx`` tokens on the side where padding would stand. They are on the
         model's device, or with ``move_to_device=False`` on the CPU. A tensor is cut, but stays as it is otherwise.
 
@@ -209,17 +210,41 @@ class TextSurface(HookedRoot):
         )
         return number
 
-    def _tokens_to_run(self, text: Any, return_type: str | None) -> Int[Tensor, "batch pos"]:
-        """Return the tokens of what ``forward`` was given instead of a tensor."""
-        tokens = self.to_tokens(text)
-        if return_type in ("loss", "both") and not isinstance(text, str):
-            lengths = sorted({len(self._numbers(one, None)) for one in text})
-            require(
-                len(lengths) == 1,
-                f"the loss of texts of different lengths ({lengths} tokens) would count their padding; give them one "
-                "by one",
-            )
-        return tokens
+    def get_token_position(
+        self,
+        single_token: str | SupportsIndex,
+        input: str | Int[Tensor, "*one pos"],
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+    ) -> int:
+        """Return the position of a token in a text or in one sequence of tokens, its first or its last.
+
+        Raises:
+            ValueError: if it does not occur, is several tokens, or there are several sequences.
+        """
+        known("mode", mode, ("first", "last"))
+        tokens, wanted = self.to_tokens(input, prepend_bos), self.to_single_token(single_token)
+        require(len(tokens) == 1, f"get_token_position looks in one sequence of tokens, got {len(tokens)}")
+        found = (tokens[0] == wanted).nonzero()[:, 0].tolist()
+        require(bool(found), f"{single_token!r} (token {wanted}) does not occur in {tokens[0].tolist()}")
+        return found[0 if mode == "first" else -1]
+
+    def _tokens_to_run(
+        self, text: Any, return_type: str | None, prepend_bos: bool | None, mask: Tensor | None
+    ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
+        """Return the tokens of what ``forward`` was given instead of a tensor, and a mask where a loss needs one."""
+        tokens = self.to_tokens(text, prepend_bos)
+        if mask is None and return_type in ("loss", "both") and not isinstance(text, str):
+            mask = self.mask_of(text, tokens, prepend_bos)
+        return tokens, mask
+
+    def mask_of(
+        self, texts: Sequence[str], tokens: Int[Tensor, "batch pos"], prepend_bos: bool | None, side: str = "right"
+    ) -> Bool[Tensor, "batch pos"]:
+        """Return which of the ``tokens`` of texts, padded on ``side``, are no padding."""
+        lengths = torch.tensor([len(self._numbers(text, prepend_bos)) for text in texts], device=tokens.device)
+        counted = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        return (counted if side == "right" else counted.flip(1)) < lengths[:, None]
 
 
 def _is_whole(numbers: Tensor) -> bool:

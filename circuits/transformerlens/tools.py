@@ -164,6 +164,16 @@ class ToolSurface(TextSurface):
         return self
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.W_U.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number type of the weights."""
+        return self.W_U.dtype
+
+    @property
     def W_E(self) -> Tensor:
         """The embedding matrix."""
         return self.embed.W_E  # type: ignore[return-value] # absent, with torch's AttributeError, on plain vector inputs

@@ -266,6 +266,21 @@ def report_copies(rounds: int) -> None:
         row(f"step with copies at forks / without, {variant}, 0.2m, eager", f"{median(ratios):.3f} x", asked)
 
 
+def report_generation(rounds: int, new: int = 200) -> None:
+    """Print how much faster tokens follow with a cache than without, turn by turn."""
+    for variant in ("classic", "value"):
+        model = HookedStreamTransformer(lm_config("3m", variant, n_ctx=new + 16)).eval()
+        tokens, ratios = batches(1)[0][:1, :16], []
+        for i in range(-1, rounds):
+            seconds = []
+            for cached in (False, True):
+                start = time.process_time()
+                model.generate(tokens, new, do_sample=False, stop_at_eos=False, use_past_kv_cache=cached)
+                seconds.append(time.process_time() - start)
+            ratios += [seconds[0] / seconds[1]] if i >= 0 else []
+        row(f"{new} tokens without a cache / with one, {variant}, 3m", f"{median(ratios):.1f} x", ">= 5 x")
+
+
 def report_ioi(prompts: int = 1_000) -> None:
     """Print how long indirect-object identification takes, from making the prompts to the table."""
     config = lm_run("3m", "stories", "value")
@@ -299,6 +314,7 @@ def main() -> None:
     report_copies(options.rounds)
     report_data(options.rounds)
     report_ioi()
+    report_generation(max(1, options.rounds // 5))
     peaks = {kind: median(peak(kind) for _ in range(3)) for kind in KINDS}
     row("memory of a step, plain", f"{peaks['plain']:.0f} MB")
     for kind in WANTED:

@@ -697,11 +697,33 @@ def test_a_model_runs_on_text() -> None:
     assert torch.allclose(model(both)[0, :3], model("Mary gave")[0], atol=1e-12), "padding is never looked at"
 
 
-def test_the_loss_of_padded_texts_is_refused() -> None:
+def test_the_loss_of_texts_is_that_of_their_tokens() -> None:
     model = speaking()
-    with pytest.raises(ValueError, match=r"different lengths \(\[3, 5\] tokens\) would count their padding"):
-        model(["Mary gave", "John gave a ball"], "loss")
-    assert model(["Mary gave", "John gave"], "loss").ndim == 0
+    both = ["Mary gave", "John gave a ball"]
+    losses = [model(text, "loss", loss_per_token=True)[0] for text in both]
+    assert torch.allclose(model(both, "loss"), torch.cat(losses).mean(), atol=1e-12)
+    each = model(both, "loss", loss_per_token=True)
+    assert torch.allclose(each[0, :2], losses[0], atol=1e-12)
+    assert (each[0, 2:] == 0).all(), "padding has no loss"
+    tokens = model.to_tokens(both)
+    assert not torch.allclose(model(tokens, "loss"), model(both, "loss")), "without a mask it does"
+    assert model("Mary gave", prepend_bos=False).shape[1] == 2
+    with pytest.raises(ValueError, match=r"for every position, \(batch, pos\) = \(2, 5\); got \(2, 4\)"):
+        model(tokens, attention_mask=torch.ones(2, 4, dtype=torch.long))
+
+
+def test_tokens_are_found_and_embedded_and_models_say_where_they_are() -> None:
+    model = speaking()
+    text = "John gave John a ball"
+    assert model.get_token_position("John", text) == 1
+    assert model.get_token_position("John", text, mode="last", prepend_bos=False) == 2
+    assert model.get_token_position(model.to_single_token("a"), model.to_tokens(text)) == 4
+    with pytest.raises(ValueError, match="'Mary' .token .*. does not occur in"):
+        model.get_token_position("Mary", text)
+    residual, tokens = model.input_to_embed(text)
+    assert torch.equal(residual, model.run_with_cache(text)[1]["resid_pre", 0])
+    assert torch.equal(tokens, model.to_tokens(text))
+    assert (model.device, model.dtype) == (torch.device("cpu"), model.cfg.dtype)
 
 
 def test_a_text_of_several_tokens_is_not_one() -> None:

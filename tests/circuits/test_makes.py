@@ -27,7 +27,7 @@ from circuits import (
     save_checkpoint,
 )
 from circuits.config.layers import MLP
-from circuits.places import Places, turned
+from circuits.places import turned
 from tests.helpers import MAKES, OF_TOKENS, gradients, inputs_for, made, model_of, token_config, twin, vector_config
 from tests.random_streams import configs
 
@@ -232,15 +232,15 @@ def test_tables_are_added_by_token_and_frozen_ones_never_learn() -> None:
 
 
 def test_padding_on_either_side_changes_nothing() -> None:
-    for make in ("llama", "gemma"):
+    for make in ("llama", "gemma", "nanochat"):
         model = made(make, "nanochat")
         x = inputs_for(model.config, batch=2)
         wanted, pad = model(x), torch.zeros(2, 3, dtype=torch.long)
         left, right = torch.cat([pad, x], 1), torch.cat([x, pad], 1)
         is_token = torch.ones(2, 10, dtype=torch.bool)
         is_token[:, :3] = False
-        assert torch.allclose(model(left, places=Places.padded(is_token))[:, 3:], wanted)
-        assert torch.allclose(model(right, places=Places.padded(is_token.flip(1)))[:, :7], wanted)
+        assert torch.allclose(model(left, attention_mask=is_token)[:, 3:], wanted)
+        assert torch.allclose(model(right, attention_mask=is_token.flip(1).long())[:, :7], wanted)
         assert not torch.allclose(model(left)[:, 3:], wanted), "without a mask it does"
 
 

@@ -1,0 +1,45 @@
+"""What the tokens so far leave for later ones, so that a next token is run by itself."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+New = Float[Tensor, "batch pos kv_head d_head"]
+Kept = Float[Tensor, "batch key kv_head d_head"]
+
+
+class KeyValueCache:
+    """Keys and values of the tokens so far, layer by layer, and what else a next token needs of them.
+
+    ``model(tokens, past_kv_cache=cache)`` runs ``tokens`` as those that follow on what the cache holds, and adds them
+    to it. Held are the keys and values that attention uses: *mixed* with what came in through the streams, and turned
+    by their positions. What the streams carry is of each token alone and is not kept.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        """How many tokens there are so far, padding included."""
+        self.is_token: Bool[Tensor, "batch key"] | None = None
+        """False at padding; ``None``: there is none."""
+        self.last_embedding: Float[Tensor, "batch 1 d_model"] | None = None
+        """That of the last token, which a smear takes a part of."""
+        self._kept: dict[int, tuple[Kept, Kept]] = {}
+
+    def extended(self, layer: int, k: New, v: New) -> tuple[Kept, Kept]:
+        """Return the keys and values of all tokens so far, ``k`` and ``v`` of the new ones among them."""
+        if layer in self._kept:
+            k, v = (torch.cat(pair, 1) for pair in zip(self._kept[layer], (k, v), strict=True))
+        self._kept[layer] = k, v
+        return k, v
+
+    def add(self, is_token: Bool[Tensor, "batch pos"] | None, batch: int, n_pos: int) -> None:
+        """Count the tokens that are run next, and which of them are padding."""
+        if is_token is not None or self.is_token is not None:
+            device = (self.is_token if is_token is None else is_token).device  # type: ignore[union-attr] # one is there
+            before = self.is_token
+            before = torch.ones(batch, self.length, dtype=torch.bool, device=device) if before is None else before
+            new = torch.ones(batch, n_pos, dtype=torch.bool, device=device) if is_token is None else is_token
+            self.is_token = torch.cat([before, new], 1)
+        self.length += n_pos
