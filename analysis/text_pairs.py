@@ -72,17 +72,12 @@ def rows_of_lists(clean: Any, corrupt: Any, answers: Any, wrong: Any, roles: Map
         fits = len(values) == n
         require(fits, f"there are {n} rows, and {len(values)} of {name}; give a list with one for each, or one for all")
 
-    def part(name: str, value: Any, i: int) -> Any:
-        return lists[name][i] if name in lists else value
+    def row(i: int) -> Row:
+        said = [lists[name][i] if name in lists else value for name, value in given.items()]
+        places = {role: at[i] if isinstance(at, list) else at for role, at in roles.items()}
+        return Row(f"row {i}", said[0], said[1], said[2], said[3], places)
 
-    return [
-        Row(
-            f"row {i}",
-            *(part(name, value, i) for name, value in given.items()),
-            {role: part(f"role {role!r}", value, i) for role, value in roles.items()},
-        )
-        for i in range(n)
-    ]
+    return [row(i) for i in range(n)]
 
 
 @dataclass(frozen=True)
