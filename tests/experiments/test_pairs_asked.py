@@ -162,12 +162,6 @@ def test_mistakes_end_with_a_sentence_before_anything_is_asked(
     assert not (asked.path / "results").exists()
 
 
-def test_a_run_of_vectors_reads_no_file_of_pairs(tmp_path: Path, trained_runs: Path) -> None:
-    run_of_vectors = next(one for one in Run.under(trained_runs))
-    with pytest.raises(ValueError, match="this model takes vectors, and these are pairs of texts or token numbers"):
-        Patch(pairs=file_of(tmp_path, line(TEXTS[0]))).ask(run_of_vectors)
-
-
 def test_another_run_is_put_in_place_on_a_file_if_it_reads_the_same_tokens(
     asked: Run, lm_runs: Path, mine: Path
 ) -> None:
