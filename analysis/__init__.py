@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from analysis.heads.copying import copy_score, eigenvalue_copying
     from analysis.heads.retrieval import score_retrieval
     from analysis.metrics import METRICS, ReadMetric
+    from analysis.pair_files import PairsFile
     from analysis.pairs import Pair
     from analysis.patching.patch import PatchResult, patch
     from analysis.patching.site_search import find_sites
@@ -58,6 +59,7 @@ __getattr__ = lazily(
         "heads.attention_scores": ("AttentionScore", "score_heads"),
         "heads.retrieval": ("score_retrieval",),
         "metrics": ("METRICS", "ReadMetric"),
+        "pair_files": ("PairsFile",),
         "pairs": ("Pair",),
         "patching.patch": ("PatchResult", "patch"),
         "edges.direct_paths": ("PathResult", "find_paths", "patch_paths"),
@@ -81,6 +83,7 @@ __all__ = [
     "Graph",
     "NoGapError",
     "Pair",
+    "PairsFile",
     "PatchResult",
     "PathResult",
     "Quality",

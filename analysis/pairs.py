@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from analysis.text_pairs import parts_of_texts
+from analysis.text_pairs import parts_of_rows, rows_of_lists
 from circuits.common.errors import known, require, whole
 from circuits.interventions.replacement import position_numbers
 from circuits.model import HookedStreamTransformer
@@ -155,25 +155,27 @@ class Pair:
     def from_text(
         cls,
         model: HookedStreamTransformer,
-        clean: str | Sequence[str],
-        corrupt: str | Sequence[str],
-        answers: str | Sequence[str],
-        wrong: str | Sequence[str],
+        clean: str | Sequence[str | Sequence[int]],
+        corrupt: str | Sequence[str | Sequence[int]],
+        answers: str | int | Sequence[str | int],
+        wrong: str | int | Sequence[str | int],
         roles: Mapping[str, Any] | None = None,
     ) -> Pair:
         """Return the pair of texts in the tokens of the model's tokenizer, padded on the right, with a mask.
 
-        Answers are one token each (with a leading space where the tokenizer keeps spaces) and are read at the last
-        token of each text, which also has the role END. ``roles`` name pieces of the clean texts: ``"Mary"``, or
-        ``("Mary", 2)`` for the second time that it stands there, for all texts or in a list with one for each. A role
-        stands at the last token of its piece.
+        One of each for all rows, or a list with one for each. Answers are words of one token, with their leading space
+        where the tokenizer keeps spaces, and are read at the last token of each row, which has the role END. ``roles``
+        are words of the clean texts: ``"Mary"``, or ``("Mary", 2)`` for the second time that it stands there (-1: the
+        last), and stand at the last token of their word; or positions from 0, what opens a text counted. Token numbers
+        in place of texts (a list a row) and of words need no tokenizer; their roles are positions.
 
         Raises:
-            ValueError: for a model without a tokenizer, different numbers of texts, a clean and a corrupt text of
-                different lengths in tokens (naming them), an answer that is not one token, a piece that is not in its
-                text or stands there more than once, and as :class:`Pair`.
+            ValueError: for a model without a tokenizer and lists of different lengths; and, naming the row, for words
+                that the tokenizer does not know, clean and corrupt texts that are the same or of different lengths in
+                tokens, answers that are not one token, equal or go on the text's last word, and roles that are not
+                there, stand there more than once, or have words of as many tokens on one side only.
         """
-        return cls(**parts_of_texts(model, clean, corrupt, answers, wrong, roles or {}))
+        return cls(**parts_of_rows(model, rows_of_lists(clean, corrupt, answers, wrong, roles or {})))
 
     def __len__(self) -> int:
         return len(self.clean)

@@ -211,6 +211,12 @@ def role_scores(pair: Pair) -> list[AttentionScore]:
     return [between(pair, name, *roles) for name, roles in found]
 
 
+def scores_by_role(pair: Pair) -> list[AttentionScore]:
+    """Return the scores of a previous-token head, and of attention from the role END of a pair to every other role."""
+    others = [role for role in pair.positions if role != "END"]
+    return [previous_token(pair), *(between(pair, f"END to {role}", "END", role) for role in others)]
+
+
 @torch.no_grad()
 def score_heads(
     model: HookedStreamTransformer, inputs: Tensor | Pair, scores: Sequence[AttentionScore]

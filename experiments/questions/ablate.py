@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 import analysis
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Frame, Model, OfSequences, Run, Sequences, Step, check_other, keep, show
+from experiments.questions.question import Frame, Model, OfSequences, Run, Sequences, Step, check_other, show
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,12 @@ class Ablate(OfSequences):
     def _models(self, run: Run) -> tuple[Model, analysis.Pair, dict[str, Model]]:
         other = None if self.from_run is None else run.find(self.from_run, run.path.parent)
         if other is not None:
-            check_other(run, other)
+            check_other(run, other, self.file is not None)
         model = self.model(run, self.step)
-        asked = self.asked(run.asker(self.device).sequences(self.n, self.of(run)))
+        if self.file is not None:
+            asked = self.file.pair(model)
+        else:
+            asked = self.asked(run.asker(self.device).sequences(self.n, self.of(run)))
         return model, asked, {} if other is None else {other.path.name: self.model(other)}
 
     def _ablations(self, model: Model, models: dict[str, Model]) -> list[analysis.Ablation]:
@@ -87,6 +90,6 @@ class Ablate(OfSequences):
 
         other = "" if self.from_run is None else run.find(self.from_run, run.path.parent).path.name
         taken = f", 'from run' is {other}" if other else ""
-        print(f"{run.path.name}: ablations on {self.n} sequences of {self.of(run)}{taken}")
+        print(f"{run.path.name}: ablations on {self.asked_of(run)}{taken}")
         show(found.drop(columns=["n"]))
-        return keep(run, "ablate_edges" if self.edges else "ablate", found, ablation_bars)
+        return self.keep(run, "ablate_edges" if self.edges else "ablate", found, ablation_bars)

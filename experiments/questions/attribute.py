@@ -13,7 +13,7 @@ import analysis
 from circuits.common.errors import known
 from experiments.questions.cost import ESTIMATING, Cost, Work, cost_of, spread
 from experiments.questions.patch import PATCHED
-from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, keep, show
+from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, show
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Attribute(Effects):
         from analysis.attribution.of_sites import METHODS
 
         method: Any = known("method", self.method, {**EDGE_METHODS, **METHODS})
-        model, pair = self.model(run, self.step), self.pair(run)
+        model = self.model(run, self.step)
+        pair = self.pair(run, model)
         rest: dict[str, Any] = {"steps": self.steps, "check": self.check, "max_memory": self.max_memory}
         if method in EDGE_METHODS:
             return analysis.attribute_edges(model, pair, self.metric, method, self.direction, progress=progress, **rest)
@@ -48,7 +49,8 @@ class Attribute(Effects):
         """Return what it takes: passes forward and backward for the estimates, and forward for what is patched."""
         from analysis.attribution.of_edges import EDGE_METHODS
 
-        model, pair = self.model(run, self.step), self.pair(run)
+        model = self.model(run, self.step)
+        pair = self.pair(run, model)
         if self.method in EDGE_METHODS:
             return cost_of(model, pair, edge_works(model, pair, self.method, self.steps, self.check), self.max_memory)
         sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions) or None)
@@ -63,7 +65,7 @@ class Attribute(Effects):
 
         frame, of_edges = found.to_frame(), isinstance(found, analysis.EdgeScores)
         what = "edges" if of_edges else "sites"
-        print(f"{run.path.name}: {found.method} of {len(frame)} {what}, {frame.n[0]} pairs, {found.metric}; largest:")
+        print(f"{run.path.name}: {found.method} of {len(frame)} {what}, {self.asked_of(run)}, {found.metric}; largest:")
         print(beside(frame))
         of_sites = ["layer", "component", "route", "head", "position", "effect"]
         show(self.largest(frame)[["edge", "effect", "stderr"] if of_edges else of_sites])
@@ -77,9 +79,9 @@ class Attribute(Effects):
         if isinstance(found, analysis.EdgeScores) and not math.isnan(found.sum_error):
             print(f"sums over a node's edges miss its own score by at most {found.sum_error:.1e} of the largest")
         return (
-            keep(run, "attribute", frame, edge_drawing)
+            self.keep(run, "attribute", frame, edge_drawing)
             if of_edges
-            else keep(run, "attribute_sites", frame, patch_heat_map)
+            else self.keep(run, "attribute_sites", frame, patch_heat_map)
         )
 
 

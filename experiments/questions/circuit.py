@@ -13,7 +13,7 @@ import analysis
 from circuits.common.errors import known, require
 from experiments.questions.attribute import edge_works
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Frame, Model, OfPairs, Run, keep, say_written, show
+from experiments.questions.question import Frame, Model, OfPairs, Run, say_written, show
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class FindCircuit(OfPairs):
             ValueError: as :meth:`validate`.
         """
         self.validate()
-        model, pair = self.model(run, self.step), self.pair(run)
+        model = self.model(run, self.step)
+        pair = self.pair(run, model)
         method: Any = self.method
         scores = analysis.attribute_edges(
             model, pair, self.metric, method, "noise", self.steps, 64, self.max_memory, progress
@@ -82,7 +83,8 @@ class FindCircuit(OfPairs):
 
         To judge a circuit takes a pass an edge for each part that the edge is not in, three on average.
         """
-        model, pair = self.model(run, self.step), self.pair(run)
+        model = self.model(run, self.step)
+        pair = self.pair(run, model)
         names = [edge.name for edge in analysis.Graph(model).edges]
         edges = min(len(names), 20 if self.size is None else self.size) if self.rule != "threshold" else len(names)
         times = len(run.checkpoints()) if self.checkpoints else 0
@@ -137,12 +139,12 @@ class FindCircuit(OfPairs):
         by_size = kept.loc[kept.effect.abs().sort_values(ascending=False).index]
         show(by_size[["edge", "effect", "edge_minimality"]])
         show(quality.summary().drop(columns=["edges", "of"]))
-        written = keep(run, "circuit", frame, circuit_drawing)
+        written = self.keep(run, "circuit", frame, circuit_drawing)
         if self.checkpoints:
             over = self.follow(run, circuit, progress=True)
             print("the same circuit at the run's checkpoints")
             show(over[["step", "gap", "faithfulness", "low", "high", "overlap"]])
-            written += keep(run, "circuit_steps", over, circuit_curves)
+            written += self.keep(run, "circuit_steps", over, circuit_curves)
         return written
 
 

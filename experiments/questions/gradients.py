@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from circuits.common.errors import require
-from experiments.questions.question import Checkpoints, Frame, Model, Question, Run, Sequences, keep, show
+from experiments.questions.question import Checkpoints, Frame, Model, OfInputs, Run, Sequences, show
+
+if TYPE_CHECKING:
+    from analysis.gradients.split import GradientSplit
+else:
+    GradientSplit = Any
 
 
 @dataclass(frozen=True)
-class Gradients(Question):
+class Gradients(OfInputs):
     """Split the gradient at every checkpoint into direct and stream share; write and draw the shares."""
 
     n: Sequences = 256
@@ -26,8 +32,8 @@ class Gradients(Question):
     def ask(self, run: Run, progress: bool = False) -> Frame:
         """Return the split by route of the loss's gradient: step, tensor, head, norms, shares, cosines.
 
-        The tensors are the parameters, and the activations at the hook points named. By "pair", the stream's share by
-        the layer pair that it crossed.
+        The loss is the task's, or of pairs of a file that of their answers. The tensors are the parameters, and the
+        activations at the hook points named. By "pair", the stream's share by the layer pair that it crossed.
 
         Raises:
             RunError: if what was logged is asked for, and nothing was.
@@ -35,18 +41,31 @@ class Gradients(Question):
         """
         if self.logged:
             require(
-                self.by == "total" and not self.activations,
-                "what was logged are the parameters' shares in total; leave out --by and --activations",
+                self.by == "total" and not self.activations and self.file is None,
+                "what was logged are the parameters' shares in total; leave out --by, --activations and --pairs",
             )
             return run.gradients()
-        task = run.task(self.device)
-        batch = task.held_out(self.n, self.split)
+        split = self._of_file if self.file is not None else self._of_task(run)
 
         def at(model: Model) -> Frame:
-            split = task.split_gradient(model, batch, self.activations, self.by)
-            return split.pairs_to_frame() if self.by == "pair" else split.to_frame()
+            found = split(model)
+            return found.pairs_to_frame() if self.by == "pair" else found.to_frame()
 
         return self.over(run, self.checkpoints, at, progress)
+
+    def _of_task(self, run: Run) -> Callable[[Model], GradientSplit]:
+        task = run.task(self.device)
+        batch = task.held_out(self.n, self.split)
+        return lambda model: task.split_gradient(model, batch, self.activations, self.by)
+
+    def _of_file(self, model: Model) -> GradientSplit:
+        from analysis import METRICS, split_gradient
+
+        assert self.file is not None, "asked only where there is one"
+        pair = self.file.pair(model)
+        return split_gradient(
+            model, lambda logits: METRICS["loss"](logits, pair).mean(), pair.clean, self.activations, self.by
+        )
 
     def tell(self, run: Run, found: Frame) -> list[Path]:
         """Print the attention's shares at the first, middle and last step, write and draw all."""
@@ -59,8 +78,10 @@ class Gradients(Question):
         attention = found[found.tensor.str.contains("attn")]
         steps = sorted(found.step.unique())
         shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
-        of = "as logged in training" if self.logged else f"{self.n} sequences of {self.split}"
+        drawn = f"{self.n} sequences of {self.split}"
+        asked = drawn if self.file is None else f"the answers' loss on {len(self.file.rows)} pairs of {self.file.name}"
+        of = "as logged in training" if self.logged else asked
         print(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")
         reached = shown[shown.norm > 0] if self.by == "pair" else shown
         show(reached[["step", "tensor", "head", *columns]])
-        return keep(run, name, found, draw)
+        return self.keep(run, name, found, draw)

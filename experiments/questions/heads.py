@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.questions.question import Checkpoints, Frame, OfSequences, Run, keep, show
+from experiments.questions.question import Checkpoints, Frame, Model, OfSequences, Run, show
 
 
 @dataclass(frozen=True)
 class Heads(OfSequences):
     """Score every head at every checkpoint of a run; write and draw the curves.
 
-    Previous token, ILA, TILA, TLA, retrieval, copying by route, composition of heads by route; CLA of the model.
+    Previous token, ILA, TILA, TLA, retrieval, copying by route, composition of heads by route; CLA of the model. Of
+    pairs of a file: previous token, retrieval, and attention from END to every role.
     """
 
     checkpoints: Checkpoints = ()
@@ -23,8 +24,16 @@ class Heads(OfSequences):
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        scorer = run.asker(self.device).head_scorer(self.n, self.of(run))
+        scorer = self._of_file if self.file is not None else run.asker(self.device).head_scorer(self.n, self.of(run))
         return self.over(run, self.checkpoints, scorer, progress)
+
+    def _of_file(self, model: Model) -> Frame:
+        from analysis.heads.attention_scores import one_table, score_heads, scores_by_role
+        from analysis.heads.retrieval import score_retrieval
+
+        assert self.file is not None, "asked only where there is one"
+        pair = self.file.pair(model)
+        return one_table([score_heads(model, pair, scores_by_role(pair)), score_retrieval(model, pair)])
 
     def tell(self, run: Run, found: Frame) -> list[Path]:
         """Print the scores at the last checkpoint, write and draw all."""
@@ -35,7 +44,7 @@ class Heads(OfSequences):
 
         steps = found.step
         print(
-            f"{run.path.name}: head scores at step {steps.max()} of {steps.nunique()} checkpoints, {self.n} sequences"
+            f"{run.path.name}: head scores at step {steps.max()} of {steps.nunique()} checkpoints, {self.asked_of(run)}"
         )
         last = found[steps == steps.max()]
         of_heads = last[(last.layer != WHOLE) & (last.partner == "")]
@@ -50,4 +59,4 @@ class Heads(OfSequences):
         ):
             if len(rest):
                 show(rest)
-        return keep(run, "heads", found, head_scores)
+        return self.keep(run, "heads", found, head_scores)

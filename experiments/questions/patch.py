@@ -12,7 +12,7 @@ from tyro.conf import arg
 import analysis
 from circuits.common.errors import require
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, keep, show
+from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, show
 
 if TYPE_CHECKING:
     from analysis.patching.site_search import Patched
@@ -48,7 +48,8 @@ class Patch(Effects):
         return cost_of(model, pair, [work], self.max_memory)
 
     def _sites(self, run: Run) -> tuple[Model, analysis.Pair, list[Patched]]:
-        model, pair = self.model(run, self.step), self.pair(run)
+        model = self.model(run, self.step)
+        pair = self.pair(run, model)
         positions = list(pair.positions) or None
         sites = patched_sites(model, self.components, self.routes or None, self.heads, positions, self.together)
         return model, pair, sites
@@ -63,11 +64,11 @@ class Patch(Effects):
         from figures.models.patching import patch_heat_map
 
         frame = found.to_frame()
-        pairs = f"{self.n} pairs ({self.corrupted(run)})"
-        print(f"{run.path.name}: {len(frame)} sites, {pairs}, {self.metric}, {self.direction}; largest effects:")
+        asked = f"{self.asked_of(run)}, {self.metric}, {self.direction}"
+        print(f"{run.path.name}: {len(frame)} sites, {asked}; largest effects:")
         print(beside(frame))
         show(self.largest(frame)[["layer", "component", "route", "head", "position", "effect", "low", "high", "p"]])
-        return keep(run, "patch", frame, patch_heat_map)
+        return self.keep(run, "patch", frame, patch_heat_map)
 
 
 def patched_sites(

@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 import analysis
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Effects, Frame, Model, Run, beside, keep, show
+from experiments.questions.question import Effects, Frame, Model, Run, beside, show
 
 if TYPE_CHECKING:
     from analysis.edges.graph import Edge
@@ -53,9 +53,9 @@ class Paths(Effects):
 
     def _paths(self, run: Run) -> tuple[Model, analysis.Pair, list[Edge]]:
         senders = heads_named(self.senders) or None
-        model, pair = self.model(run, self.step), self.pair(run)
+        model = self.model(run, self.step)
         routes = [route for route in self.routes if route != "stream" or model.config.streams]
-        return model, pair, analysis.find_paths(model, senders, list(self.receivers) or None, routes)
+        return model, self.pair(run, model), analysis.find_paths(model, senders, list(self.receivers) or None, routes)
 
     def _patch(
         self, model: Model, pair: analysis.Pair, paths: list[Edge], progress: bool = False
@@ -67,7 +67,7 @@ class Paths(Effects):
         from figures.models.paths import path_heat_maps, share_bars
 
         frame, shares = found[0].to_frame(), found[1]
-        print(f"{run.path.name}: {len(frame)} direct paths, {frame.n[0]} pairs, {frame.metric[0]}; largest effects:")
+        print(f"{run.path.name}: {len(frame)} direct paths, {self.asked_of(run)}, {frame.metric[0]}; largest effects:")
         print(beside(frame))
         show(self.largest(frame)[["sender", "receiver", "route", "effect", "low", "high", "p"]])
         print(
@@ -75,7 +75,7 @@ class Paths(Effects):
         )
         wide = shares.pivot(index=["layer", "head", "carrier"], columns="share", values="effect").reset_index()
         show(wide[["layer", "head", "carrier", "own", "stream", "interaction", "total"]])
-        return [*keep(run, "paths", frame, path_heat_maps), *keep(run, "shares", shares, share_bars)]
+        return [*self.keep(run, "paths", frame, path_heat_maps), *self.keep(run, "shares", shares, share_bars)]
 
 
 def heads_named(names: Sequence[str]) -> list[tuple[int, int]]:

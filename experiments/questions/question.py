@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -112,8 +113,57 @@ class Question:
 
 
 @dataclass(frozen=True)
-class OfPairs(Question):
-    """A question to one checkpoint, of clean/corrupt pairs of the run's task."""
+class OfInputs(Question):
+    """A question of inputs: of those that a run's task draws, or of the pairs of a file, which need no task."""
+
+    pairs: Annotated[
+        Path | None,
+        arg(
+            help="ask the pairs of a file instead of the task's, a line of JSON each: clean and corrupt (texts, or "
+            "lists of token numbers), answer and wrong (words, or numbers), and roles, if any, as in "
+            '{"S2": ["Mary", 2], "first": 0}'
+        ),
+    ] = None
+
+    def validate(self) -> None:
+        """Refuse options with which nothing can be asked, before work starts.
+
+        Raises:
+            ValueError: for a device that this machine does not have, a file that holds no pairs (naming the line), or
+                one beside options of what a task draws.
+        """
+        super().validate()
+        if self.file is not None:
+            drawn = [o for o in ("n", "corruption", "split") if getattr(self, o, None) != getattr(type(self), o, None)]
+            require(
+                not drawn, f"--{', --'.join(drawn)}: of what the task draws, and --pairs asks a file; leave one out"
+            )
+
+    @cached_property
+    def file(self) -> analysis.PairsFile | None:
+        """The pairs that are asked instead of the task's, read once."""
+        return None if self.pairs is None else analysis.PairsFile.read(self.pairs)
+
+    def keep(self, run: Run, name: str, frame: Frame, draw: Callable[[Frame], Any]) -> list[Path]:
+        """Write a result of a run, tidy and drawn (``results/<name>.parquet``, ``.json``, ``.html``); return paths.
+
+        Of a file of pairs, every row says which: ``pairs_file`` and ``pairs_sha256``.
+        """
+        from experiments.runs.pooling import labelled
+        from figures.files import write_figure
+
+        frame = labelled(frame, run)
+        if self.file is not None:
+            frame = frame.assign(pairs_file=self.file.name, pairs_sha256=self.file.sha256)
+        # Drawn before anything is written, so that no half of a result can stand there.
+        figure = draw(frame)
+        parquet = run.write_result(name, frame)
+        return [parquet, *write_figure(figure, parquet.with_suffix(""), shared=run.path.parent)]
+
+
+@dataclass(frozen=True)
+class OfPairs(OfInputs):
+    """A question to one checkpoint, of clean/corrupt pairs."""
 
     n: Annotated[int, arg(help="clean/corrupt pairs")] = 128
     corruption: Annotated[
@@ -135,12 +185,21 @@ class OfPairs(Question):
         """Return the corruption that a run is asked with: the one that is named, or its task's first."""
         return self.corruption or next(iter(run.asker(self.device).corruptions))
 
-    def pair(self, run: Run) -> analysis.Pair:
-        """Return the pairs of a run's task.
+    def asked_of(self, run: Run) -> str:
+        """Return in words which pairs a run is asked."""
+        if self.file is not None:
+            return f"{len(self.file.rows)} pairs of {self.file.name}"
+        return f"{self.n} pairs ({self.corrupted(run)})"
+
+    def pair(self, run: Run, model: Model | None = None) -> analysis.Pair:
+        """Return the pairs of a run's task, or those of the file in the tokens of its model (default: the last one).
 
         Raises:
             UnknownNameError: for a corruption that the task does not know (nearest suggested).
+            ValueError: for a line of the file that the model cannot be asked, naming it.
         """
+        if self.file is not None:
+            return self.file.pair(model or self.model(run))
         return self.asked(run.asker(self.device).pairs(self.n, self.corrupted(run)))
 
 
@@ -166,8 +225,8 @@ class Effects(OfPairs):
 
 
 @dataclass(frozen=True)
-class OfSequences(Question):
-    """A question of sequences of a split of the run's task."""
+class OfSequences(OfInputs):
+    """A question of sequences: those of a split of the run's task, or the clean sides of the pairs of a file."""
 
     n: Sequences = 256
     split: Annotated[
@@ -182,14 +241,25 @@ class OfSequences(Question):
         """Return the split that a run is asked on: the one that is named, or its task's first."""
         return self.split or next(iter(run.asker(self.device).splits))
 
+    def asked_of(self, run: Run) -> str:
+        """Return in words which sequences a run is asked."""
+        if self.file is not None:
+            return f"{len(self.file.rows)} sequences of {self.file.name}"
+        return f"{self.n} sequences of {self.of(run)}"
 
-def check_other(run: Run, other: Run) -> None:
-    """Refuse another run whose activations cannot stand in the place of a run's.
+
+def check_other(run: Run, other: Run, of_file: bool = False) -> None:
+    """Refuse another run whose activations cannot stand in the place of a run's: on what its task draws, or on the
+    pairs of a file.
 
     Raises:
-        ValueError: if it is the run itself, or has other classes and labels.
+        ValueError: if it is the run itself, or has other classes and labels, or of a file, another tokenizer.
     """
     require(other.path != run.path, f"{other.path.name} is the run itself; name another one")
+    if of_file:
+        same = other.record.get("tokenizer") == run.record.get("tokenizer")
+        require(same, f"{other.path.name} has another tokenizer than {run.path.name}, so it would read other texts")
+        return
     require(
         (other.config.task, other.config.seed) == (run.config.task, run.config.seed),
         f"{other.path.name} has other classes and labels, or texts, than {run.path.name}: they are drawn from the task "
@@ -211,18 +281,6 @@ def beside(frame: Frame) -> str:
         f"{first.metric}: clean {first.clean:.4g}, corrupt {first.corrupt:.4g}; accuracy on the clean side "
         f"{first.accuracy:.3g}, n = {first.n}"
     )
-
-
-def keep(run: Run, name: str, frame: Frame, draw: Callable[[Frame], Any]) -> list[Path]:
-    """Write a result of a run, tidy and drawn (``results/<name>.parquet``, ``.json``, ``.html``); return paths."""
-    from experiments.runs.pooling import labelled
-    from figures.files import write_figure
-
-    frame = labelled(frame, run)
-    # Drawn before anything is written, so that no half of a result can stand there.
-    figure = draw(frame)
-    parquet = run.write_result(name, frame)
-    return [parquet, *write_figure(figure, parquet.with_suffix(""), shared=run.path.parent)]
 
 
 def say_written(paths: Sequence[Path]) -> None:

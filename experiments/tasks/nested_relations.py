@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
-from analysis.heads.attention_scores import AttentionScore, between, previous_token
+from analysis.heads.attention_scores import AttentionScore, scores_by_role
 from analysis.pairs import Pair
 from circuits.common.errors import known, require, whole
 from circuits.common.fields import checked_value
@@ -184,8 +184,7 @@ class NestedTask(TokenTask):
 
         They are of the clean sides; padding is left out.
         """
-        roles = [between(pair, f"END to {role}", "END", role) for role in ("answer", "competing", "asked")]
-        return [previous_token(pair), *roles]
+        return scores_by_role(pair)
 
     # --- the generator ----------------------------------------------------------------------------------------------
 

@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from analysis import Ablation, Pair, Site, ablate, attribute_edges, head_shares, patch, patch_paths, score_retrieval
 from analysis.heads.attention_scores import duplicate_token, previous_token
+<<<<<<< HEAD
 from circuits import HookedStreamTransformer, lm_config
 from circuits.loading.tokenizers import opening_tokens
+=======
+from circuits import HookedStreamTransformer, icl_config, lm_config
+>>>>>>> pairs
 from experiments.tasks.sentences.tokenizer import plain_english
 from experiments.tasks.tokenizers import word_level
 
@@ -109,27 +115,158 @@ def test_own_prompts_of_unequal_length_are_not_read_at_padding() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"corrupt": [LONG]}, "there are 2 clean texts and 1 of corrupt; give one for each"),
-        ({"corrupt": [flipped(LONG), "Mary saw John"]}, "need as many tokens: 'Mary saw John, and .* has"),
-        ({"answers": ["Mary John", "Mary"]}, "'Mary John' is 2 tokens, not one"),
-        ({"roles": {"S": "John"}}, r"role 'S': 'John' stands 2 time\(s\) in .*as in \('John', 1\)"),
-        ({"roles": {"S": ("John", 3)}}, r"role 'S': 'John' stands 2 time\(s\)"),
-        ({"roles": {"S": "Tom"}}, r"role 'S': 'Tom' stands 0 time\(s\)"),
-        ({"roles": {"S": ["Mary"]}}, "role 'S' names 1 pieces for 2 texts; give one or all"),
-        ({"roles": {"S": 3}}, "role 'S' is a piece of the text, as in 'Mary', or .* got 3"),
-        ({"clean": ["Zelda saw John, and John gave a ball to", SHORT]}, "Zelda"),
+        ({"corrupt": [LONG]}, "there are 2 rows, and 1 of corrupt; give a list with one for each, or one for all"),
+        ({"wrong": []}, "wrong is empty; give a list with one for each row"),
+        ({"clean": [], "corrupt": [], "answers": [], "wrong": []}, "clean is empty"),
+        (
+            {"corrupt": [flipped(LONG), "Mary saw John"]},
+            r"row 1: clean is 11 tokens \(\['<story>', 'Mary', .* and corrupt 4 \(.* write them with as many tokens",
+        ),
+        ({"corrupt": [flipped(LONG), SHORT]}, "row 1: clean and corrupt are the same tokens, so nothing can be"),
+        ({"answers": ["Mary", "Mary John"]}, "row 1: 'Mary John' is 2 tokens, not one"),
+        ({"answers": ["Zelda", "Mary"]}, "row 0: the tokenizer does not know 'Zelda'"),
+        ({"wrong": ["John", "Mary"]}, "row 1: the answer 'Mary' and the wrong one 'Mary' are one token"),
+        ({"clean": [LONG, "Zelda saw John, and John gave a ball to"]}, "row 1: the tokenizer does not know 'Zelda'"),
+        ({"clean": [f"{LONG} " * 9, SHORT]}, "row 0: clean is 127 tokens, and this model reads from 1 to 96"),
+        ({"roles": {"S": "John"}}, r"row 0: role 'S': 'John' stands 2 time\(s\) in .*as in \('John', 1\)"),
+        ({"roles": {"S": ("John", 3)}}, r"row 0: role 'S': 'John' stands 2 time\(s\)"),
+        ({"roles": {"S": ("John", -3)}}, r"row 0: role 'S': 'John' stands 2 time\(s\)"),
+        ({"roles": {"S": ["Mary", "Tom"]}}, r"row 1: role 'S': 'Tom' stands 0 time\(s\)"),
+        ({"roles": {"S": "Joh"}}, r"row 0: role 'S': 'Joh' stands 0 time\(s\) in .*, whole"),
+        ({"roles": {"S": ["Mary"]}}, "there are 2 rows, and 1 of role 'S'; give a list with one for each, or one for"),
+        ({"roles": {"S": 11}}, "row 1: role 'S': the row has 11 tokens, and no position 11"),
+        ({"roles": {"S": ("John", 0)}}, r"row 0: role 'S' is a word, as in 'Mary', .* got \('John', 0\)"),
+        ({"roles": {"S": True}}, "row 0: role 'S' is a word, as in 'Mary', .* got True"),
+        ({"roles": {"S": " "}}, "row 0: role 'S' is a word, as in 'Mary', .* got ' '"),
+        ({"clean": [LONG, [1, 2]]}, "row 1: clean and corrupt must both be texts, or both be lists of token numbers"),
     ],
 )
-def test_what_does_not_fit_is_told(changes: dict[str, Any], told: str) -> None:
+def test_what_does_not_fit_is_told_with_its_row(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         made(text_model(), **changes)
 
 
-def test_a_model_without_a_tokenizer_takes_no_text() -> None:
+@pytest.mark.usefixtures("untyped")
+def test_what_is_of_another_kind_is_told_with_its_row() -> None:
     model = text_model()
+    for changes, told in [
+        ({"clean": None}, "clean is a list with one for each row, or one for all, got None"),
+        ({"clean": [1, 2]}, "row 0: clean is a text, or a list of token numbers, got 1"),
+        (
+            {"answers": ["Mary", None]},
+            "row 1: answer, where it is no word, must be a whole number of at least 0, got N",
+        ),
+        ({"roles": ["Mary"]}, "roles name words of the texts"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            made(model, **changes)
+
+
+def test_roles_are_whole_words_by_their_time_or_positions_and_each_row_may_have_its_own() -> None:
+    model = text_model()
+    roles = {"a": ["a", ("a", 1)], "S": ["Mary", ("John", -1)], "third": 2, "last": -1, "V": "gave"}
+    pair = made(model, roles=roles)
+    tokens = [model.to_str_tokens(text) for text in (LONG, SHORT)]
+    expected = {"a": ["a", "a"], "S": ["Mary", "John"], "V": ["gave", "gave"]}
+    for role, words in expected.items():
+        assert [row[int(at)] for row, at in zip(tokens, pair.positions[role], strict=True)] == words
+    assert pair.positions["S"].tolist() == [[2], [6]]
+    assert pair.positions["third"].tolist() == [[2], [2]]
+    assert pair.positions["last"].equal(pair.positions["END"])
+    other = made(model, roles=roles | {"S": ["Mary", ("John", 1)]})
+    assert other.positions["S"].tolist() == [[2], [3]]
+
+
+def test_one_is_given_for_all_rows() -> None:
+    model = text_model()
+    one, each = made(model, answers="Mary", wrong="John"), made(model)
+    assert one.answers.equal(each.answers)
+    assert one.wrong.equal(each.wrong)
+    assert not made(model, wrong="Anna").wrong.equal(each.wrong)
+
+
+def test_token_numbers_are_asked_of_a_model_without_a_tokenizer_and_texts_are_not() -> None:
+    model = text_model()
+    texts = made(model)
+    clean, corrupt = (
+        [model.to_tokens(x)[0].tolist() for x in (a, b)] for a, b in ((LONG, SHORT), map(flipped, (LONG, SHORT)))
+    )
+    numbers = [int(texts.answers[0]), int(texts.wrong[0])]
     model.tokenizer = None
-    with pytest.raises(ValueError, match="tokenizer"):
+    given = {"clean": clean, "corrupt": corrupt, "answers": numbers[0], "wrong": numbers[1]}
+    pair = made(model, **given, roles={"S2": texts.positions["S2"][:, 0].tolist()})
+    assert pair.mask is not None
+    assert texts.mask is not None
+    assert pair.mask.equal(texts.mask)
+    assert pair.reads.equal(texts.reads)
+    assert pair.positions["S2"].equal(texts.positions["S2"])
+    sites = [Site(1, "v", position="S2")]
+    assert patch(model, pair, sites).values.equal(patch(model, texts, sites).values)
+    with pytest.raises(
+        ValueError, match=r"row 0: this model has no tokenizer to read text .*set_tokenizer.*or give tok"
+    ):
         made(model)
+    with pytest.raises(ValueError, match="row 0: this model has no tokenizer: pass a token number, not 'Mary'"):
+        made(model, **(given | {"answers": "Mary"}), roles={})
+    with pytest.raises(
+        ValueError, match="row 0: role 'S': 'John' is looked for in texts; among token numbers give a p"
+    ):
+        made(model, **given, roles={"S": "John"})
+    beyond = model.cfg.d_vocab
+    with pytest.raises(ValueError, match=f"row 1: {beyond} is no token of this model"):
+        made(model, **(given | {"corrupt": [corrupt[0], [beyond, *corrupt[1][1:]]]}), roles={})
+
+
+def test_a_model_of_vectors_takes_no_rows() -> None:
+    model = HookedStreamTransformer(icl_config("value", "small")).eval()
+    with pytest.raises(ValueError, match="this model takes vectors, .* give the vectors to Pair"):
+        made(model)
+
+
+def speaking(backend_model: Any, splitter: Any) -> HookedStreamTransformer:
+    backend = Tokenizer(backend_model)
+    backend.pre_tokenizer = splitter
+    backend.decoder = decoders.ByteLevel()
+    model = HookedStreamTransformer(lm_config("0.2m", "value", d_vocab=backend.get_vocab_size())).double().eval()
+    model.set_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+    return model
+
+
+def test_a_role_has_as_many_tokens_in_the_corrupt_text() -> None:
+    pieces = ["[UNK]", "Ann", "Kat", "##her", "##ine", "gladly", "saw", "Bob", "Tim"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = speaking(models.WordPiece(vocabulary, unk_token="[UNK]"), pre_tokenizers.Whitespace())
+    given: dict[str, Any] = {"answers": "Bob", "wrong": "Tim"}
+    moved = given | {"clean": "Ann gladly saw Bob", "corrupt": "Kather saw Bob"}
+    assert made(model, **moved, roles={"V": "saw"}).positions["V"].tolist() == [[2]]
+    with pytest.raises(
+        ValueError,
+        match="row 0: role 'M': 'gladly' is 1 token in the clean text, and in its place the corrupt one has a part of "
+        "'Kather', which is 2 tokens; choose words of as many tokens, or give the role as a position",
+    ):
+        made(model, **moved, roles={"M": "gladly"})
+    assert made(model, **moved, roles={"M": 1}).positions["M"].tolist() == [[1]], "who says where is believed"
+    names = {"clean": "Katherine saw Bob", "corrupt": "Kather Ann saw Bob"}
+    alike = made(model, **given, **names, roles={"O": "Bob", "S": "Katherine"})
+    assert alike.positions["S"].tolist() == [[2]], "two words of three tokens in the place of one"
+    assert alike.positions["O"].tolist() == alike.positions["END"].tolist()
+
+
+def test_an_answer_that_would_go_on_the_last_word_is_not_taken_for_a_new_one() -> None:
+    letters = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġa", "Ġb"]
+    merges = [("Ġ", "a"), ("Ġ", "b")]
+    of_bytes = models.BPE(vocab={piece: i for i, piece in enumerate(letters)}, merges=merges)
+    model = speaking(of_bytes, pre_tokenizers.ByteLevel(add_prefix_space=False))
+    spaced = made(model, clean="x y", corrupt="z y", answers=" a", wrong=" b", roles={"x": "x"})
+    assert model.to_string(spaced.answers) == " a"
+    with pytest.raises(
+        ValueError, match="row 0: after this text, 'a' would go on its last word; write ' a', with the sp"
+    ):
+        made(model, clean="x y", corrupt="z y", answers="a", wrong=" b", roles={})
+    meant = made(model, clean="x y", corrupt="z y", answers=model.to_single_token("a"), wrong=" b", roles={})
+    assert model.to_string(meant.answers) == "a", "a number is what it is"
+    bracket = made(model, clean="x (", corrupt="z (", answers="a", wrong="b", roles={})
+    assert model.to_string(bracket.answers) == "a", "no word goes on there"
 
 
 @pytest.mark.parametrize("pads", [None, "eos"])
