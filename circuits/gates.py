@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from circuits.block import Block
-from circuits.config.streams import Carrier, Gate
+from circuits.config.streams import Carrier, Gate, Stream
 from circuits.transformerlens.tools import ToolSurface
+
+
+_OF_TABLES: dict[Gate, Gate] = {"stop": "full", "gradient-only": "off"}
+"""Gates as a table of tokens has them, behind which is no gradient to cut or keep."""
 
 
 class Gated(ToolSurface):
@@ -52,15 +56,20 @@ class Gated(ToolSurface):
     @contextmanager
     def regated(self, change: Mapping[Gate, Gate], gradient: float | None = None) -> Iterator[Self]:
         """Exchange gates, those of single connections included, for the length of a ``with`` block; and what streams
-        multiply gradients by, where that is given."""
+        multiply gradients by, where that is given. Of a table of tokens only the value is let through or not."""
         before = self.config.streams
+
+        def after(gate: Gate, stream: Stream) -> Gate:
+            changed = change.get(gate, gate)
+            return _OF_TABLES.get(changed, changed) if stream.reads == "token" else changed
+
         self._set_streams(
             dataclasses.replace(
                 stream,
                 gradient=stream.gradient if gradient is None else gradient,
-                gate=change.get(stream.gate, stream.gate),
+                gate=after(stream.gate, stream),
                 gate_rules=tuple(
-                    dataclasses.replace(rule, gate=change.get(rule.gate, rule.gate)) for rule in stream.gate_rules
+                    dataclasses.replace(rule, gate=after(rule.gate, stream)) for rule in stream.gate_rules
                 ),
             )
             for stream in before

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from analysis import Graph, Pair, attribute, attribute_edges, find_paths, find_sites, patch, patch_paths, split_gradient
-from analysis.ablation import Ablation, standard_ablations
+from analysis.ablation import Ablation, ablate, standard_ablations
 from analysis.circuit.discovery import Circuit, find_circuit
 from analysis.edges.connectivity import connected
 from analysis.edges.cut_runs import EdgeRuns, one_each, send
@@ -275,3 +275,16 @@ def test_values_that_heads_share_are_copied_by_each_of_them() -> None:
         one, other = (copy_score(m, torch.arange(19), route=route).value for m in (model, wide))
         assert one.tolist() == other.tolist()
     assert head_composition(model).score.to_numpy() == pytest.approx(head_composition(wide).score.to_numpy(), abs=1e-6)
+
+
+def test_of_a_table_the_value_is_cut_and_no_gradient() -> None:
+    model = made("nanochat", "nanochat")
+    pair = random_pair(model)
+    kinds = standard_ablations(model, ["zero"])
+    assert "gradient cut" not in {one.part for one in kinds}
+    found = {one.part: ablate(model, pair, [one]) for one in kinds if one.part in ("forward cut", "stream")}
+    assert found["forward cut"].loss_ablated.tolist() == pytest.approx(found["stream"].loss_ablated.tolist())
+    assert found["forward cut"].loss_ablated.tolist() != pytest.approx(found["forward cut"].loss.tolist(), abs=1e-9)
+    with pytest.raises(ValueError, match="an open gate to cut"):
+        Ablation.gradient_cut(model)
+    assert {stream.gate for stream in model.config.streams} == {"full"}, "they are as they were"

@@ -11,12 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from analysis import Ablation, Pair, Site, ablate, attribute_edges, head_shares, patch, patch_paths, score_retrieval
 from analysis.heads.attention_scores import duplicate_token, previous_token
-<<<<<<< HEAD
-from circuits import HookedStreamTransformer, lm_config
-from circuits.loading.tokenizers import opening_tokens
-=======
 from circuits import HookedStreamTransformer, icl_config, lm_config
->>>>>>> pairs
+from circuits.loading.tokenizers import opening_tokens
 from experiments.tasks.sentences.tokenizer import plain_english
 from experiments.tasks.tokenizers import word_level
 
