@@ -32,6 +32,10 @@ def _projected(
     if x.ndim == 4:
         y = einsum(x, weight, "batch pos head d_model, head d_model d_head -> batch pos head d_head")
         return y if bias is None else y + bias
+    if x.shape[1] == 1:
+        # A next token alone: to bring the weights into one matrix would take longer than the product.
+        y = torch.matmul(x.transpose(0, 1), weight).permute(1, 0, 2)[:, None]
+        return y if bias is None else y + bias
     rows = rearrange(weight, "head d_model d_head -> (head d_head) d_model")
     y = affine(x, rows.T, None if bias is None else bias.flatten())
     return rearrange(y, "batch pos (head d_head) -> batch pos head d_head", head=len(weight))

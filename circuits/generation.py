@@ -81,7 +81,8 @@ class Generates(ToolSurface):
             self.train(training)
         if not as_text:
             return tokens
-        texts = [str(self.to_string(row)) for row in tokens]
+        rows = tokens if mask is None else [row[seen != 0] for row, seen in zip(tokens, mask, strict=True)]
+        texts = [str(self.to_string(row)) for row in rows]
         return texts[0] if isinstance(inputs, str) else texts
 
     def _to_go_on_from(

@@ -267,10 +267,10 @@ def report_copies(rounds: int) -> None:
 
 
 def report_generation(rounds: int, new: int = 200) -> None:
-    """Print how much faster tokens follow with a cache than without, turn by turn."""
-    for variant in ("classic", "value"):
-        model = HookedStreamTransformer(lm_config("3m", variant, n_ctx=new + 16)).eval()
-        tokens, ratios = batches(1)[0][:1, :16], []
+    """Print how much faster tokens follow with a cache than without, after a few tokens and after many."""
+    for variant, before in (("classic", 16), ("value", 16), ("value", 200)):
+        model = HookedStreamTransformer(lm_config("3m", variant, n_ctx=new + before)).eval()
+        tokens, ratios = torch.cat(batches(3), 1)[:1, :before], []
         for i in range(-1, rounds):
             seconds = []
             for cached in (False, True):
@@ -278,7 +278,8 @@ def report_generation(rounds: int, new: int = 200) -> None:
                 model.generate(tokens, new, do_sample=False, stop_at_eos=False, use_past_kv_cache=cached)
                 seconds.append(time.process_time() - start)
             ratios += [seconds[0] / seconds[1]] if i >= 0 else []
-        row(f"{new} tokens without a cache / with one, {variant}, 3m", f"{median(ratios):.1f} x", ">= 5 x")
+        kinds = f"{new} tokens after {before}, without a cache / with one, {variant}, 3m"
+        row(kinds, f"{median(ratios):.1f} x", ">= 5 x")
 
 
 def report_ioi(prompts: int = 1_000) -> None:

@@ -726,6 +726,16 @@ def test_tokens_are_found_and_embedded_and_models_say_where_they_are() -> None:
     assert (model.device, model.dtype) == (torch.device("cpu"), model.cfg.dtype)
 
 
+def test_texts_go_on_together_as_they_do_alone() -> None:
+    model = model_of(token_config("value", 2, inputs=TokenInputs(11), readout=Unembedding(11)))
+    model.set_tokenizer(tokenizer(WORDS))
+    texts = ["Mary gave", "John gave a ball"]
+    together = model.generate(texts, 3, do_sample=False, stop_at_eos=False)
+    alone = [model.generate(text, 3, do_sample=False, stop_at_eos=False) for text in texts]
+    assert together == alone, "padding is not in them"
+    assert "Mary gave" in alone[0]
+
+
 def test_a_text_of_several_tokens_is_not_one() -> None:
     model = speaking()
     with pytest.raises(ValueError, match=r"'Mary gave' is 2 tokens, not one: \['Mary', 'gave'\]"):
