@@ -23,7 +23,7 @@ from experiments.runs.training_config import SGD, Every
 from experiments.studies import registry as paper
 from experiments.studies.collection import add_frames, collect
 from experiments.studies.committed_results import COMMITTED, Bundle, BundleError
-from experiments.studies.study import SIZES, Arm, Experiment
+from experiments.studies.study import SIZES, Arm, Experiment, Size
 from experiments.sweeps import shared_engine
 from experiments.sweeps.sweep import sweep
 from experiments.training import engines
@@ -205,7 +205,7 @@ def test_unknown_experiments_suggest_the_nearest() -> None:
 
 
 @cache
-def arms_of(name: str, size: str) -> list[Arm]:
+def arms_of(name: str, size: Size) -> list[Arm]:
     """The arms of an experiment; to make those of all experiments takes seconds."""
     return paper.experiment(name).arms(size)
 
