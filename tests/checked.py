@@ -87,10 +87,10 @@ def _checked_within(function: Any) -> Any:
         if jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
         with _one_call:
-            for hint, value in zip(in_order, args, strict=False):
-                die_if_unbearable(value, hint, **said)
-            for name, value in kwargs.items():
-                die_if_unbearable(value, hints.get(name, Any), **said)
+            named = ((hints.get(name, Any), value) for name, value in kwargs.items())
+            for hint, value in (*zip(in_order, args, strict=False), *named):
+                if hint is not Any:
+                    die_if_unbearable(value, hint, **said)
             out = function(*args, **kwargs)
             die_if_unbearable(out, hints.get("return", Any), **said)
             return out

@@ -12,17 +12,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
 
-from tests.checked import unchecked  # before all others of ours, as it says how they are loaded
-from tests.helpers import train_small, train_small_lms
 
-torch.set_num_threads(1)
-# What was imported stays: to look through it for garbage, again and again, takes a tenth of the time.
-gc.collect()
-gc.freeze()
-# A shell that runs the tests in the background lets them ignore an interrupt, and so would all that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+def pytest_configure(config: pytest.Config) -> None:
+    """Get ready to run tests, which a process that only hands them to others is not: it imports nothing large."""
+    if config.getoption("dist", "no") != "no":
+        return
+    import torch
+
+    import tests.checked  # noqa: F401 # before all others of ours, as it says how they are loaded
+
+    torch.set_num_threads(1)
+    # What was imported stays: to look through it for garbage, again and again, takes a tenth of the time.
+    gc.collect()
+    gc.freeze()
+    # A shell that runs the tests in the background lets them ignore an interrupt, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str) -> Path:
@@ -36,6 +41,8 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name
 @pytest.fixture(scope="session")
 def trained_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The folder of a classic and a value run of the small preset, trained past their transitions, once a session."""
+    from tests.helpers import train_small
+
     root = shared_folder(tmp_path_factory, worker_id, "trained")
     train_small(root)
     return root
@@ -44,6 +51,8 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
 @pytest.fixture(scope="session")
 def lm_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The folder of a classic and a value run of the smallest language model on stories, a few updates each."""
+    from tests.helpers import train_small_lms
+
     root = shared_folder(tmp_path_factory, worker_id, "lm-trained")
     train_small_lms(root)
     return root
@@ -52,6 +61,8 @@ def lm_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 @pytest.fixture
 def untyped() -> Iterator[None]:
     """No types are checked in the test, which is of what those see who check none."""
+    from tests.checked import unchecked
+
     with unchecked():
         yield
 
@@ -93,11 +104,13 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         table.update(before)  # type: ignore[arg-type] # its own entries
 
 
-# Files with few tests that wait for other processes or for a compiler; begun last, one of them would hold up the end.
+# Files that wait for other processes or for a compiler, or take longest; begun last, one would hold up the end.
 LONG = (
     *("circuits/test_compile.py", "experiments/test_plugins.py", "experiments/test_sweep.py", "test_readme.py"),
     *("experiments/test_notebook.py", "experiments/test_runs.py", "experiments/test_answers.py"),
     *("experiments/test_bundle.py", "experiments/test_engines.py", "figures/test_figures.py"),
+    *("experiments/test_stacked.py", "experiments/test_lm_training.py", "experiments/test_resume.py"),
+    *("figures/test_gallery.py", "circuits/test_storage.py"),
 )
 
 

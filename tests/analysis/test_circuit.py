@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -61,15 +62,21 @@ def test_without_its_stream_edge_the_stream_circuit_does_nothing() -> None:
     assert quality.faithfulness == pytest.approx(0, abs=1e-6)
 
 
+@cache
+def exactly_scored(make: Callable[[], Handmade]) -> tuple[Handmade, dict[str, EdgeScores]]:
+    """A model with the effects of its edges on every pair, each by a run of its own; the rules are of the same."""
+    made = make()
+    return made, {name: attribute_edges(made.model, pair, method="exact") for name, pair in made.pairs.items()}
+
+
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("rule", ["top", "greedy", "threshold"])
 def test_rules_find_what_carries_the_difference(make: Callable[[], Handmade], rule: Any) -> None:
-    made = make()
+    made, scores = exactly_scored(make)
     for name, pair in made.pairs.items():
-        scores = attribute_edges(made.model, pair, method="exact")
         wanted = made.carries[name]
         options: Any = {"threshold": 0.5} if rule == "threshold" else {"size": len(wanted)}
-        found = find_circuit(scores, rule, **options)
+        found = find_circuit(scores[name], rule, **options)
         assert set(found.names) == wanted
         assert judge(made.model, pair, found).faithfulness == pytest.approx(1, abs=1e-6)
 

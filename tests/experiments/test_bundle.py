@@ -6,6 +6,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from experiments.runs.training_config import SGD, Every
 from experiments.studies import registry as paper
 from experiments.studies.collection import add_frames, collect
 from experiments.studies.committed_results import COMMITTED, Bundle, BundleError
-from experiments.studies.study import SIZES, Arm, Experiment
+from experiments.studies.study import SIZES, Arm, Experiment, Size
 from experiments.sweeps import shared_engine
 from experiments.sweeps.sweep import sweep
 from experiments.training import engines
@@ -203,18 +204,24 @@ def test_unknown_experiments_suggest_the_nearest() -> None:
 # --- what this repository holds -----------------------------------------------------------------------------------
 
 
+@cache
+def arms_of(name: str, size: Size) -> list[Arm]:
+    """The arms of an experiment; to make those of all experiments takes seconds."""
+    return paper.experiment(name).arms(size)
+
+
 def test_the_committed_bundle_is_whole_and_small() -> None:
     held = Bundle.open(COMMITTED)
     held.check_runs()
     assert sum(file.stat().st_size for file in COMMITTED.iterdir()) < 20e6
-    planned = {arm.config.id for name in paper.EXPERIMENTS for arm in paper.experiment(name).arms()}
+    planned = {arm.config.id for name in paper.EXPERIMENTS for arm in arms_of(name, "full")}
     assert set(held.arms.run) <= planned, "every run of it is one that the named experiments describe"
 
 
 def test_arms_of_a_condition_are_paired() -> None:
     for name in paper.EXPERIMENTS:
         for size in SIZES:
-            arms = paper.experiment(name).arms(size)
+            arms = arms_of(name, size)
             keys = [(arm.condition, arm.label, arm.config.seed) for arm in arms]
             assert len(keys) == len(set(keys)), name
             tasks: dict[Any, set[Any]] = {}
