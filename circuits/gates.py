@@ -11,7 +11,6 @@ from circuits.block import Block
 from circuits.config.streams import Carrier, Gate, Stream
 from circuits.transformerlens.tools import ToolSurface
 
-
 _OF_TABLES: dict[Gate, Gate] = {"stop": "full", "gradient-only": "off"}
 """Gates as a table of tokens has them, behind which is no gradient to cut or keep."""
 
