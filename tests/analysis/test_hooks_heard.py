@@ -60,7 +60,7 @@ REFUSE: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
 HEAR = {"ablate", "score_heads", "score_retrieval", "split_gradient"}
 RUN_NO_MODEL = {
     *("Ablation", "AttentionScore", "Circuit", "Connection", "EdgeScores"),
-    *("GradientSplit", "Graph", "METRICS", "NoGapError", "Pair"),
+    *("GradientSplit", "Graph", "METRICS", "NoGapError", "Pair", "PairsFile"),
     *("PatchResult", "PathResult", "Quality", "ReadMetric", "Site"),
     *("SiteScores", "WeakPairWarning", "adjust", "compare", "find_circuit"),
     *("find_paths", "find_sites", "mean_interval", "over_seeds", "paired_ratio"),
