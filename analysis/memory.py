@@ -55,7 +55,7 @@ def run_of_one(model: HookedStreamTransformer, n_pos: int) -> int:
     config = model.config
     heads = config.n_heads * config.d_head
     passed = sum(len({*block.attn.passes_own, *block.attn.passes_mixed}) for block in model.layers)
-    wide = 3 * config.mlp.d_mlp if config.mlp else 0
+    wide = 3 * config.mlp.width_in if config.mlp else 0
     of_position = 8 * config.d_model + (8 + passed) * heads + 3 * config.n_heads * n_pos + wide
     return n_pos * of_position * model.W_U.element_size() + 2 * logits_of_one(model, n_pos)
 

@@ -74,7 +74,8 @@ class Places:
     def hidden(self, window: int | None) -> Bool[Tensor, "row 1 q k"]:
         """Return which keys a query does not see: later ones, those before its window, and padding.
 
-        A query at padding sees itself, as a softmax needs something to see.
+        A query that would see nothing, as at padding, sees all: a softmax needs something to see, and nothing reads
+        what comes of it.
         """
         q, k = self.queries[:, :, None], self.keys[:, None, :]
         hidden = k > q

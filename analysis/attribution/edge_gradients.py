@@ -188,7 +188,7 @@ def edge_bytes(model: HookedStreamTransformer, graph: Graph, n_pos: int, metric:
     """
     config = model.config
     writers, readers = len(graph.writers), len(graph.readers)
-    layer = 16 * config.d_model + 4 * config.n_heads * n_pos + (4 * config.mlp.d_mlp if config.mlp else 0)
+    layer = 16 * config.d_model + 4 * config.n_heads * n_pos + (4 * config.mlp.width_in if config.mlp else 0)
     of_position = (4 * writers + 6 * readers) * config.d_model + config.n_layers * layer
     numbers = n_pos * of_position + 3 * writers * readers
     logits = logits_of_one(model, n_pos)

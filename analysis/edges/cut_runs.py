@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import einsum, repeat
+from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.edges.graph import Graph, Node, Origin, Place
-from analysis.edges.steered_forward import Control, PerHead, carry, run
+from analysis.edges.steered_forward import Control, PerHead, carry, run, tiled
 from analysis.memory import copies_within, logits_of_one
 from analysis.pairs import Pair, without_padding
 from circuits.common.errors import known
@@ -71,7 +71,7 @@ class Recorder(Control):
     def __init__(self, model: HookedStreamTransformer, graph: Graph, embedded: Embedded):
         self.model, self.graph = model, graph
         self.written: list[Writers] = [embedded.residual[:, :, None]]
-        self.projected: dict[Origin, HeadTensor] = {key: embedded.tables[key] for key in embedded.tables}  # type: ignore[misc] # tables' keys are origins
+        self.projected: dict[Origin, HeadTensor] = dict(embedded.tables)  # type: ignore[arg-type] # tables' keys are origins
         self.gains: dict[Place, Gains] = {}
         self.coefficients = graph.coefficients(model)
 
@@ -216,7 +216,8 @@ class EdgeRuns:
     ):
         """``beside``: bytes that the caller keeps or makes beside the runs."""
         self.model, self.graph, self.replacement = model, graph, replacement
-        self.embedded = model.embedded(inputs)
+        with torch.no_grad():
+            self.embedded = model.embedded(inputs)
         held, copy = (len(inputs) * size for size in _kept_and_copied(model, graph, inputs.shape[1]))
         self.at_once = copies_within(max_memory, copy, len(inputs), inputs.device, held + beside)
 
@@ -229,9 +230,9 @@ class EdgeRuns:
     def logits(self, cut: Bool[Tensor, "copy edge"]) -> Float[Tensor, "copy batch pos d_vocab_out"]:
         """Return the logits under each of a few sets of cut edges."""
         residual, tables = self.embedded
-        tiled = Embedded(_tiled(residual, len(cut)), {key: _tiled(x, len(cut)) for key, x in tables.items()})
-        cutter = Cutter(self.model, self.graph, tiled, self.replacement, cut)
-        return run(self.model, self.model.begin(tiled), cutter).unflatten(0, (len(cut), -1))
+        copies = Embedded(tiled(residual, len(cut)), {key: tiled(x, len(cut)) for key, x in tables.items()})
+        cutter = Cutter(self.model, self.graph, copies, self.replacement, cut)
+        return run(self.model, self.model.begin(copies), cutter).unflatten(0, (len(cut), -1))
 
     def each(
         self, cuts: Bool[Tensor, "set edge"], progress: bool = False
@@ -243,10 +244,6 @@ class EdgeRuns:
                 bar.update(len(chunk))
 
 
-def _tiled(tensor: Tensor, copies: int) -> Tensor:
-    return repeat(tensor.detach(), "batch ... -> (copy batch) ...", copy=copies)
-
-
 def _kept_and_copied(model: HookedStreamTransformer, graph: Graph, n_pos: int) -> tuple[int, int]:
     """The bytes of what comes along cut edges in one example, and of a copy of it.
 
@@ -255,7 +252,7 @@ def _kept_and_copied(model: HookedStreamTransformer, graph: Graph, n_pos: int) -
     config = model.config
     kept = (len(graph.writers) + 1) * config.d_model + len(graph.carried) * config.n_heads * config.d_head
     widths = 6 * len(graph.writers) + 16 * config.n_heads + 16
-    wide = 3 * config.mlp.d_mlp if config.mlp else 0
+    wide = 3 * config.mlp.width_in if config.mlp else 0
     copied = widths * config.d_model + 4 * config.n_heads * n_pos + wide
     size = n_pos * model.W_U.element_size()
     # Logits of this pass, of the last one, and what is read out.

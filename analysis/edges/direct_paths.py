@@ -8,14 +8,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from einops import repeat
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from analysis.compared_runs import Direction, two_runs
 from analysis.edges.graph import Edge, Graph
 from analysis.edges.recorded_activations import record
-from analysis.edges.steered_forward import Control, carry, run
+from analysis.edges.steered_forward import Control, carry, run, tiled
 from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
@@ -216,9 +215,9 @@ class _PathRuns:
                 used = self._through_stream(path) if path.route == "stream" else self._through_residual(path)
                 receivers.uses.setdefault(carrier, []).append((copy, head, used))
         if layer is None:
-            return self.model.read_out(receivers.read_out(_tiled(self.final, len(paths))))
-        passed = {key: _tiled(tensor, len(paths)) for key, tensor in self.base.passed(layer).items()}
-        return run(self.model, State(layer, _tiled(self.base.residual(layer), len(paths)), passed), receivers)
+            return self.model.read_out(receivers.read_out(tiled(self.final, len(paths))))
+        passed = {key: tiled(tensor, len(paths)) for key, tensor in self.base.passed(layer).items()}
+        return run(self.model, State(layer, tiled(self.base.residual(layer), len(paths)), passed), receivers)
 
     def _write(self, path: Edge) -> Residual:
         """By how much a head writes something else in the source run, as the receiver finds it."""
@@ -256,7 +255,3 @@ class _PathRuns:
         only[:, :, path.source.where[1]] = change[:, :, path.source.where[1]]
         arrived = carry(self.model, start, only, self.base.gains, last=end[0])
         return self.base.used(*end) + arrived[end]
-
-
-def _tiled(tensor: Tensor, copies: int) -> Tensor:
-    return repeat(tensor, "batch ... -> (copy batch) ...", copy=copies)

@@ -98,7 +98,6 @@ class Graph:
         self.edges: list[Edge] = []
         self.residual_ids = self._residual_edges()
         self.stream_ids = self._stream_edges()
-        self._scaled = config.residual_scalars is not None or config.backout is not None
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -201,7 +200,7 @@ class Graph:
         Scalars on the residual stream multiply it before every layer, and add the input again; a backout takes a part
         of a middle layer's end off before the logits.
         """
-        if not self._scaled:
+        if self.config.residual_scalars is None and self.config.backout is None:
             return None
         start, middle = torch.zeros(len(self.writers), dtype=model.W_U.dtype), torch.zeros(())
         start[0] = 1.0

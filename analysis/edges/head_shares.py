@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from einops import repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 from analysis.compared_runs import Direction, TwoRuns, two_runs
 from analysis.edges.graph import Place, carried_projections
 from analysis.edges.recorded_activations import Activations, record
-from analysis.edges.steered_forward import Control, run
+from analysis.edges.steered_forward import Control, run, tiled
 from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_one, run_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
@@ -142,11 +141,8 @@ def _logits(
     layer: int,
     asked: list[tuple[Place, int, str]],
 ) -> Float[Tensor, "copies_batch pos d_vocab_out"]:
-    def tiled(tensor: Tensor) -> Tensor:
-        return repeat(tensor, "batch ... -> (copy batch) ...", copy=len(asked))
-
-    passed = {key: tiled(tensor) for key, tensor in before.passed(layer).items()}
-    state = State(layer, tiled(before.residual(layer)), passed)
+    passed = {key: tiled(tensor, len(asked)) for key, tensor in before.passed(layer).items()}
+    state = State(layer, tiled(before.residual(layer), len(asked)), passed)
     return run(model, state, _Split(layer, asked, before, after))
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from einops import repeat
 from jaxtyping import Float
 from torch import Tensor
 
@@ -61,6 +62,11 @@ class Control:
     def read_out(self, residual: Residual) -> Residual:
         """Return what the logits are read from instead of the final residual stream."""
         return residual
+
+
+def tiled(tensor: Tensor, copies: int) -> Tensor:
+    """Return so many copies of a batch, one after another: what each of them is steered by is its own."""
+    return repeat(tensor, "batch ... -> (copy batch) ...", copy=copies)
 
 
 def run(model: HookedStreamTransformer, state: State, control: Control) -> Float[Tensor, "batch pos d_vocab_out"]:

@@ -30,6 +30,11 @@ class MLP(Checked):
     gated: bool = False
     biases: bool = True
 
+    @property
+    def width_in(self) -> int:
+        """How wide all is that is projected from the input."""
+        return self.d_mlp * (2 if self.gated else 1)
+
 
 # --- positions by rotation ----------------------------------------------------------------------------------------
 

@@ -157,8 +157,8 @@ def _scaled(kind: RunConfig, device: str, found: Mapping[RunConfig, Cost]) -> Co
 def rough(config: RunConfig, device: str = "cpu") -> Cost:
     """Return what a run costs by the numbers of its sizes alone, right to a factor of a few."""
     model, training = config.model, config.training
-    width, wide = model.d_model, model.mlp.d_mlp if model.mlp else 0
-    weights = model.n_layers * (4 * width * model.n_heads * model.d_head + 2 * width * wide)
+    width, wide = model.d_model, model.mlp.width_in + model.mlp.d_mlp if model.mlp else 0
+    weights = model.n_layers * width * (4 * model.n_heads * model.d_head + wide)
     weights += width * (getattr(model.readout, "depth", 0) * width + model.readout.d_vocab_out)
     # Three products a weight, forward and twice backward; a classifier's last layer has one position.
     products = 6 * weights * config.tokens_per_step / (1 if config.of_tokens else 4)

@@ -32,13 +32,14 @@ def test_every_standard_ablation_runs_and_says_how_much_it_changed(
 ) -> None:
     model = build(variant, kind, layers)
     x = inputs_for(model.config, 4)
+    before = model(x)
     frame = ablate(model, Pair.one_sided(x, answers_for(model, 4)), standard_ablations(model, [method]))
     hooked = frame[~frame.part.isin(["forward cut", "gradient cut"])]
     assert (hooked.changed > 0).all()
     assert set(hooked.method) == {method}
     parts = {"head", "z", "outgoing", "stream", "forward cut", "gradient cut"} if variant != "classic" else {"head"}
     assert set(frame.part) == parts
-    assert torch.equal(model(x), model(x)), "the model is as it was"
+    assert torch.equal(model(x), before), "the model is as it was"
     assert not model.list_hooks()
 
 

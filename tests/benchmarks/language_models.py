@@ -42,6 +42,12 @@ KINDS = ("plain", "classic", "value")
 WANTED = {"classic": 0.95, "value": 0.92}
 
 
+def plain_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the mean next-token loss as one writes it by hand."""
+    targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], -100)], 1)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
 class PlainBlock(nn.Module):
     """A GPT-2 block as one writes it by hand: fused projections, fused attention, nothing to hook."""
 
@@ -94,9 +100,7 @@ class PlainGPT(nn.Module):
         x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
         for block in self.list_of_blocks:
             x = block(x)
-        logits = F.linear(self.norm(x), self.tokens.weight)
-        targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], -100)], 1)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return plain_loss(F.linear(self.norm(x), self.tokens.weight), tokens)
 
     @torch.no_grad()
     def take(self, model: HookedStreamTransformer) -> PlainGPT:

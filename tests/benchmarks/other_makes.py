@@ -39,7 +39,7 @@ from circuits import (
     lm_config,
 )
 from tests.benchmarks.analysis import in_passes
-from tests.benchmarks.language_models import BATCH, LENGTH, batches, resident, row, step
+from tests.benchmarks.language_models import BATCH, LENGTH, batches, plain_loss, resident, row, step
 
 torch.set_num_threads(1)
 WANTED = {"classic": 0.95, "nanochat": 0.92}
@@ -132,9 +132,7 @@ class PlainModel(nn.Module):
         x, n = self.tokens(tokens), tokens.shape[1]
         for block in self.list_of_blocks:
             x = block(x, tokens, self.cos[:, :n], self.sin[:, :n])
-        logits = F.linear(F.rms_norm(x, x.shape[-1:], self.norm, 1e-5), self.tokens.weight)
-        targets = torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], -100)], 1)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return plain_loss(F.linear(F.rms_norm(x, x.shape[-1:], self.norm, 1e-5), self.tokens.weight), tokens)
 
     @torch.no_grad()
     def take(self, model: HookedStreamTransformer) -> PlainModel:
