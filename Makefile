@@ -44,7 +44,8 @@ bench: $(READY)
 
 peers: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-peers.lock
-	$(BIN)/python -m pytest -q -m slow tests/circuits/test_storage.py
+	$(BIN)/python -m pytest -q -m slow tests/circuits/test_storage.py \
+		tests/circuits/test_exporting.py tests/circuits/loading/test_x_transformers.py
 
 clean:
 	rm -rf $(VENV)

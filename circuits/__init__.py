@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from circuits.associative_memory import AMICL, Sequences
     from circuits.cache import KeyValueCache
     from circuits.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, transplant
+    from circuits.exporting.export import export_huggingface
     from circuits.initial_weights import Constant, Eye, Normal
     from circuits.interventions.applied import NothingChangedError, intervened
     from circuits.interventions.intervention import (
@@ -78,15 +79,6 @@ __getattr__ = lazily(
             "Zero",
             "Mean",
             "Clamp",
-            "Backout",
-            "HalfTruncatedRotary",
-            "QKNorm",
-            "ResidualScalars",
-            "Rotary",
-            "Smear",
-            "ChannelGain",
-            "SigmoidGain",
-            "Tables",
             "Attend",
             "Resample",
             "FromRun",
@@ -94,6 +86,7 @@ __getattr__ = lazily(
             "CutForward",
             "CutGradient",
         ),
+        "exporting.export": ("export_huggingface",),
         "loading.pretrained": ("load_pretrained",),
         "model": (
             "HookedStreamTransformer",
@@ -173,6 +166,7 @@ __all__ = [
     "VectorInputs",
     "WithinLayer",
     "Zero",
+    "export_huggingface",
     "icl_config",
     "intervened",
     "lm_config",

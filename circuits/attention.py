@@ -15,7 +15,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier
-from circuits.initial_weights import Constant, Initialised, Normal
+from circuits.initial_weights import Constant, EyeOfHeads, Initialised, Normal
 from circuits.layers import HeadNorm, Residual, softcapped
 from circuits.places import Places, turned
 from circuits.products import affine
@@ -83,8 +83,6 @@ class Attention(Initialised, Fusing):
             self._weight(f"b_{name}", (n, width), learned=config.biases and c in self.own)
         self._weight("W_O", (heads, width, d_model), learned=config.output_matrix)
         self._weight("b_O", (d_model,), learned=config.biases and config.output_bias)
-        if not config.output_matrix:
-            self.W_O.copy_(rearrange(torch.eye(d_model), "(head width) out -> head width out", head=heads))
         # Where a stream does not carry the layer's own projections, what makes them has weights of its own.
         for c in self.passes_own:
             name, kind = f"W_{c.upper()}_stream", config.extra_weights(c)
@@ -113,7 +111,7 @@ class Attention(Initialised, Fusing):
             std = self.config.weight_std("attention")
             self.learn(name, shape, Constant(0.0) if name.startswith("b") else Normal(std))
         else:
-            self.register_buffer(name, torch.zeros(shape), persistent=False)
+            self.fix(name, shape, EyeOfHeads() if name == "W_O" else Constant(0.0))
 
     def reset_parameters(self, seed: int | None = None) -> None:
         """Start all own parameters afresh, and with them what keeps their initial values."""

@@ -34,6 +34,10 @@ class KeyValueCache:
         self._kept[layer] = k, v
         return k, v
 
+    def note_embeddings(self, latest: Float[Tensor, "batch pos d_model"]) -> None:
+        """Take, at every new token, the embedding of the last token up to it that is no padding."""
+        self.last_embedding = latest[:, -1:]
+
     def add(self, is_token: Bool[Tensor, "batch pos"] | None, batch: int, n_pos: int) -> None:
         """Count the tokens that are run next, and which of them are padding."""
         if is_token is not None or self.is_token is not None:

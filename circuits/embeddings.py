@@ -114,7 +114,7 @@ class Unembed(Initialised):
         if bias:
             self.learn("b_U", (out,), Constant(0.0))
         else:
-            self.register_buffer("b_U", torch.zeros(out), persistent=False)
+            self.fix("b_U", (out,), Constant(0.0))
 
     def forward(self, z: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Return the logits at every position."""

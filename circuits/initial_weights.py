@@ -34,6 +34,15 @@ class Eye:
 
 
 @dataclass(frozen=True)
+class EyeOfHeads:
+    """The identity of (head d_head) to d_model, as a matrix per head."""
+
+    def fill(self, parameter: Tensor, generator: torch.Generator | None) -> None:
+        """Write the start into ``parameter`` (head d_head d_model)."""
+        parameter.copy_(torch.eye(parameter.shape[-1]).view_as(parameter))
+
+
+@dataclass(frozen=True)
 class Normal:
     """Independent N(0, std^2)."""
 
@@ -57,7 +66,7 @@ class Uniform:
         parameter.copy_(self.low + (self.high - self.low) * drawn)
 
 
-Initial = Constant | Eye | Normal | Uniform
+Initial = Constant | Eye | EyeOfHeads | Normal | Uniform
 Weights = dict[str, tuple[tuple[int, ...], Initial]]
 """Shapes and starts of parameters, by name."""
 
@@ -79,6 +88,7 @@ class Initialised(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._starts: dict[str, Initial] = {}
+        self._fixed: dict[str, Initial] = {}
 
     def learn(self, name: str, shape: tuple[int, ...], start: Initial, frozen: bool = False) -> None:
         """Give the module a parameter, which :meth:`reset_parameters` fills; ``frozen``: a buffer instead."""
@@ -87,6 +97,18 @@ class Initialised(nn.Module):
         else:
             self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self._starts[name] = start
+
+    def fix(self, name: str, shape: tuple[int, ...], value: Initial) -> None:
+        """Give the module a tensor that always is ``value``, and that no file holds."""
+        self._fixed[name] = value
+        self.register_buffer(name, torch.empty(shape), persistent=False)
+        self.write_fixed()
+
+    @torch.no_grad()
+    def write_fixed(self) -> None:
+        """Write what always is the same, as where memory was taken for it after the model was made."""
+        for name, value in self._fixed.items():
+            value.fill(getattr(self, name), None)
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:

@@ -141,7 +141,7 @@ class FeedForward(Initialised):
             if mlp.biases:
                 self.learn(f"b_{name}", (out,), zero)
             else:
-                self.register_buffer(f"b_{name}", torch.zeros(out), persistent=False)
+                self.fix(f"b_{name}", (out,), zero)
         self.act_fn = ACTIVATIONS[mlp.act_fn]
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()

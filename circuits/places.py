@@ -63,7 +63,7 @@ class Places:
             latest = torch.where(is_token, latest, 0).cummax(-1).values
         latest = every.gather(1, latest[..., None].expand_as(every))
         if self.cache is not None:
-            self.cache.last_embedding = latest[:, -1:]
+            self.cache.note_embeddings(latest[:, 1:])
         return latest[:, :-1]
 
     @property

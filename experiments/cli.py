@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from circuits.common.errors import require
-from experiments.commands import corpus, imports, models, runs, study, sweep, train
+from experiments.commands import corpus, exchange, models, runs, study, sweep, train
 from experiments.plugins import installed, load_plugins
 from experiments.questions.ablate import Ablate
 from experiments.questions.attribute import Attribute
@@ -27,7 +27,8 @@ from experiments.questions.paths import Paths
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": study.demo,
     "train": train.train,
-    "import": imports.import_model,
+    "import": exchange.import_model,
+    "export": exchange.export,
     "runs": runs.runs,
     "variants": models.variants,
     "describe": models.describe,

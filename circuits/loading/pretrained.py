@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from circuits.checkpoint import holding
 from circuits.common.errors import known, require
+from circuits.initial_weights import Initialised
 from circuits.loading import huggingface, resformer
+from circuits.loading.exported import EXPORTED
 from circuits.loading.family import Family, Opened
 from circuits.loading.modded_nanogpt import MODDED_NANOGPT
 from circuits.loading.nanochat import NANOCHAT
@@ -21,7 +23,7 @@ from circuits.loading.tokenizers import TOKENIZER_JSON, given_tokenizer, opening
 from circuits.loading.x_transformers import X_TRANSFORMERS
 from circuits.model import HookedStreamTransformer
 
-_ALL = (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT, X_TRANSFORMERS, MODDED_NANOGPT)
+_ALL = (*resformer.FAMILIES, *huggingface.FAMILIES, NANOCHAT, X_TRANSFORMERS, MODDED_NANOGPT, EXPORTED)
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 REFUSED = {
     "rwkv": "RWKV's values run through a recurrence, which no attention here is; its rule of values alone, for "
@@ -138,10 +140,12 @@ def _filled(opened: Opened, dtype: torch.dtype) -> HookedStreamTransformer:
         f"the weights take {needed / 2**30:.1f} GiB as {dtype}, and {free / 2**30:.1f} GiB of memory are free; pass a "
         f"smaller dtype, as torch.bfloat16",
     )
-    # What no file holds: zeros in the place of weights that an architecture lacks.
     for module in model.modules():
+        # What no file holds: what stands in the place of weights that an architecture lacks.
         for name in module._non_persistent_buffers_set:
-            module.register_buffer(name, torch.zeros(module.get_buffer(name).shape), persistent=False)
+            module.register_buffer(name, torch.empty(module.get_buffer(name).shape), persistent=False)
+        if isinstance(module, Initialised):
+            module.write_fixed()
     state = {name: _own(weight, dtype) for name, weight in opened.weights}
     return holding(model, state).eval()
 

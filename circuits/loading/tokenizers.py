@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,17 +63,17 @@ def given_tokenizer(path: Path, pattern: str | None, special: tuple[str, ...]) -
         )
         tokenizer = _of_ranks(path, str(pattern), special)
     if special and special[0] in tokenizer.get_vocab() and not opening_tokens(tokenizer):
-        _open_with(tokenizer, special[0])
+        open_with(tokenizer, special[:1])
     return tokenizer
 
 
-def _open_with(tokenizer: PreTrainedTokenizerBase, token: str) -> None:
-    """Let a tokenizer put a token before every text, as the model's own code does without a template."""
+def open_with(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    """Let a tokenizer put tokens, which may be none, before every text, and nothing after it."""
     from tokenizers.processors import TemplateProcessing
 
-    opens = TemplateProcessing(single=f"{token} $A", special_tokens=[(token, tokenizer.get_vocab()[token])])
+    numbers = [(token, tokenizer.get_vocab()[token]) for token in dict.fromkeys(tokens)]
     backend: Any = tokenizer.backend_tokenizer
-    backend.post_processor = opens
+    backend.post_processor = TemplateProcessing(single=[*tokens, "$A"], special_tokens=numbers)
 
 
 def _of_ranks(path: Path, pattern: str, special: tuple[str, ...]) -> PreTrainedTokenizerBase:

@@ -110,10 +110,15 @@ class TextSurface(HookedRoot):
         return self._padded(rows, side, self.cfg.device if move_to_device else "cpu")
 
     def _numbers(self, text: str, prepend_bos: bool | None, coverage: Coverage | None = None) -> list[int]:
-        opening = self._opening_tokens(self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos)
-        return opening + (coverage or Coverage(self._speaks("text"))).numbers(text)
+        return self.opening_numbers(prepend_bos) + (coverage or Coverage(self._speaks("text"))).numbers(text)
 
-    def _opening_tokens(self, prepend: bool) -> list[int]:
+    def opening_numbers(self, prepend_bos: bool | None = None) -> list[int]:
+        """Return the tokens that stand before every text, if ``prepend_bos`` says so (by default, if texts are opened).
+
+        Raises:
+            ValueError: without a tokenizer, or if it has no beginning token and ``prepend_bos`` asks for one.
+        """
+        prepend = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
         if not prepend or self.opening:
             return list(self.opening) if prepend else []
         bos = self._speaks("text").bos_token_id

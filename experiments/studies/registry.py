@@ -19,11 +19,13 @@ from experiments.studies import (
 from experiments.studies.associative_memory import study as associative_memory
 from experiments.studies.heads_and_routes import study as heads_and_routes
 from experiments.studies.indirect_objects import study as indirect_objects
+from experiments.studies.learned_gains import study as learned_gains
 from experiments.studies.step_cost import study as step_cost
 from experiments.studies.study import Experiment, Picture, RunConfig, Size, Study
 
 _IN_CONTEXT = (carriers, gradient, gate_windows, controls, connections, training_data, optimisers, thresholds)
-_ALL = (associative_memory, *_IN_CONTEXT, heads_and_routes, language_models, step_cost, indirect_objects)
+_ASKING = (heads_and_routes, language_models, step_cost, indirect_objects, learned_gains)
+_ALL = (associative_memory, *_IN_CONTEXT, *_ASKING)
 STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _ALL}
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for study in STUDIES.values() for e in study.experiments}
 PICTURES: dict[str, Picture] = {p.name: p for study in STUDIES.values() for p in study.pictures}
