@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from analysis.heads.composition import head_composition
     from analysis.heads.copying import copy_score, eigenvalue_copying
     from analysis.heads.retrieval import score_retrieval
+    from analysis.logits.direct_attribution import LogitAttribution, attribute_logits
+    from analysis.logits.lens import logit_lens
     from analysis.metrics import METRICS, ReadMetric
     from analysis.pair_files import PairsFile
     from analysis.pairs import Pair
@@ -58,6 +60,8 @@ __getattr__ = lazily(
         "edges.graph": ("Graph",),
         "heads.attention_scores": ("AttentionScore", "score_heads"),
         "heads.retrieval": ("score_retrieval",),
+        "logits.direct_attribution": ("LogitAttribution", "attribute_logits"),
+        "logits.lens": ("logit_lens",),
         "metrics": ("METRICS", "ReadMetric"),
         "pair_files": ("PairsFile",),
         "pairs": ("Pair",),
@@ -81,6 +85,7 @@ __all__ = [
     "EdgeScores",
     "GradientSplit",
     "Graph",
+    "LogitAttribution",
     "NoGapError",
     "Pair",
     "PairsFile",
@@ -96,6 +101,7 @@ __all__ = [
     "adjust",
     "attribute",
     "attribute_edges",
+    "attribute_logits",
     "compare",
     "copy_score",
     "eigenvalue_copying",
@@ -106,6 +112,7 @@ __all__ = [
     "head_composition",
     "head_shares",
     "judge",
+    "logit_lens",
     "mean_interval",
     "over_seeds",
     "paired_ratio",

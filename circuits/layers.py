@@ -84,16 +84,25 @@ class Norm(Initialised, Fusing):
 
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
         """Return the normalised input."""
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         if self.may_fuse(self.hook_scale):
-            width = x.shape[-1:]
+            width, eps = x.shape[-1:], self._eps(x)
             if self.centred:
                 return self.hook_normalized(F.layer_norm(x, width, self.w, self.b, eps))
             return self.hook_normalized(F.rms_norm(x, width, self.w, eps))
         x = x - x.mean(-1, keepdim=True) if self.centred else x
-        x = x / fork_if_hooked(self.hook_scale, (x.square().mean(-1, keepdim=True) + eps).sqrt())
+        x = x / fork_if_hooked(self.hook_scale, self._root(x))
         x = x if self.w is None else x * self.w
         return self.hook_normalized(x if self.b is None else x + self.b)
+
+    def scale(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
+        """Return what an input is divided by, once it is centred where it is."""
+        return self._root(x - x.mean(-1, keepdim=True) if self.centred else x)
+
+    def _root(self, centred: Tensor) -> Tensor:
+        return (centred.square().mean(-1, keepdim=True) + self._eps(centred)).sqrt()
+
+    def _eps(self, x: Tensor) -> float:
+        return torch.finfo(x.dtype).eps if self.eps is None else self.eps
 
 
 class HeadNorm(Initialised):

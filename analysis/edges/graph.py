@@ -9,7 +9,7 @@ projections are those of the shared ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.common.errors import known, require
+from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier, Source
 from circuits.model import HookedStreamTransformer
 
@@ -92,7 +93,7 @@ class Graph:
         )
         self.n_layers, self.n_heads, self.mlp = config.n_layers, config.n_heads, config.mlp is not None
         self.config = config
-        self.writers = self._writers()
+        self.writers = writers_of(config)
         self.readers = self._readers(model)
         self.carried = carried(model)
         self.edges: list[Edge] = []
@@ -146,13 +147,6 @@ class Graph:
         """Where every writer stands."""
         return {node: i for i, node in enumerate(self.writers)}
 
-    def _writers(self) -> list[Node]:
-        found = [Node("input")]
-        for layer in range(self.n_layers):
-            found += [Node("head", layer, head) for head in range(self.n_heads)]
-            found += [Node("mlp", layer)] if self.mlp else []
-        return found
-
     def _readers(self, model: HookedStreamTransformer) -> list[Node]:
         found: list[Node] = []
         for layer, block in enumerate(model.layers):
@@ -195,32 +189,47 @@ class Graph:
         return found
 
     def coefficients(self, model: HookedStreamTransformer) -> Float[Tensor, "reader writer"] | None:
-        """Return by what every reader finds multiplied what every writer wrote; ``None``: all by 1.
-
-        Scalars on the residual stream multiply it before every layer, and add the input again; a backout takes a part
-        of a middle layer's end off before the logits.
-        """
+        """Return :func:`coefficients` of all readers and writers; ``None``: all are 1."""
         if self.config.residual_scalars is None and self.config.backout is None:
             return None
-        start, middle = torch.zeros(len(self.writers), dtype=model.W_U.dtype), torch.zeros(())
-        start[0] = 1.0
-        now, rows = start.clone(), []
-        for layer, block in enumerate(model.layers):
-            if block.scalars is not None:
-                now = block.scalars.own.detach().cpu() * now + block.scalars.x0.detach().cpu() * start
-            rows += [now.clone() for node in self.readers if node.kind == "projection" and node.layer == layer]
-            now[[i for i, node in enumerate(self.writers) if node.kind == "head" and node.layer == layer]] = 1.0
-            if self.mlp:
-                rows.append(now.clone())
-                now[self.writer_number[Node("mlp", layer)]] = 1.0
-            if self.config.backout and layer == self.config.backout.layer:
-                middle = now.clone()
-        gain = 0.0 if model.backout is None else model.backout.gain.detach().cpu()
-        return torch.stack([*rows, now - gain * middle]).to(model.W_U.device)
+        return coefficients(model, self.readers, self.writers)
 
     def _add(self, edge: Edge) -> int:
         self.edges.append(edge)
         return len(self.edges) - 1
+
+
+def writers_of(config: ModelConfig) -> list[Node]:
+    """Return what writes to the residual stream, in order: the input, every layer's heads, its MLP."""
+    found = [Node("input")]
+    for layer in range(config.n_layers):
+        found += [Node("head", layer, head) for head in range(config.n_heads)]
+        found += [Node("mlp", layer)] if config.mlp else []
+    return found
+
+
+def coefficients(
+    model: HookedStreamTransformer, readers: Sequence[Node], writers: Sequence[Node]
+) -> Float[Tensor, "reader writer"]:
+    """Return by what readers, in their order, find multiplied what writers wrote.
+
+    Scalars on the residual stream multiply it before every layer, and add the input again; a backout takes a part of a
+    middle layer's end off before the logits.
+    """
+    start, middle = torch.zeros(len(writers), dtype=model.W_U.dtype), torch.zeros(())
+    start[0] = 1.0
+    now, rows = start.clone(), []
+    for layer, block in enumerate(model.layers):
+        if block.scalars is not None:
+            now = block.scalars.own.detach().cpu() * now + block.scalars.x0.detach().cpu() * start
+        rows += [now.clone() for node in readers if node.kind == "projection" and node.layer == layer]
+        now[[i for i, node in enumerate(writers) if node.kind == "head" and node.layer == layer]] = 1.0
+        rows += [now.clone() for node in readers if node.kind == "mlp" and node.layer == layer]
+        now[[i for i, node in enumerate(writers) if node.kind == "mlp" and node.layer == layer]] = 1.0
+        if model.config.backout and layer == model.config.backout.layer:
+            middle = now.clone()
+    gain = 0.0 if model.backout is None else model.backout.gain.detach().cpu()
+    return torch.stack([*rows, now - gain * middle]).to(model.W_U.device)
 
 
 def carried(model: HookedStreamTransformer) -> dict[Origin, list[Place]]:
