@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from experiments.questions.gradients import Gradients
     from experiments.questions.heads import Heads
     from experiments.questions.indirect_objects import IndirectObjects
+    from experiments.questions.logits import Logits
     from experiments.questions.patch import Patch
     from experiments.questions.paths import Paths
     from experiments.questions.question import Question
@@ -68,6 +69,7 @@ __getattr__ = lazily(
         "questions.circuit": ("FindCircuit",),
         "questions.gradients": ("Gradients",),
         "questions.heads": ("Heads",),
+        "questions.logits": ("Logits",),
         "questions.indirect_objects": ("IndirectObjects",),
         "questions.patch": ("Patch",),
         "questions.paths": ("Paths",),
@@ -168,6 +170,7 @@ __all__ = [
     "IOITask",
     "IndirectObjects",
     "LogLinear",
+    "Logits",
     "NestedConfig",
     "NestedTask",
     "Patch",

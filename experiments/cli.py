@@ -21,6 +21,7 @@ from experiments.questions.command import command
 from experiments.questions.gradients import Gradients
 from experiments.questions.heads import Heads
 from experiments.questions.indirect_objects import IndirectObjects
+from experiments.questions.logits import Logits
 from experiments.questions.patch import Patch
 from experiments.questions.paths import Paths
 
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ablate": command(Ablate),
     "heads": command(Heads),
     "gradients": command(Gradients),
+    "logits": command(Logits),
     "circuit": command(FindCircuit),
     "ioi": command(IndirectObjects),
     "corpus": corpus.corpus,

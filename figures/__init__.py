@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from figures.models.circuit_over_checkpoints import circuit_curves
     from figures.models.edges import circuit_drawing, edge_drawing
     from figures.models.gradients import gradient_pairs, gradient_shares
+    from figures.models.logits import logit_attribution_bars, logit_lens_curves
     from figures.models.patching import patch_heat_map
     from figures.models.paths import path_heat_maps, share_bars
     from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size, best_a, heat_maps
@@ -39,6 +40,7 @@ __getattr__ = lazily(
             "circuit_drawing",
             "edge_drawing",
         ),
+        "models.logits": ("logit_attribution_bars", "logit_lens_curves"),
         "models.gradients": (
             "gradient_pairs",
             "gradient_shares",
@@ -102,6 +104,8 @@ __all__ = [
     "ioi_by_sentence",
     "ioi_curves",
     "learning_curves",
+    "logit_attribution_bars",
+    "logit_lens_curves",
     "loss_curves",
     "nested_curves",
     "patch_heat_map",

@@ -17,6 +17,7 @@ from experiments.questions.attribute import Attribute
 from experiments.questions.circuit import FindCircuit
 from experiments.questions.gradients import Gradients
 from experiments.questions.heads import Heads
+from experiments.questions.logits import Logits
 from experiments.questions.patch import Patch
 from experiments.questions.paths import Paths
 from experiments.questions.prompts import ioi_task
@@ -151,7 +152,7 @@ QUESTIONS = [Patch(n=4), Attribute(n=4), Paths(n=4), Ablate(n=4), Heads(n=4), Fi
 
 
 @pytest.mark.parametrize(
-    ("kind", "question"), [*(("icl", question) for question in QUESTIONS), *(("lm", one) for one in QUESTIONS[:2])]
+    ("kind", "question"), [*(("icl", question) for question in QUESTIONS), *(("lm", one) for one in (*QUESTIONS[:2], Logits(n=4)))]
 )
 def test_a_question_computes_in_the_dtype_that_it_is_asked_in(
     kind: str, question: Question, trained_runs: Path, lm_runs: Path
@@ -180,6 +181,23 @@ def frame_of(found: Any) -> pd.DataFrame:
     """The first frame of what a question found."""
     first = found[0] if isinstance(found, tuple) else found
     return first if isinstance(first, pd.DataFrame) else first.to_frame()
+
+
+def test_logits_are_told_by_route(lm_runs: Path, trained_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = lm_run_named(lm_runs, "value")
+    Logits(n=8, top=3).answer([run])
+    said = capsys.readouterr().out
+    parts, lens = Logits(n=8).ask(run)
+    assert f"logit_difference {parts.value.sum():.4g}, 8 pairs (flip)" in said
+    assert set(parts.route) == {"residual", "own", "stream"}
+    end = lens[lens.layer == lens.layer.max()].value.to_numpy()
+    assert end == pytest.approx([parts.value.sum()] * 2, abs=1e-4)
+    for name, frame in (("logit_attribution", parts), ("logit_lens", lens)):
+        kept = pd.read_parquet(run.path / "results" / f"{name}.parquet")
+        assert len(kept) == len(frame)
+        assert (run.path / "results" / f"{name}.html").is_file()
+    with pytest.raises(ValueError, match="a ReLU stack"):
+        Logits(n=8).ask(run_named(trained_runs, "value"))
 
 
 def test_the_gradient_is_split_in_the_dtype_that_it_is_asked_in(trained_runs: Path) -> None:
