@@ -49,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "mechanism": study.mechanism,
     "lm-mechanism": study.lm_mechanism,
     "lm-cost": study.lm_cost,
+    "learned-gains": study.learned_gains,
     "figures": study.figures,
     "reproduce": study.reproduce,
 }

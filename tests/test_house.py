@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from beartype import beartype
-from jaxtyping import Float
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import AnnotationError, Float
 from torch import Tensor
 
 import circuits
-from tests.checked import checked
+from tests.checked import checked, fits, jaxtyped, looked_at
 
 ROOT = Path(__file__).parent.parent
 ORDER = ["circuits", "figures", "analysis", "experiments"]
@@ -167,3 +169,41 @@ def test_sizes_are_held_against_each_other_in_functions_and_in_functions_within_
         for wrong in ((x, torch.zeros(3), 0), (x, right, 0.5), (x, right, -1)):
             with pytest.raises(TypeError):
                 function(*wrong)
+
+
+class Early:
+    """Its method speaks of a class that is made after it."""
+
+    def takes(self, other: dict[str, Late] | None) -> Late | None:
+        return next(iter((other or {}).values()), None)
+
+
+class Late:
+    """Made after the one that speaks of it."""
+
+
+def test_classes_that_are_made_later_are_checked_too() -> None:
+    takes = checked(Early.takes, typechecker=beartype)
+    assert takes(Early(), {}) is None
+    assert isinstance(takes(Early(), {"a": Late()}), Late)
+    with pytest.raises(TypeError):
+        takes(Early(), {"a": 3})
+
+
+SHAPES = ["", "a", "b a", "a b", "a 3", "a a", "... a", "*more a", "a *more", "_ a", "#a b", "a+1", "2 3"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(SHAPES), st.lists(st.integers(1, 3), max_size=3)), max_size=6))
+def test_shapes_are_answered_as_jaxtyping_answers(asked: list[tuple[str, list[int]]]) -> None:
+    """In one call, whatever has been seen there and elsewhere before."""
+    answers = []
+    for look in (fits, looked_at):
+        with jaxtyped("context"):
+            found = []
+            for shape, sizes in asked:
+                try:
+                    found.append(look(Float[Tensor, shape], torch.zeros(sizes)))
+                except AnnotationError as error:  # a sum of sizes that are not known yet
+                    found.append(type(error))
+            answers.append(found)
+    assert answers[0] == answers[1]

@@ -45,6 +45,13 @@ def lm_mechanism(roots: Roots = (Path("runs"),), bundle: BundlePath = None) -> N
     _put(partial(ask, roots), bundle)
 
 
+def learned_gains(roots: Roots = (Path("runs"),), bundle: BundlePath = None) -> None:
+    """Ask models with learned gains what each route does beside its gain; into the committed results."""
+    from experiments.studies.learned_gains.study import ask
+
+    _put(partial(ask, roots), bundle)
+
+
 def lm_cost(
     rounds: Annotated[int, arg(help="turns of every variant")] = 40,
     device: Device = "cpu",

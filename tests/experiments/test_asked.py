@@ -152,7 +152,8 @@ QUESTIONS = [Patch(n=4), Attribute(n=4), Paths(n=4), Ablate(n=4), Heads(n=4), Fi
 
 
 @pytest.mark.parametrize(
-    ("kind", "question"), [*(("icl", question) for question in QUESTIONS), *(("lm", one) for one in (*QUESTIONS[:2], Logits(n=4)))]
+    ("kind", "question"),
+    [*(("icl", question) for question in QUESTIONS), *(("lm", one) for one in (*QUESTIONS[:2], Logits(n=4)))],
 )
 def test_a_question_computes_in_the_dtype_that_it_is_asked_in(
     kind: str, question: Question, trained_runs: Path, lm_runs: Path

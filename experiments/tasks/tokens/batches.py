@@ -20,7 +20,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """WindowSource of token numbers, and which of their predictions count.
+    """Windows of token numbers, and which of their predictions count.
 
     Raises:
         ValueError: if tokens and counted differ in shape.
