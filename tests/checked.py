@@ -184,5 +184,6 @@ def fits(hint: Any, value: Any) -> bool:
     return True
 
 
-_array_types._MetaAbstractArray.__instancecheck__ = fits
+meta: Any = _array_types._MetaAbstractArray
+meta.__instancecheck__ = fits
 jaxtyping.jaxtyped = checked

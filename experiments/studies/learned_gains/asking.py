@@ -47,7 +47,7 @@ class _Asked:
 
     def lost(self, *cut: tuple[str, int | None]) -> float:
         """Return by how much the loss rises where points, or one head there, have their mean at every position."""
-        hooks = [(name, _mean_of(self.at[name], head)) for name, head in cut]
+        hooks: list[Any] = [(name, _mean_of(self.at[name], head)) for name, head in cut]
         return self.model.run_with_hooks(self.tokens, return_type="loss", fwd_hooks=hooks).item() - self.loss
 
     def size(self, name: str, head: int | None = None) -> float:
@@ -148,5 +148,5 @@ def _scalars(asked: _Asked) -> list[dict[str, Any]]:
 
 
 def _lost_with(asked: _Asked, layer: int, residual: Tensor) -> float:
-    hooks = [(f"blocks.{layer}.hook_resid_pre", lambda tensor, hook: residual)]
+    hooks: list[Any] = [(f"blocks.{layer}.hook_resid_pre", lambda tensor, hook: residual)]
     return asked.model.run_with_hooks(asked.tokens, return_type="loss", fwd_hooks=hooks).item() - asked.loss
