@@ -1,0 +1,1 @@
+"""transformer-lens' own tests of hooks, caches and patching, run on a model of ours."""
