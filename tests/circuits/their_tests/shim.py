@@ -1,8 +1,8 @@
 """A pytest plugin that gives transformer-lens' tests a model of ours where they make a HookedTransformer.
 
 transformer-lens 4 has that class no longer, and tests of the 3.x line make it: what they import stands here. Models
-with a name have a values stream; they start from a seed, and speak through a tokenizer that is made of the tests' own words.
-Nothing is loaded from a hub.
+with a name have a values stream; they start from a seed, and speak through a tokenizer that is made of the tests' own
+words. Nothing is loaded from a hub.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import transformer_lens
 from transformer_lens.cache import key_value_cache
 from transformer_lens.tools.analysis import direct_path_patching
-from transformer_lens.utilities import get_act_name
+from transformer_lens.utilities.components_utils import get_act_name
 from transformer_lens.utilities.slice import Slice
 
 from circuits import MLP, HookedStreamTransformer, KeyValueCache, lm_config
