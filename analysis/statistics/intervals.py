@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from circuits.common.errors import known, require
 
-Scale = Literal["linear", "logit"]
+Scale = Literal["linear", "logit", "correlation"]
 BOUNDED = frozenset({"accuracy", "probability", "wrong_probability", "preference", "ila", "tila", "tla", "cla"})
 """Measures that lie between 0 and 1."""
 
@@ -54,15 +54,23 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 
     With ``scale="logit"``, for numbers in [0, 1], the ends are logit(mean) +- t se / (mean (1 - mean)), taken back;
     they stay within [0, 1] and around the mean, and a single 0 or 1 among the numbers makes nothing infinite.
+    With ``scale="correlation"`` it is so of [-1, 1] by Fisher's z: (1 + x) / 2 on the logit scale.
 
     Raises:
-        ValueError: for an unknown scale, or on the logit scale a number outside of [0, 1].
+        ValueError: for an unknown scale, or a number outside of [0, 1] on the logit scale, of [-1, 1] on the other.
 
     Source: Brown, Cai and DasGupta, Statistical Science 16, 2001, section 4.2, with t for z and the standard error of
     the numbers for the binomial one.
     """
     known("scale", scale, get_args(Scale))
     x = np.asarray(values, dtype=float)
+    if scale == "correlation":
+        require(
+            bool((np.abs(x) <= 1).all()),
+            f"correlations lie between -1 and 1, got {x.min(initial=0)} to {x.max(initial=0)}",
+        )
+        half = mean_interval((1 + x) / 2, confidence, "logit")
+        return Interval(2 * half.mean - 1, 2 * half.low - 1, 2 * half.high - 1, half.n)
     inside = scale == "linear" or bool(((x >= 0) & (x <= 1)).all())
     require(inside, f"on the logit scale numbers lie between 0 and 1, got {x.min(initial=0)} to {x.max(initial=0)}")
     if len(x) == 0:

@@ -44,7 +44,7 @@ def position_numbers(what: str, places: Any) -> Int[Tensor, "*any"]:
     return numbers.long()
 
 
-def touched_part(site: Site, activation: Tensor, positions: Places) -> Bool[Tensor, "..."]:
+def touched_part(site: Site, activation: Tensor, positions: Places) -> Bool[Tensor, ...]:
     """Return where a site's part of an activation is, in the activation's shape."""
     head_axis, position_axis = (1, 2) if site.component in PATTERN else (2, 1)
     one = [1] * activation.ndim

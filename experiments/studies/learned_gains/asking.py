@@ -97,10 +97,14 @@ def _streams(asked: _Asked) -> list[dict[str, Any]]:
             factor, other = (_by_head(gain, asked.tokens, head) for gain in (stream, own))
             rows.append(
                 {
-                    **{"route": "stream", "layer": layer, "head": ALL if head is None else str(head)},
-                    **{"gain": factor.mean().item(), "other_gain": other.mean().item()},
+                    "route": "stream",
+                    "layer": layer,
+                    "head": ALL if head is None else str(head),
+                    "gain": factor.mean().item(),
+                    "other_gain": other.mean().item(),
                     "gain_spread": factor.std().item() if factor.numel() > 1 else 0.0,
-                    **{"size": asked.size(f"{attn}_residual", head), "other_size": _spread(_part(beside, head))},
+                    "size": asked.size(f"{attn}_residual", head),
+                    "other_size": _spread(_part(beside, head)),
                     "lost": asked.lost((f"{attn}_residual", head)),
                     "other_lost": asked.lost((attn, head)),
                     "both_lost": asked.lost((f"{attn}_mixed", head)),
@@ -129,8 +133,15 @@ def _scalars(asked: _Asked) -> list[dict[str, Any]]:
         without = before.mean(0) - mean + start
         rows.append(
             {
-                **{"route": "x0", "layer": layer, "head": ALL, "gain": x0, "other_gain": own, "gain_spread": 0.0},
-                **{"size": _spread(start), "other_size": _spread(before - start), "lost": asked.lost((point, None))},
+                "route": "x0",
+                "layer": layer,
+                "head": ALL,
+                "gain": x0,
+                "other_gain": own,
+                "gain_spread": 0.0,
+                "size": _spread(start),
+                "other_size": _spread(before - start),
+                "lost": asked.lost((point, None)),
                 "other_lost": _lost_with(asked, layer, without),
                 "both_lost": asked.lost((f"blocks.{layer}.hook_resid_pre", None)),
             }

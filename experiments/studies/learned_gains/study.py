@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.intervals import Interval, mean_interval
+from analysis.statistics.intervals import Interval, Scale, mean_interval
 from circuits.common.text_table import interval, markdown
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study
@@ -71,8 +71,8 @@ def shares(bundle: Bundle) -> pd.DataFrame:
     )
 
 
-def _of_seeds(values: pd.Series, form: str = ".2f") -> str:
-    found = mean_interval(values.dropna().to_numpy())
+def _of_seeds(values: pd.Series, form: str = ".2f", scale: Scale = "linear") -> str:
+    found = mean_interval(values.dropna().to_numpy(), scale=scale)
     return interval(found.mean, found.low, found.high, form)
 
 
@@ -84,8 +84,8 @@ def _layers_table(bundle: Bundle) -> str:
             "layer": layer,
             "own gain": _of_seeds(part.other_gain),
             "stream's gain": _of_seeds(part.gain),
-            "gain's share": _of_seeds(part.gain_share),
-            "size's share": _of_seeds(part.size_share),
+            "gain's share": _of_seeds(part.gain_share, scale="logit"),
+            "size's share": _of_seeds(part.size_share, scale="logit"),
             "causal share": _of_seeds(part.causal_share),
             "lost without the stream": _of_seeds(part.lost, ".3f"),
             "without own values": _of_seeds(part.other_lost, ".3f"),
@@ -142,8 +142,8 @@ def _agreement_table(bundle: Bundle) -> str:
             "rule": variant,
             "told by": TOLD[str(told_by)],
             "runs": len(part),
-            "off by": _of_seeds(part.off),
-            "rank correlation": _of_seeds(part.order),
+            "off by": _of_seeds(part.off, scale="logit"),
+            "rank correlation": _of_seeds(part.order, scale="correlation"),
         }
         for (variant, told_by), part in parts
     ]
@@ -155,7 +155,8 @@ def _answer(bundle: Bundle) -> str:
     found, sentences = agreement(bundle), []
     for told_by, name in TOLD.items():
         part = found[found.told_by == told_by]
-        off, order = mean_interval(part.off.to_numpy()), mean_interval(part.order.to_numpy())
+        off = mean_interval(part.off.to_numpy(), scale="logit")
+        order = mean_interval(part.order.dropna().to_numpy(), scale="correlation")
         sentences.append(
             f"By {name} a head's causal share is told to within {_words(off)} on the average ({_near(off)}; {len(part)} "
             f"runs tell apart {_half(off):.2f}), and heads' order with a rank correlation of {_words(order)} "
