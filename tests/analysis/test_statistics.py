@@ -293,6 +293,20 @@ def test_intervals_of_shares_stay_within_their_bounds(values: list[float], confi
         mean_interval([0.5, 1.5], scale="logit")
 
 
+def test_an_interval_of_correlations_is_fishers_and_stays_between_minus_one_and_one() -> None:
+    few = mean_interval([0.2, 0.9, 0.97], scale="correlation")
+    assert -1 < few.low < few.mean < few.high < 1
+    assert few.mean == pytest.approx(0.69)
+    assert mean_interval([0.2, 0.9, 0.97]).high > 1, "which the linear one does not"
+    x = np.array([0.5, 0.51, 0.49, 0.505])
+    found, z = mean_interval(x, scale="correlation"), mean_interval(np.arctanh(x))
+    assert (found.low, found.high) == pytest.approx((np.tanh(z.low), np.tanh(z.high)), abs=1e-4)
+    turned = mean_interval(-x, scale="correlation")
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+    with pytest.raises(ValueError, match="correlations lie between -1 and 1"):
+        mean_interval([0.5, 1.5], scale="correlation")
+
+
 def test_in_the_middle_and_of_many_the_logit_interval_is_students() -> None:
     x = np.random.default_rng(0).uniform(0.4, 0.6, 2_000)
     plain, logit = mean_interval(x), mean_interval(x, scale="logit")

@@ -1,4 +1,4 @@
-"""What is asked of models with learned gains: the gains, how large what they multiply is, and what is lost without it."""
+"""What is asked of models with learned gains: the gains, the size of what they let in, what is lost without it."""
 
 from __future__ import annotations
 

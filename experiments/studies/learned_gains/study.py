@@ -158,9 +158,9 @@ def _answer(bundle: Bundle) -> str:
         off = mean_interval(part.off.to_numpy(), scale="logit")
         order = mean_interval(part.order.dropna().to_numpy(), scale="correlation")
         sentences.append(
-            f"By {name} a head's causal share is told to within {_words(off)} on the average ({_near(off)}; {len(part)} "
-            f"runs tell apart {_half(off):.2f}), and heads' order with a rank correlation of {_words(order)} "
-            f"({_ordered(order)})."
+            f"By {name} a head's causal share is told to within {_words(off)} on the average ({_near(off)}; "
+            f"{len(part)} runs tell apart {_half(off):.2f}), and heads' order with a rank correlation of "
+            f"{_words(order)} ({_ordered(order)})."
         )
     shares_of = shares(bundle)
     together = shares_of[(shares_of.route == "stream") & (shares_of["head"] == "all")]
