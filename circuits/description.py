@@ -19,7 +19,8 @@ def flows(model: ToolSurface) -> pd.DataFrame:
 
     Columns: layer, carrier, own, sources, gain, transform, gate, hooks (short names, under ``blocks.<layer>.attn.``).
     ``sources`` lists what comes in, as carrier and layer: ``v0`` is what layer 0 passes on of its values. Each of them
-    has a hook point of its own too, ``mix.<carrier>.hook_from_<layer>``.
+    has a hook point of its own too, ``mix.<carrier>.hook_from_<layer>``; ``token2`` is a row of table 2, ``x02`` the
+    projection 2 of the residual stream at the start.
     """
     rows = [_row(model, layer, carrier) for layer in range(model.config.n_layers) for carrier in CARRIERS]
     return pd.DataFrame(rows)
@@ -29,13 +30,14 @@ def _row(model: ToolSurface, layer: int, carrier: Carrier) -> dict[str, str | in
     config = model.config
     stream, sources = config.stream_into(carrier), config.sources(layer, carrier)
     reading = stream if sources else None
+    read = (reading.tables_of or reading.reads) if reading else ""
     prefix = f"blocks.{layer}.attn."
     names = [f"hook_{carrier}{route}" for route in ("", "_residual", "_mixed", "_stream")]
     return {
         "layer": layer,
         "carrier": carrier,
         "own": "yes" if config.has_own(layer, carrier) else "none",
-        "sources": " + ".join(f"{reading.reads}{source}" for source in sources) if reading else "-",
+        "sources": " + ".join(f"{read}{source}" for source in sources) if reading else "-",
         "gain": reading.gain.says if reading else "-",
         "transform": reading.transform.says + _MADE[reading.weights] if reading else "-",
         "gate": _gates(config, reading, layer) + _gradient(reading) if reading else "-",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
@@ -55,7 +55,8 @@ class PosEmbed(Initialised):
 
 
 class ValueEmbed(Initialised):
-    """A table of value embeddings ``W_VE`` (d_vocab (head d_head)), that streams carry: a row a token.
+    """A table of value embeddings ``W_VE`` (d_vocab (head d_head)), that streams carry: a row a token; or a projection
+    (d_model (head d_head)) of the residual stream at the start.
 
     Its hook point has the name of what a layer passes on: ``hook_v_stream``, for a stream into values.
     """
@@ -65,13 +66,15 @@ class ValueEmbed(Initialised):
     def __init__(self, config: ModelConfig, stream: Stream):
         super().__init__()
         self.heads, self.point_name = config.heads_of(stream.carrier), f"hook_{stream.carrier}_stream"
-        shape, start = (config.inputs.rows, self.heads * config.d_head), Normal(config.weight_std("attention"))
+        self.projects = stream.tables_of == "x0"
+        rows = config.d_model if self.projects else config.inputs.rows
+        shape, start = (rows, self.heads * config.d_head), Normal(config.weight_std("attention"))
         self.learn("W_VE", shape, start, frozen=stream.weights == "initial")
         self.add_module(self.point_name, HookPoint())
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> HeadTensor:
-        """Return every token's row, by head."""
-        rows = F.embedding(tokens, self.W_VE)
+    def forward(self, inputs: Tensor, start: Residual) -> HeadTensor:
+        """Return the row of every token of ``inputs``, or the projection of ``start``, by head."""
+        rows = start @ self.W_VE if self.projects else F.embedding(inputs, self.W_VE)
         by_head = rearrange(rows, "batch pos (head d_head) -> batch pos head d_head", head=self.heads)
         return self.get_submodule(self.point_name)(by_head)
 

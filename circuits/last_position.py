@@ -134,6 +134,7 @@ def why_not(config: ModelConfig) -> str | None:
             (config.rotary, config.qk_norm, config.windows, config.score_softcap, config.logit_softcap)
         ),
         "no scalars on the residual stream": not any((config.residual_scalars, config.smear, config.backout)),
+        "no tables": not config.tables,
         "full gates within a layer": all(
             s.gate == "full" and not s.gate_rules for s in config.streams if s.topology.within_layer
         ),

@@ -215,11 +215,13 @@ class HookedStreamTransformer(Gated, Generates):
 
     def embedded(self, inputs: Tensor, places: Places | None = None) -> Embedded:
         """Return what inputs become before the first layer."""
-        return Embedded(self.input_residual(inputs, places), self.value_embeddings(inputs))
+        residual = self.input_residual(inputs, places)
+        return Embedded(residual, self.value_embeddings(inputs, residual))
 
-    def value_embeddings(self, inputs: Tensor) -> Outgoing:
-        """Return the rows of every table of value embeddings (batch pos head d_head)."""
-        return {(int(name), "token"): table(inputs) for name, table in self.value_embeds.items()}
+    def value_embeddings(self, inputs: Tensor, start: Residual) -> Outgoing:
+        """Return the rows of every table of value embeddings, or the projections of ``start``, the residual stream at
+        the start (batch pos head d_head)."""
+        return {(int(name), "token"): table(inputs, start) for name, table in self.value_embeds.items()}
 
     def input_residual(self, inputs: Tensor, places: Places | None = None) -> Residual:
         """Return the residual stream at the start: embeddings plus positions."""

@@ -15,7 +15,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from analysis import Pair
-from circuits import HookedStreamTransformer, ModelConfig, icl_config, variants
+from circuits import HookedStreamTransformer, ModelConfig, SigmoidGain, Stream, Tables, icl_config, variants
 from circuits.config.layers import MLP, Backout, QKNorm, ResidualScalars, Rotary, Smear
 from circuits.config.parts import NormalInit, ReluStack, TokenInputs, Unembedding, VectorInputs
 from circuits.last_position import SplitTokens
@@ -118,9 +118,16 @@ MAKES: dict[str, dict[str, Any]] = {
 """What models of other makes have beside a GPT-2, in miniature: each part in one of them at least."""
 
 
+OF_X0 = "projections of x0"
+"""What :func:`made` calls a stream of tables that are of the residual stream at the start."""
+
+
 def made(make: str, variant: str = "classic", n_layers: int = 3, **overrides: Any) -> HookedStreamTransformer:
     """A model of another make with the streams of a variant."""
     fields = MAKES[make] | overrides
+    if variant == OF_X0:
+        tables = Tables(((1, 0), (2, 2)), of="x0")
+        variant, fields = "classic", {"streams": (Stream("v", topology=tables, gain=SigmoidGain(2.0, 5)),), **fields}
     windows = fields.get("windows")
     return model_of(token_config(variant, n_layers, **fields | ({"windows": windows[:n_layers]} if windows else {})))
 

@@ -34,6 +34,7 @@ MORE: dict[str, list[Any]] = {
         Listed(((1, 0), (2, 1))),
         WithinLayer(),
         Tables(((0, 1), (2, 1))),
+        Tables(((1, 0), (2, 2)), of="x0"),
     ],
     "gain": [*PARTS["gain"], FixedGain(0.0), LearnedGain(per_channel=True), SigmoidGain(2.0, 3), ChannelGain(2)],
     "gate_rules": [(), (GateRule("stop", head=0),), (GateRule("off", reader=2),)],

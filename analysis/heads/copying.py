@@ -50,7 +50,7 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
     require_no_hooks(model, "scoring eigenvalue copying")
     _check_linear(model)
     embedded = model.W_E[:, None]
-    tables = model.value_embeddings(torch.arange(len(embedded), device=embedded.device)[:, None])
+    tables = model.value_embeddings(torch.arange(len(embedded), device=embedded.device)[:, None], embedded)
 
     def project(block: Block) -> ByCarrier:
         weights: dict[Carrier, Tensor] = {c: getattr(block.attn, f"W_{c.upper()}") for c in block.attn.own}
@@ -102,7 +102,7 @@ def copy_score(
 
     convention = f"share of items whose answer is in the top {top_k} of {model.W_U.shape[1]} logits"
     frames = []
-    for layer, values in _values(model, residual, model.value_embeddings(inputs[:, None]), project, route):
+    for layer, values in _values(model, residual, model.value_embeddings(inputs[:, None], residual), project, route):
         written = einsum(values, model.layers[layer].attn.W_O, "item pos head d_head, head d_head d -> item pos head d")
         logits = model.read_out(rearrange(written, "item 1 head d -> item head d"))
         own = logits.gather(2, answers[:, None, None].expand(-1, logits.shape[1], 1))

@@ -207,7 +207,7 @@ class ModelConfig(Checked):
         )
         if stream.reads == "token":
             require(
-                self.inputs.are_tokens,
+                self.inputs.are_tokens or stream.tables_of == "x0",
                 f"tables have a row a token, and the inputs are {self.inputs.says}; use TokenInputs or other sources",
             )
         else:
@@ -248,7 +248,7 @@ class ModelConfig(Checked):
 
     @property
     def token_stream(self) -> Stream | None:
-        """The stream that carries rows of tables, if there is one."""
+        """The stream that carries rows of tables, or projections of x0, if there is one."""
         return next((s for s in self.streams if s.reads == "token"), None)
 
     @property

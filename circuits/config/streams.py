@@ -20,12 +20,13 @@ from circuits.common.families import Family
 from circuits.common.fields import Checked, counted_from_zero
 from circuits.common.plain_data import store_family
 from circuits.config.gains import FixedGain, Gain
-from circuits.config.topologies import Previous, Topology
+from circuits.config.topologies import Previous, Tables, Topology
 
 Carrier = Literal["q", "k", "v"]
 CARRIERS: tuple[Carrier, ...] = ("q", "k", "v")
 Source = Literal["q", "k", "v", "token"]
-"""What a stream carries: a projection of a layer, or a row of a table of value embeddings, one a token."""
+"""What a stream carries: a projection of a layer; or ("token") what is of the input alone, a row of a table of value
+embeddings or a projection of the residual stream at the start."""
 
 Gate = Literal["full", "stop", "gradient-only", "off"]
 """What a gate lets through: ``full`` everything; ``stop`` the forward value but no gradient into the source layer;
@@ -120,6 +121,11 @@ class Stream(Checked):
     def reads(self) -> Source:
         """What is read: a carrier, or the tables of tokens."""
         return "token" if self.topology.of_tokens else self.source or self.carrier
+
+    @property
+    def tables_of(self) -> Literal["token", "x0"] | None:
+        """What its tables are of, if it reads any."""
+        return self.topology.of if isinstance(self.topology, Tables) else None
 
     @property
     def passes_on(self) -> Literal["own", "mixed"]:

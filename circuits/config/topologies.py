@@ -120,13 +120,15 @@ class WithinLayer(Topology):
 class Tables(Topology):
     """Layers read the token's row of a table: exactly the listed (reader, table) pairs are connected.
 
-    Tables are numbered from 0, with or without gaps; two readers may share one. Source: value embeddings of
-    modded-nanogpt and nanochat; Bank of Values, arXiv 2606.02780.
+    Tables are numbered from 0, with or without gaps; two readers may share one. With ``of="x0"`` they are projections
+    instead, learned and tied to no layer, of the residual stream at the start. Source: value embeddings of
+    modded-nanogpt and nanochat; Bank of Values, arXiv 2606.02780. Of x0: our own.
     """
 
     of_tokens = True
 
     pairs: tuple[tuple[int, int], ...]
+    of: Literal["token", "x0"] = "token"
 
     def __post_init__(self) -> None:
         super().__post_init__()

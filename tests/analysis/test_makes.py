@@ -24,15 +24,15 @@ from analysis.heads.copying import copy_score, eigenvalue_copying
 from analysis.metrics import logit_difference
 from analysis.patching.replay import Edit, Replay
 from circuits import HookedStreamTransformer, ModelConfig, Site
-from tests.helpers import MAKES, OF_TOKENS, inputs_for, made, model_of, random_pair
+from tests.helpers import MAKES, OF_TOKENS, OF_X0, inputs_for, made, model_of, random_pair
 from tests.random_streams import configs
 
-STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", "lime", *OF_TOKENS]
+STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", "lime", *OF_TOKENS, OF_X0]
 FEW = [
     *(("llama", variant) for variant in ("gemma-sharing", "bank-of-values-frozen")),
-    *(("qwen", variant) for variant in ("lime", "nanochat")),
+    *(("qwen", variant) for variant in (OF_X0, "lime", "nanochat")),
     *(("gemma", variant) for variant in ("cumulative", "modded-nanogpt-embeddings", "rwkv7-rule")),
-    *(("nanochat", variant) for variant in ("nanochat", "value", "lime")),
+    *(("nanochat", variant) for variant in (OF_X0, "nanochat", "value", "lime")),
 ]
 """Every make and every kind of stream; all of each with all of the other are slow."""
 REST = [(make, variant) for make in MAKES for variant in STREAMS if (make, variant) not in FEW]

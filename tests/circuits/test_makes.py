@@ -27,16 +27,31 @@ from circuits import (
     save_checkpoint,
 )
 from circuits.config.layers import MLP
+from circuits.last_position import why_not
 from circuits.places import turned
-from tests.helpers import MAKES, OF_TOKENS, gradients, inputs_for, made, model_of, token_config, twin, vector_config
+from tests.helpers import (
+    MAKES,
+    OF_TOKENS,
+    OF_X0,
+    gradients,
+    inputs_for,
+    made,
+    model_of,
+    token_config,
+    twin,
+    vector_config,
+)
 from tests.random_streams import configs
 
-STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", *OF_TOKENS]
+STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", *OF_TOKENS, OF_X0]
 FEW = [
     *(("llama", variant) for variant in ("classic", "gemma-sharing", "bank-of-values-frozen")),
-    *(("qwen", variant) for variant in ("value", "nanochat-frozen")),
+    *(("qwen", variant) for variant in (OF_X0, "value", "nanochat-frozen")),
     *(("gemma", variant) for variant in ("cumulative", "modded-nanogpt-embeddings", "rwkv7-rule")),
-    *(("nanochat", variant) for variant in ("nanochat", "value", "bank-of-values", "modded-nanogpt-embeddings-frozen")),
+    *(
+        ("nanochat", variant)
+        for variant in (OF_X0, "nanochat", "value", "bank-of-values", "modded-nanogpt-embeddings-frozen")
+    ),
 ]
 """Every make and every kind of stream; all of each with all of the other are slow."""
 REST = [(make, variant) for make in MAKES for variant in STREAMS if (make, variant) not in FEW]
@@ -237,6 +252,27 @@ def test_tables_are_added_by_token_and_frozen_ones_never_learn() -> None:
     assert not any("value_embeds" in name for name in names)
     assert {name for name, _ in model.named_parameters()} - names == {"value_embeds.0.W_VE", "value_embeds.2.W_VE"}
     assert "value_embeds.0.W_VE" in frozen.state_dict(), "they are kept all the same"
+
+
+@pytest.mark.parametrize("kind", ["tokens", "vectors"])
+def test_projections_of_x0_are_added_as_they_are_at_the_start(kind: str) -> None:
+    streams = (Stream("v", topology=Tables(((1, 0), (2, 0)), of="x0"), gain=FixedGain(0.5, 2.0)),)
+    config = (token_config if kind == "tokens" else vector_config)("classic", 3, streams=streams)
+    model = model_of(config)
+    x = inputs_for(config)
+    _, cache = model.run_with_cache(x)
+    rows = model.get_submodule("value_embeds.0").get_parameter("W_VE")
+    wanted = (cache["resid_pre", 0] @ rows).unflatten(-1, (config.n_heads, config.d_head))
+    for layer in (1, 2):
+        assert torch.allclose(cache["v_mixed", layer], 0.5 * cache["v", layer] + 2 * wanted)
+    assert "v_mixed" in model.describe().query("layer == 1 and carrier == 'v'").hooks.item()
+    assert model.describe().query("layer == 1 and carrier == 'v'").sources.item() == "x00"
+    edited = model.run_with_hooks(x, fwd_hooks=[("hook_embed", lambda tensor, hook: 2 * tensor)])
+    assert not torch.allclose(edited, model(x))
+    assert why_not(config) is None or "no tables" in str(why_not(config))
+    if kind == "vectors":
+        with pytest.raises(ValueError, match="tables have a row a token"):
+            vector_config("classic", 3, streams=(Stream("v", topology=Tables(((1, 0),))),))
 
 
 def test_padding_on_either_side_changes_nothing() -> None:
