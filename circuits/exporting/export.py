@@ -36,6 +36,7 @@ def export_huggingface(
     from circuits.exporting.wrapper import OPENER, ValueStreamConfig, ValueStreamForCausalLM
 
     target = Path(folder).expanduser()
+    require(not target.is_file(), f"{target} is a file: give a folder")
     strange = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     require(
         not strange or OPENER in strange,

@@ -189,7 +189,7 @@ class ValueStreamForCausalLM(PreTrainedModel, GenerationMixin):
 
 
 INSTEAD = {
-    "inputs_embeds": "its value embeddings are of tokens: give input_ids",
+    "inputs_embeds": "streams may read the tokens themselves: give input_ids",
     "position_ids": "positions are counted by the attention_mask: leave them out",
     "token_type_ids": "tokens have no types: leave them out",
     "output_attentions": "ask model.model.run_with_cache(tokens) for every layer's pattern",

@@ -200,6 +200,8 @@ def test_what_cannot_be_given_back_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match=r"holds other files \(thesis.tex, ...\): give a new folder"):
         export_huggingface(build("value", "tokens"), tmp_path)
+    with pytest.raises(ValueError, match=r"thesis.tex is a file: give a folder"):
+        export_huggingface(build("value", "tokens"), tmp_path / "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -207,7 +209,7 @@ def test_what_cannot_be_given_back_is_refused(tmp_path: Path) -> None:
     ("given", "says"),
     [
         ({"input_ids": None}, "give input_ids"),
-        ({"inputs_embeds": torch.zeros(3, 7, 8)}, "value embeddings are of tokens: give input_ids"),
+        ({"inputs_embeds": torch.zeros(3, 7, 8)}, "may read the tokens themselves: give input_ids"),
         ({"position_ids": torch.arange(7)[None]}, "counted by the attention_mask"),
         ({"output_attentions": True}, "run_with_cache"),
         ({"output_hidden_states": True}, "run_with_cache"),
