@@ -47,8 +47,9 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
     """
     figure = go.Figure()
     for route, rows in frame.groupby("route", sort=False):
-        curve = rows.rename(columns={"value": "mean"})
-        figure.add_traces(band(curve.rename(columns={"layer": "step"}), str(route), _ROUTES[str(route)]))
+        curve = rows.rename(columns={"value": "mean", "layer": "step"})
+        # So few points would be marked, those of the band too.
+        figure.add_traces([trace.update(mode="lines") for trace in band(curve, str(route), _ROUTES[str(route)])])
     figure.update_xaxes(title_text="before layer (the last: the end)", dtick=1)
     figure.update_yaxes(title_text=str(frame.metric.iloc[0]).replace("_", " "))
     caption = (
