@@ -130,6 +130,9 @@ class StreamActivationCache(ActivationCache):
             key = f"blocks.{layer}.attn.hook_{key[0]}"
         return super().__getitem__(full_name(key) if isinstance(key, str) else key)
 
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and full_name(key) in self.cache_dict
+
     def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
         """Return transformer-lens' parts of the residual stream.
 

@@ -28,18 +28,18 @@ FLAGGED_POINTS = {
 OF_ATTENTION = r"attn_in|[qkv]_(?:input|residual|mixed|stream)"
 
 _OTHER_NAMES = [
-    (re.compile(rf"^{other}$"), full)
+    (re.compile(rf"^{other}((?:_grad)?)$"), full)
     for other, full in (
-        (rf"(blocks\.\d+\.)(hook_(?:{OF_ATTENTION}))", r"\1attn.\2"),
+        (rf"(blocks\.\d+\.)(hook_(?:{OF_ATTENTION}))", r"\1attn.\2\3"),
         # A bridge's names, where an edit there is an edit here: not ln2.hook_in, which is the norm's input alone, and
         # not mlp.in.hook_out, which in a gated MLP is another factor than hook_pre.
-        (r"(embed|pos_embed)\.hook_out", r"hook_\1"),
-        (r"(blocks\.\d+\.)hook_in", r"\1hook_resid_pre"),
-        (r"(blocks\.\d+\.)hook_out", r"\1hook_resid_post"),
-        (r"(blocks\.\d+\.)(attn|mlp)\.hook_out", r"\1hook_\2_out"),
-        (r"(blocks\.\d+\.attn\.)([qkv])\.hook_out", r"\1hook_\2"),
-        (r"(blocks\.\d+\.attn\.)o\.hook_in", r"\1hook_z"),
-        (r"(blocks\.\d+\.mlp\.)out\.hook_in", r"\1hook_post"),
+        (r"(embed|pos_embed)\.hook_out", r"hook_\1\2"),
+        (r"(blocks\.\d+\.)hook_in", r"\1hook_resid_pre\2"),
+        (r"(blocks\.\d+\.)hook_out", r"\1hook_resid_post\2"),
+        (r"(blocks\.\d+\.)(attn|mlp)\.hook_out", r"\1hook_\2_out\3"),
+        (r"(blocks\.\d+\.attn\.)([qkv])\.hook_out", r"\1hook_\2\3"),
+        (r"(blocks\.\d+\.attn\.)o\.hook_in", r"\1hook_z\2"),
+        (r"(blocks\.\d+\.mlp\.)out\.hook_in", r"\1hook_post\2"),
     )
 ]
 
@@ -54,7 +54,7 @@ def full_name(name: str) -> str:
     """Return what a hook point is called here, of what transformer-lens calls it; of any other name, that itself.
 
     ``get_act_name("v_mixed", 1)`` gives ``blocks.1.hook_v_mixed``, without ``attn``, and a TransformerBridge says
-    ``blocks.1.hook_out`` for ``blocks.1.hook_resid_post``.
+    ``blocks.1.hook_out`` for ``blocks.1.hook_resid_post``. So is a gradient's name, with ``_grad`` at its end.
     """
     for other, full in _OTHER_NAMES:
         if other.match(name):

@@ -39,6 +39,11 @@ def test_a_bridges_name_edits_and_reads_the_same_point(model: HookedStreamTransf
     _, cache = model.run_with_cache(x, names_filter=theirs)
     assert list(cache.keys()) == [ours]
     assert torch.equal(cache[theirs], cache[ours])
+    assert theirs in cache
+    _, cache = model.run_with_cache(x, return_type="loss", incl_bwd=True)
+    assert torch.equal(cache[f"{theirs}_grad"], cache[f"{ours}_grad"])
+    assert f"{theirs}_grad" in cache
+    assert "blocks.9.hook_out" not in cache
 
 
 def test_a_bridges_names_are_those_of_transformer_lens() -> None:
