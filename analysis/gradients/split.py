@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuits.config.model import ModelConfig
 from circuits.config.streams import Carrier, Source
-from circuits.transformerlens.hooks import has_heads
+from circuits.transformerlens.names import has_heads
 
 Gradients = dict[str, Tensor]
 """By the name of a parameter or of a hook point."""

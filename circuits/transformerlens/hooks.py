@@ -22,40 +22,12 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.slice import Slice
 from transformer_lens.utilities.tensors import remove_batch_dim as without_batch
 
-from circuits.common.errors import known
+from circuits.common.errors import known, require
 from circuits.config.model import ModelConfig
-from circuits.config.streams import CARRIERS
-
-HEAD_POINTS = frozenset(
-    f"hook_{name}"
-    for name in (
-        *("z", "result", "attn_in", "q_input", "k_input", "v_input", "rot_q", "rot_k"),
-        *(f"{carrier}{route}" for carrier in CARRIERS for route in ("", "_residual", "_mixed", "_stream")),
-    )
-)
-"""Points whose tensors are (batch pos head width), with those of single connections, ``hook_from_<layer>``."""
-
-FLAGGED_POINTS = {
-    "hook_result": "use_attn_result",
-    "hook_attn_in": "use_attn_in",
-    "hook_q_input": "use_split_qkv_input",
-    "hook_k_input": "use_split_qkv_input",
-    "hook_v_input": "use_split_qkv_input",
-    "hook_mlp_in": "use_hook_mlp_in",
-}
-"""Points that fire only while a flag of ``cfg`` is set, as in HookedTransformer."""
-
-_OF_ATTENTION = r"attn_in|[qkv]_(?:input|residual|mixed|stream)"
-_SHORT = re.compile(rf"^(blocks\.\d+\.)(hook_(?:{_OF_ATTENTION}))$")
+from circuits.transformerlens.names import FLAGGED_POINTS, OF_ATTENTION, full_name, has_heads
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 Hook = Callable[..., Any]
-
-
-def has_heads(name: str) -> bool:
-    """Return whether a hook point's tensors are (batch pos head width): positions on the third axis from the end."""
-    last = name.rsplit(".", 1)[-1]
-    return last in HEAD_POINTS or last.startswith("hook_from_")
 
 
 def fork(point: HookPoint, tensor: Tensor) -> Tensor:
@@ -111,11 +83,6 @@ class Fusing(nn.Module):
         return torch.compiler.is_compiling() or (peek_interpreter_stack() is None and forward_ad._current_level < 0)
 
 
-def full_name(name: str) -> str:
-    """Return a hook's full name: ``get_act_name("v_mixed", 1)`` gives ``blocks.1.hook_v_mixed``, without ``attn``."""
-    return _SHORT.sub(r"\1attn.\2", name)
-
-
 def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> TransformerBridgeConfig:
     """Return the view of a configuration that transformer-lens' tools read as ``model.cfg``."""
     d_vocab_out = config.readout.d_vocab_out
@@ -158,10 +125,13 @@ class StreamActivationCache(ActivationCache):
     """transformer-lens' cache, which also understands ``cache["v_mixed", 1]``."""
 
     def __getitem__(self, key: Any) -> Tensor:
-        if isinstance(key, tuple) and isinstance(key[0], str) and re.fullmatch(_OF_ATTENTION, key[0]):
+        if isinstance(key, tuple) and isinstance(key[0], str) and re.fullmatch(OF_ATTENTION, key[0]):
             layer = key[1] if key[1] >= 0 else self.model.cfg.n_layers + key[1]
             key = f"blocks.{layer}.attn.hook_{key[0]}"
         return super().__getitem__(full_name(key) if isinstance(key, str) else key)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and full_name(key) in self.cache_dict
 
     def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
         """Return transformer-lens' parts of the residual stream.
@@ -266,11 +236,17 @@ class HookedRoot(HookedRootModule):
         super()._enable_hook(self.check_hook_name(name) if isinstance(name, str) else self._firing(name), hook, dir)
 
     def _firing(self, names: Callable[[str], bool]) -> Callable[[str], bool]:
-        return lambda name: bool(names(name)) and self.can_fire(name)
+        return frozenset(self._accepted(names)).__contains__
+
+    def _accepted(self, names: Callable[[str], bool]) -> list[str]:
+        accepted = [name for name in self.hook_dict if names(name)]
+        firing = [name for name in accepted if self.can_fire(name)]
+        # A filter of everything may pass over points that cannot fire; who wants nothing else gets told.
+        return firing if firing or not accepted else [self.check_hook_name(accepted[0])]
 
     def _wanted(self, names: NamesFilter) -> list[str]:
         if names is None or callable(names):
-            return [n for n in self.hook_dict if self.can_fire(n) and (names is None or names(n))]
+            return self._accepted(names or (lambda name: True))
         listed: Iterable[str] = [names] if isinstance(names, str) else names
         return [self.check_hook_name(name) for name in listed]
 
@@ -304,9 +280,28 @@ class HookedRoot(HookedRootModule):
         """Return the model's output and a :class:`StreamActivationCache` (or a dictionary) of its activations.
 
         Raises:
-            UnknownNameError, ValueError: for a name in ``names_filter`` that does not exist or cannot fire.
+            UnknownNameError, ValueError: for a name in ``names_filter`` that does not exist or cannot fire; with
+                ``incl_bwd``, where there is no loss to run backward from.
         """
+        if kwargs.get("incl_bwd"):
+            self._check_backward(*args, **kwargs)
         output, cache = super().run_with_cache(*args, remove_batch_dim=remove_batch_dim, **kwargs)
         if not return_cache_object:
             return output, cache
         return output, StreamActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+
+    def _check_backward(
+        self, inputs: Any, return_type: Any = "logits", *, stop_at_layer: Any = None, **kwargs: Any
+    ) -> None:
+        what = "incl_bwd runs backward from the loss"
+        require(torch.is_grad_enabled(), f"{what}, but gradient tracking is off: leave torch.no_grad() for it")
+        require(stop_at_layer is None, f"{what}, and with stop_at_layer = {stop_at_layer} there is none")
+        require(
+            return_type == "loss" and not kwargs.get("loss_per_token"),
+            f"{what}, a scalar output: ask for it by return_type='loss', without loss_per_token; got {return_type!r}",
+        )
+        learned = any(parameter.requires_grad for parameter in self.parameters())
+        require(
+            learned or (isinstance(inputs, Tensor) and inputs.requires_grad),
+            f"{what}, which has no grad_fn here: neither a parameter nor the input takes a gradient",
+        )

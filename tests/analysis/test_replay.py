@@ -21,7 +21,7 @@ from analysis.patching import passes
 from analysis.patching.edits import Edit
 from analysis.patching.replay import Replay
 from circuits import HookedStreamTransformer
-from circuits.transformerlens.hooks import FLAGGED_POINTS
+from circuits.transformerlens.names import FLAGGED_POINTS
 from tests.helpers import ALL, FULL, build, inputs_for
 
 PATTERNS = ("attn.hook_attn_scores", "attn.hook_pattern")
