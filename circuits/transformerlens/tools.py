@@ -27,9 +27,7 @@ def _stacked(part: str, name: str, shared: bool = False) -> property:
     return property(get, doc=f"{name} of all layers{repeated}, stacked (layer first).")
 
 
-_ONE_SPLIT = (
-    "use_attn_in and use_split_qkv_input are mutually exclusive: hook_attn_in does not fire beside hook_q_input"
-)
+_ONE_SPLIT = "use_attn_in and use_split_qkv_input are mutually exclusive: hook_attn_in is silent beside hook_q_input"
 
 
 class ToolSurface(TextSurface):
