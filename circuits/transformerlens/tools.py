@@ -27,6 +27,9 @@ def _stacked(part: str, name: str, shared: bool = False) -> property:
     return property(get, doc=f"{name} of all layers{repeated}, stacked (layer first).")
 
 
+_ONE_SPLIT = "use_attn_in and use_split_qkv_input are mutually exclusive: hook_attn_in is silent beside hook_q_input"
+
+
 class ToolSurface(TextSurface):
     """The parts of HookedTransformer's surface that its tools rely on."""
 
@@ -60,8 +63,10 @@ class ToolSurface(TextSurface):
         """Give every head its own copy of each projection's input, at ``hook_q_input`` and its like for k and v.
 
         Raises:
-            ValueError: on a model with a stream, unless :meth:`allow_stream_blind_tools` was called.
+            ValueError: on a model with a stream, unless :meth:`allow_stream_blind_tools` was called; while the copies
+                of :meth:`set_use_attn_in` are on.
         """
+        require(not (use and self.cfg.use_attn_in), f"{_ONE_SPLIT}; call model.set_use_attn_in(False) first")
         if use and self.config.streams and not self._stream_blind_allowed:
             raise ValueError(
                 "split inputs are what edge attribution, faithfulness and direct path patching of transformer-lens "
@@ -72,7 +77,13 @@ class ToolSurface(TextSurface):
         self.cfg.use_split_qkv_input = use
 
     def set_use_attn_in(self, use: bool) -> None:
-        """Give every head its own copy of the attention input, at ``hook_attn_in``."""
+        """Give every head its own copy of the attention input, at ``hook_attn_in``.
+
+        Raises:
+            ValueError: while the copies of :meth:`set_use_split_qkv_input` are on.
+        """
+        off = "call model.set_use_split_qkv_input(False) first"
+        require(not (use and self.cfg.use_split_qkv_input), f"{_ONE_SPLIT}; {off}")
         self.cfg.use_attn_in = use
 
     def set_use_hook_mlp_in(self, use: bool) -> None:

@@ -101,6 +101,21 @@ def test_a_filter_of_silent_points_and_others_takes_the_others(model: HookedStre
     assert not list(nothing.keys())
 
 
+def test_of_two_ways_to_split_the_attention_input_only_one_is_on(model: HookedStreamTransformer) -> None:
+    model.allow_stream_blind_tools()
+    for one, other in (
+        (model.set_use_attn_in, model.set_use_split_qkv_input),
+        (model.set_use_split_qkv_input, model.set_use_attn_in),
+    ):
+        one(True)
+        with pytest.raises(ValueError, match=r"mutually exclusive: .* call model.set_use_\w+\(False\) first"):
+            other(True)
+        other(False)
+        one(False)
+        other(True)
+        other(False)
+
+
 def test_gradients_are_refused_where_there_is_no_loss_to_run_backward_from(model: HookedStreamTransformer) -> None:
     x = inputs_for(model.config)
 

@@ -1,7 +1,8 @@
-"""transformer-lens' own tests of hooks, caches and patching hold of a model of ours, but for a list with reasons.
+"""transformer-lens' own tests of hooks, caches and patching hold of models of ours, but for a list with reasons.
 
-They are no part of its package: TRANSFORMER_LENS_TESTS names the folder ``tests`` of a checkout of its repository, of
-the 3.x line (3.5 was tried), whose tests make a HookedTransformer.
+They are no part of its wheel: TRANSFORMER_LENS_TESTS names the folder ``tests`` of its source archive, which the
+package index has for every version (4.3.0 was tried, ``pip download --no-deps --no-binary transformer-lens``), or of a
+checkout of its repository of the 3.x line, whose tests make a HookedTransformer (3.5 was tried).
 """
 
 from __future__ import annotations
@@ -14,48 +15,18 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.circuits.their_tests.lists import FAIL_3, FAIL_4, FAIL_4_ON_A_STREAM, FILES_3, FILES_4
+
 ROOT = Path(__file__).parents[3]
 FOLDER = os.environ.get("TRANSFORMER_LENS_TESTS", "")
-FILES = (
-    "acceptance/test_activation_cache.py",
-    "acceptance/test_hook_tokens.py",
-    "integration/test_cache_hook_names.py",
-    "integration/test_cache_pos_slice.py",
-    "integration/test_hooks.py",
-    "integration/test_kv_cache.py",
-    "unit/test_direct_path_patching.py",
-    "unit/test_hook_introspection.py",
-    "unit/test_hook_points.py",
-    "unit/test_hooked_root_module.py",
-    "unit/test_patching.py",
-)
-_MASKS = "padding is given by attention_mask, and not told from tokens: forward has no padding_side"
-_CACHE = "a cache here cannot be frozen; run what is to be seen twice with a copy of it (copy.deepcopy)"
-_OTHER_VERSION = "it is of transformer-lens itself, whose 4.x does otherwise than 3.x"
-FAIL = {
-    "test_hook_tokens::test_patch_tokens": "token numbers have no hook point: give other tokens",
-    "test_cache_hook_names::test_cache_hook_names": "the points of a SoLU model without a stream, one by one",
-    "test_hooks::test_conditional_hooks": "a point that does not fire is refused by a ValueError with what to do, and "
-    "theirs is an AssertionError",
-    "test_kv_cache::test_multi_token_batch": _MASKS,
-    "test_kv_cache::test_freeze_cache": _CACHE,
-    "test_kv_cache::test_kv_cache_and_start_at_layer": _CACHE,
-    "TestCheckFoldLn::test_folded_model_no_warning": _OTHER_VERSION,
-    "TestCheckFoldLn::test_unfolded_model_warns": _OTHER_VERSION,
-    "TestCheckFoldLn::test_no_crash_on_missing_attribute": _OTHER_VERSION,
-    "TestHookPointHasHooks::test_invalid_direction_raises_error": _OTHER_VERSION,
-    "test_hooked_root_module::test_legacy_hook_points_import_still_works": _OTHER_VERSION,
-}
-"""Which of their tests do not hold, by class or file and name, and why."""
+IS_4 = not (Path(FOLDER) / "unit/test_hooked_root_module.py").is_file()
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
-    """Whether each of their tests holds."""
-    report = tmp_path_factory.mktemp("theirs") / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.circuits.their_tests.shim", "-c", os.devnull]
-    command += ["--noconftest", "--import-mode=importlib", "-p", "no:cacheprovider", f"--junitxml={report}", *FILES]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def outcomes(shim: str, files: tuple[str, ...], report: Path, ours: str, *options: str) -> dict[str, bool]:
+    """Whether each of their tests holds; one that is skipped does not."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", f"tests.circuits.their_tests.{shim}", "-c", os.devnull]
+    command += ["--import-mode=importlib", "-p", "no:cacheprovider", f"--junitxml={report}", *options, *files]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OURS": ours}
     done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)
     assert report.is_file(), done.stdout + done.stderr
     cases = ElementTree.parse(report).iter("testcase")
@@ -67,15 +38,47 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
     }
 
 
-def listed(name: str) -> bool:
-    return any(name == one or name.startswith(f"{one}[") for one in FAIL)
+def is_of(name: str, entry: str) -> bool:
+    return name == entry or name.startswith(entry if entry.endswith("::") else f"{entry}[")
+
+
+def check(found: dict[str, bool], fail: dict[str, tuple[str, ...]]) -> None:
+    entries = [entry for names in fail.values() for entry in names]
+    listed = {name for name in found if any(is_of(name, entry) for entry in entries)}
+    failed = {name for name, holds in found.items() if not holds}
+    assert sorted(failed - listed) == []
+    assert sorted(listed - failed) == [], "the list holds too much"
+    assert [entry for entry in entries if not any(is_of(name, entry) for name in found)] == []
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FOLDER, reason="TRANSFORMER_LENS_TESTS names no checkout of transformer-lens' tests")
-def test_their_tests_hold_of_ours_but_for_those_listed(outcomes: dict[str, bool]) -> None:
-    assert len(outcomes) > 100
-    failed = {name for name, holds in outcomes.items() if not holds}
-    assert {name for name in failed if not listed(name)} == set()
-    assert {name for name, holds in outcomes.items() if holds and listed(name)} == set(), "the list holds too much"
-    assert [one for one in FAIL if not any(name == one or name.startswith(f"{one}[") for name in outcomes)] == []
+@pytest.mark.skipif(not FOLDER or IS_4, reason="TRANSFORMER_LENS_TESTS names no tests of transformer-lens 3")
+def test_tests_of_3_hold_of_ours_but_for_those_listed(tmp_path: Path) -> None:
+    found = outcomes("shim_3", FILES_3, tmp_path / "report.xml", "value", "--noconftest")
+    assert len(found) > 100
+    check(found, FAIL_3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FOLDER or not IS_4, reason="TRANSFORMER_LENS_TESTS names no tests of transformer-lens 4")
+@pytest.mark.parametrize("ours", ["classic", "value"])
+def test_tests_of_4_hold_of_ours_but_for_those_listed(ours: str, tmp_path: Path) -> None:
+    where = (f"--rootdir={FOLDER}", f"--confcutdir={FOLDER}")
+    found = outcomes("shim_4", FILES_4, tmp_path / "report.xml", ours, *where)
+    assert len(found) > 300
+    check(found, FAIL_4 | (FAIL_4_ON_A_STREAM if ours == "value" else {}))
+
+
+def test_a_list_that_is_out_of_date_is_seen() -> None:
+    check(
+        {"test_a::test_b[1]": False, "test_a::test_c": True, "TestD::test_e": False},
+        {"why": ("test_a::test_b",), "why else": ("TestD::",)},
+    )
+    for found in (
+        {"test_a::test_b": False, "test_a::test_c": False},
+        {"test_a::test_b": True},
+        {"test_a::test_b[1]": False, "test_a::test_b[2]": True},
+        {"test_a::test_bc": True},
+    ):
+        with pytest.raises(AssertionError):
+            check(found, {"why": ("test_a::test_b",)})
