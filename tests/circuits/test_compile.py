@@ -131,7 +131,7 @@ import torch
 from torch._inductor.utils import run_and_get_code
 from circuits import HookedStreamTransformer, icl_config, lm_config
 from circuits.products import compile_without_python, product, through_onednn
-from experiments.tasks import ICLTask
+from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.in_context.compiled import compiled_backward
 torch.set_num_threads(1)
 compile_without_python()
