@@ -69,8 +69,8 @@ def test_the_examples_print_what_is_promised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("printed", ["accuracy 0.80", "accuracy", "precision 0.99", "accuracy 0.99 0.99"])
 def test_a_broken_promise_would_be_seen(printed: str) -> None:
     assert agree("accuracy 0.97", "accuracy 0.99")
-    assert agree("steps 1875", "steps 1925")
-    assert not agree("steps 1700", "steps 1925")
+    assert agree("steps 1875.0", "steps 1925.0")
+    assert not agree("steps 1700.0", "steps 1925.0")
     assert not agree(printed, "accuracy 0.99")
 
 
