@@ -106,9 +106,12 @@ class Initialised(nn.Module):
 
     @torch.no_grad()
     def write_fixed(self) -> None:
-        """Write what always is the same, as where memory was taken for it after the model was made."""
+        """Write what always is the same: again, where a model was made without memory and was given some since."""
         for name, value in self._fixed.items():
-            value.fill(getattr(self, name), None)
+            held = self.get_buffer(name)
+            if held.is_meta:
+                self.register_buffer(name, torch.empty(held.shape), persistent=False)
+            value.fill(self.get_buffer(name), None)
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | None = None) -> None:

@@ -36,10 +36,15 @@ class Written:
     layer: int | None
     origin: Origin | None
     """Of heads: whose values they are."""
-    made: int
-    """The layer in which it was made: of heads, their values."""
     vector: Float[Tensor, "batch head d_model"]
     """In single precision at least; of all but heads, with one head."""
+
+    @property
+    def made(self) -> int:
+        """The layer in which it was made: of heads, their values."""
+        if self.origin is None:
+            return BEFORE_LAYERS if self.layer is None else self.layer
+        return BEFORE_LAYERS if self.origin[1] == "token" else self.origin[0]
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,11 @@ def read_run(model: HookedStreamTransformer, pair: Pair) -> Read:
 
 
 def _written(model: HookedStreamTransformer, cache: dict[str, Tensor], rows: Tensor, at: Tensor) -> Iterator[Written]:
-    by_writer = dict(
-        zip(writers_of(model.config), coefficients(model, [Node("logits")], writers_of(model.config))[0], strict=True)
-    )
+    writers = writers_of(model.config)
+    by_writer = dict(zip(writers, coefficients(model, [Node("logits")], writers)[0], strict=True))
 
     def written(component: str, layer: int | None, vector: Tensor, node: Node) -> Written:
-        made = BEFORE_LAYERS if layer is None else layer
-        return Written(component, layer, None, made, by_writer[node] * precise(vector)[:, None])
+        return Written(component, layer, None, by_writer[node] * precise(vector)[:, None])
 
     points = {"embed": "hook_embed", "pos_embed": "hook_pos_embed", "smear": "smear.hook_smear"}
     for component, point in points.items():
@@ -102,8 +105,7 @@ def _written(model: HookedStreamTransformer, cache: dict[str, Tensor], rows: Ten
             seen = precise(attn.per_query_head(value, 2))
             z = einsum(pattern, seen, "batch head key, batch key head d_head -> batch head d_head")
             result = einsum(z, precise(attn.W_O), "batch head d_head, head d_head d_model -> batch head d_model")
-            made = BEFORE_LAYERS if origin[1] == "token" else origin[0]
-            yield Written("head", layer, origin, made, by_writer[head] * result)
+            yield Written("head", layer, origin, by_writer[head] * result)
         if attn.bias is not None:
             yield written("attention bias", layer, attn.bias.expand(len(rows), -1), head)
         if model.config.mlp:

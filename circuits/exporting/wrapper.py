@@ -80,6 +80,7 @@ class ValueStreamConfig(PretrainedConfig):
 class ValueStreamForCausalLM(PreTrainedModel, GenerationMixin):
     """A language model with streams for transformers, peft, trainers and lm-eval; ``.model`` is the hooked model.
 
+    Without weights (``AutoModelForCausalLM.from_config``) it starts as ``architecture`` says, from torch's seed.
     ``generate`` keeps keys and values as attention used them, *mixed* with what came in. Masks are of padding, 1 at
     tokens and 0 at padding, on either side, and positions are counted by them.
     """
@@ -96,18 +97,19 @@ class ValueStreamForCausalLM(PreTrainedModel, GenerationMixin):
             architecture.inputs.are_tokens,
             "this model takes vectors, and transformers' language models take tokens: it cannot be wrapped as one",
         )
-        self.model = HookedStreamTransformer(architecture)
+        self.model = HookedStreamTransformer(architecture, seed=torch.initial_seed() % 2**63)
+        # Made without memory, it is given weights by transformers, all but those that no file holds.
+        self._starts_here = not self.model.W_U.is_meta
         self.post_init()
 
-    @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
-        if not isinstance(module, Initialised):
+        if self._starts_here or not isinstance(module, Initialised):
             return
         module.write_fixed()
-        for name, start in module._starts.items():
-            parameter = getattr(module, name)
-            if not getattr(parameter, "_is_hf_initialized", False):
-                start.fill(parameter, None)
+        lacking = [name for name, x in module.named_parameters(recurse=False) if not hasattr(x, "_is_hf_initialized")]
+        require(
+            not lacking, f"the weights {lacking} of {module.name} are in no file: it was cut short, or is another's"
+        )
 
     def forward(
         self,

@@ -142,8 +142,6 @@ def _filled(opened: Opened, dtype: torch.dtype) -> HookedStreamTransformer:
     )
     for module in model.modules():
         # What no file holds: what stands in the place of weights that an architecture lacks.
-        for name in module._non_persistent_buffers_set:
-            module.register_buffer(name, torch.empty(module.get_buffer(name).shape), persistent=False)
         if isinstance(module, Initialised):
             module.write_fixed()
     state = {name: _own(weight, dtype) for name, weight in opened.weights}

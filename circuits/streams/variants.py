@@ -42,7 +42,7 @@ class Variant:
     @property
     def of_tokens(self) -> bool:
         """Whether it needs a model of tokens, whose value embeddings it carries."""
-        return any(stream.reads == "token" for stream in self.build(_LAYERS))
+        return any(stream.tables_of == "token" for stream in self.build(_LAYERS))
 
 
 def _later_half(n_layers: int) -> First:
@@ -193,7 +193,7 @@ _GATES: dict[str, Gate] = {"": "full", "-stop": "stop", "-gradient-only": "gradi
 
 
 def _suffixes(rule: Variant) -> list[str]:
-    if not (streams := rule.build(_LAYERS)) or rule.of_tokens:
+    if not (streams := rule.build(_LAYERS)) or any(stream.reads == "token" for stream in streams):
         return [""]
     # A layer without values of its own would attend to nothing at all with the stream's forward value cut.
     silent = any(stream.replaces_own for stream in streams)

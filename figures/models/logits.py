@@ -48,8 +48,10 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for route, rows in frame.groupby("route", sort=False):
         curve = rows.rename(columns={"value": "mean", "layer": "step"})
+        *edges, line = band(curve, str(route), _ROUTES[str(route)])
+        line.update(hovertemplate="before layer %{x}: %{y:.3f}<extra>" + str(route) + "</extra>")
         # So few points would be marked, those of the band too.
-        figure.add_traces([trace.update(mode="lines") for trace in band(curve, str(route), _ROUTES[str(route)])])
+        figure.add_traces([trace.update(mode="lines") for trace in (*edges, line)])
     figure.update_xaxes(title_text="before layer (the last: the end)", dtick=1)
     figure.update_yaxes(title_text=str(frame.metric.iloc[0]).replace("_", " "))
     caption = (

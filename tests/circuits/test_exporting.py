@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, StaticCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, StaticCache
 
-from circuits import HookedStreamTransformer, export_huggingface, lm_config, load_pretrained
+from circuits import HookedStreamTransformer, Stream, export_huggingface, lm_config, load_pretrained
 from circuits.exporting.wrapper import ValueStreamForCausalLM
 from circuits.initial_weights import Initialised
 from circuits.loading.tokenizers import open_with, opening_tokens
@@ -151,10 +152,29 @@ def test_other_types_of_number_and_fresh_weights(tmp_path: Path) -> None:
     assert {p.dtype for p in coarse.parameters()} == {torch.bfloat16}
     assert coarse.model.dtype == torch.bfloat16
     assert coarse(inputs_for(model.config)).logits.dtype == torch.bfloat16
-    fresh = AutoModelForCausalLM.from_config(coarse.config)
-    assert not torch.equal(fresh.model.W_Q.double(), model.W_Q)
-    assert all(bool(p.isfinite().all()) for p in fresh.parameters())
-    assert all(isinstance(m, Initialised) for m in fresh.modules() if m._non_persistent_buffers_set)
+    coarse.config.dtype = None
+    fresh = []
+    for seed in (0, 0, 5):
+        torch.manual_seed(seed)
+        fresh.append(AutoModelForCausalLM.from_config(coarse.config).model)
+    assert torch.equal(fresh[0].W_Q, fresh[1].W_Q)
+    assert not torch.equal(fresh[0].W_Q, fresh[2].W_Q)
+    assert torch.equal(fresh[2].W_Q, HookedStreamTransformer(model.config, seed=5).W_Q), "as a model of ours starts"
+    assert all(isinstance(m, Initialised) for m in fresh[0].modules() if m._non_persistent_buffers_set)
+
+
+def test_what_stays_as_it_starts_starts_with_the_rest(tmp_path: Path) -> None:
+    streams = (Stream("v", weights="initial"),)
+    model = build("classic", "tokens", 3, streams=streams)
+    export_huggingface(model, tmp_path)
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path)).model
+    first = fresh.layers[0].attn
+    assert torch.equal(first.get_buffer("W_V_stream"), first.W_V)
+    held = load_file(tmp_path / "model.safetensors")
+    del held["model.blocks.1.attn.W_V"]
+    save_file(held, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"\['W_V'\] of blocks.1.attn are in no file"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------

@@ -339,6 +339,17 @@ def test_a_variants_name_is_free_and_a_name(name: Any) -> None:
         register_variant(name, lambda n: [Stream()])
 
 
+def test_a_variant_of_projections_of_x0_is_of_vectors_too() -> None:
+    rule = register_variant("of-x0", lambda n: (Stream("v", topology=circuits.Tables(((n - 1, 0),), of="x0")),))
+    assert not rule.of_tokens
+    config = icl_config("of-x0", "small")
+    model = HookedStreamTransformer(config).eval()
+    x = torch.randn(2, 17, config.d_model)
+    assert not torch.equal(model(x), HookedStreamTransformer(icl_config("classic", "small")).eval()(x))
+    with pytest.raises(ValueError, match="unknown variant 'of-x0-stop'"):
+        icl_config("of-x0-stop", "small")
+
+
 def test_a_variant_gives_streams() -> None:
     with pytest.raises(ValueError, match="must give the streams of a model of 2 layers as a tuple"):
         register_variant("mine", lambda n: Stream())  # type: ignore[arg-type] # what is tested

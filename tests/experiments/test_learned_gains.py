@@ -12,7 +12,7 @@ from circuits import Intervention, Mean, Site, intervened
 from experiments.runs.run import Run
 from experiments.studies.committed_results import Bundle
 from experiments.studies.learned_gains import asking, study
-from experiments.studies.learned_gains.makes import MAKES
+from experiments.studies.learned_gains.makes import MAKES, SIZE
 from experiments.studies.study import Arm, Experiment
 from experiments.sweeps.sweep import sweep
 from tests.helpers import TINY_LM, tiny_lm
@@ -25,7 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """A run of every rule, a few updates long."""
     from experiments.runs.config import lm_run
 
-    configs = [lm_run(study.SIZE, "stories", rule, 0, TINY_LM, **parts) for rule, (_, parts) in MAKES.items()]
+    configs = [lm_run(SIZE, "stories", rule, 0, TINY_LM, **parts) for rule, (_, parts) in MAKES.items()]
     return list(sweep(configs, tmp_path_factory.mktemp("learned"), workers=1, progress=False))
 
 

@@ -38,7 +38,10 @@ def study(runs: Sequence[Run], n: int = N_SEQUENCES, progress: bool = True) -> d
 
 @dataclass(frozen=True)
 class _Asked:
-    """A model, tokens, what it does with them, and its loss."""
+    """A model, tokens, what it does with them, and its loss.
+
+    Points are named, and not sites, as scalars, smear and backout are at none.
+    """
 
     model: HookedStreamTransformer
     tokens: Tensor

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from circuits.config.layers import MLP, Backout, QKNorm, ResidualScalars, Rotary, Smear
+from circuits.presets import LM_SIZES
 
-D_MODEL, N_LAYERS = 64, 4
-"""Of the smallest language model here."""
+SIZE = "0.2m"
+_SIZE = LM_SIZES[SIZE]
 
 _ROTARY_ONLY: dict[str, Any] = {"positions": "none", "biases": False, "tied_embedding": False}
 _MODDED: dict[str, Any] = {
@@ -17,7 +18,7 @@ _MODDED: dict[str, Any] = {
     "embedding_norm": "RMSPre",
     "rotary": Rotary(backwards=True),
     "qk_norm": QKNorm(eps=None),
-    "mlp": MLP(4 * D_MODEL, "relu2", biases=False),
+    "mlp": MLP(4 * _SIZE.d_model, "relu2", biases=False),
     "residual_scalars": ResidualScalars(),
 }
 _NANOCHAT: dict[str, Any] = {
@@ -27,7 +28,7 @@ _NANOCHAT: dict[str, Any] = {
     "logit_softcap": 15.0,
     "residual_scalars": ResidualScalars((1.15, 1.05), (0.2, 0.05)),
     "smear": Smear(),
-    "backout": Backout(N_LAYERS // 2),
+    "backout": Backout(_SIZE.n_layers // 2),
 }
 _LLAMA: dict[str, Any] = {
     **_ROTARY_ONLY,

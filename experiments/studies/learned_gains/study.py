@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.statistics.intervals import Interval, Scale, mean_interval
@@ -15,7 +14,6 @@ from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study
 from figures.models.learned_gains import shares_against_gains
 
-SIZE = "0.2m"
 SEEDS = 3
 FEW = ("nanochat", "modded-nanogpt")
 NEAR = 0.1
@@ -26,7 +24,7 @@ TOLD = {"gain_share": "the gain", "size_share": "the size of what it lets in"}
 
 def _makes(size: Size) -> list[Arm]:
     from experiments.runs.config import lm_run
-    from experiments.studies.learned_gains.makes import MAKES
+    from experiments.studies.learned_gains.makes import MAKES, SIZE
 
     full = size == "full"
     return [
@@ -193,7 +191,7 @@ def _ordered(order: Interval) -> str:
 def _against(bundle: Bundle) -> dict[str, Any]:
     table = shares(bundle)
     by_head = table[(table.route == "stream") & (table["head"] != "all")]
-    return {"table": by_head, "runs": list(dict.fromkeys(np.asarray(by_head.run)))}
+    return {"table": by_head, "runs": list(by_head.run.unique())}
 
 
 FRAMES = ("learned_gains",)
