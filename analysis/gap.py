@@ -34,6 +34,15 @@ class Gap:
     accuracy: float
     """The share of clean inputs whose answer has the highest logit."""
     n: int
+    warnings: tuple[str, ...] = ()
+    """What a reader of effects must know: a difference that may be none, a model that does not do the task."""
+
+    def sentence(self, metric: str) -> str:
+        """Return in words what effects are shares of."""
+        return (
+            f"{metric}: clean {self.clean:.4g}, corrupt {self.corrupt:.4g}; accuracy on the clean side "
+            f"{self.accuracy:.3g}, n = {self.n}"
+        )
 
     def columns(self) -> dict[str, float | int]:
         """Return the numbers as columns that stand beside every effect."""
@@ -61,28 +70,27 @@ def measure_gap(
             f"against their difference; choose a pair that the metric tells apart"
         )
     there = precise(there)
-    gap = Gap(float(clean.mean()), float(corrupt.mean()), float(accuracy.of(there, pair).mean()), len(pair))
+    right = float(accuracy.of(there, pair).mean())
+    said = []
     found = mean_interval(difference.detach().double().cpu().numpy())
     if found.low <= 0 <= found.high:
-        _warn(
+        said.append(
             f"clean and corrupt {name} are not told apart: they differ by {found} (95 % interval) over {len(pair)} "
             f"pairs, so effects, which are shares of that, say little; take more pairs, or others"
         )
     step = torch.finfo(dtype).eps * float(there.abs().max())
     if abs(found.mean) < _STEPS * step:
-        _warn(
+        said.append(
             f"clean and corrupt {name} differ by {found.mean:.3g}, and the model computes in {dtype}, whose steps are "
             f"{step:.2g} at its largest logits: effects carry that error; use model.float()"
         )
     preferred = float(logit_difference.of(there, pair).mean())
     if preferred <= 0:
-        _warn(
+        said.append(
             f"the model does not do what it is asked: on the clean inputs its logit of the right answers is "
-            f"{-preferred:.3g} below that of the wrong ones, accuracy {gap.accuracy:.2g} over {len(pair)} pairs; "
+            f"{-preferred:.3g} below that of the wrong ones, accuracy {right:.2g} over {len(pair)} pairs; "
             f"effects say what moves the metric, not how a task is done"
         )
-    return gap
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, WeakPairWarning, stacklevel=2)
+    for sentence in said:
+        warnings.warn(sentence, WeakPairWarning, stacklevel=2)
+    return Gap(float(clean.mean()), float(corrupt.mean()), right, len(pair), tuple(said))
