@@ -25,7 +25,8 @@ from analysis.patching.site_search import Patched, check_positions, frame_of, li
 from analysis.statistics.intervals import share_interval
 from circuits.common.errors import require, whole
 from circuits.model import HookedStreamTransformer, State
-from circuits.sites import Site, check_sites
+from circuits.sites import STATES, Site, check_sites
+from circuits.streams.mixing import Outgoing
 
 MOST_COPIES = 1024
 """Between two steps of the progress bar."""
@@ -171,7 +172,7 @@ class _Sweep:
             bound_for(max_memory, bytes_to_patch(model, pair, joint, self.function), base.device)
         logits, cache = model.run_with_cache(source, names_filter=_names(model, joint), return_cache_object=False)
         self.cache: dict[str, Tensor] = cache
-        self.states: dict[int, State] = {}
+        self.passed: dict[int, Outgoing] = {}
         self.places: dict[int | str, Bool[Tensor, "batch pos"]] = {}
         self.target = evaluate(self.function, self.metric, logits, pair)
         source_there = read(logits, pair.read_at).clone()
@@ -218,17 +219,19 @@ class _Sweep:
         if site.position is not None and site.position not in self.places:
             self.places[site.position] = self.pair.where(site.position)
         where = None if site.position is None else self.places[site.position]
-        if site.component == "state":
-            return Edit(site.layer, "state", self._state(site.layer), where=where)
+        if site.component in STATES:
+            return Edit(site.layer, site.component, self._state(site), where=where)
         point = site.hook_name.removeprefix(f"blocks.{site.layer}.")
         return Edit(site.layer, point, self.cache[site.hook_name], site.head, where)
 
-    def _state(self, layer: int) -> State:
-        if layer not in self.states:
-            residual, *passed = (self.cache[hook] for hook in _hooks(self.model, Site(layer, "state")))
+    def _state(self, site: Site) -> State | Outgoing:
+        layer = site.layer
+        if layer not in self.passed:
             keys = self.model.reads_from(layer)
-            self.states[layer] = State(layer, residual, dict(zip(keys, passed, strict=True)))
-        return self.states[layer]
+            self.passed[layer] = {key: self.cache[self.model.point_of(key)] for key in keys}
+        if site.component == "stream":
+            return self.passed[layer]
+        return State(layer, self.cache[_resid_pre(layer)], self.passed[layer])
 
 
 @torch.no_grad()
@@ -252,8 +255,12 @@ def _names(model: HookedStreamTransformer, joint: Sequence[tuple[Site, ...]]) ->
 
 
 def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:
-    """The hook points that a site's activation is read from; of a state, the residual stream's comes first."""
-    if site.component != "state":
+    """The hook points that a site's activation is read from."""
+    if site.component not in STATES:
         return [site.hook_name]
-    streams = [model.point_of(key) for key in model.reads_from(site.layer)]
-    return [f"blocks.{site.layer}.hook_resid_pre", *streams]
+    passed = [model.point_of(key) for key in model.reads_from(site.layer)]
+    return [_resid_pre(site.layer), *passed] if site.component == "state" else passed
+
+
+def _resid_pre(layer: int) -> str:
+    return Site(layer, "resid_pre").hook_name

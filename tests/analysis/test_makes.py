@@ -160,6 +160,24 @@ def test_the_whole_state_patched_is_the_other_run_and_its_estimate_has_all_of_it
     assert all(torch.allclose(row, wanted, atol=1e-5) for row in found.values.float())
 
 
+@every_case
+def test_the_state_is_the_residual_stream_and_what_is_read_beside_it(make: str, variant: str) -> None:
+    model = made(make, variant)
+    pair = random_pair(model, 3)
+    layers = [layer for layer in range(3) if Site(layer, "stream").exists(model)]
+    assert layers == [layer for layer in range(3) if model.reads_from(layer)]
+    parts = [
+        (Site(layer, "resid_pre", position=p), Site(layer, "stream", position=p)) for layer in layers for p in (0, 3)
+    ]
+    if not parts:
+        return
+    both = patch(model, pair, parts).values
+    whole = patch(model, pair, [Site(one.layer, "state", position=one.position) for one, _ in parts]).values
+    assert torch.allclose(both, whole, atol=1e-12)
+    alone = patch(model, pair, [one for one, _ in parts]).values
+    assert not torch.allclose(alone, whole, atol=1e-6), "the residual stream alone is not the state"
+
+
 @pytest.mark.parametrize("make", MAKES)
 def test_an_estimate_of_the_whole_state_has_all_of_it(make: str) -> None:
     model = made(make, "nanochat")
