@@ -166,11 +166,9 @@ def test_the_state_is_the_residual_stream_and_what_is_read_beside_it(make: str, 
     pair = random_pair(model, 3)
     layers = [layer for layer in range(3) if Site(layer, "stream").exists(model)]
     assert layers == [layer for layer in range(3) if model.reads_from(layer)]
-    parts = [
-        (Site(layer, "resid_pre", position=p), Site(layer, "stream", position=p)) for layer in layers for p in (0, 3)
-    ]
-    if not parts:
+    if not layers:
         return
+    parts = [tuple(Site(layer, c, position=p) for c in ("resid_pre", "stream")) for layer in layers for p in (0, 3)]
     both = patch(model, pair, parts).values
     whole = patch(model, pair, [Site(one.layer, "state", position=one.position) for one, _ in parts]).values
     assert torch.allclose(both, whole, atol=1e-12)
