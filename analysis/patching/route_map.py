@@ -1,0 +1,157 @@
+"""By which route a difference is carried: at every position before every layer, by residual stream, stream and both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.compared_runs import Direction
+from analysis.metrics import Metric
+from analysis.pairs import Pair, is_padding
+from analysis.patching.patch import PatchResult, patch
+from analysis.position_names import position_names
+from circuits.common.errors import require
+from circuits.common.showing import ROWS
+from circuits.model import HookedStreamTransformer
+from circuits.sites import Site
+
+MAP_ROUTES: dict[str, str] = {
+    "residual": "the residual stream before the layer is the other run's, at the position",
+    "stream": "what earlier layers pass to this one and later ones beside it is the other run's, there",
+    "both": "both are: all that the layer and later ones depend on, there",
+    "interaction": "both - residual - stream: what the two carry together and neither does alone",
+}
+_PATCHED = {"residual": "resid_pre", "stream": "stream", "both": "state"}
+Place = int | str
+
+
+@dataclass(repr=False)
+class RouteMap(PatchResult):
+    """The effects of both routes, alone and together, per example; residual + stream + interaction = both in every row.
+
+    As :class:`analysis.patching.patch.PatchResult`, with four rows (``MAP_ROUTES``) a layer and position, in double
+    precision.
+    """
+
+    where = ("layer", "position", "token", "route")
+    of = "effects"
+
+    def finding(self) -> str:
+        """Return where each route carries most, and what effects are shares of."""
+        frame = self.to_frame()
+        first = frame.iloc[0]
+        told = ", ".join(_told(frame[frame.route == route]) for route in MAP_ROUTES)
+        assert self.beside is not None, "every question says what its effects are shares of"
+        return (
+            f"{frame.position.nunique()} positions before {frame.layer.nunique()} layers, {first.direction}; largest: "
+            f"{told}; {self.beside.sentence(first.metric)}"
+        )
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` largest effects, as many of each route."""
+        frame = self.to_frame()
+        ordered = frame.loc[frame.effect.abs().sort_values(ascending=False, kind="stable").index]
+        turn = ordered.groupby("route", sort=False).cumcount()
+        rows = ordered.assign(turn=turn, of=ordered.route.map(list(MAP_ROUTES).index)).sort_values(["turn", "of"])
+        return rows[[*self.where, "effect", "low", "high", "p"]].head(n).reset_index(drop=True)
+
+    def notes(self) -> Sequence[str]:
+        """Return what the pair is warned of, and that nothing comes beside the residual stream where that is so."""
+        assert self.beside is not None, "every question says what its effects are shares of"
+        still = bool((self.effect()[torch.tensor(list(self.index_df.route == "stream"))] == 0).all())
+        nothing = "nothing that differs is passed on beside the residual stream: both routes are the residual stream"
+        return (*self.beside.warnings, *([nothing] if still else []))
+
+    def figure(self) -> Any:
+        """Return the heat maps of the routes, with buttons that show one by itself (a plotly figure)."""
+        from figures.models.route_map import route_heat_maps
+
+        return route_heat_maps(self.to_frame())
+
+
+def route_map(
+    model: HookedStreamTransformer,
+    pair: Pair,
+    metric: str | Metric = "logit_difference",
+    direction: Direction = "denoise",
+    max_memory: int | None = None,
+    progress: bool = False,
+    positions: Sequence[Place] | None = None,
+) -> RouteMap:
+    """Return the effect of patching either route alone and both together, at every position before every layer.
+
+    Routes are those of ``MAP_ROUTES``, and residual + stream + interaction = both. ``positions`` are by default all of
+    them, and the pair's roles where those stand elsewhere in each example, or texts differ in length. Sign, direction,
+    normalisation, intervals and ``max_memory`` as in :func:`analysis.patch`. Columns: layer, position, token (what
+    stands there in all examples: clean, then corrupt if it differs, and roles), route, and those of a patch.
+
+    Raises:
+        ValueError: as :func:`analysis.patch`, and for texts of different lengths in a pair without roles.
+    """
+    places = _places(model, pair, positions)
+    cells = [(layer, place) for layer in range(model.config.n_layers) for place in places]
+    alone = [Site(layer, "stream", position=place) for layer, place in cells]
+    # Where nothing comes beside the residual stream, it is all there is.
+    joint = [
+        Site(one.layer, c, position=one.position) for one in alone if one.exists(model) for c in ("stream", "state")
+    ]
+    sites = [*(Site(layer, "resid_pre", position=place) for layer, place in cells), *joint]
+    found = patch(model, pair, sites, metric, direction, max_memory, progress)
+    return _result(found, cells, dict(zip(sites, found.values.double(), strict=True)), position_names(model, pair))
+
+
+def _places(model: HookedStreamTransformer, pair: Pair, positions: Sequence[Place] | None) -> list[Place]:
+    if positions is not None:
+        return list(positions)
+    padded = bool(is_padding(model, pair).any())
+    if not padded and not any(bool((places != places[:1]).any()) for places in pair.positions.values()):
+        return list(range(pair.n_pos))
+    require(
+        bool(pair.positions),
+        "these prompts differ in length, so a position is not the same place in all of them: give the pair roles, as "
+        "in Pair.from_text(..., roles={'S2': ('Mary', 2)}), or ask one prompt (pair[0])",
+    )
+    return list(pair.positions)
+
+
+def _result(
+    found: PatchResult, cells: Sequence[tuple[int, Place]], values: dict[Site, Tensor], names: Sequence[str]
+) -> RouteMap:
+    assert found.baseline is not None, "patch() always stores a baseline"
+    baseline = found.baseline.double()
+    rows, index = [], []
+    for layer, place in cells:
+        rows += _four(baseline, [values.get(Site(layer, c, position=place)) for c in _PATCHED.values()])
+        token = names[place] if isinstance(place, int) else ""
+        index += [{"layer": layer, "position": str(place), "token": token, "route": route} for route in MAP_ROUTES]
+    changed = {
+        "values": torch.stack(rows),
+        "index_df": pd.DataFrame(index),
+        "baseline": baseline,
+        "target": found.target.double(),
+        "sites": [],
+    }
+    return RouteMap(**{field.name: getattr(found, field.name) for field in fields(found)} | changed)
+
+
+def _four(
+    baseline: Float[Tensor, " example"], measured: Sequence[Float[Tensor, " example"] | None]
+) -> list[Float[Tensor, " example"]]:
+    """The metric with the residual stream, the stream and both patched, and what it would be for their interaction."""
+    residual, stream, both = measured
+    assert residual is not None, "it is patched everywhere"
+    stream, both = baseline if stream is None else stream, residual if both is None else both
+    return [residual, stream, both, both - residual - stream + 2 * baseline]
+
+
+def _told(rows: pd.DataFrame) -> str:
+    top = rows.iloc[int(rows.effect.abs().argmax())]
+    ends = "" if pd.isna(top.low) else f" [{top.low:.2f}, {top.high:.2f}]"
+    token = f" {top.token!r}" if top.token else ""
+    return f"{top.route} {top.effect:.2f}{ends} (layer {top.layer}, position {top.position}{token})"
