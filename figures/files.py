@@ -43,7 +43,7 @@ def write_figure(figure: go.Figure, stem: str | Path, shared: str | Path | None 
 def write_images(
     figures: dict[str, go.Figure], folder: str | Path, formats: tuple[str, ...] = ("png", "svg")
 ) -> list[Path]:
-    """Write every figure as images into ``folder`` and return their paths.
+    """Write every figure as images into ``folder``, without its buttons, and return their paths.
 
     Raises:
         RuntimeError: if kaleido or a browser is missing, saying what to install.
@@ -65,7 +65,10 @@ def write_images(
         for (name, kind), path in paths.items():
             layout: Any = figures[name].layout
             size = {"width": layout.width or 1100, "scale": 2 if kind == "png" else 1}
-            kaleido.write_fig_sync(figures[name].to_dict(), path=path, opts={"format": kind, **size})
+            picture: Any = figures[name].to_dict()
+            # Nobody can press the buttons of an image.
+            picture["layout"].pop("updatemenus", None)
+            kaleido.write_fig_sync(picture, path=path, opts={"format": kind, **size})
     except Exception as error:
         raise RuntimeError(f"no image can be drawn: the browser failed ({error})") from error
     finally:

@@ -109,9 +109,10 @@ def route_map(
 def _places(model: HookedStreamTransformer, pair: Pair, positions: Sequence[Place] | None) -> list[Place]:
     if positions is not None:
         return list(positions)
-    padded = bool(is_padding(model, pair).any())
-    if not padded and not any(bool((places != places[:1]).any()) for places in pair.positions.values()):
-        return list(range(pair.n_pos))
+    padding = is_padding(model, pair)
+    alike = [bool((places == places[:1]).all()) for places in (padding, *pair.positions.values())]
+    if all(alike):
+        return (~padding[0]).nonzero()[:, 0].tolist()
     require(
         bool(pair.positions),
         "these prompts differ in length, so a position is not the same place in all of them: give the pair roles, as "

@@ -35,7 +35,8 @@ def route_heat_maps(frame: pd.DataFrame) -> go.Figure:
         figure.add_trace(_heat(frame[frame.route == route], places, layers, i))
     figure.update_layout(
         {_axis(i): _x_axis(i, name, layers) for i, name in enumerate(PANELS.values())},
-        yaxis={"anchor": "free", "position": 0, "automargin": True, "type": "category", "ticks": ""},
+        yaxis={"anchor": "free", "position": 0, "automargin": True, "type": "category", "showgrid": False},
+        yaxis_ticklabelstandoff=4,
         updatemenus=[_buttons(len(layers))],
     )
     first = frame.iloc[0]
@@ -96,7 +97,7 @@ def _x_axis(i: int, name: str, layers: list[str]) -> dict[str, Any]:
         "anchor": "y",
         "side": "top",
         "type": "category",
-        "title": {"text": f"<b>{name}</b><br>before layer", "standoff": 6},
+        "title": {"text": f"<b>{name}</b><br>before layer", "standoff": 6, "font": {"size": 13}},
         "tickvals": layers[:: 1 + len(layers) // 13],
         "tickangle": 0,
         "showgrid": False,
@@ -120,7 +121,7 @@ def _buttons(n_layers: int) -> dict[str, Any]:
         "xanchor": "left",
         "y": 1,
         "yanchor": "bottom",
-        "pad": {"b": 62},
+        "pad": {"b": 64},
         "font": {"size": 12},
     }
 
