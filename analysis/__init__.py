@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.gradients.shares import split_gradient
     from analysis.gradients.split import Connection, GradientSplit
     from analysis.heads.attention_scores import AttentionScore, score_heads
+    from analysis.heads.attention_view import AttentionView, attention_view
     from analysis.heads.composition import head_composition
     from analysis.heads.copying import copy_score, eigenvalue_copying
     from analysis.heads.retrieval import score_retrieval
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from analysis.pair_files import PairsFile
     from analysis.pairs import Pair
     from analysis.patching.patch import PatchResult, patch
+    from analysis.patching.route_map import RouteMap, route_map
     from analysis.patching.site_search import find_sites
     from analysis.statistics.comparison import compare
     from analysis.statistics.curves import over_seeds
@@ -59,6 +61,7 @@ __getattr__ = lazily(
         "gradients.shares": ("split_gradient",),
         "edges.graph": ("Graph",),
         "heads.attention_scores": ("AttentionScore", "score_heads"),
+        "heads.attention_view": ("AttentionView", "attention_view"),
         "heads.retrieval": ("score_retrieval",),
         "logits.direct_attribution": ("LogitAttribution", "attribute_logits"),
         "logits.lens": ("logit_lens",),
@@ -66,6 +69,7 @@ __getattr__ = lazily(
         "pair_files": ("PairsFile",),
         "pairs": ("Pair",),
         "patching.patch": ("PatchResult", "patch"),
+        "patching.route_map": ("RouteMap", "route_map"),
         "edges.direct_paths": ("PathResult", "find_paths", "patch_paths"),
         "edges.head_shares": ("head_shares",),
         "patching.site_search": ("Site", "find_sites"),
@@ -80,6 +84,7 @@ __all__ = [
     "METRICS",
     "Ablation",
     "AttentionScore",
+    "AttentionView",
     "Circuit",
     "Connection",
     "EdgeScores",
@@ -93,12 +98,14 @@ __all__ = [
     "PathResult",
     "Quality",
     "ReadMetric",
+    "RouteMap",
     "Site",
     "SiteScores",
     "WeakPairWarning",
     "ablate",
     "ablate_edges",
     "adjust",
+    "attention_view",
     "attribute",
     "attribute_edges",
     "attribute_logits",
@@ -118,6 +125,7 @@ __all__ = [
     "paired_ratio",
     "patch",
     "patch_paths",
+    "route_map",
     "score_heads",
     "score_retrieval",
     "split_gradient",

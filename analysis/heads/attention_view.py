@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from operator import itemgetter
 from typing import Any
@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from analysis.metrics import precise
-from analysis.position_names import token_names
+from analysis.pairs import Pair, is_padding
+from analysis.position_names import position_names, token_names
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.text_pairs import tokens_of
 from circuits.attention import Attention
@@ -30,8 +31,8 @@ VALUE_ROUTES: dict[str, str] = {
     "incoming": "of what comes in through the stream, past gain, transform and gate",
     "mixed": "of both, which is what the head moves",
 }
-Prompt = str | Tensor | Sequence[int]
-"""A text, token numbers (pos), or vectors (pos d_input)."""
+Prompt = str | Tensor | Sequence[int] | Pair
+"""A text, token numbers (pos), vectors (pos d_input), or the clean side of a pair of one row."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -84,9 +85,10 @@ class AttentionView(Shown):
         return f"{told}; most by the stream: L{most.layer:.0f}H{most['head']:.0f}, {most.incoming_share:.0%} of it"
 
     def largest(self, n: int = ROWS) -> pd.DataFrame:
-        """Return the ``n`` largest vectors that heads move."""
+        """Return the ``n`` largest vectors that heads move, where a query has a choice of keys."""
         frame = self.to_frame()
-        order = frame.mixed.sort_values(ascending=False, kind="stable").index
+        choices = frame.groupby(["layer", "head", "query"]).key.transform("size")
+        order = frame[choices >= min(2, choices.max())].mixed.sort_values(ascending=False, kind="stable").index
         return frame.loc[order, frame.columns[:-1]].head(n).reset_index(drop=True)
 
     def notes(self) -> Sequence[str]:
@@ -119,9 +121,10 @@ def attention_view(
 ) -> AttentionView:
     """Return every head's attention in one prompt, and how much it moves, by route: |pattern (v_route W_O)|.
 
-    A prompt is a text, token numbers (pos), or vectors (pos d_input); ``heads`` are (layer, head) pairs, by default
-    all. ``names`` say what stands at the positions, by default the tokens. Without an output matrix a head writes its
-    values as they are. Biases are of no key and left out.
+    A prompt is a text, token numbers (pos), vectors (pos d_input), or one row of a pair (``pair[0]``), whose clean side
+    is viewed. ``heads`` are (layer, head) pairs, by default all. ``names`` say what stands at the positions, by default
+    the tokens, with roles of a pair. Without an output matrix a head writes its values as they are. What a bias adds to
+    the output is of no key, and left out.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a text of a model that has no tokenizer or
@@ -132,9 +135,12 @@ def attention_view(
     """
     require_eval_mode(model, "an attention view")
     require_no_hooks(model, "an attention view")
-    inputs = _one_row(model, prompt)
-    wanted = _checked_heads(model, heads)
-    said = token_names(model, inputs[0]) if names is None else list(names)
+    if isinstance(prompt, Pair):
+        inputs, told = _clean_side(model, prompt)
+    else:
+        inputs = _one_row(model, prompt)
+        told = token_names(model, inputs[0])
+    wanted, said = _checked_heads(model, heads), told if names is None else list(names)
     require(len(said) == inputs.shape[1], f"{len(said)} names for {inputs.shape[1]} positions; give one for each")
     _, cache = model.run_with_cache(inputs, names_filter=_kept, return_cache_object=False)
     layers = [_layer(model.layers[layer].attn, cache, of) for layer, of in groupby(wanted, itemgetter(0))]
@@ -147,7 +153,15 @@ def _kept(name: str) -> bool:
     return name.endswith(("attn.hook_pattern", "attn.hook_v", "attn.hook_v_residual", "attn.hook_v_mixed"))
 
 
-def _one_row(model: HookedStreamTransformer, prompt: Prompt) -> Tensor:
+def _clean_side(model: HookedStreamTransformer, pair: Pair) -> tuple[Tensor, list[str]]:
+    """The clean side of a pair of one row, without padding, and what stands there."""
+    require(len(pair) == 1, f"one prompt is viewed at a time, and this pair has {len(pair)}; give a row, as in pair[0]")
+    real = (~is_padding(model, pair))[0]
+    names = position_names(model, replace(pair, corrupt=pair.clean))
+    return pair.clean[:, real], [name for name, there in zip(names, real.tolist(), strict=True) if there]
+
+
+def _one_row(model: HookedStreamTransformer, prompt: str | Tensor | Sequence[int]) -> Tensor:
     """The inputs of one prompt, with the axis of the batch; whether they fit is for the model to say."""
     of_tokens = model.config.inputs.are_tokens
     if isinstance(prompt, str):

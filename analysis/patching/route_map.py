@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -27,8 +28,10 @@ MAP_ROUTES: dict[str, str] = {
     "both": "both are: all that the layer and later ones depend on, there",
     "interaction": "both - residual - stream: what the two carry together and neither does alone",
 }
-_PATCHED = {"residual": "resid_pre", "stream": "stream", "both": "state"}
+_COMPONENTS = ("resid_pre", "stream", "state")
+"""What is patched for the first three."""
 Place = int | str
+Values = Float[Tensor, " example"]
 
 
 @dataclass(repr=False)
@@ -54,8 +57,8 @@ class RouteMap(PatchResult):
         )
 
     def largest(self, n: int = ROWS) -> pd.DataFrame:
-        """Return the ``n`` largest effects, as many of each route."""
-        frame = self.to_frame()
+        """Return the ``n`` largest effects, as many of each route; what does nothing is left out."""
+        frame = self.to_frame().query("effect != 0")
         ordered = frame.loc[frame.effect.abs().sort_values(ascending=False, kind="stable").index]
         turn = ordered.groupby("route", sort=False).cumcount()
         rows = ordered.assign(turn=turn, of=ordered.route.map(list(MAP_ROUTES).index)).sort_values(["turn", "of"])
@@ -94,16 +97,22 @@ def route_map(
     Raises:
         ValueError: as :func:`analysis.patch`, and for texts of different lengths in a pair without roles.
     """
-    places = _places(model, pair, positions)
-    cells = [(layer, place) for layer in range(model.config.n_layers) for place in places]
-    alone = [Site(layer, "stream", position=place) for layer, place in cells]
-    # Where nothing comes beside the residual stream, it is all there is.
-    joint = [
-        Site(one.layer, c, position=one.position) for one in alone if one.exists(model) for c in ("stream", "state")
-    ]
-    sites = [*(Site(layer, "resid_pre", position=place) for layer, place in cells), *joint]
+    sites = mapped_sites(model, pair, positions)
     found = patch(model, pair, sites, metric, direction, max_memory, progress)
-    return _result(found, cells, dict(zip(sites, found.values.double(), strict=True)), position_names(model, pair))
+    return _result(found, dict(zip(sites, found.values.double(), strict=True)), position_names(model, pair))
+
+
+def mapped_sites(model: HookedStreamTransformer, pair: Pair, positions: Sequence[Place] | None = None) -> list[Site]:
+    """Return what :func:`route_map` patches, one at a time.
+
+    Where nothing comes beside the residual stream, that is all there is.
+
+    Raises:
+        ValueError: for texts of different lengths in a pair without roles.
+    """
+    cells = product(range(model.config.n_layers), _places(model, pair, positions), _COMPONENTS)
+    every = [Site(layer, component, position=place) for layer, place, component in cells]
+    return [site for site in every if site.component == "resid_pre" or Site(site.layer, "stream").exists(model)]
 
 
 def _places(model: HookedStreamTransformer, pair: Pair, positions: Sequence[Place] | None) -> list[Place]:
@@ -121,16 +130,20 @@ def _places(model: HookedStreamTransformer, pair: Pair, positions: Sequence[Plac
     return list(pair.positions)
 
 
-def _result(
-    found: PatchResult, cells: Sequence[tuple[int, Place]], values: dict[Site, Tensor], names: Sequence[str]
-) -> RouteMap:
+def _result(found: PatchResult, values: dict[Site, Values], names: Sequence[str]) -> RouteMap:
     assert found.baseline is not None, "patch() always stores a baseline"
     baseline = found.baseline.double()
-    rows, index = [], []
-    for layer, place in cells:
-        rows += _four(baseline, [values.get(Site(layer, c, position=place)) for c in _PATCHED.values()])
-        token = names[place] if isinstance(place, int) else ""
-        index += [{"layer": layer, "position": str(place), "token": token, "route": route} for route in MAP_ROUTES]
+    rows, index = list[Values](), list[dict[str, Any]]()
+    for site, residual in values.items():
+        if site.component != "resid_pre":
+            continue
+        stream = values.get(replace(site, component="stream"), baseline)
+        both = values.get(replace(site, component="state"), residual)
+        # As a metric that would have been measured, so that one result does the statistics of all four.
+        rows += [residual, stream, both, both - residual - stream + 2 * baseline]
+        token = names[site.position] if isinstance(site.position, int) else ""
+        cell = {"layer": site.layer, "position": str(site.position), "token": token}
+        index += [{**cell, "route": route} for route in MAP_ROUTES]
     changed = {
         "values": torch.stack(rows),
         "index_df": pd.DataFrame(index),
@@ -139,16 +152,6 @@ def _result(
         "sites": [],
     }
     return RouteMap(**{field.name: getattr(found, field.name) for field in fields(found)} | changed)
-
-
-def _four(
-    baseline: Float[Tensor, " example"], measured: Sequence[Float[Tensor, " example"] | None]
-) -> list[Float[Tensor, " example"]]:
-    """The metric with the residual stream, the stream and both patched, and what it would be for their interaction."""
-    residual, stream, both = measured
-    assert residual is not None, "it is patched everywhere"
-    stream, both = baseline if stream is None else stream, residual if both is None else both
-    return [residual, stream, both, both - residual - stream + 2 * baseline]
 
 
 def _told(rows: pd.DataFrame) -> str:
