@@ -1,4 +1,4 @@
-"""Values that show themselves: a line in a shell; the finding and the largest effects in a notebook; table and figure."""
+"""Values that show themselves: a line in a shell, a finding and the largest effects in a notebook, a table, a figure.
 
 Every model, configuration, pair, task, run and result is one. What a user named stands in the page as text, never as
 markup.
