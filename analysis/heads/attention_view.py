@@ -89,7 +89,7 @@ class AttentionView(Shown):
         frame = self.to_frame()
         choices = frame.groupby(["layer", "head", "query"]).key.transform("size")
         order = frame[choices >= min(2, choices.max())].mixed.sort_values(ascending=False, kind="stable").index
-        return frame.loc[order, frame.columns[:-1]].head(n).reset_index(drop=True)
+        return frame.loc[order, frame.columns[:-1]].head(n)
 
     def notes(self) -> Sequence[str]:
         """Return that no stream feeds the values, where that is so."""

@@ -17,6 +17,7 @@ from analysis.metrics import Metric
 from analysis.pairs import Pair, is_padding
 from analysis.patching.patch import PatchResult, patch
 from analysis.position_names import position_names
+from analysis.result import columns, ends, largest_by, told
 from circuits.common.errors import require
 from circuits.common.showing import ROWS
 from circuits.model import HookedStreamTransformer
@@ -47,35 +48,32 @@ class RouteMap(PatchResult):
 
     def finding(self) -> str:
         """Return where each route carries most, and what effects are shares of."""
-        frame = self.to_frame()
-        first = frame.iloc[0]
-        told = ", ".join(_told(frame[frame.route == route]) for route in MAP_ROUTES)
-        assert self.beside is not None, "every question says what its effects are shares of"
+        rows, first = self._rows, self._rows.iloc[0]
+        most = (rows.loc[largest_by(rows[rows.route == route], "effect", 1).index[0]] for route in MAP_ROUTES)
+        said = ", ".join(f"{row.route} {row.effect:.2f}{ends(row)} ({told(row, self.where[:-1])})" for row in most)
         return (
-            f"{frame.position.nunique()} positions before {frame.layer.nunique()} layers, {first.direction}; largest: "
-            f"{told}; {self.beside.sentence(first.metric)}"
+            f"{rows.position.nunique()} positions before {rows.layer.nunique()} layers, {first.direction}; largest: "
+            f"{said}; {self.beside.sentence(first.metric)}"
         )
 
     def largest(self, n: int = ROWS) -> pd.DataFrame:
         """Return the ``n`` largest effects, as many of each route; what does nothing is left out."""
-        frame = self.to_frame().query("effect != 0")
-        ordered = frame.loc[frame.effect.abs().sort_values(ascending=False, kind="stable").index]
-        turn = ordered.groupby("route", sort=False).cumcount()
-        rows = ordered.assign(turn=turn, of=ordered.route.map(list(MAP_ROUTES).index)).sort_values(["turn", "of"])
-        return rows[[*self.where, "effect", "low", "high", "p"]].head(n).reset_index(drop=True)
+        rows = largest_by(self._rows[self._rows.effect != 0], "effect", len(self._rows))
+        turns = rows.groupby("route").cumcount()
+        order = pd.DataFrame({"turn": turns, "of": rows.route.map(list(MAP_ROUTES).index)}).sort_values(["turn", "of"])
+        return rows.loc[order.index, columns(rows, self.where, "effect low high p")].head(n)
 
     def notes(self) -> Sequence[str]:
         """Return what the pair is warned of, and that nothing comes beside the residual stream where that is so."""
-        assert self.beside is not None, "every question says what its effects are shares of"
-        still = bool((self.effect()[torch.tensor(list(self.index_df.route == "stream"))] == 0).all())
+        still = bool((self._rows[self._rows.route == "stream"].effect == 0).all())
         nothing = "nothing that differs is passed on beside the residual stream: both routes are the residual stream"
-        return (*self.beside.warnings, *([nothing] if still else []))
+        return (*super().notes(), *([nothing] if still else []))
 
     def figure(self) -> Any:
         """Return the heat maps of the routes, with buttons that show one by itself (a plotly figure)."""
         from figures.models.route_map import route_heat_maps
 
-        return route_heat_maps(self.to_frame())
+        return route_heat_maps(self._rows)
 
 
 def route_map(
@@ -152,10 +150,3 @@ def _result(found: PatchResult, values: dict[Site, Values], names: Sequence[str]
         "sites": [],
     }
     return RouteMap(**{field.name: getattr(found, field.name) for field in fields(found)} | changed)
-
-
-def _told(rows: pd.DataFrame) -> str:
-    top = rows.iloc[int(rows.effect.abs().argmax())]
-    ends = "" if pd.isna(top.low) else f" [{top.low:.2f}, {top.high:.2f}]"
-    token = f" {top.token!r}" if top.token else ""
-    return f"{top.route} {top.effect:.2f}{ends} (layer {top.layer}, position {top.position}{token})"
