@@ -208,7 +208,7 @@ def _moved(attn: Attention, cache: Mapping[str, Tensor]) -> Float[Tensor, "route
     return einsum(values, precise(attn.W_O), "route key head d_head, head d_head d_model -> route head key d_model")
 
 
-def _along(vectors: Float[Tensor, "route head *place d_model"], axes: int) -> Float[Tensor, "route head *summed"]:
+def _along(vectors: Float[Tensor, "route head *place d_model"], axes: int) -> Float[Tensor, "part head *summed"]:
     """The parts of vectors along the mixed one, as shares of it, with sums over the last ``axes`` axes."""
     over = tuple(range(-axes, 0))
     mixed = vectors[-1]

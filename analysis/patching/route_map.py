@@ -51,6 +51,7 @@ class RouteMap(PatchResult):
         rows, first = self._rows, self._rows.iloc[0]
         most = (rows.loc[largest_by(rows[rows.route == route], "effect", 1).index[0]] for route in MAP_ROUTES)
         said = ", ".join(f"{row.route} {row.effect:.2f}{ends(row)} ({told(row, self.where[:-1])})" for row in most)
+        assert self.beside is not None, "every question says what its effects are shares of"
         return (
             f"{rows.position.nunique()} positions before {rows.layer.nunique()} layers, {first.direction}; largest: "
             f"{said}; {self.beside.sentence(first.metric)}"

@@ -20,6 +20,7 @@ from analysis import (
     Site,
     ablate,
     ablate_edges,
+    attention_view,
     attribute,
     attribute_edges,
     attribute_logits,
@@ -32,6 +33,7 @@ from analysis import (
     logit_lens,
     patch,
     patch_paths,
+    route_map,
     score_heads,
     score_retrieval,
     split_gradient,
@@ -47,6 +49,8 @@ from tests.helpers import build, gradients, random_pair
 REFUSE: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
     "patch": lambda m, p: patch(m, p, [Site(1, "v")]),
     "patch_paths": lambda m, p: patch_paths(m, p),
+    "route_map": lambda m, p: route_map(m, p),
+    "attention_view": lambda m, p: attention_view(m, p.clean[0]),
     "head_shares": lambda m, p: head_shares(m, p).to_frame(),
     "attribute": lambda m, p: attribute(m, p, [Site(1, "v")], check=0),
     "attribute_edges": lambda m, p: attribute_edges(m, p, check=0),
@@ -65,7 +69,7 @@ HEAR = {"ablate", "score_heads", "score_retrieval", "split_gradient"}
 RUN_NO_MODEL = {
     *("Ablation", "AttentionScore", "Circuit", "Connection", "EdgeScores"),
     *("GradientSplit", "Graph", "LogitAttribution", "METRICS", "NoGapError", "Pair", "PairsFile"),
-    *("PatchResult", "PathResult", "Quality", "ReadMetric", "Site"),
+    *("PatchResult", "PathResult", "Quality", "ReadMetric", "RouteMap", "AttentionView", "Site"),
     *("SiteScores", "WeakPairWarning", "adjust", "compare", "find_circuit"),
     *("find_paths", "find_sites", "mean_interval", "over_seeds", "paired_ratio"),
     *("standard_ablations", "survival_curves", "threshold_table", "threshold_times"),
