@@ -179,11 +179,11 @@ def _one_row(model: HookedStreamTransformer, prompt: str | Tensor | Sequence[int
 
 def _checked_heads(model: HookedStreamTransformer, heads: Iterable[tuple[int, int]] | None) -> list[tuple[int, int]]:
     every = list(product(range(model.config.n_layers), range(model.config.n_heads)))
-    wanted = every if heads is None else sorted({(int(layer), int(head)) for layer, head in heads})
-    odd = [head for head in wanted if head not in every]
+    given = every if heads is None else list(heads)
+    odd = [head for head in given if head not in every]
     shape = f"{model.config.n_layers} layers of {model.config.n_heads} heads"
-    require(bool(wanted) and not odd, f"heads are (layer, head) pairs of {shape}, got {odd[:3] or 'none'}")
-    return wanted
+    require(bool(given) and not odd, f"heads are (layer, head) pairs of {shape}, got {odd[:3] or 'none'}")
+    return sorted(set(given))
 
 
 def _layer(

@@ -180,6 +180,7 @@ def test_mistakes_are_explained(untyped: None) -> None:
         (vectors, {"prompt": "Mary"}, "this model takes vectors, and the prompt is a text"),
         (vectors, {"prompt": [1, 2]}, r"this model takes \(batch, pos, 12\) vectors"),
         (bare, {"prompt": [1, 2], "heads": [(0, 4)]}, r"heads are \(layer, head\) pairs of 2 layers of 4 heads"),
+        (bare, {"prompt": [1, 2], "heads": [3]}, r"heads are \(layer, head\) pairs of .*, got \[3\]"),
         (bare, {"prompt": [1, 2], "heads": []}, r"heads are \(layer, head\) pairs of .*, got none"),
         (bare, {"prompt": [1, 2], "names": ["a"]}, "1 names for 2 positions; give one for each"),
     ]

@@ -50,7 +50,7 @@ def test_the_map_of_a_classifier_is_by_role_and_tells_the_routes_apart(
     assert best[*at, "stream"] > 0.1
     assert best[*at, "residual"] < best[*at, "both"] - 0.1, "patching resid_pre is not the whole"
     assert best[*at, "both"] == pytest.approx(best[at].drop("both").sum())
-    assert set(frame.run) == {classifier.record["id"]}
+    assert set(frame.run) == {classifier.path.name}
 
 
 def test_the_map_of_one_row_is_of_its_positions(classifier: Run, capsys: pytest.CaptureFixture[str]) -> None:
