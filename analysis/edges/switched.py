@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.compared_runs import two_runs
-from analysis.edges.cut_runs import CHANGES, Cutter, Replacement, numbered, send
+from analysis.edges.cut_runs import CHANGES, Cutter, EdgeRuns, Replacement, numbered, one_each, send
 from analysis.edges.graph import Graph
 from analysis.edges.steered_forward import run
+from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric, precise, read
 from analysis.pairs import Pair
 from circuits.common.errors import known, require
@@ -92,6 +94,15 @@ class EdgeSwitch:
             gradient_norm=float(gradient.norm() / self._whole.norm()),
             gradient_cosine=float(F.cosine_similarity(gradient, self._whole, dim=0)),
         )
+
+    @torch.no_grad()
+    def each_cut(self, edges: Sequence[int], max_memory: int | None = None) -> Float[np.ndarray, "edge example"]:
+        """Return by how much the metric changes where one edge alone, by its number, carries the other run's."""
+        total, pair = len(self.graph), self.runs.pair
+        beside = beside_logits(self.runs.function, len(pair) * logits_of_one(self.model, pair.n_pos))
+        runs = EdgeRuns(self.model, pair.clean, self.sent, self.graph, max_memory, beside + len(edges) * total)
+        found = [self.runs.measure(logits) - self.runs.baseline for logits in runs.each(one_each(edges, total))]
+        return torch.stack(found).double().cpu().numpy()
 
     def _loss(self, logits: Tensor) -> Float[Tensor, ""]:
         pair = self.runs.pair
