@@ -1,0 +1,629 @@
+// The route switchboard: a model's graph, its heads and its edges by route, over training; one module, nothing else.
+// `mount(element, data, link)` draws a document ("valuestream switchboard 1"); `link` is a kernel, or null without one.
+// What users name (tokens, runs, facts) only ever becomes the text of a node or the value of an attribute.
+
+const FORMAT = "valuestream switchboard 1";
+/** So long a kernel may take before it is said to be gone, in milliseconds. */
+const PATIENCE = 8000;
+/** So many edges are shown at first, at most. */
+const READABLE = 40;
+const ROUTES = {
+  residual: { colour: "#0072B2", dash: null, words: "through the residual stream" },
+  stream: { colour: "#D55E00", dash: "9 4", words: "through the residual attention stream" },
+  own: { colour: "#56B4E9", dash: "0.1 4.5", words: "a carried projection to its own head" },
+};
+const CHANGES = { cut: "✕", stop: "‖", "gradient-only": "∇" };
+const INK = "#1b1f24";
+const GREY = "#6b7280";
+
+// --- 1 Elements and numbers ------------------------------------------------------------------------------------------
+
+/** Sets attributes: `on...` listens, `text` is text, null and false remove. */
+function set(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") element.textContent = value;
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === null || value === false || value === undefined) element.removeAttribute(name);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  return element;
+}
+
+/** Makes an element of HTML; children that are null are left out. */
+function h(tag, attributes = {}, ...children) {
+  const element = set(document.createElement(tag), attributes);
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Makes an element of SVG. */
+function s(tag, attributes = {}, ...children) {
+  const element = set(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes);
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Writes a number for people: three decimals, a true minus sign, a dash where nothing was measured. */
+function fmt(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const size = Math.abs(value);
+  const text = size !== 0 && size < 0.0005 ? value.toExponential(0) : value.toFixed(size >= 100 ? 1 : 3);
+  return text.replace("-", "−");
+}
+
+/** Writes an effect with its interval. */
+function withInterval(effect, low, high) {
+  return fmt(effect) + (low === null || low === undefined ? "" : ` [${fmt(low)}, ${fmt(high)}]`);
+}
+
+const count = (number) => number.toLocaleString("en-US");
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+const line = (from, to) => (value) => to[0] + ((value - from[0]) / (from[1] - from[0] || 1)) * (to[1] - to[0]);
+const known = (values) => values.filter((value) => value !== null && value !== undefined);
+const words = (token) => token.trim().replaceAll("\n", "⏎") || "␣";
+const short = (token, most = 9) => (token.length > most ? `${token.slice(0, most - 1)}…` : token);
+
+/** Shows a number in full precision to scripts (`data-value`) and rounded to people. */
+function show(element, value, text = fmt(value)) {
+  set(element, { text, "data-value": value === null || value === undefined ? null : value });
+}
+
+// --- 2 The document ---------------------------------------------------------------------------------------------------
+
+/** Returns one number of a run: `kind` is node or edge; null where it was not measured. */
+const measured = (run, kind, field, at, i) => run[kind]?.[field]?.[at]?.[i] ?? null;
+
+/** Returns the index of the step that is nearest. */
+function nearest(steps, step) {
+  return steps.reduce((best, s, i) => (Math.abs(s - step) < Math.abs(steps[best] - step) ? i : best), 0);
+}
+
+/** Returns what a share of the clean-corrupt difference a metric has lost. */
+function lost(run, at, metric) {
+  const gap = run.clean[at] - run.corrupt[at];
+  return metric === null || !gap ? null : (run.clean[at] - metric) / gap;
+}
+
+/** Returns attention weights (base64 of little-endian uint16) as numbers from 0 to 1. */
+function decoded(base64) {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const view = new DataView(bytes.buffer);
+  return Float64Array.from({ length: bytes.length / 2 }, (_, i) => view.getUint16(2 * i, true) / 65535);
+}
+
+/** Returns the numbers of one head on a prompt at the step nearest to `step`. */
+function onPrompt(doc, prompt, node, step) {
+  const at = nearest(prompt.steps, step);
+  const n = prompt.tokens.length;
+  prompt.decoded ??= {};
+  const all = (prompt.decoded[at] ??= decoded(prompt.pattern[at]));
+  const start = ((node.layer * doc.heads + node.head) * n * (n + 1)) / 2;
+  const norms = (route) => {
+    const layer = prompt.values?.[at]?.[route]?.[node.layer] ?? null;
+    return layer && layer[Math.floor((node.head * layer.length) / doc.heads)];
+  };
+  const weight = (query, key) => all[start + (query * (query + 1)) / 2 + key];
+  return { at, weight, own: norms("own"), incoming: norms("incoming"), mixed: norms("mixed") };
+}
+
+/** Returns a change that was computed beforehand, or why there is none. */
+function precomputed(board, name, change) {
+  const { doc, run, state } = board;
+  const i = board.edgeNumber.get(name);
+  if (change === "cut") {
+    const of = (field) => measured(run, "edge", field, state.at, i);
+    return { metric: of("metric"), effect: of("effect"), cosine: of("cosine") };
+  }
+  const last = run.steps.length - 1;
+  const only = `“${change}” was computed beforehand for the last step (${count(run.steps[last])}) alone.`;
+  if (state.at !== last) return { note: only };
+  const gates = run.gates?.[change];
+  const metric = gates?.metric?.[i] ?? null;
+  return { metric, cosine: gates?.cosine?.[i] ?? null, effect: lost(run, last, metric), note: metric === null ? only : "" };
+}
+
+/** Returns what the metric is with the changes as they are, and who says so: the kernel, or the document. */
+function outcome(board) {
+  const names = Object.keys(board.state.changes);
+  if (!names.length) return null;
+  const answer = board.answers.get(board.question());
+  if (answer && !answer.error) return { ...answer, live: true };
+  const found = { ...precomputed(board, names.at(-1), board.state.changes[names.at(-1)]), live: false };
+  if (answer?.error) found.note = answer.error;
+  else if (names.length > 1 && !board.asks) found.note = `Several changes at once need a kernel: shown is the last one, ${names.at(-1)}.`;
+  return found;
+}
+
+// --- 3 Where things stand ---------------------------------------------------------------------------------------------
+
+/** Returns where every node stands in a drawing `width` pixels wide: layers upwards, heads side by side. */
+function layout(doc, width) {
+  const kinds = new Set(doc.nodes.map((node) => node.kind));
+  const heads = Math.max(1, doc.heads);
+  const left = kinds.has("table") ? 66 : 16;
+  const right = kinds.has("mlp") ? 74 : 16;
+  const pitch = clamp((width - left - right) / heads, 68, 190);
+  const box = { w: clamp(pitch * 0.66, 48, 118), h: 60 };
+  const row = box.h + (kinds.has("mlp") ? 92 : 72);
+  const full = left + right + pitch * heads;
+  const total = Math.max(full, Math.min(width, 440));
+  const x0 = (total - full) / 2 + left;
+  const top = 50 + row - box.h - 8;
+  const place = { heads, pitch, box, row, x0, width: total, top, channels: [], nodes: new Map() };
+  place.y = (layer) => top + (doc.layers - 1 - layer) * row;
+  place.channels = Array.from({ length: heads + 1 }, (_, i) => x0 + i * pitch);
+  place.height = place.y(0) + box.h + 62 + 32;
+  for (const node of doc.nodes) place.nodes.set(node.name, spot(doc, node, place, right));
+  return place;
+}
+
+/** Returns where one node stands: the middle of its box, and its size. */
+function spot(doc, node, place, right) {
+  const { heads, pitch, box, x0 } = place;
+  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads - pitch + box.w, h: 30, kind: node.kind };
+  if (node.kind === "logits") return { ...across, y: 31, row: doc.layers };
+  if (node.kind === "input") return { ...across, y: place.height - 19, row: -1 };
+  const y = place.y(node.layer);
+  if (node.kind === "mlp") return { x: x0 + pitch * heads + right / 2 - 6, y: y - 32, w: 52, h: 30, row: node.layer + 0.5 };
+  if (node.kind === "table") return { x: x0 - 36, y: y + box.h + 26, w: 46, h: 28, row: node.layer - 0.5 };
+  if (node.kind === "head") return { x: x0 + (node.head + 0.5) * pitch, y: y + box.h / 2, ...box, row: node.layer };
+  const shared = doc.nodes.filter((n) => n.carrier === node.carrier && n.layer === node.layer).length;
+  const head = shared ? Math.floor((node.head * heads) / shared) : node.head;
+  const side = { q: -1, k: 0, v: 1 }[node.carrier] * box.w * 0.31;
+  return { x: x0 + (head + 0.5) * pitch + side, y: y + box.h, w: 16, h: 16, row: node.layer };
+}
+
+/** Returns a curve through points that leaves and enters each of them upright, and the middle of it. */
+function curve(points, start = `M${points[0]}`) {
+  const parts = points.slice(1).map(([x, y], i) => {
+    const middle = (points[i][1] + y) / 2;
+    return `C${points[i][0]},${middle} ${x},${middle} ${x},${y}`;
+  });
+  const at = Math.floor((points.length - 1) / 2);
+  const [a, b] = [points[at], points[at + 1]];
+  return { d: [start, ...parts].join(""), middle: [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2] };
+}
+
+/** Returns the curve of an edge. Where it passes heads it goes between them, beside others that do. */
+function edgeCurve(doc, edge, place, i) {
+  const from = place.nodes.get(edge.source);
+  const to = place.nodes.get(edge.target);
+  const kind = doc.nodes[i.source]?.kind;
+  if (edge.route === "own") {
+    return { d: `M${from.x},${from.y - 8}V${from.y - 25}`, middle: [from.x, from.y - 17] };
+  }
+  const spread = ((((i.edge * 7) % 9) - 4) / 4) * Math.min((place.pitch - place.box.w) / 2 - 5, 15);
+  if (kind === "projection") return streamCurve(from, to, place, spread);
+  if (kind === "table") return tableCurve(from, to, place, spread);
+  const start = [from.x, from.y - from.h / 2];
+  const end = [to.x, to.y + to.h / 2];
+  const bar = { from: from.kind === "input", to: to.kind === "logits" };
+  if (bar.from) start[0] = bar.to ? place.channels[0] + place.pitch / 2 : end[0];
+  if (bar.to) end[0] = start[0];
+  const first = Math.floor(from.row) + 1;
+  const last = Math.ceil(to.row) - 1;
+  if (first > last) return curve([start, end]);
+  const wanted = (start[0] + end[0]) / 2 + (i.edge % 2 ? 1 : -1);
+  const channel = place.channels.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a)) + spread;
+  if (bar.from) start[0] = channel;
+  if (bar.to) end[0] = channel;
+  return curve([start, [channel, place.y(first) + place.box.h + 4], [channel, place.y(last) - 4], end]);
+}
+
+/** Returns the curve of a stream's edge: out of the port, round the head's side, up to the other port. */
+function streamCurve(from, to, place, spread) {
+  if (from.row === to.row) {
+    const below = from.y + 34;
+    const d = `M${from.x},${from.y + 8}C${from.x},${below} ${to.x},${below} ${to.x},${to.y + 8}`;
+    return { d, middle: [(from.x + to.x) / 2, from.y + 27] };
+  }
+  const side = Math.min(...place.channels.filter((x) => x > from.x)) + spread * 0.6;
+  const up = place.y(from.row) + 10;
+  const last = place.y(to.row - 1) - 2;
+  const points = [[side, up], ...(to.row - from.row > 1 ? [[side, last]] : []), [to.x, to.y + 9]];
+  const out = `M${from.x + 8},${from.y}C${side},${from.y} ${side},${from.y} ${side},${up}`;
+  return curve(points, out);
+}
+
+/** Returns the curve of a table's edge: along below the heads, then up to the port. */
+function tableCurve(from, to, place, spread) {
+  const out = [from.x + from.w / 2, from.y + spread / 3];
+  const end = [to.x, to.y + 9];
+  if (to.row - from.row < 1) {
+    return { d: `M${out}C${end[0]},${out[1]} ${end[0]},${out[1]} ${end}`, middle: [(out[0] + end[0]) / 2, out[1]] };
+  }
+  const side = place.channels[0] + spread;
+  const [low, high] = [place.y(Math.ceil(from.row)) + place.box.h, place.y(to.row - 1) - 2];
+  return curve([[side, low], [side, high], end], `M${out}C${side},${out[1]} ${side},${out[1]} ${side},${low}`);
+}
+
+/** Returns how wide and how opaque an effect is drawn; `most` is the largest one. */
+function weight(effect, most, thickest = 8) {
+  const share = Math.sqrt(clamp(Math.abs(effect ?? 0) / (most || 1), 0, 1));
+  return { "stroke-width": (1.2 + (thickest - 1.2) * share).toFixed(2), "stroke-opacity": (0.3 + 0.7 * share).toFixed(2) };
+}
+
+// --- 4 The board: what is chosen, and what follows ---------------------------------------------------------------------
+
+/** Holds what is chosen; every view draws itself from it. */
+class Board {
+  constructor(doc, link) {
+    Object.assign(this, { doc, link, run: doc.runs[0], views: [], answers: new Map(), gone: false, busy: false });
+    this.edgeNumber = new Map(doc.edges.map((edge, i) => [edge.name, i]));
+    this.nodeNumber = new Map(doc.nodes.map((node, i) => [node.name, i]));
+    this.prompts = [...(doc.prompts ?? [])];
+    const effects = this.run.edge.effect.flat();
+    this.most = Math.min(Math.max(...known(effects).map(Math.abs), 0), 2) || 1;
+    const at = this.run.steps.length - 1;
+    const routes = Object.fromEntries(Object.keys(ROUTES).map((route) => [route, true]));
+    this.state = { at, edge: null, node: null, changes: {}, routes, prompt: 0, hide: 0 };
+    this.state.node = this.strongestHead();
+    while (this.state.hide < 100 && this.shown().length > READABLE) this.state.hide += 1;
+  }
+
+  /** Whether a kernel answers. */
+  get asks() {
+    return Boolean(this.link?.live) && !this.gone;
+  }
+
+  get step() {
+    return this.run.steps[this.state.at];
+  }
+
+  /** Effects below this are hidden; the control is cubic, since most effects are small. */
+  get least() {
+    return (this.state.hide / 100) ** 3;
+  }
+
+  effect(i, kind = "edge", field = "effect") {
+    return measured(this.run, kind, field, this.state.at, i);
+  }
+
+  strongestHead() {
+    const heads = this.doc.nodes.map((node, i) => [node, Math.abs(this.effect(i, "node") ?? 0)]);
+    const sorted = heads.filter(([node]) => node.kind === "head").sort((a, b) => b[1] - a[1]);
+    return sorted[0]?.[0].name ?? null;
+  }
+
+  isShown(i) {
+    const edge = this.doc.edges[i];
+    const chosen = edge.name === this.state.edge || edge.name in this.state.changes;
+    const effect = this.effect(i);
+    return chosen || (this.state.routes[edge.route] && effect !== null && Math.abs(effect) >= this.least);
+  }
+
+  /** The numbers of the edges that are shown, strongest first. */
+  shown() {
+    const numbers = [...this.doc.edges.keys()].filter((i) => this.isShown(i));
+    return numbers.sort((a, b) => Math.abs(this.effect(b) ?? 0) - Math.abs(this.effect(a) ?? 0));
+  }
+
+  /** What the kernel is asked, as a key of its answers. */
+  question() {
+    return JSON.stringify([this.step, this.state.changes]);
+  }
+
+  /** Takes over what was chosen, draws it, tells the notebook, asks the kernel. */
+  choose(patch, tell = true) {
+    Object.assign(this.state, patch);
+    this.draw();
+    if (tell) this.tell();
+    this.ask();
+  }
+
+  tell() {
+    if (!this.link?.set) return;
+    this.link.set({ step: this.step, selected: this.state.edge ?? this.state.node ?? "", changes: this.state.changes });
+  }
+
+  draw() {
+    for (const view of this.views) view.draw();
+  }
+
+  /** Selects an edge with the change that is next: cut, of a stream also stop and gradient-only, none. */
+  turn(name) {
+    const order = [...this.changesOf(name), "clear"];
+    const now = this.state.edge === name || this.state.changes[name] ? this.state.changes[name] ?? "clear" : "clear";
+    this.change(name, order[(order.indexOf(now) + 1) % order.length]);
+  }
+
+  changesOf(name) {
+    return this.doc.edges[this.edgeNumber.get(name)].route === "stream" ? Object.keys(CHANGES) : ["cut"];
+  }
+
+  /** Makes a change of an edge, the last of all, or takes it back. */
+  change(name, change) {
+    const { [name]: _, ...others } = this.state.changes;
+    this.choose({ edge: name, changes: change === "clear" ? others : { ...others, [name]: change } });
+  }
+
+  /** Asks the kernel for the changes as they are: one question at a time, the newest next. */
+  ask() {
+    if (!this.asks || this.busy || !Object.keys(this.state.changes).length) return;
+    const key = this.question();
+    if (this.answers.has(key)) return;
+    this.busy = true;
+    this.send({ ask: "changes", step: this.step, changes: this.state.changes }, (answer) => this.answers.set(key, answer));
+  }
+
+  /** Sends a message; without an answer in time the kernel is gone, and one that comes later brings it back. */
+  send(message, take) {
+    const settled = (gone) => {
+      clearTimeout(timer);
+      Object.assign(this, { gone, busy: false });
+      this.draw();
+      this.ask();
+    };
+    const timer = setTimeout(() => settled(true), PATIENCE);
+    this.link.ask(message).then((answer) => (take(answer), settled(false)), () => settled(true));
+  }
+
+  /** Asks for a prompt in the user's words at the step that is shown. */
+  askPrompt(text, said) {
+    this.send({ ask: "prompt", text, step: this.step }, (answer) => {
+      if (!answer.error) this.takePrompt({ ...answer.prompt, text });
+      said(answer.error ?? "");
+    });
+  }
+
+  takePrompt(prompt) {
+    const same = this.prompts.findIndex((other) => other.text === prompt.text);
+    if (same < 0) this.state.prompt = this.prompts.push(prompt) - 1;
+    else this.prompts[same] = prompt;
+  }
+}
+
+// --- 5 Views ------------------------------------------------------------------------------------------------------------
+
+/** The title, what was found, of what, and who computes. */
+function headerView(board) {
+  const { doc } = board;
+  const facts = (doc.facts ?? []).map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value })));
+  const status = h("span");
+  const again = h("button", { type: "button", text: "Ask again", onclick: () => (board.gone = false, board.draw(), board.ask()) });
+  const element = h("header", {}, h("h1", { text: doc.title }), h("p", { class: "lead", text: doc.lead }), h("dl", { class: "facts" }, facts),
+    h("p", { class: "status", role: "status" }, status, " ", again));
+  const draw = () => {
+    const mode = board.asks ? "live" : board.gone ? "gone" : "precomputed";
+    set(element.querySelector(".status"), { "data-mode": mode });
+    again.hidden = mode !== "gone";
+    set(status, { text: STATUS[mode] });
+  };
+  return { element, draw };
+}
+const STATUS = {
+  live: "Live: the kernel computes changes and prompts as you ask; everything else was computed beforehand.",
+  gone: "The kernel does not answer: it was stopped, or is busy. What is shown was computed beforehand.",
+  precomputed: "Precomputed: every number here was computed beforehand; no kernel runs, and the page needs no network.",
+};
+
+/** Lets arrow keys move among what can be chosen, so that Tab passes all of it in one step. */
+function roving(element, items) {
+  const focus = (item) => item && (items().forEach((other) => set(other, { tabindex: other === item ? 0 : -1 })), item.focus());
+  element.addEventListener("keydown", (event) => {
+    const all = items();
+    const now = all.indexOf(event.target);
+    const moves = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: all.length - 1 };
+    if (now < 0 || !(event.key in moves)) return;
+    event.preventDefault();
+    focus(all[(moves[event.key] + all.length) % all.length]);
+  });
+  return () => {
+    const all = items();
+    const stop = all.find((item) => item.getAttribute("tabindex") === "0") ?? all[0];
+    all.forEach((item) => set(item, { tabindex: item === stop ? 0 : -1 }));
+  };
+}
+
+/** Calls `act` on a click, Enter or Space on what carries `data-<kind>`. */
+function onChosen(element, kind, act) {
+  const find = (event) => event.target.closest(`[data-${kind}]`);
+  element.addEventListener("click", (event) => find(event) && act(find(event).dataset[kind]));
+  element.addEventListener("keydown", (event) => {
+    if (!["Enter", " "].includes(event.key) || !find(event)) return;
+    event.preventDefault();
+    act(find(event).dataset[kind]);
+  });
+}
+
+/** What an edge is and does, in words. */
+function edgeWords(board, i) {
+  const of = (field) => board.effect(i, "edge", field);
+  const { name } = board.doc.edges[i];
+  const rows = [["effect", withInterval(of("effect"), of("low"), of("high"))], [`${board.doc.metric} when cut`, fmt(of("metric"))],
+    ["gradient cosine when cut", fmt(of("cosine"))]];
+  if (board.state.changes[name]) rows.push(["now", board.state.changes[name]]);
+  return { name, rows };
+}
+
+/** What a node is and does, in words. */
+function nodeWords(board, i) {
+  const of = (field) => board.effect(i, "node", field);
+  const node = board.doc.nodes[i];
+  const kind = { projection: `${node.carrier} of a head`, mlp: "MLP", table: "table of value embeddings" }[node.kind] ?? node.kind;
+  const measuredRows = of("effect") === null ? [] : [["effect", withInterval(of("effect"), of("low"), of("high"))]];
+  return { name: node.name, rows: [["kind", kind], ...measuredRows] };
+}
+
+const spoken = ({ name, rows }) => `${name}: ${rows.map((row) => row.join(" ")).join(", ")}`;
+
+/** The graph: its nodes, its edges, and what is hidden. */
+function graphView(board) {
+  const { doc } = board;
+  const place = { now: null };
+  const tip = h("div", { class: "tip", hidden: true });
+  const svg = s("svg", { class: "graph", role: "group", "aria-label": "Graph of the model, layers upwards" });
+  const holder = h("div", { class: "holder" }, svg, tip);
+  const count_ = h("output", { class: "count" });
+  const hide = h("input", { type: "range", min: 0, max: 100, "data-control": "hide", "aria-label": "Hide edges with an effect below", value: board.state.hide,
+    oninput: () => board.choose({ hide: Number(hide.value) }, false) });
+  const boxes = Object.keys(ROUTES).filter((route) => doc.edges.some((edge) => edge.route === route)).map((route) => routeBox(board, route));
+  const clear = h("button", { type: "button", "data-change": "clear-all", text: "Clear all changes", onclick: () => board.choose({ changes: {} }) });
+  const element = h("section", { class: "card", "aria-label": "Graph" },
+    h("div", { class: "tools" }, boxes, h("label", { class: "hide" }, h("span", { text: "hide weak edges" }), hide, count_), clear), holder, legend(board));
+  let parts = null;
+  const build = () => {
+    place.now = layout(doc, holder.clientWidth || 800);
+    parts = drawGraph(board, svg, place.now);
+  };
+  const items = (kind) => [...svg.querySelectorAll(`[data-${kind}][role]`)].filter((item) => item.style.display !== "none");
+  const byStrength = () => board.shown().map((i) => parts.edges[i].group);
+  const stops = [roving(svg, byStrength), roving(svg, () => items("node"))];
+  onChosen(svg, "edge", (name) => board.turn(name));
+  onChosen(svg, "node", (name) => {
+    const node = doc.nodes[board.nodeNumber.get(name)];
+    const head = node.kind === "projection" ? doc.nodes.find((n) => n.kind === "head" && n.layer === node.layer && n.head === node.head) : node;
+    if (head?.kind === "head") board.choose({ node: head.name });
+  });
+  hovering(board, svg, tip, () => parts, () => place.now);
+  const draw = () => {
+    drawEdges(board, parts);
+    drawNodes(board, parts);
+    stops.forEach((stop) => stop());
+    clear.disabled = !Object.keys(board.state.changes).length;
+    const left = doc.edges_left_out ? `; ${count(doc.edges_left_out)} weaker edges of the model are left out of this document` : "";
+    count_.textContent = `below ${fmt(board.least)}: ${count(board.shown().length)} of ${count(doc.edges.length)} edges shown${left}`;
+  };
+  return { element, draw, build };
+}
+
+/** A checkbox that shows the edges of one route, with how they are drawn. */
+function routeBox(board, route) {
+  const number = board.doc.edges.filter((edge) => edge.route === route).length;
+  const input = h("input", { type: "checkbox", checked: true, "data-route": route,
+    onchange: () => board.choose({ routes: { ...board.state.routes, [route]: input.checked } }, false) });
+  return h("label", { class: "route", title: ROUTES[route].words }, input, sample(route, 4), h("span", { text: `${route} (${number})` }));
+}
+
+/** A piece of line as edges of a route are drawn. */
+function sample(route, width, opacity = 1) {
+  const { colour, dash } = ROUTES[route];
+  return s("svg", { class: "sample", width: 34, height: 12, "aria-hidden": "true" },
+    s("path", { d: "M2,6H32", stroke: colour, "stroke-width": width, "stroke-opacity": opacity, "stroke-dasharray": dash, "stroke-linecap": route === "own" ? "round" : null }));
+}
+
+/** What colours, dashes, widths and marks mean. */
+function legend(board) {
+  const widths = [0.05, 0.25, 1].map((share) => {
+    const effect = share * board.most;
+    const look = weight(effect, board.most);
+    return h("span", {}, sample("residual", look["stroke-width"], look["stroke-opacity"]), fmt(effect));
+  });
+  const marks = Object.entries(CHANGES).map(([change, mark]) => h("span", { title: board.doc.words?.[change] ?? "" }, h("b", { text: mark }), change));
+  const routes = Object.entries(ROUTES).map(([route, { words: text }]) => h("span", {}, sample(route, 3), `${route}: ${text}`));
+  return h("div", { class: "legend" }, h("p", {}, routes),
+    h("p", {}, h("span", { text: "width: |effect|" }), widths, h("span", {}, h("b", { text: "−" }), "negative effect"), marks, h("span", { text: "q k v: ports of a head" })),
+    h("p", { text: "Effect: the share of the clean-corrupt difference of the metric that is lost when the edge (or what a head writes) carries the corrupt run's; 1 is all of it, 0 nothing." }));
+}
+
+/** Draws every node and edge once; what changes with the step is set by drawEdges and drawNodes. */
+function drawGraph(board, svg, place) {
+  const { doc } = board;
+  const arrow = `arrow-${(drawGraph.made = (drawGraph.made ?? 0) + 1)}`;
+  set(svg, { viewBox: `0 0 ${place.width} ${place.height}`, style: `width:${place.width}px` });
+  const group = (label) => s("g", label ? { role: "group", "aria-label": label } : {});
+  const [below, nodes, above, badges] = [group("Edges, strongest first: arrow keys move, Enter changes"), group("Nodes: arrow keys move, Enter opens a head"), group("Edges inside heads"), group("")];
+  const marker = s("marker", { id: arrow, viewBox: "0 0 8 8", refX: 6.5, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" },
+    s("path", { d: "M0,0L8,4L0,8Z", fill: ROUTES.stream.colour }));
+  svg.replaceChildren(s("defs", {}, marker), below, nodes, above, badges);
+  const edges = doc.edges.map((edge, i) => {
+    const { d, middle } = edgeCurve(doc, edge, place, { edge: i, source: board.nodeNumber.get(edge.source) });
+    const { colour, dash } = ROUTES[edge.route];
+    const path = s("path", { d, class: "line", stroke: colour, "stroke-dasharray": dash, "stroke-linecap": edge.route === "own" ? "round" : null,
+      "marker-end": edge.route === "stream" ? `url(#${arrow})` : null });
+    const element = s("g", { role: "button", "data-edge": edge.name, class: `edge ${edge.route}` }, s("path", { d, class: "hit" }), path);
+    const badge = s("g", { class: "badge", transform: `translate(${middle})` }, s("circle", { r: 7.5, stroke: colour }), s("text", { y: 4 }));
+    badges.append(badge);
+    return { group: element, path, badge, middle };
+  });
+  const order = [...edges.keys()].sort((a, b) => Math.abs(board.effect(a) ?? 0) - Math.abs(board.effect(b) ?? 0));
+  for (const i of order) (doc.edges[i].route === "own" ? above : below).append(edges[i].group);
+  const made = doc.nodes.map((node) => drawNode(node, place.nodes.get(node.name)));
+  const drawnFirst = (i) => (doc.nodes[i].kind === "projection" ? 1 : 0);
+  [...made.keys()].sort((a, b) => drawnFirst(a) - drawnFirst(b) || place.nodes.get(doc.nodes[a].name).row - place.nodes.get(doc.nodes[b].name).row)
+    .forEach((i) => nodes.append(made[i].group));
+  return { edges, nodes: made };
+}
+
+/** Draws one node: a box with its name and effect, or the port of a projection. */
+function drawNode(node, at) {
+  if (node.kind === "projection") {
+    const port = s("g", { class: "port", "data-node": node.name, transform: `translate(${at.x},${at.y})` }, s("circle", { r: 8 }), s("text", { y: 3.5, text: node.carrier }));
+    return { group: port };
+  }
+  const [x, y] = [at.x - at.w / 2, at.y - at.h / 2];
+  const head = node.kind === "head";
+  const fill = s("rect", { x, y, width: at.w, height: at.h, rx: 7, class: "fill" });
+  const label = s("text", { x: at.x, y: head ? y + 16 : at.y + 4, class: "name", text: node.name });
+  const effect = s("text", { x: at.x, y: y + 30, class: "effect" });
+  const group = s("g", { role: "button", class: `node ${node.kind}`, "data-node": node.name },
+    s("rect", { x, y, width: at.w, height: at.h, rx: 7, class: "back" }), fill, label, head ? effect : null);
+  return { group, fill, effect };
+}
+
+/** Sets what of the edges changes with the step and with what is chosen. */
+function drawEdges(board, parts) {
+  const { state, doc } = board;
+  parts.edges.forEach(({ group, path, badge }, i) => {
+    const { name } = doc.edges[i];
+    const effect = board.effect(i);
+    const change = state.changes[name];
+    const shown = board.isShown(i);
+    group.style.display = shown ? "" : "none";
+    if (!shown) set(group, { tabindex: -1 });
+    group.classList.toggle("selected", state.edge === name);
+    group.classList.toggle("changed", Boolean(change));
+    set(path, weight(effect, board.most));
+    set(group, { "aria-label": spoken(edgeWords(board, i)), "aria-pressed": String(Boolean(change)) });
+    const mark = change ? CHANGES[change] : effect < 0 && shown ? "−" : "";
+    set(badge, { display: mark ? null : "none" }).lastChild.textContent = mark;
+    badge.classList.toggle("change", Boolean(change));
+  });
+}
+
+/** Sets what of the nodes changes with the step and with what is chosen. */
+function drawNodes(board, parts) {
+  parts.nodes.forEach(({ group, fill, effect }, i) => {
+    if (!fill) return;
+    const size = board.effect(i, "node");
+    const { name, kind } = board.doc.nodes[i];
+    set(fill, { "fill-opacity": (0.55 * Math.sqrt(clamp(Math.abs(size ?? 0), 0, 1))).toFixed(3) });
+    effect.textContent = size === null ? "" : fmt(size);
+    group.classList.toggle("selected", board.state.node === name);
+    set(group, { "aria-label": spoken(nodeWords(board, i)), "aria-pressed": kind === "head" ? String(board.state.node === name) : null });
+  });
+}
+
+/** Shows in words what is under the pointer or has the focus, and dims what has nothing to do with it. */
+function hovering(board, svg, tip, parts, place) {
+  const { doc } = board;
+  const leave = () => {
+    tip.hidden = true;
+    svg.classList.remove("dim");
+    svg.querySelectorAll(".lit").forEach((element) => element.classList.remove("lit"));
+  };
+  const enter = (event) => {
+    const found = event.target.closest("[data-edge],[data-node]");
+    leave();
+    if (!found) return;
+    const { edge, node } = found.dataset;
+    const i = edge === undefined ? board.nodeNumber.get(node) : board.edgeNumber.get(edge);
+    const { name, rows } = edge === undefined ? nodeWords(board, i) : edgeWords(board, i);
+    const touches = edge === undefined ? (e) => [e.source, e.target].some((n) => n === node || n.startsWith(`${node}.`)) : (e) => e.name === edge;
+    doc.edges.forEach((e, j) => touches(e) && parts().edges[j].group.classList.add("lit"));
+    svg.classList.add("dim");
+    tip.replaceChildren(h("b", { text: name }), h("dl", {}, rows.map(([what, value]) => [h("dt", { text: what }), h("dd", { text: value })])));
+    tip.hidden = false;
+    const at = place().nodes.get(node);
+    const scale = svg.clientWidth / place().width;
+    const [x, y] = edge === undefined ? [at.x, at.y - at.h / 2] : parts().edges[i].middle;
+    const room = svg.parentElement.clientWidth;
+    tip.style.left = `${clamp(svg.offsetLeft + x * scale + 14, 4, room - tip.offsetWidth - 4)}px`;
+    tip.style.top = `${Math.max(4, y * scale - tip.offsetHeight - 10)}px`;
+  };
+  svg.addEventListener("pointerover", enter);
+  svg.addEventListener("focusin", enter);
+  svg.addEventListener("pointerleave", leave);
+  svg.addEventListener("focusout", leave);
+  svg.addEventListener("keydown", (event) => event.key === "Escape" && leave());
+}
