@@ -316,6 +316,17 @@ class Board {
     this.link.set({ step: this.step, selected: this.state.edge ?? this.state.node ?? "", changes: this.state.changes });
   }
 
+  /** Takes over what Python set. */
+  follow({ step, selected, changes }) {
+    const patch = {};
+    if (step !== this.step) patch.at = nearest(this.run.steps, step);
+    if (this.edgeNumber.has(selected) && selected !== this.state.edge) patch.edge = selected;
+    const node = this.doc.nodes[this.nodeNumber.get(selected)];
+    if (node?.kind === "head" && selected !== this.state.node) patch.node = selected;
+    if (JSON.stringify(changes) !== JSON.stringify(this.state.changes)) patch.changes = changes;
+    if (Object.keys(patch).length) this.choose(patch, false);
+  }
+
   draw() {
     for (const view of this.views) view.draw();
   }
@@ -627,3 +638,358 @@ function hovering(board, svg, tip, parts, place) {
   svg.addEventListener("focusout", leave);
   svg.addEventListener("keydown", (event) => event.key === "Escape" && leave());
 }
+
+/** What is changed, and what comes of it: the metric between corrupt and clean, the gradient's cosine, the other seeds. */
+function changeView(board) {
+  const { doc } = board;
+  const out = Object.fromEntries(["whole", "metric", "difference", "effect", "cosine", "accuracy"].map((name) => [name, h("output", { "data-readout": name })]));
+  const row = (label, name) => h("div", {}, h("dt", { text: label }), h("dd", {}, out[name]));
+  const title = h("h2");
+  const about = h("p", { class: "about" });
+  const buttons = [...Object.keys(CHANGES), "clear"].map((change) =>
+    h("button", { type: "button", "data-change": change, onclick: () => board.change(board.state.edge, change) }, CHANGES[change] ? h("b", { text: CHANGES[change] }) : null, ` ${change}`));
+  const changes = h("ul", { class: "changes" });
+  const between = h("div", { class: "between" });
+  const note = h("p", { class: "note", role: "status" });
+  const curve = h("div");
+  const element = h("section", { class: "card change", "aria-label": "What is changed" }, title, about, h("div", { class: "buttons" }, buttons), changes, between,
+    h("dl", { class: "numbers" }, row(`${doc.metric}, whole`, "whole"), row("changed", "metric"), row("difference", "difference"),
+      row("effect", "effect"), row("gradient cosine", "cosine"), row("accuracy", "accuracy")), note, curve);
+  const draw = () => {
+    const { edge, changes: made, at } = board.state;
+    const i = board.edgeNumber.get(edge);
+    const found = outcome(board);
+    const whole = board.run.clean[at];
+    const metric = found ? found.metric ?? null : whole;
+    title.textContent = edge ?? "Cut an edge";
+    about.textContent = edge ? changeWords(board, edge) : "Click an edge, or choose it with the arrow keys and Enter: it carries the corrupt run's values then.";
+    for (const button of buttons) {
+      const { change } = button.dataset;
+      button.disabled = !edge || (change !== "clear" && !board.changesOf(edge).includes(change));
+      set(button, { "aria-pressed": change === "clear" ? null : String(made[edge] === change) });
+    }
+    changes.replaceChildren(...(Object.keys(made).length > 1 ? Object.entries(made) : []).map(([name, change]) =>
+      h("li", {}, `${name}: ${change} `, h("button", { type: "button", text: "✕", "aria-label": `take back ${name}`, onclick: () => board.change(name, "clear") }))));
+    show(out.whole, whole);
+    show(out.metric, metric);
+    show(out.difference, metric === null ? null : metric - whole);
+    show(out.effect, found ? found.effect ?? null : edge ? board.effect(i) : null);
+    show(out.cosine, found?.cosine ?? null);
+    show(out.accuracy, found ? found.accuracy ?? null : board.run.accuracy?.[at] ?? null);
+    between.replaceChildren(betweenLine(board.run, at, metric));
+    note.textContent = found ? found.note || (found.live ? "Live: computed now by the kernel." : board.asks ? "Precomputed; the kernel is asked …" : "Precomputed.") : "";
+    curve.replaceChildren(...(edge ? [effectCurve(board, i)] : []), ...(edge ? otherSeeds(board, i) : []));
+  };
+  return { element, draw };
+}
+
+/** Says what an edge's change does, in the document's words. */
+function changeWords(board, edge) {
+  const change = board.state.changes[edge];
+  const i = board.edgeNumber.get(edge);
+  const effect = withInterval(...["effect", "low", "high"].map((field) => board.effect(i, "edge", field)));
+  return `Effect when cut at step ${count(board.step)}: ${effect}. ` + (change ? `Now ${change}: ${board.doc.words?.[change] ?? ""}.` : "Nothing is changed here.");
+}
+
+/** The metric on a line from the corrupt run's to the clean run's. */
+function betweenLine(run, at, metric) {
+  const [clean, corrupt] = [run.clean[at], run.corrupt[at]];
+  const ends = known([clean, corrupt, metric]);
+  const x = line([Math.min(...ends), Math.max(...ends)], [24, 276]);
+  const mark = (value, label, fill) => s("g", {}, s("circle", { cx: x(value), cy: 24, r: 5, fill, stroke: INK }), s("text", { x: x(value), y: 42, text: label }));
+  return s("svg", { viewBox: "0 0 300 48", role: "img", "aria-label": `clean ${fmt(clean)}, corrupt ${fmt(corrupt)}, changed ${fmt(metric)}` },
+    s("path", { d: `M${x(corrupt)},24H${x(clean)}`, stroke: "#c9ced6", "stroke-width": 3 }), mark(corrupt, `corrupt ${fmt(corrupt)}`, "#fff"), mark(clean, `clean ${fmt(clean)}`, INK),
+    metric === null ? null : s("path", { d: `M${x(metric)},18l-6,-10h12Z`, fill: "#E69F00", stroke: INK }));
+}
+
+/** Returns the path of a line through points; a value that was not measured interrupts it. */
+function path(values, x, y) {
+  return values.map((value, i) => (value === null || value === undefined ? "" : `${i && known([values[i - 1]]).length ? "L" : "M"}${x(i).toFixed(1)},${y(value).toFixed(1)}`)).join("");
+}
+
+/** An edge's effect over training, with its interval. */
+function effectCurve(board, i) {
+  const { run, state } = board;
+  const of = (field) => run.steps.map((_, at) => measured(run, "edge", field, at, i));
+  const [effect, low, high] = ["effect", "low", "high"].map(of);
+  const all = known([...effect, ...low, ...high, 0]);
+  const x = line([0, run.steps.length - 1], [6, 294]);
+  const y = line([Math.min(...all), Math.max(...all)], [62, 8]);
+  const band = low.every((v) => v !== null) ? `${path(high, x, y)}L${[...low.keys()].reverse().map((at) => `${x(at)},${y(low[at])}`).join("L")}Z` : null;
+  const { colour } = ROUTES[board.doc.edges[i].route];
+  return h("figure", {}, h("figcaption", { text: `Its effect over training, ${fmt(Math.min(...all))} to ${fmt(Math.max(...all))}` }),
+    s("svg", { viewBox: "0 0 300 70", "aria-hidden": "true" }, s("path", { d: `M6,${y(0)}H294`, stroke: "#c9ced6" }), band && s("path", { d: band, fill: colour, "fill-opacity": 0.18 }),
+      s("path", { d: path(effect, x, y), fill: "none", stroke: colour, "stroke-width": 2 }), known([effect[state.at]]).map((e) => s("circle", { cx: x(state.at), cy: y(e), r: 4, fill: colour }))));
+}
+
+/** The same edge in the other runs. */
+function otherSeeds(board, i) {
+  const others = board.doc.runs.slice(1).map((run) => `${run.name} ${fmt(measured(run, "edge", "effect", nearest(run.steps, board.step), i))}`);
+  return others.length ? [h("p", { class: "seeds", text: `Other runs at this step: ${others.join("; ")}.` })] : [];
+}
+
+/** The head that is chosen: its pattern on a prompt, what its values are made of, its share by route. */
+function headView(board) {
+  const title = h("h2");
+  const choice = h("select", { "aria-label": "Prompt", "data-control": "prompt", onchange: () => board.choose({ prompt: Number(choice.value) }, false) });
+  const said = h("p", { class: "note", role: "status" });
+  const [tokens, shares] = [h("div", { class: "tokens" }), h("div", { class: "shares" })];
+  const element = h("section", { class: "card head", "aria-label": "Head" }, title, h("label", { class: "prompt" }, "Prompt ", choice), ownPrompt(board), said, tokens, shares);
+  let drawn = null;
+  const draw = () => {
+    const { state, doc } = board;
+    const prompt = board.prompts[state.prompt];
+    const node = doc.nodes[board.nodeNumber.get(state.node)];
+    element.querySelector(".own-prompt").hidden = !board.asks;
+    const key = JSON.stringify([state.node, state.prompt, state.at, board.prompts.length, prompt?.steps]);
+    if (key === drawn) return;
+    drawn = key;
+    title.textContent = node ? `Head ${node.name}` : "No head";
+    choice.replaceChildren(...board.prompts.map((p, i) => h("option", { value: i, text: `${p.text ? "yours: " : ""}${p.tokens.map(words).join(" ")}` })));
+    choice.value = state.prompt;
+    choice.parentElement.hidden = !board.prompts.length;
+    const numbers = node && prompt ? onPrompt(doc, prompt, node, board.step) : null;
+    const kept = numbers && prompt.steps[numbers.at];
+    said.textContent = !numbers ? "No prompt is in this document." : kept === board.step ? "" : `At step ${count(kept)}, the nearest that was kept for prompts.`;
+    tokens.replaceChildren(...(numbers ? tokenViews(prompt, numbers) : []));
+    shares.replaceChildren(...(node ? sharesOf(board, node) : []));
+  };
+  return { element, draw };
+}
+
+/** A field for a prompt in the user's own words, which a kernel answers. */
+function ownPrompt(board) {
+  const text = h("input", { type: "text", "aria-label": "A prompt of your own", placeholder: "A prompt of your own" });
+  const said = h("p", { class: "note", role: "alert" });
+  const asked = (event) => {
+    event.preventDefault();
+    said.textContent = "The kernel is asked …";
+    board.askPrompt(text.value, (error) => (said.textContent = error));
+  };
+  return h("form", { class: "own-prompt", onsubmit: asked }, text, h("button", { text: "Show" }), said);
+}
+
+/** A prompt by token: the pattern, the row of the position that is read, the norms of the values. */
+function tokenViews(prompt, numbers) {
+  const n = prompt.tokens.length;
+  const names = prompt.tokens.map(words);
+  const [left, cell] = [66, Math.min(30, 330 / n)];
+  const x = (i) => left + (i + 0.5) * cell;
+  const width = 400;
+  const below = n * cell + 8;
+  const cursor = s("rect", { class: "cursor", width: cell, height: cell });
+  const cells = names.flatMap((_, q) => names.slice(0, q + 1).map((__, k) => s("rect", { x: left + k * cell, y: 4 + q * cell, width: cell - 0.5, height: cell - 0.5,
+    fill: "#0072B2", "fill-opacity": Math.max(0.04, numbers.weight(q, k)).toFixed(3), "data-cell": `${q},${k}` })));
+  const marked = (i) => Object.values(prompt.roles ?? {}).flat().includes(i) || i === prompt.read_at;
+  const label = (i, attributes) => s("text", { ...attributes, "font-size": Math.min(11, cell), class: marked(i) ? "role" : null, text: short(names[i]) });
+  const rows = cell < 7 ? [] : names.map((_, q) => label(q, { x: left - 5, y: 4 + (q + 0.75) * cell, "text-anchor": "end" }));
+  const columns = cell < 7 ? [] : names.map((_, k) => label(k, { transform: `translate(${x(k) + 3},${below}) rotate(-90)`, "text-anchor": "end" }));
+  const bars = names.map((_, k) => k <= prompt.read_at ? s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: below + 64 + 36 * (1 - numbers.weight(prompt.read_at, k)), height: Math.max(0.6, 36 * numbers.weight(prompt.read_at, k)), fill: "#0072B2" }) : null);
+  const norms = normLines(numbers, x, below + 124);
+  const said = h("p", { class: "cell", "aria-live": "polite" });
+  const svg = s("svg", { viewBox: `0 0 ${width} ${below + (norms.length ? 186 : 106)}`, tabindex: 0, role: "img", "data-part": "pattern", "aria-label": "Attention pattern: arrow keys move over queries and keys" },
+    cells, s("rect", { class: "read", x: left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell }), cursor, rows, columns,
+    s("text", { class: "caption", x: 0, y: below + 60, text: `attention from “${short(names[prompt.read_at] ?? "", 14)}”, where it is read` }), s("path", { d: `M${left},${below + 100}H${left + n * cell}`, stroke: "#c9ced6" }), bars, norms);
+  const look = ([q, k]) => {
+    set(cursor, { x: left + k * cell, y: 4 + q * cell });
+    const norm = ["own", "incoming", "mixed"].filter((route) => numbers[route]).map((route) => `${route} ${fmt(numbers[route][k])}`).join(", ");
+    show(said, numbers.weight(q, k), `query “${names[q]}” (${q}) → key “${names[k]}” (${k}): ${fmt(numbers.weight(q, k))}${norm ? `; norms of its value: ${norm}` : ""}`);
+  };
+  lookAround(svg, look, prompt.read_at);
+  return [rolesLine(prompt, names), svg, said];
+}
+
+/** Lets the pointer and the arrow keys choose a cell of the pattern. */
+function lookAround(svg, look, row) {
+  let cell = [row, row];
+  const go = (q, k) => look((cell = [q, Math.min(q, k)]));
+  svg.addEventListener("pointerover", (event) => event.target.dataset.cell && go(...event.target.dataset.cell.split(",").map(Number)));
+  svg.addEventListener("keydown", (event) => {
+    const move = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+    const next = move && [cell[0] + move[0], cell[1] + move[1]];
+    if (!next || !svg.querySelector(`[data-cell="${next[0]},0"]`) || next[1] < 0) return;
+    event.preventDefault();
+    go(...next);
+  });
+  go(row, 0);
+}
+
+/** Who plays which role in a prompt, and what would be right and wrong. */
+function rolesLine(prompt, names) {
+  const roles = Object.entries(prompt.roles ?? {}).map(([role, places]) => `${role}: ${places.map((i) => `${names[i]} (${i})`).join(", ")}`);
+  const ends = [["answer", prompt.answer], ["wrong", prompt.wrong]].filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => `${name}: ${words(String(value))}`);
+  return h("p", { class: "roles", text: [...ends, ...roles].join(" · ") });
+}
+
+/** The norms of own, incoming and mixed values by token. */
+function normLines(numbers, x, top) {
+  const looks = { own: ["#56B4E9", "M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0"], incoming: ["#D55E00", "M0,-4l4,7h-8Z"], mixed: [INK, "M-3,-3h6v6h-6Z"] };
+  const there = Object.entries(looks).filter(([route]) => numbers[route]);
+  if (!there.length) return [];
+  const y = line([0, Math.max(...there.flatMap(([route]) => numbers[route]), 1e-9)], [top + 56, top + 6]);
+  const key = there.map(([route, [fill, mark]], i) => s("g", { transform: `translate(${150 + 78 * i},${top - 8})` }, s("path", { d: mark, fill }), s("text", { class: "caption", x: 8, y: 4, text: route })));
+  const series = there.map(([route, [fill, mark]]) => s("g", { "data-norms": route }, s("path", { d: path(numbers[route], x, y), stroke: fill, fill: "none", "stroke-opacity": 0.5 }),
+    numbers[route].map((value, i) => s("path", { d: mark, fill, transform: `translate(${x(i)},${y(value)})` }))));
+  return [s("text", { class: "caption", x: 0, y: top - 4, text: "norms of its values:" }), ...key, ...series, s("path", { d: `M${x(0)},${top + 56}H${x(numbers[there[0][0]].length - 1)}`, stroke: "#c9ced6" })];
+}
+
+/** A head's effect by route, as bars and numbers. */
+function sharesOf(board, node) {
+  const here = (board.run.shares?.[board.state.at] ?? []).filter((share) => share.layer === node.layer && share.head === node.head);
+  const routes = ["own", "stream", "interaction", "total"];
+  const all = [0, 1, ...here.flatMap((share) => routes.flatMap((route) => known(share[route] ?? [])))];
+  const x = line([Math.min(...all), Math.max(...all)], [4, 116]);
+  const bar = ([effect, low, high], fill) => s("svg", { viewBox: "0 0 120 14", "aria-hidden": "true" }, s("rect", { x: Math.min(x(0), x(effect)), width: Math.abs(x(effect) - x(0)), y: 2, height: 10, fill }),
+    s("path", { d: `M${x(0)},0V14`, stroke: GREY }), low === null || low === undefined ? null : s("path", { d: `M${x(low)},7H${x(high)}M${x(low)},4V10M${x(high)},4V10`, stroke: INK }));
+  const fill = { own: "#56B4E9", stream: "#D55E00", interaction: "#CC79A7", total: "#9aa1ac" };
+  return here.map((share) => h("table", {}, h("caption", { text: `Effect of its ${share.carrier} by route: own + stream + interaction = total` }),
+    h("tbody", {}, routes.filter((route) => share[route]).map((route) => h("tr", {}, h("th", { scope: "row", text: route }), h("td", {}, bar(share[route], fill[route])),
+      h("td", { "data-share": `${node.name}.${share.carrier}:${route}`, "data-value": share[route][0], text: withInterval(...share[route]) }))))));
+}
+
+/** Training: the slider over checkpoints under the metric of the clean and the corrupt run. */
+function trainingView(board) {
+  const { run, doc } = board;
+  const last = run.steps.length - 1;
+  const slider = h("input", { type: "range", min: 0, max: last, step: 1, "data-control": "step", "aria-label": "Checkpoint", oninput: () => board.choose({ at: Number(slider.value) }) });
+  const said = h("output", { "data-readout": "step" });
+  const chart = h("div", { class: "chart" });
+  let timer = null;
+  const stop = () => (clearInterval(timer), (timer = null), (play.textContent = "▶ play"));
+  const tick = () => (board.state.at < last && element.isConnected ? board.choose({ at: board.state.at + 1 }) : stop());
+  const start = () => (board.choose({ at: board.state.at === last ? 0 : board.state.at }), (timer = setInterval(tick, 500)), (play.textContent = "❚❚ pause"));
+  const play = h("button", { type: "button", text: "▶ play", "data-control": "play", onclick: () => (timer ? stop() : start()) });
+  const element = h("section", { class: "card", "aria-label": "Training" }, h("div", { class: "tools" }, h("h2", { text: `${doc.metric} over training` }), said, last ? play : null), chart, last ? slider : null);
+  const draw = () => {
+    slider.value = board.state.at;
+    set(slider, { "aria-valuetext": `step ${count(board.step)}` });
+    show(said, board.step, `step ${count(board.step)} of ${count(run.steps[last])}`);
+    chart.replaceChildren(metricChart(board, chart.clientWidth || 600));
+  };
+  return { element, draw, stop };
+}
+
+/** The metric of the clean and the corrupt run over training, and with the chosen edge cut. */
+function metricChart(board, width) {
+  const { run, state } = board;
+  const cut = state.edge ? run.steps.map((_, at) => measured(run, "edge", "metric", at, board.edgeNumber.get(state.edge))) : [];
+  const lines = [["clean", run.clean, INK, null], ["corrupt", run.corrupt, GREY, "5 4"], ["edge cut", cut, "#B8720A", "2 3"]].filter(([, values]) => known(values).length);
+  const all = lines.flatMap(([, values]) => known(values));
+  const x = line([0, Math.max(1, run.steps.length - 1)], [8, width - 8]);
+  const y = line([Math.min(...all), Math.max(...all)], [112, 22]);
+  const every = Math.ceil((run.steps.length * 52) / width);
+  const key = lines.map(([name, , stroke, dash], i) => s("g", { transform: `translate(${8 + 92 * i},8)` }, s("path", { d: "M0,0H22", stroke, "stroke-width": 2, "stroke-dasharray": dash }), s("text", { x: 27, y: 4, text: name })));
+  return s("svg", { viewBox: `0 0 ${width} 136`, role: "img", "aria-label": `At step ${count(board.step)}: clean ${fmt(run.clean[state.at])}, corrupt ${fmt(run.corrupt[state.at])}` }, key,
+    s("path", { d: `M${x(state.at)},18V116`, stroke: "#E69F00", "stroke-width": 2 }),
+    lines.map(([, values, stroke, dash]) => [s("path", { d: path(values, x, y), fill: "none", stroke, "stroke-width": 2, "stroke-dasharray": dash }), known([values[state.at]]).map((v) => s("circle", { cx: x(state.at), cy: y(v), r: 3.5, fill: stroke }))]),
+    [Math.min(...all), Math.max(...all)].map((v) => s("text", { x: width - 8, y: y(v) - 4, "text-anchor": "end", class: "axis", text: fmt(v) })),
+    run.steps.map((step, i) => i % every ? null : s("text", { x: x(i), y: 132, "text-anchor": i ? "middle" : "start", class: "axis", text: count(step) })));
+}
+
+/** Every run's graph in small, at the same step or the nearest. */
+function seedsView(board) {
+  const { doc } = board;
+  const place = layout(doc, 260);
+  const smalls = doc.runs.map((run) => {
+    const paths = doc.edges.map((edge, i) => s("path", { d: edgeCurve(doc, edge, place, { edge: i, source: board.nodeNumber.get(edge.source) }).d, fill: "none", stroke: ROUTES[edge.route].colour, "stroke-dasharray": ROUTES[edge.route].dash }));
+    const boxes = doc.nodes.filter((node) => node.kind !== "projection").map((node) => [node, place.nodes.get(node.name)]).map(([, at]) => s("rect", { x: at.x - at.w / 2, y: at.y - at.h / 2, width: at.w, height: at.h, rx: 6, fill: "#fff", stroke: GREY }));
+    const svg = s("svg", { viewBox: `0 0 ${place.width} ${place.height}`, role: "img" }, paths, boxes);
+    return { run, paths, svg, caption: h("figcaption"), element: null };
+  });
+  smalls.forEach((small) => (small.element = h("figure", {}, small.caption, small.svg)));
+  const element = h("section", { class: "card seeds", "aria-label": "Runs", hidden: doc.runs.length < 2 }, h("h2", { text: "Every run at this step" }), h("div", { class: "grid" }, smalls.map((small) => small.element)));
+  const draw = () => doc.runs.length > 1 && smalls.forEach(({ run, paths, svg, caption }) => {
+    const at = nearest(run.steps, board.step);
+    const off = run.steps[at] === board.step ? "" : ` at step ${count(run.steps[at])}`;
+    caption.textContent = `${run.name}${off}: clean ${fmt(run.clean[at])}`;
+    set(svg, { "aria-label": `Graph of ${caption.textContent}` });
+    paths.forEach((element, i) => {
+      const effect = measured(run, "edge", "effect", at, i);
+      const chosen = doc.edges[i].name === board.state.edge;
+      const shown = chosen || (effect !== null && Math.abs(effect) >= board.least && board.state.routes[doc.edges[i].route]);
+      set(element, { ...weight(effect, board.most, 12), display: shown ? null : "none", class: chosen ? "chosen" : null });
+    });
+  });
+  return { element, draw };
+}
+
+/** All edges as a table that can be sorted: the graph without a picture. */
+function tableView(board) {
+  const { doc } = board;
+  const columns = ["edge", "route", "effect", "low", "high", "metric", "cosine"];
+  const heads = { metric: `${doc.metric} when cut`, cosine: "gradient cosine when cut" };
+  const sort = { by: "effect", down: true };
+  const body = h("tbody");
+  const buttons = columns.map((column) => h("th", { scope: "col" }, h("button", { type: "button", "data-sort": column, text: heads[column] ?? column, onclick: () => (Object.assign(sort, { down: sort.by === column ? !sort.down : true, by: column }), draw()) })));
+  const element = h("details", { class: "card", ontoggle: () => draw() }, h("summary", { text: `Table of all ${count(doc.edges.length)} edges` }), h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, buttons)), body)));
+  const cell = (i, column) => ({ edge: doc.edges[i].name, route: doc.edges[i].route })[column] ?? board.effect(i, "edge", column);
+  const draw = () => {
+    if (!element.open) return;
+    const rank = (i) => (sort.by === "effect" ? Math.abs(cell(i, "effect") ?? -1) : cell(i, sort.by) ?? -Infinity);
+    const order = [...doc.edges.keys()].sort((a, b) => (rank(a) < rank(b) ? -1 : 1) * (sort.down ? -1 : 1));
+    buttons.forEach((th, c) => set(th, { "aria-sort": columns[c] === sort.by ? (sort.down ? "descending" : "ascending") : null }));
+    body.replaceChildren(...order.map((i) => h("tr", {}, columns.map((column) => {
+      const value = cell(i, column);
+      if (column === "edge") return h("th", { scope: "row" }, h("button", { type: "button", class: "name", text: value, onclick: () => board.turn(value) }));
+      return column === "route" ? h("td", { text: value }) : h("td", { "data-value": value, text: fmt(value) });
+    }))));
+  };
+  return { element, draw };
+}
+
+// --- 6 Mounting -----------------------------------------------------------------------------------------------------------
+
+/** Draws a document into an element and returns the board; `link` is a kernel: {live, ask(message), set(traits)}. */
+export function mount(element, data, link = null) {
+  element.classList.add("switchboard");
+  if (data?.format !== FORMAT) {
+    element.replaceChildren(h("p", { class: "note", role: "alert", text: `This is no switchboard that this page can read: expected the format “${FORMAT}”.` }));
+    return null;
+  }
+  const board = new Board(data, link);
+  const [header, graph, change, head, training, seeds, table] = (board.views = [headerView, graphView, changeView, headView, trainingView, seedsView, tableView].map((view) => view(board)));
+  element.replaceChildren(header.element, h("div", { class: "columns" }, h("div", {}, graph.element, training.element), h("div", {}, change.element, head.element)), seeds.element, table.element);
+  let width = element.clientWidth;
+  graph.build();
+  board.draw();
+  const observer = new ResizeObserver(() => {
+    if (element.clientWidth === width) return;
+    width = element.clientWidth;
+    graph.build();
+    board.draw();
+  });
+  observer.observe(element);
+  board.destroy = () => (observer.disconnect(), training.stop());
+  return board;
+}
+
+/** Makes a link of a notebook's model: messages with numbers, and the traits that Python sees. */
+function linkOf(model) {
+  const waiting = new Map();
+  let last = 0;
+  const receive = (message) => {
+    waiting.get(message?.id)?.(message);
+    waiting.delete(message?.id);
+  };
+  model.on("msg:custom", receive);
+  const ask = (message) => new Promise((resolve) => (waiting.set((last += 1), resolve), model.send({ id: last, ...message })));
+  const tell = (traits) => (Object.entries(traits).forEach(([name, value]) => model.set(name, value)), model.save_changes());
+  return { live: model.get("live"), ask, set: tell, close: () => model.off("msg:custom", receive) };
+}
+
+/** Draws the widget of a notebook, and follows what Python sets. */
+function render({ model, el }) {
+  const root = h("div");
+  el.append(root);
+  const link = linkOf(model);
+  let board = mount(root, JSON.parse(model.get("data")), link);
+  const follow = () => board?.follow({ step: model.get("step"), selected: model.get("selected"), changes: model.get("changes") });
+  const again = () => (board?.destroy(), (board = mount(root, JSON.parse(model.get("data")), link)));
+  const followed = ["change:step", "change:selected", "change:changes"];
+  followed.forEach((name) => model.on(name, follow));
+  model.on("change:data", again);
+  follow();
+  return () => (followed.forEach((name) => model.off(name, follow)), model.off("change:data", again), link.close(), board?.destroy());
+}
+
+export default { render };
