@@ -32,14 +32,14 @@ function set(element, attributes) {
 /** Makes an element of HTML; children that are null are left out. */
 function h(tag, attributes = {}, ...children) {
   const element = set(document.createElement(tag), attributes);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
 /** Makes an element of SVG. */
 function s(tag, attributes = {}, ...children) {
   const element = set(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -140,8 +140,8 @@ function outcome(board) {
 function layout(doc, width) {
   const kinds = new Set(doc.nodes.map((node) => node.kind));
   const heads = Math.max(1, doc.heads);
-  const left = kinds.has("table") ? 66 : 16;
-  const right = kinds.has("mlp") ? 74 : 16;
+  const left = kinds.has("table") ? 66 : 20;
+  const right = kinds.has("mlp") ? 74 : 20;
   const pitch = clamp((width - left - right) / heads, 68, 190);
   const box = { w: clamp(pitch * 0.66, 48, 118), h: 60 };
   const row = box.h + (kinds.has("mlp") ? 92 : 72);
@@ -153,6 +153,7 @@ function layout(doc, width) {
   place.y = (layer) => top + (doc.layers - 1 - layer) * row;
   place.channels = Array.from({ length: heads + 1 }, (_, i) => x0 + i * pitch);
   place.height = place.y(0) + box.h + 62 + 32;
+  place.zoom = clamp(Math.min(width / total, 640 / place.height), 1, 1.35);
   for (const node of doc.nodes) place.nodes.set(node.name, spot(doc, node, place, right));
   return place;
 }
@@ -160,7 +161,7 @@ function layout(doc, width) {
 /** Returns where one node stands: the middle of its box, and its size. */
 function spot(doc, node, place, right) {
   const { heads, pitch, box, x0 } = place;
-  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads - pitch + box.w, h: 30, kind: node.kind };
+  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads + 24, h: 30, kind: node.kind };
   if (node.kind === "logits") return { ...across, y: 31, row: doc.layers };
   if (node.kind === "input") return { ...across, y: place.height - 19, row: -1 };
   const y = place.y(node.layer);
@@ -492,8 +493,8 @@ function graphView(board) {
     drawNodes(board, parts);
     stops.forEach((stop) => stop());
     clear.disabled = !Object.keys(board.state.changes).length;
-    const left = doc.edges_left_out ? `; ${count(doc.edges_left_out)} weaker edges of the model are left out of this document` : "";
-    count_.textContent = `below ${fmt(board.least)}: ${count(board.shown().length)} of ${count(doc.edges.length)} edges shown${left}`;
+    const left = doc.edges_left_out ? `, ${count(doc.edges_left_out)} weaker ones are not in this document` : "";
+    count_.textContent = `below ${fmt(board.least)}: ${count(board.shown().length)} of ${count(doc.edges.length)} shown${left}`;
   };
   return { element, draw, build };
 }
@@ -531,7 +532,7 @@ function legend(board) {
 function drawGraph(board, svg, place) {
   const { doc } = board;
   const arrow = `arrow-${(drawGraph.made = (drawGraph.made ?? 0) + 1)}`;
-  set(svg, { viewBox: `0 0 ${place.width} ${place.height}`, style: `width:${place.width}px` });
+  set(svg, { viewBox: `0 0 ${place.width} ${place.height}`, style: `width:${place.width * place.zoom}px` });
   const group = (label) => s("g", label ? { role: "group", "aria-label": label } : {});
   const [below, nodes, above, badges] = [group("Edges, strongest first: arrow keys move, Enter changes"), group("Nodes: arrow keys move, Enter opens a head"), group("Edges inside heads"), group("")];
   const marker = s("marker", { id: arrow, viewBox: "0 0 8 8", refX: 6.5, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" },
@@ -626,10 +627,11 @@ function hovering(board, svg, tip, parts, place) {
     tip.replaceChildren(h("b", { text: name }), h("dl", {}, rows.map(([what, value]) => [h("dt", { text: what }), h("dd", { text: value })])));
     tip.hidden = false;
     const at = place().nodes.get(node);
-    const scale = svg.clientWidth / place().width;
+    const frame = svg.getBoundingClientRect();
+    const [scale, offset] = [frame.width / place().width, frame.left - svg.parentElement.getBoundingClientRect().left];
     const [x, y] = edge === undefined ? [at.x, at.y - at.h / 2] : parts().edges[i].middle;
     const room = svg.parentElement.clientWidth;
-    tip.style.left = `${clamp(svg.offsetLeft + x * scale + 14, 4, room - tip.offsetWidth - 4)}px`;
+    tip.style.left = `${clamp(offset + x * scale + 14, 4, room - tip.offsetWidth - 4)}px`;
     tip.style.top = `${Math.max(4, y * scale - tip.offsetHeight - 10)}px`;
   };
   svg.addEventListener("pointerover", enter);
@@ -695,9 +697,11 @@ function changeWords(board, edge) {
 function betweenLine(run, at, metric) {
   const [clean, corrupt] = [run.clean[at], run.corrupt[at]];
   const ends = known([clean, corrupt, metric]);
-  const x = line([Math.min(...ends), Math.max(...ends)], [24, 276]);
-  const mark = (value, label, fill) => s("g", {}, s("circle", { cx: x(value), cy: 24, r: 5, fill, stroke: INK }), s("text", { x: x(value), y: 42, text: label }));
-  return s("svg", { viewBox: "0 0 300 48", role: "img", "aria-label": `clean ${fmt(clean)}, corrupt ${fmt(corrupt)}, changed ${fmt(metric)}` },
+  const x = line([Math.min(...ends), Math.max(...ends)], [8, 372]);
+  const anchor = (value) => (x(value) < 120 ? "start" : x(value) > 260 ? "end" : "middle");
+  const mark = (value, label, fill) => s("g", {}, s("circle", { cx: x(value), cy: 24, r: 5, fill, stroke: INK }),
+    s("text", { x: x(value), y: 44, "text-anchor": anchor(value), text: label }));
+  return s("svg", { viewBox: "0 0 380 50", role: "img", "aria-label": `clean ${fmt(clean)}, corrupt ${fmt(corrupt)}, changed ${fmt(metric)}` },
     s("path", { d: `M${x(corrupt)},24H${x(clean)}`, stroke: "#c9ced6", "stroke-width": 3 }), mark(corrupt, `corrupt ${fmt(corrupt)}`, "#fff"), mark(clean, `clean ${fmt(clean)}`, INK),
     metric === null ? null : s("path", { d: `M${x(metric)},18l-6,-10h12Z`, fill: "#E69F00", stroke: INK }));
 }
@@ -784,12 +788,12 @@ function tokenViews(prompt, numbers) {
   const label = (i, attributes) => s("text", { ...attributes, "font-size": Math.min(11, cell), class: marked(i) ? "role" : null, text: short(names[i]) });
   const rows = cell < 7 ? [] : names.map((_, q) => label(q, { x: left - 5, y: 4 + (q + 0.75) * cell, "text-anchor": "end" }));
   const columns = cell < 7 ? [] : names.map((_, k) => label(k, { transform: `translate(${x(k) + 3},${below}) rotate(-90)`, "text-anchor": "end" }));
-  const bars = names.map((_, k) => k <= prompt.read_at ? s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: below + 64 + 36 * (1 - numbers.weight(prompt.read_at, k)), height: Math.max(0.6, 36 * numbers.weight(prompt.read_at, k)), fill: "#0072B2" }) : null);
-  const norms = normLines(numbers, x, below + 124);
+  const bars = names.map((_, k) => k <= prompt.read_at ? s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: below + 70 + 36 * (1 - numbers.weight(prompt.read_at, k)), height: Math.max(0.6, 36 * numbers.weight(prompt.read_at, k)), fill: "#0072B2" }) : null);
+  const norms = normLines(numbers, x, below + 132);
   const said = h("p", { class: "cell", "aria-live": "polite" });
-  const svg = s("svg", { viewBox: `0 0 ${width} ${below + (norms.length ? 186 : 106)}`, tabindex: 0, role: "img", "data-part": "pattern", "aria-label": "Attention pattern: arrow keys move over queries and keys" },
+  const svg = s("svg", { viewBox: `0 0 ${width} ${below + (norms.length ? 194 : 112)}`, tabindex: 0, role: "img", "data-part": "pattern", "aria-label": "Attention pattern: arrow keys move over queries and keys" },
     cells, s("rect", { class: "read", x: left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell }), cursor, rows, columns,
-    s("text", { class: "caption", x: 0, y: below + 60, text: `attention from “${short(names[prompt.read_at] ?? "", 14)}”, where it is read` }), s("path", { d: `M${left},${below + 100}H${left + n * cell}`, stroke: "#c9ced6" }), bars, norms);
+    s("text", { class: "caption", x: 0, y: below + 64, "data-part": "read", text: `attention from “${short(names[prompt.read_at] ?? "", 14)}”, where it is read` }), s("path", { d: `M${left},${below + 106}H${left + n * cell}`, stroke: "#c9ced6" }), bars, norms);
   const look = ([q, k]) => {
     set(cursor, { x: left + k * cell, y: 4 + q * cell });
     const norm = ["own", "incoming", "mixed"].filter((route) => numbers[route]).map((route) => `${route} ${fmt(numbers[route][k])}`).join(", ");
@@ -893,7 +897,7 @@ function seedsView(board) {
   const smalls = doc.runs.map((run) => {
     const paths = doc.edges.map((edge, i) => s("path", { d: edgeCurve(doc, edge, place, { edge: i, source: board.nodeNumber.get(edge.source) }).d, fill: "none", stroke: ROUTES[edge.route].colour, "stroke-dasharray": ROUTES[edge.route].dash }));
     const boxes = doc.nodes.filter((node) => node.kind !== "projection").map((node) => [node, place.nodes.get(node.name)]).map(([, at]) => s("rect", { x: at.x - at.w / 2, y: at.y - at.h / 2, width: at.w, height: at.h, rx: 6, fill: "#fff", stroke: GREY }));
-    const svg = s("svg", { viewBox: `0 0 ${place.width} ${place.height}`, role: "img" }, paths, boxes);
+    const svg = s("svg", { viewBox: `0 0 ${place.width} ${place.height}`, role: "img", preserveAspectRatio: "none" }, paths, boxes);
     return { run, paths, svg, caption: h("figcaption"), element: null };
   });
   smalls.forEach((small) => (small.element = h("figure", {}, small.caption, small.svg)));
@@ -907,7 +911,7 @@ function seedsView(board) {
       const effect = measured(run, "edge", "effect", at, i);
       const chosen = doc.edges[i].name === board.state.edge;
       const shown = chosen || (effect !== null && Math.abs(effect) >= board.least && board.state.routes[doc.edges[i].route]);
-      set(element, { ...weight(effect, board.most, 12), display: shown ? null : "none", class: chosen ? "chosen" : null });
+      set(element, { ...weight(effect, board.most, 5), display: shown ? null : "none", class: chosen ? "chosen" : null });
     });
   });
   return { element, draw };
@@ -948,7 +952,7 @@ export function mount(element, data, link = null) {
   }
   const board = new Board(data, link);
   const [header, graph, change, head, training, seeds, table] = (board.views = [headerView, graphView, changeView, headView, trainingView, seedsView, tableView].map((view) => view(board)));
-  element.replaceChildren(header.element, h("div", { class: "columns" }, h("div", {}, graph.element, training.element), h("div", {}, change.element, head.element)), seeds.element, table.element);
+  element.replaceChildren(header.element, h("div", { class: "columns" }, h("div", {}, graph.element, training.element, seeds.element), h("div", {}, change.element, head.element)), table.element);
   let width = element.clientWidth;
   graph.build();
   board.draw();
