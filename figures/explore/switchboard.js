@@ -239,7 +239,7 @@ function tableCurve(from, to, place, spread) {
 }
 
 /** Returns how wide and how opaque an effect is drawn; `most` is the largest one. */
-function weight(effect, most, thickest = 8) {
+function weight(effect, most, thickest = 7) {
   const share = Math.sqrt(clamp(Math.abs(effect ?? 0) / (most || 1), 0, 1));
   return { "stroke-width": (1.2 + (thickest - 1.2) * share).toFixed(2), "stroke-opacity": (0.3 + 0.7 * share).toFixed(2) };
 }
@@ -254,7 +254,7 @@ class Board {
     this.nodeNumber = new Map(doc.nodes.map((node, i) => [node.name, i]));
     this.prompts = [...(doc.prompts ?? [])];
     const effects = this.run.edge.effect.flat();
-    this.most = Math.min(Math.max(...known(effects).map(Math.abs), 0), 2) || 1;
+    this.most = Math.min(known(effects).reduce((most, effect) => Math.max(most, Math.abs(effect)), 0), 2) || 1;
     const at = this.run.steps.length - 1;
     const routes = Object.fromEntries(Object.keys(ROUTES).map((route) => [route, true]));
     this.state = { at, edge: null, node: null, changes: {}, routes, prompt: 0, hide: 0 };
@@ -307,6 +307,7 @@ class Board {
   /** Takes over what was chosen, draws it, tells the notebook, asks the kernel. */
   choose(patch, tell = true) {
     Object.assign(this.state, patch);
+    this.selected = patch.edge ?? patch.node ?? this.selected;
     this.draw();
     if (tell) this.tell();
     this.ask();
@@ -314,7 +315,7 @@ class Board {
 
   tell() {
     if (!this.link?.set) return;
-    this.link.set({ step: this.step, selected: this.state.edge ?? this.state.node ?? "", changes: this.state.changes });
+    this.link.set({ step: this.step, selected: this.selected ?? "", changes: this.state.changes });
   }
 
   /** Takes over what Python set. */
@@ -335,8 +336,8 @@ class Board {
   /** Selects an edge with the change that is next: cut, of a stream also stop and gradient-only, none. */
   turn(name) {
     const order = [...this.changesOf(name), "clear"];
-    const now = this.state.edge === name || this.state.changes[name] ? this.state.changes[name] ?? "clear" : "clear";
-    this.change(name, order[(order.indexOf(now) + 1) % order.length]);
+    const now = order.indexOf(this.state.changes[name] ?? "clear");
+    this.change(name, order[(now + 1) % order.length]);
   }
 
   changesOf(name) {
@@ -349,17 +350,23 @@ class Board {
     this.choose({ edge: name, changes: change === "clear" ? others : { ...others, [name]: change } });
   }
 
-  /** Asks the kernel for the changes as they are: one question at a time, the newest next. */
+  /** Asks the kernel for what is chosen and not known yet: one question at a time, the newest next. */
   ask() {
-    if (!this.asks || this.busy || !Object.keys(this.state.changes).length) return;
+    if (!this.asks || this.busy) return;
     const key = this.question();
-    if (this.answers.has(key)) return;
-    this.busy = true;
-    this.send({ ask: "changes", step: this.step, changes: this.state.changes }, (answer) => this.answers.set(key, answer));
+    const { changes, prompt } = this.state;
+    const { text, asked } = this.prompts[prompt] ?? {};
+    if (Object.keys(changes).length && !this.answers.has(key)) {
+      this.send({ ask: "changes", step: this.step, changes }, (answer) => this.answers.set(key, answer));
+    } else if (text && asked !== this.step) {
+      this.prompts[prompt].asked = this.step;
+      this.askPrompt(text, () => {});
+    }
   }
 
   /** Sends a message; without an answer in time the kernel is gone, and one that comes later brings it back. */
   send(message, take) {
+    this.busy = true;
     const settled = (gone) => {
       clearTimeout(timer);
       Object.assign(this, { gone, busy: false });
@@ -372,8 +379,9 @@ class Board {
 
   /** Asks for a prompt in the user's words at the step that is shown. */
   askPrompt(text, said) {
-    this.send({ ask: "prompt", text, step: this.step }, (answer) => {
-      if (!answer.error) this.takePrompt({ ...answer.prompt, text });
+    const asked = this.step;
+    this.send({ ask: "prompt", text, step: asked }, (answer) => {
+      if (!answer.error) this.takePrompt({ ...answer.prompt, text, asked });
       said(answer.error ?? "");
     });
   }
@@ -548,7 +556,8 @@ function drawGraph(board, svg, place) {
     badges.append(badge);
     return { group: element, path, badge, middle };
   });
-  const order = [...edges.keys()].sort((a, b) => Math.abs(board.effect(a) ?? 0) - Math.abs(board.effect(b) ?? 0));
+  const rank = (i) => (doc.edges[i].route === "stream" ? 9 : 0) + Math.abs(board.effect(i) ?? 0);
+  const order = [...edges.keys()].sort((a, b) => rank(a) - rank(b));
   for (const i of order) (doc.edges[i].route === "own" ? above : below).append(edges[i].group);
   const made = doc.nodes.map((node) => drawNode(node, place.nodes.get(node.name)));
   const drawnFirst = (i) => (doc.nodes[i].kind === "projection" ? 1 : 0);
@@ -738,13 +747,14 @@ function headView(board) {
   const choice = h("select", { "aria-label": "Prompt", "data-control": "prompt", onchange: () => board.choose({ prompt: Number(choice.value) }, false) });
   const said = h("p", { class: "note", role: "status" });
   const [tokens, shares] = [h("div", { class: "tokens" }), h("div", { class: "shares" })];
-  const element = h("section", { class: "card head", "aria-label": "Head" }, title, h("label", { class: "prompt" }, "Prompt ", choice), ownPrompt(board), said, tokens, shares);
+  const own = ownPrompt(board);
+  const element = h("section", { class: "card head", "aria-label": "Head" }, title, h("label", { class: "prompt" }, "Prompt ", choice), own, said, tokens, shares);
   let drawn = null;
   const draw = () => {
     const { state, doc } = board;
     const prompt = board.prompts[state.prompt];
     const node = doc.nodes[board.nodeNumber.get(state.node)];
-    element.querySelector(".own-prompt").hidden = !board.asks;
+    own.hidden = !board.asks;
     const key = JSON.stringify([state.node, state.prompt, state.at, board.prompts.length, prompt?.steps]);
     if (key === drawn) return;
     drawn = key;
@@ -781,6 +791,7 @@ function tokenViews(prompt, numbers) {
   const x = (i) => left + (i + 0.5) * cell;
   const width = 400;
   const below = n * cell + 8;
+  const deep = below + 12 + 6.6 * Math.max(...names.map((name) => short(name).length));
   const cursor = s("rect", { class: "cursor", width: cell, height: cell });
   const cells = names.flatMap((_, q) => names.slice(0, q + 1).map((__, k) => s("rect", { x: left + k * cell, y: 4 + q * cell, width: cell - 0.5, height: cell - 0.5,
     fill: "#0072B2", "fill-opacity": Math.max(0.04, numbers.weight(q, k)).toFixed(3), "data-cell": `${q},${k}` })));
@@ -788,12 +799,12 @@ function tokenViews(prompt, numbers) {
   const label = (i, attributes) => s("text", { ...attributes, "font-size": Math.min(11, cell), class: marked(i) ? "role" : null, text: short(names[i]) });
   const rows = cell < 7 ? [] : names.map((_, q) => label(q, { x: left - 5, y: 4 + (q + 0.75) * cell, "text-anchor": "end" }));
   const columns = cell < 7 ? [] : names.map((_, k) => label(k, { transform: `translate(${x(k) + 3},${below}) rotate(-90)`, "text-anchor": "end" }));
-  const bars = names.map((_, k) => k <= prompt.read_at ? s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: below + 70 + 36 * (1 - numbers.weight(prompt.read_at, k)), height: Math.max(0.6, 36 * numbers.weight(prompt.read_at, k)), fill: "#0072B2" }) : null);
-  const norms = normLines(numbers, x, below + 132);
+  const bars = names.map((_, k) => k <= prompt.read_at ? s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: deep + 6 + 36 * (1 - numbers.weight(prompt.read_at, k)), height: Math.max(0.6, 36 * numbers.weight(prompt.read_at, k)), fill: "#0072B2" }) : null);
+  const norms = normLines(numbers, x, deep + 68);
   const said = h("p", { class: "cell", "aria-live": "polite" });
-  const svg = s("svg", { viewBox: `0 0 ${width} ${below + (norms.length ? 194 : 112)}`, tabindex: 0, role: "img", "data-part": "pattern", "aria-label": "Attention pattern: arrow keys move over queries and keys" },
+  const svg = s("svg", { viewBox: `0 0 ${width} ${deep + (norms.length ? 130 : 48)}`, tabindex: 0, role: "img", "data-part": "pattern", "aria-label": "Attention pattern: arrow keys move over queries and keys" },
     cells, s("rect", { class: "read", x: left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell }), cursor, rows, columns,
-    s("text", { class: "caption", x: 0, y: below + 64, "data-part": "read", text: `attention from “${short(names[prompt.read_at] ?? "", 14)}”, where it is read` }), s("path", { d: `M${left},${below + 106}H${left + n * cell}`, stroke: "#c9ced6" }), bars, norms);
+    s("text", { class: "caption", x: 0, y: deep, "data-part": "read", text: `attention from “${short(names[prompt.read_at] ?? "", 14)}”, where it is read` }), s("path", { d: `M${left},${deep + 42}H${left + n * cell}`, stroke: "#c9ced6" }), bars, norms);
   const look = ([q, k]) => {
     set(cursor, { x: left + k * cell, y: 4 + q * cell });
     const norm = ["own", "incoming", "mixed"].filter((route) => numbers[route]).map((route) => `${route} ${fmt(numbers[route][k])}`).join(", ");
@@ -881,13 +892,14 @@ function metricChart(board, width) {
   const all = lines.flatMap(([, values]) => known(values));
   const x = line([0, Math.max(1, run.steps.length - 1)], [8, width - 8]);
   const y = line([Math.min(...all), Math.max(...all)], [112, 22]);
-  const every = Math.ceil((run.steps.length * 52) / width);
+  const last = run.steps.length - 1;
+  const every = Math.ceil((run.steps.length * 56) / width);
   const key = lines.map(([name, , stroke, dash], i) => s("g", { transform: `translate(${8 + 92 * i},8)` }, s("path", { d: "M0,0H22", stroke, "stroke-width": 2, "stroke-dasharray": dash }), s("text", { x: 27, y: 4, text: name })));
   return s("svg", { viewBox: `0 0 ${width} 136`, role: "img", "aria-label": `At step ${count(board.step)}: clean ${fmt(run.clean[state.at])}, corrupt ${fmt(run.corrupt[state.at])}` }, key,
     s("path", { d: `M${x(state.at)},18V116`, stroke: "#E69F00", "stroke-width": 2 }),
     lines.map(([, values, stroke, dash]) => [s("path", { d: path(values, x, y), fill: "none", stroke, "stroke-width": 2, "stroke-dasharray": dash }), known([values[state.at]]).map((v) => s("circle", { cx: x(state.at), cy: y(v), r: 3.5, fill: stroke }))]),
-    [Math.min(...all), Math.max(...all)].map((v) => s("text", { x: width - 8, y: y(v) - 4, "text-anchor": "end", class: "axis", text: fmt(v) })),
-    run.steps.map((step, i) => i % every ? null : s("text", { x: x(i), y: 132, "text-anchor": i ? "middle" : "start", class: "axis", text: count(step) })));
+    [Math.min(...all), Math.max(...all)].map((v) => s("text", { x: width - 16, y: y(v) - 4, "text-anchor": "end", class: "axis", text: fmt(v) })),
+    run.steps.map((step, i) => (last - i) % every ? null : s("text", { x: x(i), y: 132, "text-anchor": i === last ? "end" : i ? "middle" : "start", class: "axis", text: count(step) })));
 }
 
 /** Every run's graph in small, at the same step or the nearest. */
