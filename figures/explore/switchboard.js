@@ -78,7 +78,14 @@ function nearest(steps, step) {
   return steps.reduce((best, s, i) => (Math.abs(s - step) < Math.abs(steps[best] - step) ? i : best), 0);
 }
 
-/** Returns what a share of the clean-corrupt difference a metric has lost. */
+/** Returns the place of every value when the largest comes first. */
+function ranksOf(values) {
+  const ranks = [];
+  [...values.keys()].sort((a, b) => values[b] - values[a]).forEach((i, rank) => (ranks[i] = rank));
+  return ranks;
+}
+
+/** Returns what share of the clean-corrupt difference a metric has lost. */
 function lost(run, at, metric) {
   const gap = run.clean[at] - run.corrupt[at];
   return metric === null || !gap ? null : (run.clean[at] - metric) / gap;
@@ -176,6 +183,8 @@ function spot(doc, node, place, right) {
 
 /** Returns a curve through points that leaves and enters each of them upright, and the middle of it. */
 function curve(points, start = `M${points[0]}`) {
+  // What is upright all along has no width, and what has no width some tools take for hidden.
+  if (points.every(([x]) => x === points[0][0])) points = [...points.slice(0, -1), [points[0][0] + 0.5, points.at(-1)[1]]];
   const parts = points.slice(1).map(([x, y], i) => {
     const middle = (points[i][1] + y) / 2;
     return `C${points[i][0]},${middle} ${x},${middle} ${x},${y}`;
@@ -186,14 +195,16 @@ function curve(points, start = `M${points[0]}`) {
 }
 
 /** Returns the curve of an edge. Where it passes heads it goes between them, beside others that do. */
-function edgeCurve(doc, edge, place, i) {
+function edgeCurve({ doc, nodeNumber, ranks }, i, place) {
+  const edge = doc.edges[i];
   const from = place.nodes.get(edge.source);
   const to = place.nodes.get(edge.target);
-  const kind = doc.nodes[i.source]?.kind;
+  const kind = doc.nodes[nodeNumber.get(edge.source)]?.kind;
   if (edge.route === "own") {
-    return { d: `M${from.x},${from.y - 8}V${from.y - 25}`, middle: [from.x, from.y - 17] };
+    return { d: `M${from.x},${from.y - 8}l0.5,-17`, middle: [from.x, from.y - 17] };
   }
-  const spread = ((((i.edge * 7) % 9) - 4) / 4) * Math.min((place.pitch - place.box.w) / 2 - 5, 15);
+  // The golden ratio spreads the first few well, however many there are: here the strongest.
+  const spread = (((ranks[i] * 0.618) % 1) - 0.5) * Math.min(place.pitch - place.box.w - 10, 40);
   if (kind === "projection") return streamCurve(from, to, place, spread);
   if (kind === "table") return tableCurve(from, to, place, spread);
   const start = [from.x, from.y - from.h / 2];
@@ -204,7 +215,7 @@ function edgeCurve(doc, edge, place, i) {
   const first = Math.floor(from.row) + 1;
   const last = Math.ceil(to.row) - 1;
   if (first > last) return curve([start, end]);
-  const wanted = (start[0] + end[0]) / 2 + (i.edge % 2 ? 1 : -1);
+  const wanted = (start[0] + end[0]) / 2 + (ranks[i] % 2 ? 1 : -1);
   const channel = place.channels.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a)) + spread;
   if (bar.from) start[0] = channel;
   if (bar.to) end[0] = channel;
@@ -259,6 +270,7 @@ class Board {
     const routes = Object.fromEntries(Object.keys(ROUTES).map((route) => [route, true]));
     this.state = { at, edge: null, node: null, changes: {}, routes, prompt: 0, hide: 0 };
     this.state.node = this.strongestHead();
+    this.ranks = ranksOf(doc.edges.map((_, i) => Math.abs(this.effect(i) ?? 0)));
     while (this.state.hide < 100 && this.shown().length > READABLE) this.state.hide += 1;
   }
 
@@ -435,15 +447,32 @@ function roving(element, items) {
   };
 }
 
-/** Calls `act` on a click, Enter or Space on what carries `data-<kind>`. */
-function onChosen(element, kind, act) {
-  const find = (event) => event.target.closest(`[data-${kind}]`);
-  element.addEventListener("click", (event) => find(event) && act(find(event).dataset[kind]));
-  element.addEventListener("keydown", (event) => {
-    if (!["Enter", " "].includes(event.key) || !find(event)) return;
-    event.preventDefault();
-    act(find(event).dataset[kind]);
-  });
+/** Returns what an event in the graph means: what has the focus, or is under the pointer; of edges the nearest. */
+function meant(svg, event) {
+  const target = event.target.closest("[data-edge],[data-node]");
+  if (target?.dataset.edge === undefined || !event.clientX) return target;
+  const over = svg.getRootNode().elementsFromPoint(event.clientX, event.clientY).map((element) => element.closest("[data-edge]"));
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  const distances = new Map(over.filter(Boolean).map((group) => [group, distance(group.lastChild, at)]));
+  return [...distances].reduce((best, next) => (next[1] < best[1] ? next : best), [target, Infinity])[0];
+}
+
+/** Returns how far a point is from a path. */
+function distance(path, at) {
+  const length = path.getTotalLength();
+  const points = Array.from({ length: 61 }, (_, i) => path.getPointAtLength((length * i) / 60));
+  return Math.min(...points.map((point) => Math.hypot(point.x - at.x, point.y - at.y)));
+}
+
+/** Calls `act` on a click, Enter or Space on an edge or a node. */
+function onChosen(svg, act) {
+  const chosen = (event) => {
+    const found = meant(svg, event);
+    if (found) act(found.dataset);
+    return Boolean(found);
+  };
+  svg.addEventListener("click", chosen);
+  svg.addEventListener("keydown", (event) => ["Enter", " "].includes(event.key) && chosen(event) && event.preventDefault());
 }
 
 /** What an edge is and does, in words. */
@@ -489,8 +518,8 @@ function graphView(board) {
   const items = (kind) => [...svg.querySelectorAll(`[data-${kind}][role]`)].filter((item) => item.style.display !== "none");
   const byStrength = () => board.shown().map((i) => parts.edges[i].group);
   const stops = [roving(svg, byStrength), roving(svg, () => items("node"))];
-  onChosen(svg, "edge", (name) => board.turn(name));
-  onChosen(svg, "node", (name) => {
+  onChosen(svg, ({ edge, node: name }) => {
+    if (edge !== undefined) return board.turn(edge);
     const node = doc.nodes[board.nodeNumber.get(name)];
     const head = node.kind === "projection" ? doc.nodes.find((n) => n.kind === "head" && n.layer === node.layer && n.head === node.head) : node;
     if (head?.kind === "head") board.choose({ node: head.name });
@@ -547,7 +576,7 @@ function drawGraph(board, svg, place) {
     s("path", { d: "M0,0L8,4L0,8Z", fill: ROUTES.stream.colour }));
   svg.replaceChildren(s("defs", {}, marker), below, nodes, above, badges);
   const edges = doc.edges.map((edge, i) => {
-    const { d, middle } = edgeCurve(doc, edge, place, { edge: i, source: board.nodeNumber.get(edge.source) });
+    const { d, middle } = edgeCurve(board, i, place);
     const { colour, dash } = ROUTES[edge.route];
     const path = s("path", { d, class: "line", stroke: colour, "stroke-dasharray": dash, "stroke-linecap": edge.route === "own" ? "round" : null,
       "marker-end": edge.route === "stream" ? `url(#${arrow})` : null });
@@ -623,9 +652,12 @@ function hovering(board, svg, tip, parts, place) {
     svg.classList.remove("dim");
     svg.querySelectorAll(".lit").forEach((element) => element.classList.remove("lit"));
   };
+  let seen = null;
   const enter = (event) => {
-    const found = event.target.closest("[data-edge],[data-node]");
+    const found = meant(svg, event);
+    if (found && found === seen && !tip.hidden) return;
     leave();
+    seen = found;
     if (!found) return;
     const { edge, node } = found.dataset;
     const i = edge === undefined ? board.nodeNumber.get(node) : board.edgeNumber.get(edge);
@@ -643,7 +675,7 @@ function hovering(board, svg, tip, parts, place) {
     tip.style.left = `${clamp(offset + x * scale + 14, 4, room - tip.offsetWidth - 4)}px`;
     tip.style.top = `${Math.max(4, y * scale - tip.offsetHeight - 10)}px`;
   };
-  svg.addEventListener("pointerover", enter);
+  svg.addEventListener("pointermove", enter);
   svg.addEventListener("focusin", enter);
   svg.addEventListener("pointerleave", leave);
   svg.addEventListener("focusout", leave);
@@ -796,7 +828,7 @@ function tokenViews(prompt, numbers) {
   const cells = names.flatMap((_, q) => names.slice(0, q + 1).map((__, k) => s("rect", { x: left + k * cell, y: 4 + q * cell, width: cell - 0.5, height: cell - 0.5,
     fill: "#0072B2", "fill-opacity": Math.max(0.04, numbers.weight(q, k)).toFixed(3), "data-cell": `${q},${k}` })));
   const marked = (i) => Object.values(prompt.roles ?? {}).flat().includes(i) || i === prompt.read_at;
-  const label = (i, attributes) => s("text", { ...attributes, "font-size": Math.min(11, cell), class: marked(i) ? "role" : null, text: short(names[i]) });
+  const label = (i, attributes) => s("text", { ...attributes, style: `font-size:${Math.min(11, cell)}px`, class: marked(i) ? "role" : null, text: short(names[i]) });
   const rows = cell < 7 ? [] : names.map((_, q) => label(q, { x: left - 5, y: 4 + (q + 0.75) * cell, "text-anchor": "end" }));
   const columns = cell < 7 ? [] : names.map((_, k) => label(k, { transform: `translate(${x(k) + 3},${below}) rotate(-90)`, "text-anchor": "end" }));
   const bars = names.map((_, k) => k <= prompt.read_at ? s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: deep + 6 + 36 * (1 - numbers.weight(prompt.read_at, k)), height: Math.max(0.6, 36 * numbers.weight(prompt.read_at, k)), fill: "#0072B2" }) : null);
@@ -907,7 +939,7 @@ function seedsView(board) {
   const { doc } = board;
   const place = layout(doc, 260);
   const smalls = doc.runs.map((run) => {
-    const paths = doc.edges.map((edge, i) => s("path", { d: edgeCurve(doc, edge, place, { edge: i, source: board.nodeNumber.get(edge.source) }).d, fill: "none", stroke: ROUTES[edge.route].colour, "stroke-dasharray": ROUTES[edge.route].dash }));
+    const paths = doc.edges.map((edge, i) => s("path", { d: edgeCurve(board, i, place).d, fill: "none", stroke: ROUTES[edge.route].colour, "stroke-dasharray": ROUTES[edge.route].dash }));
     const boxes = doc.nodes.filter((node) => node.kind !== "projection").map((node) => [node, place.nodes.get(node.name)]).map(([, at]) => s("rect", { x: at.x - at.w / 2, y: at.y - at.h / 2, width: at.w, height: at.h, rx: 6, fill: "#fff", stroke: GREY }));
     const svg = s("svg", { viewBox: `0 0 ${place.width} ${place.height}`, role: "img", preserveAspectRatio: "none" }, paths, boxes);
     return { run, paths, svg, caption: h("figcaption"), element: null };
