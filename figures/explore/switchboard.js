@@ -124,9 +124,8 @@ function precomputed(board, name, change) {
   const last = run.steps.length - 1;
   const only = `“${change}” was computed beforehand for the last step (${count(run.steps[last])}) alone.`;
   if (state.at !== last) return { note: only };
-  const gates = run.gates?.[change];
-  const metric = gates?.metric?.[i] ?? null;
-  return { metric, cosine: gates?.cosine?.[i] ?? null, effect: lost(run, last, metric), note: metric === null ? only : "" };
+  const of = (field) => run.gates?.[change]?.[field]?.[i] ?? null;
+  return { metric: of("metric"), effect: lost(run, last, of("metric")), cosine: of("cosine") };
 }
 
 /** Returns what the metric is with the changes as they are, and who says so: the kernel, or the document. */
@@ -136,8 +135,9 @@ function outcome(board) {
   const answer = board.answers.get(board.question());
   if (answer && !answer.error) return { ...answer, live: true };
   const found = { ...precomputed(board, names.at(-1), board.state.changes[names.at(-1)]), live: false };
+  const several = names.length > 1 && !board.asks;
+  if (several) found.note = `Several changes at once need a kernel: shown is the last one, ${names.at(-1)}.`;
   if (answer?.error) found.note = answer.error;
-  else if (names.length > 1 && !board.asks) found.note = `Several changes at once need a kernel: shown is the last one, ${names.at(-1)}.`;
   return found;
 }
 
@@ -172,7 +172,7 @@ function spot(doc, node, place, right) {
   if (node.kind === "logits") return { ...across, y: 31, row: doc.layers };
   if (node.kind === "input") return { ...across, y: place.height - 19, row: -1 };
   const y = place.y(node.layer);
-  if (node.kind === "mlp") return { x: x0 + pitch * heads + right / 2 - 6, y: y - 32, w: 52, h: 30, row: node.layer + 0.5 };
+  if (node.kind === "mlp") return { x: x0 + pitch * heads + right - 43, y: y - 32, w: 52, h: 30, row: node.layer + 0.5 };
   if (node.kind === "table") return { x: x0 - 36, y: y + box.h + 26, w: 46, h: 28, row: node.layer - 0.5 };
   if (node.kind === "head") return { x: x0 + (node.head + 0.5) * pitch, y: y + box.h / 2, ...box, row: node.layer };
   const shared = doc.nodes.filter((n) => n.carrier === node.carrier && n.layer === node.layer).length;
@@ -184,7 +184,7 @@ function spot(doc, node, place, right) {
 /** Returns a curve through points that leaves and enters each of them upright, and the middle of it. */
 function curve(points, start = `M${points[0]}`) {
   // What is upright all along has no width, and what has no width some tools take for hidden.
-  if (points.every(([x]) => x === points[0][0])) points = [...points.slice(0, -1), [points[0][0] + 0.5, points.at(-1)[1]]];
+  if (points.every(([x]) => x === points[0][0])) points.at(-1)[0] += 0.5;
   const parts = points.slice(1).map(([x, y], i) => {
     const middle = (points[i][1] + y) / 2;
     return `C${points[i][0]},${middle} ${x},${middle} ${x},${y}`;
@@ -200,9 +200,7 @@ function edgeCurve({ doc, nodeNumber, ranks }, i, place) {
   const from = place.nodes.get(edge.source);
   const to = place.nodes.get(edge.target);
   const kind = doc.nodes[nodeNumber.get(edge.source)]?.kind;
-  if (edge.route === "own") {
-    return { d: `M${from.x},${from.y - 8}l0.5,-17`, middle: [from.x, from.y - 17] };
-  }
+  if (edge.route === "own") return { d: `M${from.x},${from.y - 8}l0.5,-17`, middle: [from.x, from.y - 17] };
   // The golden ratio spreads the first few well, however many there are: here the strongest.
   const spread = (((ranks[i] * 0.618) % 1) - 0.5) * Math.min(place.pitch - place.box.w - 10, 40);
   if (kind === "projection") return streamCurve(from, to, place, spread);
@@ -252,7 +250,8 @@ function tableCurve(from, to, place, spread) {
 /** Returns how wide and how opaque an effect is drawn; `most` is the largest one. */
 function weight(effect, most, thickest = 7) {
   const share = Math.sqrt(clamp(Math.abs(effect ?? 0) / (most || 1), 0, 1));
-  return { "stroke-width": (1.2 + (thickest - 1.2) * share).toFixed(2), "stroke-opacity": (0.3 + 0.7 * share).toFixed(2) };
+  const round = (value) => value.toFixed(2);
+  return { "stroke-width": round(1.2 + (thickest - 1.2) * share), "stroke-opacity": round(0.3 + 0.7 * share) };
 }
 
 // --- 4 The board: what is chosen, and what follows ---------------------------------------------------------------------
@@ -264,10 +263,10 @@ class Board {
     this.edgeNumber = new Map(doc.edges.map((edge, i) => [edge.name, i]));
     this.nodeNumber = new Map(doc.nodes.map((node, i) => [node.name, i]));
     this.prompts = [...(doc.prompts ?? [])];
-    const effects = this.run.edge.effect.flat();
-    this.most = Math.min(known(effects).reduce((most, effect) => Math.max(most, Math.abs(effect)), 0), 2) || 1;
+    const sizes = known(this.run.edge.effect.flat()).map(Math.abs);
+    this.most = Math.min(sizes.reduce((a, b) => Math.max(a, b), 0), 2) || 1;
+    const routes = { residual: true, stream: true, own: true };
     const at = this.run.steps.length - 1;
-    const routes = Object.fromEntries(Object.keys(ROUTES).map((route) => [route, true]));
     this.state = { at, edge: null, node: null, changes: {}, routes, prompt: 0, hide: 0 };
     this.state.node = this.strongestHead();
     this.ranks = ranksOf(doc.edges.map((_, i) => Math.abs(this.effect(i) ?? 0)));
@@ -298,11 +297,14 @@ class Board {
     return sorted[0]?.[0].name ?? null;
   }
 
+  isStrong(i, effect) {
+    return this.state.routes[this.doc.edges[i].route] && effect !== null && Math.abs(effect) >= this.least;
+  }
+
+  /** Whether an edge is drawn: it is strong, selected or changed. */
   isShown(i) {
-    const edge = this.doc.edges[i];
-    const chosen = edge.name === this.state.edge || edge.name in this.state.changes;
-    const effect = this.effect(i);
-    return chosen || (this.state.routes[edge.route] && effect !== null && Math.abs(effect) >= this.least);
+    const { name } = this.doc.edges[i];
+    return name === this.state.edge || name in this.state.changes || this.isStrong(i, this.effect(i));
   }
 
   /** The numbers of the edges that are shown, strongest first. */
@@ -405,56 +407,154 @@ class Board {
   }
 }
 
-// --- 5 Views ------------------------------------------------------------------------------------------------------------
+// --- 5 Views: each makes its elements once, and draws what is chosen into them -----------------------------------------
+
+const STATUS = {
+  live: "Live: the kernel computes changes and prompts as you ask; everything else was computed beforehand.",
+  gone: "The kernel does not answer: it was stopped, or is busy. What is shown was computed beforehand.",
+  precomputed: "Precomputed: every number here was computed beforehand; no kernel runs, and no network is needed.",
+};
 
 /** The title, what was found, of what, and who computes. */
 function headerView(board) {
   const { doc } = board;
   const facts = (doc.facts ?? []).map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value })));
-  const status = h("span");
-  const again = h("button", { type: "button", text: "Ask again", onclick: () => (board.gone = false, board.draw(), board.ask()) });
-  const element = h("header", {}, h("h1", { text: doc.title }), h("p", { class: "lead", text: doc.lead }), h("dl", { class: "facts" }, facts),
-    h("p", { class: "status", role: "status" }, status, " ", again));
+  const said = h("span");
+  const retry = () => {
+    board.gone = false;
+    board.draw();
+    board.ask();
+  };
+  const again = h("button", { type: "button", text: "Ask again", onclick: retry });
+  const status = h("p", { class: "status", role: "status" }, said, " ", again);
+  const title = h("h1", { text: doc.title });
+  const element = h("header", {}, title, h("p", { class: "lead", text: doc.lead }), h("dl", { class: "facts" }, facts), status);
   const draw = () => {
     const mode = board.asks ? "live" : board.gone ? "gone" : "precomputed";
-    set(element.querySelector(".status"), { "data-mode": mode });
+    set(status, { "data-mode": mode });
+    said.textContent = STATUS[mode];
     again.hidden = mode !== "gone";
-    set(status, { text: STATUS[mode] });
   };
   return { element, draw };
 }
-const STATUS = {
-  live: "Live: the kernel computes changes and prompts as you ask; everything else was computed beforehand.",
-  gone: "The kernel does not answer: it was stopped, or is busy. What is shown was computed beforehand.",
-  precomputed: "Precomputed: every number here was computed beforehand; no kernel runs, and the page needs no network.",
-};
+
+/** The graph, and what of it is shown. */
+function graphView(board) {
+  const { doc } = board;
+  const tip = h("div", { class: "tip", hidden: true });
+  const svg = s("svg", { class: "graph", role: "group", "aria-label": "Graph of the model, layers upwards" });
+  const holder = h("div", { class: "holder" }, svg, tip);
+  const tools = graphTools(board);
+  const element = h("section", { class: "card", "aria-label": "Graph" }, tools.element, holder, legend(board));
+  const drawn = { place: null, edges: [], nodes: [] };
+  const build = () => {
+    drawn.place = layout(doc, holder.clientWidth || 800);
+    Object.assign(drawn, drawGraph(board, svg, drawn.place));
+  };
+  const strongest = () => board.shown().map((i) => drawn.edges[i].group);
+  const stops = [roving(svg, strongest), roving(svg, () => [...svg.querySelectorAll(".node")])];
+  hovering(board, svg, tip, drawn);
+  onChosen(svg, ({ edge, node }) => (edge === undefined ? openHead(board, node) : board.turn(edge)));
+  const draw = () => {
+    drawEdges(board, drawn.edges);
+    drawNodes(board, drawn.nodes);
+    tools.draw();
+    stops.forEach((stop) => stop());
+  };
+  return { element, draw, build };
+}
+
+/** Opens the head of a node: itself, or of a port the one that it belongs to. */
+function openHead(board, name) {
+  const { layer, head } = board.doc.nodes[board.nodeNumber.get(name)];
+  const found = board.doc.nodes.find((node) => node.kind === "head" && node.layer === layer && node.head === head);
+  if (found) board.choose({ node: found.name });
+}
+
+/** Which routes are shown, from which effect on, and the end of all changes. */
+function graphTools(board) {
+  const { doc, state } = board;
+  const routes = Object.keys(ROUTES).filter((route) => doc.edges.some((edge) => edge.route === route));
+  const said = h("output", { class: "count" });
+  const hide = set(h("input", { type: "range", min: 0, max: 100, value: state.hide }), {
+    "data-control": "hide",
+    "aria-label": "Hide edges with an effect below",
+    oninput: () => board.choose({ hide: Number(hide.value) }, false),
+  });
+  const clear = h("button", { type: "button", "data-change": "clear-all", text: "Clear all changes" });
+  clear.addEventListener("click", () => board.choose({ changes: {} }));
+  const weak = h("label", { class: "hide" }, h("span", { text: "hide weak edges" }), hide, said);
+  const element = h("div", { class: "tools" }, routes.map((route) => routeBox(board, route)), weak, clear);
+  const left = doc.edges_left_out ? `, ${count(doc.edges_left_out)} weaker ones are not in this document` : "";
+  const draw = () => {
+    clear.disabled = !Object.keys(board.state.changes).length;
+    said.textContent = `below ${fmt(board.least)}: ${count(board.shown().length)} of ${count(doc.edges.length)} shown${left}`;
+  };
+  return { element, draw };
+}
+
+/** A checkbox that shows the edges of one route, with how they are drawn. */
+function routeBox(board, route) {
+  const number = board.doc.edges.filter((edge) => edge.route === route).length;
+  const input = h("input", { type: "checkbox", checked: true, "data-route": route });
+  input.addEventListener("change", () => {
+    board.choose({ routes: { ...board.state.routes, [route]: input.checked } }, false);
+  });
+  return h("label", { title: ROUTES[route].words }, input, sample(route), h("span", { text: `${route} (${number})` }));
+}
+
+/** How edges of a route are drawn, as attributes. */
+const look = (route) => ({
+  stroke: ROUTES[route].colour,
+  "stroke-dasharray": ROUTES[route].dash,
+  "stroke-linecap": route === "own" ? "round" : null,
+});
+
+/** A piece of line as edges of a route are drawn. */
+function sample(route, size = { "stroke-width": 3 }) {
+  return s("svg", { width: 34, height: 12, "aria-hidden": "true" }, s("path", { d: "M2,6H32", ...look(route), ...size }));
+}
+
+/** What colours, dashes, widths and marks mean. */
+function legend(board) {
+  const entry = (mark, text, title) => h("span", { title }, typeof mark === "string" ? h("b", { text: mark }) : mark, text);
+  const routes = Object.entries(ROUTES).map(([route, of]) => entry(sample(route), `${route}: ${of.words}`));
+  const widths = [0.05, 0.25, 1].map((share) => share * board.most);
+  const sizes = widths.map((effect) => entry(sample("residual", weight(effect, board.most)), fmt(effect)));
+  const marks = Object.entries(CHANGES).map(([change, mark]) => entry(mark, change, board.doc.words?.[change]));
+  const others = [...marks, entry("−", "a negative effect"), entry("q k v", "ports of a head")];
+  const effect =
+    "Effect: the share of the clean-corrupt difference of the metric that is lost when the edge (or what a head writes) " +
+    "carries the corrupt run's; 1 is all of it, 0 nothing. Heads are the greener the larger theirs is.";
+  const rows = [routes, [h("span", { text: "width: |effect|" }), ...sizes, ...others], effect];
+  return h("div", { class: "legend" }, rows.map((row) => h("p", {}, row)));
+}
 
 /** Lets arrow keys move among what can be chosen, so that Tab passes all of it in one step. */
 function roving(element, items) {
-  const focus = (item) => item && (items().forEach((other) => set(other, { tabindex: other === item ? 0 : -1 })), item.focus());
+  const stopAt = (stop) => items().forEach((item) => set(item, { tabindex: item === stop ? 0 : -1 }));
   element.addEventListener("keydown", (event) => {
     const all = items();
     const now = all.indexOf(event.target);
-    const moves = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: all.length - 1 };
-    if (now < 0 || !(event.key in moves)) return;
+    const next = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: -1 }[event.key];
+    if (now < 0 || next === undefined) return;
     event.preventDefault();
-    focus(all[(moves[event.key] + all.length) % all.length]);
+    const item = all[(next + all.length) % all.length];
+    stopAt(item);
+    item.focus();
   });
-  return () => {
-    const all = items();
-    const stop = all.find((item) => item.getAttribute("tabindex") === "0") ?? all[0];
-    all.forEach((item) => set(item, { tabindex: item === stop ? 0 : -1 }));
-  };
+  return () => stopAt(items().find((item) => item.getAttribute("tabindex") === "0") ?? items()[0]);
 }
 
 /** Returns what an event in the graph means: what has the focus, or is under the pointer; of edges the nearest. */
 function meant(svg, event) {
   const target = event.target.closest("[data-edge],[data-node]");
   if (target?.dataset.edge === undefined || !event.clientX) return target;
-  const over = svg.getRootNode().elementsFromPoint(event.clientX, event.clientY).map((element) => element.closest("[data-edge]"));
+  const over = svg.getRootNode().elementsFromPoint(event.clientX, event.clientY);
+  const groups = new Set(over.map((element) => element.closest("[data-edge]")).filter(Boolean));
   const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-  const distances = new Map(over.filter(Boolean).map((group) => [group, distance(group.lastChild, at)]));
-  return [...distances].reduce((best, next) => (next[1] < best[1] ? next : best), [target, Infinity])[0];
+  const distances = [...groups].map((group) => [group, distance(group.lastChild, at)]);
+  return distances.reduce((best, next) => (next[1] < best[1] ? next : best), [target, Infinity])[0];
 }
 
 /** Returns how far a point is from a path. */
@@ -475,540 +575,612 @@ function onChosen(svg, act) {
   svg.addEventListener("keydown", (event) => ["Enter", " "].includes(event.key) && chosen(event) && event.preventDefault());
 }
 
+/** Returns the effect of an edge or a node with its interval. */
+function effectOf(board, i, kind = "edge") {
+  return withInterval(...["effect", "low", "high"].map((field) => board.effect(i, kind, field)));
+}
+
 /** What an edge is and does, in words. */
 function edgeWords(board, i) {
-  const of = (field) => board.effect(i, "edge", field);
   const { name } = board.doc.edges[i];
-  const rows = [["effect", withInterval(of("effect"), of("low"), of("high"))], [`${board.doc.metric} when cut`, fmt(of("metric"))],
-    ["gradient cosine when cut", fmt(of("cosine"))]];
-  if (board.state.changes[name]) rows.push(["now", board.state.changes[name]]);
-  return { name, rows };
+  const now = board.state.changes[name];
+  const of = (field) => fmt(board.effect(i, "edge", field));
+  const numbers = [[`${board.doc.metric} when cut`, of("metric")], ["gradient cosine when cut", of("cosine")]];
+  return { name, rows: [["effect", effectOf(board, i)], ...numbers, ...(now ? [["now", now]] : [])] };
 }
 
 /** What a node is and does, in words. */
 function nodeWords(board, i) {
-  const of = (field) => board.effect(i, "node", field);
-  const node = board.doc.nodes[i];
-  const kind = { projection: `${node.carrier} of a head`, mlp: "MLP", table: "table of value embeddings" }[node.kind] ?? node.kind;
-  const measuredRows = of("effect") === null ? [] : [["effect", withInterval(of("effect"), of("low"), of("high"))]];
-  return { name: node.name, rows: [["kind", kind], ...measuredRows] };
+  const { name, kind, carrier } = board.doc.nodes[i];
+  const words = { projection: `${carrier} of a head`, mlp: "MLP", table: "table of value embeddings" }[kind] ?? kind;
+  const measured = board.effect(i, "node") === null ? [] : [["effect", effectOf(board, i, "node")]];
+  return { name, rows: [["kind", words], ...measured] };
 }
 
 const spoken = ({ name, rows }) => `${name}: ${rows.map((row) => row.join(" ")).join(", ")}`;
 
-/** The graph: its nodes, its edges, and what is hidden. */
-function graphView(board) {
-  const { doc } = board;
-  const place = { now: null };
-  const tip = h("div", { class: "tip", hidden: true });
-  const svg = s("svg", { class: "graph", role: "group", "aria-label": "Graph of the model, layers upwards" });
-  const holder = h("div", { class: "holder" }, svg, tip);
-  const count_ = h("output", { class: "count" });
-  const hide = h("input", { type: "range", min: 0, max: 100, "data-control": "hide", "aria-label": "Hide edges with an effect below", value: board.state.hide,
-    oninput: () => board.choose({ hide: Number(hide.value) }, false) });
-  const boxes = Object.keys(ROUTES).filter((route) => doc.edges.some((edge) => edge.route === route)).map((route) => routeBox(board, route));
-  const clear = h("button", { type: "button", "data-change": "clear-all", text: "Clear all changes", onclick: () => board.choose({ changes: {} }) });
-  const element = h("section", { class: "card", "aria-label": "Graph" },
-    h("div", { class: "tools" }, boxes, h("label", { class: "hide" }, h("span", { text: "hide weak edges" }), hide, count_), clear), holder, legend(board));
-  let parts = null;
-  const build = () => {
-    place.now = layout(doc, holder.clientWidth || 800);
-    parts = drawGraph(board, svg, place.now);
-  };
-  const items = (kind) => [...svg.querySelectorAll(`[data-${kind}][role]`)].filter((item) => item.style.display !== "none");
-  const byStrength = () => board.shown().map((i) => parts.edges[i].group);
-  const stops = [roving(svg, byStrength), roving(svg, () => items("node"))];
-  onChosen(svg, ({ edge, node: name }) => {
-    if (edge !== undefined) return board.turn(edge);
-    const node = doc.nodes[board.nodeNumber.get(name)];
-    const head = node.kind === "projection" ? doc.nodes.find((n) => n.kind === "head" && n.layer === node.layer && n.head === node.head) : node;
-    if (head?.kind === "head") board.choose({ node: head.name });
-  });
-  hovering(board, svg, tip, () => parts, () => place.now);
-  const draw = () => {
-    drawEdges(board, parts);
-    drawNodes(board, parts);
-    stops.forEach((stop) => stop());
-    clear.disabled = !Object.keys(board.state.changes).length;
-    const left = doc.edges_left_out ? `, ${count(doc.edges_left_out)} weaker ones are not in this document` : "";
-    count_.textContent = `below ${fmt(board.least)}: ${count(board.shown().length)} of ${count(doc.edges.length)} shown${left}`;
-  };
-  return { element, draw, build };
-}
-
-/** A checkbox that shows the edges of one route, with how they are drawn. */
-function routeBox(board, route) {
-  const number = board.doc.edges.filter((edge) => edge.route === route).length;
-  const input = h("input", { type: "checkbox", checked: true, "data-route": route,
-    onchange: () => board.choose({ routes: { ...board.state.routes, [route]: input.checked } }, false) });
-  return h("label", { class: "route", title: ROUTES[route].words }, input, sample(route, 4), h("span", { text: `${route} (${number})` }));
-}
-
-/** A piece of line as edges of a route are drawn. */
-function sample(route, width, opacity = 1) {
-  const { colour, dash } = ROUTES[route];
-  return s("svg", { class: "sample", width: 34, height: 12, "aria-hidden": "true" },
-    s("path", { d: "M2,6H32", stroke: colour, "stroke-width": width, "stroke-opacity": opacity, "stroke-dasharray": dash, "stroke-linecap": route === "own" ? "round" : null }));
-}
-
-/** What colours, dashes, widths and marks mean. */
-function legend(board) {
-  const widths = [0.05, 0.25, 1].map((share) => {
-    const effect = share * board.most;
-    const look = weight(effect, board.most);
-    return h("span", {}, sample("residual", look["stroke-width"], look["stroke-opacity"]), fmt(effect));
-  });
-  const marks = Object.entries(CHANGES).map(([change, mark]) => h("span", { title: board.doc.words?.[change] ?? "" }, h("b", { text: mark }), change));
-  const routes = Object.entries(ROUTES).map(([route, { words: text }]) => h("span", {}, sample(route, 3), `${route}: ${text}`));
-  return h("div", { class: "legend" }, h("p", {}, routes),
-    h("p", {}, h("span", { text: "width: |effect|" }), widths, h("span", {}, h("b", { text: "−" }), "negative effect"), marks, h("span", { text: "q k v: ports of a head" })),
-    h("p", { text: "Effect: the share of the clean-corrupt difference of the metric that is lost when the edge (or what a head writes) carries the corrupt run's; 1 is all of it, 0 nothing." }));
-}
-
 /** Draws every node and edge once; what changes with the step is set by drawEdges and drawNodes. */
 function drawGraph(board, svg, place) {
   const { doc } = board;
-  const arrow = `arrow-${(drawGraph.made = (drawGraph.made ?? 0) + 1)}`;
+  const arrow = `switchboard-arrow-${(drawGraph.made = (drawGraph.made ?? 0) + 1)}`;
+  const names = ["Edges, strongest first: arrow keys move, Enter changes", "Nodes: arrow keys move, Enter opens a head", "Own"];
+  const [below, boxes, inside] = names.map((name) => s("g", { role: "group", "aria-label": name }));
+  const badges = s("g");
+  const edges = doc.edges.map((_, i) => drawEdge(board, i, edgeCurve(board, i, place), arrow));
+  // Streams above the rest, and strong ones above weak ones.
+  const above = (i) => (doc.edges[i].route === "stream" ? 9 : 0) - board.ranks[i] / doc.edges.length;
+  for (const i of [...edges.keys()].sort((a, b) => above(a) - above(b))) {
+    (doc.edges[i].route === "own" ? inside : below).append(edges[i].group);
+    badges.append(edges[i].badge);
+  }
+  const nodes = doc.nodes.map((node) => drawNode(node, place.nodes.get(node.name)));
+  const row = (i) => place.nodes.get(doc.nodes[i].name).row + (doc.nodes[i].kind === "projection" ? 1e6 : 0);
+  boxes.append(...[...nodes.keys()].sort((a, b) => row(a) - row(b)).map((i) => nodes[i].group));
   set(svg, { viewBox: `0 0 ${place.width} ${place.height}`, style: `width:${place.width * place.zoom}px` });
-  const group = (label) => s("g", label ? { role: "group", "aria-label": label } : {});
-  const [below, nodes, above, badges] = [group("Edges, strongest first: arrow keys move, Enter changes"), group("Nodes: arrow keys move, Enter opens a head"), group("Edges inside heads"), group("")];
-  const marker = s("marker", { id: arrow, viewBox: "0 0 8 8", refX: 6.5, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" },
-    s("path", { d: "M0,0L8,4L0,8Z", fill: ROUTES.stream.colour }));
-  svg.replaceChildren(s("defs", {}, marker), below, nodes, above, badges);
-  const edges = doc.edges.map((edge, i) => {
-    const { d, middle } = edgeCurve(board, i, place);
-    const { colour, dash } = ROUTES[edge.route];
-    const path = s("path", { d, class: "line", stroke: colour, "stroke-dasharray": dash, "stroke-linecap": edge.route === "own" ? "round" : null,
-      "marker-end": edge.route === "stream" ? `url(#${arrow})` : null });
-    const element = s("g", { role: "button", "data-edge": edge.name, class: `edge ${edge.route}` }, s("path", { d, class: "hit" }), path);
-    const badge = s("g", { class: "badge", transform: `translate(${middle})` }, s("circle", { r: 7.5, stroke: colour }), s("text", { y: 4 }));
-    badges.append(badge);
-    return { group: element, path, badge, middle };
-  });
-  const rank = (i) => (doc.edges[i].route === "stream" ? 9 : 0) + Math.abs(board.effect(i) ?? 0);
-  const order = [...edges.keys()].sort((a, b) => rank(a) - rank(b));
-  for (const i of order) (doc.edges[i].route === "own" ? above : below).append(edges[i].group);
-  const made = doc.nodes.map((node) => drawNode(node, place.nodes.get(node.name)));
-  const drawnFirst = (i) => (doc.nodes[i].kind === "projection" ? 1 : 0);
-  [...made.keys()].sort((a, b) => drawnFirst(a) - drawnFirst(b) || place.nodes.get(doc.nodes[a].name).row - place.nodes.get(doc.nodes[b].name).row)
-    .forEach((i) => nodes.append(made[i].group));
-  return { edges, nodes: made };
+  svg.replaceChildren(s("defs", {}, arrowHead(arrow)), below, boxes, inside, badges);
+  return { edges, nodes };
+}
+
+/** The end of a stream's edge. */
+function arrowHead(id) {
+  const size = { viewBox: "0 0 8 8", refX: 6.5, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse" };
+  return s("marker", { id, ...size, orient: "auto" }, s("path", { d: "M0,0L8,4L0,8Z", fill: ROUTES.stream.colour }));
+}
+
+/** Draws one edge, wider to the pointer than to the eye, and the mark in its middle. */
+function drawEdge(board, i, { d, middle }, arrow) {
+  const { name, route } = board.doc.edges[i];
+  const end = route === "stream" ? `url(#${arrow})` : null;
+  const path = s("path", { d, class: "line", ...look(route), "marker-end": end });
+  const group = s("g", { role: "button", "data-edge": name, class: `edge ${route}` }, s("path", { d, class: "hit" }), path);
+  const mark = s("text", { y: 4 });
+  const circle = s("circle", { r: 7.5, stroke: ROUTES[route].colour });
+  return { group, path, mark, middle, badge: s("g", { class: "badge", transform: `translate(${middle})` }, circle, mark) };
 }
 
 /** Draws one node: a box with its name and effect, or the port of a projection. */
 function drawNode(node, at) {
   if (node.kind === "projection") {
-    const port = s("g", { class: "port", "data-node": node.name, transform: `translate(${at.x},${at.y})` }, s("circle", { r: 8 }), s("text", { y: 3.5, text: node.carrier }));
-    return { group: port };
+    const port = { class: "port", "data-node": node.name, transform: `translate(${at.x},${at.y})` };
+    return { group: s("g", port, s("circle", { r: 8 }), s("text", { y: 3.5, text: node.carrier })) };
   }
-  const [x, y] = [at.x - at.w / 2, at.y - at.h / 2];
-  const head = node.kind === "head";
-  const fill = s("rect", { x, y, width: at.w, height: at.h, rx: 7, class: "fill" });
-  const label = s("text", { x: at.x, y: head ? y + 16 : at.y + 4, class: "name", text: node.name });
-  const effect = s("text", { x: at.x, y: y + 30, class: "effect" });
-  const group = s("g", { role: "button", class: `node ${node.kind}`, "data-node": node.name },
-    s("rect", { x, y, width: at.w, height: at.h, rx: 7, class: "back" }), fill, label, head ? effect : null);
-  return { group, fill, effect };
+  const box = { x: at.x - at.w / 2, y: at.y - at.h / 2, width: at.w, height: at.h, rx: 7 };
+  const isHead = node.kind === "head";
+  const fill = s("rect", { ...box, class: "fill" });
+  const label = s("text", { x: at.x, y: isHead ? box.y + 16 : at.y + 4, class: "name", text: node.name });
+  const effect = isHead ? s("text", { x: at.x, y: box.y + 30, class: "effect" }) : null;
+  const attributes = { role: "button", class: `node ${node.kind}`, "data-node": node.name };
+  return { group: s("g", attributes, s("rect", { ...box, class: "back" }), fill, label, effect), fill, effect };
 }
 
 /** Sets what of the edges changes with the step and with what is chosen. */
-function drawEdges(board, parts) {
-  const { state, doc } = board;
-  parts.edges.forEach(({ group, path, badge }, i) => {
-    const { name } = doc.edges[i];
-    const effect = board.effect(i);
-    const change = state.changes[name];
+function drawEdges(board, drawn) {
+  drawn.forEach(({ group, path, badge, mark }, i) => {
+    const { name } = board.doc.edges[i];
+    const change = board.state.changes[name];
     const shown = board.isShown(i);
     group.style.display = shown ? "" : "none";
-    if (!shown) set(group, { tabindex: -1 });
-    group.classList.toggle("selected", state.edge === name);
+    group.classList.toggle("selected", board.state.edge === name);
     group.classList.toggle("changed", Boolean(change));
-    set(path, weight(effect, board.most));
     set(group, { "aria-label": spoken(edgeWords(board, i)), "aria-pressed": String(Boolean(change)) });
-    const mark = change ? CHANGES[change] : effect < 0 && shown ? "−" : "";
-    set(badge, { display: mark ? null : "none" }).lastChild.textContent = mark;
-    badge.classList.toggle("change", Boolean(change));
+    set(path, weight(board.effect(i), board.most));
+    mark.textContent = change ? CHANGES[change] : shown && board.effect(i) < 0 ? "−" : "";
+    set(badge, { class: change ? "badge change" : "badge", display: mark.textContent ? null : "none" });
   });
 }
 
 /** Sets what of the nodes changes with the step and with what is chosen. */
-function drawNodes(board, parts) {
-  parts.nodes.forEach(({ group, fill, effect }, i) => {
+function drawNodes(board, drawn) {
+  drawn.forEach(({ group, fill, effect }, i) => {
     if (!fill) return;
     const size = board.effect(i, "node");
-    const { name, kind } = board.doc.nodes[i];
+    const chosen = board.state.node === board.doc.nodes[i].name;
     set(fill, { "fill-opacity": (0.55 * Math.sqrt(clamp(Math.abs(size ?? 0), 0, 1))).toFixed(3) });
-    effect.textContent = size === null ? "" : fmt(size);
-    group.classList.toggle("selected", board.state.node === name);
-    set(group, { "aria-label": spoken(nodeWords(board, i)), "aria-pressed": kind === "head" ? String(board.state.node === name) : null });
+    if (effect) effect.textContent = size === null ? "" : fmt(size);
+    group.classList.toggle("selected", chosen);
+    set(group, { "aria-label": spoken(nodeWords(board, i)), "aria-pressed": effect ? String(chosen) : null });
   });
 }
 
 /** Shows in words what is under the pointer or has the focus, and dims what has nothing to do with it. */
-function hovering(board, svg, tip, parts, place) {
-  const { doc } = board;
+function hovering(board, svg, tip, drawn) {
+  let seen = null;
   const leave = () => {
+    seen = null;
     tip.hidden = true;
     svg.classList.remove("dim");
-    svg.querySelectorAll(".lit").forEach((element) => element.classList.remove("lit"));
+    drawn.edges.forEach(({ group }) => group.classList.remove("lit"));
   };
-  let seen = null;
   const enter = (event) => {
     const found = meant(svg, event);
-    if (found && found === seen && !tip.hidden) return;
+    if (found && found === seen) return;
     leave();
-    seen = found;
     if (!found) return;
-    const { edge, node } = found.dataset;
-    const i = edge === undefined ? board.nodeNumber.get(node) : board.edgeNumber.get(edge);
-    const { name, rows } = edge === undefined ? nodeWords(board, i) : edgeWords(board, i);
-    const touches = edge === undefined ? (e) => [e.source, e.target].some((n) => n === node || n.startsWith(`${node}.`)) : (e) => e.name === edge;
-    doc.edges.forEach((e, j) => touches(e) && parts().edges[j].group.classList.add("lit"));
+    seen = found;
     svg.classList.add("dim");
-    tip.replaceChildren(h("b", { text: name }), h("dl", {}, rows.map(([what, value]) => [h("dt", { text: what }), h("dd", { text: value })])));
-    tip.hidden = false;
-    const at = place().nodes.get(node);
-    const frame = svg.getBoundingClientRect();
-    const [scale, offset] = [frame.width / place().width, frame.left - svg.parentElement.getBoundingClientRect().left];
-    const [x, y] = edge === undefined ? [at.x, at.y - at.h / 2] : parts().edges[i].middle;
-    const room = svg.parentElement.clientWidth;
-    tip.style.left = `${clamp(offset + x * scale + 14, 4, room - tip.offsetWidth - 4)}px`;
-    tip.style.top = `${Math.max(4, y * scale - tip.offsetHeight - 10)}px`;
+    const { edge, node } = found.dataset;
+    const touches = (e) => e.name === edge || [e.source, e.target].some((end) => end === node || end.startsWith(`${node}.`));
+    board.doc.edges.forEach((e, i) => touches(e) && drawn.edges[i].group.classList.add("lit"));
+    showTip(board, svg, tip, drawn, found.dataset);
   };
-  svg.addEventListener("pointermove", enter);
-  svg.addEventListener("focusin", enter);
-  svg.addEventListener("pointerleave", leave);
-  svg.addEventListener("focusout", leave);
+  const events = { pointermove: enter, focusin: enter, pointerleave: leave, focusout: leave };
+  Object.entries(events).forEach(([name, act]) => svg.addEventListener(name, act));
   svg.addEventListener("keydown", (event) => event.key === "Escape" && leave());
 }
 
-/** What is changed, and what comes of it: the metric between corrupt and clean, the gradient's cosine, the other seeds. */
+/** Shows the words of an edge or a node beside it. */
+function showTip(board, svg, tip, { place, edges }, { edge, node }) {
+  const i = (edge === undefined ? board.nodeNumber : board.edgeNumber).get(edge ?? node);
+  const { name, rows } = edge === undefined ? nodeWords(board, i) : edgeWords(board, i);
+  const list = rows.map(([what, value]) => [h("dt", { text: what }), h("dd", { text: value })]);
+  tip.replaceChildren(h("b", { text: name }), h("dl", {}, list));
+  tip.hidden = false;
+  const box = place.nodes.get(node);
+  const [x, y] = edge === undefined ? [box.x, box.y - box.h / 2] : edges[i].middle;
+  const [frame, holder] = [svg, svg.parentElement].map((element) => element.getBoundingClientRect());
+  const scale = frame.width / place.width;
+  const right = holder.width - tip.offsetWidth - 4;
+  tip.style.left = `${clamp(frame.left - holder.left + x * scale + 14, 4, Math.max(4, right))}px`;
+  tip.style.top = `${Math.max(4, y * scale - tip.offsetHeight - 10)}px`;
+}
+
+/** What is changed, and what comes of it: the metric between corrupt and clean, the gradient, the other runs. */
 function changeView(board) {
-  const { doc } = board;
-  const out = Object.fromEntries(["whole", "metric", "difference", "effect", "cosine", "accuracy"].map((name) => [name, h("output", { "data-readout": name })]));
-  const row = (label, name) => h("div", {}, h("dt", { text: label }), h("dd", {}, out[name]));
-  const title = h("h2");
-  const about = h("p", { class: "about" });
-  const buttons = [...Object.keys(CHANGES), "clear"].map((change) =>
-    h("button", { type: "button", "data-change": change, onclick: () => board.change(board.state.edge, change) }, CHANGES[change] ? h("b", { text: CHANGES[change] }) : null, ` ${change}`));
-  const changes = h("ul", { class: "changes" });
-  const between = h("div", { class: "between" });
-  const note = h("p", { class: "note", role: "status" });
-  const curve = h("div");
-  const element = h("section", { class: "card change", "aria-label": "What is changed" }, title, about, h("div", { class: "buttons" }, buttons), changes, between,
-    h("dl", { class: "numbers" }, row(`${doc.metric}, whole`, "whole"), row("changed", "metric"), row("difference", "difference"),
-      row("effect", "effect"), row("gradient cosine", "cosine"), row("accuracy", "accuracy")), note, curve);
+  const readouts = ["whole", "metric", "difference", "effect", "cosine", "accuracy"];
+  const out = Object.fromEntries(readouts.map((name) => [name, h("output", { "data-readout": name })]));
+  const labels = [`${board.doc.metric}, whole`, "changed", "difference", "effect", "gradient cosine", "accuracy"];
+  const numbers = readouts.map((name, i) => h("div", {}, h("dt", { text: labels[i] }), h("dd", {}, out[name])));
+  const [title, about, changes] = [h("h2"), h("p", { class: "about" }), h("ul", { class: "changes" })];
+  const [between, runs] = [h("div", { class: "between" }), h("p", { class: "about" })];
+  const note = h("p", { class: "note", role: "status", "data-readout": "note" });
+  const buttons = [...Object.keys(CHANGES), "clear"].map((change) => changeButton(board, change));
+  const parts = [title, about, h("div", { class: "buttons" }, buttons.map((button) => button.element)), changes, between];
+  const card = { class: "card change", "aria-label": "What is changed" };
+  const element = h("section", card, parts, h("dl", { class: "numbers" }, numbers), note, runs);
   const draw = () => {
-    const { edge, changes: made, at } = board.state;
-    const i = board.edgeNumber.get(edge);
+    const { edge } = board.state;
     const found = outcome(board);
-    const whole = board.run.clean[at];
-    const metric = found ? found.metric ?? null : whole;
+    const values = valuesOf(board, found);
     title.textContent = edge ?? "Cut an edge";
-    about.textContent = edge ? changeWords(board, edge) : "Click an edge, or choose it with the arrow keys and Enter: it carries the corrupt run's values then.";
-    for (const button of buttons) {
-      const { change } = button.dataset;
-      button.disabled = !edge || (change !== "clear" && !board.changesOf(edge).includes(change));
-      set(button, { "aria-pressed": change === "clear" ? null : String(made[edge] === change) });
-    }
-    changes.replaceChildren(...(Object.keys(made).length > 1 ? Object.entries(made) : []).map(([name, change]) =>
-      h("li", {}, `${name}: ${change} `, h("button", { type: "button", text: "✕", "aria-label": `take back ${name}`, onclick: () => board.change(name, "clear") }))));
-    show(out.whole, whole);
-    show(out.metric, metric);
-    show(out.difference, metric === null ? null : metric - whole);
-    show(out.effect, found ? found.effect ?? null : edge ? board.effect(i) : null);
-    show(out.cosine, found?.cosine ?? null);
-    show(out.accuracy, found ? found.accuracy ?? null : board.run.accuracy?.[at] ?? null);
-    between.replaceChildren(betweenLine(board.run, at, metric));
-    note.textContent = found ? found.note || (found.live ? "Live: computed now by the kernel." : board.asks ? "Precomputed; the kernel is asked …" : "Precomputed.") : "";
-    curve.replaceChildren(...(edge ? [effectCurve(board, i)] : []), ...(edge ? otherSeeds(board, i) : []));
+    about.textContent = changeWords(board);
+    buttons.forEach((button) => button.draw());
+    changes.replaceChildren(...changesMade(board));
+    readouts.forEach((name) => show(out[name], values[name] ?? null));
+    between.replaceChildren(betweenLine(values));
+    note.textContent = noteOf(board, found);
+    runs.textContent = runsWords(board);
   };
   return { element, draw };
 }
 
-/** Says what an edge's change does, in the document's words. */
-function changeWords(board, edge) {
-  const change = board.state.changes[edge];
-  const i = board.edgeNumber.get(edge);
-  const effect = withInterval(...["effect", "low", "high"].map((field) => board.effect(i, "edge", field)));
-  return `Effect when cut at step ${count(board.step)}: ${effect}. ` + (change ? `Now ${change}: ${board.doc.words?.[change] ?? ""}.` : "Nothing is changed here.");
+/** Returns the numbers that are read out; with nothing changed, those of the clean run. */
+function valuesOf(board, found) {
+  const { at, edge } = board.state;
+  const [whole, corrupt] = [board.run.clean[at], board.run.corrupt[at]];
+  const effect = edge === null ? null : board.effect(board.edgeNumber.get(edge));
+  const { metric = null, ...others } = found ?? { metric: whole, effect, accuracy: board.run.accuracy?.[at] };
+  return { ...others, whole, corrupt, metric, difference: metric === null ? null : metric - whole };
+}
+
+/** A button that makes one change of the selected edge. */
+function changeButton(board, change) {
+  const mark = CHANGES[change] ? h("b", { text: `${CHANGES[change]} ` }) : null;
+  const element = h("button", { type: "button", "data-change": change, title: board.doc.words?.[change] }, mark, change);
+  element.addEventListener("click", () => board.change(board.state.edge, change));
+  const draw = () => {
+    const { edge, changes } = board.state;
+    element.disabled = edge === null || (change !== "clear" && !board.changesOf(edge).includes(change));
+    set(element, { "aria-pressed": change === "clear" ? null : String(edge !== null && changes[edge] === change) });
+  };
+  return { element, draw };
+}
+
+/** All changes where there are several, each with a button that takes it back. */
+function changesMade(board) {
+  const made = Object.entries(board.state.changes);
+  const back = (name) => ({ type: "button", text: "✕", "aria-label": `take back ${name}`, onclick: () => board.change(name, "clear") });
+  return made.length < 2 ? [] : made.map(([name, change]) => h("li", {}, `${name}: ${change} `, h("button", back(name))));
+}
+
+/** Says what the selected edge's change does, in the document's words. */
+function changeWords({ doc, state }) {
+  if (state.edge === null) return "Click an edge, or reach it with Tab and arrow keys and press Enter: it is cut.";
+  const change = state.changes[state.edge];
+  const said = doc.words?.[change] ?? "";
+  return change ? `${change[0].toUpperCase()}${change.slice(1)}: ${said}.` : "Nothing is changed here.";
+}
+
+/** Says where the numbers are from, or why there are none. */
+function noteOf(board, found) {
+  if (found === null) return "";
+  if (found.note) return found.note;
+  return found.live ? "Live: computed now by the kernel." : `Precomputed${board.asks ? "; the kernel is asked …" : "."}`;
 }
 
 /** The metric on a line from the corrupt run's to the clean run's. */
-function betweenLine(run, at, metric) {
-  const [clean, corrupt] = [run.clean[at], run.corrupt[at]];
-  const ends = known([clean, corrupt, metric]);
+function betweenLine({ whole, corrupt, metric }) {
+  const ends = known([whole, corrupt, metric]);
   const x = line([Math.min(...ends), Math.max(...ends)], [8, 372]);
   const anchor = (value) => (x(value) < 120 ? "start" : x(value) > 260 ? "end" : "middle");
-  const mark = (value, label, fill) => s("g", {}, s("circle", { cx: x(value), cy: 24, r: 5, fill, stroke: INK }),
-    s("text", { x: x(value), y: 44, "text-anchor": anchor(value), text: label }));
-  return s("svg", { viewBox: "0 0 380 50", role: "img", "aria-label": `clean ${fmt(clean)}, corrupt ${fmt(corrupt)}, changed ${fmt(metric)}` },
-    s("path", { d: `M${x(corrupt)},24H${x(clean)}`, stroke: "#c9ced6", "stroke-width": 3 }), mark(corrupt, `corrupt ${fmt(corrupt)}`, "#fff"), mark(clean, `clean ${fmt(clean)}`, INK),
-    metric === null ? null : s("path", { d: `M${x(metric)},18l-6,-10h12Z`, fill: "#E69F00", stroke: INK }));
+  const mark = (name, value) => [
+    s("circle", { cx: x(value), cy: 24, r: 5, class: name }),
+    s("text", { x: x(value), y: 44, "text-anchor": anchor(value), text: `${name} ${fmt(value)}` }),
+  ];
+  const now = metric === null ? null : s("path", { d: `M${x(metric)},18l-6,-10h12Z`, class: "now" });
+  const label = `clean ${fmt(whole)}, corrupt ${fmt(corrupt)}, changed ${fmt(metric)}`;
+  const axis = s("path", { d: `M${x(corrupt)},24H${x(whole)}`, class: "axis" });
+  return s("svg", { viewBox: "0 0 380 50", role: "img", "aria-label": label }, axis, mark("corrupt", corrupt), mark("clean", whole), now);
 }
 
-/** Returns the path of a line through points; a value that was not measured interrupts it. */
+/** Returns a line through points; a value that was not measured interrupts it. */
 function path(values, x, y) {
-  return values.map((value, i) => (value === null || value === undefined ? "" : `${i && known([values[i - 1]]).length ? "L" : "M"}${x(i).toFixed(1)},${y(value).toFixed(1)}`)).join("");
+  const isKnown = (i) => known([values[i]]).length > 0;
+  const point = (i) => `${isKnown(i - 1) ? "L" : "M"}${x(i).toFixed(1)},${y(values[i]).toFixed(1)}`;
+  return values.map((_, i) => (isKnown(i) ? point(i) : "")).join("");
 }
 
-/** An edge's effect over training, with its interval. */
-function effectCurve(board, i) {
-  const { run, state } = board;
-  const of = (field) => run.steps.map((_, at) => measured(run, "edge", field, at, i));
-  const [effect, low, high] = ["effect", "low", "high"].map(of);
-  const all = known([...effect, ...low, ...high, 0]);
-  const x = line([0, run.steps.length - 1], [6, 294]);
-  const y = line([Math.min(...all), Math.max(...all)], [62, 8]);
-  const band = low.every((v) => v !== null) ? `${path(high, x, y)}L${[...low.keys()].reverse().map((at) => `${x(at)},${y(low[at])}`).join("L")}Z` : null;
-  const { colour } = ROUTES[board.doc.edges[i].route];
-  return h("figure", {}, h("figcaption", { text: `Its effect over training, ${fmt(Math.min(...all))} to ${fmt(Math.max(...all))}` }),
-    s("svg", { viewBox: "0 0 300 70", "aria-hidden": "true" }, s("path", { d: `M6,${y(0)}H294`, stroke: "#c9ced6" }), band && s("path", { d: band, fill: colour, "fill-opacity": 0.18 }),
-      s("path", { d: path(effect, x, y), fill: "none", stroke: colour, "stroke-width": 2 }), known([effect[state.at]]).map((e) => s("circle", { cx: x(state.at), cy: y(e), r: 4, fill: colour }))));
-}
-
-/** The same edge in the other runs. */
-function otherSeeds(board, i) {
-  const others = board.doc.runs.slice(1).map((run) => `${run.name} ${fmt(measured(run, "edge", "effect", nearest(run.steps, board.step), i))}`);
-  return others.length ? [h("p", { class: "seeds", text: `Other runs at this step: ${others.join("; ")}.` })] : [];
+/** Says what the selected edge's effect is here, with its interval, and in the other runs. */
+function runsWords(board) {
+  const i = board.edgeNumber.get(board.state.edge);
+  if (i === undefined) return "";
+  const effect = (run) => fmt(measured(run, "edge", "effect", nearest(run.steps, board.step), i));
+  const others = board.doc.runs.slice(1).map((run) => `${run.name} ${effect(run)}`);
+  return `Effect when cut: ${effectOf(board, i)}${others.length ? `; in other runs: ${others.join(", ")}` : ""}.`;
 }
 
 /** The head that is chosen: its pattern on a prompt, what its values are made of, its share by route. */
 function headView(board) {
-  const title = h("h2");
-  const choice = h("select", { "aria-label": "Prompt", "data-control": "prompt", onchange: () => board.choose({ prompt: Number(choice.value) }, false) });
-  const said = h("p", { class: "note", role: "status" });
+  const { doc, state } = board;
+  const choice = h("select", { "aria-label": "Prompt", "data-control": "prompt" });
+  choice.addEventListener("change", () => board.choose({ prompt: Number(choice.value) }, false));
+  const [title, said] = [h("h2"), h("p", { class: "note", role: "status" })];
   const [tokens, shares] = [h("div", { class: "tokens" }), h("div", { class: "shares" })];
   const own = ownPrompt(board);
-  const element = h("section", { class: "card head", "aria-label": "Head" }, title, h("label", { class: "prompt" }, "Prompt ", choice), own, said, tokens, shares);
+  const pick = h("label", { class: "prompt" }, "Prompt ", choice);
+  const element = h("section", { class: "card head", "aria-label": "Head" }, title, pick, own, said, tokens, shares);
   let drawn = null;
   const draw = () => {
-    const { state, doc } = board;
     const prompt = board.prompts[state.prompt];
-    const node = doc.nodes[board.nodeNumber.get(state.node)];
     own.hidden = !board.asks;
     const key = JSON.stringify([state.node, state.prompt, state.at, board.prompts.length, prompt?.steps]);
     if (key === drawn) return;
     drawn = key;
-    title.textContent = node ? `Head ${node.name}` : "No head";
-    choice.replaceChildren(...board.prompts.map((p, i) => h("option", { value: i, text: `${p.text ? "yours: " : ""}${p.tokens.map(words).join(" ")}` })));
-    choice.value = state.prompt;
-    choice.parentElement.hidden = !board.prompts.length;
+    const node = doc.nodes[board.nodeNumber.get(state.node)];
     const numbers = node && prompt ? onPrompt(doc, prompt, node, board.step) : null;
-    const kept = numbers && prompt.steps[numbers.at];
-    said.textContent = !numbers ? "No prompt is in this document." : kept === board.step ? "" : `At step ${count(kept)}, the nearest that was kept for prompts.`;
+    const kept = numbers ? prompt.steps[numbers.at] : null;
+    title.textContent = node ? `Head ${node.name}` : "No head";
+    pick.hidden = !board.prompts.length;
+    choice.replaceChildren(...board.prompts.map((p, value) => h("option", { value, text: promptName(p) })));
+    choice.value = state.prompt;
+    said.textContent = kept === board.step ? "" : `At step ${count(kept)}, the nearest that was kept for prompts.`;
+    if (!numbers) said.textContent = "No prompt is in this document.";
     tokens.replaceChildren(...(numbers ? tokenViews(prompt, numbers) : []));
     shares.replaceChildren(...(node ? sharesOf(board, node) : []));
   };
   return { element, draw };
 }
 
+const promptName = ({ tokens, text }) => (text === undefined ? "" : "yours: ") + tokens.map(words).join(" ");
+
 /** A field for a prompt in the user's own words, which a kernel answers. */
 function ownPrompt(board) {
   const text = h("input", { type: "text", "aria-label": "A prompt of your own", placeholder: "A prompt of your own" });
   const said = h("p", { class: "note", role: "alert" });
-  const asked = (event) => {
+  const ask = (event) => {
     event.preventDefault();
     said.textContent = "The kernel is asked …";
     board.askPrompt(text.value, (error) => (said.textContent = error));
   };
-  return h("form", { class: "own-prompt", onsubmit: asked }, text, h("button", { text: "Show" }), said);
+  return h("form", { class: "own-prompt", onsubmit: ask }, text, h("button", { text: "Show" }), said);
 }
 
 /** A prompt by token: the pattern, the row of the position that is read, the norms of the values. */
 function tokenViews(prompt, numbers) {
-  const n = prompt.tokens.length;
   const names = prompt.tokens.map(words);
-  const [left, cell] = [66, Math.min(30, 330 / n)];
-  const x = (i) => left + (i + 0.5) * cell;
-  const width = 400;
-  const below = n * cell + 8;
-  const deep = below + 12 + 6.6 * Math.max(...names.map((name) => short(name).length));
+  const cell = Math.min(30, 330 / names.length);
+  const grid = { left: 66, cell, names, below: 12 + names.length * cell, x: (i) => 66 + (i + 0.5) * cell };
+  const deep = grid.below + 8 + 6.6 * Math.max(...names.map((name) => short(name).length));
   const cursor = s("rect", { class: "cursor", width: cell, height: cell });
-  const cells = names.flatMap((_, q) => names.slice(0, q + 1).map((__, k) => s("rect", { x: left + k * cell, y: 4 + q * cell, width: cell - 0.5, height: cell - 0.5,
-    fill: "#0072B2", "fill-opacity": Math.max(0.04, numbers.weight(q, k)).toFixed(3), "data-cell": `${q},${k}` })));
-  const marked = (i) => Object.values(prompt.roles ?? {}).flat().includes(i) || i === prompt.read_at;
-  const label = (i, attributes) => s("text", { ...attributes, style: `font-size:${Math.min(11, cell)}px`, class: marked(i) ? "role" : null, text: short(names[i]) });
-  const rows = cell < 7 ? [] : names.map((_, q) => label(q, { x: left - 5, y: 4 + (q + 0.75) * cell, "text-anchor": "end" }));
-  const columns = cell < 7 ? [] : names.map((_, k) => label(k, { transform: `translate(${x(k) + 3},${below}) rotate(-90)`, "text-anchor": "end" }));
-  const bars = names.map((_, k) => k <= prompt.read_at ? s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: deep + 6 + 36 * (1 - numbers.weight(prompt.read_at, k)), height: Math.max(0.6, 36 * numbers.weight(prompt.read_at, k)), fill: "#0072B2" }) : null);
-  const norms = normLines(numbers, x, deep + 68);
+  const norms = normLines(numbers, grid, deep + 64);
+  const row = { x: grid.left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell };
+  const attributes = { viewBox: `0 0 400 ${deep + (norms.length ? 126 : 48)}`, tabindex: 0, role: "img", "data-part": "pattern" };
+  const label = "Attention pattern: arrow keys move over queries and keys";
+  const below = [readBars(prompt, numbers, grid, deep), norms];
+  const svg = s("svg", { ...attributes, "aria-label": label }, patternCells(numbers, grid), s("rect", { class: "read", ...row }), cursor, tokenNames(prompt, grid), below);
   const said = h("p", { class: "cell", "aria-live": "polite" });
-  const svg = s("svg", { viewBox: `0 0 ${width} ${deep + (norms.length ? 130 : 48)}`, tabindex: 0, role: "img", "data-part": "pattern", "aria-label": "Attention pattern: arrow keys move over queries and keys" },
-    cells, s("rect", { class: "read", x: left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell }), cursor, rows, columns,
-    s("text", { class: "caption", x: 0, y: deep, "data-part": "read", text: `attention from “${short(names[prompt.read_at] ?? "", 14)}”, where it is read` }), s("path", { d: `M${left},${deep + 42}H${left + n * cell}`, stroke: "#c9ced6" }), bars, norms);
-  const look = ([q, k]) => {
-    set(cursor, { x: left + k * cell, y: 4 + q * cell });
-    const norm = ["own", "incoming", "mixed"].filter((route) => numbers[route]).map((route) => `${route} ${fmt(numbers[route][k])}`).join(", ");
-    show(said, numbers.weight(q, k), `query “${names[q]}” (${q}) → key “${names[k]}” (${k}): ${fmt(numbers.weight(q, k))}${norm ? `; norms of its value: ${norm}` : ""}`);
-  };
-  lookAround(svg, look, prompt.read_at);
-  return [rolesLine(prompt, names), svg, said];
+  lookAround(svg, prompt.read_at, (q, k) => {
+    set(cursor, { x: grid.left + k * cell, y: 4 + q * cell });
+    show(said, numbers.weight(q, k), cellWords(numbers, names, q, k));
+  });
+  return [h("p", { class: "roles", text: rolesOf(prompt, names) }), svg, said];
+}
+
+/** The pattern: a cell a query (row) and key (column), the darker the more attention. */
+function patternCells(numbers, { left, cell, names }) {
+  const at = (q, k) => ({ x: left + k * cell, y: 4 + q * cell, width: cell - 0.5, height: cell - 0.5, "data-cell": `${q},${k}` });
+  const fill = (q, k) => ({ "fill-opacity": Math.max(0.04, numbers.weight(q, k)).toFixed(3) });
+  return names.flatMap((_, q) => names.slice(0, q + 1).map((__, k) => s("rect", { ...at(q, k), ...fill(q, k) })));
+}
+
+/** The tokens beside the rows and below the columns; those with a role, and the one where it is read, are bold. */
+function tokenNames(prompt, { left, cell, names, below, x }) {
+  if (cell < 7) return [];
+  const bold = new Set([prompt.read_at, ...Object.values(prompt.roles ?? {}).flat()]);
+  const style = `font-size:${Math.min(11, cell)}px`;
+  const name = (i, where) => s("text", { ...where, style, "text-anchor": "end", class: bold.has(i) ? "role" : null, text: short(names[i]) });
+  const rows = names.map((_, i) => name(i, { x: left - 5, y: 4 + (i + 0.75) * cell }));
+  return [...rows, ...names.map((_, i) => name(i, { transform: `translate(${x(i) + 3},${below - 4}) rotate(-90)` }))];
+}
+
+/** The attention of the position that is read, as bars under the tokens. */
+function readBars(prompt, numbers, { left, cell, names, x }, top) {
+  const end = prompt.read_at;
+  const caption = `attention from “${short(names[end] ?? "", 14)}” (${end}), where it is read`;
+  const size = (k) => ({ y: top + 42 - 36 * numbers.weight(end, k), height: 36 * numbers.weight(end, k) });
+  const bars = names.slice(0, end + 1).map((_, k) => s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, ...size(k) }));
+  const axis = s("path", { d: `M${left},${top + 42}h${names.length * cell}`, class: "axis" });
+  return [s("text", { class: "caption", y: top, text: caption }), bars, axis];
+}
+
+const NORMS = {
+  own: { colour: ROUTES.own.colour, mark: "M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0" },
+  incoming: { colour: ROUTES.stream.colour, mark: "M0,-4l4,7h-8Z" },
+  mixed: { colour: INK, mark: "M-3,-3h6v6h-6Z" },
+};
+
+/** The norms of own, incoming and mixed values by token, where there are any. */
+function normLines(numbers, { x }, top) {
+  const there = Object.keys(NORMS).filter((route) => numbers[route]);
+  if (!there.length) return [];
+  const most = Math.max(...there.flatMap((route) => numbers[route]), 1e-9);
+  const y = line([0, most], [top + 56, top + 6]);
+  const mark = (route, at) => s("path", { d: NORMS[route].mark, fill: NORMS[route].colour, transform: `translate(${at})` });
+  const key = there.map((route, i) => [mark(route, [150 + 78 * i, top - 8]), s("text", { class: "caption", x: 158 + 78 * i, y: top - 4, text: route })]);
+  const lineOf = (route) => s("path", { d: path(numbers[route], x, y), stroke: NORMS[route].colour, fill: "none", "stroke-opacity": 0.5 });
+  const series = there.map((route) => s("g", { "data-norms": route }, lineOf(route), numbers[route].map((value, i) => mark(route, [x(i), y(value)]))));
+  const axis = s("path", { d: `M${x(0)},${top + 56}H${x(numbers[there[0]].length - 1)}`, class: "axis" });
+  return [s("text", { class: "caption", y: top - 4, text: `norms of its values, 0 to ${fmt(most)}` }), key, series, axis];
 }
 
 /** Lets the pointer and the arrow keys choose a cell of the pattern. */
-function lookAround(svg, look, row) {
-  let cell = [row, row];
-  const go = (q, k) => look((cell = [q, Math.min(q, k)]));
-  svg.addEventListener("pointerover", (event) => event.target.dataset.cell && go(...event.target.dataset.cell.split(",").map(Number)));
+function lookAround(svg, row, see) {
+  let [query, key] = [row, 0];
+  const go = (q, k) => {
+    [query, key] = [q, Math.min(q, k)];
+    see(query, key);
+  };
+  svg.addEventListener("pointerover", ({ target }) => target.dataset.cell && go(...target.dataset.cell.split(",").map(Number)));
   svg.addEventListener("keydown", (event) => {
-    const move = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
-    const next = move && [cell[0] + move[0], cell[1] + move[1]];
-    if (!next || !svg.querySelector(`[data-cell="${next[0]},0"]`) || next[1] < 0) return;
+    const [down, right] = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key] ?? [];
+    if (down === undefined || key + right < 0 || !svg.querySelector(`[data-cell="${query + down},0"]`)) return;
     event.preventDefault();
-    go(...next);
+    go(query + down, key + right);
   });
-  go(row, 0);
+  go(query, key);
 }
 
-/** Who plays which role in a prompt, and what would be right and wrong. */
-function rolesLine(prompt, names) {
-  const roles = Object.entries(prompt.roles ?? {}).map(([role, places]) => `${role}: ${places.map((i) => `${names[i]} (${i})`).join(", ")}`);
-  const ends = [["answer", prompt.answer], ["wrong", prompt.wrong]].filter(([, value]) => value !== null && value !== undefined).map(([name, value]) => `${name}: ${words(String(value))}`);
-  return h("p", { class: "roles", text: [...ends, ...roles].join(" · ") });
+/** A cell of the pattern in words. */
+function cellWords(numbers, names, q, k) {
+  const norms = Object.keys(NORMS).filter((route) => numbers[route]).map((route) => `${route} ${fmt(numbers[route][k])}`);
+  const said = `query “${names[q]}” (${q}) → key “${names[k]}” (${k}): ${fmt(numbers.weight(q, k))}`;
+  return norms.length ? `${said}; norms of the key's value: ${norms.join(", ")}` : said;
 }
 
-/** The norms of own, incoming and mixed values by token. */
-function normLines(numbers, x, top) {
-  const looks = { own: ["#56B4E9", "M-3,0a3,3 0 1 0 6,0a3,3 0 1 0 -6,0"], incoming: ["#D55E00", "M0,-4l4,7h-8Z"], mixed: [INK, "M-3,-3h6v6h-6Z"] };
-  const there = Object.entries(looks).filter(([route]) => numbers[route]);
-  if (!there.length) return [];
-  const y = line([0, Math.max(...there.flatMap(([route]) => numbers[route]), 1e-9)], [top + 56, top + 6]);
-  const key = there.map(([route, [fill, mark]], i) => s("g", { transform: `translate(${150 + 78 * i},${top - 8})` }, s("path", { d: mark, fill }), s("text", { class: "caption", x: 8, y: 4, text: route })));
-  const series = there.map(([route, [fill, mark]]) => s("g", { "data-norms": route }, s("path", { d: path(numbers[route], x, y), stroke: fill, fill: "none", "stroke-opacity": 0.5 }),
-    numbers[route].map((value, i) => s("path", { d: mark, fill, transform: `translate(${x(i)},${y(value)})` }))));
-  return [s("text", { class: "caption", x: 0, y: top - 4, text: "norms of its values:" }), ...key, ...series, s("path", { d: `M${x(0)},${top + 56}H${x(numbers[there[0][0]].length - 1)}`, stroke: "#c9ced6" })];
+/** What would be right and wrong after a prompt, and which tokens play which role. */
+function rolesOf(prompt, names) {
+  const ends = ["answer", "wrong"].filter((end) => known([prompt[end]]).length);
+  const roles = Object.entries(prompt.roles ?? {});
+  const said = roles.map(([role, places]) => `${role}: ${places.map((i) => `${names[i]} (${i})`).join(", ")}`);
+  return [...ends.map((end) => `${end}: ${words(String(prompt[end]))}`), ...said].join(" · ");
 }
 
-/** A head's effect by route, as bars and numbers. */
+const SHARES = { own: ROUTES.own.colour, stream: ROUTES.stream.colour, interaction: "#CC79A7", total: "#9aa1ac" };
+
+/** A head's effect by route, as bars and numbers; one table for each of its carriers that a stream brings something. */
 function sharesOf(board, node) {
-  const here = (board.run.shares?.[board.state.at] ?? []).filter((share) => share.layer === node.layer && share.head === node.head);
-  const routes = ["own", "stream", "interaction", "total"];
-  const all = [0, 1, ...here.flatMap((share) => routes.flatMap((route) => known(share[route] ?? [])))];
-  const x = line([Math.min(...all), Math.max(...all)], [4, 116]);
-  const bar = ([effect, low, high], fill) => s("svg", { viewBox: "0 0 120 14", "aria-hidden": "true" }, s("rect", { x: Math.min(x(0), x(effect)), width: Math.abs(x(effect) - x(0)), y: 2, height: 10, fill }),
-    s("path", { d: `M${x(0)},0V14`, stroke: GREY }), low === null || low === undefined ? null : s("path", { d: `M${x(low)},7H${x(high)}M${x(low)},4V10M${x(high)},4V10`, stroke: INK }));
-  const fill = { own: "#56B4E9", stream: "#D55E00", interaction: "#CC79A7", total: "#9aa1ac" };
-  return here.map((share) => h("table", {}, h("caption", { text: `Effect of its ${share.carrier} by route: own + stream + interaction = total` }),
-    h("tbody", {}, routes.filter((route) => share[route]).map((route) => h("tr", {}, h("th", { scope: "row", text: route }), h("td", {}, bar(share[route], fill[route])),
-      h("td", { "data-share": `${node.name}.${share.carrier}:${route}`, "data-value": share[route][0], text: withInterval(...share[route]) }))))));
+  const all = board.run.shares?.[board.state.at] ?? [];
+  const here = all.filter((share) => share.layer === node.layer && share.head === node.head);
+  const ends = known([0, 1, ...here.flatMap((share) => Object.keys(SHARES).flatMap((route) => share[route] ?? []))]);
+  const x = line([Math.min(...ends), Math.max(...ends)], [4, 116]);
+  const row = (share, route) => {
+    const number = { "data-share": `${node.name}.${share.carrier}:${route}`, "data-value": share[route][0] };
+    const cells = [h("td", {}, shareBar(share[route], x, SHARES[route])), h("td", { ...number, text: withInterval(...share[route]) })];
+    return h("tr", {}, h("th", { scope: "row", text: route }), cells);
+  };
+  const caption = (share) => h("caption", { text: `Effect of its ${share.carrier}: own + stream + interaction = total` });
+  const routes = (share) => Object.keys(SHARES).filter((route) => share[route]);
+  return here.map((share) => h("table", {}, caption(share), h("tbody", {}, routes(share).map((route) => row(share, route)))));
 }
 
-/** Training: the slider over checkpoints under the metric of the clean and the corrupt run. */
+/** A bar from zero with its interval. */
+function shareBar([effect, low, high], x, fill) {
+  const bar = s("rect", { x: Math.min(x(0), x(effect)), width: Math.abs(x(effect) - x(0)), y: 2, height: 10, fill });
+  const whiskers = known([low, high]).length === 2 ? `M${x(low)},7H${x(high)}M${x(low)},4V10M${x(high)},4V10` : "";
+  const lines = [s("path", { d: `M${x(0)},0V14`, stroke: GREY }), s("path", { d: whiskers, stroke: INK })];
+  return s("svg", { viewBox: "0 0 120 14", "aria-hidden": "true" }, bar, lines);
+}
+
+/** Training: the slider over checkpoints, under the metric of the clean and the corrupt run. */
 function trainingView(board) {
   const { run, doc } = board;
   const last = run.steps.length - 1;
-  const slider = h("input", { type: "range", min: 0, max: last, step: 1, "data-control": "step", "aria-label": "Checkpoint", oninput: () => board.choose({ at: Number(slider.value) }) });
+  const slider = h("input", { type: "range", min: 0, max: last, "data-control": "step", "aria-label": "Checkpoint" });
+  slider.addEventListener("input", () => board.choose({ at: Number(slider.value) }));
   const said = h("output", { "data-readout": "step" });
   const chart = h("div", { class: "chart" });
-  let timer = null;
-  const stop = () => (clearInterval(timer), (timer = null), (play.textContent = "▶ play"));
-  const tick = () => (board.state.at < last && element.isConnected ? board.choose({ at: board.state.at + 1 }) : stop());
-  const start = () => (board.choose({ at: board.state.at === last ? 0 : board.state.at }), (timer = setInterval(tick, 500)), (play.textContent = "❚❚ pause"));
-  const play = h("button", { type: "button", text: "▶ play", "data-control": "play", onclick: () => (timer ? stop() : start()) });
-  const element = h("section", { class: "card", "aria-label": "Training" }, h("div", { class: "tools" }, h("h2", { text: `${doc.metric} over training` }), said, last ? play : null), chart, last ? slider : null);
+  const play = player(board, last);
+  const tools = h("div", { class: "tools" }, h("h2", { text: `${doc.metric} over training` }), said, play.element);
+  const element = h("section", { class: "card", "aria-label": "Training" }, tools, chart, slider);
   const draw = () => {
     slider.value = board.state.at;
     set(slider, { "aria-valuetext": `step ${count(board.step)}` });
     show(said, board.step, `step ${count(board.step)} of ${count(run.steps[last])}`);
     chart.replaceChildren(metricChart(board, chart.clientWidth || 600));
   };
-  return { element, draw, stop };
+  return { element, draw, stop: play.stop };
+}
+
+/** A button that goes through the checkpoints. */
+function player(board, last) {
+  const element = h("button", { type: "button", text: "▶ play", "data-control": "play", hidden: last < 1 });
+  let timer = null;
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    element.textContent = "▶ play";
+  };
+  const tick = () => (board.state.at < last ? board.choose({ at: board.state.at + 1 }) : stop());
+  element.addEventListener("click", () => {
+    if (timer) return stop();
+    if (board.state.at === last) board.choose({ at: 0 });
+    timer = setInterval(tick, 600);
+    element.textContent = "❚❚ pause";
+  });
+  return { element, stop };
 }
 
 /** The metric of the clean and the corrupt run over training, and with the chosen edge cut. */
 function metricChart(board, width) {
   const { run, state } = board;
-  const cut = state.edge ? run.steps.map((_, at) => measured(run, "edge", "metric", at, board.edgeNumber.get(state.edge))) : [];
-  const lines = [["clean", run.clean, INK, null], ["corrupt", run.corrupt, GREY, "5 4"], ["edge cut", cut, "#B8720A", "2 3"]].filter(([, values]) => known(values).length);
-  const all = lines.flatMap(([, values]) => known(values));
-  const x = line([0, Math.max(1, run.steps.length - 1)], [8, width - 8]);
-  const y = line([Math.min(...all), Math.max(...all)], [112, 22]);
+  const i = board.edgeNumber.get(state.edge);
+  const cut = run.steps.map((_, at) => measured(run, "edge", "metric", at, i));
+  const series = Object.entries({ clean: run.clean, corrupt: run.corrupt, "edge cut": cut }).filter(([, values]) => known(values).length);
+  const all = series.flatMap(([, values]) => known(values));
+  const ends = [Math.min(...all), Math.max(...all)];
   const last = run.steps.length - 1;
+  const [x, y] = [line([0, Math.max(1, last)], [8, width - 8]), line(ends, [112, 24])];
+  const text = (attributes) => s("text", { class: "axis", ...attributes });
+  const name = (of) => of.replace(" ", "-");
+  const key = series.map(([of], at) => [
+    s("path", { d: `M${8 + 96 * at},8h22`, class: name(of) }),
+    s("text", { x: 36 + 96 * at, y: 12, text: of }),
+  ]);
+  const dot = ([of, values]) => known([values[state.at]]).map((v) => s("circle", { cx: x(state.at), cy: y(v), r: 3.5, class: name(of) }));
+  const lines = series.map((one) => [s("path", { d: path(one[1], x, y), class: name(one[0]) }), dot(one)]);
   const every = Math.ceil((run.steps.length * 56) / width);
-  const key = lines.map(([name, , stroke, dash], i) => s("g", { transform: `translate(${8 + 92 * i},8)` }, s("path", { d: "M0,0H22", stroke, "stroke-width": 2, "stroke-dasharray": dash }), s("text", { x: 27, y: 4, text: name })));
-  return s("svg", { viewBox: `0 0 ${width} 136`, role: "img", "aria-label": `At step ${count(board.step)}: clean ${fmt(run.clean[state.at])}, corrupt ${fmt(run.corrupt[state.at])}` }, key,
-    s("path", { d: `M${x(state.at)},18V116`, stroke: "#E69F00", "stroke-width": 2 }),
-    lines.map(([, values, stroke, dash]) => [s("path", { d: path(values, x, y), fill: "none", stroke, "stroke-width": 2, "stroke-dasharray": dash }), known([values[state.at]]).map((v) => s("circle", { cx: x(state.at), cy: y(v), r: 3.5, fill: stroke }))]),
-    [Math.min(...all), Math.max(...all)].map((v) => s("text", { x: width - 16, y: y(v) - 4, "text-anchor": "end", class: "axis", text: fmt(v) })),
-    run.steps.map((step, i) => (last - i) % every ? null : s("text", { x: x(i), y: 132, "text-anchor": i === last ? "end" : i ? "middle" : "start", class: "axis", text: count(step) })));
+  const anchor = (at) => (at === last ? "end" : at ? "middle" : "start");
+  const step = (at) => text({ x: x(at), y: 132, "text-anchor": anchor(at), text: count(run.steps[at]) });
+  const steps = [...run.steps.keys()].filter((at) => (last - at) % every === 0).map(step);
+  const heights = ends.map((v) => text({ x: width - 16, y: y(v) - 4, "text-anchor": "end", text: fmt(v) }));
+  const label = `At step ${count(board.step)}: clean ${fmt(run.clean[state.at])}, corrupt ${fmt(run.corrupt[state.at])}`;
+  const marker = s("path", { d: `M${x(state.at)},18V116`, class: "marker" });
+  return s("svg", { viewBox: `0 0 ${width} 136`, role: "img", "aria-label": label }, key, marker, lines, heights, steps);
 }
 
 /** Every run's graph in small, at the same step or the nearest. */
-function seedsView(board) {
+function runsView(board) {
   const { doc } = board;
-  const place = layout(doc, 260);
-  const smalls = doc.runs.map((run) => {
-    const paths = doc.edges.map((edge, i) => s("path", { d: edgeCurve(board, i, place).d, fill: "none", stroke: ROUTES[edge.route].colour, "stroke-dasharray": ROUTES[edge.route].dash }));
-    const boxes = doc.nodes.filter((node) => node.kind !== "projection").map((node) => [node, place.nodes.get(node.name)]).map(([, at]) => s("rect", { x: at.x - at.w / 2, y: at.y - at.h / 2, width: at.w, height: at.h, rx: 6, fill: "#fff", stroke: GREY }));
-    const svg = s("svg", { viewBox: `0 0 ${place.width} ${place.height}`, role: "img", preserveAspectRatio: "none" }, paths, boxes);
-    return { run, paths, svg, caption: h("figcaption"), element: null };
-  });
-  smalls.forEach((small) => (small.element = h("figure", {}, small.caption, small.svg)));
-  const element = h("section", { class: "card seeds", "aria-label": "Runs", hidden: doc.runs.length < 2 }, h("h2", { text: "Every run at this step" }), h("div", { class: "grid" }, smalls.map((small) => small.element)));
-  const draw = () => doc.runs.length > 1 && smalls.forEach(({ run, paths, svg, caption }) => {
+  const smalls = doc.runs.length > 1 ? doc.runs.map((run) => smallGraph(board, run, layout(doc, 260))) : [];
+  const grid = h("div", { class: "grid" }, smalls.map((small) => small.element));
+  const element = h("section", { class: "card seeds", "aria-label": "Runs" }, h("h2", { text: "Every run at this step" }), grid);
+  element.hidden = !smalls.length;
+  return { element, draw: () => smalls.forEach((small) => small.draw()) };
+}
+
+/** One run's graph in small. */
+function smallGraph(board, run, place) {
+  const { doc } = board;
+  const paths = doc.edges.map(({ route }, i) => s("path", { d: edgeCurve(board, i, place).d, ...look(route) }));
+  const spots = doc.nodes.filter((node) => node.kind !== "projection").map((node) => place.nodes.get(node.name));
+  const box = ({ x, y, w, h: height }) => s("rect", { x: x - w / 2, y: y - height / 2, width: w, height, rx: 6 });
+  const svg = s("svg", { viewBox: `0 0 ${place.width} ${place.height}`, preserveAspectRatio: "none", role: "img" });
+  svg.append(...paths, ...spots.map(box));
+  const caption = h("figcaption");
+  const draw = () => {
     const at = nearest(run.steps, board.step);
-    const off = run.steps[at] === board.step ? "" : ` at step ${count(run.steps[at])}`;
-    caption.textContent = `${run.name}${off}: clean ${fmt(run.clean[at])}`;
+    const other = run.steps[at] === board.step ? "" : ` at step ${count(run.steps[at])}`;
+    caption.textContent = `${run.name}${other}: clean ${fmt(run.clean[at])}`;
     set(svg, { "aria-label": `Graph of ${caption.textContent}` });
     paths.forEach((element, i) => {
       const effect = measured(run, "edge", "effect", at, i);
       const chosen = doc.edges[i].name === board.state.edge;
-      const shown = chosen || (effect !== null && Math.abs(effect) >= board.least && board.state.routes[doc.edges[i].route]);
-      set(element, { ...weight(effect, board.most, 5), display: shown ? null : "none", class: chosen ? "chosen" : null });
+      const display = chosen || board.isStrong(i, effect) ? null : "none";
+      set(element, { ...weight(effect, board.most, 5), display, class: chosen ? "chosen" : null });
     });
-  });
-  return { element, draw };
+  };
+  return { element: h("figure", {}, caption, svg), draw };
 }
 
 /** All edges as a table that can be sorted: the graph without a picture. */
 function tableView(board) {
   const { doc } = board;
   const columns = ["edge", "route", "effect", "low", "high", "metric", "cosine"];
-  const heads = { metric: `${doc.metric} when cut`, cosine: "gradient cosine when cut" };
+  const titles = { metric: `${doc.metric} when cut`, cosine: "gradient cosine when cut" };
   const sort = { by: "effect", down: true };
   const body = h("tbody");
-  const buttons = columns.map((column) => h("th", { scope: "col" }, h("button", { type: "button", "data-sort": column, text: heads[column] ?? column, onclick: () => (Object.assign(sort, { down: sort.by === column ? !sort.down : true, by: column }), draw()) })));
-  const element = h("details", { class: "card", ontoggle: () => draw() }, h("summary", { text: `Table of all ${count(doc.edges.length)} edges` }), h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, buttons)), body)));
-  const cell = (i, column) => ({ edge: doc.edges[i].name, route: doc.edges[i].route })[column] ?? board.effect(i, "edge", column);
+  const heads = columns.map((by) => {
+    const sortBy = () => {
+      Object.assign(sort, { by, down: sort.by === by ? !sort.down : true });
+      draw();
+    };
+    return h("th", { scope: "col" }, h("button", { type: "button", "data-sort": by, text: titles[by] ?? by, onclick: sortBy }));
+  });
+  const table = h("table", {}, h("thead", {}, h("tr", {}, heads)), body);
+  const summary = h("summary", { text: `Table of all ${count(doc.edges.length)} edges` });
+  const element = h("details", { class: "card", ontoggle: () => draw() }, summary, h("div", { class: "scroll" }, table));
   const draw = () => {
     if (!element.open) return;
-    const rank = (i) => (sort.by === "effect" ? Math.abs(cell(i, "effect") ?? -1) : cell(i, sort.by) ?? -Infinity);
-    const order = [...doc.edges.keys()].sort((a, b) => (rank(a) < rank(b) ? -1 : 1) * (sort.down ? -1 : 1));
-    buttons.forEach((th, c) => set(th, { "aria-sort": columns[c] === sort.by ? (sort.down ? "descending" : "ascending") : null }));
-    body.replaceChildren(...order.map((i) => h("tr", {}, columns.map((column) => {
-      const value = cell(i, column);
-      if (column === "edge") return h("th", { scope: "row" }, h("button", { type: "button", class: "name", text: value, onclick: () => board.turn(value) }));
-      return column === "route" ? h("td", { text: value }) : h("td", { "data-value": value, text: fmt(value) });
-    }))));
+    heads.forEach((head, i) => set(head, { "aria-sort": columns[i] === sort.by ? (sort.down ? "descending" : "ascending") : null }));
+    body.replaceChildren(...sortedEdges(board, sort).map((i) => h("tr", {}, columns.map((column) => tableCell(board, i, column)))));
   };
   return { element, draw };
 }
 
-// --- 6 Mounting -----------------------------------------------------------------------------------------------------------
+const numberOf = (board, i, column) => board.doc.edges[i][column === "edge" ? "name" : column] ?? board.effect(i, "edge", column);
+
+/** Returns the numbers of the edges in the order of a column; effects go by their size. */
+function sortedEdges(board, { by, down }) {
+  const rank = (i) => (by === "effect" ? Math.abs(numberOf(board, i, by) ?? 0) : numberOf(board, i, by) ?? -Infinity);
+  const order = [...board.doc.edges.keys()].sort((a, b) => (rank(a) < rank(b) ? -1 : rank(a) > rank(b) ? 1 : 0));
+  return down ? order.reverse() : order;
+}
+
+/** One cell of the table; an edge's name changes it. */
+function tableCell(board, i, column) {
+  const value = numberOf(board, i, column);
+  if (column === "route") return h("td", { text: value });
+  if (column !== "edge") return h("td", { "data-value": value, text: fmt(value) });
+  return h("th", { scope: "row" }, h("button", { type: "button", class: "name", text: value, onclick: () => board.turn(value) }));
+}
+
+// --- 6 Mounting --------------------------------------------------------------------------------------------------------
 
 /** Draws a document into an element and returns the board; `link` is a kernel: {live, ask(message), set(traits)}. */
 export function mount(element, data, link = null) {
   element.classList.add("switchboard");
   if (data?.format !== FORMAT) {
-    element.replaceChildren(h("p", { class: "note", role: "alert", text: `This is no switchboard that this page can read: expected the format “${FORMAT}”.` }));
+    const text = `This is no switchboard that this page can read: expected the format “${FORMAT}”.`;
+    element.replaceChildren(h("p", { class: "note", role: "alert", text }));
     return null;
   }
   const board = new Board(data, link);
-  const [header, graph, change, head, training, seeds, table] = (board.views = [headerView, graphView, changeView, headView, trainingView, seedsView, tableView].map((view) => view(board)));
-  element.replaceChildren(header.element, h("div", { class: "columns" }, h("div", {}, graph.element, training.element, seeds.element), h("div", {}, change.element, head.element)), table.element);
-  let width = element.clientWidth;
-  graph.build();
-  board.draw();
-  const observer = new ResizeObserver(() => {
+  const makers = [headerView, graphView, trainingView, runsView, changeView, headView, tableView];
+  board.views = makers.map((make) => make(board));
+  const [header, graph, training, runs, change, head, table] = board.views.map((view) => view.element);
+  const columns = [h("div", {}, graph, training, runs), h("div", {}, change, head)];
+  element.replaceChildren(header, h("div", { class: "columns" }, columns), table);
+  board.destroy = onResize(element, () => {
+    board.views[1].build();
+    board.draw();
+  }, () => board.views[2].stop());
+  return board;
+}
+
+/** Calls `act` now and whenever an element gets another width; returns what ends it. */
+function onResize(element, act, stop) {
+  let width = null;
+  const resized = () => {
     if (element.clientWidth === width) return;
     width = element.clientWidth;
-    graph.build();
-    board.draw();
-  });
+    act();
+  };
+  const observer = new ResizeObserver(resized);
   observer.observe(element);
-  board.destroy = () => (observer.disconnect(), training.stop());
-  return board;
+  resized();
+  return () => {
+    observer.disconnect();
+    stop();
+  };
 }
 
 /** Makes a link of a notebook's model: messages with numbers, and the traits that Python sees. */
@@ -1019,9 +1191,16 @@ function linkOf(model) {
     waiting.get(message?.id)?.(message);
     waiting.delete(message?.id);
   };
+  const ask = (message) => {
+    last += 1;
+    model.send({ id: last, ...message });
+    return new Promise((resolve) => waiting.set(last, resolve));
+  };
+  const tell = (traits) => {
+    Object.entries(traits).forEach(([name, value]) => model.set(name, value));
+    model.save_changes();
+  };
   model.on("msg:custom", receive);
-  const ask = (message) => new Promise((resolve) => (waiting.set((last += 1), resolve), model.send({ id: last, ...message })));
-  const tell = (traits) => (Object.entries(traits).forEach(([name, value]) => model.set(name, value)), model.save_changes());
   return { live: model.get("live"), ask, set: tell, close: () => model.off("msg:custom", receive) };
 }
 
@@ -1030,14 +1209,21 @@ function render({ model, el }) {
   const root = h("div");
   el.append(root);
   const link = linkOf(model);
-  let board = mount(root, JSON.parse(model.get("data")), link);
+  let board = null;
   const follow = () => board?.follow({ step: model.get("step"), selected: model.get("selected"), changes: model.get("changes") });
-  const again = () => (board?.destroy(), (board = mount(root, JSON.parse(model.get("data")), link)));
-  const followed = ["change:step", "change:selected", "change:changes"];
-  followed.forEach((name) => model.on(name, follow));
-  model.on("change:data", again);
-  follow();
-  return () => (followed.forEach((name) => model.off(name, follow)), model.off("change:data", again), link.close(), board?.destroy());
+  const draw = () => {
+    board?.destroy();
+    board = mount(root, JSON.parse(model.get("data")), link);
+    follow();
+  };
+  const heard = { "change:step": follow, "change:selected": follow, "change:changes": follow, "change:data": draw };
+  Object.entries(heard).forEach(([name, act]) => model.on(name, act));
+  draw();
+  return () => {
+    Object.entries(heard).forEach(([name, act]) => model.off(name, act));
+    link.close();
+    board?.destroy();
+  };
 }
 
 export default { render };

@@ -148,7 +148,7 @@ def test_a_stream_is_stopped_at_the_last_step_alone(opened: Callable[..., Any]) 
         assert value(page, "cosine") == pytest.approx(gates[change]["cosine"][i], abs=1e-9)
     page.locator('[data-control="step"]').press("ArrowLeft")
     assert value(page, "metric") is None
-    assert "computed beforehand for the last step (2,000) alone" in page.locator(".change .note").inner_text()
+    assert "computed beforehand for the last step (2,000) alone" in page.locator('[data-readout="note"]').inner_text()
     page.locator('[data-change="cut"]').click()
     agrees(page, data, STREAM, -2)
     page.locator('[data-change="clear"]').click()
@@ -200,7 +200,7 @@ def test_several_changes_need_a_kernel(opened: Callable[..., Any]) -> None:
     page = opened(data)
     click_edge(page, PLAIN)
     click_edge(page, STREAM)
-    assert "Several changes at once need a kernel" in page.locator(".change .note").inner_text()
+    assert "Several changes at once need a kernel" in page.locator('[data-readout="note"]').inner_text()
     agrees(page, data, STREAM, -1)
     page.get_by_role("button", name=f"take back {STREAM}").click()
     agrees(page, data, PLAIN, -1)
@@ -351,7 +351,7 @@ def test_a_kernel_computes_several_changes(live: Callable[..., Any]) -> None:
         "accuracy": 0.75,
         "cosine": 2,
     }
-    assert "Live: computed now" in page.locator(".change .note").inner_text()
+    assert "Live: computed now" in page.locator('[data-readout="note"]').inner_text()
     assert page.evaluate("told") == {"step": 2000, "selected": STREAM, "changes": {PLAIN: "cut", STREAM: "cut"}}
     page.locator('[data-control="step"]').press("ArrowLeft")
     page.locator('[data-control="step"]').press("ArrowRight")
