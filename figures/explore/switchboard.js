@@ -16,7 +16,7 @@ const CHANGES = { cut: "✕", stop: "‖", "gradient-only": "∇" };
 const INK = "#1b1f24";
 const GREY = "#6b7280";
 
-// --- 1 Elements and numbers ------------------------------------------------------------------------------------------
+// --- 1 Elements and numbers -----------------------------------------------------------------------------------------
 
 /** Sets attributes: `on...` listens, `text` is text, null and false remove. */
 function set(element, attributes) {
@@ -68,7 +68,7 @@ function show(element, value, text = fmt(value)) {
   set(element, { text, "data-value": value === null || value === undefined ? null : value });
 }
 
-// --- 2 The document ---------------------------------------------------------------------------------------------------
+// --- 2 The document -------------------------------------------------------------------------------------------------
 
 /** Returns one number of a run: `kind` is node or edge; null where it was not measured. */
 const measured = (run, kind, field, at, i) => run[kind]?.[field]?.[at]?.[i] ?? null;
@@ -141,7 +141,7 @@ function outcome(board) {
   return found;
 }
 
-// --- 3 Where things stand ---------------------------------------------------------------------------------------------
+// --- 3 Where things stand -------------------------------------------------------------------------------------------
 
 /** Returns where every node stands in a drawing `width` pixels wide: layers upwards, heads side by side. */
 function layout(doc, width) {
@@ -156,19 +156,19 @@ function layout(doc, width) {
   const total = Math.max(full, Math.min(width, 440));
   const x0 = (total - full) / 2 + left;
   const top = 50 + row - box.h - 8;
-  const place = { heads, pitch, box, row, x0, width: total, top, channels: [], nodes: new Map() };
+  const place = { heads, pitch, box, row, x0, width: total, top, lanes: new Map(), nodes: new Map() };
   place.y = (layer) => top + (doc.layers - 1 - layer) * row;
   place.channels = Array.from({ length: heads + 1 }, (_, i) => x0 + i * pitch);
   place.height = place.y(0) + box.h + 62 + 32;
   place.zoom = clamp(Math.min(width / total, 640 / place.height), 1, 1.35);
-  for (const node of doc.nodes) place.nodes.set(node.name, spot(doc, node, place, right));
+  for (const node of doc.nodes) place.nodes.set(node.name, { kind: node.kind, ...spot(doc, node, place, right) });
   return place;
 }
 
 /** Returns where one node stands: the middle of its box, and its size. */
 function spot(doc, node, place, right) {
   const { heads, pitch, box, x0 } = place;
-  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads + 24, h: 30, kind: node.kind };
+  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads + 24, h: 30 };
   if (node.kind === "logits") return { ...across, y: 31, row: doc.layers };
   if (node.kind === "input") return { ...across, y: place.height - 19, row: -1 };
   const y = place.y(node.layer);
@@ -194,17 +194,30 @@ function curve(points, start = `M${points[0]}`) {
   return { d: [start, ...parts].join(""), middle: [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2] };
 }
 
-/** Returns the curve of an edge. Where it passes heads it goes between them, beside others that do. */
-function edgeCurve({ doc, nodeNumber, ranks }, i, place) {
-  const edge = doc.edges[i];
+/** Returns the curve of every edge, and its middle. Strong edges take the lanes between heads first. */
+function curvesOf({ doc, ranks }, place) {
+  const curves = [];
+  const order = [...doc.edges.keys()].sort((a, b) => ranks[a] - ranks[b]);
+  for (const i of order) curves[i] = edgeCurve(doc.edges[i], place);
+  return curves;
+}
+
+/** Returns a lane in the channel between two columns of heads that is nearest to `wanted`. */
+function lane(place, wanted) {
+  const channel = place.channels.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
+  const taken = place.lanes.get(channel) ?? 0;
+  place.lanes.set(channel, taken + 1);
+  // Multiples of the golden ratio lie far from each other, however many there will be.
+  return channel + (((0.5 + taken * 0.618) % 1) - 0.5) * Math.min(place.pitch - place.box.w - 10, 44);
+}
+
+/** Returns the curve of an edge. Where it passes heads it goes between them. */
+function edgeCurve(edge, place) {
   const from = place.nodes.get(edge.source);
   const to = place.nodes.get(edge.target);
-  const kind = doc.nodes[nodeNumber.get(edge.source)]?.kind;
   if (edge.route === "own") return { d: `M${from.x},${from.y - 8}l0.5,-17`, middle: [from.x, from.y - 17] };
-  // The golden ratio spreads the first few well, however many there are: here the strongest.
-  const spread = (((ranks[i] * 0.618) % 1) - 0.5) * Math.min(place.pitch - place.box.w - 10, 40);
-  if (kind === "projection") return streamCurve(from, to, place, spread);
-  if (kind === "table") return tableCurve(from, to, place, spread);
+  if (from.kind === "projection") return streamCurve(from, to, place);
+  if (from.kind === "table") return tableCurve(from, to, place);
   const start = [from.x, from.y - from.h / 2];
   const end = [to.x, to.y + to.h / 2];
   const bar = { from: from.kind === "input", to: to.kind === "logits" };
@@ -213,21 +226,21 @@ function edgeCurve({ doc, nodeNumber, ranks }, i, place) {
   const first = Math.floor(from.row) + 1;
   const last = Math.ceil(to.row) - 1;
   if (first > last) return curve([start, end]);
-  const wanted = (start[0] + end[0]) / 2 + (ranks[i] % 2 ? 1 : -1);
-  const channel = place.channels.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a)) + spread;
+  // Between a column and itself both sides are as near: a little of the way that it goes decides.
+  const channel = lane(place, (start[0] + end[0]) / 2 + (end[0] - start[0] || from.row % 2 || -1) / 100);
   if (bar.from) start[0] = channel;
   if (bar.to) end[0] = channel;
   return curve([start, [channel, place.y(first) + place.box.h + 4], [channel, place.y(last) - 4], end]);
 }
 
 /** Returns the curve of a stream's edge: out of the port, round the head's side, up to the other port. */
-function streamCurve(from, to, place, spread) {
+function streamCurve(from, to, place) {
   if (from.row === to.row) {
     const below = from.y + 34;
     const d = `M${from.x},${from.y + 8}C${from.x},${below} ${to.x},${below} ${to.x},${to.y + 8}`;
     return { d, middle: [(from.x + to.x) / 2, from.y + 27] };
   }
-  const side = Math.min(...place.channels.filter((x) => x > from.x)) + spread * 0.6;
+  const side = lane(place, Math.min(...place.channels.filter((x) => x > from.x)));
   const up = place.y(from.row) + 10;
   const last = place.y(to.row - 1) - 2;
   const points = [[side, up], ...(to.row - from.row > 1 ? [[side, last]] : []), [to.x, to.y + 9]];
@@ -236,13 +249,13 @@ function streamCurve(from, to, place, spread) {
 }
 
 /** Returns the curve of a table's edge: along below the heads, then up to the port. */
-function tableCurve(from, to, place, spread) {
-  const out = [from.x + from.w / 2, from.y + spread / 3];
+function tableCurve(from, to, place) {
+  const out = [from.x + from.w / 2, from.y];
   const end = [to.x, to.y + 9];
   if (to.row - from.row < 1) {
     return { d: `M${out}C${end[0]},${out[1]} ${end[0]},${out[1]} ${end}`, middle: [(out[0] + end[0]) / 2, out[1]] };
   }
-  const side = place.channels[0] + spread;
+  const side = lane(place, place.channels[0]);
   const [low, high] = [place.y(Math.ceil(from.row)) + place.box.h, place.y(to.row - 1) - 2];
   return curve([[side, low], [side, high], end], `M${out}C${side},${out[1]} ${side},${out[1]} ${side},${low}`);
 }
@@ -254,7 +267,7 @@ function weight(effect, most, thickest = 7) {
   return { "stroke-width": round(1.2 + (thickest - 1.2) * share), "stroke-opacity": round(0.3 + 0.7 * share) };
 }
 
-// --- 4 The board: what is chosen, and what follows ---------------------------------------------------------------------
+// --- 4 The board: what is chosen, and what follows ------------------------------------------------------------------
 
 /** Holds what is chosen; every view draws itself from it. */
 class Board {
@@ -407,7 +420,7 @@ class Board {
   }
 }
 
-// --- 5 Views: each makes its elements once, and draws what is chosen into them -----------------------------------------
+// --- 5 Views: each makes its elements once, and draws what is chosen into them --------------------------------------
 
 const STATUS = {
   live: "Live: the kernel computes changes and prompts as you ask; everything else was computed beforehand.",
@@ -418,7 +431,7 @@ const STATUS = {
 /** The title, what was found, of what, and who computes. */
 function headerView(board) {
   const { doc } = board;
-  const facts = (doc.facts ?? []).map(([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value })));
+  const fact = ([name, value]) => h("div", {}, h("dt", { text: name }), h("dd", { text: value }));
   const said = h("span");
   const retry = () => {
     board.gone = false;
@@ -427,8 +440,8 @@ function headerView(board) {
   };
   const again = h("button", { type: "button", text: "Ask again", onclick: retry });
   const status = h("p", { class: "status", role: "status" }, said, " ", again);
-  const title = h("h1", { text: doc.title });
-  const element = h("header", {}, title, h("p", { class: "lead", text: doc.lead }), h("dl", { class: "facts" }, facts), status);
+  const titles = [h("h1", { text: doc.title }), h("p", { class: "lead", text: doc.lead })];
+  const element = h("header", {}, titles, h("dl", { class: "facts" }, (doc.facts ?? []).map(fact)), status);
   const draw = () => {
     const mode = board.asks ? "live" : board.gone ? "gone" : "precomputed";
     set(status, { "data-mode": mode });
@@ -488,7 +501,8 @@ function graphTools(board) {
   const left = doc.edges_left_out ? `, ${count(doc.edges_left_out)} weaker ones are not in this document` : "";
   const draw = () => {
     clear.disabled = !Object.keys(board.state.changes).length;
-    said.textContent = `below ${fmt(board.least)}: ${count(board.shown().length)} of ${count(doc.edges.length)} shown${left}`;
+    const shown = `${count(board.shown().length)} of ${count(doc.edges.length)} shown`;
+    said.textContent = `below ${fmt(board.least)}: ${shown}${left}`;
   };
   return { element, draw };
 }
@@ -512,20 +526,22 @@ const look = (route) => ({
 
 /** A piece of line as edges of a route are drawn. */
 function sample(route, size = { "stroke-width": 3 }) {
-  return s("svg", { width: 34, height: 12, "aria-hidden": "true" }, s("path", { d: "M2,6H32", ...look(route), ...size }));
+  const piece = s("path", { d: "M2,6H32", ...look(route), ...size });
+  return s("svg", { width: 34, height: 12, "aria-hidden": "true" }, piece);
 }
 
 /** What colours, dashes, widths and marks mean. */
 function legend(board) {
-  const entry = (mark, text, title) => h("span", { title }, typeof mark === "string" ? h("b", { text: mark }) : mark, text);
+  const bold = (mark) => (typeof mark === "string" ? h("b", { text: mark }) : mark);
+  const entry = (mark, text, title) => h("span", { title }, bold(mark), text);
   const routes = Object.entries(ROUTES).map(([route, of]) => entry(sample(route), `${route}: ${of.words}`));
   const widths = [0.05, 0.25, 1].map((share) => share * board.most);
   const sizes = widths.map((effect) => entry(sample("residual", weight(effect, board.most)), fmt(effect)));
   const marks = Object.entries(CHANGES).map(([change, mark]) => entry(mark, change, board.doc.words?.[change]));
   const others = [...marks, entry("−", "a negative effect"), entry("q k v", "ports of a head")];
   const effect =
-    "Effect: the share of the clean-corrupt difference of the metric that is lost when the edge (or what a head writes) " +
-    "carries the corrupt run's; 1 is all of it, 0 nothing. Heads are the greener the larger theirs is.";
+    "Effect: the share of the clean-corrupt difference of the metric that is lost when the edge (or what a head " +
+    "writes) carries the corrupt run's; 1 is all of it, 0 nothing. The larger it is, the greener is a head.";
   const rows = [routes, [h("span", { text: "width: |effect|" }), ...sizes, ...others], effect];
   return h("div", { class: "legend" }, rows.map((row) => h("p", {}, row)));
 }
@@ -536,7 +552,8 @@ function roving(element, items) {
   element.addEventListener("keydown", (event) => {
     const all = items();
     const now = all.indexOf(event.target);
-    const next = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: -1 }[event.key];
+    const [on, back] = [now + 1, now - 1];
+    const next = { ArrowRight: on, ArrowDown: on, ArrowLeft: back, ArrowUp: back, Home: 0, End: -1 }[event.key];
     if (now < 0 || next === undefined) return;
     event.preventDefault();
     const item = all[(next + all.length) % all.length];
@@ -572,7 +589,9 @@ function onChosen(svg, act) {
     return Boolean(found);
   };
   svg.addEventListener("click", chosen);
-  svg.addEventListener("keydown", (event) => ["Enter", " "].includes(event.key) && chosen(event) && event.preventDefault());
+  svg.addEventListener("keydown", (event) => {
+    if (["Enter", " "].includes(event.key) && chosen(event)) event.preventDefault();
+  });
 }
 
 /** Returns the effect of an edge or a node with its interval. */
@@ -603,10 +622,11 @@ const spoken = ({ name, rows }) => `${name}: ${rows.map((row) => row.join(" ")).
 function drawGraph(board, svg, place) {
   const { doc } = board;
   const arrow = `switchboard-arrow-${(drawGraph.made = (drawGraph.made ?? 0) + 1)}`;
-  const names = ["Edges, strongest first: arrow keys move, Enter changes", "Nodes: arrow keys move, Enter opens a head", "Own"];
-  const [below, boxes, inside] = names.map((name) => s("g", { role: "group", "aria-label": name }));
+  const group = (label) => s("g", { role: "group", "aria-label": label });
+  const below = group("Edges, strongest first: arrow keys move, Enter changes");
+  const [boxes, inside] = [group("Nodes: arrow keys move, Enter opens a head"), group("Edges inside heads")];
   const badges = s("g");
-  const edges = doc.edges.map((_, i) => drawEdge(board, i, edgeCurve(board, i, place), arrow));
+  const edges = curvesOf(board, place).map((curve, i) => drawEdge(board, i, curve, arrow));
   // Streams above the rest, and strong ones above weak ones.
   const above = (i) => (doc.edges[i].route === "stream" ? 9 : 0) - board.ranks[i] / doc.edges.length;
   for (const i of [...edges.keys()].sort((a, b) => above(a) - above(b))) {
@@ -623,8 +643,9 @@ function drawGraph(board, svg, place) {
 
 /** The end of a stream's edge. */
 function arrowHead(id) {
-  const size = { viewBox: "0 0 8 8", refX: 6.5, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse" };
-  return s("marker", { id, ...size, orient: "auto" }, s("path", { d: "M0,0L8,4L0,8Z", fill: ROUTES.stream.colour }));
+  const size = { viewBox: "0 0 8 8", markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse" };
+  const place = { refX: 6.5, refY: 4, orient: "auto" };
+  return s("marker", { id, ...size, ...place }, s("path", { d: "M0,0L8,4L0,8Z", fill: ROUTES.stream.colour }));
 }
 
 /** Draws one edge, wider to the pointer than to the eye, and the mark in its middle. */
@@ -632,10 +653,12 @@ function drawEdge(board, i, { d, middle }, arrow) {
   const { name, route } = board.doc.edges[i];
   const end = route === "stream" ? `url(#${arrow})` : null;
   const path = s("path", { d, class: "line", ...look(route), "marker-end": end });
-  const group = s("g", { role: "button", "data-edge": name, class: `edge ${route}` }, s("path", { d, class: "hit" }), path);
+  const attributes = { role: "button", "data-edge": name, class: `edge ${route}` };
+  const group = s("g", attributes, s("path", { d, class: "hit" }), path);
   const mark = s("text", { y: 4 });
   const circle = s("circle", { r: 7.5, stroke: ROUTES[route].colour });
-  return { group, path, mark, middle, badge: s("g", { class: "badge", transform: `translate(${middle})` }, circle, mark) };
+  const badge = s("g", { transform: `translate(${middle})` }, circle, mark);
+  return { group, path, mark, middle, badge };
 }
 
 /** Draws one node: a box with its name and effect, or the port of a projection. */
@@ -699,8 +722,10 @@ function hovering(board, svg, tip, drawn) {
     seen = found;
     svg.classList.add("dim");
     const { edge, node } = found.dataset;
-    const touches = (e) => e.name === edge || [e.source, e.target].some((end) => end === node || end.startsWith(`${node}.`));
-    board.doc.edges.forEach((e, i) => touches(e) && drawn.edges[i].group.classList.add("lit"));
+    const isOfNode = (end) => end === node || end.startsWith(`${node}.`);
+    board.doc.edges.forEach(({ name, source, target }, i) => {
+      if (name === edge || isOfNode(source) || isOfNode(target)) drawn.edges[i].group.classList.add("lit");
+    });
     showTip(board, svg, tip, drawn, found.dataset);
   };
   const events = { pointermove: enter, focusin: enter, pointerleave: leave, focusout: leave };
@@ -734,9 +759,9 @@ function changeView(board) {
   const [between, runs] = [h("div", { class: "between" }), h("p", { class: "about" })];
   const note = h("p", { class: "note", role: "status", "data-readout": "note" });
   const buttons = [...Object.keys(CHANGES), "clear"].map((change) => changeButton(board, change));
-  const parts = [title, about, h("div", { class: "buttons" }, buttons.map((button) => button.element)), changes, between];
-  const card = { class: "card change", "aria-label": "What is changed" };
-  const element = h("section", card, parts, h("dl", { class: "numbers" }, numbers), note, runs);
+  const row = h("div", { class: "buttons" }, buttons.map((button) => button.element));
+  const parts = [title, about, row, changes, between, h("dl", { class: "numbers" }, numbers), note, runs];
+  const element = h("section", { class: "card change", "aria-label": "What is changed" }, parts);
   const draw = () => {
     const { edge } = board.state;
     const found = outcome(board);
@@ -765,7 +790,8 @@ function valuesOf(board, found) {
 /** A button that makes one change of the selected edge. */
 function changeButton(board, change) {
   const mark = CHANGES[change] ? h("b", { text: `${CHANGES[change]} ` }) : null;
-  const element = h("button", { type: "button", "data-change": change, title: board.doc.words?.[change] }, mark, change);
+  const attributes = { type: "button", "data-change": change, title: board.doc.words?.[change] };
+  const element = h("button", attributes, mark, change);
   element.addEventListener("click", () => board.change(board.state.edge, change));
   const draw = () => {
     const { edge, changes } = board.state;
@@ -778,8 +804,11 @@ function changeButton(board, change) {
 /** All changes where there are several, each with a button that takes it back. */
 function changesMade(board) {
   const made = Object.entries(board.state.changes);
-  const back = (name) => ({ type: "button", text: "✕", "aria-label": `take back ${name}`, onclick: () => board.change(name, "clear") });
-  return made.length < 2 ? [] : made.map(([name, change]) => h("li", {}, `${name}: ${change} `, h("button", back(name))));
+  const back = (name) => {
+    const onclick = () => board.change(name, "clear");
+    return h("button", { type: "button", text: "✕", "aria-label": `take back ${name}`, onclick });
+  };
+  return made.length < 2 ? [] : made.map(([name, change]) => h("li", {}, `${name}: ${change} `, back(name)));
 }
 
 /** Says what the selected edge's change does, in the document's words. */
@@ -794,7 +823,8 @@ function changeWords({ doc, state }) {
 function noteOf(board, found) {
   if (found === null) return "";
   if (found.note) return found.note;
-  return found.live ? "Live: computed now by the kernel." : `Precomputed${board.asks ? "; the kernel is asked …" : "."}`;
+  if (found.live) return "Live: computed now by the kernel.";
+  return board.asks ? "Precomputed; the kernel is asked …" : "Precomputed.";
 }
 
 /** The metric on a line from the corrupt run's to the clean run's. */
@@ -809,7 +839,8 @@ function betweenLine({ whole, corrupt, metric }) {
   const now = metric === null ? null : s("path", { d: `M${x(metric)},18l-6,-10h12Z`, class: "now" });
   const label = `clean ${fmt(whole)}, corrupt ${fmt(corrupt)}, changed ${fmt(metric)}`;
   const axis = s("path", { d: `M${x(corrupt)},24H${x(whole)}`, class: "axis" });
-  return s("svg", { viewBox: "0 0 380 50", role: "img", "aria-label": label }, axis, mark("corrupt", corrupt), mark("clean", whole), now);
+  const parts = [axis, mark("corrupt", corrupt), mark("clean", whole), now];
+  return s("svg", { viewBox: "0 0 380 50", role: "img", "aria-label": label }, parts);
 }
 
 /** Returns a line through points; a value that was not measured interrupts it. */
@@ -882,11 +913,12 @@ function tokenViews(prompt, numbers) {
   const deep = grid.below + 8 + 6.6 * Math.max(...names.map((name) => short(name).length));
   const cursor = s("rect", { class: "cursor", width: cell, height: cell });
   const norms = normLines(numbers, grid, deep + 64);
-  const row = { x: grid.left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell };
-  const attributes = { viewBox: `0 0 400 ${deep + (norms.length ? 126 : 48)}`, tabindex: 0, role: "img", "data-part": "pattern" };
+  const size = { x: grid.left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell };
+  const row = s("rect", { class: "read", ...size });
+  const below = [tokenNames(prompt, grid), readBars(prompt, numbers, grid, deep), norms];
+  const svg = s("svg", { tabindex: 0, role: "img", "data-part": "pattern" }, patternCells(numbers, grid), row, cursor, below);
   const label = "Attention pattern: arrow keys move over queries and keys";
-  const below = [readBars(prompt, numbers, grid, deep), norms];
-  const svg = s("svg", { ...attributes, "aria-label": label }, patternCells(numbers, grid), s("rect", { class: "read", ...row }), cursor, tokenNames(prompt, grid), below);
+  set(svg, { viewBox: `0 0 400 ${deep + (norms.length ? 126 : 48)}`, "aria-label": label });
   const said = h("p", { class: "cell", "aria-live": "polite" });
   lookAround(svg, prompt.read_at, (q, k) => {
     set(cursor, { x: grid.left + k * cell, y: 4 + q * cell });
@@ -897,17 +929,20 @@ function tokenViews(prompt, numbers) {
 
 /** The pattern: a cell a query (row) and key (column), the darker the more attention. */
 function patternCells(numbers, { left, cell, names }) {
-  const at = (q, k) => ({ x: left + k * cell, y: 4 + q * cell, width: cell - 0.5, height: cell - 0.5, "data-cell": `${q},${k}` });
-  const fill = (q, k) => ({ "fill-opacity": Math.max(0.04, numbers.weight(q, k)).toFixed(3) });
-  return names.flatMap((_, q) => names.slice(0, q + 1).map((__, k) => s("rect", { ...at(q, k), ...fill(q, k) })));
+  const size = { width: cell - 0.5, height: cell - 0.5 };
+  const square = (q, k) => {
+    const shade = Math.max(0.04, numbers.weight(q, k)).toFixed(3);
+    return s("rect", { x: left + k * cell, y: 4 + q * cell, ...size, "fill-opacity": shade, "data-cell": `${q},${k}` });
+  };
+  return names.flatMap((_, q) => names.slice(0, q + 1).map((__, k) => square(q, k)));
 }
 
 /** The tokens beside the rows and below the columns; those with a role, and the one where it is read, are bold. */
 function tokenNames(prompt, { left, cell, names, below, x }) {
   if (cell < 7) return [];
   const bold = new Set([prompt.read_at, ...Object.values(prompt.roles ?? {}).flat()]);
-  const style = `font-size:${Math.min(11, cell)}px`;
-  const name = (i, where) => s("text", { ...where, style, "text-anchor": "end", class: bold.has(i) ? "role" : null, text: short(names[i]) });
+  const all = { style: `font-size:${Math.min(11, cell)}px`, "text-anchor": "end" };
+  const name = (i, where) => s("text", { ...all, ...where, class: bold.has(i) ? "role" : null, text: short(names[i]) });
   const rows = names.map((_, i) => name(i, { x: left - 5, y: 4 + (i + 0.75) * cell }));
   return [...rows, ...names.map((_, i) => name(i, { transform: `translate(${x(i) + 3},${below - 4}) rotate(-90)` }))];
 }
@@ -916,8 +951,8 @@ function tokenNames(prompt, { left, cell, names, below, x }) {
 function readBars(prompt, numbers, { left, cell, names, x }, top) {
   const end = prompt.read_at;
   const caption = `attention from “${short(names[end] ?? "", 14)}” (${end}), where it is read`;
-  const size = (k) => ({ y: top + 42 - 36 * numbers.weight(end, k), height: 36 * numbers.weight(end, k) });
-  const bars = names.slice(0, end + 1).map((_, k) => s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, ...size(k) }));
+  const bar = (height, k) => s("rect", { x: x(k) - cell * 0.35, width: cell * 0.7, y: top + 42 - height, height });
+  const bars = names.slice(0, end + 1).map((_, k) => bar(36 * numbers.weight(end, k), k));
   const axis = s("path", { d: `M${left},${top + 42}h${names.length * cell}`, class: "axis" });
   return [s("text", { class: "caption", y: top, text: caption }), bars, axis];
 }
@@ -934,12 +969,18 @@ function normLines(numbers, { x }, top) {
   if (!there.length) return [];
   const most = Math.max(...there.flatMap((route) => numbers[route]), 1e-9);
   const y = line([0, most], [top + 56, top + 6]);
-  const mark = (route, at) => s("path", { d: NORMS[route].mark, fill: NORMS[route].colour, transform: `translate(${at})` });
-  const key = there.map((route, i) => [mark(route, [150 + 78 * i, top - 8]), s("text", { class: "caption", x: 158 + 78 * i, y: top - 4, text: route })]);
-  const lineOf = (route) => s("path", { d: path(numbers[route], x, y), stroke: NORMS[route].colour, fill: "none", "stroke-opacity": 0.5 });
-  const series = there.map((route) => s("g", { "data-norms": route }, lineOf(route), numbers[route].map((value, i) => mark(route, [x(i), y(value)]))));
+  const text = (at, said) => s("text", { class: "caption", x: at, y: top - 4, text: said });
+  const mark = (route, at) => {
+    const { mark: d, colour: fill } = NORMS[route];
+    return s("path", { d, fill, transform: `translate(${at})` });
+  };
+  const key = there.map((route, i) => [mark(route, [206 + 68 * i, top - 8]), text(214 + 68 * i, route)]);
+  const series = there.map((route) => {
+    const between = s("path", { class: "norms", d: path(numbers[route], x, y), stroke: NORMS[route].colour });
+    return s("g", { "data-norms": route }, between, numbers[route].map((value, i) => mark(route, [x(i), y(value)])));
+  });
   const axis = s("path", { d: `M${x(0)},${top + 56}H${x(numbers[there[0]].length - 1)}`, class: "axis" });
-  return [s("text", { class: "caption", y: top - 4, text: `norms of its values, 0 to ${fmt(most)}` }), key, series, axis];
+  return [text(0, `norms of its values, 0 to ${fmt(most)}`), key, series, axis];
 }
 
 /** Lets the pointer and the arrow keys choose a cell of the pattern. */
@@ -949,9 +990,12 @@ function lookAround(svg, row, see) {
     [query, key] = [q, Math.min(q, k)];
     see(query, key);
   };
-  svg.addEventListener("pointerover", ({ target }) => target.dataset.cell && go(...target.dataset.cell.split(",").map(Number)));
+  svg.addEventListener("pointerover", ({ target: { dataset } }) => {
+    if (dataset.cell) go(...dataset.cell.split(",").map(Number));
+  });
   svg.addEventListener("keydown", (event) => {
-    const [down, right] = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key] ?? [];
+    const moves = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+    const [down, right] = moves[event.key] ?? [];
     if (down === undefined || key + right < 0 || !svg.querySelector(`[data-cell="${query + down},0"]`)) return;
     event.preventDefault();
     go(query + down, key + right);
@@ -961,7 +1005,8 @@ function lookAround(svg, row, see) {
 
 /** A cell of the pattern in words. */
 function cellWords(numbers, names, q, k) {
-  const norms = Object.keys(NORMS).filter((route) => numbers[route]).map((route) => `${route} ${fmt(numbers[route][k])}`);
+  const there = Object.keys(NORMS).filter((route) => numbers[route]);
+  const norms = there.map((route) => `${route} ${fmt(numbers[route][k])}`);
   const said = `query “${names[q]}” (${q}) → key “${names[k]}” (${k}): ${fmt(numbers.weight(q, k))}`;
   return norms.length ? `${said}; norms of the key's value: ${norms.join(", ")}` : said;
 }
@@ -983,13 +1028,16 @@ function sharesOf(board, node) {
   const ends = known([0, 1, ...here.flatMap((share) => Object.keys(SHARES).flatMap((route) => share[route] ?? []))]);
   const x = line([Math.min(...ends), Math.max(...ends)], [4, 116]);
   const row = (share, route) => {
-    const number = { "data-share": `${node.name}.${share.carrier}:${route}`, "data-value": share[route][0] };
-    const cells = [h("td", {}, shareBar(share[route], x, SHARES[route])), h("td", { ...number, text: withInterval(...share[route]) })];
-    return h("tr", {}, h("th", { scope: "row", text: route }), cells);
+    const number = h("td", { "data-share": `${node.name}.${share.carrier}:${route}` });
+    show(number, share[route][0], withInterval(...share[route]));
+    const bar = h("td", {}, shareBar(share[route], x, SHARES[route]));
+    return h("tr", {}, h("th", { scope: "row", text: route }), bar, number);
   };
-  const caption = (share) => h("caption", { text: `Effect of its ${share.carrier}: own + stream + interaction = total` });
-  const routes = (share) => Object.keys(SHARES).filter((route) => share[route]);
-  return here.map((share) => h("table", {}, caption(share), h("tbody", {}, routes(share).map((route) => row(share, route)))));
+  return here.map((share) => {
+    const caption = h("caption", { text: `Effect of its ${share.carrier}: own + stream + interaction = total` });
+    const routes = Object.keys(SHARES).filter((route) => share[route]);
+    return h("table", {}, caption, h("tbody", {}, routes.map((route) => row(share, route))));
+  });
 }
 
 /** A bar from zero with its interval. */
@@ -1008,8 +1056,7 @@ function trainingView(board) {
   slider.addEventListener("input", () => board.choose({ at: Number(slider.value) }));
   const said = h("output", { "data-readout": "step" });
   const chart = h("div", { class: "chart" });
-  const play = player(board, last);
-  const tools = h("div", { class: "tools" }, h("h2", { text: `${doc.metric} over training` }), said, play.element);
+  const tools = h("div", { class: "tools" }, h("h2", { text: `${doc.metric} over training` }), said);
   const element = h("section", { class: "card", "aria-label": "Training" }, tools, chart, slider);
   const draw = () => {
     slider.value = board.state.at;
@@ -1017,26 +1064,7 @@ function trainingView(board) {
     show(said, board.step, `step ${count(board.step)} of ${count(run.steps[last])}`);
     chart.replaceChildren(metricChart(board, chart.clientWidth || 600));
   };
-  return { element, draw, stop: play.stop };
-}
-
-/** A button that goes through the checkpoints. */
-function player(board, last) {
-  const element = h("button", { type: "button", text: "▶ play", "data-control": "play", hidden: last < 1 });
-  let timer = null;
-  const stop = () => {
-    clearInterval(timer);
-    timer = null;
-    element.textContent = "▶ play";
-  };
-  const tick = () => (board.state.at < last ? board.choose({ at: board.state.at + 1 }) : stop());
-  element.addEventListener("click", () => {
-    if (timer) return stop();
-    if (board.state.at === last) board.choose({ at: 0 });
-    timer = setInterval(tick, 600);
-    element.textContent = "❚❚ pause";
-  });
-  return { element, stop };
+  return { element, draw };
 }
 
 /** The metric of the clean and the corrupt run over training, and with the chosen edge cut. */
@@ -1044,7 +1072,8 @@ function metricChart(board, width) {
   const { run, state } = board;
   const i = board.edgeNumber.get(state.edge);
   const cut = run.steps.map((_, at) => measured(run, "edge", "metric", at, i));
-  const series = Object.entries({ clean: run.clean, corrupt: run.corrupt, "edge cut": cut }).filter(([, values]) => known(values).length);
+  const there = { clean: run.clean, corrupt: run.corrupt, "edge cut": cut };
+  const series = Object.entries(there).filter(([, values]) => known(values).length);
   const all = series.flatMap(([, values]) => known(values));
   const ends = [Math.min(...all), Math.max(...all)];
   const last = run.steps.length - 1;
@@ -1055,16 +1084,21 @@ function metricChart(board, width) {
     s("path", { d: `M${8 + 96 * at},8h22`, class: name(of) }),
     s("text", { x: 36 + 96 * at, y: 12, text: of }),
   ]);
-  const dot = ([of, values]) => known([values[state.at]]).map((v) => s("circle", { cx: x(state.at), cy: y(v), r: 3.5, class: name(of) }));
-  const lines = series.map((one) => [s("path", { d: path(one[1], x, y), class: name(one[0]) }), dot(one)]);
+  const dot = (of, v) => s("circle", { cx: x(state.at), cy: y(v), r: 3.5, class: name(of) });
+  const lines = series.map(([of, values]) => [
+    s("path", { d: path(values, x, y), class: name(of) }),
+    known([values[state.at]]).map((v) => dot(of, v)),
+  ]);
   const every = Math.ceil((run.steps.length * 56) / width);
   const anchor = (at) => (at === last ? "end" : at ? "middle" : "start");
   const step = (at) => text({ x: x(at), y: 132, "text-anchor": anchor(at), text: count(run.steps[at]) });
   const steps = [...run.steps.keys()].filter((at) => (last - at) % every === 0).map(step);
   const heights = ends.map((v) => text({ x: width - 16, y: y(v) - 4, "text-anchor": "end", text: fmt(v) }));
-  const label = `At step ${count(board.step)}: clean ${fmt(run.clean[state.at])}, corrupt ${fmt(run.corrupt[state.at])}`;
+  const ofNow = series.map(([of, values]) => `${of} ${fmt(values[state.at])}`);
+  const label = `At step ${count(board.step)}: ${ofNow.join(", ")}`;
   const marker = s("path", { d: `M${x(state.at)},18V116`, class: "marker" });
-  return s("svg", { viewBox: `0 0 ${width} 136`, role: "img", "aria-label": label }, key, marker, lines, heights, steps);
+  const parts = [key, marker, lines, heights, steps];
+  return s("svg", { viewBox: `0 0 ${width} 136`, role: "img", "aria-label": label }, parts);
 }
 
 /** Every run's graph in small, at the same step or the nearest. */
@@ -1072,7 +1106,8 @@ function runsView(board) {
   const { doc } = board;
   const smalls = doc.runs.length > 1 ? doc.runs.map((run) => smallGraph(board, run, layout(doc, 260))) : [];
   const grid = h("div", { class: "grid" }, smalls.map((small) => small.element));
-  const element = h("section", { class: "card seeds", "aria-label": "Runs" }, h("h2", { text: "Every run at this step" }), grid);
+  const title = h("h2", { text: "Every run at this step" });
+  const element = h("section", { class: "card seeds", "aria-label": "Runs" }, title, grid);
   element.hidden = !smalls.length;
   return { element, draw: () => smalls.forEach((small) => small.draw()) };
 }
@@ -1080,7 +1115,7 @@ function runsView(board) {
 /** One run's graph in small. */
 function smallGraph(board, run, place) {
   const { doc } = board;
-  const paths = doc.edges.map(({ route }, i) => s("path", { d: edgeCurve(board, i, place).d, ...look(route) }));
+  const paths = curvesOf(board, place).map(({ d }, i) => s("path", { d, ...look(doc.edges[i].route) }));
   const spots = doc.nodes.filter((node) => node.kind !== "projection").map((node) => place.nodes.get(node.name));
   const box = ({ x, y, w, h: height }) => s("rect", { x: x - w / 2, y: y - height / 2, width: w, height, rx: 6 });
   const svg = s("svg", { viewBox: `0 0 ${place.width} ${place.height}`, preserveAspectRatio: "none", role: "img" });
@@ -1113,20 +1148,28 @@ function tableView(board) {
       Object.assign(sort, { by, down: sort.by === by ? !sort.down : true });
       draw();
     };
-    return h("th", { scope: "col" }, h("button", { type: "button", "data-sort": by, text: titles[by] ?? by, onclick: sortBy }));
+    const attributes = { type: "button", "data-sort": by, text: titles[by] ?? by, onclick: sortBy };
+    return h("th", { scope: "col" }, h("button", attributes));
   });
   const table = h("table", {}, h("thead", {}, h("tr", {}, heads)), body);
   const summary = h("summary", { text: `Table of all ${count(doc.edges.length)} edges` });
-  const element = h("details", { class: "card", ontoggle: () => draw() }, summary, h("div", { class: "scroll" }, table));
+  const scroll = h("div", { class: "scroll" }, table);
+  const element = h("details", { class: "card", ontoggle: () => draw() }, summary, scroll);
   const draw = () => {
     if (!element.open) return;
-    heads.forEach((head, i) => set(head, { "aria-sort": columns[i] === sort.by ? (sort.down ? "descending" : "ascending") : null }));
-    body.replaceChildren(...sortedEdges(board, sort).map((i) => h("tr", {}, columns.map((column) => tableCell(board, i, column)))));
+    const order = sort.down ? "descending" : "ascending";
+    heads.forEach((head, i) => set(head, { "aria-sort": columns[i] === sort.by ? order : null }));
+    const row = (i) => h("tr", {}, columns.map((column) => tableCell(board, i, column)));
+    body.replaceChildren(...sortedEdges(board, sort).map(row));
   };
   return { element, draw };
 }
 
-const numberOf = (board, i, column) => board.doc.edges[i][column === "edge" ? "name" : column] ?? board.effect(i, "edge", column);
+/** What of an edge stands in a column. */
+function numberOf(board, i, column) {
+  const { name: edge, route } = board.doc.edges[i];
+  return { edge, route }[column] ?? board.effect(i, "edge", column);
+}
 
 /** Returns the numbers of the edges in the order of a column; effects go by their size. */
 function sortedEdges(board, { by, down }) {
@@ -1140,10 +1183,11 @@ function tableCell(board, i, column) {
   const value = numberOf(board, i, column);
   if (column === "route") return h("td", { text: value });
   if (column !== "edge") return h("td", { "data-value": value, text: fmt(value) });
-  return h("th", { scope: "row" }, h("button", { type: "button", class: "name", text: value, onclick: () => board.turn(value) }));
+  const onclick = () => board.turn(value);
+  return h("th", { scope: "row" }, h("button", { type: "button", class: "name", text: value, onclick }));
 }
 
-// --- 6 Mounting --------------------------------------------------------------------------------------------------------
+// --- 6 Mounting -----------------------------------------------------------------------------------------------------
 
 /** Draws a document into an element and returns the board; `link` is a kernel: {live, ask(message), set(traits)}. */
 export function mount(element, data, link = null) {
@@ -1162,12 +1206,12 @@ export function mount(element, data, link = null) {
   board.destroy = onResize(element, () => {
     board.views[1].build();
     board.draw();
-  }, () => board.views[2].stop());
+  });
   return board;
 }
 
 /** Calls `act` now and whenever an element gets another width; returns what ends it. */
-function onResize(element, act, stop) {
+function onResize(element, act) {
   let width = null;
   const resized = () => {
     if (element.clientWidth === width) return;
@@ -1177,10 +1221,7 @@ function onResize(element, act, stop) {
   const observer = new ResizeObserver(resized);
   observer.observe(element);
   resized();
-  return () => {
-    observer.disconnect();
-    stop();
-  };
+  return () => observer.disconnect();
 }
 
 /** Makes a link of a notebook's model: messages with numbers, and the traits that Python sees. */
@@ -1210,7 +1251,8 @@ function render({ model, el }) {
   el.append(root);
   const link = linkOf(model);
   let board = null;
-  const follow = () => board?.follow({ step: model.get("step"), selected: model.get("selected"), changes: model.get("changes") });
+  const traits = ["step", "selected", "changes"];
+  const follow = () => board?.follow(Object.fromEntries(traits.map((name) => [name, model.get(name)])));
   const draw = () => {
     board?.destroy();
     board = mount(root, JSON.parse(model.get("data")), link);
