@@ -40,13 +40,13 @@ def switchboard_page(data: Mapping[str, Any]) -> str:
     title = html.escape(str(data["title"]))
     # "<" can end the element; as an escape it stays in the text.
     document = as_json(_seen(data)).replace("<", "\\u003c")
-    module = (HERE / "switchboard.js").read_text()
+    module = (HERE / "switchboard.js").read_text("utf-8")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{title}</title>
 <style>body {{ margin: 0; background: #f4f5f7; }} body > .switchboard {{ max-width: 1480px; margin: auto; }}
-{(HERE / "switchboard.css").read_text()}</style></head>
+{(HERE / "switchboard.css").read_text("utf-8")}</style></head>
 <body><main class="switchboard" id="switchboard"><noscript>{_without_scripts(data)}</noscript></main>
 <script type="application/json" id="document">{document}</script>
 <script type="module">{module}
@@ -71,7 +71,9 @@ def as_json(data: Mapping[str, Any]) -> str:
     try:
         return json.dumps(data, allow_nan=False, separators=(",", ":"))
     except ValueError as error:
-        raise ValueError(f"a number that was not measured is None in a document, not NaN or infinite ({error})") from error
+        raise ValueError(
+            f"a number that was not measured is None in a document, not NaN or infinite ({error})"
+        ) from error
 
 
 def _seen(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,12 +104,16 @@ def _without_scripts(data: Mapping[str, Any]) -> str:
     named = [(edge["name"], edge["route"]) for edge in data["edges"]]
     edge_rows = [(*name, *numbers) for name, *numbers in zip(named, *edges, strict=True)]
     node_rows = [(node["name"], *numbers) for node, *numbers in zip(data["nodes"], *nodes, strict=True)]
-    said = f"{data['lead']} Numbers of step {run['steps'][-1]}; a browser that runs scripts shows the graph over training."
+    said = (
+        f"{data['lead']} Numbers of step {run['steps'][-1]}; a browser that runs scripts shows the graph over training."
+    )
     facts = "; ".join(f"{name}: {value}" for name, value in data.get("facts", ()))
     return "".join(
         [
             f"<h1>{html.escape(str(data['title']))}</h1><p>{html.escape(said)}</p><p>{html.escape(facts)}</p>",
-            _table("Edges", ("edge", "route", "effect", "low", "high", f"{metric} when cut", "gradient cosine"), edge_rows),
+            _table(
+                "Edges", ("edge", "route", "effect", "low", "high", f"{metric} when cut", "gradient cosine"), edge_rows
+            ),
             _table("Nodes", ("node", "effect", "low", "high"), [row for row in node_rows if row[1] is not None]),
         ]
     )

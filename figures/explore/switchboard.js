@@ -147,9 +147,9 @@ function outcome(board) {
 function layout(doc, width) {
   const kinds = new Set(doc.nodes.map((node) => node.kind));
   const heads = Math.max(1, doc.heads);
-  const left = kinds.has("table") ? 66 : 20;
-  const right = kinds.has("mlp") ? 74 : 20;
-  const pitch = clamp((width - left - right) / heads, 68, 190);
+  const left = kinds.has("table") ? 70 : 28;
+  const right = kinds.has("mlp") ? 74 : 28;
+  const pitch = clamp((width - left - right) / heads, 62, 190);
   const box = { w: clamp(pitch * 0.66, 48, 118), h: 60 };
   const row = box.h + (kinds.has("mlp") ? 92 : 72);
   const full = left + right + pitch * heads;
@@ -168,12 +168,13 @@ function layout(doc, width) {
 /** Returns where one node stands: the middle of its box, and its size. */
 function spot(doc, node, place, right) {
   const { heads, pitch, box, x0 } = place;
-  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads + 24, h: 30 };
+  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads + 48, h: 30 };
   if (node.kind === "logits") return { ...across, y: 31, row: doc.layers };
   if (node.kind === "input") return { ...across, y: place.height - 19, row: -1 };
   const y = place.y(node.layer);
-  if (node.kind === "mlp") return { x: x0 + pitch * heads + right - 43, y: y - 32, w: 52, h: 30, row: node.layer + 0.5 };
-  if (node.kind === "table") return { x: x0 - 36, y: y + box.h + 26, w: 46, h: 28, row: node.layer - 0.5 };
+  const beside = x0 + pitch * heads + right - 43;
+  if (node.kind === "mlp") return { x: beside, y: y - 32, w: 52, h: 30, row: node.layer + 0.5 };
+  if (node.kind === "table") return { x: x0 - 45, y: y + box.h + 26, w: 44, h: 28, row: node.layer - 0.5 };
   if (node.kind === "head") return { x: x0 + (node.head + 0.5) * pitch, y: y + box.h / 2, ...box, row: node.layer };
   const shared = doc.nodes.filter((n) => n.carrier === node.carrier && n.layer === node.layer).length;
   const head = shared ? Math.floor((node.head * heads) / shared) : node.head;
@@ -916,7 +917,8 @@ function tokenViews(prompt, numbers) {
   const size = { x: grid.left, y: 4 + prompt.read_at * cell, width: cell * (prompt.read_at + 1), height: cell };
   const row = s("rect", { class: "read", ...size });
   const below = [tokenNames(prompt, grid), readBars(prompt, numbers, grid, deep), norms];
-  const svg = s("svg", { tabindex: 0, role: "img", "data-part": "pattern" }, patternCells(numbers, grid), row, cursor, below);
+  const cells = [patternCells(numbers, grid), row, cursor];
+  const svg = s("svg", { tabindex: 0, role: "img", "data-part": "pattern" }, cells, below);
   const label = "Attention pattern: arrow keys move over queries and keys";
   set(svg, { viewBox: `0 0 400 ${deep + (norms.length ? 126 : 48)}`, "aria-label": label });
   const said = h("p", { class: "cell", "aria-live": "polite" });

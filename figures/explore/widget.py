@@ -40,13 +40,15 @@ def _widget_class() -> Any:
         import anywidget
         import traitlets
     except ImportError as error:
-        raise ImportError("the switchboard in a notebook needs anywidget: pip install 'valuestream[notebook]'") from error
+        raise ImportError(
+            "the switchboard in a notebook needs anywidget: pip install 'valuestream[notebook]'"
+        ) from error
 
     class Switchboard(anywidget.AnyWidget):
         """A document (JSON), what is chosen in it, and whether a kernel answers."""
 
-        _esm = (HERE / "switchboard.js").read_text()
-        _css = (HERE / "switchboard.css").read_text()
+        _esm = (HERE / "switchboard.js").read_text("utf-8")
+        _css = (HERE / "switchboard.css").read_text("utf-8")
         data = traitlets.Unicode().tag(sync=True)
         live = traitlets.Bool(False).tag(sync=True)
         step = traitlets.Int(0).tag(sync=True)

@@ -9,11 +9,18 @@ import struct
 from typing import Any
 
 Json = dict[str, Any]
-WORDS = "<begin> When Mary and John went to the park , John gave the ball to Sue while Tom ran off".split()
+TEXT = "<begin> When Mary and John went to the park , John gave the ball to Sue while Tom ran off"
 
 
 def document(
-    layers: int = 2, heads: int = 2, *, mlp: bool = True, steps: int = 3, seeds: int = 2, prompts: int = 1, most: int | None = None
+    layers: int = 2,
+    heads: int = 2,
+    *,
+    mlp: bool = True,
+    steps: int = 3,
+    seeds: int = 2,
+    prompts: int = 1,
+    most: int | None = None,
 ) -> Json:
     """A document of a model of which every head sends its values to the same head of the next layer."""
     draw = random.Random(f"{layers} {heads} {mlp}")
@@ -25,7 +32,7 @@ def document(
     return {
         "format": "valuestream switchboard 1",
         "title": "lm-value-small-s0",
-        "lead": "What heads of layer 0 write about names reaches layer 1 half by the stream, half by the residual stream.",
+        "lead": "What layer 0 writes about names reaches layer 1 half by the stream, half by the residual stream.",
         "facts": [["variant", "value"], ["task", "indirect objects"], ["examples", "64"], ["parameters", "212,480"]],
         "layers": layers,
         "heads": heads,
@@ -67,7 +74,9 @@ def _edges(nodes: list[Json]) -> list[Json]:
     inner = {n["layer"] for n in values} - {max(n["layer"] for n in values)}
     carried = [n for n in values if n["layer"] in inner]
     pairs += [(n, n, "own") for n in carried]
-    pairs += [(a, b, "stream") for a in carried for b in values if b["layer"] == a["layer"] + 1 and b["head"] == a["head"]]
+    pairs += [
+        (a, b, "stream") for a in carried for b in values if b["layer"] == a["layer"] + 1 and b["head"] == a["head"]
+    ]
     return [
         {"name": f"{a['name']} > {b['name']} ({route})", "source": a["name"], "target": b["name"], "route": route}
         for a, b, route in pairs
@@ -95,7 +104,10 @@ def _run(draw: random.Random, seed: int, nodes: list[Json], edges: list[Json], s
     edge["cosine"] = [[1 - abs(e) * draw.random() for e in row] for row in edge["effect"]]
     streams = [e["route"] == "stream" for e in edges]
     gate = {
-        "stop": {"metric": [clean[-1] if s else None for s in streams], "cosine": [draw.random() if s else None for s in streams]},
+        "stop": {
+            "metric": [clean[-1] if s else None for s in streams],
+            "cosine": [draw.random() if s else None for s in streams],
+        },
         "gradient-only": {
             "metric": [m if s else None for s, m in zip(streams, edge["metric"][-1], strict=True)],
             "cosine": [draw.random() if s else None for s in streams],
@@ -129,11 +141,13 @@ def _shares(draw: random.Random, nodes: list[Json], grown: float) -> list[Json]:
 
 
 def _prompt(draw: random.Random, layers: int, heads: int, steps: list[int], n: int) -> Json:
-    norms = [[[[abs(draw.gauss(2, 0.7)) for _ in range(n)] for _ in range(heads)] for _ in range(layers)] for _ in range(3)]
+    norms = [
+        [[[abs(draw.gauss(2, 0.7)) for _ in range(n)] for _ in range(heads)] for _ in range(layers)] for _ in range(3)
+    ]
     own, incoming, mixed = norms
     values = {"own": own, "incoming": [None, *incoming[1:]], "mixed": mixed}
     return {
-        "tokens": WORDS[:n],
+        "tokens": TEXT.split()[:n],
         "read_at": min(14, n - 1),
         "answer": "Mary",
         "wrong": "John",

@@ -31,7 +31,12 @@ def hostile() -> Json:
     for edge in data["edges"]:
         edge["name"] += HOSTILE
     prompt = data["prompts"][0]
-    prompt |= {"tokens": [HOSTILE] * len(prompt["tokens"]), "answer": HOSTILE, "wrong": HOSTILE, "roles": {HOSTILE: [1]}}
+    prompt |= {
+        "tokens": [HOSTILE] * len(prompt["tokens"]),
+        "answer": HOSTILE,
+        "wrong": HOSTILE,
+        "roles": {HOSTILE: [1]},
+    }
     return data
 
 
@@ -52,7 +57,9 @@ def test_a_page_holds_the_document_and_nothing_from_elsewhere() -> None:
     assert {key: held[key] for key in held if key not in ("runs", "prompts")} == {
         key: data[key] for key in data if key not in ("runs", "prompts")
     }
-    assert not re.search(r"(src|href)\s*=|@import|url\((?!#)|fetch\(|import\s*\(|^import ", page.split('id="document"')[0])
+    assert not re.search(
+        r"(src|href)\s*=|@import|url\((?!#)|fetch\(|import\s*\(|^import ", page.split('id="document"')[0]
+    )
     assert "default-src 'none'" in page
 
 
@@ -84,7 +91,11 @@ def test_the_table_without_scripts_holds_every_number() -> None:
     cells = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", table)]
     run = data["runs"][0]
     for i, edge in enumerate(data["edges"]):
-        row = [edge["name"], edge["route"], *(str(run["edge"][f][-1][i]) for f in ("effect", "low", "high", "metric", "cosine"))]
+        row = [
+            edge["name"],
+            edge["route"],
+            *(str(run["edge"][f][-1][i]) for f in ("effect", "low", "high", "metric", "cosine")),
+        ]
         start = cells.index(edge["name"])
         assert cells[start : start + len(row)] == row
     measured = {n["name"]: e for n, e in zip(data["nodes"], run["node"]["effect"][-1], strict=True) if e is not None}
@@ -136,7 +147,8 @@ def test_a_widget_holds_the_document_and_starts_at_the_last_step() -> None:
     widget: Any = switchboard_widget(data)
     assert json.loads(widget.data) == data
     assert (widget.step, widget.live, widget.changes) == (2000, False, {})
-    assert switchboard_widget(data, lambda message: {}).live
+    live: Any = switchboard_widget(data, lambda message: {})
+    assert live.live
     assert widget._esm == (HERE / "switchboard.js").read_text()
 
 
@@ -151,7 +163,9 @@ def test_a_mistake_is_answered_with_its_sentence() -> None:
     def refuse(message: Json) -> Json:
         raise ValueError("the model has no word 'xyzzy'")
 
-    assert asked(refuse, {"id": 4, "ask": "prompt", "text": "xyzzy"}) == [{"id": 4, "error": "the model has no word 'xyzzy'"}]
+    assert asked(refuse, {"id": 4, "ask": "prompt", "text": "xyzzy"}) == [
+        {"id": 4, "error": "the model has no word 'xyzzy'"}
+    ]
 
 
 def test_another_error_is_told_and_not_swallowed(caplog: pytest.LogCaptureFixture) -> None:

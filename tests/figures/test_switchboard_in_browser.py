@@ -20,6 +20,10 @@ from tests.figures.test_switchboard import hostile
 
 pytestmark = pytest.mark.slow
 
+MODULE = f"""<style>{(HERE / "switchboard.css").read_text("utf-8")}</style><div id=at></div><script type=module>
+{(HERE / "switchboard.js").read_text("utf-8")}
+Object.assign(window, {{ mount, render }});</script>"""
+"""The module in a page of its own, so that a test can be the notebook."""
 STREAM = "L0H1.v > L1H1.v (stream)"
 PLAIN = "input > L1H0.k (residual)"
 
@@ -166,7 +170,10 @@ def test_the_slider_moves_every_number(opened: Callable[..., Any]) -> None:
         agrees(page, data, PLAIN, step)
     label = page.locator(f'[data-edge="{PLAIN}"]').get_attribute("aria-label")
     assert f"{data['runs'][0]['edge']['metric'][0][number(data, PLAIN)]:.3f}".replace("-", "−") in label
-    assert f"clean {data['runs'][1]['clean'][0]:.3f}".replace("-", "−") in page.locator(".seeds figcaption").nth(1).inner_text()
+    assert (
+        f"clean {data['runs'][1]['clean'][0]:.3f}".replace("-", "−")
+        in page.locator(".seeds figcaption").nth(1).inner_text()
+    )
 
 
 def test_a_head_shows_its_pattern_its_values_and_its_shares(opened: Callable[..., Any]) -> None:
@@ -270,7 +277,9 @@ def test_a_narrow_screen_shows_all_of_it(opened: Callable[..., Any]) -> None:
     graph = page.locator(".graph").bounding_box()
     assert graph["x"] >= 0
     assert graph["x"] + graph["width"] <= 390
-    heights = page.locator(".graph text:visible").evaluate_all("all => all.map((t) => t.getBoundingClientRect().height)")
+    heights = page.locator(".graph text:visible").evaluate_all(
+        "all => all.map((t) => t.getBoundingClientRect().height)"
+    )
     assert min(heights) > 9, "letters are not scaled away"
     page.locator('[data-node="L2H2"]').click()
     page.locator("summary").click()
@@ -311,8 +320,13 @@ def test_dark_surroundings_leave_it_readable(opened: Callable[..., Any]) -> None
 def test_the_first_paint_is_soon(opened: Callable[..., Any]) -> None:
     page = opened(document(4, 4, steps=20, seeds=3, prompts=4, most=347))
     script = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-    page.wait_for_timeout(200)
-    assert page.evaluate(script) < 1000
+    times = []
+    for _ in range(3):  # other programs may hold up one
+        page.reload()
+        page.wait_for_timeout(200)
+        times.append(page.evaluate(script))
+    assert min(times) < 1000
+    assert page.locator("[data-edge]").count() == 347, "and that is all of it"
 
 
 # --- with a kernel --------------------------------------------------------------------------------------------------
@@ -323,8 +337,7 @@ def live(opened: Callable[..., Any]) -> Callable[..., Any]:
     """Mounts a document with a link whose kernel is a function of JavaScript, from messages to answers."""
 
     def mount(data: Json, answer: str) -> Any:
-        module = (HERE / "switchboard.js").read_text()
-        page = opened(f"<div id=at></div><script type=module>{module}\nObject.assign(window, {{ mount, render }});</script>")
+        page = opened(MODULE)
         page.clock.install()
         page.evaluate(
             """([data, answer]) => {
@@ -340,7 +353,10 @@ def live(opened: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_a_kernel_computes_several_changes(live: Callable[..., Any]) -> None:
-    page = live(document(), "async (m) => ({ metric: 1.25, effect: 0.5, accuracy: 0.75, cosine: Object.keys(m.changes).length })")
+    page = live(
+        document(),
+        "async (m) => ({ metric: 1.25, effect: 0.5, accuracy: 0.75, cosine: Object.keys(m.changes).length })",
+    )
     click_edge(page, PLAIN)
     click_edge(page, STREAM)
     page.wait_for_function("asked.length === 2")
@@ -392,8 +408,8 @@ def test_what_the_kernel_refuses_is_said(live: Callable[..., Any]) -> None:
 def test_a_prompt_of_ones_own_follows_the_step(live: Callable[..., Any]) -> None:
     data = document()
     prompt = data["prompts"][0]
-    mine = {**prompt, "tokens": prompt["tokens"][:-1] + ["mine"]}
-    answer = "async (m) => ({ prompt: { ...%s, steps: [m.step] } })" % json.dumps(mine)
+    mine = {**prompt, "tokens": [*prompt["tokens"][:-1], "mine"]}
+    answer = f"async (m) => ({{ prompt: {{ ...{json.dumps(mine)}, steps: [m.step] }} }})"
     page = live(data, answer)
     page.get_by_label("A prompt of your own").fill("a b c")
     page.get_by_role("button", name="Show").click()
@@ -408,8 +424,7 @@ def test_a_prompt_of_ones_own_follows_the_step(live: Callable[..., Any]) -> None
 
 def test_a_widget_follows_python_and_leads_it(opened: Callable[..., Any]) -> None:
     data = document()
-    module = (HERE / "switchboard.js").read_text()
-    page = opened(f"<div id=at></div><script type=module>{module}\nObject.assign(window, {{ render }});</script>")
+    page = opened(MODULE)
     page.evaluate(
         """([data, step]) => {
             const state = { data, step, live: true, selected: "", changes: {} }, heard = {};
