@@ -168,7 +168,7 @@ function layout(doc, width) {
 /** Returns where one node stands: the middle of its box, and its size. */
 function spot(doc, node, place, right) {
   const { heads, pitch, box, x0 } = place;
-  const across = { x: x0 + (pitch * heads) / 2, w: pitch * heads + 48, h: 30 };
+  const across = { x: x0 + (pitch * heads + right) / 2 - 14, w: pitch * heads + right + 20, h: 30 };
   if (node.kind === "logits") return { ...across, y: 31, row: doc.layers };
   if (node.kind === "input") return { ...across, y: place.height - 19, row: -1 };
   const y = place.y(node.layer);
