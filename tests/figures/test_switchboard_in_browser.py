@@ -379,6 +379,7 @@ def test_a_kernel_that_does_not_answer(live: Callable[..., Any]) -> None:
     data = document()
     page = live(data, "(m) => new Promise((resolve) => { window.resolve = resolve; })")
     status = page.locator(".status")
+    page.clock.pause_at(page.evaluate("Date.now()") + 1000)
     click_edge(page, PLAIN)
     assert status.get_attribute("data-mode") == "live"
     agrees(page, data, PLAIN, -1)
