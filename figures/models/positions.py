@@ -12,4 +12,4 @@ def label(position: int | str, token: str) -> str:
     """Return the label of a position, in which a token is text and never markup."""
     shown = token.strip() or (repr(token) if token else "")
     shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
-    return html.escape(f"{position} {shown}".strip(), quote=False)
+    return html.escape(f"{position}: {shown}" if shown else str(position), quote=False)

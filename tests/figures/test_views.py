@@ -100,11 +100,11 @@ def test_numbers_stand_only_in_cells_that_are_wide_enough(n_layers: int, togethe
 
 def test_a_token_is_text_and_every_position_has_a_label_of_its_own() -> None:
     figure: Any = route_heat_maps(mapped())
-    assert list(figure.data[0].y) == ["3 &lt;b&gt;bold&lt;/b&gt;", "2 to", "1 to", "0 &lt;s&gt;"]
-    assert label(0, " ") == "0 ' '"
-    assert label(7, "\n") == "7 '\\n'"
+    assert list(figure.data[0].y) == ["3: &lt;b&gt;bold&lt;/b&gt;", "2: to", "1: to", "0: &lt;s&gt;"]
+    assert label(0, " ") == "0: ' '"
+    assert label(7, "\n") == "7: '\\n'"
     assert label("END", "") == "END"
-    assert label(1, "a" * 100) == "1 " + "a" * (LONGEST - 1) + "…"
+    assert label(1, "a" * 100) == "1: " + "a" * (LONGEST - 1) + "…"
 
 
 # --- the attention view -----------------------------------------------------------------------------------------------
