@@ -31,7 +31,7 @@ def checked_device(name: str | torch.device) -> torch.device:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, for the length of a ``with`` block: on models this small, several wait for each other."""
+    """Compute with one thread within a ``with`` block: on models this small, several wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
