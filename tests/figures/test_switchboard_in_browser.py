@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -241,7 +242,9 @@ def test_everything_is_reached_by_keys(opened: Callable[..., Any]) -> None:
     name = data["edges"][order[1]]["name"]
     assert page.evaluate(focused) == name
     assert name in page.locator(".tip").inner_text()
+    assert page.evaluate("'lmSuppressShortcuts' in document.activeElement.dataset"), "a notebook's keys are others"
     page.keyboard.press("Enter")
+    assert re.search(r"now\s+cut", page.locator(".tip").inner_text())
     agrees(page, data, name, -1)
     page.keyboard.press("Tab")
     assert page.evaluate(focused) in {node["name"] for node in data["nodes"]}, "all edges are one stop of Tab"
@@ -256,6 +259,27 @@ def test_everything_is_reached_by_keys(opened: Callable[..., Any]) -> None:
     assert "(13) → key “When” (1)" in page.locator(".head .cell").inner_text()
 
 
+def test_what_was_not_measured_is_said_to_be_missing(opened: Callable[..., Any]) -> None:
+    data = document(steps=1, seeds=1, prompts=0)
+    run = data["runs"][0]
+    for field in ("gates", "shares", "accuracy"):
+        del run[field]
+    run["edge"]["effect"][0][0] = run["edge"]["metric"][0][0] = None
+    for name in ("low", "high", "cosine"):
+        run["edge"][name] = [[None] * len(data["edges"])]
+    page = opened(data)
+    assert page.locator(f'[data-edge="{data["edges"][0]["name"]}"]').is_hidden()
+    assert page.locator(".head > .note").inner_text() == "No prompt is in this document."
+    assert page.locator("[data-share]").count() == 0
+    click_edge(page, STREAM)
+    assert value(page, "metric") == run["edge"]["metric"][0][number(data, STREAM)]
+    assert (value(page, "cosine"), value(page, "accuracy")) == (None, None)
+    page.locator('[data-change="stop"]').click()
+    assert value(page, "metric") is None
+    assert page.locator('[data-readout="note"]').inner_text() == "This was not computed beforehand."
+    assert page.locator(".seeds").is_hidden()
+
+
 def test_the_table_holds_every_edge_and_sorts(opened: Callable[..., Any]) -> None:
     data = document()
     page = opened(data)
@@ -267,8 +291,9 @@ def test_the_table_holds_every_edge_and_sorts(opened: Callable[..., Any]) -> Non
     assert read == sorted(data["runs"][0]["edge"]["metric"][-1], reverse=True)
     page.locator('[data-sort="metric"]').click()
     assert rows.evaluate_all("all => all.map((r) => Number(r.cells[5].dataset.value))") == read[::-1]
-    page.locator("details tbody").get_by_role("button", name=PLAIN).click()
+    page.locator("details tbody").get_by_role("button", name=PLAIN).press("Enter")
     agrees(page, data, PLAIN, -1)
+    assert page.evaluate("document.activeElement.textContent") == PLAIN, "the focus stays where it was"
 
 
 def test_a_narrow_screen_shows_all_of_it(opened: Callable[..., Any]) -> None:
@@ -441,8 +466,11 @@ def test_a_widget_follows_python_and_leads_it(opened: Callable[..., Any]) -> Non
     assert value(page, "step") == 1000
     page.evaluate("(name) => model.set('changes', { [name]: 'stop' })", STREAM)
     [message] = page.evaluate("sent")
-    assert message == {"id": 1, "ask": "changes", "step": 1000, "changes": {STREAM: "stop"}}
-    page.evaluate("fire('msg:custom', { id: 1, metric: -7.5, cosine: 0.25 })")
+    number = message.pop("id")
+    assert message == {"ask": "changes", "step": 1000, "changes": {STREAM: "stop"}}
+    page.evaluate("(id) => fire('msg:custom', { id: id + 1, metric: 3.5 })", number)
+    assert value(page, "metric") is None, "what another view asked is another's answer"
+    page.evaluate("(id) => fire('msg:custom', { id, metric: -7.5, cosine: 0.25 })", number)
     page.wait_for_function("document.querySelector('[data-readout=metric]').dataset.value === '-7.5'")
     click_edge(page, PLAIN)
     assert page.evaluate("model.state.changes") == {STREAM: "stop", PLAIN: "cut"}
