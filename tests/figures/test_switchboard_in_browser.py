@@ -285,6 +285,7 @@ def test_the_table_holds_every_edge_and_sorts(opened: Callable[..., Any]) -> Non
     page = opened(data)
     page.locator("summary").click()
     rows = page.locator("details tbody tr")
+    rows.first.wait_for()
     assert rows.count() == len(data["edges"])
     page.locator('[data-sort="metric"]').click()
     read = rows.evaluate_all("all => all.map((r) => Number(r.cells[5].dataset.value))")
