@@ -827,7 +827,7 @@ function noteOf(board, found) {
   if (found === null) return "";
   if (found.note) return found.note;
   if (found.live) return "Live: computed now by the kernel.";
-  if ((found.metric ?? null) === null) return "This was not computed beforehand.";
+  if ((found.metric ?? null) === null) return "The metric with this change was not computed beforehand.";
   return board.asks ? "Precomputed; the kernel is asked …" : "Precomputed.";
 }
 
@@ -1024,7 +1024,7 @@ function cellWords(numbers, names, q, k) {
 
 /** What would be right and wrong after a prompt, and which tokens play which role. */
 function rolesOf(prompt, names) {
-  const ends = ["answer", "wrong"].filter((end) => known([prompt[end]]).length);
+  const ends = ["answer", "wrong"].filter((end) => (prompt[end] ?? "") !== "");
   const roles = Object.entries(prompt.roles ?? {});
   const said = roles.map(([role, places]) => `${role}: ${places.map((i) => `${names[i]} (${i})`).join(", ")}`);
   return [...ends.map((end) => `${end}: ${words(String(prompt[end]))}`), ...said].join(" · ");
@@ -1068,7 +1068,7 @@ function trainingView(board) {
   const said = h("output", { "data-readout": "step" });
   const chart = h("div", { class: "chart" });
   const tools = h("div", { class: "tools" }, h("h2", { text: `${doc.metric} over training` }), said);
-  const element = h("section", { class: "card", "aria-label": "Training" }, tools, chart, slider);
+  const element = h("section", { class: "card", "aria-label": "Training", hidden: last < 1 }, tools, chart, slider);
   const draw = () => {
     slider.value = board.state.at;
     set(slider, { "aria-valuetext": `step ${count(board.step)}` });

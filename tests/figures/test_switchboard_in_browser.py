@@ -276,8 +276,11 @@ def test_what_was_not_measured_is_said_to_be_missing(opened: Callable[..., Any])
     assert (value(page, "cosine"), value(page, "accuracy")) == (None, None)
     page.locator('[data-change="stop"]').click()
     assert value(page, "metric") is None
-    assert page.locator('[data-readout="note"]').inner_text() == "This was not computed beforehand."
+    assert (
+        page.locator('[data-readout="note"]').inner_text() == "The metric with this change was not computed beforehand."
+    )
     assert page.locator(".seeds").is_hidden()
+    assert page.locator('[data-control="step"]').is_hidden(), "there is one step"
 
 
 def test_the_table_holds_every_edge_and_sorts(opened: Callable[..., Any]) -> None:
