@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from experiments.questions.attention import ViewAttention
     from experiments.questions.attribute import Attribute
     from experiments.questions.circuit import FindCircuit
+    from experiments.questions.explore import Explore
     from experiments.questions.gradients import Gradients
     from experiments.questions.heads import Heads
     from experiments.questions.indirect_objects import IndirectObjects
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from experiments.studies.registering import register_figure
     from experiments.sweeps.given_model import train
     from experiments.sweeps.sweep import sweep, sweep_plan
+    from experiments.switchboard import explore
     from experiments.tasks.in_context.batches import ICLTaskConfig
     from experiments.tasks.in_context.task import ICLTask
     from experiments.tasks.indirect_objects.config import IOIConfig
@@ -78,6 +80,8 @@ __getattr__ = lazily(
         "questions.paths": ("Paths",),
         "questions.question": ("Question",),
         "questions.route_map": ("MapRoutes",),
+        "switchboard": ("explore",),
+        "questions.explore": ("Explore",),
         "runs.config": (
             "LM_TRAINING",
             "TRAINING",
@@ -164,6 +168,7 @@ __all__ = [
     "Attribute",
     "Bundle",
     "Every",
+    "Explore",
     "FindCircuit",
     "GateChange",
     "Gradients",
@@ -206,6 +211,7 @@ __all__ = [
     "ViewAttention",
     "all_metrics",
     "collect",
+    "explore",
     "icl_run",
     "import_model",
     "lm_run",

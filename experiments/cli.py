@@ -19,6 +19,7 @@ from experiments.questions.attention import ViewAttention
 from experiments.questions.attribute import Attribute
 from experiments.questions.circuit import FindCircuit
 from experiments.questions.command import command
+from experiments.questions.explore import Explore
 from experiments.questions.gradients import Gradients
 from experiments.questions.heads import Heads
 from experiments.questions.indirect_objects import IndirectObjects
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gradients": command(Gradients),
     "logits": command(Logits),
     "circuit": command(FindCircuit),
+    "explore": command(Explore),
     "ioi": command(IndirectObjects),
     "corpus": corpus.corpus,
     "sweep": sweep.sweep,
