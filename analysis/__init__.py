@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from analysis.pairs import Pair
     from analysis.patching.patch import PatchResult, patch
     from analysis.patching.site_search import find_sites
+    from analysis.resuming import KeptIn
     from analysis.statistics.comparison import compare
     from analysis.statistics.curves import over_seeds
     from analysis.statistics.intervals import adjust, mean_interval, paired_ratio
@@ -69,6 +70,7 @@ __getattr__ = lazily(
         "edges.direct_paths": ("PathResult", "find_paths", "patch_paths"),
         "edges.head_shares": ("head_shares",),
         "patching.site_search": ("Site", "find_sites"),
+        "resuming": ("KeptIn",),
         "statistics.curves": ("over_seeds",),
         "statistics.intervals": ("adjust", "mean_interval", "paired_ratio"),
         "statistics.survival": ("survival_curves",),
@@ -85,6 +87,7 @@ __all__ = [
     "EdgeScores",
     "GradientSplit",
     "Graph",
+    "KeptIn",
     "LogitAttribution",
     "NoGapError",
     "Pair",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from analysis.memory import bound_for, bytes_of
 from analysis.metrics import read
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
+from analysis.resuming import KeptIn, identity, kept_rows
 from circuits.common.errors import known, require
 from circuits.interventions.replacement import others
 from circuits.model import HookedStreamTransformer
@@ -27,6 +29,7 @@ CUT_METHODS: dict[str, str] = {
     "resample": "what another of the given examples sends",
     "from run": "what another model of the same architecture sends on the same inputs",
 }
+MEASURED = ("accuracy", "accuracy_ablated", "loss", "loss_ablated", "changed")
 
 
 @torch.no_grad()
@@ -39,6 +42,7 @@ def ablate_edges(
     seed: int = 0,
     max_memory: int | None = None,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> pd.DataFrame:
     """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
 
@@ -46,7 +50,7 @@ def ablate_edges(
     ``Pair.one_sided(inputs, answers)``). Means and samples are of the clean inputs too, and leave padding out.
     ``edges`` are names (:class:`analysis.edges.graph.Graph` lists them), sets of names, or ``None`` for each edge by
     itself.
-    ``changed`` is the largest change of a logit that is read.
+    ``changed`` is the largest change of a logit that is read. ``kept`` as in :func:`analysis.patch`.
 
     Raises:
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
@@ -67,11 +71,15 @@ def ablate_edges(
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
     whole = read(model(pair.clean), pair.read_at).clone()
-    rows = [
-        _row(whole, read(logits, pair.read_at), pair.answers)
-        for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts])).each(cuts, progress)
-    ]
-    frame = pd.DataFrame(rows).assign(method=method, n=len(pair))
+    about = {"method": method, "seed": seed, "other": None if other is None else identity(other)}
+    there = kept_rows(kept, "cutting edges", model, pair, **about)
+
+    def measure(logits: Tensor) -> Tensor:
+        return _row(whole, read(logits, pair.read_at), pair.answers)
+
+    runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts]))
+    rows = runs.each(cuts, measure, progress, there)
+    frame = pd.DataFrame(rows.cpu().numpy(), columns=list(MEASURED)).assign(method=method, n=len(pair))
     frame.insert(0, "edges", [" + ".join(group) for group in names])
     return frame
 
@@ -103,13 +111,8 @@ def _sent(
     return sent.replaced("zero" if method == "zero" else "mean")
 
 
-def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> dict[str, Any]:
+def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> Float[Tensor, " measured"]:
     accuracy = [float((x.argmax(-1) == answers).float().mean()) for x in (whole, cut)]
     loss = [float(F.cross_entropy(x, answers)) for x in (whole, cut)]
-    return {
-        "accuracy": accuracy[0],
-        "accuracy_ablated": accuracy[1],
-        "loss": loss[0],
-        "loss_ablated": loss[1],
-        "changed": float((cut - whole).abs().max()),
-    }
+    changed = float((cut - whole).abs().max())
+    return torch.tensor([*accuracy, *loss, changed], dtype=torch.float64, device=cut.device)
