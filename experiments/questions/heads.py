@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import analysis
+from experiments.questions.over_checkpoints import over
 from experiments.questions.question import Checkpoints, Frame, Model, OfSequences, Run, show
 
 
@@ -18,14 +20,15 @@ class Heads(OfSequences):
 
     checkpoints: Checkpoints = ()
 
-    def ask(self, run: Run, progress: bool = False) -> Frame:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> Frame:
         """Return the scores at the checkpoints: step, and the columns of the task's ``head_scorer``.
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        scorer = self._of_file if self.file is not None else run.asker(self.device).head_scorer(self.n, self.of(run))
-        return self.over(run, self.checkpoints, scorer, progress)
+        split = None if self.file is not None else self.of(run)
+        scorer = self._of_file if split is None else run.asker(self.device).head_scorer(self.n, split)
+        return over(self, run, self.checkpoints, scorer, progress, kept, split=split)
 
     def _of_file(self, model: Model) -> Frame:
         from analysis.heads.attention_scores import one_table, score_heads, scores_by_role

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
+import analysis
 from experiments.questions.question import Frame, Question, Run, Step, say_written, show
 
 SHOWN = ("probability", "wrong_probability", "logit_difference", "accuracy")
@@ -48,7 +49,7 @@ class IndirectObjects(Question):
         body_of(run.config.model, self.body, allowed=self.transplant)
         return [self.body]
 
-    def ask(self, run: Run, progress: bool = False) -> Frame:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> Frame:
         """Return one row a prompt, body and measure: set, prompt, template, order, measure, value, and of which run.
 
         Raises:

@@ -21,7 +21,7 @@ class Logits(OfPairs):
     ] = "logit_difference"
     top: Annotated[int, arg(help="rows to print")] = 15
 
-    def ask(self, run: Run, progress: bool = False) -> tuple[Frame, Frame]:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> tuple[Frame, Frame]:
         """Return the parts of the logit (difference), and a metric of the lens before every layer.
 
         Raises:
