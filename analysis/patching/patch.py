@@ -27,8 +27,8 @@ from circuits.common.errors import require, whole
 from circuits.model import HookedStreamTransformer, State
 from circuits.sites import Site, check_sites
 
-MOST_COPIES = 1024
-"""Between two steps of the progress bar."""
+MOST_COPIES, MOST_WORK = 1024, 2**38
+"""Copies, or multiplications, between two steps of the progress bar: what an interrupted sweep has to measure again."""
 
 
 @dataclass
@@ -192,11 +192,17 @@ class _Sweep:
     def values(self, kept: KeptRows | None, progress: bool) -> Float[Tensor, "site batch"]:
         # One layer after the other, so that copies that are run together are taken up in the same place.
         order = sorted(range(len(self.joint)), key=lambda i: min(site.layer for site in self.joint[i]))
-        most = min(self.replay.at_once, MOST_COPIES)
+        most = max(1, min(self.replay.at_once, MOST_COPIES, MOST_WORK // self._work_of_one))
         chunks = (order[start : start + most] for start in range(0, len(order), most))
         names = [" + ".join(map(repr, sites)) for sites in self.joint]
         device = self.baseline.device
         return torch.stack(measured(names, chunks, self._patched, kept, "sites", progress, device))
+
+    @property
+    def _work_of_one(self) -> int:
+        """The multiplications of the blocks for a copy, at most."""
+        weights = sum(weight.numel() for block in self.model.layers for weight in block.parameters())
+        return max(1, len(self.pair) * self.pair.n_pos * weights)
 
     def _patched(self, chunk: Sequence[int]) -> Float[Tensor, "copy batch"]:
         logits = self.replay.run([[self._edit(site) for site in self.joint[i]] for i in chunk])
