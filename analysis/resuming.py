@@ -151,19 +151,19 @@ def measured(
     progress: bool,
     device: torch.device | str = "cpu",
 ) -> list[Tensor]:
-    """Return a row for each name, in order: those that were kept, and the others measured, chunk by chunk.
+    """Return a row for each name, in order: those that were kept, and the others measured once, chunk by chunk.
 
     ``measure`` returns the rows of the names with the numbers that it is given. Chunks are those that there would be if
     nothing had been kept: in the same company a row has the same bits.
     """
-    wanted, there = set(names), {} if kept is None else kept.there
-    rows = {name: row.to(device) for name, row in there.items() if name in wanted}
-    found = sum(name in rows for name in names)
+    first = {name: i for i, name in reversed(list(enumerate(names)))}
+    rows = {name: row.to(device) for name, row in (kept.there if kept else {}).items() if name in first}
+    found = len(rows)
     if kept is not None and found:
-        _say(f"{kept.question} goes on where it was: {found:,} of {len(names):,} {unit} were measured")
-    with tqdm(total=len(names), initial=found, unit=f" {unit}", disable=not progress, leave=False, delay=2) as bar:
+        _say(f"{kept.question} goes on where it was: {found:,} of {len(first):,} {unit} were measured")
+    with tqdm(total=len(first), initial=found, unit=f" {unit}", disable=not progress, leave=False, delay=2) as bar:
         for chunk in chunks:
-            missing = [i for i in chunk if names[i] not in rows]
+            missing = [i for i in chunk if first[names[i]] == i and names[i] not in rows]
             if not missing:
                 continue
             new = dict(zip((names[i] for i in missing), measure(missing), strict=True))
