@@ -75,7 +75,8 @@ class KeptRows:
     def __init__(self, kept: KeptIn, question: str, about: Mapping[str, Any]):
         self.kept, self.question = kept, question
         self._about = json.loads(canonical_json({"question": question, **about}))
-        self._id = content_hash(self._about)[:24]
+        self.identity = content_hash(self._about)[:24]
+        """Equal for rows that depend on the same."""
         self._new: dict[str, Tensor] = {}
         self._written = time.monotonic()
         self.there: dict[str, Tensor] = {}
@@ -95,7 +96,7 @@ class KeptRows:
         if not self._new:
             return
         data = tensor_bytes(self._new, self._about)
-        file = self.kept.folder / f"{self._id}-{hashlib.sha256(data).hexdigest()[:16]}{SUFFIX}"
+        file = self.kept.folder / f"{self.identity}-{hashlib.sha256(data).hexdigest()[:16]}{SUFFIX}"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(file, data)
@@ -106,11 +107,11 @@ class KeptRows:
 
     def remove(self) -> None:
         """Remove the rows from the disk, and what a killed process left half written of them."""
-        for file in (*self._files(), *self.kept.folder.glob(f".{self._id}-*.tmp")):
+        for file in (*self._files(), *self.kept.folder.glob(f".{self.identity}-*.tmp")):
             file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        return sorted(self.kept.folder.glob(f"{self._id}-*{SUFFIX}"))
+        return sorted(self.kept.folder.glob(f"{self.identity}-*{SUFFIX}"))
 
     def _read(self, file: Path) -> dict[str, Tensor]:
         try:

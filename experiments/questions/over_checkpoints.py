@@ -28,7 +28,7 @@ def over(
 ) -> Frame:
     """Return what is found at checkpoints, all of them where none is named, with their step.
 
-    ``about`` (plain data) is what it depends on beside the run and the question's options.
+    ``about`` (plain data) is what it depends on beside the run and the question's options, or what these come to.
     """
     import pandas as pd
 
@@ -49,7 +49,7 @@ def over(
 def _kept(kept: analysis.KeptIn, question: Question, run: Run, about: dict[str, Any]) -> KeptRows:
     from analysis.resuming import code_hash
 
-    asked = {"options": question.plain(), "run": run.record["id"], **about}
+    asked = {"options": question.plain() | about, "run": run.record["id"]}
     return kept.rows(
         "asking checkpoints",
         kind=type(question).__name__,

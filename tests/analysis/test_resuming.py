@@ -47,12 +47,15 @@ class Stops:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.names: list[str] = []
+        self.apart: list[str] = []
+        """The same, with what else the rows depend on."""
         self.after: float = float("inf")
         add = KeptRows.add
 
         def counted(rows: KeptRows, new: dict[str, Tensor]) -> None:
             add(rows, new)
             self.names += list(new)
+            self.apart += [f"{rows.question}, {rows.identity}, {name}" for name in new]
             if len(self.names) >= self.after:
                 raise KeyboardInterrupt
 
