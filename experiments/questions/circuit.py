@@ -117,7 +117,7 @@ class FindCircuit(OfPairs):
         from experiments.runs.pooling import labelled
 
         method: Any = self.method
-        how = (self.metric, method, self._replaced, self.steps, self.max_memory, kept)
+        how = (self.metric, method, self._replaced, self.steps, self.max_memory)
         pair = self.pair(run)
 
         def at(model: Model) -> Frame:
