@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.ablation import Ablations
 from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
 from analysis.edges.graph import Graph
 from analysis.memory import bound_for, bytes_of
@@ -43,7 +44,7 @@ def ablate_edges(
     max_memory: int | None = None,
     progress: bool = False,
     kept: KeptIn | None = None,
-) -> pd.DataFrame:
+) -> Ablations:
     """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
 
     They are of the clean inputs, where the pair reads them (inputs without a counterfactual are a
@@ -79,9 +80,9 @@ def ablate_edges(
 
     runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts]))
     rows = runs.each(cuts, measure, progress, there)
-    frame = pd.DataFrame(rows.cpu().numpy(), columns=list(MEASURED)).assign(method=method, n=len(pair))
-    frame.insert(0, "edges", [" + ".join(group) for group in names])
-    return frame
+    where = {"part": [" + ".join(group) for group in names], "method": method, "layer": "all", "head": "all"}
+    numbers = pd.DataFrame(rows.cpu().numpy(), columns=list(MEASURED))
+    return Ablations(pd.concat([pd.DataFrame(where), numbers], axis=1).assign(n=len(pair)))
 
 
 def _sent(

@@ -111,7 +111,7 @@ class FindCircuit(OfPairs):
         steps: Sequence[int] = (),
         progress: bool = False,
         kept: analysis.KeptIn | None = None,
-    ) -> Frame:
+    ) -> analysis.CircuitSteps:
         """Return how much of the behaviour a circuit carries at the checkpoints of a run, all or those at some steps,
         labelled with the run."""
         from experiments.runs.pooling import labelled
@@ -121,9 +121,10 @@ class FindCircuit(OfPairs):
         pair = self.pair(run)
 
         def at(model: Model) -> Frame:
-            return analysis.follow([(0, model)], pair, circuit, self.find, *how)
+            return analysis.follow([(0, model)], pair, circuit, self.find, *how).to_frame()
 
-        return labelled(over(self, run, steps, at, progress, kept, circuit=list(circuit.names)), run)
+        found = over(self, run, steps, at, progress, kept, circuit=list(circuit.names))
+        return analysis.CircuitSteps(labelled(found, run))
 
     def answer(self, runs: Sequence[Run]) -> None:
         """Find and judge each run's circuit, follow it over checkpoints where that is asked, and compare the runs'."""
@@ -158,10 +159,10 @@ class FindCircuit(OfPairs):
         show(quality.summary().drop(columns=["edges", "of"]))
         written = self.keep(run, "circuit", frame, circuit_drawing)
         if self.checkpoints:
-            over = self.follow(run, circuit, progress=True, kept=kept)
+            followed = self.follow(run, circuit, progress=True, kept=kept).to_frame()
             print("the same circuit at the run's checkpoints")
-            show(over[["step", "gap", "faithfulness", "low", "high", "overlap"]])
-            written += self.keep(run, "circuit_steps", over, circuit_curves)
+            show(followed[["step", "gap", "faithfulness", "low", "high", "overlap"]])
+            written += self.keep(run, "circuit_steps", followed, circuit_curves)
         return written
 
 

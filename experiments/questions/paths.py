@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 import analysis
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Effects, Frame, Model, Run, beside, show
+from experiments.questions.question import Effects, Model, Run, beside, show
 
 if TYPE_CHECKING:
     from analysis.edges.graph import Edge
@@ -32,8 +32,8 @@ class Paths(Effects):
 
     def ask(
         self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
-    ) -> tuple[analysis.PathResult, Frame]:
-        """Return the effects of the direct paths, and :meth:`shares`.
+    ) -> tuple[analysis.PathResult, analysis.HeadShares]:
+        """Return the effects of the direct paths, and every head's shares.
 
         Raises:
             RunError: if there is no checkpoint at the step.
@@ -71,11 +71,11 @@ class Paths(Effects):
         asked = (self.metric, self.direction, self.max_memory, progress, kept)
         return analysis.patch_paths(model, pair, paths, *asked)
 
-    def tell(self, run: Run, found: tuple[analysis.PathResult, Frame]) -> list[Path]:
+    def tell(self, run: Run, found: tuple[analysis.PathResult, analysis.HeadShares]) -> list[Path]:
         """Print the largest paths and every head's shares, write and draw both."""
         from figures.models.paths import path_heat_maps, share_bars
 
-        frame, shares = found[0].to_frame(), found[1]
+        frame, shares = found[0].to_frame(), found[1].to_frame()
         print(f"{run.path.name}: {len(frame)} direct paths, {self.asked_of(run)}, {frame.metric[0]}; largest effects:")
         print(beside(frame))
         show(self.largest(frame)[["sender", "receiver", "route", "effect", "low", "high", "p"]])

@@ -174,7 +174,7 @@ def test_ablations_are_resumed_and_told_apart_by_what_is_put_in_place(stops: Sto
     _, first = stops.run(ask, tmp_path, after=4)
     found, rest = stops.run(ask, tmp_path)
     assert (len(first), sorted(first + rest)) == (4, sorted(everything))
-    pd.testing.assert_frame_equal(found, ablate(model, pair), check_exact=True)
+    pd.testing.assert_frame_equal(found.to_frame(), ablate(model, pair).to_frame(), check_exact=True)
 
     one = [Ablation.sites("v", [Site(0, "v")], FromRun("other"))]
     for other in (of_seed(1), of_seed(2)):
