@@ -10,7 +10,8 @@ runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings
 from circuits.common.lazy_imports import lazily  # noqa: E402
 
 if TYPE_CHECKING:
-    from analysis.ablation import Ablation, Ablations, ablate, standard_ablations
+    from analysis.ablated import Ablations
+    from analysis.ablation import Ablation, ablate, standard_ablations
     from analysis.attribution.of_edges import EdgeScores, attribute_edges
     from analysis.attribution.of_sites import SiteScores, attribute
     from analysis.circuit.discovery import Circuit, find_circuit
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "analysis",
     {
-        "ablation": ("Ablation", "Ablations", "ablate", "standard_ablations"),
+        "ablated": ("Ablations",),
+        "ablation": ("Ablation", "ablate", "standard_ablations"),
         "attribution.of_sites": ("SiteScores", "attribute"),
         "circuit.discovery": ("Circuit", "find_circuit"),
         "circuit.quality": ("Quality", "judge"),

@@ -15,13 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.ablated import Ablations
 from analysis.metrics import precise, read
 from analysis.pairs import Pair, check_readable, without_padding
 from analysis.ready import require_eval_mode
-from analysis.result import Table, columns, told
-from analysis.resuming import KeptIn, KeptRows, identity, kept_rows, measured
+from analysis.resuming import KeptIn, identity, kept_rows, measured
 from circuits.common.errors import known, require
-from circuits.common.showing import ROWS
 from circuits.config.streams import CARRIERS, Gate
 from circuits.interventions.applied import Activations, Intervening, Models
 from circuits.interventions.intervention import Intervention, Mean, Operation, Resample, Zero, operation_name
@@ -37,33 +36,6 @@ Gates = tuple[tuple[Gate, Gate], ...]
 FORWARD_CUT: Gates = (("full", "gradient-only"), ("stop", "off"))
 GRADIENT_CUT: Gates = (("full", "stop"), ("gradient-only", "off"))
 """What each gate becomes."""
-
-
-class Ablations(Table):
-    """What breaks under every ablation, of parts or of edges: a row each."""
-
-    where = ("part", "layer", "head", "method")
-
-    def finding(self) -> str:
-        """Return the accuracy of the whole model and the ablation that costs most of the loss."""
-        first = self.frame.loc[self.largest(1).index[0]]
-        return (
-            f"{len(self)} ablations; whole: accuracy {first.accuracy:.3f}, loss {first.loss:.3f}; worst: "
-            f"{told(first, self.where)}, accuracy {first.accuracy_ablated:.3f}, loss {first.loss_ablated:.3f} "
-            f"(n = {first.n})"
-        )
-
-    def largest(self, n: int = ROWS) -> pd.DataFrame:
-        """Return the ``n`` ablations that change the loss most."""
-        order = (self.frame.loss_ablated - self.frame.loss).abs().sort_values(ascending=False, kind="stable")
-        kept = columns(self.frame, self.where, "accuracy_ablated loss_ablated gradient_norm gradient_cosine changed")
-        return self.frame.loc[order.index, kept].head(n)
-
-    def figure(self) -> Any:
-        """Return the accuracies as bars (a plotly figure)."""
-        from figures.models.ablation import ablation_bars
-
-        return ablation_bars(self.frame)
 
 
 @dataclass(frozen=True)
@@ -259,7 +231,8 @@ def ablate(
         return torch.tensor([*both, F.cosine_similarity(left, gradient, dim=0), changed], dtype=torch.float64)
 
     names = [repr((ablation.interventions, ablation.gates)) for ablation in wanted]
-    there = None if kept is None else _kept(kept, model, pair, wanted, models, strict)
+    about = {} if kept is None else _apart(model, wanted, models or {})
+    there = kept_rows(kept, "ablation", model, pair, strict=strict, **about)
     alone = ([i] for i in range(len(wanted)))
     found = measured(names, alone, lambda chunk: map(measure, chunk), there, "ablations", progress)
     numbers = pd.DataFrame(torch.stack(found).numpy(), columns=list(MEASURED))
@@ -267,21 +240,13 @@ def ablate(
     return Ablations(where.join(numbers).assign(n=len(pair)))
 
 
-def _kept(
-    kept: KeptIn,
-    model: HookedStreamTransformer,
-    pair: Pair,
-    wanted: Sequence[Ablation],
-    models: Models | None,
-    strict: bool,
-) -> KeptRows | None:
-    """The rows of these ablations by name; they depend on which parameters learn, and on other models too."""
+def _apart(model: HookedStreamTransformer, wanted: Sequence[Ablation], models: Models) -> dict[str, Any]:
+    """What rows depend on beside the model and the pair: which parameters learn, and what other models are."""
     named = {str(i.operation.model(0)) for ablation in wanted for i in ablation.interventions}
-    given = {name: identity(other) for name, other in (models or {}).items() if name in named}
-    files = [Path(name) for name in sorted(named - {*given}) if Path(name).is_file()]
-    others = given | {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return kept_rows(kept, "ablation", model, pair, others=others, learned=learned, strict=strict)
+    others = {name: identity(other) for name, other in models.items() if name in named}
+    files = [Path(name) for name in sorted(named - {*others}) if Path(name).is_file()]
+    others |= {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {"others": others, "learned": [name for name, p in model.named_parameters() if p.requires_grad]}
 
 
 def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablation]) -> Activations:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.ablation import Ablations
+from analysis.ablated import Ablations
 from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
 from analysis.edges.graph import Graph
 from analysis.memory import bound_for, bytes_of
