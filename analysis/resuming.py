@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from analysis.metrics import METRICS, Metric
 from analysis.pairs import Pair
 from circuits.checkpoint import CheckpointError, read_tensors, tensor_bytes, tensor_hash
 from circuits.common.errors import require
+from circuits.common.families import source_hash
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import canonical_json, content_hash
 from circuits.model import HookedStreamTransformer
@@ -40,10 +42,10 @@ class KeptIn:
         with KeptIn("unfinished") as kept:
             patch(model, pair, sites, kept=kept).to_frame().to_parquet("patch.parquet")
 
-    Questions tell their rows apart by the weights, the pair, the metric (one of your own: by its name, so give another
-    name to another metric), the device and this code, so any number of them may share a folder. Rows are written every
-    ``every`` seconds and when the block is left by an error or an interrupt, each file whole or not at all; a killed
-    process has lost at most what it measured since.
+    Rows are told apart by the weights, the pair, the metric (one of your own by its source, without what that calls),
+    the device and this code, so any number of questions may share a folder. They are written every ``every`` seconds,
+    and when the block is left by an error or an interrupt, each file whole or not at all; a process that is killed has
+    lost at most what it measured since.
     """
 
     def __init__(self, folder: str | Path, every: float = 5.0):
@@ -124,12 +126,18 @@ class KeptRows:
 
 
 def kept_rows(
-    kept: KeptIn | None, question: str, model: HookedStreamTransformer, pair: Pair, **about: Any
+    kept: KeptIn | None,
+    question: str,
+    model: HookedStreamTransformer,
+    pair: Pair,
+    metric: tuple[str, Metric] | None = None,
+    **about: Any,
 ) -> KeptRows | None:
     """Return the kept rows of a question of a model and a pair, ``None`` where nothing is to be kept.
 
     Raises:
-        ValueError: for a model with hooks attached: what they do is not known again.
+        ValueError: for a model with hooks attached, as what they do is not known again, or a metric of anyone's whose
+            source cannot be read.
     """
     if kept is None:
         return None
@@ -140,6 +148,7 @@ def kept_rows(
         f"out, or call model.reset_hooks()",
     )
     asked = {"model": identity(model), "pair": _of_pair(pair), "device": pair.clean.device.type, **about}
+    asked |= {} if metric is None else {"metric": _of_metric(*metric)}
     return kept.rows(question, code=code_hash("circuits", "analysis"), **asked)
 
 
@@ -184,6 +193,10 @@ def _of_pair(pair: Pair) -> str:
     tensors = {"clean": pair.clean, "corrupt": pair.corrupt, "answers": pair.answers, "wrong": pair.wrong}
     tensors |= {"read at": torch.as_tensor(pair.read_at), **{f"at {role}": at for role, at in pair.positions.items()}}
     return tensor_hash(tensors if pair.mask is None else {**tensors, "mask": pair.mask})
+
+
+def _of_metric(name: str, metric: Metric) -> list[str]:
+    return [name] if metric in METRICS.values() else [name, source_hash(getattr(metric, "of", metric))]
 
 
 @cache

@@ -209,8 +209,8 @@ class _Exact:
         self.runs, self.total = runs, len(graph)
         beside = self._beside(model, graph, runs.pair, edges, runs.function)
         self.cut = EdgeRuns(model, runs.base, send(model, graph, runs.source), graph, max_memory, beside)
-        about = {"metric": runs.metric, "direction": runs.direction}
-        self.kept = kept_rows(kept, "patching edges", model, runs.pair, **about)
+        metric = (runs.metric, runs.function)
+        self.kept = kept_rows(kept, "patching edges", model, runs.pair, metric, direction=runs.direction)
 
     @classmethod
     def needed(cls, model: HookedStreamTransformer, graph: Graph, pair: Pair, edges: int, metric: Metric) -> int:

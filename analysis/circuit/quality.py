@@ -176,8 +176,8 @@ class _Runs:
         sent = send(model, graph, pair.corrupt).without_padding(pair).replaced(replacement)
         beside = _beside_runs(model, pair, circuit, both.function, subsets)
         self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, beside)
-        about = {"metric": self.name, "replacement": replacement}
-        self.kept = kept_rows(kept, "judging a circuit", model, pair, **about)
+        named = (self.name, both.function)
+        self.kept = kept_rows(kept, "judging a circuit", model, pair, named, replacement=replacement)
 
     def metrics(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, "set example"]:
         return self.runs.each(cuts, self.both.measure, self.progress, self.kept)

@@ -129,7 +129,7 @@ def patch_paths(
         return [runs.measure(part) for part in patched.logits([wanted[i] for i in chunk]).split(len(pair))]
 
     names = [path.name for path in wanted]
-    there = kept_rows(kept, "path patching", model, pair, metric=runs.metric, direction=direction)
+    there = kept_rows(kept, "path patching", model, pair, (runs.metric, runs.function), direction=direction)
     values = torch.stack(measured(names, _chunks(wanted, copies), measure, there, "paths", progress, device))
     where = [
         {

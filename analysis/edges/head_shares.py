@@ -103,7 +103,7 @@ def head_shares(
         return [runs.measure(part) for part in logits.split(len(pair))]
 
     names = [f"L{layer}H{head}.{carrier} {share}" for (layer, carrier), head, share in asked]
-    there = kept_rows(kept, "splitting effects", model, pair, metric=runs.metric, direction=direction)
+    there = kept_rows(kept, "splitting effects", model, pair, (runs.metric, runs.function), direction=direction)
     return _frame(where, torch.stack(measured(names, chunks, measure, there, "shares", progress, device)), runs)
 
 

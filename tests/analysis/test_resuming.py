@@ -159,6 +159,29 @@ def test_another_question_finds_nothing(
     assert not measured, "what the first has kept is there, whatever was answered beside it"
 
 
+def test_metrics_of_ones_own_are_told_apart_by_their_source(stops: Stops, tmp_path: Path, untyped: None) -> None:
+    model, pair = small()
+
+    def measuring(times: int) -> Callable[..., Tensor]:
+        def mine(logits: Tensor, pair: Pair) -> Tensor:
+            return logits[:, -1, 0] - logits[:, -1, 1]
+
+        def other(logits: Tensor, pair: Pair) -> Tensor:
+            return logits[:, -1, 0]
+
+        other.__name__ = "mine"
+        return mine if times == 1 else other
+
+    sites = find_sites(model, ["z"])
+    stops.run(partial(patch, model, pair, sites, measuring(1)), tmp_path, after=1)
+    assert len(stops.run(partial(patch, model, pair, sites, measuring(2)), tmp_path)[1]) == len(sites)
+    assert not stops.run(partial(patch, model, pair, sites, measuring(1)), tmp_path)[1]
+    unread = partial(measuring(1))
+    with pytest.raises(ValueError, match="source of .* cannot be read"):
+        patch(model, pair, sites, unread, kept=KeptIn(tmp_path))
+    patch(model, pair, sites, unread)
+
+
 def test_gates_tell_models_apart(stops: Stops, tmp_path: Path) -> None:
     model, pair = small()
     ask = partial(patch, model, pair, find_sites(model, ["z"]))
