@@ -159,7 +159,7 @@ def test_another_question_finds_nothing(
     assert not measured, "what the first has kept is there, whatever was answered beside it"
 
 
-def test_metrics_of_ones_own_are_told_apart_by_their_source(stops: Stops, tmp_path: Path, untyped: None) -> None:
+def test_metrics_of_ones_own_are_told_apart_by_their_source(stops: Stops, tmp_path: Path) -> None:
     model, pair = small()
 
     def measuring(times: int) -> Callable[..., Tensor]:
