@@ -28,7 +28,7 @@ from circuits.common.errors import require, whole
 from circuits.model import HookedStreamTransformer, State
 from circuits.sites import Site, check_sites
 
-MOST_COPIES, MOST_WORK = 1024, 2**38
+MOST_COPIES, MOST_WORK = 1024, 2**36
 """Copies, or multiplications, between two steps of the progress bar: what an interrupted sweep has to measure again."""
 
 
