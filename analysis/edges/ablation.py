@@ -7,7 +7,6 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +14,7 @@ from analysis.ablated import Ablations
 from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
 from analysis.edges.graph import Graph
 from analysis.memory import bound_for, bytes_of
-from analysis.metrics import read
+from analysis.metrics import Metric, evaluate, metric_named, read
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.resuming import KeptIn, identity, kept_rows
@@ -23,11 +22,12 @@ from circuits.common.errors import known, require
 from circuits.interventions.replacement import others
 from circuits.model import HookedStreamTransformer
 
-CutMethod = Literal["zero", "mean", "resample", "from run"]
+CutMethod = Literal["zero", "mean", "resample", "other run", "from run"]
 CUT_METHODS: dict[str, str] = {
     "zero": "nothing comes along the edge",
     "mean": "the mean over the given examples, position by position",
     "resample": "what another of the given examples sends",
+    "other run": "what the pair's corrupt input sends, example by example",
     "from run": "what another model of the same architecture sends on the same inputs",
 }
 MEASURED = ("accuracy", "accuracy_ablated", "loss", "loss_ablated", "changed")
@@ -43,6 +43,7 @@ def ablate_edges(
     seed: int = 0,
     max_memory: int | None = None,
     progress: bool = False,
+    metric: str | Metric | None = None,
     kept: KeptIn | None = None,
 ) -> Ablations:
     """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
@@ -51,7 +52,8 @@ def ablate_edges(
     ``Pair.one_sided(inputs, answers)``). Means and samples are of the clean inputs too, and leave padding out.
     ``edges`` are names (:class:`analysis.edges.graph.Graph` lists them), sets of names, or ``None`` for each edge by
     itself.
-    ``changed`` is the largest change of a logit that is read. ``kept`` as in :func:`analysis.patch`.
+    ``changed`` is the largest change of a logit that is read. With a ``metric`` there are the columns metric,
+    metric_whole and metric_ablated, too: its means. ``kept`` as in :func:`analysis.patch`.
 
     Raises:
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
@@ -72,16 +74,22 @@ def ablate_edges(
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
     whole = read(model(pair.clean), pair.read_at).clone()
+    named = None if metric is None else metric_named(metric)
     about = {"method": method, "seed": seed, "other": None if other is None else identity(other)}
-    there = kept_rows(kept, "cutting edges", model, pair, **about)
+    there = kept_rows(kept, "cutting edges", model, pair, named, **about)
 
     def measure(logits: Tensor) -> Tensor:
-        return _row(whole, read(logits, pair.read_at), pair.answers)
+        row = _row(whole, read(logits, pair.read_at), pair.answers)
+        row += [] if named is None else [_mean(named, logits, pair)]
+        return torch.tensor(row, dtype=torch.float64, device=logits.device)
 
     runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts]))
-    rows = runs.each(cuts, measure, progress, there)
+    rows = runs.each(cuts, measure, progress, there).cpu().numpy()
+    numbers = pd.DataFrame(rows[:, : len(MEASURED)], columns=list(MEASURED))
+    if named is not None:
+        of_whole = {"metric": named[0], "metric_whole": _mean(named, model(pair.clean), pair)}
+        numbers = numbers.assign(**of_whole, metric_ablated=rows[:, -1])
     where = {"part": [" + ".join(group) for group in names], "method": method, "layer": "all", "head": "all"}
-    numbers = pd.DataFrame(rows.cpu().numpy(), columns=list(MEASURED))
     return Ablations(pd.concat([pd.DataFrame(where), numbers], axis=1).assign(n=len(pair)))
 
 
@@ -102,6 +110,9 @@ def _sent(
             f"of the same architecture",
         )
         return send(other, graph, pair.clean)
+    if method == "other run":
+        pair.require_difference()
+        return send(model, graph, pair.corrupt).without_padding(pair)
     require(
         len(pair) > 1 or method != "mean",
         "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
@@ -112,8 +123,11 @@ def _sent(
     return sent.replaced("zero" if method == "zero" else "mean")
 
 
-def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> Float[Tensor, " measured"]:
+def _mean(metric: tuple[str, Metric], logits: Tensor, pair: Pair) -> float:
+    return float(evaluate(metric[1], metric[0], logits, pair).mean())
+
+
+def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> list[float]:
     accuracy = [float((x.argmax(-1) == answers).float().mean()) for x in (whole, cut)]
     loss = [float(F.cross_entropy(x, answers)) for x in (whole, cut)]
-    changed = float((cut - whole).abs().max())
-    return torch.tensor([*accuracy, *loss, changed], dtype=torch.float64, device=cut.device)
+    return [*accuracy, *loss, float((cut - whole).abs().max())]
