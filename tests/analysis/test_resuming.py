@@ -218,6 +218,12 @@ def test_methods_of_cutting_edges_are_told_apart(stops: Stops, tmp_path: Path) -
     names = [edge.name for edge in Graph(model).edges][:3]
     stops.run(partial(ablate_edges, model, pair, names, "mean"), tmp_path, after=1)
     assert len(stops.run(partial(ablate_edges, model, pair, names, "zero"), tmp_path)[1]) == 3
+    with_metric = partial(ablate_edges, model, pair, names, "mean", metric="probability")
+    found, measured = stops.run(with_metric, tmp_path, after=1)
+    assert len(measured) == 3
+    found, measured = stops.run(with_metric, tmp_path)
+    assert not measured
+    pd.testing.assert_frame_equal(found.to_frame(), with_metric().to_frame(), check_exact=True)
     assert not stops.run(partial(ablate_edges, model, pair, names, "mean"), tmp_path)[1]
 
 
