@@ -50,6 +50,7 @@ class KeptIn:
 
     def __init__(self, folder: str | Path, every: float = 5.0):
         self.folder, self.every = Path(folder), every
+        self._above = next(above for above in self.folder.absolute().parents if above.is_dir())
         self._opened: list[KeptRows] = []
 
     def rows(self, question: str, **about: Any) -> KeptRows:
@@ -57,6 +58,17 @@ class KeptIn:
         beside the name of each."""
         self._opened.append(KeptRows(self, question, about))
         return self._opened[-1]
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole or not at all.
+
+        Raises:
+            OSError: if it cannot be written, or what the folder was in was deleted meanwhile, which is not made again.
+        """
+        if not self._above.is_dir():
+            raise FileNotFoundError(f"{self._above} is no longer there")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / name, data)
 
     def __enter__(self) -> KeptIn:
         return self
@@ -98,13 +110,11 @@ class KeptRows:
         if not self._new:
             return
         data = tensor_bytes(self._new, self._about)
-        file = self.kept.folder / f"{self.identity}-{hashlib.sha256(data).hexdigest()[:16]}{SUFFIX}"
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, data)
+            self.kept.write(f"{self.identity}-{hashlib.sha256(data).hexdigest()[:16]}{SUFFIX}", data)
             self._new = {}
         except OSError as error:
-            _say(f"{self.question} goes on, but what it measured cannot be kept in {file.parent} ({error})")
+            _say(f"{self.question} goes on, but what it measured cannot be kept in {self.kept.folder} ({error})")
         self._written = time.monotonic()
 
     def remove(self) -> None:

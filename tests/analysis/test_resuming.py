@@ -262,6 +262,16 @@ def test_a_folder_that_cannot_be_written_ends_no_question(tmp_path: Path, capsys
     pd.testing.assert_frame_equal(paths, patch_paths(model, pair).to_frame())
 
 
+def test_a_run_that_was_deleted_is_not_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    model, pair = small()
+    kept = KeptIn(tmp_path / "run" / "results" / "unfinished", every=0.0)
+    (tmp_path / "run").rmdir()
+    patch(model, pair, find_sites(model, ["z"]), kept=kept)
+    assert "is no longer there" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_are_written_every_few_seconds(tmp_path: Path) -> None:
     model, pair = small()
     sites = find_sites(model, ["z"])
