@@ -10,7 +10,8 @@ runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings
 from circuits.common.lazy_imports import lazily  # noqa: E402
 
 if TYPE_CHECKING:
-    from analysis.ablation import Ablation, Ablations, ablate, standard_ablations
+    from analysis.ablated import Ablations
+    from analysis.ablation import Ablation, ablate, standard_ablations
     from analysis.attribution.of_edges import EdgeScores, attribute_edges
     from analysis.attribution.of_sites import SiteScores, attribute
     from analysis.circuit.discovery import Circuit, find_circuit
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from analysis.patching.patch import PatchResult, patch
     from analysis.patching.route_map import RouteMap, route_map
     from analysis.patching.site_search import find_sites
+    from analysis.resuming import KeptIn
     from analysis.statistics.comparison import Comparison, compare
     from analysis.statistics.curves import over_seeds
     from analysis.statistics.intervals import adjust, mean_interval, paired_ratio
@@ -47,7 +49,8 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "analysis",
     {
-        "ablation": ("Ablation", "Ablations", "ablate", "standard_ablations"),
+        "ablated": ("Ablations",),
+        "ablation": ("Ablation", "ablate", "standard_ablations"),
         "attribution.of_sites": ("SiteScores", "attribute"),
         "circuit.discovery": ("Circuit", "find_circuit"),
         "circuit.quality": ("Quality", "judge"),
@@ -75,6 +78,7 @@ __getattr__ = lazily(
         "edges.head_shares": ("HeadShares", "head_shares"),
         "edges.switched": ("EdgeSwitch",),
         "patching.site_search": ("Site", "find_sites"),
+        "resuming": ("KeptIn",),
         "statistics.curves": ("over_seeds",),
         "statistics.intervals": ("adjust", "mean_interval", "paired_ratio"),
         "statistics.survival": ("survival_curves",),
@@ -99,6 +103,7 @@ __all__ = [
     "Graph",
     "HeadScores",
     "HeadShares",
+    "KeptIn",
     "LogitAttribution",
     "LogitLens",
     "NoGapError",

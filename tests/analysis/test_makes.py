@@ -144,7 +144,7 @@ def test_one_cut_edge_is_one_exact_path(make: str) -> None:
     found = patch_paths(model, pair, paths, direction="denoise")
     runs = EdgeRuns(model, pair.corrupt, send(model, graph, pair.clean), graph)
     cut = one_each(graph.find([path.name for path in paths]), len(graph))
-    exact = torch.stack([logit_difference(logits, pair) for logits in runs.each(cut)])
+    exact = runs.each(cut, lambda logits: logit_difference(logits, pair))
     own = [i for i, path in enumerate(paths) if path.route == "stream" or path.target.layer in (None, 2)]
     assert torch.allclose(found.values[own].double(), exact[own], atol=1e-6)
     assert len({path.target.head for path in paths if path.target.carrier == "v"}) == model.config.heads_of("v")
