@@ -34,7 +34,7 @@ def explore(
     what: Run | Sequence[Run] | EdgeScores | Quality | Switchboard,
     *,
     pair: Pair | None = None,
-    n: int = 64,
+    n: int = 32,
     corruption: str | None = None,
     metric: str = "logit_difference",
     prompts: int = 3,

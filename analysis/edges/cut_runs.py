@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from analysis.edges.graph import Graph, Node, Origin, Place
-from analysis.edges.steered_forward import Control, PerHead, carry, run, tiled
+from analysis.edges.steered_forward import Control, PerHead, after_layer, carry, run, tiled
 from analysis.memory import copies_within, logits_of_one
 from analysis.pairs import Pair, without_padding
 from analysis.resuming import KeptRows, measured
 from circuits.common.errors import known
 from circuits.config.streams import Carrier
 from circuits.layers import Residual
-from circuits.model import Embedded, HookedStreamTransformer
+from circuits.model import Embedded, HookedStreamTransformer, State
 from circuits.streams.gains import Gains
 from circuits.streams.transforms import HeadTensor
 
@@ -97,10 +97,39 @@ class Recorder(Control):
         """Keep what an MLP writes."""
         self.written.append(out[:, :, None])
 
+    def so_far(self, state: State) -> Recorded:
+        """Return what was kept before a state."""
+        return Recorded(state, tuple(self.written), dict(self.projected), dict(self.gains))
+
+    def go_on(self, before: Recorded) -> State:
+        """Take what another run has kept before a state, and return the state."""
+        self.written, self.projected, self.gains = list(before.written), dict(before.projected), dict(before.gains)
+        return before.state
+
     @property
     def sent(self) -> Sent:
         """All that was kept."""
         return Sent(torch.cat(self.written, 2), self.projected)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run up to some layer: the state before it, and what was recorded on the way."""
+
+    state: State
+    written: tuple[Tensor, ...]
+    projected: dict[Origin, HeadTensor]
+    gains: dict[Place, Gains]
+
+
+def recorded(model: HookedStreamTransformer, graph: Graph, embedded: Embedded) -> list[Recorded]:
+    """Return a run before every layer, and at its end, from which others can go on."""
+    recorder, state = Recorder(model, graph, embedded), model.begin(embedded)
+    found = [recorder.so_far(state)]
+    for _ in range(model.config.n_layers):
+        state = after_layer(model, state, recorder)
+        found.append(recorder.so_far(state))
+    return found
 
 
 @torch.no_grad()
@@ -229,6 +258,10 @@ class Cutter(Recorder):
         return tensor.expand(self.copies, *tensor.shape)
 
 
+ROWS = 4096
+"""Positions of all examples and copies that go through a processor at a time."""
+
+
 class EdgeRuns:
     """Runs of one batch of inputs with edges cut, many sets of them in one forward pass."""
 
@@ -247,6 +280,9 @@ class EdgeRuns:
             self.embedded = model.embedded(inputs)
         held, copy = (len(inputs) * size for size in _kept_and_copied(model, graph, inputs.shape[1]))
         self.at_once = copies_within(max_memory, copy, len(inputs), inputs.device, held + beside)
+        if inputs.device.type == "cpu":
+            # Few copies of one reader's edges stay in the processor's caches, and other readers are not changed.
+            self.at_once = min(self.at_once, max(1, ROWS // (len(inputs) * inputs.shape[1])))
 
     @staticmethod
     def needed(model: HookedStreamTransformer, graph: Graph, inputs: Tensor) -> int:

@@ -71,27 +71,31 @@ def tiled(tensor: Tensor, copies: int) -> Tensor:
 
 def run(model: HookedStreamTransformer, state: State, control: Control) -> Float[Tensor, "batch pos d_vocab_out"]:
     """Return the logits of a state before some layer, with ``control`` in charge of every edge from there on."""
-    first, residual, passed = state
-    for layer in range(first, model.config.n_layers):
-        block = model.layers[layer]
-        attn = block.attn
-        inputs: dict[Carrier, Tensor] = {c: block.ln1(control.read(layer, c, residual)) for c in CARRIERS}
-        own: ByCarrier = {c: control.own(layer, c, x) for c, x in attn.project(inputs).items()}
-        for carrier, mix in attn.mixes():
-            control.mixing(layer, carrier, mix.gains(inputs[carrier]))
-        used, here = attn.mix_in(own, inputs, passed)
-        passed = {**passed, **here}
-        z = attn.attend({c: control.use(layer, c, x) for c, x in used.items()})
-        control.heads(layer, z)
-        out = attn.output(z)
-        control.attention(layer, out)
+    for _ in range(state.layer, model.config.n_layers):
+        state = after_layer(model, state, control)
+    return model.read_out(control.read_out(state.residual))
+
+
+def after_layer(model: HookedStreamTransformer, state: State, control: Control) -> State:
+    """Return the state after the next layer, with ``control`` in charge of its edges."""
+    layer, residual, passed = state
+    block = model.layers[layer]
+    attn = block.attn
+    inputs: dict[Carrier, Tensor] = {c: block.ln1(control.read(layer, c, residual)) for c in CARRIERS}
+    own: ByCarrier = {c: control.own(layer, c, x) for c, x in attn.project(inputs).items()}
+    for carrier, mix in attn.mixes():
+        control.mixing(layer, carrier, mix.gains(inputs[carrier]))
+    used, here = attn.mix_in(own, inputs, passed)
+    z = attn.attend({c: control.use(layer, c, x) for c, x in used.items()})
+    control.heads(layer, z)
+    out = attn.output(z)
+    control.attention(layer, out)
+    residual = residual + out
+    if block.mlp is not None:
+        out = block.mlp(block.ln2(control.read_mlp(layer, residual)))
+        control.mlp(layer, out)
         residual = residual + out
-        if block.mlp is not None:
-            out = block.mlp(block.ln2(control.read_mlp(layer, residual)))
-            control.mlp(layer, out)
-            residual = residual + out
-        residual, passed = model.passed_on(layer, residual, passed)
-    return model.read_out(control.read_out(residual))
+    return State(layer + 1, *model.passed_on(layer, residual, {**passed, **here}))
 
 
 def carry(

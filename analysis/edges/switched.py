@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.compared_runs import two_runs
-from analysis.edges.cut_runs import CHANGES, Cutter, EdgeRuns, Replacement, numbered, one_each, send
+from analysis.edges.cut_runs import CHANGES, Cutter, EdgeRuns, Replacement, numbered, one_each, recorded, send
 from analysis.edges.graph import Graph
 from analysis.edges.steered_forward import run
 from analysis.memory import beside_logits, logits_of_one
@@ -36,6 +36,8 @@ class Switched:
     """Of the mean loss, as a multiple of that of the unchanged model."""
     gradient_cosine: float
     """Between the gradients with and without the changes, over all parameters."""
+    values: Float[Tensor, " example"] = field(repr=False, compare=False)
+    """The metric of every example."""
 
 
 class EdgeSwitch:
@@ -62,8 +64,10 @@ class EdgeSwitch:
         self.sent = send(model, self.graph, pair.corrupt).without_padding(pair).replaced(replacement)
         self.learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         require(bool(self.learned), "no parameter has a gradient, which is compared; call model.requires_grad_()")
-        self._whole = self._gradient(self._loss(model(pair.clean))) if torch.is_grad_enabled() else None
-        require(self._whole is not None, "gradients are compared: leave torch.no_grad() or torch.inference_mode()")
+        require(torch.is_grad_enabled(), "gradients are compared: leave torch.no_grad() or torch.inference_mode()")
+        self.embedded = model.embedded(pair.clean)
+        self._before = recorded(model, self.graph, self.embedded)
+        self._whole = self._gradient(self._loss(model.read_out(self._before[-1].state.residual)))
 
     def changed(self, changes: Mapping[str, str]) -> Switched:
         """Return what is left with edges changed, by name; with none, the model as it is.
@@ -73,17 +77,17 @@ class EdgeSwitch:
         """
         for change in changes.values():
             known("change", change, CHANGES)
-        pair, total = self.runs.pair, len(self.graph)
+        numbers = dict(zip(self.graph.find(changes), changes.values(), strict=True))
         kinds = {
-            kind: numbered(self.graph.find(name for name, change in changes.items() if change == kind), total)[None]
+            kind: numbered([i for i, change in numbers.items() if change == kind], len(self.graph))[None]
             for kind in CHANGES
         }
-        embedded = self.model.embedded(pair.clean)
-        cutter = Cutter(self.model, self.graph, embedded, self.sent, kinds)
-        logits = run(self.model, self.model.begin(embedded), cutter)
+        first = min((self._layer(i) for i in numbers), default=self.model.config.n_layers)
+        cutter = Cutter(self.model, self.graph, self.embedded, self.sent, kinds)
+        logits = run(self.model, cutter.go_on(self._before[first]), cutter)
         loss = self._loss(logits)
         gradient = self._gradient(loss)
-        assert self._whole is not None, "as it was made"
+        pair = self.runs.pair
         with torch.no_grad():
             values, there = self.runs.measure(logits), read(logits, pair.read_at)
         return Switched(
@@ -93,6 +97,7 @@ class EdgeSwitch:
             loss=float(loss.detach()),
             gradient_norm=float(gradient.norm() / self._whole.norm()),
             gradient_cosine=float(F.cosine_similarity(gradient, self._whole, dim=0)),
+            values=values,
         )
 
     @torch.no_grad()
@@ -104,10 +109,16 @@ class EdgeSwitch:
         found = runs.each(one_each(edges, total), self.runs.measure) - self.runs.baseline
         return found.double().cpu().numpy()
 
+    def _layer(self, edge: int) -> int:
+        """The layer that an edge is first read in; of the logits, the one after the last."""
+        layer = self.graph.edges[edge].target.layer
+        return self.model.config.n_layers if layer is None else layer
+
     def _loss(self, logits: Tensor) -> Float[Tensor, ""]:
         pair = self.runs.pair
         return F.cross_entropy(precise(read(logits, pair.read_at)), pair.answers)
 
     def _gradient(self, loss: Float[Tensor, ""]) -> Float[Tensor, " parameter"]:
-        parts = torch.autograd.grad(loss, self.learned, allow_unused=True, materialize_grads=True)
+        # What comes before the first change is one graph for all.
+        parts = torch.autograd.grad(loss, self.learned, None, True, allow_unused=True, materialize_grads=True)
         return torch.cat([precise(part.flatten()) for part in parts])

@@ -18,6 +18,7 @@ from analysis.pairs import Pair, is_padding
 from analysis.patching.patch import PatchResult, patch
 from analysis.position_names import position_names
 from analysis.result import columns, ends, largest_by, told
+from analysis.resuming import KeptIn
 from circuits.common.errors import require
 from circuits.common.showing import ROWS
 from circuits.model import HookedStreamTransformer
@@ -85,19 +86,20 @@ def route_map(
     max_memory: int | None = None,
     progress: bool = False,
     positions: Sequence[Place] | None = None,
+    kept: KeptIn | None = None,
 ) -> RouteMap:
     """Return the effect of patching either route alone and both together, at every position before every layer.
 
     Routes are those of ``MAP_ROUTES``, and residual + stream + interaction = both. ``positions`` are by default all of
     them, and the pair's roles where those stand elsewhere in each example, or texts differ in length. Sign, direction,
-    normalisation, intervals and ``max_memory`` as in :func:`analysis.patch`. Columns: layer, position, token (what
-    stands there in all examples: clean, then corrupt if it differs, and roles), route, and those of a patch.
+    normalisation, intervals, ``max_memory`` and ``kept`` as in :func:`analysis.patch`. Columns: layer, position, token
+    (what stands there in all examples: clean, then corrupt if it differs, and roles), route, and those of a patch.
 
     Raises:
         ValueError: as :func:`analysis.patch`, and for texts of different lengths in a pair without roles.
     """
     sites = mapped_sites(model, pair, positions)
-    found = patch(model, pair, sites, metric, direction, max_memory, progress)
+    found = patch(model, pair, sites, metric, direction, max_memory, progress, kept)
     return _result(found, dict(zip(sites, found.values.double(), strict=True)), position_names(model, pair))
 
 

@@ -100,8 +100,10 @@ def _site(node: Node) -> Site | None:
 def _edges(
     switch: EdgeSwitch, edges: Sequence[int], gradients: bool, max_memory: int | None
 ) -> dict[str, list[float | None]]:
-    values = switch.each_cut(edges, max_memory)
+    left = [switch.changed({switch.graph.edges[edge].name: "cut"}) for edge in edges] if gradients else []
     gap, baseline = (x.double().cpu().numpy() for x in (switch.runs.gap, switch.runs.baseline))
+    moved = [one.values.double().cpu().numpy() - baseline for one in left]
+    values = np.stack(moved) if moved else switch.each_cut(edges, max_memory)
     low, high = share_interval(values, gap)
     found = {
         "effect": values.mean(1) / gap.mean(),
@@ -110,10 +112,7 @@ def _edges(
         "metric": values.mean(1) + baseline.mean(),
     }
     told: dict[str, list[float | None]] = {key: [plain(x) for x in numbers] for key, numbers in found.items()}
-    if gradients:
-        names = [switch.graph.edges[edge].name for edge in edges]
-        told["cosine"] = [plain(switch.changed({name: "cut"}).gradient_cosine) for name in names]
-    return told
+    return told | ({"cosine": [plain(one.gradient_cosine) for one in left]} if gradients else {})
 
 
 def _gates(switch: EdgeSwitch, edges: Sequence[int]) -> dict[str, Any]:

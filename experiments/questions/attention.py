@@ -38,7 +38,7 @@ class ViewAttention(OfInputs):
         named = [option for option, there in given.items() if there]
         require(len(named) < 2, f"{' and '.join(named)} each name a prompt; give one of them")
 
-    def ask(self, run: Run, progress: bool = False) -> analysis.AttentionView:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.AttentionView:
         """Return the attention of every head in the prompt, and what it moves.
 
         Raises:

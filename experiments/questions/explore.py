@@ -14,9 +14,10 @@ from circuits.common.errors import whole
 from experiments.questions.question import OfPairs, Run, say_written, show
 
 if TYPE_CHECKING:
+    from analysis.resuming import KeptIn
     from analysis.switchboard.document import Switchboard
 else:
-    Switchboard = Any
+    KeptIn = Switchboard = Any
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Explore(OfPairs):
     Of several runs (seeds of one architecture and task) one page: the first large, the others small beside it.
     """
 
-    n: Annotated[int, arg(help="clean/corrupt pairs")] = 64
+    n: Annotated[int, arg(help="clean/corrupt pairs")] = 32
     prompts: Annotated[int, arg(help="inputs whose patterns and values are shown")] = 3
     most_steps: Annotated[int, arg(help="checkpoints at most, from the first to the last")] = 20
     gradients: Annotated[bool, arg(help="compare the gradient with and without every edge")] = True

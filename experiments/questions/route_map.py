@@ -24,7 +24,7 @@ class MapRoutes(Effects):
 
     row: Annotated[int | None, arg(help="of the pairs, one alone (from 0): its tokens one by one")] = None
 
-    def ask(self, run: Run, progress: bool = False) -> analysis.RouteMap:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.RouteMap:
         """Return the effects of both routes, alone and together.
 
         Raises:
@@ -32,7 +32,8 @@ class MapRoutes(Effects):
             ValueError: as :func:`analysis.route_map`, and for a row that the pairs do not have.
         """
         model = self.model(run, self.step)
-        return analysis.route_map(model, self._rows(run, model), self.metric, self.direction, self.max_memory, progress)
+        rows = self._rows(run, model)
+        return analysis.route_map(model, rows, self.metric, self.direction, self.max_memory, progress, kept=kept)
 
     def cost(self, run: Run) -> Cost:
         """Return what the map takes: a forward pass a position, layer and route, of which what comes after is made."""
