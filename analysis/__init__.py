@@ -10,31 +10,31 @@ runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings
 from circuits.common.lazy_imports import lazily  # noqa: E402
 
 if TYPE_CHECKING:
-    from analysis.ablation import Ablation, ablate, standard_ablations
+    from analysis.ablation import Ablation, Ablations, ablate, standard_ablations
     from analysis.attribution.of_edges import EdgeScores, attribute_edges
     from analysis.attribution.of_sites import SiteScores, attribute
     from analysis.circuit.discovery import Circuit, find_circuit
-    from analysis.circuit.over_checkpoints import follow
+    from analysis.circuit.over_checkpoints import CircuitSteps, follow
     from analysis.circuit.quality import Quality, judge
     from analysis.edges.ablation import ablate_edges
     from analysis.edges.direct_paths import PathResult, find_paths, patch_paths
     from analysis.edges.graph import Graph
-    from analysis.edges.head_shares import head_shares
+    from analysis.edges.head_shares import HeadShares, head_shares
     from analysis.gap import NoGapError, WeakPairWarning
     from analysis.gradients.shares import split_gradient
     from analysis.gradients.split import Connection, GradientSplit
-    from analysis.heads.attention_scores import AttentionScore, score_heads
-    from analysis.heads.composition import head_composition
+    from analysis.heads.attention_scores import AttentionScore, HeadScores, score_heads
+    from analysis.heads.composition import Composition, head_composition
     from analysis.heads.copying import copy_score, eigenvalue_copying
     from analysis.heads.retrieval import score_retrieval
     from analysis.logits.direct_attribution import LogitAttribution, attribute_logits
-    from analysis.logits.lens import logit_lens
+    from analysis.logits.lens import LogitLens, logit_lens
     from analysis.metrics import METRICS, ReadMetric
     from analysis.pair_files import PairsFile
     from analysis.pairs import Pair
     from analysis.patching.patch import PatchResult, patch
     from analysis.patching.site_search import find_sites
-    from analysis.statistics.comparison import compare
+    from analysis.statistics.comparison import Comparison, compare
     from analysis.statistics.curves import over_seeds
     from analysis.statistics.intervals import adjust, mean_interval, paired_ratio
     from analysis.statistics.survival import survival_curves
@@ -44,30 +44,30 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "analysis",
     {
-        "ablation": ("Ablation", "ablate", "standard_ablations"),
+        "ablation": ("Ablation", "Ablations", "ablate", "standard_ablations"),
         "attribution.of_sites": ("SiteScores", "attribute"),
         "circuit.discovery": ("Circuit", "find_circuit"),
         "circuit.quality": ("Quality", "judge"),
-        "statistics.comparison": ("compare",),
-        "heads.composition": ("head_composition",),
+        "statistics.comparison": ("Comparison", "compare"),
+        "heads.composition": ("Composition", "head_composition"),
         "heads.copying": ("copy_score", "eigenvalue_copying"),
         "edges.ablation": ("ablate_edges",),
         "attribution.of_edges": ("EdgeScores", "attribute_edges"),
-        "circuit.over_checkpoints": ("follow",),
+        "circuit.over_checkpoints": ("CircuitSteps", "follow"),
         "gap": ("NoGapError", "WeakPairWarning"),
         "gradients.split": ("Connection", "GradientSplit"),
         "gradients.shares": ("split_gradient",),
         "edges.graph": ("Graph",),
-        "heads.attention_scores": ("AttentionScore", "score_heads"),
+        "heads.attention_scores": ("AttentionScore", "HeadScores", "score_heads"),
         "heads.retrieval": ("score_retrieval",),
         "logits.direct_attribution": ("LogitAttribution", "attribute_logits"),
-        "logits.lens": ("logit_lens",),
+        "logits.lens": ("LogitLens", "logit_lens"),
         "metrics": ("METRICS", "ReadMetric"),
         "pair_files": ("PairsFile",),
         "pairs": ("Pair",),
         "patching.patch": ("PatchResult", "patch"),
         "edges.direct_paths": ("PathResult", "find_paths", "patch_paths"),
-        "edges.head_shares": ("head_shares",),
+        "edges.head_shares": ("HeadShares", "head_shares"),
         "patching.site_search": ("Site", "find_sites"),
         "statistics.curves": ("over_seeds",),
         "statistics.intervals": ("adjust", "mean_interval", "paired_ratio"),
@@ -79,13 +79,20 @@ __getattr__ = lazily(
 __all__ = [
     "METRICS",
     "Ablation",
+    "Ablations",
     "AttentionScore",
     "Circuit",
+    "CircuitSteps",
+    "Comparison",
+    "Composition",
     "Connection",
     "EdgeScores",
     "GradientSplit",
     "Graph",
+    "HeadScores",
+    "HeadShares",
     "LogitAttribution",
+    "LogitLens",
     "NoGapError",
     "Pair",
     "PairsFile",

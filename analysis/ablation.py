@@ -17,7 +17,9 @@ from tqdm.auto import tqdm
 from analysis.metrics import precise, read
 from analysis.pairs import Pair, check_readable, without_padding
 from analysis.ready import require_eval_mode
+from analysis.result import Table, columns, told
 from circuits.common.errors import known, require
+from circuits.common.showing import ROWS
 from circuits.config.streams import CARRIERS, Gate
 from circuits.interventions.applied import Activations, Intervening, Models
 from circuits.interventions.intervention import Intervention, Mean, Operation, Resample, Zero, operation_name
@@ -32,6 +34,33 @@ Gates = tuple[tuple[Gate, Gate], ...]
 FORWARD_CUT: Gates = (("full", "gradient-only"), ("stop", "off"))
 GRADIENT_CUT: Gates = (("full", "stop"), ("gradient-only", "off"))
 """What each gate becomes."""
+
+
+class Ablations(Table):
+    """What breaks under every ablation, of parts or of edges: a row each."""
+
+    where = ("part", "layer", "head", "method")
+
+    def finding(self) -> str:
+        """Return the accuracy of the whole model and the ablation that costs most of the loss."""
+        first = self.frame.loc[self.largest(1).index[0]]
+        return (
+            f"{len(self)} ablations; whole: accuracy {first.accuracy:.3f}, loss {first.loss:.3f}; worst: "
+            f"{told(first, self.where)}, accuracy {first.accuracy_ablated:.3f}, loss {first.loss_ablated:.3f} "
+            f"(n = {first.n})"
+        )
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` ablations that change the loss most."""
+        order = (self.frame.loss_ablated - self.frame.loss).abs().sort_values(ascending=False, kind="stable")
+        kept = columns(self.frame, self.where, "accuracy_ablated loss_ablated gradient_norm gradient_cosine changed")
+        return self.frame.loc[order.index, kept].head(n)
+
+    def figure(self) -> Any:
+        """Return the accuracies as bars (a plotly figure)."""
+        from figures.models.ablation import ablation_bars
+
+        return ablation_bars(self.frame)
 
 
 @dataclass(frozen=True)
@@ -184,7 +213,7 @@ def ablate(
     models: Models | None = None,
     allow_nothing: bool = False,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Ablations:
     """Return one row an ablation: accuracy and loss (nats) on the clean inputs where the pair reads them, whole and
     ablated, and the gradient's.
 
@@ -224,7 +253,7 @@ def ablate(
         row |= {"loss": loss, "loss_ablated": loss_ablated, "gradient_norm": float(left.norm() / gradient.norm())}
         row |= {"gradient_cosine": float(F.cosine_similarity(left, gradient, dim=0)), "changed": changed}
         rows.append(row)
-    return pd.DataFrame(rows).assign(n=len(pair))
+    return Ablations(pd.DataFrame(rows).assign(n=len(pair)))
 
 
 def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablation]) -> Activations:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from analysis.shown_pair import ShownPair
 from analysis.text_pairs import parts_of_rows, rows_of_lists
 from circuits.common.errors import known, require, whole
 from circuits.interventions.replacement import position_numbers
@@ -23,8 +24,8 @@ ReadAt = int | Int[Tensor, " batch"]
 """The position whose logits are read; a tensor holds one for every example (for prompts of different lengths)."""
 
 
-@dataclass(frozen=True)
-class Pair:
+@dataclass(frozen=True, repr=False)
+class Pair(ShownPair):
     """A batch of clean/corrupt inputs; row i of one belongs to row i of the other.
 
     Raises:
@@ -44,6 +45,8 @@ class Pair:
     """``None``: the last position that is no padding."""
     mask: Bool[Tensor, "batch pos"] | None = None
     """Which positions hold the inputs, and not padding; ``None``: all."""
+    tokenizer: Any = field(default=None, compare=False)
+    """What tells token numbers in words, to show them; ``None``: numbers are shown."""
 
     def __post_init__(self) -> None:
         self._check_inputs()
@@ -200,7 +203,8 @@ class Pair:
         positions = {role: places[rows] for role, places in self.positions.items()}
         parts = (self.clean[rows], self.corrupt[rows], self.answers[rows], self.wrong[rows])
         read_at = self.read_at[rows] if isinstance(self.read_at, Tensor) else self.read_at
-        return Pair(*parts, positions, read_at, None if self.mask is None else self.mask[rows])
+        mask = None if self.mask is None else self.mask[rows]
+        return Pair(*parts, positions, read_at, mask, self.tokenizer)
 
     def require_difference(self) -> None:
         """Refuse pairs between which nothing can be patched.

@@ -125,6 +125,7 @@ def parts_of_rows(model: HookedStreamTransformer, rows: Sequence[Row]) -> dict[s
         "wrong": torch.tensor([row.wrong for row in found]),
         "positions": {role: places.to(clean.device) for role, places in positions.items()},
         "read_at": ends.to(clean.device),
+        "tokenizer": model.tokenizer,
         "mask": (torch.arange(clean.shape[1]) <= ends[:, None]).to(clean.device),
     }
 

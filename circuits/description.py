@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pandas as pd
 
+from circuits.common.showing import Shown
 from circuits.common.text_table import as_text
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier, Stream
 from circuits.transformerlens.tools import ToolSurface
+
+
+class Described(Shown):
+    """How a model shows itself: ``print(model)`` says what flows where; ``repr`` is its sizes alone."""
+
+    config: ModelConfig
+
+    def finding(self) -> str:
+        """Return name, sizes and number of parameters."""
+        return sizes(self)  # type: ignore[arg-type] # a model is all that inherits this
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return :func:`flows`: a row a layer and carrier."""
+        return flows(self)  # type: ignore[arg-type] # a model is all that inherits this
+
+    describe = to_frame
+
+    def largest(self, n: int = 60) -> pd.DataFrame:
+        """Return what flows where, of the first ``n`` layers and carriers."""
+        return self.to_frame().head(n)
+
+    def figure(self) -> Any:
+        """Return layers upwards, with what streams bring from where to where (a plotly figure)."""
+        return self.config.figure()
+
+    def __repr__(self) -> str:
+        return self.finding()
+
+    def __str__(self) -> str:
+        return summary(self)  # type: ignore[arg-type] # a model is all that inherits this
+
 
 _MADE = {"own": "", "initial": ", of initial weights", "untied": ", of weights of its own"}
 
@@ -61,13 +94,15 @@ def _gates(config: ModelConfig, stream: Stream, layer: int) -> str:
     return "; ".join(f"{stream.reads}{source}: {', '.join(parts)}" for source, parts in counted.items())
 
 
+def sizes(model: ToolSurface) -> str:
+    """Return in one line a model's name, layers, heads, width and number of parameters."""
+    count = sum(p.numel() for p in model.parameters())
+    return f"{type(model).__name__} {model.config.finding()}, {count:,} parameters"
+
+
 def summary(model: ToolSurface) -> str:
     """Return a few lines of text: sizes, what stands around attention, and the table of flows."""
     config = model.config
-    count = sum(p.numel() for p in model.parameters())
-    heads = f"{config.n_heads} head{'s' if config.n_heads > 1 else ''} of {config.d_head}"
-    if config.heads_of("v") < config.n_heads:
-        heads += f" ({config.heads_of('v')} of keys and values)"
     places = {"none": "no positions", "one-hot": f"one-hot positions in the first {config.n_ctx}"}
     positions = places.get(config.positions, f"learned positions up to {config.n_ctx}")
     if config.rotary:
@@ -77,8 +112,7 @@ def summary(model: ToolSurface) -> str:
         mlp = f" + {'gated ' if config.mlp.gated else ''}MLP"
         mlp += f" ({config.mlp.act_fn})" if config.mlp.act_fn != "gelu" else ""
     lines = [
-        f"{type(model).__name__} '{config.name}': {config.n_layers} layers, {heads}, d_model {config.d_model}, "
-        f"{count:,} parameters",
+        sizes(model),
         f"  {config.inputs.says}, {positions} -> attention ({_attention(config)}){mlp} -> {config.readout.says}",
     ]
     lines += _around(config)

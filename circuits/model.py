@@ -19,6 +19,7 @@ from circuits.block import Block, apart
 from circuits.cache import KeyValueCache
 from circuits.common.errors import require, whole
 from circuits.config.model import ModelConfig
+from circuits.description import Described
 from circuits.embeddings import Embed, PosEmbed, SmearGate, TiedUnembed, Unembed, ValueEmbed
 from circuits.folding import with_folded_norm
 from circuits.gates import Gated
@@ -48,7 +49,7 @@ class Embedded(NamedTuple):
     tables: Outgoing
 
 
-class HookedStreamTransformer(Gated, Generates):
+class HookedStreamTransformer(Described, Gated, Generates):
     """The model that a :class:`circuits.config.model.ModelConfig` describes.
 
     ``model.config`` is that description and always tells what the model does now; ``model.cfg`` is the view of it that
@@ -329,16 +330,3 @@ class HookedStreamTransformer(Gated, Generates):
             ValueError: for a readout that is not linear, or while hooks are attached.
         """
         return with_folded_norm(self)
-
-    # --- for people -------------------------------------------------------------------------------------------------
-
-    def describe(self) -> Any:
-        """Return a table (pandas) of what flows where: layer, carrier, sources, gain, transform, gate, hook names."""
-        from circuits.description import flows
-
-        return flows(self)
-
-    def __repr__(self) -> str:
-        from circuits.description import summary
-
-        return summary(self)

@@ -7,17 +7,18 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-# Okabe & Ito's colours, which people with any colour vision can tell apart.
-BLACK, BLUE, SKY, GREEN, ORANGE, VERMILION, PINK, YELLOW = (
-    "#222222",
-    "#0072B2",
-    "#56B4E9",
-    "#009E73",
-    "#E69F00",
-    "#D55E00",
-    "#CC79A7",
-    "#B8A800",
+from circuits.common.palette import (
+    BLACK,
+    BLUE,
+    FONT,
+    GREEN,
+    ORANGE,
+    PINK,
+    SKY,
+    VERMILION,
+    YELLOW,
 )
+
 _KNOWN = {
     "classic": BLACK,
     "value": BLUE,
@@ -32,7 +33,6 @@ _DASHES = {"-stop": "dash", "-gradient-only": "dot"}
 _GATE_COLOURS = {"value-stop": SKY, "value-gradient-only": VERMILION}
 WIDTH = 950
 """Pixels that a legend may take across."""
-FONT = "Inter, Helvetica, Arial, sans-serif"
 DIVERGING = [[0.0, "#B2182B"], [0.25, "#F4A582"], [0.5, "#F7F7F7"], [0.75, "#92C5DE"], [1.0, "#2166AC"]]
 
 

@@ -22,6 +22,7 @@ from analysis.gap import Gap
 from analysis.memory import beside_logits, copies_within, in_batches, logits_of_one
 from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
+from analysis.result import Effects
 from circuits.common.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
 
@@ -33,8 +34,8 @@ EDGE_METHODS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class EdgeScores:
+@dataclass(frozen=True, repr=False)
+class EdgeScores(Effects):
     """A score for every edge of a graph and every example: by how much patching the edge alone changes the metric.
 
     Sign and direction as in :func:`analysis.patch`: a positive score moves the patched run's metric up. Positions are
@@ -55,6 +56,8 @@ class EdgeScores:
     total: float = float("nan")
     """What the input's outgoing edges add up to, as a share of the gap: 1 where the estimate is complete."""
     agreement: Agreement = EXACT
+    where = ("edge",)
+    of = "edges"
 
     @property
     def scores(self) -> Float[Tensor, " edge"]:

@@ -26,6 +26,7 @@ from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
 from analysis.patching.patch import bytes_to_patch, patch
 from analysis.patching.site_search import check_positions, frame_of, listed_sites
+from analysis.result import Effects
 from analysis.statistics.intervals import same
 from circuits.common.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
@@ -40,8 +41,8 @@ METHODS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class SiteScores:
+@dataclass(frozen=True, repr=False)
+class SiteScores(Effects):
     """A score for every site and example: by how much patching the site alone would change the metric.
 
     Sign and direction as in :func:`analysis.patch`, except that ``AtP*`` has no sign.
@@ -58,6 +59,8 @@ class SiteScores:
     agreement: Agreement
     beside: Gap
     """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
+    where = ("layer", "component", "route", "head", "position")
+    of = "sites"
 
     @property
     def effects(self) -> Float[Tensor, " site"]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import pandas as pd
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from analysis.edges.connectivity import connected, grown
 from analysis.edges.cut_runs import numbered
 from analysis.edges.graph import Graph
 from circuits.common.errors import known, require, whole
+from circuits.common.showing import Shown
 
 Rule = Literal["top", "greedy", "threshold"]
 RULES: dict[str, str] = {
@@ -27,8 +29,8 @@ class EmptyCircuitError(ValueError):
     """None of the chosen edges is on a way from the input to the logits."""
 
 
-@dataclass(frozen=True)
-class Circuit:
+@dataclass(frozen=True, repr=False)
+class Circuit(Shown):
     """A set of edges of a graph, by number, and how it was found."""
 
     graph: Graph
@@ -69,6 +71,24 @@ class Circuit:
         """The (layer, head) of every head that an edge touches."""
         nodes = [node for i in self.edges for node in (self.graph.edges[i].source, self.graph.edges[i].target)]
         return {head for node in nodes for head in self.graph.heads_at(node)}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row an edge: edge, source, target, route."""
+        edges = [self.graph.edges[i] for i in self.edges]
+        rows = [{"edge": e.name, "source": e.source.name, "target": e.target.name, "route": e.route} for e in edges]
+        return pd.DataFrame(rows, columns=["edge", "source", "target", "route"])
+
+    def finding(self) -> str:
+        """Return how many edges there are, by route, and how they were found."""
+        by_route = self.to_frame().route.value_counts()
+        routes = ", ".join(f"{n} {route}" for route, n in by_route.items())
+        return f"{len(self)} of {len(self.graph)} edges ({routes or 'none'}), {self.found}"
+
+    def figure(self) -> Any:
+        """Return the edges as a drawing (a plotly figure), all alike; a :class:`analysis.Quality` tells them apart."""
+        from figures.models.edges import edge_drawing
+
+        return edge_drawing(self.to_frame().assign(effect=1.0), "Circuit", f"{self.finding()}; edges are drawn alike.")
 
     def overlap(self, other: Circuit) -> float:
         """Return the share of edges in both among those in either (Jaccard), by name."""

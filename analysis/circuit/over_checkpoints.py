@@ -17,9 +17,29 @@ from analysis.memory import bound_for
 from analysis.metrics import Metric, accuracy, evaluate, metric_named
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
+from analysis.result import Table, ends
 from circuits.model import HookedStreamTransformer
 
 Find = Callable[[EdgeScores], Circuit]
+
+
+class CircuitSteps(Table):
+    """How much of the behaviour a circuit carries in every model, and how much of it is each model's own circuit."""
+
+    def finding(self) -> str:
+        """Return the faithfulness and the overlap of the first model in which it can be measured, and of the last."""
+        known = self.frame.dropna(subset=["faithfulness"])
+        said = [
+            f"at {row.step}, faithfulness {row.faithfulness:.2f}{ends(row)}, overlap {row.overlap:.2f}"
+            for _, row in known.iloc[[0, -1] if len(known) > 1 else slice(None)].iterrows()
+        ]
+        return f"a circuit of {self.frame.edges.iloc[0]} edges in {len(self)} models; {'; '.join(said) or 'in none'}"
+
+    def figure(self) -> Any:
+        """Return faithfulness and overlap over the models (a plotly figure)."""
+        from figures.models.circuit_over_checkpoints import circuit_curves
+
+        return circuit_curves(self.frame)
 
 
 def follow(
@@ -32,7 +52,7 @@ def follow(
     replacement: Replacement = "other run",
     steps: int = 5,
     max_memory: int | None = None,
-) -> pd.DataFrame:
+) -> CircuitSteps:
     """Return one row a model: its label (``step``), faithfulness of ``circuit`` there, overlap with its own circuit.
 
     ``clean``, ``corrupt``, ``accuracy`` and ``n`` say how each model does, and ``gap`` is the mean clean minus corrupt
@@ -62,7 +82,7 @@ def follow(
         except NoGapError:
             row |= dict.fromkeys(("faithfulness", "low", "high", "overlap", "own_edges"), float("nan"))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return CircuitSteps(pd.DataFrame(rows))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,15 @@ from analysis.gap import Gap
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
+from analysis.result import largest_by
 from analysis.statistics.intervals import share_interval
 from circuits.common.errors import require, whole
+from circuits.common.showing import ROWS, Shown
 from circuits.model import HookedStreamTransformer
 
 
-@dataclass(frozen=True)
-class Quality:
+@dataclass(frozen=True, repr=False)
+class Quality(Shown):
     """How good a circuit is, all as shares of the metric's difference between the clean and the corrupt run.
 
     ``faithfulness`` is what the clean run keeps with every edge outside replaced: 1 is the clean metric, 0 the corrupt.
@@ -48,6 +51,26 @@ class Quality:
     metric: str
     beside: Gap
     """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row an edge of the circuit: edge, source, target, route, minimality."""
+        return self.edges
+
+    def finding(self) -> str:
+        """Return how much the circuit keeps, what it lacks, and what its least edge does."""
+        return (
+            f"{len(self.circuit)} of {len(self.circuit.graph)} edges keep {self.faithfulness:.2f} [{self.low:.2f}, "
+            f"{self.high:.2f}] of the clean-corrupt difference (edges outside: {self.replacement}); incompleteness "
+            f"{self.incompleteness:.2f}, minimality {self.minimality:.2f}; {self.beside.sentence(self.metric)}"
+        )
+
+    def notes(self) -> Sequence[str]:
+        """Return what the pair is warned of, if anything."""
+        return self.beside.warnings
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` edges without which most is lost."""
+        return largest_by(self.edges, "minimality", n)[["edge", "minimality"]]
 
     def summary(self) -> pd.DataFrame:
         """Return all numbers as one row."""
@@ -102,10 +125,7 @@ def judge(
     without = runs.recovered(torch.stack([~inside | part for part in parts]))
     from_model = runs.recovered(torch.stack(parts))
     least = _minimality(runs, circuit, parts, without)
-    rows = [circuit.graph.edges[i] for i in circuit.edges]
-    edges = pd.DataFrame(
-        [{"edge": e.name, "source": e.source.name, "target": e.target.name, "route": e.route} for e in rows]
-    ).assign(minimality=least.numpy())
+    edges = circuit.to_frame().assign(minimality=least.numpy())
     return Quality(
         circuit=circuit,
         faithfulness=runs.share(faithful),

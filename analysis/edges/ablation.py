@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.ablation import Ablations
 from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
 from analysis.edges.graph import Graph
 from analysis.memory import bound_for, bytes_of
@@ -39,7 +40,7 @@ def ablate_edges(
     seed: int = 0,
     max_memory: int | None = None,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> Ablations:
     """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
 
     They are of the clean inputs, where the pair reads them (inputs without a counterfactual are a
@@ -71,9 +72,8 @@ def ablate_edges(
         _row(whole, read(logits, pair.read_at), pair.answers)
         for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts])).each(cuts, progress)
     ]
-    frame = pd.DataFrame(rows).assign(method=method, n=len(pair))
-    frame.insert(0, "edges", [" + ".join(group) for group in names])
-    return frame
+    where = {"part": [" + ".join(group) for group in names], "method": method, "layer": "all", "head": "all"}
+    return Ablations(pd.concat([pd.DataFrame(where), pd.DataFrame(rows)], axis=1).assign(n=len(pair)))
 
 
 def _sent(

@@ -36,9 +36,12 @@ SENDERS = ("head", "projection")
 """The kinds of nodes that a path may leave."""
 
 
-@dataclass
+@dataclass(repr=False)
 class PathResult(PatchResult):
     """The effects of paths, per example; as :class:`analysis.patching.patch.PatchResult`, a row a path."""
+
+    where = ("sender", "receiver", "route")
+    of = "direct paths"
 
     def figure(self) -> Any:
         """Return the heat maps of senders by receivers (a plotly figure)."""

@@ -19,7 +19,9 @@ from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_on
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult, result_of
+from analysis.result import Table, ends, largest_by, told
 from circuits.common.errors import require
+from circuits.common.showing import ROWS
 from circuits.config.streams import Carrier
 from circuits.model import HookedStreamTransformer, State
 from circuits.streams.transforms import HeadTensor
@@ -32,6 +34,33 @@ SHARES: dict[str, str] = {
 }
 
 
+class HeadShares(Table):
+    """The effect of every head's projection, split by route: own + stream + interaction = total."""
+
+    where = ("layer", "head", "carrier")
+
+    def finding(self) -> str:
+        """Return the largest effect, and what the stream's share of it is."""
+        first = self.frame.loc[self.largest(1).index[0]]
+        same = (self.frame[list(self.where)] == first[list(self.where)]).all(axis=1)
+        by = self.frame[same].set_index("share").effect
+        return (
+            f"{len(self) // len(SHARES)} projections, {first.direction}; largest: {told(first, self.where)}, "
+            f"{first.effect:.2f}{ends(first)}: by its own layer {by['own']:.2f}, by the stream {by['stream']:.2f} "
+            f"(shares of the clean-corrupt difference of {first.metric}, n = {first.n})"
+        )
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` largest shares, totals first among equals."""
+        return largest_by(self.frame, "effect", n)[[*self.where, "share", "effect", "low", "high", "p"]]
+
+    def figure(self) -> Any:
+        """Return the shares as bars (a plotly figure)."""
+        from figures.models.paths import share_bars
+
+        return share_bars(self.frame)
+
+
 @torch.no_grad()
 def head_shares(
     model: HookedStreamTransformer,
@@ -41,7 +70,7 @@ def head_shares(
     direction: Direction = "denoise",
     max_memory: int | None = None,
     progress: bool = False,
-) -> pd.DataFrame:
+) -> HeadShares:
     """Return the effect of every head's projection and its split by route: own + stream + interaction = total, exactly.
 
     One row a layer, head, carrier and share; effects, intervals and p as in :func:`analysis.patch`, all positions
@@ -146,7 +175,7 @@ def _logits(
     return run(model, state, _Split(layer, asked, before, after))
 
 
-def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> pd.DataFrame:
+def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> HeadShares:
     total, own, stream = (measured[i::3] for i in range(3))
     # As metrics that would have been measured, so that one result does the statistics of all four.
     interaction = runs.baseline + (total - own - stream + runs.baseline)
@@ -156,4 +185,4 @@ def _frame(where: list[tuple[Place, int]], measured: Tensor, runs: TwoRuns) -> p
         for (layer, carrier), head in where
         for share in SHARES
     ]
-    return result_of(PatchResult, runs, values, pd.DataFrame(index)).to_frame()
+    return HeadShares(result_of(PatchResult, runs, values, pd.DataFrame(index)).to_frame())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from analysis.result import Table, columns, largest_by
+from circuits.common.showing import ROWS, Shown
 from circuits.config.model import ModelConfig
 from circuits.config.streams import Carrier, Source
 from circuits.transformerlens.names import has_heads
@@ -42,8 +45,8 @@ def connections(config: ModelConfig) -> list[Connection]:
     )
 
 
-@dataclass(frozen=True)
-class GradientSplit:
+@dataclass(frozen=True, repr=False)
+class GradientSplit(Shown):
     """The gradient of a loss, for parameters and activations by name: ``whole = direct + stream``.
 
     The direct share is the sum over all computational paths from the tensor to the loss that use no stream connection:
@@ -85,6 +88,32 @@ class GradientSplit:
             [_about(name, head) | _compare(whole, d, s) for (name, head, whole), (_, _, d), (_, _, s) in shares]
         )
 
+    def finding(self) -> str:
+        """Return how many tensors the stream reaches, its largest share, and that the shares add up."""
+        frame = self.to_frame()
+        reached = frame[frame.stream > 0]
+        added = f"direct + stream = whole to {self.error:.0e} of it"
+        if reached.empty:
+            return f"{len(self.whole)} tensors, and the stream brings no gradient to any; {added}"
+        top = largest_by(reached, "stream_share", 1).iloc[0]
+        head = "" if top["head"] == "all" else f", head {top['head']}"
+        return (
+            f"the stream brings gradient to {reached.tensor.nunique()} of {len(self.whole)} tensors; most to "
+            f"{top.tensor}{head}: {top.stream_share:.2f} of it, at a cosine of {top.alignment:.2f} with the direct "
+            f"share; {added}"
+        )
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` tensors (heads) to which the stream brings the largest share."""
+        shown = ["tensor", "head", "whole", "direct", "stream", "stream_share", "alignment"]
+        return largest_by(self.to_frame(), "stream_share", n)[shown]
+
+    def figure(self) -> Any:
+        """Return the stream's share of every tensor that it reaches, and its alignment (a plotly figure)."""
+        from figures.models.gradients import split_bars
+
+        return split_bars(self.to_frame())
+
     def pairs_to_frame(self) -> pd.DataFrame:
         """Return one row a tensor, head and connection: the norm, share and cosine of what crossed there first.
 
@@ -108,6 +137,35 @@ class GradientSplit:
             for c, share in by_pair.items()
         ]
         return pd.DataFrame(rows)
+
+
+class GradientSteps(Table):
+    """The gradient's split at several steps of a training: the columns of a split's frame, and step."""
+
+    def finding(self) -> str:
+        """Return how large the stream's share of attention's gradients is at the first and at the last step."""
+        if "stream" not in self.frame:
+            return f"{len(self)} shares of layer pairs at {self.frame.step.nunique()} steps"
+        reached = self.frame[(self.frame.stream > 0) & self.frame.tensor.str.contains("attn")]
+        by_step = reached.groupby("step").stream_share.mean()
+        said = [f"at step {step}, {by_step[step]:.2f}" for step in dict.fromkeys(by_step.index[[0, -1]])]
+        return f"{self.frame.step.nunique()} steps; mean share that came through the stream, where any did: " + (
+            ", ".join(said) or "none anywhere"
+        )
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` largest shares of the last step."""
+        last = self.frame[self.frame.step == self.frame.step.max()]
+        share = "stream_share" if "stream_share" in last else "share"
+        numbers = "reader source read fed norm whole direct stream stream_share share alignment cosine"
+        return largest_by(last, share, n)[columns(last, ("step", "tensor", "head"), numbers)]
+
+    def figure(self) -> Any:
+        """Return the shares over steps, or of layer pairs at the last one (a plotly figure)."""
+        from figures.models.gradients import gradient_pairs, gradient_shares
+
+        named = self.frame.assign(**{name: "" for name in ("run", "variant") if name not in self.frame})
+        return (gradient_shares if "stream" in named else gradient_pairs)(named)
 
 
 def _is_activation(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import torch
@@ -15,13 +16,40 @@ from torch import Tensor
 from analysis.metrics import precise
 from analysis.pairs import Pair, is_padding
 from analysis.ready import require_eval_mode
+from analysis.result import Table, columns
 from circuits.common.errors import known, require
+from circuits.common.showing import ROWS
 from circuits.model import HookedStreamTransformer
 
 ATTENTION = "attention to the named keys, summed over keys, averaged over queries; between 0 and 1"
 Mask = Bool[Tensor, "batch pos"] | None
 WHOLE = -1
 """Stands for layer and head where a row is of the whole model."""
+
+
+class HeadScores(Table):
+    """What can be said of heads: a row a score and head; rows of the whole model have -1 for both."""
+
+    def finding(self) -> str:
+        """Return of every score the head that has most of it."""
+        best = self.largest(1000)
+        said = [f"{row.score} {row['value']:.2f} (L{row.layer}H{row['head']})" for _, row in best.head(5).iterrows()]
+        more = f" and {len(best) - 5} more" if len(best) > 5 else ""
+        return f"the highest of every score: {', '.join(said)}{more}"
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return of every score the head that has most of it (at the last step), the highest first."""
+        last = self.frame[self.frame.step == self.frame.step.max()] if "step" in self.frame else self.frame
+        heads = last[last.layer != WHOLE]
+        best = heads.loc[heads.groupby("score", sort=False)["value"].idxmax()]
+        kept = columns(best, ("score", "layer", "head"), "partner value stderr n")
+        return best.sort_values("value", ascending=False, kind="stable")[kept].head(n)
+
+    def figure(self) -> Any:
+        """Return heat maps of layers by heads, a panel a score (a plotly figure)."""
+        from figures.models.heads import head_score_panels
+
+        return head_score_panels(self.frame)
 
 
 @dataclass(frozen=True)
@@ -218,9 +246,7 @@ def scores_by_role(pair: Pair) -> list[AttentionScore]:
 
 
 @torch.no_grad()
-def score_heads(
-    model: HookedStreamTransformer, inputs: Tensor | Pair, scores: Sequence[AttentionScore]
-) -> pd.DataFrame:
+def score_heads(model: HookedStreamTransformer, inputs: Tensor | Pair, scores: Sequence[AttentionScore]) -> HeadScores:
     """Return every score of every head: layer, head, score, value (mean over examples), stderr, n, convention.
 
     Of a pair, the clean inputs are scored. What is padding says each score, which was made with a mask. The standard
@@ -241,9 +267,8 @@ def score_heads(
             raise ValueError(f"score {score.name!r} is for {len(score.queries)} examples, but there are {len(inputs)}")
     _, cache = model.run_with_cache(inputs, names_filter=is_pattern)
     by_layer = product(range(model.config.n_layers), scores)
-    return pd.concat(
-        [tidy(layer, s.name, s.of(cache["pattern", layer]), ATTENTION) for layer, s in by_layer], ignore_index=True
-    )
+    frames = [tidy(layer, s.name, s.of(cache["pattern", layer]), ATTENTION) for layer, s in by_layer]
+    return HeadScores(pd.concat(frames, ignore_index=True))
 
 
 def _check_no_padding(model: HookedStreamTransformer, pair: Pair, scores: Sequence[AttentionScore]) -> None:
@@ -278,10 +303,11 @@ def is_pattern(name: str) -> bool:
     return name.endswith("hook_pattern")
 
 
-def one_table(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return several frames of scores as one: layer, head, partner, score, value, stderr, n, convention.
+def one_table(scores: Sequence[HeadScores | pd.DataFrame]) -> HeadScores:
+    """Return several scores, or frames of them, as one: layer, head, partner, score, value, stderr, n, convention.
 
     ``partner`` names the earlier head of a score of two, and is empty for the others.
     """
+    frames = [part.to_frame() if isinstance(part, HeadScores) else part for part in scores]
     whole = pd.concat([frame.assign(partner=frame.get("partner", "")) for frame in frames], ignore_index=True)
-    return whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]]
+    return HeadScores(whole[["layer", "head", "partner", "score", "value", "stderr", "n", "convention"]])

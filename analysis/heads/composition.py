@@ -7,6 +7,7 @@ maps of row vectors; it lies between 0 and 1, and is 0 where either is zero. Nor
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 import torch
@@ -20,6 +21,8 @@ from analysis.edges.graph import Place, carried_projections
 from analysis.edges.steered_forward import carry
 from analysis.metrics import precise
 from analysis.ready import require_no_hooks
+from analysis.result import Table, largest_by
+from circuits.common.showing import ROWS
 from circuits.model import HookedStreamTransformer
 from circuits.streams.gains import Gains
 
@@ -41,8 +44,30 @@ def require_fixed_gains(model: HookedStreamTransformer, instead: str) -> None:
         )
 
 
+class Composition(Table):
+    """How much what one head writes is what a later one reads: a row a pair of heads and kind."""
+
+    def finding(self) -> str:
+        """Return of every kind the two heads that compose most."""
+        said = [
+            f"{row.kind}: L{row.from_layer}H{row.from_head} with L{row.to_layer}H{row.to_head}, {row.score:.2f}"
+            for _, row in self.frame.loc[self.frame.groupby("kind", sort=False)["score"].idxmax()].iterrows()
+        ]
+        return f"{len(self)} pairs of heads; the highest of every kind: {'; '.join(said)}"
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` highest scores."""
+        return largest_by(self.frame, "score", n)
+
+    def figure(self) -> Any:
+        """Return heat maps of earlier by later heads, a panel a kind (a plotly figure)."""
+        from figures.models.heads import composition_panels
+
+        return composition_panels(self.frame)
+
+
 @torch.no_grad()
-def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.DataFrame:
+def head_composition(model: HookedStreamTransformer, stream: bool = True) -> Composition:
     """Return the composition of every head with every later one: kind, from_layer, from_head, to_layer, to_head, score.
 
     Kinds "Q", "K" and "V" go through the residual stream: A is W_V W_O of the earlier head, B is W_Q W_K', its
@@ -67,7 +92,7 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> pd.
             frames += [_between(model, source, use, maps[use]) for use in uses if use != source]
     if not frames:
         raise ValueError("a model of one layer has no head before another; composition needs two layers or a stream")
-    return pd.concat(frames, ignore_index=True)
+    return Composition(pd.concat(frames, ignore_index=True))
 
 
 def _through_residual(model: HookedStreamTransformer) -> list[pd.DataFrame]:

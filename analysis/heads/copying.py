@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
-from analysis.heads.attention_scores import tidy
+from analysis.heads.attention_scores import HeadScores, tidy
 from analysis.heads.composition import require_fixed_gains
 from analysis.metrics import precise
 from analysis.ready import require_eval_mode, require_no_hooks
@@ -33,7 +33,7 @@ EIGENVALUES = "sum of eigenvalues of W_E W_V W_O W_U over the sum of their absol
 
 
 @torch.no_grad()
-def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed") -> pd.DataFrame:
+def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed") -> HeadScores:
     """Return every head's eigenvalue copying score: layer, head, score, value, convention.
 
     The sum of the eigenvalues of W_E W_V W_O W_U over the sum of their absolute values: 1 if all are positive, so that
@@ -66,7 +66,7 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
         scores = (eigenvalues.sum(-1).real / eigenvalues.abs().sum(-1)).nan_to_num(0.0)
         columns = {"layer": layer, "head": range(len(scores)), "score": f"copying eigenvalues ({route})"}
         frames.append(pd.DataFrame({**columns, "value": scores.tolist(), "convention": EIGENVALUES}))
-    return pd.concat(frames, ignore_index=True)
+    return HeadScores(pd.concat(frames, ignore_index=True))
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def copy_score(
     answers: Int[Tensor, " item"] | None = None,
     route: CopyRoute = "mixed",
     top_k: int = 5,
-) -> pd.DataFrame:
+) -> HeadScores:
     """Return every head's copy score, in the columns of :func:`analysis.heads.attention_scores.score_heads`; n
     counts the items.
 
@@ -108,7 +108,7 @@ def copy_score(
         own = logits.gather(2, answers[:, None, None].expand(-1, logits.shape[1], 1))
         found = (logits >= own).sum(-1) <= top_k
         frames.append(tidy(layer, f"copying ({route})", precise(found), convention))
-    return pd.concat(frames, ignore_index=True)
+    return HeadScores(pd.concat(frames, ignore_index=True))
 
 
 def _values(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from analysis.heads.attention_scores import is_pattern, tidy
+from analysis.heads.attention_scores import HeadScores, is_pattern, tidy
 from analysis.metrics import precise
 from analysis.pairs import Pair, check_readable, is_padding
 from analysis.ready import require_eval_mode
@@ -19,7 +19,7 @@ RETRIEVAL = "share of answers whose position has the head's largest attention an
 @torch.no_grad()
 def score_retrieval(
     model: HookedStreamTransformer, pair: Pair, holds: Bool[Tensor, "batch pos"] | None = None
-) -> pd.DataFrame:
+) -> HeadScores:
     """Return every head's retrieval score on a pair's clean inputs, in the columns of :func:`score_heads`.
 
     It is the share of answers that a head copies and pastes: from the position that is read it attends most to a
@@ -53,4 +53,4 @@ def score_retrieval(
         largest = cache["pattern", layer].transpose(1, 2)[rows, read_at].argmax(-1)
         copied = holds.gather(1, largest) & said[:, None]
         frames.append(tidy(layer, "retrieval", precise(copied), RETRIEVAL))
-    return pd.concat(frames, ignore_index=True)
+    return HeadScores(pd.concat(frames, ignore_index=True))

@@ -13,16 +13,18 @@ from torch import Tensor
 from analysis.logits.written import Read, Written, check_linear, reads_of
 from analysis.metrics import precise
 from analysis.pairs import Pair
+from analysis.result import largest_by
 from analysis.statistics.intervals import mean_interval
 from circuits.common.errors import known
+from circuits.common.showing import ROWS, Shown
 from circuits.layers import Norm
 from circuits.model import HookedStreamTransformer
 
 Of = Literal["logit_difference", "answer"]
 
 
-@dataclass(frozen=True)
-class LogitAttribution:
+@dataclass(frozen=True, repr=False)
+class LogitAttribution(Shown):
     """What every component adds to a logit, or to a difference of two; all of it adds up to ``total``."""
 
     parts: pd.DataFrame
@@ -41,6 +43,22 @@ class LogitAttribution:
         rows = [mean_interval(values.double().cpu().numpy()) for values in self.values]
         found = pd.DataFrame([{"value": r.mean, "low": r.low, "high": r.high, "n": r.n} for r in rows])
         return pd.concat([self.parts.assign(of=self.of), found], axis=1)
+
+    def finding(self) -> str:
+        """Return the whole, and what of it came by every route."""
+        by_route = self.to_frame().groupby("route", sort=False)["value"].sum()
+        routes = ", ".join(f"{route} {value:.3f}" for route, value in by_route.items())
+        return f"{self.of} {float(self.total.mean()):.3f} of {len(self.total)} examples, by route: {routes}"
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` parts that add or take away most."""
+        return largest_by(self.to_frame(), "value", n).drop(columns=["of"])
+
+    def figure(self) -> Any:
+        """Return what every component writes as bars, by route (a plotly figure)."""
+        from figures.models.logits import logit_attribution_bars
+
+        return logit_attribution_bars(self.to_frame())
 
 
 @torch.no_grad()

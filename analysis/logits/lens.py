@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -10,6 +12,7 @@ from torch import Tensor
 from analysis.logits.written import Read, check_linear, reads_of
 from analysis.metrics import METRICS, precise
 from analysis.pairs import Pair
+from analysis.result import Table
 from analysis.statistics.intervals import mean_interval, scale_of
 from circuits.common.errors import known
 from circuits.model import HookedStreamTransformer
@@ -17,10 +20,29 @@ from circuits.model import HookedStreamTransformer
 ROUTES = ("residual", "every route")
 
 
+class LogitLens(Table):
+    """A metric of what the model would say before every layer, of the residual stream and by every route."""
+
+    def finding(self) -> str:
+        """Return what both routes say before every layer."""
+        metric, n = self.frame[["metric", "n"]].iloc[0]
+        said = [
+            f"{route} {', '.join(f'{value:.2f}' for value in rows['value'])}"
+            for route, rows in self.frame.groupby("route", sort=False)
+        ]
+        return f"{metric} before every layer, and at the end: {'; '.join(said)} (n = {n})"
+
+    def figure(self) -> Any:
+        """Return the curves over layers (a plotly figure)."""
+        from figures.models.logits import logit_lens_curves
+
+        return logit_lens_curves(self.frame)
+
+
 @torch.no_grad()
 def logit_lens(
     model: HookedStreamTransformer, pair: Pair, metric: str = "logit_difference", max_memory: int | None = None
-) -> pd.DataFrame:
+) -> LogitLens:
     """Return a metric of the logits that the final norm and the unembedding make before every layer, and at the end.
 
     Of a pair's clean inputs, where they are read. ``route`` "residual" is the logit lens: the residual stream as it is.
@@ -50,7 +72,7 @@ def logit_lens(
         mean = mean_interval(torch.cat(values).double().cpu().numpy(), scale=scale_of(metric))
         numbers = {"value": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
         frame.append({"layer": layer, "route": route, "metric": metric} | numbers)
-    return pd.DataFrame(frame)
+    return LogitLens(pd.DataFrame(frame))
 
 
 def _made_before(read: Read, layer: int) -> Float[Tensor, "batch d_model"]:

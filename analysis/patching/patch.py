@@ -22,6 +22,7 @@ from analysis.pairs import Pair
 from analysis.patching.edits import Edit
 from analysis.patching.replay import Replay
 from analysis.patching.site_search import Patched, check_positions, frame_of, listed_sites, together
+from analysis.result import Effects
 from analysis.statistics.intervals import share_interval
 from circuits.common.errors import require, whole
 from circuits.model import HookedStreamTransformer, State
@@ -31,8 +32,8 @@ MOST_COPIES = 1024
 """Between two steps of the progress bar."""
 
 
-@dataclass
-class PatchResult(PatchingResult):
+@dataclass(repr=False)
+class PatchResult(Effects, PatchingResult):
     """transformer-lens' per-example result, with its sites, both baselines and the normalised effect.
 
     ``values`` is (site, example). ``baseline`` is the metric of the run that was patched, ``target`` that of the run
@@ -45,6 +46,8 @@ class PatchResult(PatchingResult):
     direction: str = "denoise"
     beside: Gap | None = None
     """What stands beside every effect: the metric of both runs, the model's accuracy, n."""
+    where = ("layer", "component", "route", "head", "position")
+    of = "sites"
 
     @property
     def axes(self) -> dict[str, list[Any]]:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.result import Table, columns
 from analysis.statistics.intervals import CORRECTIONS, EFFECTS, adjust
 from analysis.statistics.paired_seeds import CONTRASTS, INTERVALS, Contrast, PairedSeeds, paired_seeds
 from analysis.statistics.survival import logrank_p, paired_restricted, shared_horizon, times_of
 from circuits.common.errors import known, require
+from circuits.common.showing import ROWS
 
 NAMES = {
     "contrast": CONTRASTS,
@@ -21,6 +23,33 @@ NAMES = {
     "correction": tuple(CORRECTIONS),
 }
 """What :func:`compare` can be asked for, by name."""
+
+
+class Comparison(Table):
+    """Variants compared with a reference over paired seeds, a row each."""
+
+    def finding(self) -> str:
+        """Return every variant's estimate with its interval, adjusted p, and the smallest effect that could show."""
+        first = self.frame.iloc[0]
+        said = [
+            f"{row.variant} {row.estimate:.3g} [{row.low:.3g}, {row.high:.3g}], p = {row.p_adjusted:.2g}"
+            for _, row in self.frame.iterrows()
+        ]
+        return (
+            f"{first.contrast} to {first.reference} over {first.pairs} paired seeds: {'; '.join(said)} "
+            f"(with 80 % power, so many seeds show {first.smallest:.3g})"
+        )
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the first ``n`` rows: estimate, interval, effect size, p and what could have shown."""
+        numbers = "pairs estimate low high effect_size p p_adjusted p_equivalent smallest reached reference_reached"
+        return self.frame[columns(self.frame, ("variant", "reference"), numbers)].head(n)
+
+    def figure(self) -> Any:
+        """Return the estimates with their intervals (a plotly figure)."""
+        from figures.comparison import comparison_dots
+
+        return comparison_dots(self.frame)
 
 
 def compare(
@@ -37,7 +66,7 @@ def compare(
     horizon: float | None = None,
     n_resamples: int = 9_999,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> Comparison:
     """Return one row a variant, compared with ``reference`` over the seeds that they share.
 
     ``frame`` has one row a run: variant, seed and value, or for times that may be censored variant, seed, steps
@@ -74,7 +103,7 @@ def compare(
     options: dict[str, Any] = {"interval": interval, "test": test, "effect": effect, "correction": correction}
     options |= {"confidence": confidence, "margin": margin, "n_resamples": n_resamples, "seed": seed}
     judged = judge(pairs, by_rank or None, **options)
-    return pd.concat([pd.DataFrame(rows), judged], axis=1).assign(confidence=confidence, **named)
+    return Comparison(pd.concat([pd.DataFrame(rows), judged], axis=1).assign(confidence=confidence, **named))
 
 
 def judge(

@@ -1,4 +1,4 @@
-"""Values that show themselves: one line in a shell, the finding and the largest effects in a notebook, a table, a figure.
+"""Values that show themselves: a line in a shell, a finding and the largest effects in a notebook, a table, a figure.
 
 Every model, configuration, pair, task, run and result is one. What a user named stands in the page as text, never as
 markup.
@@ -22,6 +22,11 @@ ROWS = 8
 
 class Shown:
     """A value that shows itself; a kind of it says its :meth:`finding`, its :meth:`to_frame` and its :meth:`figure`."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is anything to draw."""
+        return True
 
     def finding(self) -> str:
         """Return in one sentence what this is, or what was found."""
@@ -49,7 +54,9 @@ class Shown:
     def _repr_html_(self) -> str:
         notes = "".join(f'<p style="margin:.2em 0;color:#a33">&#9888; {html.escape(note)}</p>' for note in self.notes())
         name, said = html.escape(type(self).__name__), html.escape(self.finding())
-        table = self.largest().to_html(index=False, border=0, escape=True, na_rep="-", float_format=_number)
+        table = self.largest().to_html(
+            index=False, border=0, justify="left", escape=True, na_rep="-", float_format=_number
+        )
         return f'<div><p style="margin:.2em 0"><b>{name}</b>: {said}</p>{notes}{table}</div>'
 
     def show(self) -> None:
@@ -57,7 +64,7 @@ class Shown:
         if _in_notebook():
             from IPython.display import display
 
-            display(self, self.figure())
+            display(self, *([self.figure()] if self.draws else []))
             return
         from circuits.common.text_table import as_text
 

@@ -19,13 +19,14 @@ from circuits.config.layers import (
     Smear,
 )
 from circuits.config.parts import Init, Inputs, NormalInit, Part, Readout, Start
+from circuits.config.shown import ShownConfig
 from circuits.config.streams import CARRIERS, Carrier, GateRule, Stream, Weights
 
 Positions = Literal["one-hot", "learned", "none"]
 
 
-@dataclass(frozen=True)
-class ModelConfig(Checked):
+@dataclass(frozen=True, repr=False)
+class ModelConfig(Checked, ShownConfig):
     """A whole architecture. Sizes carry TransformerLens' names; ``d_head = -1`` means d_model / n_heads.
 
     Raises:

@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 import analysis
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Frame, Model, OfSequences, Run, Sequences, Step, check_other, show
+from experiments.questions.question import Model, OfSequences, Run, Sequences, Step, check_other, show
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Ablate(OfSequences):
         tuple[str, ...], arg(help="edges to cut together, as in 'L0H0.v > L1H0.v (stream)', or 'each' one by itself")
     ] = ()
 
-    def ask(self, run: Run, progress: bool = False) -> Frame:
+    def ask(self, run: Run, progress: bool = False) -> analysis.Ablations:
         """Return what breaks: a row an ablation, of parts or, where edges are named, of those.
 
         Raises:
@@ -76,20 +76,20 @@ class Ablate(OfSequences):
 
         return analysis.standard_ablations(model, [*self.method, *map(FromRun, models)])
 
-    def _of_edges(self, model: Any, asked: analysis.Pair, theirs: Any, progress: bool) -> Frame:
+    def _of_edges(self, model: Any, asked: analysis.Pair, theirs: Any, progress: bool) -> analysis.Ablations:
         import pandas as pd
 
         wanted = None if self.edges == ("each",) else [list(self.edges)]
         every: list[Any] = [*self.method, *([] if theirs is None else ["from run"])]
-        frames = [analysis.ablate_edges(model, asked, wanted, method, theirs, progress=progress) for method in every]
-        return pd.concat(frames, ignore_index=True).rename(columns={"edges": "part"}).assign(layer="all", head="all")
+        found = [analysis.ablate_edges(model, asked, wanted, method, theirs, progress=progress) for method in every]
+        return analysis.Ablations(pd.concat([each.to_frame() for each in found], ignore_index=True))
 
-    def tell(self, run: Run, found: Frame) -> list[Path]:
+    def tell(self, run: Run, found: analysis.Ablations) -> list[Path]:
         """Print, write and draw what breaks."""
         from figures.models.ablation import ablation_bars
 
         other = "" if self.from_run is None else run.find(self.from_run, run.path.parent).path.name
         taken = f", 'from run' is {other}" if other else ""
         print(f"{run.path.name}: ablations on {self.asked_of(run)}{taken}")
-        show(found.drop(columns=["n"]))
-        return self.keep(run, "ablate_edges" if self.edges else "ablate", found, ablation_bars)
+        show(found.frame.drop(columns=["n"]))
+        return self.keep(run, "ablate_edges" if self.edges else "ablate", found.frame, ablation_bars)

@@ -101,7 +101,9 @@ class FindCircuit(OfPairs):
     def _replaced(self) -> Any:
         return self.replacement
 
-    def follow(self, run: Run, circuit: analysis.Circuit, steps: Sequence[int] = (), progress: bool = False) -> Frame:
+    def follow(
+        self, run: Run, circuit: analysis.Circuit, steps: Sequence[int] = (), progress: bool = False
+    ) -> analysis.CircuitSteps:
         """Return how much of the behaviour a circuit carries at the checkpoints of a run, all or those at some steps,
         labelled with the run."""
         from tqdm.auto import tqdm
@@ -112,7 +114,8 @@ class FindCircuit(OfPairs):
         models: Iterator[tuple[int, Model]] = ((step, self.model(run, step)) for step in shown)
         method: Any = self.method
         how = (self.metric, method, self._replaced, self.steps, self.max_memory)
-        return labelled(analysis.follow(models, self.pair(run), circuit, self.find, *how), run)
+        found = analysis.follow(models, self.pair(run), circuit, self.find, *how)
+        return analysis.CircuitSteps(labelled(found.to_frame(), run))
 
     def answer(self, runs: Sequence[Run]) -> None:
         """Find and judge each run's circuit, follow it over checkpoints where that is asked, and compare the runs'."""
@@ -141,7 +144,7 @@ class FindCircuit(OfPairs):
         show(quality.summary().drop(columns=["edges", "of"]))
         written = self.keep(run, "circuit", frame, circuit_drawing)
         if self.checkpoints:
-            over = self.follow(run, circuit, progress=True)
+            over = self.follow(run, circuit, progress=True).to_frame()
             print("the same circuit at the run's checkpoints")
             show(over[["step", "gap", "faithfulness", "low", "high", "overlap"]])
             written += self.keep(run, "circuit_steps", over, circuit_curves)

@@ -13,9 +13,9 @@ from circuits.common.errors import require
 from experiments.questions.question import Checkpoints, Frame, Model, OfInputs, Run, Sequences, show
 
 if TYPE_CHECKING:
-    from analysis.gradients.split import GradientSplit
+    from analysis.gradients.split import GradientSplit, GradientSteps
 else:
-    GradientSplit = Any
+    GradientSplit = GradientSteps = Any
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Gradients(OfInputs):
     by: Annotated[Literal["total", "pair"], arg(help="the stream's share, or that of every layer pair")] = "total"
     logged: Annotated[bool, arg(help="what 'train --gradients-every' logged, instead of the checkpoints")] = False
 
-    def ask(self, run: Run, progress: bool = False) -> Frame:
+    def ask(self, run: Run, progress: bool = False) -> GradientSteps:
         """Return the split by route of the loss's gradient: step, tensor, head, norms, shares, cosines.
 
         The loss is the task's, or of pairs of a file that of their answers. The tensors are the parameters, and the
@@ -39,19 +39,21 @@ class Gradients(OfInputs):
             RunError: if what was logged is asked for, and nothing was.
             ValueError: for pairs of a model without a stream, and for options that a log cannot have.
         """
+        from analysis.gradients.split import GradientSteps
+
         if self.logged:
             require(
                 self.by == "total" and not self.activations and self.file is None,
                 "what was logged are the parameters' shares in total; leave out --by, --activations and --pairs",
             )
-            return run.gradients()
+            return GradientSteps(run.gradients())
         split = self._of_file if self.file is not None else self._of_task(run)
 
         def at(model: Model) -> Frame:
             found = split(model)
             return found.pairs_to_frame() if self.by == "pair" else found.to_frame()
 
-        return self.over(run, self.checkpoints, at, progress)
+        return GradientSteps(self.over(run, self.checkpoints, at, progress))
 
     def _of_task(self, run: Run) -> Callable[[Model], GradientSplit]:
         task = run.task(self.device)
@@ -67,7 +69,7 @@ class Gradients(OfInputs):
             model, lambda logits: METRICS["loss"](logits, pair).mean(), pair.clean, self.activations, self.by
         )
 
-    def tell(self, run: Run, found: Frame) -> list[Path]:
+    def tell(self, run: Run, found: GradientSteps) -> list[Path]:
         """Print the attention's shares at the first, middle and last step, write and draw all."""
         from figures.models.gradients import gradient_pairs, gradient_shares
 
@@ -75,8 +77,9 @@ class Gradients(OfInputs):
         if self.by == "pair":
             columns = ["reader", "source", "read", "fed", "norm", "share", "cosine"]
             name, draw = "gradient_pairs", gradient_pairs
-        attention = found[found.tensor.str.contains("attn")]
-        steps = sorted(found.step.unique())
+        frame = found.to_frame()
+        attention = frame[frame.tensor.str.contains("attn")]
+        steps = sorted(frame.step.unique())
         shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
         drawn = f"{self.n} sequences of {self.split}"
         asked = drawn if self.file is None else f"the answers' loss on {len(self.file.rows)} pairs of {self.file.name}"
@@ -84,4 +87,4 @@ class Gradients(OfInputs):
         print(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")
         reached = shown[shown.norm > 0] if self.by == "pair" else shown
         show(reached[["step", "tensor", "head", *columns]])
-        return self.keep(run, name, found, draw)
+        return self.keep(run, name, frame, draw)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from experiments.questions.question import Checkpoints, Frame, Model, OfSequences, Run, show
+from experiments.questions.question import Checkpoints, Model, OfSequences, Run, show
+
+if TYPE_CHECKING:
+    from analysis.heads.attention_scores import HeadScores
+else:
+    HeadScores = Any
 
 
 @dataclass(frozen=True)
@@ -18,16 +24,18 @@ class Heads(OfSequences):
 
     checkpoints: Checkpoints = ()
 
-    def ask(self, run: Run, progress: bool = False) -> Frame:
+    def ask(self, run: Run, progress: bool = False) -> HeadScores:
         """Return the scores at the checkpoints: step, and the columns of the task's ``head_scorer``.
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
         scorer = self._of_file if self.file is not None else run.asker(self.device).head_scorer(self.n, self.of(run))
-        return self.over(run, self.checkpoints, scorer, progress)
+        from analysis.heads.attention_scores import HeadScores
 
-    def _of_file(self, model: Model) -> Frame:
+        return HeadScores(self.over(run, self.checkpoints, lambda model: scorer(model).to_frame(), progress))
+
+    def _of_file(self, model: Model) -> HeadScores:
         from analysis.heads.attention_scores import one_table, score_heads, scores_by_role
         from analysis.heads.retrieval import score_retrieval
 
@@ -35,18 +43,19 @@ class Heads(OfSequences):
         pair = self.file.pair(model)
         return one_table([score_heads(model, pair, scores_by_role(pair)), score_retrieval(model, pair)])
 
-    def tell(self, run: Run, found: Frame) -> list[Path]:
+    def tell(self, run: Run, found: HeadScores) -> list[Path]:
         """Print the scores at the last checkpoint, write and draw all."""
         import pandas as pd
 
         from analysis.heads.attention_scores import WHOLE
         from figures.trainings.learning import head_scores
 
-        steps = found.step
+        frame = found.to_frame()
+        steps = frame.step
         print(
             f"{run.path.name}: head scores at step {steps.max()} of {steps.nunique()} checkpoints, {self.asked_of(run)}"
         )
-        last = found[steps == steps.max()]
+        last = frame[steps == steps.max()]
         of_heads = last[(last.layer != WHOLE) & (last.partner == "")]
         # A row a head and a column a score, in the order in which they were computed.
         wide = of_heads.pivot(index=["layer", "head"], columns="score", values="value")
@@ -59,4 +68,4 @@ class Heads(OfSequences):
         ):
             if len(rest):
                 show(rest)
-        return self.keep(run, "heads", found, head_scores)
+        return self.keep(run, "heads", frame, head_scores)

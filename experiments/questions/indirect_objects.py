@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from experiments.questions.question import Frame, Question, Run, Step, say_written, show
+
+if TYPE_CHECKING:
+    from experiments.questions.ioi_tables import PromptAnswers
+else:
+    PromptAnswers = Any
 
 SHOWN = ("probability", "wrong_probability", "logit_difference", "accuracy")
 
@@ -48,7 +53,7 @@ class IndirectObjects(Question):
         body_of(run.config.model, self.body, allowed=self.transplant)
         return [self.body]
 
-    def ask(self, run: Run, progress: bool = False) -> Frame:
+    def ask(self, run: Run, progress: bool = False) -> PromptAnswers:
         """Return one row a prompt, body and measure: set, prompt, template, order, measure, value, and of which run.
 
         Raises:
@@ -57,7 +62,7 @@ class IndirectObjects(Question):
         """
         import pandas as pd
 
-        from experiments.questions.ioi_tables import OWN
+        from experiments.questions.ioi_tables import OWN, PromptAnswers
         from experiments.questions.prompts import every_prompt, in_body, ioi_task
 
         bodies, task, model = self.bodies(run), ioi_task(run, self.device), self.model(run, self.step)
@@ -67,7 +72,7 @@ class IndirectObjects(Question):
         ]
         config = run.config
         about = {"run": run.path.name, "variant": config.variant, "size": config.preset, "seed": config.seed}
-        return pd.concat(frames, ignore_index=True).assign(**about)
+        return PromptAnswers(pd.concat(frames, ignore_index=True).assign(**about))
 
     def answer(self, runs: Sequence[Run]) -> None:
         """Measure runs, print every set and the paper's table, keep each run's numbers, and draw them together."""
@@ -83,7 +88,7 @@ class IndirectObjects(Question):
         for run in runs:
             # Another architecture is refused here, before anything is measured.
             self.bodies(run)
-        frames = [self.ask(run) for run in runs]
+        frames = [self.ask(run).to_frame() for run in runs]
         prompts = pd.concat(frames, ignore_index=True)
         print(f"indirect-object identification, {self.n} prompts a set, evaluation mode, mean [95 % interval]:")
         show(_wide(summary(prompts, self.by), self.by))

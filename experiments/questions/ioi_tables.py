@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
+from analysis.result import Table
 from analysis.statistics.intervals import grouped_intervals
 from analysis.statistics.one_run_each import require_one_run_each
 from circuits.common.errors import known, require
+from circuits.common.showing import ROWS
 
 By = Literal["set", "template", "order"]
 BYS: tuple[By, ...] = ("set", "template", "order")
@@ -16,6 +18,27 @@ OWN = "own"
 """Stands for the body that weights were trained in."""
 ANSWERS = {"probability": "right", "wrong_probability": "wrong"}
 """Measures that are probabilities of an answer, and which answer."""
+
+
+class PromptAnswers(Table):
+    """What a run's model says of every prompt: a row a prompt, body and measure."""
+
+    def finding(self) -> str:
+        """Return the accuracy on every set of prompts, in every body."""
+        shown = self.largest(1000)
+        right = shown[shown.measure == "accuracy"]
+        said = [f"{row['set']} ({row.body}) {row['mean']:.2f}" for _, row in right.iterrows()]
+        return f"accuracy over {int(shown.n.max())} prompts a set: {', '.join(said)}"
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the means of the first ``n`` sets and measures, with intervals over prompts."""
+        return summary(self.frame).drop(columns=["over"]).head(n)
+
+    def figure(self) -> Any:
+        """Return the probabilities of the right and the wrong name on the paper's prompts (a plotly figure)."""
+        from figures.trainings.indirect_objects import ioi_by_sentence
+
+        return ioi_by_sentence(paper_table(self.frame), list(self.frame.run.unique()))
 
 
 def model_name(variant: str, body: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 import analysis
-from experiments.questions.question import Frame, OfPairs, Run, show
+from experiments.questions.question import OfPairs, Run, show
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Logits(OfPairs):
     ] = "logit_difference"
     top: Annotated[int, arg(help="rows to print")] = 15
 
-    def ask(self, run: Run, progress: bool = False) -> tuple[Frame, Frame]:
+    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.LogitAttribution, analysis.LogitLens]:
         """Return the parts of the logit (difference), and a metric of the lens before every layer.
 
         Raises:
@@ -31,13 +31,13 @@ class Logits(OfPairs):
         model = self.model(run, self.step)
         pair = self.pair(run, model)
         parts = analysis.attribute_logits(model, pair, self.of, self.max_memory)
-        return parts.to_frame(), analysis.logit_lens(model, pair, self.metric, self.max_memory)
+        return parts, analysis.logit_lens(model, pair, self.metric, self.max_memory)
 
-    def tell(self, run: Run, found: tuple[Frame, Frame]) -> list[Path]:
+    def tell(self, run: Run, found: tuple[analysis.LogitAttribution, analysis.LogitLens]) -> list[Path]:
         """Print the largest parts, sums by route and the lens; write and draw all."""
         from figures.models.logits import logit_attribution_bars, logit_lens_curves
 
-        parts, lens = found
+        parts, lens = (each.to_frame() for each in found)
         by_route = parts.groupby("route", sort=False)["value"].sum()
         sums = ", ".join(f"{route} {value:.3f}" for route, value in by_route.items())
         print(f"{run.path.name}: {self.of} {parts.value.sum():.4g}, {self.asked_of(run)}; by route: {sums}; largest:")

@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 import analysis
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Effects, Frame, Model, Run, beside, show
+from experiments.questions.question import Effects, Model, Run, beside, show
 
 if TYPE_CHECKING:
     from analysis.edges.graph import Edge
@@ -30,8 +30,8 @@ class Paths(Effects):
     receivers: Annotated[tuple[str, ...], arg(help="as in L1H0.v, MLP1, logits (default: all)")] = ()
     routes: Annotated[tuple[str, ...], arg(help="residual, stream")] = ("residual", "stream")
 
-    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.PathResult, Frame]:
-        """Return the effects of the direct paths, and :meth:`shares`.
+    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.PathResult, analysis.HeadShares]:
+        """Return the effects of the direct paths, and every head's shares.
 
         Raises:
             RunError: if there is no checkpoint at the step.
@@ -62,11 +62,11 @@ class Paths(Effects):
     ) -> analysis.PathResult:
         return analysis.patch_paths(model, pair, paths, self.metric, self.direction, self.max_memory, progress)
 
-    def tell(self, run: Run, found: tuple[analysis.PathResult, Frame]) -> list[Path]:
+    def tell(self, run: Run, found: tuple[analysis.PathResult, analysis.HeadShares]) -> list[Path]:
         """Print the largest paths and every head's shares, write and draw both."""
         from figures.models.paths import path_heat_maps, share_bars
 
-        frame, shares = found[0].to_frame(), found[1]
+        frame, shares = found[0].to_frame(), found[1].to_frame()
         print(f"{run.path.name}: {len(frame)} direct paths, {self.asked_of(run)}, {frame.metric[0]}; largest effects:")
         print(beside(frame))
         show(self.largest(frame)[["sender", "receiver", "route", "effect", "low", "high", "p"]])

@@ -12,6 +12,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from circuits.common.errors import require
+from circuits.common.showing import ROWS, Shown
 from experiments.runs.frames import DamagedFrameError, read_sealed, sha256
 from experiments.runs.locks import is_held
 from experiments.runs.logs import DamagedLogError, read_lines
@@ -23,7 +24,7 @@ SHARDS, ABOUT = "state", "about.json"
 METRIC_COLUMNS = ["step", "split", "measure", "value"]
 
 
-class RecordedRun:
+class RecordedRun(Shown):
     """A run's directory and what its ``run.json`` says, to read; nothing here needs torch."""
 
     logs: ClassVar[tuple[str, ...]] = ("metrics",)
@@ -37,6 +38,37 @@ class RecordedRun:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path.name}, {self.status})"
+
+    def finding(self) -> str:
+        """Return the run's name, how far it is, and what was measured last."""
+        last = [f"{row.split} {row.measure} {row.value:.3g}" for row in self.largest(4).itertuples()]
+        return f"{self.path.name}, {self.status} at step {self.step:,}; {', '.join(last) or 'nothing measured'}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return what was measured so far, as :meth:`metrics`."""
+        return self.metrics()
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the first ``n`` measures of the last step."""
+        metrics = self.metrics()
+        return metrics[metrics.step == metrics.step.max()].head(n)
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything was measured."""
+        return len(self.metrics()) > 0
+
+    def figure(self) -> Any:
+        """Return every measure over steps, a line a split (a plotly figure).
+
+        Raises:
+            RunError: if nothing was measured yet.
+        """
+        from figures.trainings.learning import run_curves
+
+        if not self.draws:
+            raise RunError(f"{self.path.name} has measured nothing yet; train it, or ask its model")
+        return run_curves(self.metrics(), self.path.name)
 
     @property
     def status(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from experiments.questions.attribute import Attribute
 from experiments.questions.gradients import Gradients
 from experiments.questions.heads import Heads
 from experiments.questions.patch import Patch
+from experiments.questions.question import Question
 from experiments.runs.config import TRAINING, icl_run
 from experiments.runs.pooling import all_metrics, labelled
 from experiments.runs.run import Run
@@ -108,16 +109,16 @@ def find(size: Size, root: str | Path, progress: bool = True) -> Findings:
         runs=runs,
         metrics=metrics,
         table=threshold_table(threshold_times(metrics, THRESHOLD)),
-        heads=_together(Heads(n=size.sequences).ask, two),
-        patches=_together(lambda run: Patch(n=size.pairs).ask(run).to_frame(), two),
-        edges=_together(lambda run: Attribute(n=size.pairs).ask(run).to_frame(), two),
-        ablations=_together(Ablate(n=size.sequences).ask, two),
-        gradients=_together(Gradients(n=size.sequences).ask, [r for r in first if r.config.variant != "classic"]),
+        heads=_together(Heads(n=size.sequences), two),
+        patches=_together(Patch(n=size.pairs), two),
+        edges=_together(Attribute(n=size.pairs), two),
+        ablations=_together(Ablate(n=size.sequences), two),
+        gradients=_together(Gradients(n=size.sequences), [r for r in first if r.config.variant != "classic"]),
     )
 
 
-def _together(ask: Callable[[Run], pd.DataFrame], runs: Sequence[Run]) -> pd.DataFrame:
-    return pd.concat([labelled(ask(run), run) for run in runs], ignore_index=True)
+def _together(question: Question, runs: Sequence[Run]) -> pd.DataFrame:
+    return pd.concat([labelled(question.ask(run).to_frame(), run) for run in runs], ignore_index=True)
 
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
@@ -232,7 +233,7 @@ def write_page(found: Findings, out: Path, images: bool = False) -> Path:
     sections = [
         {"heading": "What was found", "text": sentences(found), "table": printable(found.table)},
         *({"heading": heading, "figure": figure} for heading, figure in figures.values()),
-        {"heading": "The models", "code": "\n\n".join(repr(r.load_model()) for r in found.runs if r.config.seed == 0)},
+        {"heading": "The models", "code": "\n\n".join(str(r.load_model()) for r in found.runs if r.config.seed == 0)},
     ]
     made = found.runs[0].record["environment"]
     git = (made["git"] or {}).get("commit", "unknown")[:10]

@@ -21,6 +21,7 @@ from circuits.associative_memory import AMICL, Sequences
 from circuits.common.errors import known, require, whole
 from circuits.common.fields import Checked
 from circuits.common.plain_data import canonical_json, derive_seed, essence
+from experiments.tasks.shown import ShownTask
 from experiments.tasks.task import Row, TrainingNumbers
 
 
@@ -167,7 +168,7 @@ class AMICLBatch:
         return _first_alike(self._asked[..., 0], self.classes[:, : self.config.n_pairs])
 
 
-class AMICLTask:
+class AMICLTask(ShownTask):
     """A task in ``TASKS`` or a configuration; sequences depend on nothing but it, the seed and their number.
 
     Raises:

@@ -11,9 +11,10 @@ import torch
 from analysis.pairs import Pair
 from circuits.common.plain_data import derive_seed
 from experiments.tasks.kinds import task_name
+from experiments.tasks.shown import ShownTask
 
 
-class DrawnTask(ABC):
+class DrawnTask(ShownTask, ABC):
     """What tasks of tokens and of vectors have in common; each brings :meth:`sample`, and ``pairs`` if it asks."""
 
     tokenizer: Any = None

@@ -177,7 +177,7 @@ class NestedTask(TokenTask):
         ends = clean.lengths - 1
         positions = self._positions(drawn, clean) | {"END": ends[:, None]}
         mask = torch.arange(clean.tokens.shape[1], device=ends.device) <= ends[:, None]
-        return Pair(clean.tokens, corrupt.tokens, answers, wrong, positions, ends, mask)
+        return Pair(clean.tokens, corrupt.tokens, answers, wrong, positions, ends, mask, self.tokenizer)
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:
         """Return the scores of a previous-token head and of attention from END to every other role of a pair.

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import pandas as pd
 from torch import Tensor
 
 from analysis.gradients.shares import By
 from analysis.gradients.split import GradientSplit
+from analysis.heads.attention_scores import HeadScores
 from analysis.pairs import Pair
 from circuits.model import HookedStreamTransformer
 
 Row = tuple[str, str, float]
 """Set, measure, value."""
-HeadScorer = Callable[[HookedStreamTransformer], pd.DataFrame]
+HeadScorer = Callable[[HookedStreamTransformer], HeadScores]
 """A model to what can be said of its heads: the columns of :func:`analysis.heads.attention_scores.one_table`."""
 
 

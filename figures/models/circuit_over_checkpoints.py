@@ -13,8 +13,9 @@ from figures.theme import colours, themed
 def circuit_curves(frame: pd.DataFrame) -> go.Figure:
     """Return faithfulness of the final circuit, and overlap of each checkpoint's own with it, against steps.
 
-    ``frame`` has columns run, variant, seed, step, faithfulness, low, high, overlap.
+    ``frame`` has columns step, faithfulness, low, high, overlap, gap, and where it is of runs run, variant and seed.
     """
+    frame = frame if "run" in frame else frame.assign(run="", variant="", seed="")
     titles = ["faithfulness of the final circuit", "overlap of the circuit found then", "clean - corrupt metric"]
     figure = make_subplots(1, 3, subplot_titles=titles)
     palette = colours(frame.variant.unique())
@@ -46,5 +47,5 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
     )
     one = frame.run.nunique() == 1
     figure.update_layout(showlegend=not one)
-    of = f": {frame.variant.iloc[0]}, seed {frame.seed.iloc[0]}" if one else ""
+    of = f": {frame.variant.iloc[0]}, seed {frame.seed.iloc[0]}" if one and frame.variant.iloc[0] else ""
     return themed(figure, f"The circuit over training{of}", caption, frame.run, height=460)

@@ -26,11 +26,12 @@ _PLACE = re.compile(r"L(\d+)H(\d+)(?:\.([qkv]))?")
 Point = tuple[float, float]
 
 
-def edge_drawing(frame: pd.DataFrame, title: str = "Edges by route") -> go.Figure:
+def edge_drawing(frame: pd.DataFrame, title: str = "Edges by route", caption: str | None = None) -> go.Figure:
     """Return the edges of a model's graph, or of a circuit, a panel a variant; width is the size of the effect.
 
     ``frame`` has columns edge, source, target, route, effect and, where several runs are drawn side by side, variant
-    and run; rows with ``kept`` false are left out. Of each panel's edges the forty largest are shown.
+    and run; rows with ``kept`` false are left out. Of each panel's edges the forty largest are shown. ``caption`` is
+    given where effects are not those of a metric: they are not written on the edges then.
     """
     frame = frame[frame["kept"].astype(bool)] if "kept" in frame else frame
     frame = frame if "variant" in frame else frame.assign(variant="")
@@ -42,13 +43,15 @@ def edge_drawing(frame: pd.DataFrame, title: str = "Edges by route") -> go.Figur
         rows = frame[frame.variant == variant]
         heads, layers = _shape(rows)
         shown = rows.loc[rows.effect.abs().sort_values(ascending=False).index].head(MOST)
-        for trace in [*_edges(shown, heads, layers), _nodes(rows, heads, layers)]:
+        for trace in [*_edges(shown, heads, layers, NAMED if caption is None else 0), _nodes(rows, heads, layers)]:
             figure.add_trace(trace, row=1, col=column)
         middle, half = (heads - 1) / 2, _width(heads) / 2
         figure.update_xaxes(range=[middle - half, middle + half], visible=False, row=1, col=column)
         figure.update_yaxes(range=[-1.4, layers + 0.4], visible=False, row=1, col=column)
     height = 360 + 90 * max(_shape(frame)[1], 2)
-    return themed(figure, title, _caption(frame), frame.run if "run" in frame else (), height=height, below=20)
+    return themed(
+        figure, title, caption or _caption(frame), frame.run if "run" in frame else (), height=height, below=20
+    )
 
 
 def circuit_drawing(frame: pd.DataFrame) -> go.Figure:
@@ -104,9 +107,9 @@ def _shape(frame: pd.DataFrame) -> tuple[int, int]:
     return max((int(p[2]) for p in places), default=0) + 1, max((int(p[1]) for p in places), default=0) + 1
 
 
-def _edges(frame: pd.DataFrame, heads: int, layers: int) -> list[go.Scatter]:
+def _edges(frame: pd.DataFrame, heads: int, layers: int, most_named: int) -> list[go.Scatter]:
     largest = max(float(frame.effect.abs().max()), 1e-12)
-    named = set(frame.edge.head(NAMED))
+    named = set(frame.edge.head(most_named))
     return [
         _edge(row, [_point(row[end], heads, layers) for end in ("source", "target")], _width(heads), largest, named)
         for row in frame.sort_values("effect", key=abs).to_dict("records")

@@ -52,6 +52,37 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     return themed(figure, "Gradient by route", caption, shown.run, height=460)
 
 
+def split_bars(frame: pd.DataFrame) -> go.Figure:
+    """Return of every tensor and head that the stream brings gradient to the share that it brings, and the alignment.
+
+    ``frame`` is :meth:`analysis.gradients.split.GradientSplit.to_frame`.
+    """
+    reached = frame[frame.stream > 0].sort_values("stream_share")
+    names = reached.tensor + [("" if head == "all" else f", head {head}") for head in reached["head"]]
+    titles = ["share that came through the stream", "alignment of the two shares"]
+    figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, value in enumerate(("stream_share", "alignment"), 1):
+        bars = go.Bar(
+            x=reached[value],
+            y=names,
+            orientation="h",
+            marker_color=BLUE,
+            customdata=reached[["whole", "direct", "stream"]],
+            hovertemplate="%{y}: %{x:.3f}<br>norms: whole %{customdata[0]:.3g}, direct %{customdata[1]:.3g}, "
+            "stream %{customdata[2]:.3g}<extra></extra>",
+        )
+        figure.add_trace(bars, row=1, col=column)
+    figure.update_xaxes(range=[0, 1.03], row=1, col=1)
+    figure.update_xaxes(range=[-1.03, 1.03], row=1, col=2)
+    figure.update_layout(showlegend=False)
+    figure.update_yaxes(automargin=True)
+    caption = (
+        f"Share = |stream| / (|direct| + |stream|); alignment = cosine of the two. Of {frame.tensor.nunique()} tensors "
+        f"the stream reaches {reached.tensor.nunique()}; the others are not drawn."
+    )
+    return themed(figure, "Gradient by route", caption, height=240 + 22 * len(reached))
+
+
 def gradient_pairs(frame: pd.DataFrame) -> go.Figure:
     """Return, for a run's last step, what share of each gradient crossed the stream at which layer pair first.
 

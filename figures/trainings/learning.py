@@ -49,6 +49,30 @@ def learning_curves(metrics: pd.DataFrame, split: str = "ic", threshold: float |
     return themed(figure, "Learning to learn in context", seeds_caption(chosen), chosen.run)
 
 
+def run_curves(metrics: pd.DataFrame, run: str) -> go.Figure:
+    """Return everything that one run measured against steps: a panel a measure, a line a split.
+
+    ``metrics`` has columns step, split, measure, value.
+    """
+    measures = list(dict.fromkeys(metrics.measure))
+    across = min(len(measures), 4)
+    down = -(-len(measures) // across)
+    figure = make_subplots(down, across, subplot_titles=measures, horizontal_spacing=0.06, vertical_spacing=0.25 / down)
+    palette = dict(zip(dict.fromkeys(metrics.split), (BLUE, VERMILION, GREEN, ORANGE, PINK, BLACK) * 20, strict=False))
+    named: set[str] = set()
+    for i, measure in enumerate(measures):
+        for split, rows in metrics[metrics.measure == measure].groupby("split", sort=False):
+            curve = rows.sort_values("step")
+            line = {"color": palette[split], "width": 2}
+            where = {"name": str(split), "legendgroup": str(split), "showlegend": split not in named}
+            trace = go.Scatter(x=curve.step, y=curve["value"], mode="lines", line=line, **where)
+            figure.add_trace(trace, row=i // across + 1, col=i % across + 1)
+            named.add(str(split))
+    figure.update_xaxes(title_text="step (updates)", row=down)
+    figure.update_annotations(font_size=13)
+    return themed(figure, "What was measured", f"{run}; one run.", [run], height=260 + 200 * down)
+
+
 def progress_measures(metrics: pd.DataFrame, split: str = "ic") -> go.Figure:
     """Return ILA, TILA, TLA and CLA against steps, one panel each; columns as for :func:`learning_curves`."""
     chosen = metrics[(metrics.split == split) & metrics.measure.isin(list(PROGRESS))]

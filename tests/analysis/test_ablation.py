@@ -33,7 +33,7 @@ def test_every_standard_ablation_runs_and_says_how_much_it_changed(
     model = build(variant, kind, layers)
     x = inputs_for(model.config, 4)
     before = model(x)
-    frame = ablate(model, Pair.one_sided(x, answers_for(model, 4)), standard_ablations(model, [method]))
+    frame = ablate(model, Pair.one_sided(x, answers_for(model, 4)), standard_ablations(model, [method])).to_frame()
     hooked = frame[~frame.part.isin(["forward cut", "gradient cut"])]
     assert (hooked.changed > 0).all()
     assert set(hooked.method) == {method}
@@ -47,7 +47,7 @@ def test_every_standard_ablation_runs_and_says_how_much_it_changed(
 def test_a_stream_that_is_cut_already_is_cut_no_further(variant: str) -> None:
     model = build(variant, "vectors", 2)
     x = inputs_for(model.config, 4)
-    frame = ablate(model, Pair.one_sided(x, answers_for(model, 4))).set_index("part")
+    frame = ablate(model, Pair.one_sided(x, answers_for(model, 4))).to_frame().set_index("part")
     if variant.endswith("-gradient-only"):
         assert (frame.loc["stream"].changed == 0).all()
         assert "forward cut" not in frame.index
@@ -63,7 +63,7 @@ def test_the_gradient_cut_changes_the_gradient_alone_and_the_forward_cut_the_res
     model = build(variant, "tokens", 3)
     x = inputs_for(model.config, 6)
     cuts = [Ablation.gradient_cut(model), Ablation.forward_cut(model)]
-    frame = ablate(model, Pair.one_sided(x, answers_for(model, 6)), cuts)
+    frame = ablate(model, Pair.one_sided(x, answers_for(model, 6)), cuts).to_frame()
     gradient, forward = frame.iloc[0], frame.iloc[1]
     assert gradient.loss_ablated == gradient.loss
     assert gradient.accuracy_ablated == gradient.accuracy
@@ -75,7 +75,7 @@ def test_both_cuts_together_are_the_gate_off() -> None:
     model = build("value", "tokens", 3)
     x, y = inputs_for(model.config, 6), answers_for(model, 6)
     both = Ablation.forward_cut(model) + Ablation.gradient_cut(model)
-    row = ablate(model, Pair.one_sided(x, y), [both]).iloc[0]
+    row = ablate(model, Pair.one_sided(x, y), [both]).to_frame().iloc[0]
     whole = gradients(model, F.cross_entropy(model(x)[:, -1], y))
     with model.gated("off"):
         loss = F.cross_entropy(model(x)[:, -1], y)
@@ -91,7 +91,7 @@ def test_zeroing_the_stream_is_the_forward_of_no_stream() -> None:
     classic.load_state_dict(model.state_dict())
     x = inputs_for(model.config, 6)
     y = answers_for(model, 6)
-    frame = ablate(model, Pair.one_sided(x, y), [Ablation.stream(model), Ablation.forward_cut(model)])
+    frame = ablate(model, Pair.one_sided(x, y), [Ablation.stream(model), Ablation.forward_cut(model)]).to_frame()
     expected = float(F.cross_entropy(classic(x)[:, -1], y).detach())
     assert frame.loss_ablated.tolist() == pytest.approx([expected, expected], abs=1e-12)
 
@@ -108,7 +108,7 @@ def test_mean_ablation_is_the_mean_over_examples_position_by_position() -> None:
         return t
 
     expected = F.cross_entropy(model.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.hook_z", replace)])[:, -1], y)
-    frame = ablate(model, Pair.one_sided(x, y), [Ablation.z(model, 1, 2, "mean")])
+    frame = ablate(model, Pair.one_sided(x, y), [Ablation.z(model, 1, 2, "mean")]).to_frame()
     assert frame.loss_ablated.iloc[0] == pytest.approx(float(expected.detach()), abs=1e-12)
 
 
@@ -123,7 +123,7 @@ def test_of_several_sites_together_each_is_that_of_the_whole_model(method: str) 
         given = float(F.cross_entropy(model(x)[:, -1], y).detach())
     with intervened(model, whole.interventions):  # of the batch as it runs
         running = float(F.cross_entropy(model(x)[:, -1], y).detach())
-    assert ablate(model, Pair.one_sided(x, y), [whole]).loss_ablated.iloc[0] == given
+    assert ablate(model, Pair.one_sided(x, y), [whole]).to_frame().loss_ablated.iloc[0] == given
     if method == "mean":
         assert given != running
 
@@ -182,7 +182,9 @@ def test_the_two_halves_of_a_head_are_the_head() -> None:
     model = build("value", "tokens", 3)
     x, y = inputs_for(model.config, 4), answers_for(model, 4)
     halves = Ablation.z(model, 0, 1) + Ablation.outgoing(model, 0, 1)
-    frame = ablate(model, Pair.one_sided(x, y), [Ablation.head(model, 0, 1), halves, Ablation.z(model, 0, 1)])
+    frame = ablate(
+        model, Pair.one_sided(x, y), [Ablation.head(model, 0, 1), halves, Ablation.z(model, 0, 1)]
+    ).to_frame()
     assert frame.loss_ablated[0] == pytest.approx(frame.loss_ablated[1], abs=1e-12)
     assert frame.loss_ablated[0] != pytest.approx(frame.loss_ablated[2], abs=1e-6)
     assert frame.part.tolist() == ["head", "z + outgoing", "z"]
@@ -211,7 +213,7 @@ def test_any_sites_together_by_any_method(variant: str, tmp_path: Path) -> None:
     sites += [Site(0, c, "outgoing") for c in CARRIERS if model.config.readers(0, c)]
     methods = ["zero", "mean", "resample", FromRun("other"), FromRun(str(tmp_path / "other.safetensors"))]
     wanted = [Ablation.sites("set", sites, method) for method in methods]
-    frame = ablate(model, Pair.one_sided(x, y), wanted, models={"other": other})
+    frame = ablate(model, Pair.one_sided(x, y), wanted, models={"other": other}).to_frame()
     assert frame.method.tolist() == ["zero", "mean", "resample", "from run", "from run"]
     assert set(frame.layer) == set(frame["head"]) == {"all"}
     assert (frame.changed > 0).all()
@@ -225,7 +227,7 @@ def test_a_position_role_is_a_place_of_its_own_in_every_example() -> None:
     places = torch.tensor([[1], [2], [6]])
     frame = ablate(
         model, Pair.one_sided(x, y, {"here": places}), [Ablation.sites("v", [Site(0, "v", position="here")])]
-    )
+    ).to_frame()
 
     def at_places(t: Tensor, hook: Any) -> Tensor:
         t = t.clone()
@@ -240,7 +242,9 @@ def test_ablations_of_every_kind_are_drawn() -> None:
     model = build("value")
     x, y = inputs_for(model.config, 3), answers_for(model, 3)
     several = Ablation.sites("both values", [Site(0, "v"), Site(1, "v")], "resample")
-    frame = ablate(model, Pair.one_sided(x, y), [*standard_ablations(model, ["resample", Clamp(0.5)]), several])
+    frame = ablate(
+        model, Pair.one_sided(x, y), [*standard_ablations(model, ["resample", Clamp(0.5)]), several]
+    ).to_frame()
     figure: Any = ablation_bars(frame.assign(variant="value", run="a run"))
     labels: Any = figure.data[0].x
     assert {"head L0H0 (resample)", "z L1H0 (clamp)", "forward cut", "both values (resample)"} <= set(labels)
@@ -253,7 +257,7 @@ def test_mistakes_are_explained() -> None:
     nothing = Ablation.sites("nothing", [Site(0, "v")], FromRun("same"))
     same = build("value")
     cases: list[tuple[Any, str]] = [
-        (lambda: ablate(model.train(), Pair.one_sided(x, y)), "evaluation mode"),
+        (lambda: ablate(model.train(), Pair.one_sided(x, y)).to_frame(), "evaluation mode"),
         (lambda: Ablation.stream(classic), "takes nothing away: model 'classic' has no such part, a stream"),
         (lambda: Ablation.gradient_cut(classic), "takes nothing away: .* an open gate to cut"),
         (lambda: Ablation.forward_cut(build("value-gradient-only")), "takes nothing away: .* an open gate to cut"),
@@ -262,22 +266,24 @@ def test_mistakes_are_explained() -> None:
         (lambda: Ablation.head(model, 0, 3), "the model has 2 layers of 1 heads"),
         (lambda: Ablation.sites("none", []), "ablation 'none' takes nothing away: it has no site"),
         (lambda: Ablation.z(model, 0, 0, "median"), "unknown method 'median'"),
-        (lambda: ablate(model.eval(), Pair.one_sided(x, y), []), "there is no ablation to make"),
-        (lambda: ablate(model, Pair.one_sided(x, y[:2])), "3 inputs with 2 answers and 2 wrong ones"),
+        (lambda: ablate(model.eval(), Pair.one_sided(x, y), []).to_frame(), "there is no ablation to make"),
+        (lambda: ablate(model, Pair.one_sided(x, y[:2])).to_frame(), "3 inputs with 2 answers and 2 wrong ones"),
         (
-            lambda: ablate(model, Pair.one_sided(x[:1], y[:1]), [Ablation.z(model, 0, 0, "resample")]),
+            lambda: ablate(model, Pair.one_sided(x[:1], y[:1]), [Ablation.z(model, 0, 0, "resample")]).to_frame(),
             "resampled from another example, and only one input was given",
         ),
         (
-            lambda: ablate(model, Pair.one_sided(x, y), [Ablation.sites("s", [Site(0, "v", "residual")])]),
+            lambda: ablate(model, Pair.one_sided(x, y), [Ablation.sites("s", [Site(0, "v", "residual")])]).to_frame(),
             "unknown site 'blocks.0.attn.hook_v_residual': did you mean",
         ),
         (
-            lambda: ablate(model, Pair.one_sided(x, y), [Ablation.sites("s", [Site(0, "v", position="traget")])]),
+            lambda: ablate(
+                model, Pair.one_sided(x, y), [Ablation.sites("s", [Site(0, "v", position="traget")])]
+            ).to_frame(),
             "unknown position role 'traget': there are none",
         ),
         (
-            lambda: ablate(model, Pair.one_sided(x, y), [nothing], models={"same": same}),
+            lambda: ablate(model, Pair.one_sided(x, y), [nothing], models={"same": same}).to_frame(),
             "fired 1 time.* and changed nothing",
         ),
     ]
@@ -285,7 +291,7 @@ def test_mistakes_are_explained() -> None:
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(NothingChangedError):
-        ablate(model, Pair.one_sided(x, y), [nothing], models={"same": same})
-    frame = ablate(model, Pair.one_sided(x, y), [nothing], models={"same": same}, allow_nothing=True)
+        ablate(model, Pair.one_sided(x, y), [nothing], models={"same": same}).to_frame()
+    frame = ablate(model, Pair.one_sided(x, y), [nothing], models={"same": same}, allow_nothing=True).to_frame()
     assert frame.changed.tolist() == [0.0]
     assert frame.loss.tolist() == frame.loss_ablated.tolist()

@@ -151,7 +151,7 @@ def test_following_over_models() -> None:
     circuit = Circuit.of(Graph(made.model), made.carries["copied"])
     broken = stream_model().model
     broken.set_gate("off")
-    frame = follow([(0, broken), (10, made.model)], made.pair, circuit, found_by)
+    frame = follow([(0, broken), (10, made.model)], made.pair, circuit, found_by).to_frame()
     assert frame.step.tolist() == [0, 10]
     assert frame.gap.iloc[0] == pytest.approx(0, abs=1e-9)
     assert frame.iloc[0][["faithfulness", "overlap"]].isna().all(), "where nothing is told apart, nothing is faithful"

@@ -49,7 +49,7 @@ def stirred(model: HookedStreamTransformer) -> HookedStreamTransformer:
 @pytest.mark.parametrize("variant", ["classic", "value", "lime"])
 def test_equal_to_transformer_lens_through_the_residual_stream(variant: str) -> None:
     model = build(variant, "tokens", 3)
-    found = table(head_composition(model))
+    found = table(head_composition(model).to_frame())
     for kind, reads in (("Q", model.QK), ("K", model.QK.T), ("V", model.OV)):
         theirs = composition_scores(model.OV, reads, broadcast_dims=True)
         for one, other in ((0, 1), (0, 2), (1, 2)):
@@ -60,7 +60,7 @@ def test_equal_to_transformer_lens_through_the_residual_stream(variant: str) -> 
 
 def test_norms_are_those_of_the_products() -> None:
     model = build("value", "tokens", 2)
-    frame = head_composition(model)
+    frame = head_composition(model).to_frame()
     norms = table(frame, "norm")
     first, second = model.layers[0].attn, model.layers[1].attn
     for h, to in ((0, 1), (2, 2)):
@@ -112,7 +112,7 @@ def brute_force(model: HookedStreamTransformer, row: pd.Series) -> tuple[float, 
 def test_stream_composition_is_what_brute_force_finds(variant: str, kind: str) -> None:
     overrides = {"n_heads": 2, "d_head": 6} if kind == "tokens" else {"n_heads": 2}
     model = stirred(build(variant, kind, 3, **overrides))
-    frame = head_composition(model)
+    frame = head_composition(model).to_frame()
     rows = frame[frame.kind.str.startswith("stream")]
     assert len(rows) > 0
     assert rows.norm.max() > 0
@@ -123,16 +123,16 @@ def test_stream_composition_is_what_brute_force_finds(variant: str, kind: str) -
 
 
 def test_heads_meet_only_where_the_map_connects_them() -> None:
-    plain = table(head_composition(build("value", "tokens", 2)))["stream v"]
+    plain = table(head_composition(build("value", "tokens", 2)).to_frame())["stream v"]
     for (_, h, _, to), score in plain.items():  # type: ignore[misc] # the index holds fours
         assert (score > 0) == (h == to)
-    mixed = table(head_composition(stirred(build("lime", "tokens", 2))))["stream v"]
+    mixed = table(head_composition(stirred(build("lime", "tokens", 2))).to_frame())["stream v"]
     assert (mixed > 0).all()
 
 
 def test_a_running_sum_reaches_layers_that_adjacent_raw_values_do_not() -> None:
     for variant, pairs in (("cumulative", {(0, 1), (0, 2), (1, 2)}), ("value", {(0, 1), (1, 2)})):
-        frame = head_composition(build(variant, "tokens", 3))
+        frame = head_composition(build(variant, "tokens", 3)).to_frame()
         rows = frame[frame.kind == "stream v"]
         assert set(zip(rows.from_layer, rows.to_layer, strict=True)) == pairs
 
@@ -140,20 +140,22 @@ def test_a_running_sum_reaches_layers_that_adjacent_raw_values_do_not() -> None:
 @pytest.mark.parametrize("gate", ["off", "gradient-only"])
 def test_a_shut_gate_carries_nothing_and_one_that_cuts_the_gradient_all(gate: str) -> None:
     model = build("value", "tokens", 3)
-    whole = head_composition(model)
+    whole = head_composition(model).to_frame()
     with model.gated(gate):  # type: ignore[arg-type] # one of the literals
-        shut = head_composition(model)
+        shut = head_composition(model).to_frame()
     stream = whole.kind == "stream v"
     assert (shut[stream][["score", "norm"]] == 0).all(axis=None)
     assert whole[stream].score.max() > 0
     assert shut[~stream].equals(whole[~stream])
     with model.gated("stop"):
-        pd.testing.assert_frame_equal(head_composition(model), whole)
+        pd.testing.assert_frame_equal(head_composition(model).to_frame(), whole)
 
 
 def test_a_gain_changes_the_norm_and_not_the_score() -> None:
     def at(gain: float) -> pd.DataFrame:
-        return head_composition(model_of(token_config(n_layers=2, streams=(Stream("v", gain=FixedGain(1.0, gain)),))))
+        return head_composition(
+            model_of(token_config(n_layers=2, streams=(Stream("v", gain=FixedGain(1.0, gain)),)))
+        ).to_frame()
 
     one, half = at(1.0), at(0.5)
     stream = one.kind == "stream v"
@@ -164,7 +166,7 @@ def test_a_gain_changes_the_norm_and_not_the_score() -> None:
 
 def test_streams_between_carriers_and_within_a_layer_are_named() -> None:
     streams = (Stream("v", source="k", topology=WithinLayer()), Stream("q", transform=HeadMixing()))
-    frame = head_composition(model_of(token_config(n_layers=2, streams=streams)))
+    frame = head_composition(model_of(token_config(n_layers=2, streams=streams))).to_frame()
     assert set(frame.kind) == {"Q", "K", "V", "stream k to v", "stream q"}
     within = frame[frame.kind == "stream k to v"]
     assert (within.from_layer == within.to_layer).all()
@@ -174,7 +176,7 @@ def test_streams_between_carriers_and_within_a_layer_are_named() -> None:
 def test_any_depth_mlp_or_not(n_layers: int) -> None:
     streams = (Stream("v", topology=Cumulative(), gain=LearnedGain(per_head=True)), Stream("k"))
     for mlp in (None, MLP(32)):
-        frame = head_composition(model_of(token_config(n_layers=n_layers, streams=streams, mlp=mlp)))
+        frame = head_composition(model_of(token_config(n_layers=n_layers, streams=streams, mlp=mlp))).to_frame()
         assert frame.score.between(0, 1 + 1e-9).all()
         pairs = n_layers * (n_layers - 1) // 2
         assert frame.kind.value_counts()["stream v"] == 16 * pairs
@@ -187,7 +189,7 @@ def test_any_depth_mlp_or_not(n_layers: int) -> None:
 @pytest.mark.parametrize("make", [induction_model, stream_model])
 def test_the_built_in_pairs_compose_most(make: Callable[[], Handmade]) -> None:
     made = make()
-    found = table(head_composition(made.model))
+    found = table(head_composition(made.model).to_frame())
     built = ("K", *made.heads["previous token"], *made.heads["induction"])
     assert found["K"].idxmax() == built[1:]
     assert found[built] > 1.5 * found.drop(built).loc[["Q", "K", "V"]].max()
@@ -203,10 +205,10 @@ def test_the_built_in_pairs_compose_most(make: Callable[[], Handmade]) -> None:
 def test_a_stream_that_depends_on_the_input_is_refused_and_can_be_left_out() -> None:
     model = build("x-transformers", "tokens")
     with pytest.raises(ValueError, match=r"depend on the input \(TokenGain\).*use stream=False"):
-        head_composition(model)
-    assert set(head_composition(model, stream=False).kind) == {"Q", "K", "V"}
+        head_composition(model).to_frame()
+    assert set(head_composition(model, stream=False).to_frame().kind) == {"Q", "K", "V"}
 
 
 def test_one_layer_has_nothing_to_compose() -> None:
     with pytest.raises(ValueError, match="no head before another"):
-        head_composition(build("classic", "tokens", 1))
+        head_composition(build("classic", "tokens", 1)).to_frame()

@@ -73,13 +73,13 @@ def test_copy_scores_are_those_of_single_embeddings_run_through_the_model(varian
     model = build(variant, kind, 3)
     inputs = items(model)
     answers = torch.arange(19) % model.W_U.shape[1]
-    scored = {route: copy_score(model, inputs, answers, route, top_k=3) for route in ("own", "mixed")}  # type: ignore[arg-type] # literals
+    scored = {route: copy_score(model, inputs, answers, route, top_k=3).to_frame() for route in ("own", "mixed")}  # type: ignore[arg-type] # literals
     whole = outputs(model, inputs)
     for layer, written in enumerate(whole):
         found = scored["mixed"][scored["mixed"].layer == layer].value.tolist()
         assert found == pytest.approx(share(model, written, answers, 3))
     if model.config.stream_into("v"):
-        carried = copy_score(model, inputs, answers, "stream", top_k=3)
+        carried = copy_score(model, inputs, answers, "stream", top_k=3).to_frame()
         without = outputs(model, inputs, "off")
         readers = [layer for layer, block in enumerate(model.layers) if "v" in block.attn.mix]
         assert sorted(carried.layer.unique()) == readers
@@ -93,7 +93,7 @@ def test_copy_scores_are_those_of_single_embeddings_run_through_the_model(varian
 @pytest.mark.parametrize("variant", LINEAR)
 def test_eigenvalue_scores_are_those_of_the_whole_matrix(variant: str) -> None:
     model = build(variant, "tokens", 2)
-    frame = eigenvalue_copying(model, "own").set_index(["layer", "head"]).value
+    frame = eigenvalue_copying(model, "own").to_frame().set_index(["layer", "head"]).value
     for (layer, head), value in frame.items():  # type: ignore[misc] # the index holds pairs
         attn = model.layers[layer].attn
         eigenvalues = torch.linalg.eigvals(model.W_E @ attn.W_V[head] @ attn.W_O[head] @ model.W_U)
@@ -102,7 +102,10 @@ def test_eigenvalue_scores_are_those_of_the_whole_matrix(variant: str) -> None:
 
 def test_the_streams_eigenvalues_are_those_of_the_source_layers_values() -> None:
     model = build("value", "tokens", 3)
-    routes = {r: eigenvalue_copying(model, r).set_index(["layer", "head"]).value for r in ("own", "stream", "mixed")}  # type: ignore[arg-type] # literals
+    routes = {
+        r: eigenvalue_copying(model, r).to_frame().set_index(["layer", "head"]).value
+        for r in ("own", "stream", "mixed")
+    }  # type: ignore[arg-type] # literals
     assert sorted(routes["stream"].index.unique("layer")) == [1, 2]
     for layer, head in product((1, 2), range(4)):
         before, here = model.layers[layer - 1].attn.W_V[head], model.layers[layer].attn
@@ -115,9 +118,9 @@ def test_the_streams_eigenvalues_are_those_of_the_source_layers_values() -> None
 @pytest.mark.parametrize("gate", ["off", "gradient-only", "stop"])
 def test_what_a_gate_lets_through_forward_is_what_is_copied(gate: Gate) -> None:
     model = build("cumulative", "tokens", 3)
-    own, full = eigenvalue_copying(model, "own").value, eigenvalue_copying(model).value
+    own, full = eigenvalue_copying(model, "own").to_frame().value, eigenvalue_copying(model).to_frame().value
     with model.gated(gate):
-        mixed = eigenvalue_copying(model).value
+        mixed = eigenvalue_copying(model).to_frame().value
     assert mixed.equals(full if gate == "stop" else own)
     assert not own.equals(full)
 
@@ -127,10 +130,10 @@ def test_a_head_that_copies_has_score_1_and_one_that_exchanges_tokens_less() -> 
     layer, head = made.heads["induction"]
     W_V = made.model.layers[layer].attn.W_V
     W_V[head] = -W_V[head]
-    assert eigenvalue_copying(made.model).value.min() == pytest.approx(-1)
+    assert eigenvalue_copying(made.model).to_frame().value.min() == pytest.approx(-1)
     W_V[head, :VOCAB] = -W_V[head, :VOCAB].roll(1, 0)  # a cycle: eigenvalues on the unit circle, with sum 0
-    assert eigenvalue_copying(made.model).value.abs().max() < 1e-9
-    assert copy_score(made.model, torch.arange(VOCAB), top_k=1).value.max() == 0
+    assert eigenvalue_copying(made.model).to_frame().value.abs().max() < 1e-9
+    assert copy_score(made.model, torch.arange(VOCAB), top_k=1).to_frame().value.max() == 0
 
 
 @pytest.mark.parametrize("make", [induction_model, stream_model])
@@ -150,7 +153,7 @@ def test_only_the_built_in_head_copies_and_by_its_own_route(make: Callable[[], H
 def test_ties_count_against_a_head() -> None:
     """A head that writes nothing leaves all logits equal; it has not copied the first few tokens."""
     made = induction_model()
-    frame = copy_score(made.model, torch.arange(VOCAB), top_k=VOCAB - 1)
+    frame = copy_score(made.model, torch.arange(VOCAB), top_k=VOCAB - 1).to_frame()
     assert frame.set_index(["layer", "head"]).value[made.idle].max() == 0
 
 
@@ -159,30 +162,30 @@ def test_ties_count_against_a_head() -> None:
 
 def test_eigenvalues_need_tokens_and_a_linear_readout() -> None:
     with pytest.raises(ValueError, match="takes vectors or says something else; use copy_score"):
-        eigenvalue_copying(build("value"))
+        eigenvalue_copying(build("value")).to_frame()
     with pytest.raises(ValueError, match="a final norm with learned weights stands before W_U"):
-        eigenvalue_copying(build("value", "tokens", normalization="LN"))
+        eigenvalue_copying(build("value", "tokens", normalization="LN")).to_frame()
     with pytest.raises(ValueError, match="a ReLU stack stands before W_U"):
-        eigenvalue_copying(build("value", "tokens", readout=ReluStack(19)))
+        eigenvalue_copying(build("value", "tokens", readout=ReluStack(19))).to_frame()
 
 
 def test_routes_that_are_not_there_are_refused() -> None:
     tokens = torch.arange(19)
     with pytest.raises(ValueError, match=r"no stream feeds this model's values \(its streams feed \['k'\]\)"):
-        copy_score(build("key", "tokens"), tokens, route="stream")
+        copy_score(build("key", "tokens"), tokens, route="stream").to_frame()
     with pytest.raises(ValueError, match=r"depend on the input \(TokenGain\).*use route='own'"):
-        copy_score(build("x-transformers", "tokens"), tokens)
-    assert len(copy_score(build("x-transformers", "tokens"), tokens, route="own")) == 8
+        copy_score(build("x-transformers", "tokens"), tokens).to_frame()
+    assert len(copy_score(build("x-transformers", "tokens"), tokens, route="own").to_frame()) == 8
 
 
 def test_items_and_answers_must_fit() -> None:
     model = build("value", "tokens")
     with pytest.raises(ValueError, match="vectors are not their own answers; pass answers="):
-        copy_score(build("value"), items(build("value")))
+        copy_score(build("value"), items(build("value"))).to_frame()
     with pytest.raises(ValueError, match="needs items and one answer each: 0 items, 0 answers"):
-        copy_score(model, torch.arange(0))
+        copy_score(model, torch.arange(0)).to_frame()
     with pytest.raises(ValueError, match="top_k must lie between 1 and 18, one less than the logits; got 19"):
-        copy_score(model, torch.arange(19), top_k=19)
+        copy_score(model, torch.arange(19), top_k=19).to_frame()
     for ask in (eigenvalue_copying, partial(copy_score, inputs=torch.arange(19))):
         with pytest.raises(ValueError, match="evaluation mode"):
             ask(build("value", "tokens").train())

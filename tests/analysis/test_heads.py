@@ -92,7 +92,7 @@ def test_equal_to_transformer_lens_detector(variant: str) -> None:
         "induction_head": (induction(tokens), repeats),
     }
     for name, (score, queries) in scores.items():
-        ours = torch.tensor(score_heads(model, tokens, [score]).value.tolist()).view(3, 4)
+        ours = torch.tensor(score_heads(model, tokens, [score]).to_frame().value.tolist()).view(3, 4)
         theirs = detect_head(model, tokens, name)  # type: ignore[arg-type] # tokens pass through
         assert torch.allclose(ours * queries / 12, theirs, atol=1e-5), name
 
@@ -109,7 +109,7 @@ def test_detectors_find_the_built_in_heads_and_no_other(make: Callable[[], Handm
         duplicate_token(made.tokens),
         between(made.pair, "answer finder", "END", "answer"),
     ]
-    frame = score_heads(made.model, made.tokens, wanted)
+    frame = score_heads(made.model, made.tokens, wanted).to_frame()
     assert above(frame, "previous token", 0.99) == above(frame, "previous token", 0.3) == [made.heads["previous token"]]
     assert above(frame, "induction", 0.99) == above(frame, "induction", 0.3) == [made.heads["induction"]]
     assert above(frame, "answer finder", 0.99) == above(frame, "answer finder", 0.3) == [made.heads["induction"]]
@@ -119,9 +119,9 @@ def test_detectors_find_the_built_in_heads_and_no_other(make: Callable[[], Handm
 @pytest.mark.parametrize("make", BUILDERS)
 def test_retrieval_finds_the_induction_head(make: Callable[[], Handmade]) -> None:
     made = make()
-    frame = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers))
+    frame = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers)).to_frame()
     assert above(frame, "retrieval", 0.99) == above(frame, "retrieval", 0.5) == [made.heads["induction"]]
-    missed = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.wrong))
+    missed = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.wrong)).to_frame()
     assert above(missed, "retrieval", 0.0) == [], "an answer that the model does not give is copied by none"
 
 
@@ -129,9 +129,12 @@ def test_attention_of_a_head_whose_copy_is_not_said_is_no_retrieval() -> None:
     made = stream_model()
     with made.model.gated("off"):
         assert (
-            above(score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers)), "retrieval", 0.5) == []
+            above(
+                score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers)).to_frame(), "retrieval", 0.5
+            )
+            == []
         )
-        looking = score_heads(made.model, made.tokens, [induction(made.tokens)])
+        looking = score_heads(made.model, made.tokens, [induction(made.tokens)]).to_frame()
     assert above(looking, "induction", 0.99) == [made.heads["induction"]]
 
 
@@ -142,7 +145,7 @@ def test_retrieval_is_what_a_loop_over_examples_counts(kind: str) -> None:
     answers = model(inputs)[:, -1].argmax(-1)
     answers[::3] = (answers[::3] + 1) % 5
     holds = torch.rand(12, 7, generator=torch.Generator().manual_seed(0)) < 0.5
-    frame = score_retrieval(model, Pair.one_sided(inputs, answers), holds).set_index(["layer", "head"]).value
+    frame = score_retrieval(model, Pair.one_sided(inputs, answers), holds).to_frame().set_index(["layer", "head"]).value
     logits, cache = model.run_with_cache(inputs)
     for (layer, head), value in frame.items():  # type: ignore[misc] # the index holds pairs
         count = 0
@@ -155,11 +158,11 @@ def test_retrieval_is_what_a_loop_over_examples_counts(kind: str) -> None:
 def test_retrieval_reads_every_example_where_it_ends() -> None:
     made = induction_model()
     longer = torch.cat([made.tokens, made.tokens[:, :1]], 1)
-    at_end = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers))
+    at_end = score_retrieval(made.model, Pair.one_sided(made.tokens, made.pair.answers)).to_frame()
     ends = torch.full((len(longer),), N_POS - 1)
     there = Pair.one_sided(longer, made.pair.answers, read_at=ends)
-    assert score_retrieval(made.model, there).value.equals(at_end.value)
-    assert score_retrieval(made.model, Pair.one_sided(longer, made.pair.answers)).value.max() < 0.5
+    assert score_retrieval(made.model, there).to_frame().value.equals(at_end.value)
+    assert score_retrieval(made.model, Pair.one_sided(longer, made.pair.answers)).to_frame().value.max() < 0.5
 
 
 # --- roles ----------------------------------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def indirect_object(n: int = 4) -> Pair:
 
 def test_scores_between_roles_are_the_attention_between_their_positions() -> None:
     pair, model = indirect_object(), build("value", "tokens")
-    found = score_heads(model, pair.clean, role_scores(pair)).set_index(["layer", "head", "score"]).value
+    found = score_heads(model, pair.clean, role_scores(pair)).to_frame().set_index(["layer", "head", "score"]).value
     _, cache = model.run_with_cache(pair.clean)
     for name, (query, key) in {"name mover": (6, 1), "s-inhibition": (6, 4), "duplicate token": (4, 2)}.items():
         for layer in range(2):
@@ -218,7 +221,7 @@ def test_a_batch_says_where_its_answer_stands_and_the_task_what_labels_look_like
 def test_trained_models_have_the_two_heads_and_no_other(trained_runs: Path) -> None:
     for variant in ("classic", "value"):
         run = run_named(trained_runs, variant)
-        frame = Heads(n=128).ask(run)
+        frame = Heads(n=128).ask(run).to_frame()
         assert sorted(frame.step.unique()) == run.checkpoints()
         last = frame[frame.step == 1000].set_index(["layer", "score"]).value
         assert last[(0, "ila")] > 0.6
@@ -243,7 +246,7 @@ def test_trained_models_have_the_two_heads_and_no_other(trained_runs: Path) -> N
 def test_everything_is_scored_in_every_variant(variant: str) -> None:
     task = small_task()
     model = HookedStreamTransformer(icl_config(variant, "small", n_layers=3, n_heads=2)).eval()
-    frame = task.head_scorer(6)(model)
+    frame = task.head_scorer(6)(model).to_frame()
     assert not frame[["value", "stderr"]].isna().any(axis=None)
     assert frame.value.between(0, 1 + 1e-5).all()
     assert (frame[frame.layer == WHOLE].score == "cla").all()
@@ -255,7 +258,7 @@ def test_everything_is_scored_in_every_variant(variant: str) -> None:
 def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
     task = small_task()
     model = HookedStreamTransformer(icl_config("value", "small")).eval()
-    frame = task.head_scorer(6)(model).assign(step=0, variant="value", run="r")
+    frame = task.head_scorer(6)(model).to_frame().assign(step=0, variant="value", run="r")
     figure: Any = head_scores(frame)
     assert {trace.name for trace in figure.data} == {"value L0H0", "value L1H0", "value model", "value L0H0 to L1H0"}
     assert sum(trace.showlegend for trace in figure.data) == 4, "each once"
@@ -270,17 +273,17 @@ def test_mistakes_are_explained() -> None:
     model = build("value", "tokens")
     x = inputs_for(model.config)
     with pytest.raises(ValueError, match="there is no score to compute"):
-        score_heads(model, x, [])
+        score_heads(model, x, []).to_frame()
     with pytest.raises(ValueError, match="score 'previous token' is for 2 examples, but there are 3"):
-        score_heads(model, x, [previous_token(x[:2])])
+        score_heads(model, x, [previous_token(x[:2])]).to_frame()
     with pytest.raises(ValueError, match=r"in 1 of 2 examples \(first: 1\) nothing repeats; leave those out"):
         duplicate_token(torch.tensor([[1, 1], [1, 2]]))
     with pytest.raises(ValueError, match="score 'induction' looks at repeated tokens"):
         induction(torch.arange(4)[None])
     with pytest.raises(ValueError, match="evaluation mode"):
-        score_heads(model.train(), x, [previous_token(x)])
+        score_heads(model.train(), x, [previous_token(x)]).to_frame()
     with pytest.raises(ValueError, match="evaluation mode"):
-        score_retrieval(model, Pair.one_sided(x, x[:, 0]))
+        score_retrieval(model, Pair.one_sided(x, x[:, 0])).to_frame()
 
 
 def test_roles_that_are_not_there_are_named() -> None:
@@ -298,9 +301,9 @@ def test_retrieval_needs_answers_and_their_places() -> None:
     x, y = inputs_for(model.config), inputs_for(vectors.config)
     answers: Tensor = x[:, 0]
     with pytest.raises(ValueError, match="answers are numbers of logits, from 0 to 18, got 0 to 19"):
-        score_retrieval(model, Pair.one_sided(x, torch.tensor([0, 1, 19])))
+        score_retrieval(model, Pair.one_sided(x, torch.tensor([0, 1, 19]))).to_frame()
     there = Pair.one_sided(y, answers % 5)
     with pytest.raises(ValueError, match="do not say which positions hold the answer; pass holds="):
-        score_retrieval(vectors, there)
+        score_retrieval(vectors, there).to_frame()
     with pytest.raises(ValueError, match=r"holds is \(3, 5\) of torch.bool, but inputs have \(batch, pos\) = \(3, 7\)"):
-        score_retrieval(vectors, there, torch.ones(3, 5, dtype=torch.bool))
+        score_retrieval(vectors, there, torch.ones(3, 5, dtype=torch.bool)).to_frame()

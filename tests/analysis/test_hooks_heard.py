@@ -47,17 +47,17 @@ from tests.helpers import build, gradients, random_pair
 REFUSE: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
     "patch": lambda m, p: patch(m, p, [Site(1, "v")]),
     "patch_paths": lambda m, p: patch_paths(m, p),
-    "head_shares": lambda m, p: head_shares(m, p),
+    "head_shares": lambda m, p: head_shares(m, p).to_frame(),
     "attribute": lambda m, p: attribute(m, p, [Site(1, "v")], check=0),
     "attribute_edges": lambda m, p: attribute_edges(m, p, check=0),
     "judge": lambda m, p: judge(m, p, Circuit(Graph(m), tuple(range(len(Graph(m)))))),
-    "follow": lambda m, p: follow([(0, m)], p, Circuit(Graph(m), (0,)), lambda s: find_circuit(s, "top", 5)),
-    "ablate_edges": lambda m, p: ablate_edges(m, p, ["L0H0 > logits (residual)"]),
+    "follow": lambda m, p: follow([(0, m)], p, Circuit(Graph(m), (0,)), lambda s: find_circuit(s, "top", 5)).to_frame(),
+    "ablate_edges": lambda m, p: ablate_edges(m, p, ["L0H0 > logits (residual)"]).to_frame(),
     "attribute_logits": lambda m, p: attribute_logits(m, p),
-    "logit_lens": lambda m, p: logit_lens(m, p),
-    "copy_score": lambda m, p: copy_score(m, torch.arange(7), top_k=2),
-    "eigenvalue_copying": lambda m, p: eigenvalue_copying(m),
-    "head_composition": lambda m, p: head_composition(m),
+    "logit_lens": lambda m, p: logit_lens(m, p).to_frame(),
+    "copy_score": lambda m, p: copy_score(m, torch.arange(7), top_k=2).to_frame(),
+    "eigenvalue_copying": lambda m, p: eigenvalue_copying(m).to_frame(),
+    "head_composition": lambda m, p: head_composition(m).to_frame(),
     "Replay": lambda m, p: Replay(m, p.clean),
     "fold_layer_norm": lambda m, p: m.fold_layer_norm(),
 }
@@ -145,14 +145,14 @@ def test_the_others_are_asked_of_the_model_as_it_is(how: str) -> None:
     with attached(model, how):
         logits = model(pair.clean)
         assert not torch.allclose(logits, plain), "hooks that change nothing test nothing"
-        row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")])]).iloc[0]
+        row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")])]).to_frame().iloc[0]
         assert row.loss == pytest.approx(float(F.cross_entropy(logits[:, -1], pair.answers).detach()))
         _, cache = model.run_with_cache(pair.clean)
-        scores = score_heads(model, pair, [previous_token(pair)])
+        scores = score_heads(model, pair, [previous_token(pair)]).to_frame()
         found = torch.cat([previous_token(pair).of(cache["pattern", layer]).mean(0) for layer in range(2)])
         assert scores.value.tolist() == pytest.approx(found.tolist())
         said = (logits[:, -1].argmax(-1) == pair.answers).double().mean()
-        assert score_retrieval(model, pair).value.max() <= float(said)
+        assert score_retrieval(model, pair).to_frame().value.max() <= float(said)
 
         def loss(out: Tensor) -> Tensor:
             return out[:, -1].square().mean()
@@ -190,6 +190,6 @@ def test_a_part_with_a_forward_of_its_own_is_not_run_as_if_it_had_ours(question:
     model.layers[1].attn.__class__ = Tripled
     with pytest.raises(ValueError, match="blocks.1.attn runs by a forward of its own, and .* would not call it"):
         REFUSE[question](model, pair)
-    row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")])]).iloc[0]
+    row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")])]).to_frame().iloc[0]
     expected = F.cross_entropy(model(pair.clean)[:, -1], pair.answers)
     assert row.loss == pytest.approx(float(expected.detach())), "what runs forward hears it"

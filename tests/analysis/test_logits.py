@@ -145,7 +145,7 @@ def test_at_the_end_both_lenses_are_the_model(make: str, variant: str, metric: s
     model = model_named(make, variant)
     pair = random_pair(model)
     wanted = METRICS[metric](model(pair.clean), pair).mean().item()
-    frame = logit_lens(model, pair, metric)
+    frame = logit_lens(model, pair, metric).to_frame()
     end = frame[frame.layer == 3]
     assert [*end.route] == ["residual", "every route"]
     assert end.value.to_numpy() == pytest.approx([wanted, wanted], abs=1e-9)
@@ -155,7 +155,7 @@ def test_at_the_end_both_lenses_are_the_model(make: str, variant: str, metric: s
 def test_the_residual_lens_is_the_run_that_stops_there() -> None:
     model = build("value", "tokens", 3)
     pair = random_pair(model)
-    frame = logit_lens(model, pair)
+    frame = logit_lens(model, pair).to_frame()
     for layer in range(4):
         logits = model.read_out(model(pair.clean, stop_at_layer=layer))
         found = frame[(frame.layer == layer) & (frame.route == "residual")].value.item()
@@ -165,10 +165,10 @@ def test_the_residual_lens_is_the_run_that_stops_there() -> None:
 def test_the_lenses_agree_where_nothing_goes_beside_the_residual_stream() -> None:
     for variant, alike in (("classic", True), ("value-gradient-only", True), ("value", False)):
         model = build(variant, "tokens", 3)
-        frame = logit_lens(model, random_pair(model)).pivot(index="layer", columns="route", values="value")
+        frame = logit_lens(model, random_pair(model)).to_frame().pivot(index="layer", columns="route", values="value")
         assert (abs(frame["residual"] - frame["every route"]).max() < 1e-10) == alike
     scaled = made("nanochat", "classic")
-    frame = logit_lens(scaled, random_pair(scaled)).pivot(index="layer", columns="route", values="value")
+    frame = logit_lens(scaled, random_pair(scaled)).to_frame().pivot(index="layer", columns="route", values="value")
     assert abs(frame["residual"] - frame["every route"]).loc[1:2].min() > 1e-6, "scalars and backout are yet to come"
 
 
@@ -182,7 +182,7 @@ def test_the_lens_of_every_route_sees_what_the_stream_still_carries() -> None:
         last.mlp.W_out.zero_()
         last.mlp.b_out.zero_()
     pair = random_pair(model)
-    frame = logit_lens(model, pair).set_index(["layer", "route"]).value
+    frame = logit_lens(model, pair).to_frame().set_index(["layer", "route"]).value
     assert frame[1, "every route"] == pytest.approx(frame[2, "residual"], abs=1e-10)
     assert abs(frame[1, "residual"] - frame[2, "residual"]) > 1e-6
 

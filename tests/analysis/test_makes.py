@@ -270,11 +270,13 @@ def test_values_that_heads_share_are_copied_by_each_of_them() -> None:
             own[name].copy_(tensor.repeat_interleave(2, 0) if shared else tensor)
     assert torch.allclose(wide(inputs_for(model.config)), model(inputs_for(model.config)))
     for route in ("own", "mixed", "stream"):
-        one, other = (eigenvalue_copying(m, route).value for m in (model, wide))
+        one, other = (eigenvalue_copying(m, route).to_frame().value for m in (model, wide))
         assert one.tolist() == pytest.approx(other.tolist(), abs=1e-6)
-        one, other = (copy_score(m, torch.arange(19), route=route).value for m in (model, wide))
+        one, other = (copy_score(m, torch.arange(19), route=route).to_frame().value for m in (model, wide))
         assert one.tolist() == other.tolist()
-    assert head_composition(model).score.to_numpy() == pytest.approx(head_composition(wide).score.to_numpy(), abs=1e-6)
+    assert head_composition(model).to_frame().score.to_numpy() == pytest.approx(
+        head_composition(wide).to_frame().score.to_numpy(), abs=1e-6
+    )
 
 
 def test_of_a_table_the_value_is_cut_and_no_gradient() -> None:
@@ -282,7 +284,7 @@ def test_of_a_table_the_value_is_cut_and_no_gradient() -> None:
     pair = random_pair(model)
     kinds = standard_ablations(model, ["zero"])
     assert "gradient cut" not in {one.part for one in kinds}
-    found = {one.part: ablate(model, pair, [one]) for one in kinds if one.part in ("forward cut", "stream")}
+    found = {one.part: ablate(model, pair, [one]).to_frame() for one in kinds if one.part in ("forward cut", "stream")}
     assert found["forward cut"].loss_ablated.tolist() == pytest.approx(found["stream"].loss_ablated.tolist())
     assert found["forward cut"].loss_ablated.tolist() != pytest.approx(found["forward cut"].loss.tolist(), abs=1e-9)
     with pytest.raises(ValueError, match="an open gate to cut"):

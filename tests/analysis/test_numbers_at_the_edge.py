@@ -54,7 +54,7 @@ def whole(model: HookedStreamTransformer) -> Circuit:
 QUESTIONS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
     "patch": lambda m, p: patch(m, p, find_sites(m, ["state", "v", "z", "resid_pre"])).to_frame(),
     "patch_paths": lambda m, p: patch_paths(m, p).to_frame(),
-    "head_shares": lambda m, p: head_shares(m, p),
+    "head_shares": lambda m, p: head_shares(m, p).to_frame(),
     "AtP": lambda m, p: attribute(m, p, find_sites(m, ["state", "v", "z"])).to_frame(),
     "AtP*": lambda m, p: attribute(m, p, find_sites(m, ["q", "v"]), method="AtP*", check=4).to_frame(),
     "IG": lambda m, p: attribute(m, p, find_sites(m, ["state", "v"]), method="IG").to_frame(),
@@ -62,19 +62,19 @@ QUESTIONS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = 
     "EAP-IG": lambda m, p: attribute_edges(m, p, method="EAP-IG").to_frame(),
     "exact": lambda m, p: attribute_edges(m, p, method="exact").to_frame(),
     "judge": lambda m, p: judge(m, p, whole(m), subsets=1).summary(),
-    "follow": lambda m, p: follow([(3, m)], p, whole(m), lambda s: whole(m)),
+    "follow": lambda m, p: follow([(3, m)], p, whole(m), lambda s: whole(m)).to_frame(),
 }
 OTHERS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
-    "ablate": lambda m, p: ablate(m, p),
-    "ablate_edges": lambda m, p: ablate_edges(m, p),
+    "ablate": lambda m, p: ablate(m, p).to_frame(),
+    "ablate_edges": lambda m, p: ablate_edges(m, p).to_frame(),
     "split": lambda m, p: split_gradient(m, lambda x: x[:, -1].float().square().mean(), p.clean).to_frame(),
-    "composition": lambda m, p: head_composition(m),
-    "heads": lambda m, p: score_heads(m, p, [previous_token(p)]),
+    "composition": lambda m, p: head_composition(m).to_frame(),
+    "heads": lambda m, p: score_heads(m, p, [previous_token(p)]).to_frame(),
 }
 OF_TOKENS: dict[str, Callable[[HookedStreamTransformer, Pair], pd.DataFrame]] = {
-    "retrieval": lambda m, p: score_retrieval(m, p),
-    "copying": lambda m, p: copy_score(m, torch.arange(9), top_k=3),
-    "eigenvalues": lambda m, p: eigenvalue_copying(m),
+    "retrieval": lambda m, p: score_retrieval(m, p).to_frame(),
+    "copying": lambda m, p: copy_score(m, torch.arange(9), top_k=3).to_frame(),
+    "eigenvalues": lambda m, p: eigenvalue_copying(m).to_frame(),
 }
 
 
@@ -123,7 +123,7 @@ def test_one_pair_has_effects_and_no_interval(kind: str) -> None:
         assert frame[spread].isna().all(axis=None), f"{name}: one example says nothing of others"
         if "effect" in frame:
             assert np.isfinite(frame.effect).all(), name
-    scores = score_heads(model, pair, [previous_token(pair)])
+    scores = score_heads(model, pair, [previous_token(pair)]).to_frame()
     assert scores.stderr.isna().all()
     assert scores.value.between(0, 1).all()
 
@@ -132,7 +132,7 @@ def test_of_two_pairs_there_is_one() -> None:
     model = build("value", "tokens", 2)
     pair = random_pair(model)[:2]
     assert np.isfinite(patch(model, pair, [Site(1, "v")]).to_frame()[["effect", "p"]]).all(axis=None)
-    assert (score_heads(model, pair, [previous_token(pair)]).stderr >= 0).all()
+    assert (score_heads(model, pair, [previous_token(pair)]).to_frame().stderr >= 0).all()
 
 
 # --- metrics that read elsewhere, and those that are no floating-point numbers ----------------------------------------
@@ -337,14 +337,14 @@ def test_means_and_samples_leave_padding_out() -> None:
     expected = torch.where(mask[:, :, None, None], z, 0).sum(0) / mask.sum(0)[:, None, None]
     logits = model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.attn.hook_z", lambda t, hook: expected.expand_as(t))])
     there = logits[torch.arange(4), pair.reads]
-    row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")], "mean")]).iloc[0]
+    row = ablate(model, pair, [Ablation.sites("z", [Site(1, "z")], "mean")]).to_frame().iloc[0]
     assert row.loss_ablated == pytest.approx(float(torch.nn.functional.cross_entropy(there, pair.answers).detach()))
     blind = ablate(
         model, Pair.one_sided(tokens, tokens[:, 0], read_at=pair.reads), [Ablation.sites("z", [Site(1, "z")], "mean")]
-    )
+    ).to_frame()
     assert blind.loss_ablated.iloc[0] != pytest.approx(row.loss_ablated), "a mean over padding is another"
     out = [f"L1H{head} > {reader} (residual)" for head in range(4) for reader in ("MLP1", "logits")]
-    cut = ablate_edges(model, pair, [out], "mean").iloc[0]
+    cut = ablate_edges(model, pair, [out], "mean").to_frame().iloc[0]
     assert cut.loss_ablated == pytest.approx(row.loss_ablated), "edges leave it out as sites do"
 
 
@@ -353,11 +353,11 @@ def test_the_mean_over_one_input_is_no_ablation() -> None:
     pair = random_pair(model)[0]
     told = "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'"
     with pytest.raises(ValueError, match=told):
-        ablate(model, pair)
+        ablate(model, pair).to_frame()
     with pytest.raises(ValueError, match=told):
-        ablate_edges(model, pair, ["L0H0 > logits (residual)"], "mean")
-    assert ablate(model, pair, standard_ablations(model, ["zero"])).accuracy.isin([0, 1]).all()
-    assert len(ablate_edges(model, pair, ["L0H0 > logits (residual)"], "zero")) == 1
+        ablate_edges(model, pair, ["L0H0 > logits (residual)"], "mean").to_frame()
+    assert ablate(model, pair, standard_ablations(model, ["zero"])).to_frame().accuracy.isin([0, 1]).all()
+    assert len(ablate_edges(model, pair, ["L0H0 > logits (residual)"], "zero").to_frame()) == 1
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,9 @@ def test_scores_that_are_none_are_refused() -> None:
     with pytest.raises(
         ValueError, match="score 'x' is for 2 examples and positions from 2 to 9, and the pattern has 2"
     ):
-        score_heads(model, inputs_for(model.config, 2), [AttentionScore("x", queries, torch.tensor([[[9]], [[2]]]))])
+        score_heads(
+            model, inputs_for(model.config, 2), [AttentionScore("x", queries, torch.tensor([[[9]], [[2]]]))]
+        ).to_frame()
 
 
 def test_a_score_that_counts_the_padding_of_a_pair_is_refused() -> None:
@@ -410,8 +412,8 @@ def test_a_score_that_counts_the_padding_of_a_pair_is_refused() -> None:
     tokens = inputs_for(model.config, 3)
     pair = Pair.one_sided(tokens, tokens[:, 0], mask=torch.arange(7) < torch.tensor([[7], [4], [5]]))
     with pytest.raises(ValueError, match=r"score 'previous token' counts padding of this pair; make it of the pair"):
-        score_heads(model, pair, [previous_token(tokens)])
-    assert score_heads(model, pair, [previous_token(pair)]).value.between(0, 1).all()
+        score_heads(model, pair, [previous_token(tokens)]).to_frame()
+    assert score_heads(model, pair, [previous_token(pair)]).to_frame().value.between(0, 1).all()
 
 
 def test_padding_before_what_is_asked_is_refused() -> None:
@@ -424,7 +426,7 @@ def test_padding_before_what_is_asked_is_refused() -> None:
         masked = Pair(pair.clean, pair.corrupt, pair.answers, pair.wrong, mask=mask)
         for ask in (
             lambda p: patch(model, p, [Site(1, "v")]),
-            lambda p: ablate(model, p),
+            lambda p: ablate(model, p).to_frame(),
             lambda p: patch_paths(model, p),
         ):
             with pytest.raises(
@@ -439,25 +441,25 @@ def test_logits_that_are_no_numbers_are_no_accuracy() -> None:
     with torch.no_grad():
         model.layers[1].attn.W_O[0] = torch.nan
     with pytest.raises(ValueError, match="the logits hold NaN or infinity; find where in the weights"):
-        ablate(model, pair)
+        ablate(model, pair).to_frame()
 
 
 def test_ablation_compares_gradients_wherever_it_is_called() -> None:
     model = build("value", "tokens", 2)
     pair = random_pair(model)
-    wanted = ablate(model, pair)
+    wanted = ablate(model, pair).to_frame()
     with torch.no_grad():
-        pd.testing.assert_frame_equal(ablate(model, pair), wanted)
+        pd.testing.assert_frame_equal(ablate(model, pair).to_frame(), wanted)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter has a gradient, which an ablation compares"):
-        ablate(model, pair)
+        ablate(model, pair).to_frame()
 
 
 def test_a_cut_of_gates_that_a_model_has_not_is_refused() -> None:
     model, classic = build("value", "tokens", 2), build("classic", "tokens", 2)
     with pytest.raises(ValueError, match="this takes nothing away: model 'classic' has no such part, an open gate"):
-        ablate(classic, random_pair(classic), [Ablation.forward_cut(model)])
+        ablate(classic, random_pair(classic), [Ablation.forward_cut(model)]).to_frame()
 
 
 def test_intervals_and_circuits_of_nonsense_are_refused() -> None:

@@ -114,7 +114,7 @@ def test_the_hand_weighted_stream_is_one_path() -> None:
     out = ("L{}H{}".format(*reader), "logits", "residual")
     assert set(large[["sender", "receiver", "route"]].itertuples(index=False, name=None)) == {path, out}
     assert large.effect.to_numpy() == pytest.approx(1)
-    shares = head_shares(made.model, made.pairs["copied"]).set_index(["layer", "head", "share"]).effect
+    shares = head_shares(made.model, made.pairs["copied"]).to_frame().set_index(["layer", "head", "share"]).effect
     assert shares[values[0], str(values[1]), "stream"] == pytest.approx(1)
     assert shares[values[0], str(values[1]), "own"] == pytest.approx(0, abs=1e-9)
 
@@ -124,7 +124,7 @@ def test_the_hand_weighted_stream_is_one_path() -> None:
 def test_shares_add_up_and_their_total_is_the_patch(variant: str, kind: str) -> None:
     model = build(variant, kind, 3)
     pair = pair_for(model)
-    frame = head_shares(model, pair)
+    frame = head_shares(model, pair).to_frame()
     wide = frame.pivot(index=["layer", "head", "carrier"], columns="share", values="effect")
     assert (wide.own + wide.stream + wide.interaction - wide.total).abs().max() < 1e-10
     index: list[Any] = list(wide.index)
@@ -149,7 +149,7 @@ def test_shares_add_up_for_random_architectures(parts: Any, layers: int, seed: i
     except ValueError:
         return  # contradictory; other tests see to the message
     model = model_of(config, seed)
-    frame = head_shares(model, pair_for(model, 2))
+    frame = head_shares(model, pair_for(model, 2)).to_frame()
     wide = frame.pivot(index=["layer", "head", "carrier"], columns="share", values="effect")
     assert (wide.own + wide.stream + wide.interaction - wide.total).abs().max() < 1e-9
     index: list[Any] = list(wide.index)
@@ -167,7 +167,7 @@ def test_a_memory_bound_changes_nothing() -> None:
     whole, tight = patch_paths(model, pair), patch_paths(model, pair, max_memory=3 * one)
     assert torch.allclose(whole.values, tight.values, atol=1e-12)
     with pytest.raises(ValueError, match="is less than one copy of the pair needs"):
-        head_shares(model, pair, max_memory=1)
+        head_shares(model, pair, max_memory=1).to_frame()
 
 
 def test_drawings() -> None:
@@ -177,7 +177,7 @@ def test_drawings() -> None:
     panels = len(set(result.to_frame().into + result.to_frame().route))
     assert len(list(path_heat_maps(result.to_frame()).data)) == panels
     assert len(list(result.figure().data)) == panels
-    assert [bar.name for bar in list(share_bars(head_shares(model, pair)).data)] == [  # type: ignore[union-attr] # bars
+    assert [bar.name for bar in list(share_bars(head_shares(model, pair).to_frame()).data)] == [  # type: ignore[union-attr] # bars
         "total",
         "own",
         "stream",

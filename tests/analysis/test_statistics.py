@@ -133,7 +133,7 @@ def test_the_table_pairs_seeds_and_counts_the_censored() -> None:
     assert table.loc["value", "ratio"] == pytest.approx(0.5)
     assert table.loc["value", "steps"] == 15
     assert restricted_mean(times_of(times, "value"), 40.0).mean == pytest.approx((20 + 10 + 40) / 3)  # censored too
-    shared = compare(times[times.seed < 2]).iloc[0]
+    shared = compare(times[times.seed < 2]).to_frame().iloc[0]
     assert (shared.pairs, shared.estimate) == (2, -15)
     assert math.isnan(table.loc["classic", "ratio"])
 
@@ -396,7 +396,7 @@ def values(**by_variant: list[float]) -> pd.DataFrame:
 
 def test_compare_puts_it_together() -> None:
     frame = values(classic=B, value=A, key=B)
-    table = compare(frame.sample(frac=1, random_state=0)).set_index("variant")
+    table = compare(frame.sample(frac=1, random_state=0)).to_frame().set_index("variant")
     pairs = paired_seeds(A, B)
     row: Any = table.loc["value"]
     assert set(table.index) == {"value", "key"}
@@ -410,7 +410,9 @@ def test_compare_puts_it_together() -> None:
         *(5, "classic", "difference", "t", "t", "g_z", "bonferroni", 0.95)
     ]
     assert list(table.loc["key", ["estimate", "p", "effect_size"]]) == [0.0, 1.0, 0.0]
-    other = compare(frame, "key", contrast="ratio", interval="bootstrap", test="permutation", effect="rank-biserial")
+    other = compare(
+        frame, "key", contrast="ratio", interval="bootstrap", test="permutation", effect="rank-biserial"
+    ).to_frame()
     assert other.set_index("variant").loc["value", "p"] == pytest.approx(paired_seeds(A, B, "ratio").permutation_p())
 
 
@@ -419,23 +421,23 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"'value' and 'classic' need the same seeds once each, got \[1, 2, 3, 4\] and"
     ):
-        compare(frame[(frame.variant != "value") | (frame.seed > 0)])
+        compare(frame[(frame.variant != "value") | (frame.seed > 0)]).to_frame()
     with pytest.raises(ValueError, match="the same seeds once each"):
-        compare(pd.concat([frame, frame]))
+        compare(pd.concat([frame, frame])).to_frame()
     with pytest.raises(ValueError, match="two pairs or more, got 1"):
-        compare(frame[frame.seed == 0])
+        compare(frame[frame.seed == 0]).to_frame()
     with pytest.raises(ValueError, match="unknown reference 'clasic': did you mean 'classic'"):
-        compare(frame, "clasic")
+        compare(frame, "clasic").to_frame()
     with pytest.raises(ValueError, match="nothing to compare 'classic' with"):
-        compare(frame[frame.variant == "classic"])
+        compare(frame[frame.variant == "classic"]).to_frame()
     with pytest.raises(ValueError, match=r"there is no \['value'\]"):
-        compare(frame.drop(columns="value"))
+        compare(frame.drop(columns="value")).to_frame()
     with pytest.raises(ValueError, match="the log-rank test is for times"):
-        compare(frame, test="log-rank")
+        compare(frame, test="log-rank").to_frame()
     with pytest.raises(ValueError, match="a horizon is for times"):
-        compare(frame, horizon=10.0)
+        compare(frame, horizon=10.0).to_frame()
     with pytest.raises(ValueError, match="unknown correction 'tukey'"):
-        compare(frame, correction="tukey")
+        compare(frame, correction="tukey").to_frame()
 
 
 def test_runs_that_differ_in_what_the_frame_does_not_name_are_not_merged() -> None:

@@ -218,11 +218,11 @@ def test_a_run_that_starts_above_the_threshold() -> None:
 def test_what_is_no_time_is_refused() -> None:
     frame = frame_of(classic=of([5, 20, 20], [True, False, False]), value=of([4, 5, 6], [True] * 3))
     with pytest.raises(ValueError, match=r"steps of 0 or more, got \[-1.0, 5.0, 6.0\]"):
-        compare(frame.assign(steps=frame.steps.where(frame.steps != 4, -1.0)))
+        compare(frame.assign(steps=frame.steps.where(frame.steps != 4, -1.0))).to_frame()
     with pytest.raises(ValueError, match="the horizon 50 lies beyond every observation of 'classic', .*at most 20"):
-        compare(frame, horizon=50.0)
+        compare(frame, horizon=50.0).to_frame()
     with pytest.raises(ValueError, match="a horizon is a positive number of steps, got 0"):
-        compare(frame, horizon=0.0)
+        compare(frame, horizon=0.0).to_frame()
     with pytest.raises(ValueError, match="at most 20"):
         restricted_mean(times_of(frame, "classic"), 21.0)
     with pytest.raises(ValueError, match="'value' has seeds \\[1\\] more than once"):
@@ -252,7 +252,9 @@ def test_the_horizon_is_the_latest_that_every_curve_reaches() -> None:
 def test_compare_of_times() -> None:
     a, b = drawn(0), drawn(1)
     frame = frame_of(classic=b, value=a, key=b)
-    table = compare(frame, test="log-rank", effect="rank-biserial", interval="bootstrap").set_index("variant")
+    table = (
+        compare(frame, test="log-rank", effect="rank-biserial", interval="bootstrap").to_frame().set_index("variant")
+    )
     row: Any = table.loc["value"]
     pairs = paired_restricted(a, b, shared_horizon(frame))
     found = pairs.interval("bootstrap", 0.975)  # two comparisons
@@ -266,7 +268,7 @@ def test_compare_of_times() -> None:
         b.reached.sum(),
     )
     assert list(table.loc["key", ["estimate", "p"]]) == [0.0, 1.0]
-    ratio: Any = compare(frame, contrast="ratio").set_index("variant").loc["value"]
+    ratio: Any = compare(frame, contrast="ratio").to_frame().set_index("variant").loc["value"]
     means = [restricted_mean(x, shared_horizon(frame)).mean for x in (a, b)]
     assert ratio.estimate == pytest.approx(means[0] / means[1])
     assert ratio.low < ratio.estimate < ratio.high
@@ -278,7 +280,7 @@ def test_the_table_is_flattered_by_runs_that_fail_and_the_comparison_is_not() ->
     frame = frame_of(classic=slow, value=rash)
     row: Any = threshold_table(frame).set_index("variant").loc["value"]
     assert (row.steps, row.ratio, row.reached, row.pairs) == (6.0, 0.5, 1, 1)
-    whole: Any = compare(frame, test="log-rank").iloc[0]
+    whole: Any = compare(frame, test="log-rank").to_frame().iloc[0]
     assert (whole.horizon, whole.estimate, whole.pairs) == (20.0, 3.0, 4)
     assert restricted_mean(rash, 20.0).mean == 16.5
     assert whole.p == pytest.approx(logrank_p(rash, slow))

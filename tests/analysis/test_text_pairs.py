@@ -67,13 +67,13 @@ def test_a_pair_of_texts_says_what_each_text_says_by_itself() -> None:
         single = patch(model, one, sites)
         assert torch.allclose(together.values[:, i], single.values[:, 0], atol=1e-9), "padding changes nothing"
     assert float(together.normalised_effect()[-1]) == pytest.approx(1)
-    both = ablate(model, pair, [Ablation.z(model, 1, 2)]).iloc[0]
-    each = [ablate(model, one, [Ablation.z(model, 1, 2)]).iloc[0] for one in alone]
+    both = ablate(model, pair, [Ablation.z(model, 1, 2)]).to_frame().iloc[0]
+    each = [ablate(model, one, [Ablation.z(model, 1, 2)]).to_frame().iloc[0] for one in alone]
     assert both.loss_ablated == pytest.approx(sum(row.loss_ablated for row in each) / 2)
     assert len(patch_paths(model, pair).to_frame()) > 0
-    assert len(head_shares(model, pair)) > 0
+    assert len(head_shares(model, pair).to_frame()) > 0
     assert attribute_edges(model, pair).to_frame().effect.notna().all()
-    assert score_retrieval(model, pair).value.between(0, 1).all()
+    assert score_retrieval(model, pair).to_frame().value.between(0, 1).all()
     for score in (previous_token(pair), duplicate_token(pair)):
         assert score.used is not None
         assert not (score.used & ~pair.mask).any()  # type: ignore[operator] # it has one
@@ -93,8 +93,8 @@ def test_own_prompts_of_unequal_length_are_not_read_at_padding() -> None:
     for ask in (
         lambda: patch(model, blind, [Site(1, "v")]),
         lambda: patch_paths(model, blind),
-        lambda: ablate(model, blind),
-        lambda: score_retrieval(model, blind),
+        lambda: ablate(model, blind).to_frame(),
+        lambda: score_retrieval(model, blind).to_frame(),
     ):
         with pytest.raises(ValueError, match=told):
             ask()

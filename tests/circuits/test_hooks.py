@@ -155,7 +155,7 @@ def test_p3_a_head_without_its_output_still_speaks_through_the_stream(variant: s
     silent = model.run_with_hooks(x, fwd_hooks=[("blocks.0.attn.hook_z", _without_head(1))])
     gone = model.run_with_hooks(x, fwd_hooks=_all_of_head(model, 1))
     assert not torch.allclose(silent, gone), "the trap: its values still travel"
-    rows = ablate(model, Pair.one_sided(x, x[:, 0]), [Ablation.z(model, 0, 1), Ablation.head(model, 0, 1)])
+    rows = ablate(model, Pair.one_sided(x, x[:, 0]), [Ablation.z(model, 0, 1), Ablation.head(model, 0, 1)]).to_frame()
     losses = [float(torch.nn.functional.cross_entropy(logits[:, -1], x[:, 0]).detach()) for logits in (silent, gone)]
     assert rows.loss_ablated.tolist() == pytest.approx(losses)
     assert (rows.changed > 0).all()

@@ -113,7 +113,7 @@ def test_checkpoints_hold_all_of_it(make: str, variant: str, tmp_path: Path) -> 
     x = inputs_for(model.config)
     assert again.config == model.config
     assert torch.equal(again(x), model(x))
-    assert repr(again) == repr(model)
+    assert str(again) == str(model)
 
 
 @pytest.mark.parametrize("make", MAKES)

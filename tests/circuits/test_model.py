@@ -247,10 +247,10 @@ def test_describe_and_print_show_what_flows_where() -> None:
     assert "learned per layer pair" in str(table.loc[(1, "v"), "gain"])
     model.set_gate("stop")
     assert model.describe().set_index(["layer", "carrier"]).loc[(1, "v"), "gate"] == "stop"
-    text = repr(model)
+    text = str(model)
     assert text.startswith("HookedStreamTransformer 'resformer-learned': 3 layers, 1 head of 12")
     assert "stop" in text
-    assert "no residual attention stream" in repr(build("classic"))
+    assert "no residual attention stream" in str(build("classic"))
 
 
 def test_copies_are_whole_and_apart() -> None:

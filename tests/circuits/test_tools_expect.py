@@ -100,7 +100,7 @@ def test_parts_of_the_residual_stream_add_up_to_the_logits_of_a_folded_model(
     assert torch.allclose(lens, logits, atol=1e-10), "the last layer of the logit lens is the model"
     naive = cache.apply_ln_to_stack(cache.decompose_resid(-1), layer=-1) @ (model.W_U[:, 3] - model.W_U[:, 4])
     assert not torch.allclose(naive.sum(0), logits[..., 3] - logits[..., 4], atol=1e-2), "unfolded it is another number"
-    assert eigenvalue_copying(folded, "own").value.between(-1, 1).all()
+    assert eigenvalue_copying(folded, "own").to_frame().value.between(-1, 1).all()
 
 
 def test_who_is_asked_unfolded_is_told_what_to_do() -> None:

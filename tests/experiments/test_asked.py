@@ -181,14 +181,14 @@ def test_a_question_computes_in_the_dtype_that_it_is_asked_in(
 def frame_of(found: Any) -> pd.DataFrame:
     """The first frame of what a question found."""
     first = found[0] if isinstance(found, tuple) else found
-    return first if isinstance(first, pd.DataFrame) else first.to_frame()
+    return first.to_frame()
 
 
 def test_logits_are_told_by_route(lm_runs: Path, trained_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = lm_run_named(lm_runs, "value")
     Logits(n=8, top=3).answer([run])
     said = capsys.readouterr().out
-    parts, lens = Logits(n=8).ask(run)
+    parts, lens = (each.to_frame() for each in Logits(n=8).ask(run))
     assert f"logit_difference {parts.value.sum():.4g}, 8 pairs (flip)" in said
     assert set(parts.route) == {"residual", "own", "stream"}
     end = lens[lens.layer == lens.layer.max()].value.to_numpy()
@@ -203,7 +203,9 @@ def test_logits_are_told_by_route(lm_runs: Path, trained_runs: Path, capsys: pyt
 
 def test_the_gradient_is_split_in_the_dtype_that_it_is_asked_in(trained_runs: Path) -> None:
     run = run_named(trained_runs, "value")
-    single, double = (Gradients(n=8, checkpoints=(0,), dtype=dtype).ask(run) for dtype in ("float32", "float64"))
+    single, double = (
+        Gradients(n=8, checkpoints=(0,), dtype=dtype).ask(run).to_frame() for dtype in ("float32", "float64")
+    )
     assert single.whole.to_numpy() == pytest.approx(double.whole.to_numpy(), rel=1e-3)
     assert not single.whole.equals(double.whole)
 

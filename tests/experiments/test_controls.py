@@ -129,7 +129,7 @@ def test_a_running_sum_has_no_other_weights() -> None:
 
 
 def test_describe_says_whose_weights() -> None:
-    text = repr(HookedStreamTransformer(with_weights("initial")))
+    text = str(HookedStreamTransformer(with_weights("initial")))
     assert "identity, of initial weights" in text
 
 

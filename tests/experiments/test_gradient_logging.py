@@ -31,7 +31,7 @@ def test_rows_are_the_split_of_the_model_at_their_step(tmp_path: Path) -> None:
     run = trained(tmp_path, LOGGED)
     frame = run.gradients()
     assert sorted(frame.step.unique()) == [0, 1, 6, 12]
-    by_checkpoint = Gradients().ask(run)
+    by_checkpoint = Gradients().ask(run).to_frame()
     assert sorted(by_checkpoint.step.unique()) == [0, 6, 12]
     there = frame[frame.step.isin(by_checkpoint.step)].reset_index(drop=True)
     pd.testing.assert_frame_equal(there, by_checkpoint, check_exact=True)

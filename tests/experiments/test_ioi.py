@@ -116,8 +116,8 @@ def test_the_numbers_of_every_prompt_are_those_of_the_metrics(
 
 def test_a_run_is_measured_in_its_own_body_and_in_others(lm_runs: Path, task: IOITask) -> None:
     run = lm_run_named(lm_runs, "classic")
-    both = IndirectObjects(n=4, transplant=True).ask(run)
-    frame: Any = pd.concat([both, IndirectObjects(n=4, body="classic").ask(run)])
+    both = IndirectObjects(n=4, transplant=True).ask(run).to_frame()
+    frame: Any = pd.concat([both, IndirectObjects(n=4, body="classic").ask(run).to_frame()])
     assert list(dict.fromkeys(frame.body)) == [OWN, "value", "classic"]
     assert set(frame.run) == {run.path.name}
     assert set(zip(frame.variant, frame["size"], frame.seed, strict=True)) == {("classic", "0.2m", 0)}
@@ -125,7 +125,7 @@ def test_a_run_is_measured_in_its_own_body_and_in_others(lm_runs: Path, task: IO
     assert np.array_equal(values[OWN], values["classic"])
     assert not np.allclose(values[OWN], values["value"], atol=1e-6)
     assert np.array_equal(values[OWN], every_prompt(run.load_model(), task, 4).value.to_numpy())
-    assert not np.array_equal(values[OWN], IndirectObjects(n=4, step=0).ask(run).value.to_numpy())
+    assert not np.array_equal(values[OWN], IndirectObjects(n=4, step=0).ask(run).to_frame().value.to_numpy())
 
 
 # --- summaries --------------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_the_study_asks_every_run_for_prompts_and_the_pair_for_heads_routes_and_
         assert set(frame.variant) == {"classic", "value"}, name
         assert {"run", "seed", "size"} <= set(frame.columns)
     means = frames["lm_ioi"].query("variant == 'value' and body == 'own' and by == 'set' and measure == 'accuracy'")
-    prompts: Any = IndirectObjects(n=4).ask(runs[1]).query("measure == 'accuracy'")
+    prompts: Any = IndirectObjects(n=4).ask(runs[1]).to_frame().query("measure == 'accuracy'")
     expected = prompts.groupby("set", observed=True).value.mean()
     assert means.set_index("set").value.to_dict() == pytest.approx(expected.to_dict())
     by_head = frames["lm_patches"].query("head != 'all'")

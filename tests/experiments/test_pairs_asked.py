@@ -83,10 +83,10 @@ def test_token_numbers_are_asked_where_there_is_no_tokenizer(asked: Run, mine: P
 
 def test_heads_and_gradients_are_of_the_clean_sides(asked: Run, mine: Path) -> None:
     last = asked.checkpoints()[-1]
-    heads = Heads(pairs=mine, checkpoints=(last,)).ask(asked)
+    heads = Heads(pairs=mine, checkpoints=(last,)).ask(asked).to_frame()
     assert set(heads.score) == {"previous token", "END to IO", "END to S2", "retrieval"}
     assert (heads.n == 2).all()
-    found = Gradients(pairs=mine, checkpoints=(last,)).ask(asked)
+    found = Gradients(pairs=mine, checkpoints=(last,)).ask(asked).to_frame()
     model, pair = asked.load_model(), Patch(pairs=mine).pair(asked)
 
     def loss(logits: Any) -> Any:
@@ -167,7 +167,7 @@ def test_another_run_is_put_in_place_on_a_file_if_it_reads_the_same_tokens(
 ) -> None:
     source = lm_run_named(lm_runs, "classic").path
     classic = Run.open(shutil.copytree(source, asked.path.parent / source.name))
-    found = Ablate(pairs=mine, method=("zero",), from_run=asked.path.name).ask(classic)
+    found = Ablate(pairs=mine, method=("zero",), from_run=asked.path.name).ask(classic).to_frame()
     assert {"zero", "from run"} <= set(found.method)
     assert (found.n == 2).all()
     of_numbers = Run.at(asked.path.parent, tiny())

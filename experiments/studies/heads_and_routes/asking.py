@@ -74,6 +74,7 @@ def _of_run(run: Run, n: int) -> dict[str, pd.DataFrame]:
     circuit = FindCircuit(n=n, threshold=0.02)
     scores, quality = circuit.ask(run)
     named = {step: phase for phase, step in reversed(at.items()) if phase != "before"}
+    followed = circuit.follow(run, quality.circuit, sorted(named)).to_frame()
     heads = Heads(n=n, checkpoints=tuple(sorted({*steps[::every], *at.values()})))
 
     def patches(step: int) -> pd.DataFrame:
@@ -82,17 +83,15 @@ def _of_run(run: Run, n: int) -> dict[str, pd.DataFrame]:
     def ablations(step: int) -> pd.DataFrame:
         whole = Ablate(n=n, step=step).ask(run)
         edges = Ablate(n=n, step=step, edges=("each",), method=("mean",)).ask(run)
-        return pd.concat([whole.assign(what="site"), edges.assign(what="edge")], ignore_index=True)
+        return pd.concat([whole.frame.assign(what="site"), edges.frame.assign(what="edge")], ignore_index=True)
 
     return {
-        "mechanism_heads": heads.ask(run),
+        "mechanism_heads": heads.ask(run).to_frame(),
         "mechanism_patches": _each(at, patches),
-        "mechanism_shares": _each(at, lambda step: Paths(n=n, step=step).ask(run)[1]),
+        "mechanism_shares": _each(at, lambda step: Paths(n=n, step=step).ask(run)[1].to_frame()),
         "mechanism_ablations": _each(at, ablations),
         "mechanism_edges": circuit_frame(scores, quality),
-        "mechanism_circuits": circuit.follow(run, quality.circuit, sorted(named)).assign(
-            phase=lambda frame: frame.step.map(named)
-        ),
+        "mechanism_circuits": followed.assign(phase=followed.step.map(named)),
     }
 
 

@@ -35,7 +35,10 @@ def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bo
         parts = {"lm_ioi": ioi_means(run)}
         config = run.config
         if config.preset == SMALLEST and config.variant in PAIR and config.seed in seeds:
-            parts |= {"lm_heads": Heads(n=N_PAIRS).ask(run), "lm_patches": _patches(run, config.seed == seeds[0])}
+            parts |= {
+                "lm_heads": Heads(n=N_PAIRS).ask(run).to_frame(),
+                "lm_patches": _patches(run, config.seed == seeds[0]),
+            }
             # All edges without which more than 2 % of the logit difference is lost, by EAP-IG.
             parts |= {"lm_edges": circuit_frame(*FindCircuit(n=N_PAIRS, threshold=0.02).ask(run))}
         for name, frame in parts.items():
@@ -45,7 +48,7 @@ def study(runs: Sequence[Run], seeds: Sequence[int] = range(SEEDS), progress: bo
 
 def ioi_means(run: Run, n: int = N_PROMPTS) -> pd.DataFrame:
     """Return means over prompts: body, set, by ("set", "template", "order"), part, measure, value, prompts."""
-    prompts = IndirectObjects(n=n, transplant=True).ask(run)
+    prompts = IndirectObjects(n=n, transplant=True).ask(run).to_frame()
     frames = []
     for by, columns in (("set", []), ("template", ["template"]), ("order", ["order"])):
         grouped = prompts.groupby(["body", "set", *columns, "measure"], sort=False, observed=True)["value"]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analysis.heads.attention_scores import WHOLE, AttentionScore, one_table, score_heads, tidy
+from analysis.heads.attention_scores import WHOLE, AttentionScore, HeadScores, one_table, score_heads, tidy
 from analysis.heads.composition import CONVENTION, has_fixed_gains, head_composition
 from analysis.heads.copying import CopyRoute, copy_score
 from analysis.heads.progress_measures import cla
@@ -24,7 +24,7 @@ Labels = tuple[Float[Tensor, "label d_input"], Int[Tensor, " label"]]
 
 def scored(
     model: HookedStreamTransformer, batch: ICLBatch, scores: Sequence[AttentionScore], labels: Labels
-) -> pd.DataFrame:
+) -> HeadScores:
     """Return all head scores of a model: layer, head, partner, score, value, stderr, n, convention.
 
     The attention ``scores`` and retrieval over the sequences of ``batch``; copying of the task's labels (n counts
@@ -60,7 +60,7 @@ def _context_labels(model: HookedStreamTransformer, inputs: Tensor, labels: Int[
 
 
 def _composed(model: HookedStreamTransformer) -> pd.DataFrame:
-    frame = head_composition(model, stream=has_fixed_gains(model))
+    frame = head_composition(model, stream=has_fixed_gains(model)).to_frame()
     partner = [f"L{layer}H{head}" for layer, head in zip(frame.from_layer, frame.from_head, strict=True)]
     frame = frame.rename(columns={"to_layer": "layer", "to_head": "head", "score": "value"})
     return frame.assign(score=frame.kind + " composition", partner=partner, stderr=0.0, n=1, convention=CONVENTION)

@@ -149,7 +149,9 @@ class IOITask(TokenTask):
         hide = torch.arange(clean.tokens.shape[1], device=self.device) > ends[:, None]
         shown, other = (laid.tokens.masked_fill(hide, self._pad)[:, : int(ends.max()) + 1] for laid in (clean, corrupt))
         answers, wrong = (self.book.first_tokens(drawn[who]) for who in ("io", "s"))
-        pair = Pair(shown, other, answers, wrong, positions, ends, mask=~hide[:, : shown.shape[1]])
+        pair = Pair(
+            shown, other, answers, wrong, positions, ends, mask=~hide[:, : shown.shape[1]], tokenizer=self.tokenizer
+        )
         return Prompts(pair, self._texts[kind], drawn["template"], drawn["baba"])
 
     def head_scores(self, pair: Pair) -> list[AttentionScore]:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.gradients.shares import By, split_gradient
 from analysis.gradients.split import GradientSplit
-from analysis.heads.attention_scores import AttentionScore, one_table, previous_token, score_heads
+from analysis.heads.attention_scores import AttentionScore, HeadScores, one_table, previous_token, score_heads
 from analysis.heads.retrieval import score_retrieval
 from analysis.pairs import Pair
 from circuits.common.errors import whole
@@ -73,7 +72,7 @@ class TokenTask(DrawnTask):
         pair = self.sequences(n, split, seed)
         scores = self.head_scores(pair)
 
-        def scored(model: HookedStreamTransformer) -> pd.DataFrame:
+        def scored(model: HookedStreamTransformer) -> HeadScores:
             return one_table([score_heads(model, pair, scores), score_retrieval(model, pair)])
 
         return scored

@@ -1,0 +1,72 @@
+"""A pair position by position: what stands there, what differs, and which role it has."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from figures.theme import themed
+
+MOST = 12
+"""Examples that are drawn."""
+_LONGEST = 9
+"""Characters of a word that fit into a cell of a long input."""
+_SHADES = [[0.0, "#F4F4F4"], [0.001, "#FBE3D6"], [1.0, "#D55E00"]]
+
+
+def pair_grid(frame: pd.DataFrame) -> go.Figure:
+    """Return the first examples of a pair, one a row: clean inputs, shaded where the corrupt ones differ.
+
+    ``frame`` is :meth:`analysis.pairs.Pair.to_frame`. Roles stand below the words; the position that is read is bold.
+    """
+    shown = frame[frame.example < MOST]
+    cells = [_cell(row) for row in shown.to_dict("records")]
+    wide = shown.assign(
+        text=cells,
+        hover=[_hover(row) for row in shown.to_dict("records")],
+        shade=shown.differ.where(~shown.padding),
+    )
+    grid, text, hover = (wide.pivot(index="example", columns="position", values=c) for c in ("shade", "text", "hover"))
+    heat = go.Heatmap(
+        z=grid.astype(float).to_numpy(),
+        x=list(grid.columns),
+        y=list(grid.index),
+        text=text.to_numpy(),
+        texttemplate="%{text}",
+        textfont={"size": 10},
+        customdata=hover.to_numpy(),
+        hovertemplate="%{customdata}<extra></extra>",
+        colorscale=_SHADES,
+        zmin=0,
+        showscale=False,
+        xgap=1,
+        ygap=1,
+    )
+    figure = go.Figure(heat)
+    figure.update_xaxes(title_text="position", dtick=1, showgrid=False)
+    figure.update_yaxes(title_text="example", autorange="reversed", dtick=1, showgrid=False)
+    total = frame.example.nunique()
+    caption = (
+        f"The first {shown.example.nunique()} of {total} examples, clean; shaded where the corrupt input differs "
+        "(both on hover). Roles stand below; bold: where the answer is read."
+    )
+    return themed(figure, "Clean and corrupt inputs", caption, height=200 + 44 * shown.example.nunique(), below=50)
+
+
+def _cell(row: dict) -> str:
+    if row["padding"]:
+        return ""
+    word = f"{row['clean']:.1f}" if isinstance(row["clean"], float) else _plain(str(row["clean"])[:_LONGEST])
+    word = f"<b>{word}</b>" if row["read"] else word
+    return f"{word}<br><i>{_plain(row['role'])}</i>" if row["role"] else word
+
+
+def _hover(row: dict) -> str:
+    clean, corrupt = (f"{x:.3f}" if isinstance(x, float) else _plain(str(x)) for x in (row["clean"], row["corrupt"]))
+    role = f"<br>{_plain(row['role'])}" if row["role"] else ""
+    return f"position {row['position']}<br>clean {clean}<br>corrupt {corrupt}{role}"
+
+
+def _plain(text: str) -> str:
+    """Text that plotly shows as it is, and does not read as markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
