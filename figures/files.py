@@ -40,16 +40,14 @@ def write_figure(figure: go.Figure, stem: str | Path, shared: str | Path | None 
     return [json_path, html_path]
 
 
-def write_images(
-    figures: dict[str, go.Figure], folder: str | Path, formats: tuple[str, ...] = ("png", "svg")
-) -> list[Path]:
-    """Write every figure as images into ``folder`` and return their paths.
+def require_browser() -> None:
+    """Refuse where no images can be drawn.
 
     Raises:
         RuntimeError: if kaleido or a browser is missing, saying what to install.
     """
     try:
-        import kaleido
+        import kaleido  # noqa: F401
         from choreographer.browsers import Chromium
     except ImportError as error:
         raise RuntimeError(
@@ -58,6 +56,19 @@ def write_images(
     # Without one, kaleido's server waits for ever.
     if not (os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False)):
         raise RuntimeError("no image can be drawn: no browser was found; install one such as chromium")
+
+
+def write_images(
+    figures: dict[str, go.Figure], folder: str | Path, formats: tuple[str, ...] = ("png", "svg")
+) -> list[Path]:
+    """Write every figure as images into ``folder`` and return their paths.
+
+    Raises:
+        RuntimeError: if kaleido or a browser is missing, saying what to install.
+    """
+    require_browser()
+    import kaleido
+
     paths = {(name, kind): Path(folder) / f"{name}.{kind}" for name in figures for kind in formats}
     Path(folder).mkdir(parents=True, exist_ok=True)
     try:

@@ -25,7 +25,17 @@ else:
 SHIPPED = Path(__file__).parents[1] / "notebooks"
 PARAMETERS = "parameters"
 """The tag of the one cell of a notebook that says how much it trains and asks."""
-SMALL: dict[str, dict[str, Any]] = {}
+SMALL: dict[str, dict[str, Any]] = {
+    "4_somebody_elses_checkpoint": {"steps": 60, "n_pairs": 16},
+    "6_information_or_gradient": {
+        "seeds": [0, 1],
+        "steps": 60,
+        "every": 20,
+        "n_eval": 50,
+        "split_every": 30,
+        "changes": [20, 40],
+    },
+}
 """What stands in that cell where a notebook is only to show that it runs: every one of its names, by notebook."""
 WIDTH = 900
 """Pixels of a static image."""
@@ -47,7 +57,8 @@ def notebooks(
     if only_list:
         print("\n".join(f"{path.stem:32} {heading(path)}" for path in wanted))
         return
-    failed = [path.stem for path in wanted if not _ran(path, into, small)]
+    images = _images()
+    failed = [path.stem for path in wanted if not _ran(path, into, small, images)]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(wanted)} notebooks failed: {', '.join(failed)}")
 
@@ -63,7 +74,19 @@ def heading(path: Path) -> str:
     return "".join(cell["source"]).partition("\n")[0].lstrip("# ")
 
 
-def _ran(path: Path, into: Path, small: bool) -> bool:
+def _images() -> bool:
+    """Whether figures can become images; if not, it says why, and what they are instead."""
+    from figures.files import require_browser
+
+    try:
+        require_browser()
+    except RuntimeError as error:
+        print(f"{error}. Figures are plotly's own, which JupyterLab shows and web pages do not", flush=True)
+        return False
+    return True
+
+
+def _ran(path: Path, into: Path, small: bool, images: bool) -> bool:
     """Whether a copy of a notebook ran to its end; it says how long that took, or which cell failed and why."""
     notebook, copy, started = _read(path), into / path.name, time.perf_counter()
     if small:
@@ -71,7 +94,7 @@ def _ran(path: Path, into: Path, small: bool) -> bool:
     _require_ours(copy, path)
     into.mkdir(parents=True, exist_ok=True)
     print(f"{path.stem} ...", flush=True)
-    error = execute(notebook, into)
+    error = execute(notebook, into, images=images)
     write(notebook, copy)
     if error:
         print(f"{path.stem}: {error}; {copy} shows it", flush=True)
