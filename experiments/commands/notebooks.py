@@ -27,13 +27,9 @@ PARAMETERS = "parameters"
 """The tag of the one cell of a notebook that says how much it trains and asks."""
 SMALL: dict[str, dict[str, Any]] = {
     "4_somebody_elses_checkpoint": {"steps": 60, "n_pairs": 16},
+    "5_your_own_variant": {"seeds": [0, 1], "steps": 30, "every": 10, "n_questions": 16, "held_until": 10},
     "6_information_or_gradient": {
-        "seeds": [0, 1],
-        "steps": 60,
-        "every": 20,
-        "n_eval": 50,
-        "split_every": 30,
-        "changes": [20, 40],
+        **{"seeds": [0, 1], "steps": 60, "every": 20, "n_eval": 50, "split_every": 15, "changes": [20, 40]},
     },
 }
 """What stands in that cell where a notebook is only to show that it runs: every one of its names, by notebook."""
