@@ -203,9 +203,13 @@ def execute(
         client.execute(env=os.environ | {"PLOTLY_RENDERER": "png" if images else "plotly_mimetype"})
     except nbclient.exceptions.CellExecutionError as error:
         return _place_of(notebook) + f"{error.ename}: {error.evalue}"
-    except nbclient.exceptions.DeadKernelError:
+    except nbclient.exceptions.DeadKernelError as error:
+        if getattr(client, "_async_cleanup_kernel_future", None):  # by nbclient, which is told of an interrupt first
+            raise KeyboardInterrupt from error
         return _place_of(notebook) + "the kernel died; is there enough memory?"
     finally:
+        if kernel is not None and client.kc is not None:
+            client.kc.stop_channels()  # of a kernel of its own nbclient closes them
         tidy(notebook)
     return None
 
