@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from analysis.edges.direct_paths import PathResult, find_paths, patch_paths
     from analysis.edges.graph import Graph
     from analysis.edges.head_shares import HeadShares, head_shares
+    from analysis.edges.switched import EdgeSwitch
     from analysis.gap import NoGapError, WeakPairWarning
     from analysis.gradients.shares import split_gradient
     from analysis.gradients.split import Connection, GradientSplit
@@ -68,6 +69,7 @@ __getattr__ = lazily(
         "patching.patch": ("PatchResult", "patch"),
         "edges.direct_paths": ("PathResult", "find_paths", "patch_paths"),
         "edges.head_shares": ("HeadShares", "head_shares"),
+        "edges.switched": ("EdgeSwitch",),
         "patching.site_search": ("Site", "find_sites"),
         "statistics.curves": ("over_seeds",),
         "statistics.intervals": ("adjust", "mean_interval", "paired_ratio"),
@@ -87,6 +89,7 @@ __all__ = [
     "Composition",
     "Connection",
     "EdgeScores",
+    "EdgeSwitch",
     "GradientSplit",
     "Graph",
     "HeadScores",

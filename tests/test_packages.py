@@ -100,7 +100,7 @@ def sources() -> set[str]:
 def data() -> set[str]:
     """What lies in the packages beside Python, and is needed where they are installed."""
     found = {f"{package}/py.typed" for package in PACKAGES}
-    patterns = ("experiments/**/*.ipynb", "figures/data/*", "figures/*.md")
+    patterns = ("experiments/**/*.ipynb", "figures/data/*", "figures/*.md", "figures/explore/*.[jc]s*")
     return found | {str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern)}
 
 

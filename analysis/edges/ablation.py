@@ -14,18 +14,19 @@ from analysis.ablation import Ablations
 from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
 from analysis.edges.graph import Graph
 from analysis.memory import bound_for, bytes_of
-from analysis.metrics import read
+from analysis.metrics import Metric, evaluate, metric_named, read
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
 from circuits.common.errors import known, require
 from circuits.interventions.replacement import others
 from circuits.model import HookedStreamTransformer
 
-CutMethod = Literal["zero", "mean", "resample", "from run"]
+CutMethod = Literal["zero", "mean", "resample", "other run", "from run"]
 CUT_METHODS: dict[str, str] = {
     "zero": "nothing comes along the edge",
     "mean": "the mean over the given examples, position by position",
     "resample": "what another of the given examples sends",
+    "other run": "what the pair's corrupt input sends, example by example",
     "from run": "what another model of the same architecture sends on the same inputs",
 }
 
@@ -40,6 +41,7 @@ def ablate_edges(
     seed: int = 0,
     max_memory: int | None = None,
     progress: bool = False,
+    metric: str | Metric | None = None,
 ) -> Ablations:
     """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
 
@@ -47,7 +49,8 @@ def ablate_edges(
     ``Pair.one_sided(inputs, answers)``). Means and samples are of the clean inputs too, and leave padding out.
     ``edges`` are names (:class:`analysis.edges.graph.Graph` lists them), sets of names, or ``None`` for each edge by
     itself.
-    ``changed`` is the largest change of a logit that is read.
+    ``changed`` is the largest change of a logit that is read. With a ``metric`` there are the columns metric,
+    metric_whole and metric_ablated, too: its means.
 
     Raises:
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
@@ -68,8 +71,12 @@ def ablate_edges(
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
     whole = read(model(pair.clean), pair.read_at).clone()
+    named = None if metric is None else metric_named(metric)
+    before = {} if named is None else {"metric": named[0], "metric_whole": _mean(named, model(pair.clean), pair)}
     rows = [
         _row(whole, read(logits, pair.read_at), pair.answers)
+        | before
+        | ({} if named is None else {"metric_ablated": _mean(named, logits, pair)})
         for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts])).each(cuts, progress)
     ]
     where = {"part": [" + ".join(group) for group in names], "method": method, "layer": "all", "head": "all"}
@@ -93,6 +100,9 @@ def _sent(
             f"of the same architecture",
         )
         return send(other, graph, pair.clean)
+    if method == "other run":
+        pair.require_difference()
+        return send(model, graph, pair.corrupt).without_padding(pair)
     require(
         len(pair) > 1 or method != "mean",
         "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
@@ -101,6 +111,10 @@ def _sent(
     if method == "resample":
         return sent.rows(others(len(pair), seed).to(pair.clean.device))
     return sent.replaced("zero" if method == "zero" else "mean")
+
+
+def _mean(metric: tuple[str, Metric], logits: Tensor, pair: Pair) -> float:
+    return float(evaluate(metric[1], metric[0], logits, pair).mean())
 
 
 def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -109,10 +110,30 @@ def send(model: HookedStreamTransformer, graph: Graph, inputs: Tensor) -> Sent:
     return recorder.sent
 
 
-class Cutter(Recorder):
-    """Replaces what flows along cut edges; the rest of the run follows from that.
+Change = Literal["cut", "stop", "gradient-only"]
+CHANGES: dict[Change, str] = {
+    "cut": "what comes along the edge is another run's, and no gradient goes back along it",
+    "stop": "its value stays, and no gradient goes back along it",
+    "gradient-only": "its value is another run's, and its gradient stays",
+}
+"""What may be done to an edge; the last two are a stream's gates, of a single edge."""
 
-    The batch holds copies of the same examples, one after another; ``cut`` says for each of them which edges are cut.
+
+def _exchanged(kind: str, other: Tensor, now: Tensor) -> Tensor:
+    """What is added to what flows now."""
+    return now.detach() - now if kind == "stop" else other - now
+
+
+def _arriving(kind: str, change: Tensor) -> Tensor:
+    """What is added where an edge ends: past gains and transforms, which a gradient-only edge goes on teaching too."""
+    return change.detach() if kind == "gradient-only" else change
+
+
+class Cutter(Recorder):
+    """Replaces what flows along changed edges; the rest of the run follows from that.
+
+    The batch holds copies of the same examples, one after another; ``changes`` says of each kind and for each copy
+    which edges are changed so.
     """
 
     def __init__(
@@ -121,41 +142,47 @@ class Cutter(Recorder):
         graph: Graph,
         embedded: Embedded,
         replacement: Sent,
-        cut: Bool[Tensor, "copy edge"],
+        changes: Mapping[str, Bool[Tensor, "copy edge"]],
     ):
         super().__init__(model, graph, embedded)
-        self.copies = len(cut)
+        self.copies = len(next(iter(changes.values())))
         self.replacement = replacement
-        # Edge -1 is no edge; it is never cut.
-        self.cut = torch.cat([cut, torch.zeros_like(cut[:, :1])], 1).to(embedded.residual.device)
+        # Edge -1 is no edge; it is never changed.
+        self.changes = {
+            kind: torch.cat([edges, torch.zeros_like(edges[:, :1])], 1).to(embedded.residual.device)
+            for kind, edges in changes.items()
+        }
 
     def read(self, layer: int, carrier: Carrier, residual: Residual) -> Residual | PerHead:
-        """Return every head's input, with what comes along cut edges exchanged."""
+        """Return every head's input, with what comes along changed edges exchanged."""
         rows = self.graph.rows(layer, carrier)
         change = None if rows is None else self._change(rows)
         return residual if change is None else residual[:, :, None] + change
 
     def read_mlp(self, layer: int, residual: Residual) -> Residual:
-        """Return an MLP's input, with what comes along cut edges exchanged."""
+        """Return an MLP's input, with what comes along changed edges exchanged."""
         row = self.graph.reader_number[Node("mlp", layer)]
         change = self._change(slice(row, row + 1))
         return residual if change is None else residual + change[:, :, 0]
 
     def read_out(self, residual: Residual) -> Residual:
-        """Return the final residual stream, with what comes along cut edges exchanged."""
+        """Return the final residual stream, with what comes along changed edges exchanged."""
         row = len(self.graph.readers) - 1
         change = self._change(slice(row, row + 1))
         return residual if change is None else residual + change[:, :, 0]
 
     def _change(self, rows: slice) -> PerHead | None:
         written = sum(part.shape[2] for part in self.written)
-        mask = self.cut[:, self.graph.residual_ids[rows, :written]]
-        if not bool(mask.any()):
-            return None
-        # Only writers that some copy cuts off from these readers.
+        ids = self.graph.residual_ids[rows, :written]
+        masks = {kind: edges[:, ids] for kind, edges in self.changes.items()}
+        parts = [self._changed(rows, kind, mask) for kind, mask in masks.items() if bool(mask.any())]
+        return sum(parts[1:], start=parts[0]) if parts else None
+
+    def _changed(self, rows: slice, kind: str, mask: Bool[Tensor, "copy reader writer"]) -> PerHead:
+        # Only writers whose edge to these readers some copy changes.
         which = mask.flatten(0, 1).any(0).nonzero()[:, 0]
         now = torch.cat(self.written, 2)[:, :, which]
-        change = self._per_copy(self.replacement.writers[:, :, which]) - self._split(now)
+        change = _exchanged(kind, self._per_copy(self.replacement.writers[:, :, which]), self._split(now))
         weights = mask[..., which].to(now.dtype)
         if self.coefficients is not None:
             weights = weights * self.coefficients[rows][:, which]
@@ -164,20 +191,18 @@ class Cutter(Recorder):
             change,
             "copy reader writer, copy batch pos writer d -> copy batch pos reader d",
         )
-        return delta.flatten(0, 1)
+        return _arriving(kind, delta.flatten(0, 1))
 
     def use(self, layer: int, carrier: Carrier, mixed: HeadTensor) -> HeadTensor:
-        """Return what a layer's heads use, with what comes along cut own and stream edges exchanged."""
-        for (source, place), ids in self.graph.stream_ids.items():
-            if place == (layer, carrier):
-                mask = self.cut[:, ids]
-                if bool(mask.any()):
-                    mixed = mixed + self._carried(source, place, mask, ids)
+        """Return what a layer's heads use, with what comes along changed own and stream edges exchanged."""
+        for ((source, place), ids), (kind, edges) in product(self.graph.stream_ids.items(), self.changes.items()):
+            if place == (layer, carrier) and bool(edges[:, ids].any()):
+                mixed = mixed + _arriving(kind, self._carried(source, place, kind, edges[:, ids]))
         return mixed
 
-    def _carried(self, source: Origin, place: Place, mask: Bool[Tensor, "copy source head"], ids: Tensor) -> HeadTensor:
-        new = self._per_copy(self.replacement.own[source]).flatten(0, 1)
-        change = new - self.projected[source]
+    def _carried(self, source: Origin, place: Place, kind: str, mask: Bool[Tensor, "copy source head"]) -> HeadTensor:
+        other = self._per_copy(self.replacement.own[source]).flatten(0, 1)
+        change = _exchanged(kind, other, self.projected[source])
         if source[1] == "token" or not self.graph.mixes_heads:
             by_head = mask[:, 0] if source[1] == "token" else mask.diagonal(dim1=1, dim2=2)
             return self._masked(self._arrived(source, place, change), by_head)
@@ -231,7 +256,7 @@ class EdgeRuns:
         """Return the logits under each of a few sets of cut edges."""
         residual, tables = self.embedded
         copies = Embedded(tiled(residual, len(cut)), {key: tiled(x, len(cut)) for key, x in tables.items()})
-        cutter = Cutter(self.model, self.graph, copies, self.replacement, cut)
+        cutter = Cutter(self.model, self.graph, copies, self.replacement, {"cut": cut})
         return run(self.model, self.model.begin(copies), cutter).unflatten(0, (len(cut), -1))
 
     def each(

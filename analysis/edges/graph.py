@@ -221,14 +221,14 @@ def coefficients(
     now, rows = start.clone(), []
     for layer, block in enumerate(model.layers):
         if block.scalars is not None:
-            now = block.scalars.own.detach().cpu() * now + block.scalars.x0.detach().cpu() * start
+            now = block.scalars.own.cpu() * now + block.scalars.x0.cpu() * start
         rows += [now.clone() for node in readers if node.kind == "projection" and node.layer == layer]
         now[[i for i, node in enumerate(writers) if node.kind == "head" and node.layer == layer]] = 1.0
         rows += [now.clone() for node in readers if node.kind == "mlp" and node.layer == layer]
         now[[i for i, node in enumerate(writers) if node.kind == "mlp" and node.layer == layer]] = 1.0
         if model.config.backout and layer == model.config.backout.layer:
             middle = now.clone()
-    gain = 0.0 if model.backout is None else model.backout.gain.detach().cpu()
+    gain = 0.0 if model.backout is None else model.backout.gain.cpu()
     return torch.stack([*rows, now - gain * middle]).to(model.W_U.device)
 
 

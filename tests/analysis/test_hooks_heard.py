@@ -15,6 +15,7 @@ import analysis
 from analysis import (
     Ablation,
     Circuit,
+    EdgeSwitch,
     Graph,
     Pair,
     Site,
@@ -52,6 +53,7 @@ REFUSE: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
     "attribute_edges": lambda m, p: attribute_edges(m, p, check=0),
     "judge": lambda m, p: judge(m, p, Circuit(Graph(m), tuple(range(len(Graph(m)))))),
     "follow": lambda m, p: follow([(0, m)], p, Circuit(Graph(m), (0,)), lambda s: find_circuit(s, "top", 5)).to_frame(),
+    "EdgeSwitch": lambda m, p: EdgeSwitch(m, p).changed({}),
     "ablate_edges": lambda m, p: ablate_edges(m, p, ["L0H0 > logits (residual)"]).to_frame(),
     "attribute_logits": lambda m, p: attribute_logits(m, p),
     "logit_lens": lambda m, p: logit_lens(m, p).to_frame(),
@@ -63,7 +65,8 @@ REFUSE: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
 }
 HEAR = {"ablate", "score_heads", "score_retrieval", "split_gradient"}
 RUN_NO_MODEL = {
-    *("Ablation", "AttentionScore", "Circuit", "Connection", "EdgeScores"),
+    *("Ablation", "Ablations", "AttentionScore", "Circuit", "CircuitSteps", "Comparison", "Composition", "Connection"),
+    *("EdgeScores", "HeadScores", "HeadShares", "LogitLens"),
     *("GradientSplit", "Graph", "LogitAttribution", "METRICS", "NoGapError", "Pair", "PairsFile"),
     *("PatchResult", "PathResult", "Quality", "ReadMetric", "Site"),
     *("SiteScores", "WeakPairWarning", "adjust", "compare", "find_circuit"),

@@ -184,7 +184,7 @@ def test_by_template_and_by_order() -> None:
 
 
 def test_the_papers_table_is_the_mean_over_both_subjects(lm_runs: Path) -> None:
-    frame: Any = IndirectObjects(n=4, transplant=True).ask(lm_run_named(lm_runs, "classic"))
+    frame: Any = IndirectObjects(n=4, transplant=True).ask(lm_run_named(lm_runs, "classic")).to_frame()
     table: Any = paper_table(frame)
     assert list(table.columns) == ["sentence", "prompt", "variant", "body", "answer", "mean", "low", "high", "n"]
     assert len(table) == 4 * 2 * 2

@@ -1,0 +1,200 @@
+"""The document that the switchboard shows: what was measured of runs, step by step, in one plain value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.attribution.of_edges import EdgeScores, attribute_edges
+from analysis.edges.cut_runs import CHANGES
+from analysis.edges.graph import Graph
+from analysis.pairs import Pair
+from analysis.result import ends, largest_by
+from analysis.switchboard.measured import nodes_of, plain
+from circuits.common.errors import require, whole
+from circuits.common.showing import ROWS, Shown
+from circuits.model import HookedStreamTransformer
+
+FORMAT = "valuestream switchboard 1"
+MOST_EDGES = 800
+"""More edges than this are too many to draw, and to measure at every step."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Switchboard(Shown):
+    """A document of the format ``valuestream switchboard 1``: plain data, which the page and the widget show."""
+
+    document: dict[str, Any]
+
+    def finding(self) -> str:
+        """Return what was found at the last step."""
+        return str(self.document["lead"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a run, step and edge: effect, low, high, metric (with it cut), cosine, clean, corrupt."""
+        edges = pd.DataFrame(self.document["edges"]).rename(columns={"name": "edge"})
+        frames = []
+        for run in self.document["runs"]:
+            for i, step in enumerate(run["steps"]):
+                numbers = {key: values[i] for key, values in run["edge"].items()}
+                beside = {key: run[key][i] for key in ("clean", "corrupt", "accuracy")}
+                frames.append(edges.assign(run=run["name"], seed=run["seed"], step=step, **numbers, **beside))
+        return pd.concat(frames, ignore_index=True)
+
+    def last(self) -> pd.DataFrame:
+        """Return the rows of :meth:`to_frame` that are of the first run's last step."""
+        frame, run = self.to_frame(), self.document["runs"][0]
+        return frame[(frame.run == run["name"]) & (frame.step == run["steps"][-1])]
+
+    def largest(self, n: int = ROWS) -> pd.DataFrame:
+        """Return the ``n`` edges with the largest effects at the last step."""
+        kept = ["edge", "effect", "low", "high", "metric", "cosine"]
+        last = self.last()
+        return largest_by(last, "effect", n)[[name for name in kept if name in last]]
+
+    def figure(self) -> Any:
+        """Return the largest edges of the last step as a drawing (a plotly figure)."""
+        from figures.models.edges import edge_drawing
+
+        return edge_drawing(self.last().dropna(subset=["effect"]), "Edges by route", f"{self.finding()}")
+
+    def page(self) -> str:
+        """Return the switchboard as one page of HTML that needs no kernel, no network and no other file."""
+        from figures.explore.page import switchboard_page
+
+        return switchboard_page(self.document)
+
+    def write(self, path: str | Path) -> Path:
+        """Write :meth:`page` to a file and return its path."""
+        from figures.explore.page import write_switchboard
+
+        return write_switchboard(path, self.document)
+
+
+def chosen_edges(model: HookedStreamTransformer, pair: Pair, metric: str, most: int = MOST_EDGES) -> list[int]:
+    """Return the numbers of the edges that are shown: all, or of a large graph those with the largest estimates
+    (EAP-IG)."""
+    graph, most = Graph(model), whole("most", most)
+    if len(graph) <= most:
+        return list(range(len(graph)))
+    scores = attribute_edges(model, pair, metric, "EAP-IG", "noise", check=0).effects.abs()
+    return sorted(scores.argsort(descending=True, stable=True)[:most].tolist())
+
+
+def assembled(
+    about: Mapping[str, Any],
+    model: HookedStreamTransformer,
+    edges: Sequence[int],
+    runs: Sequence[tuple[str, int, Mapping[int, Mapping[str, Any]]]],
+    metric: str,
+    prompts: Sequence[Mapping[str, Any]],
+) -> Switchboard:
+    """Return the document of runs of one architecture: (name, seed, what was measured by step) each.
+
+    The first run's patterns are shown on ``prompts``. ``about`` is title and facts.
+
+    Raises:
+        ValueError: if a run has no step.
+    """
+    for name, _, by_step in runs:
+        require(bool(by_step), f"{name} has no checkpoint to show; train with checkpoints (--checkpoints-every N)")
+    graph = Graph(model)
+    first = runs[0][2]
+    steps = sorted(first)
+    shown = [
+        dict(prompt)
+        | {"steps": steps}
+        | {key: [first[step][key][i] for step in steps] for key in ("pattern", "values")}
+        for i, prompt in enumerate(prompts)
+    ]
+    document = {
+        "format": FORMAT,
+        "title": about["title"],
+        "lead": "",
+        "facts": [[str(name), str(value)] for name, value in about["facts"]],
+        "layers": graph.n_layers,
+        "heads": graph.n_heads,
+        "mlp": graph.mlp,
+        "metric": metric,
+        "words": dict(CHANGES),
+        **_graph(graph, edges),
+        "runs": [_run(name, seed, by_step) for name, seed, by_step in runs],
+        "prompts": shown,
+    }
+    return Switchboard(document | {"lead": _lead(Switchboard(document))})
+
+
+def of_scores(scores: EdgeScores, title: str = "Edges by route") -> Switchboard:
+    """Return the document of scores of edges: one step, nothing that would have to be asked of a model."""
+    graph, effects = scores.graph, scores.effects.abs()
+    edges = sorted(effects.argsort(descending=True, stable=True)[:MOST_EDGES].tolist())
+    frame = scores.to_frame().iloc[edges]
+    nothing = [None] * len(nodes_of(graph))
+    half = 1.96 * frame.stderr
+    edge = {
+        "effect": [[plain(x) for x in frame.effect]],
+        "low": [[plain(x) for x in frame.effect - half]],
+        "high": [[plain(x) for x in frame.effect + half]],
+        "metric": [[None] * len(edges)],
+        "cosine": [[None] * len(edges)],
+    }
+    beside = scores.beside
+    run = {"name": title, "seed": 0, "steps": [0], "clean": [beside.clean], "corrupt": [beside.corrupt]}
+    run |= {"accuracy": [beside.accuracy], "node": {key: [nothing] for key in ("effect", "low", "high")}, "edge": edge}
+    document = {
+        "format": FORMAT,
+        "title": title,
+        "lead": scores.finding(),
+        "facts": [["scores", scores.method], ["direction", scores.direction], ["examples", str(beside.n)]],
+        "layers": graph.n_layers,
+        "heads": graph.n_heads,
+        "mlp": graph.mlp,
+        "metric": scores.metric,
+        "words": dict(CHANGES),
+        **_graph(graph, edges),
+        "runs": [run],
+        "prompts": [],
+    }
+    return Switchboard(document)
+
+
+def _graph(graph: Graph, edges: Sequence[int]) -> dict[str, Any]:
+    kept = [graph.edges[i] for i in edges]
+    nodes = [
+        {"name": node.name, "kind": node.kind, "layer": node.layer, "head": node.head, "carrier": node.carrier}
+        for node in nodes_of(graph)
+    ]
+    told = [{"name": e.name, "source": e.source.name, "target": e.target.name, "route": e.route} for e in kept]
+    return {"nodes": nodes, "edges": told, "edges_left_out": len(graph) - len(edges)}
+
+
+def _run(name: str, seed: int, by_step: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    steps = sorted(by_step)
+    found: dict[str, Any] = {"name": name, "seed": seed, "steps": steps}
+    for key in ("clean", "corrupt", "accuracy", "shares"):
+        found[key] = [by_step[step][key] for step in steps]
+    for key in ("node", "edge"):
+        found[key] = {part: [by_step[step][key][part] for step in steps] for part in by_step[steps[-1]][key]}
+    last = by_step[steps[-1]]
+    return found | ({"gates": last["gates"]} if "gates" in last else {})
+
+
+def _lead(board: Switchboard) -> str:
+    last = board.last()
+    if last.effect.isna().all():
+        return f"At the last step the model does not tell clean from corrupt by {board.document['metric']}."
+    said = []
+    for route, words in (("residual", "the residual stream"), ("stream", "the residual attention stream")):
+        rows = last[last.route == route]
+        if len(rows):
+            top = largest_by(rows, "effect", 1).iloc[0]
+            said.append(f"the strongest edge of {words} is {top.edge} with {top.effect:.2f}{ends(top)}")
+    step = board.document["runs"][0]["steps"][-1]
+    return (
+        f"At step {step:,}, {' and '.join(said)} of the clean-corrupt difference of {board.document['metric']} "
+        f"(clean {last.clean.iloc[0]:.2f}, corrupt {last.corrupt.iloc[0]:.2f})."
+    )
