@@ -28,9 +28,9 @@ PARAMETERS = "parameters"
 SMALL: dict[str, dict[str, Any]] = {
     "4_somebody_elses_checkpoint": {"steps": 60, "n_pairs": 16},
     "5_your_own_variant": {"seeds": [0, 1], "steps": 30, "every": 10, "n_questions": 16, "held_until": 10},
-    "6_information_or_gradient": {
-        **{"seeds": [0, 1], "steps": 60, "every": 20, "n_eval": 50, "split_every": 15, "changes": [20, 40]},
-    },
+    "6_information_or_gradient": (
+        {"seeds": [0, 1], "steps": 60, "every": 20, "n_eval": 50, "split_every": 15, "changes": [20, 40]}
+    ),
 }
 """What stands in that cell where a notebook is only to show that it runs: every one of its names, by notebook."""
 WIDTH = 900
@@ -158,7 +158,9 @@ def parameters(notebook: NotebookNode) -> NotebookNode:
         ValueError: if there is none, or more than one.
     """
     found = [cell for cell in code_cells(notebook) if PARAMETERS in cell.metadata.get("tags", ())]
-    require(len(found) == 1, f"a notebook has one cell of code that is tagged {PARAMETERS!r}, this one has {len(found)}")
+    require(
+        len(found) == 1, f"a notebook has one cell of code that is tagged {PARAMETERS!r}, this one has {len(found)}"
+    )
     return found[0]
 
 
@@ -188,7 +190,10 @@ def execute(
 ) -> str | None:
     """Run a notebook's cells in a folder, in a kernel of their own unless one is given; return what failed, if any.
 
-    Figures become static images, or without ``images`` or a browser plotly's JSON.
+    Figures become static images, or without ``images`` plotly's JSON.
+
+    Raises:
+        RuntimeError: if what runs notebooks is not installed.
     """
     nbclient = _needed()
     client = nbclient.NotebookClient(
@@ -197,14 +202,15 @@ def execute(
         timeout=None,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
-        extra_arguments=["--IPKernelApp.log_level=40", *_drawing(images)],
+        extra_arguments=["--IPKernelApp.log_level=50", *_drawing(images)],
     )
     try:
         client.execute(env=os.environ | {"PLOTLY_RENDERER": "png" if images else "plotly_mimetype"})
     except nbclient.exceptions.CellExecutionError as error:
         return _place_of(notebook) + f"{error.ename}: {error.evalue}"
-    except nbclient.exceptions.DeadKernelError as error:
-        if getattr(client, "_async_cleanup_kernel_future", None):  # by nbclient, which is told of an interrupt first
+    except (nbclient.exceptions.DeadKernelError, AssertionError) as error:
+        # nbclient is told of an interrupt first: it stops the kernel, and then cannot find it.
+        if getattr(client, "_async_cleanup_kernel_future", None) is not None:
             raise KeyboardInterrupt from error
         return _place_of(notebook) + "the kernel died; is there enough memory?"
     finally:

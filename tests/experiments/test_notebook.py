@@ -35,7 +35,6 @@ from experiments.commands.notebooks import (
 from tests.experiments.test_cli import run
 
 
-
 def stem(path: Path) -> str:
     return path.stem
 
@@ -208,9 +207,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_command_goes_on_where_one_fails(
-    two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_goes_on_where_one_fails(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     into = tmp_path / "mine" / "notebooks"
     status, out, err = run(capsys, "notebooks", "--into", into)
     assert status == 2
@@ -222,6 +219,15 @@ def test_the_command_goes_on_where_one_fails(
     assert code_cells(ran)[1].outputs[0].text == "7\n"
     assert faults(ran) == []
     assert not code_cells(nbformat.read(two / "2_runs.ipynb", 4))[1].outputs, "what came with the package stays"
+
+
+def test_an_interrupt_ends_the_command(two: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupts = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    write(made("n = 7", interrupts, tags=("parameters",)), two / "1_fails.ipynb")
+    status, out, err = run(capsys, "notebooks", "--into", tmp_path / "notebooks")
+    assert status == 130
+    assert "give the same command again" in err
+    assert "2_runs" not in out, "nothing is begun after it"
 
 
 def test_a_copy_that_was_changed_is_not_written_over(
