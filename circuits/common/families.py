@@ -190,8 +190,9 @@ _GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__de
 def _parts(kind: Any) -> list[str]:
     """What a notebook's class is made of, which has no file where its functions have one: their sources, and of a
     dataclass its fields with their defaults; nothing if some function cannot be read."""
-    fields = [str(inspect.signature(kind))] if dataclasses.is_dataclass(kind) and dataclasses.fields(kind) else []
-    written = [part for name, part in vars(kind).items() if not (name in _GENERATED and dataclasses.is_dataclass(kind))]
+    of_fields = dataclasses.is_dataclass(kind)
+    fields = [str(inspect.signature(kind.__init__))] if of_fields and dataclasses.fields(kind) else []
+    written = [part for name, part in vars(kind).items() if not (of_fields and name in _GENERATED)]
     functions = filter(inspect.isfunction, (inspect.unwrap(getattr(part, "fget", None) or part) for part in written))
     try:
         sources = [inspect.getsource(function) for function in functions]

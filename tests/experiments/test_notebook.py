@@ -40,6 +40,8 @@ def stem(path: Path) -> str:
 
 
 of_each = pytest.mark.parametrize("path", shipped(), ids=stem)
+LAST_WHAT_REGISTERS = sorted(shipped(), key=lambda path: "register_" in path.read_text())
+"""What a notebook registers stays with the kernel, and its functions lose the names that they use."""
 ONE_CORE = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])"
 """On one core a sweep trains where it was called, and no worker has to import torch first."""
 
@@ -74,8 +76,7 @@ def fresh(kernel: KernelManager, tmp_path: Path) -> KernelManager:
     return kernel
 
 
-# What a notebook registers stays with the kernel, and its functions lose the names that they use; so it comes last.
-@pytest.mark.parametrize("path", sorted(shipped(), key=lambda path: "register_" in path.read_text()), ids=stem)
+@pytest.mark.parametrize("path", LAST_WHAT_REGISTERS, ids=stem)
 def test_notebooks_run(path: Path, fresh: KernelManager, tmp_path: Path) -> None:
     notebook = nbformat.read(path, 4)
     set_parameters(notebook, SMALL[path.stem])
