@@ -221,8 +221,13 @@ def execute(
 
 
 def _drawing(images: bool) -> Sequence[str]:
-    line = f"import plotly.io; plotly.io.renderers['png'].width = {WIDTH}"
-    return [f"--IPKernelApp.exec_lines={line}"] if images else []
+    """Options of a kernel whose figures become images: their width, and no log of the browser's."""
+    lines = (
+        f"import plotly.io; plotly.io.renderers['png'].width = {WIDTH}",
+        "import logging; logging.getLogger('choreographer').setLevel(logging.CRITICAL)",
+        "del logging, plotly",
+    )
+    return [f"--IPKernelApp.exec_lines={line}" for line in lines if images]
 
 
 def _place_of(notebook: NotebookNode) -> str:
