@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from experiments.questions.ablate import Ablate
     from experiments.questions.attribute import Attribute
     from experiments.questions.circuit import FindCircuit
+    from experiments.questions.explore import Explore
     from experiments.questions.gradients import Gradients
     from experiments.questions.heads import Heads
     from experiments.questions.indirect_objects import IndirectObjects
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from experiments.studies.registering import register_figure
     from experiments.sweeps.given_model import train
     from experiments.sweeps.sweep import sweep, sweep_plan
+    from experiments.switchboard import explore
     from experiments.tasks.in_context.batches import ICLTaskConfig
     from experiments.tasks.in_context.task import ICLTask
     from experiments.tasks.indirect_objects.config import IOIConfig
@@ -74,6 +76,8 @@ __getattr__ = lazily(
         "questions.patch": ("Patch",),
         "questions.paths": ("Paths",),
         "questions.question": ("Question",),
+        "switchboard": ("explore",),
+        "questions.explore": ("Explore",),
         "runs.config": (
             "LM_TRAINING",
             "TRAINING",
@@ -160,6 +164,7 @@ __all__ = [
     "Attribute",
     "Bundle",
     "Every",
+    "Explore",
     "FindCircuit",
     "GateChange",
     "Gradients",
@@ -200,6 +205,7 @@ __all__ = [
     "VectorTaskConfig",
     "all_metrics",
     "collect",
+    "explore",
     "icl_run",
     "import_model",
     "lm_run",

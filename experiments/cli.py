@@ -18,6 +18,7 @@ from experiments.questions.ablate import Ablate
 from experiments.questions.attribute import Attribute
 from experiments.questions.circuit import FindCircuit
 from experiments.questions.command import command
+from experiments.questions.explore import Explore
 from experiments.questions.gradients import Gradients
 from experiments.questions.heads import Heads
 from experiments.questions.indirect_objects import IndirectObjects
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gradients": command(Gradients),
     "logits": command(Logits),
     "circuit": command(FindCircuit),
+    "explore": command(Explore),
     "ioi": command(IndirectObjects),
     "corpus": corpus.corpus,
     "sweep": sweep.sweep,

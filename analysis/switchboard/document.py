@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.attribution.of_edges import EdgeScores, attribute_edges
+from analysis.circuit.quality import Quality
 from analysis.edges.cut_runs import CHANGES
 from analysis.edges.graph import Graph
 from analysis.pairs import Pair
@@ -112,15 +113,7 @@ def assembled(
         for i, prompt in enumerate(prompts)
     ]
     document = {
-        "format": FORMAT,
-        "title": about["title"],
-        "lead": "",
-        "facts": [[str(name), str(value)] for name, value in about["facts"]],
-        "layers": graph.n_layers,
-        "heads": graph.n_heads,
-        "mlp": graph.mlp,
-        "metric": metric,
-        "words": dict(CHANGES),
+        **_head(graph, about["title"], "", about["facts"], metric),
         **_graph(graph, edges),
         "runs": [_run(name, seed, by_step) for name, seed, by_step in runs],
         "prompts": shown,
@@ -128,38 +121,42 @@ def assembled(
     return Switchboard(document | {"lead": _lead(Switchboard(document))})
 
 
-def of_scores(scores: EdgeScores, title: str = "Edges by route") -> Switchboard:
-    """Return the document of scores of edges: one step, nothing that would have to be asked of a model."""
-    graph, effects = scores.graph, scores.effects.abs()
-    edges = sorted(effects.argsort(descending=True, stable=True)[:MOST_EDGES].tolist())
-    frame = scores.to_frame().iloc[edges]
-    nothing = [None] * len(nodes_of(graph))
-    half = 1.96 * frame.stderr
-    edge = {
-        "effect": [[plain(x) for x in frame.effect]],
-        "low": [[plain(x) for x in frame.effect - half]],
-        "high": [[plain(x) for x in frame.effect + half]],
-        "metric": [[None] * len(edges)],
-        "cosine": [[None] * len(edges)],
-    }
-    beside = scores.beside
+def of_edges(result: EdgeScores | Quality) -> Switchboard:
+    """Return the document of a result that has edges: one step, and nothing that would have to be asked of a model.
+
+    The effect of an edge of a circuit is its minimality.
+    """
+    graph, name = (result.graph, "effect") if isinstance(result, EdgeScores) else (result.circuit.graph, "minimality")
+    frame = result.to_frame().assign(number=lambda rows: graph.find(rows.edge))
+    frame = largest_by(frame, name, MOST_EDGES).sort_values("number")
+    half = 1.96 * frame.get("stderr", pd.Series(float("nan"), frame.index))
+    numbers = {"effect": frame[name], "low": frame[name] - half, "high": frame[name] + half}
+    edge = {key: [[plain(x) for x in column]] for key, column in numbers.items()}
+    edge |= {key: [[None] * len(frame)] for key in ("metric", "cosine")}
+    node = {key: [[None] * len(nodes_of(graph))] for key in ("effect", "low", "high")}
+    beside, title = result.beside, f"{type(result).__name__} of {graph.config.name!r}"
     run = {"name": title, "seed": 0, "steps": [0], "clean": [beside.clean], "corrupt": [beside.corrupt]}
-    run |= {"accuracy": [beside.accuracy], "node": {key: [nothing] for key in ("effect", "low", "high")}, "edge": edge}
     document = {
-        "format": FORMAT,
-        "title": title,
-        "lead": scores.finding(),
-        "facts": [["scores", scores.method], ["direction", scores.direction], ["examples", str(beside.n)]],
-        "layers": graph.n_layers,
-        "heads": graph.n_heads,
-        "mlp": graph.mlp,
-        "metric": scores.metric,
-        "words": dict(CHANGES),
-        **_graph(graph, edges),
-        "runs": [run],
+        **_head(graph, title, result.finding(), [("examples", beside.n)], result.metric),
+        **_graph(graph, frame.number.tolist()),
+        "runs": [run | {"accuracy": [beside.accuracy], "node": node, "edge": edge}],
         "prompts": [],
     }
     return Switchboard(document)
+
+
+def _head(graph: Graph, title: str, lead: str, facts: Sequence[tuple[str, Any]], metric: str) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "title": title,
+        "lead": lead,
+        "facts": [[name, str(value)] for name, value in facts],
+        "layers": graph.n_layers,
+        "heads": graph.n_heads,
+        "mlp": graph.mlp,
+        "metric": metric,
+        "words": dict(CHANGES),
+    }
 
 
 def _graph(graph: Graph, edges: Sequence[int]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Shown:
 
     def show(self) -> None:
         """Display the finding, the largest effects and the figure; outside of a notebook, print the first two."""
-        if _in_notebook():
+        if in_notebook():
             from IPython.display import display
 
             display(self, *([self.figure()] if self.draws else []))
@@ -75,8 +75,8 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _in_notebook() -> bool:
-    """Whether what is displayed is seen: a kernel runs this."""
+def in_notebook() -> bool:
+    """Return whether what is displayed is seen: a kernel runs this."""
     shell = sys.modules.get("IPython")
     running = shell.get_ipython() if shell is not None else None
     return running is not None and hasattr(running, "kernel")

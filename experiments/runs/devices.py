@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from circuits.common.errors import require
@@ -24,3 +27,14 @@ def checked_device(name: str | torch.device) -> torch.device:
         f"install torch for CUDA where there is a GPU",
     )
     return device
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread within a ``with`` block: on models this small, several wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -22,7 +22,7 @@ import psutil
 import torch
 
 from experiments.runs.config import RunConfig
-from experiments.runs.devices import checked_device
+from experiments.runs.devices import checked_device, one_thread
 from experiments.runs.run import Run
 from experiments.runs.training_config import At, most_evaluations, scheduled
 from experiments.tasks.repeated_tokens import RepeatsConfig
@@ -214,15 +214,11 @@ def _trained(kind: RunConfig, device: torch.device) -> Cost:
 @contextmanager
 def _unseen(device: torch.device) -> Any:
     """Within, random numbers are drawn that nobody else sees, by one thread, as workers have."""
-    threads, devices = torch.get_num_threads(), [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.set_num_threads(1)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), one_thread():
         if devices:
             torch.cuda.reset_peak_memory_stats(device)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield
 
 
 def peak_memory(device: torch.device) -> int:

@@ -13,6 +13,7 @@ import torch
 from circuits.last_position import why_not
 from circuits.products import Shape, bare, by_onednn, has_onednn, operator
 from experiments.runs.config import RunConfig
+from experiments.runs.devices import one_thread
 from experiments.runs.record import RunError
 from experiments.tasks.in_context.batches import ICLTaskConfig
 
@@ -131,12 +132,9 @@ def calibrated(products: Mapping[Shape, bool], how: str) -> frozenset[Shape]:
     if not has_onednn():
         return frozenset()
     # Compiled code calls oneDNN without Python.
-    multiply, threads = bare if how == "compiled" else operator, torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    multiply = bare if how == "compiled" else operator
+    with one_thread():
         return frozenset(shape for shape, of_weight in products.items() if _gains(shape, of_weight, multiply))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _gains(shape: Shape, of_weight: bool, multiply: Any) -> bool:

@@ -123,7 +123,8 @@ _COLUMNS = {"edge": ("effect", "low", "high", "metric", "cosine"), "node": ("eff
 
 
 def _last(run: Mapping[str, Any], kind: str, field: str) -> Sequence[Any]:
-    return run[kind][field][-1]
+    numbers = run[kind]
+    return numbers[field][-1] if field in numbers else [None] * len(numbers["effect"][-1])
 
 
 def _table(caption: str, heads: Sequence[str], rows: Rows) -> str:

@@ -467,12 +467,13 @@ function graphView(board) {
   };
   const strongest = () => board.shown().map((i) => drawn.edges[i].group);
   const stops = [roving(svg, strongest), roving(svg, () => [...svg.querySelectorAll(".node")])];
-  hovering(board, svg, tip, drawn);
+  const drawTip = hovering(board, svg, tip, drawn);
   onChosen(svg, ({ edge, node }) => (edge === undefined ? openHead(board, node) : board.turn(edge)));
   const draw = () => {
     drawEdges(board, drawn.edges);
     drawNodes(board, drawn.nodes);
     tools.draw();
+    drawTip();
     stops.forEach((stop) => stop());
   };
   return { element, draw, build };
@@ -622,7 +623,7 @@ const spoken = ({ name, rows }) => `${name}: ${rows.map((row) => row.join(" ")).
 /** Draws every node and edge once; what changes with the step is set by drawEdges and drawNodes. */
 function drawGraph(board, svg, place) {
   const { doc } = board;
-  const arrow = `switchboard-arrow-${(drawGraph.made = (drawGraph.made ?? 0) + 1)}`;
+  const arrow = `arrow-${Math.random().toString(36).slice(2)}`;
   const group = (label) => s("g", { role: "group", "aria-label": label });
   const below = group("Edges, strongest first: arrow keys move, Enter changes");
   const [boxes, inside] = [group("Nodes: arrow keys move, Enter opens a head"), group("Edges inside heads")];
@@ -673,7 +674,7 @@ function drawNode(node, at) {
   const fill = s("rect", { ...box, class: "fill" });
   const label = s("text", { x: at.x, y: isHead ? box.y + 16 : at.y + 4, class: "name", text: node.name });
   const effect = isHead ? s("text", { x: at.x, y: box.y + 30, class: "effect" }) : null;
-  const attributes = { role: "button", class: `node ${node.kind}`, "data-node": node.name };
+  const attributes = { role: isHead ? "button" : "img", class: `node ${node.kind}`, "data-node": node.name };
   return { group: s("g", attributes, s("rect", { ...box, class: "back" }), fill, label, effect), fill, effect };
 }
 
@@ -732,6 +733,7 @@ function hovering(board, svg, tip, drawn) {
   const events = { pointermove: enter, focusin: enter, pointerleave: leave, focusout: leave };
   Object.entries(events).forEach(([name, act]) => svg.addEventListener(name, act));
   svg.addEventListener("keydown", (event) => event.key === "Escape" && leave());
+  return () => seen && showTip(board, svg, tip, drawn, seen.dataset);
 }
 
 /** Shows the words of an edge or a node beside it. */
@@ -825,6 +827,7 @@ function noteOf(board, found) {
   if (found === null) return "";
   if (found.note) return found.note;
   if (found.live) return "Live: computed now by the kernel.";
+  if ((found.metric ?? null) === null) return "The metric with this change was not computed beforehand.";
   return board.asks ? "Precomputed; the kernel is asked …" : "Precomputed.";
 }
 
@@ -874,6 +877,7 @@ function headView(board) {
   const draw = () => {
     const prompt = board.prompts[state.prompt];
     own.hidden = !board.asks;
+    if (own.hidden) own.lastChild.textContent = "";
     const key = JSON.stringify([state.node, state.prompt, state.at, board.prompts.length, prompt?.steps]);
     if (key === drawn) return;
     drawn = key;
@@ -884,12 +888,17 @@ function headView(board) {
     pick.hidden = !board.prompts.length;
     choice.replaceChildren(...board.prompts.map((p, value) => h("option", { value, text: promptName(p) })));
     choice.value = state.prompt;
-    said.textContent = kept === board.step ? "" : `At step ${count(kept)}, the nearest that was kept for prompts.`;
-    if (!numbers) said.textContent = "No prompt is in this document.";
+    said.textContent = promptNote(kept, board.step);
     tokens.replaceChildren(...(numbers ? tokenViews(prompt, numbers) : []));
     shares.replaceChildren(...(node ? sharesOf(board, node) : []));
   };
   return { element, draw };
+}
+
+/** Says where the numbers of a prompt are not those of the step that is shown. */
+function promptNote(kept, step) {
+  if (kept === null) return "No prompt is in this document.";
+  return kept === step ? "" : `At step ${count(kept)}, the nearest that was kept for prompts.`;
 }
 
 const promptName = ({ tokens, text }) => (text === undefined ? "" : "yours: ") + tokens.map(words).join(" ");
@@ -1015,7 +1024,7 @@ function cellWords(numbers, names, q, k) {
 
 /** What would be right and wrong after a prompt, and which tokens play which role. */
 function rolesOf(prompt, names) {
-  const ends = ["answer", "wrong"].filter((end) => known([prompt[end]]).length);
+  const ends = ["answer", "wrong"].filter((end) => (prompt[end] ?? "") !== "");
   const roles = Object.entries(prompt.roles ?? {});
   const said = roles.map(([role, places]) => `${role}: ${places.map((i) => `${names[i]} (${i})`).join(", ")}`);
   return [...ends.map((end) => `${end}: ${words(String(prompt[end]))}`), ...said].join(" · ");
@@ -1059,7 +1068,7 @@ function trainingView(board) {
   const said = h("output", { "data-readout": "step" });
   const chart = h("div", { class: "chart" });
   const tools = h("div", { class: "tools" }, h("h2", { text: `${doc.metric} over training` }), said);
-  const element = h("section", { class: "card", "aria-label": "Training" }, tools, chart, slider);
+  const element = h("section", { class: "card", "aria-label": "Training", hidden: last < 1 }, tools, chart, slider);
   const draw = () => {
     slider.value = board.state.at;
     set(slider, { "aria-valuetext": `step ${count(board.step)}` });
@@ -1162,7 +1171,10 @@ function tableView(board) {
     const order = sort.down ? "descending" : "ascending";
     heads.forEach((head, i) => set(head, { "aria-sort": columns[i] === sort.by ? order : null }));
     const row = (i) => h("tr", {}, columns.map((column) => tableCell(board, i, column)));
+    const focused = body.getRootNode().activeElement;
+    const name = body.contains(focused) ? focused.textContent : null;
     body.replaceChildren(...sortedEdges(board, sort).map(row));
+    if (name !== null) [...body.querySelectorAll("button")].find((button) => button.textContent === name)?.focus();
   };
   return { element, draw };
 }
@@ -1199,16 +1211,22 @@ export function mount(element, data, link = null) {
     element.replaceChildren(h("p", { class: "note", role: "alert", text }));
     return null;
   }
+  // What has the focus takes its keys itself; JupyterLab would take arrows and Enter for its own.
+  element.addEventListener("focusin", ({ target }) => set(target, { "data-lm-suppress-shortcuts": "true" }));
   const board = new Board(data, link);
   const makers = [headerView, graphView, trainingView, runsView, changeView, headView, tableView];
   board.views = makers.map((make) => make(board));
   const [header, graph, training, runs, change, head, table] = board.views.map((view) => view.element);
   const columns = [h("div", {}, graph, training, runs), h("div", {}, change, head)];
   element.replaceChildren(header, h("div", { class: "columns" }, columns), table);
-  board.destroy = onResize(element, () => {
+  const stop = onResize(element, () => {
     board.views[1].build();
     board.draw();
   });
+  board.destroy = () => {
+    stop();
+    board.link = null;
+  };
   return board;
 }
 
@@ -1229,7 +1247,8 @@ function onResize(element, act) {
 /** Makes a link of a notebook's model: messages with numbers, and the traits that Python sees. */
 function linkOf(model) {
   const waiting = new Map();
-  let last = 0;
+  // Several views of one widget hear each other's answers: they count from different numbers.
+  let last = Math.floor(Math.random() * 1e9);
   const receive = (message) => {
     waiting.get(message?.id)?.(message);
     waiting.delete(message?.id);

@@ -105,6 +105,13 @@ def test_the_table_without_scripts_holds_every_number() -> None:
     assert "input" not in cells, "a node that was not measured is left out"
 
 
+def test_what_was_not_measured_is_a_dash_there() -> None:
+    data = document()
+    del data["runs"][0]["edge"]["cosine"]
+    [table] = re.findall(r"<noscript>(.*?)</noscript>", switchboard_page(data), flags=re.DOTALL)
+    assert table.count("<td>–</td>") == len(data["edges"])
+
+
 def test_a_large_document_stays_small() -> None:
     page = switchboard_page(document(4, 4, steps=20, seeds=3, prompts=4, most=347))
     assert len(page.encode()) < 3e6

@@ -1,0 +1,85 @@
+"""The route switchboard of a run as a page: every edge at every checkpoint, to click, cut and slide through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from circuits.common.errors import whole
+from experiments.questions.question import OfPairs, Run, say_written, show
+
+if TYPE_CHECKING:
+    from analysis.switchboard.document import Switchboard
+else:
+    Switchboard = Any
+
+
+@dataclass(frozen=True)
+class Explore(OfPairs):
+    """Measure every edge at every checkpoint and write the route switchboard: a page that opens without a kernel.
+
+    Of several runs (seeds of one architecture and task) one page: the first large, the others small beside it.
+    """
+
+    n: Annotated[int, arg(help="clean/corrupt pairs")] = 64
+    prompts: Annotated[int, arg(help="inputs whose patterns and values are shown")] = 3
+    most_steps: Annotated[int, arg(help="checkpoints at most, from the first to the last")] = 20
+    gradients: Annotated[bool, arg(help="compare the gradient with and without every edge")] = True
+
+    def validate(self) -> None:
+        """Refuse options with which nothing can be asked, before work starts.
+
+        Raises:
+            ValueError: for a device that this machine does not have, or numbers that are not whole or too small.
+        """
+        super().validate()
+        whole("prompts", self.prompts, least=0)
+        whole("most_steps", self.most_steps)
+
+    def ask(self, run: Run, progress: bool = False) -> Switchboard:
+        """Return the switchboard of a run.
+
+        Raises:
+            ValueError: as :func:`experiments.switchboard.explore`.
+        """
+        return self.of_runs([run], progress)
+
+    def of_runs(self, runs: Sequence[Run], progress: bool = False) -> Switchboard:
+        """Return the switchboard of a run and its other seeds.
+
+        Raises:
+            ValueError: as :func:`experiments.switchboard.explore`.
+        """
+        from experiments.switchboard import explore
+
+        return explore(
+            runs,
+            pair=self.pair(runs[0]) if self.file is not None else None,
+            n=self.n,
+            corruption=self.corruption,
+            metric=self.metric,
+            prompts=self.prompts,
+            most_steps=self.most_steps,
+            gradients=self.gradients,
+            max_memory=self.max_memory,
+            progress=progress,
+        )
+
+    def answer(self, runs: Sequence[Run]) -> None:
+        """Measure runs, and write one page of all of them beside the first."""
+        self.validate()
+        say_written(self.tell(runs[0], self.of_runs(runs, progress=True)))
+
+    def tell(self, run: Run, found: Switchboard) -> list[Path]:
+        """Print the largest edges of the last step; write the page, its numbers, and a graph for neuronpedia's page."""
+        from experiments.switchboard import write_neuronpedia
+
+        print(f"{run.path.name}: {found.finding()}")
+        show(found.largest(15))
+        frame = run.write_result("switchboard", found.to_frame())
+        page = found.write(frame.with_suffix(".html"))
+        return [frame, page, write_neuronpedia(found, frame.with_name("switchboard_neuronpedia.json"))]
