@@ -27,13 +27,13 @@ PARAMETERS = "parameters"
 """The tag of the one cell of a notebook that says how much it trains and asks."""
 SMALL: dict[str, dict[str, Any]] = {
     "4_somebody_elses_checkpoint": {"steps": 60, "n_pairs": 16},
-    "5_your_own_variant": {"seeds": [0, 1], "steps": 30, "every": 10, "n_questions": 16, "held_until": 10},
+    "5_your_own_variant": {"seeds": [0, 1], "steps": 20, "every": 10, "n_questions": 16, "held_until": 10},
     "6_information_or_gradient": (
-        {"seeds": [0, 1], "steps": 60, "every": 20, "n_eval": 50, "split_every": 15, "changes": [20, 40]}
+        {"seeds": [0, 1], "steps": 20, "every": 10, "n_eval": 20, "split_every": 5, "changes": [5, 10]}
     ),
 }
 """What stands in that cell where a notebook is only to show that it runs: every one of its names, by notebook."""
-WIDTH = 900
+WIDTH = 800
 """Pixels of a static image."""
 
 
@@ -53,6 +53,8 @@ def notebooks(
     if only_list:
         print("\n".join(f"{path.stem:32} {heading(path)}" for path in wanted))
         return
+    for path in wanted:
+        _require_ours(into / path.name, path)
     images = _images()
     failed = [path.stem for path in wanted if not _ran(path, into, small, images)]
     if failed:
@@ -87,7 +89,6 @@ def _ran(path: Path, into: Path, small: bool, images: bool) -> bool:
     notebook, copy, started = _read(path), into / path.name, time.perf_counter()
     if small:
         set_parameters(notebook, SMALL[path.stem])
-    _require_ours(copy, path)
     into.mkdir(parents=True, exist_ok=True)
     print(f"{path.stem} ...", flush=True)
     error = execute(notebook, into, images=images)

@@ -241,8 +241,9 @@ def test_a_copy_that_was_changed_is_not_written_over(
     assert code_cells(nbformat.read(into / "2_runs.ipynb", 4))[1].outputs[0].text == "8\n"
     write(made("n = 9", "print(n)", tags=("parameters",)), into / "2_runs.ipynb")
     before = (into / "2_runs.ipynb").read_bytes()
-    status, _, err = run(capsys, "notebooks", "2", "--into", into)
+    status, out, err = run(capsys, "notebooks", "--into", into)
     assert status == 2
+    assert not out, "that is said before any is run"
     assert "was changed: it is not written over. Give another folder by --into, or remove it" in err
     assert (into / "2_runs.ipynb").read_bytes() == before
 
