@@ -10,7 +10,8 @@ runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings
 from circuits.common.lazy_imports import lazily  # noqa: E402
 
 if TYPE_CHECKING:
-    from analysis.ablation import Ablation, Ablations, ablate, standard_ablations
+    from analysis.ablated import Ablations
+    from analysis.ablation import Ablation, ablate, standard_ablations
     from analysis.attribution.of_edges import EdgeScores, attribute_edges
     from analysis.attribution.of_sites import SiteScores, attribute
     from analysis.circuit.discovery import Circuit, find_circuit
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from analysis.gradients.shares import split_gradient
     from analysis.gradients.split import Connection, GradientSplit
     from analysis.heads.attention_scores import AttentionScore, HeadScores, score_heads
+    from analysis.heads.attention_view import AttentionView, attention_view
     from analysis.heads.composition import Composition, head_composition
     from analysis.heads.copying import copy_score, eigenvalue_copying
     from analysis.heads.retrieval import score_retrieval
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from analysis.pair_files import PairsFile
     from analysis.pairs import Pair
     from analysis.patching.patch import PatchResult, patch
+    from analysis.patching.route_map import RouteMap, route_map
     from analysis.patching.site_search import find_sites
+    from analysis.resuming import KeptIn
     from analysis.statistics.comparison import Comparison, compare
     from analysis.statistics.curves import over_seeds
     from analysis.statistics.intervals import adjust, mean_interval, paired_ratio
@@ -45,7 +49,8 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "analysis",
     {
-        "ablation": ("Ablation", "Ablations", "ablate", "standard_ablations"),
+        "ablated": ("Ablations",),
+        "ablation": ("Ablation", "ablate", "standard_ablations"),
         "attribution.of_sites": ("SiteScores", "attribute"),
         "circuit.discovery": ("Circuit", "find_circuit"),
         "circuit.quality": ("Quality", "judge"),
@@ -60,6 +65,7 @@ __getattr__ = lazily(
         "gradients.shares": ("split_gradient",),
         "edges.graph": ("Graph",),
         "heads.attention_scores": ("AttentionScore", "HeadScores", "score_heads"),
+        "heads.attention_view": ("AttentionView", "attention_view"),
         "heads.retrieval": ("score_retrieval",),
         "logits.direct_attribution": ("LogitAttribution", "attribute_logits"),
         "logits.lens": ("LogitLens", "logit_lens"),
@@ -67,10 +73,12 @@ __getattr__ = lazily(
         "pair_files": ("PairsFile",),
         "pairs": ("Pair",),
         "patching.patch": ("PatchResult", "patch"),
+        "patching.route_map": ("RouteMap", "route_map"),
         "edges.direct_paths": ("PathResult", "find_paths", "patch_paths"),
         "edges.head_shares": ("HeadShares", "head_shares"),
         "edges.switched": ("EdgeSwitch",),
         "patching.site_search": ("Site", "find_sites"),
+        "resuming": ("KeptIn",),
         "statistics.curves": ("over_seeds",),
         "statistics.intervals": ("adjust", "mean_interval", "paired_ratio"),
         "statistics.survival": ("survival_curves",),
@@ -83,6 +91,7 @@ __all__ = [
     "Ablation",
     "Ablations",
     "AttentionScore",
+    "AttentionView",
     "Circuit",
     "CircuitSteps",
     "Comparison",
@@ -94,6 +103,7 @@ __all__ = [
     "Graph",
     "HeadScores",
     "HeadShares",
+    "KeptIn",
     "LogitAttribution",
     "LogitLens",
     "NoGapError",
@@ -103,12 +113,14 @@ __all__ = [
     "PathResult",
     "Quality",
     "ReadMetric",
+    "RouteMap",
     "Site",
     "SiteScores",
     "WeakPairWarning",
     "ablate",
     "ablate_edges",
     "adjust",
+    "attention_view",
     "attribute",
     "attribute_edges",
     "attribute_logits",
@@ -128,6 +140,7 @@ __all__ = [
     "paired_ratio",
     "patch",
     "patch_paths",
+    "route_map",
     "score_heads",
     "score_retrieval",
     "split_gradient",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,14 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
+from analysis.ablated import Ablations
 from analysis.metrics import precise, read
 from analysis.pairs import Pair, check_readable, without_padding
 from analysis.ready import require_eval_mode
-from analysis.result import Table, columns, told
+from analysis.resuming import KeptIn, identity, kept_rows, measured
 from circuits.common.errors import known, require
-from circuits.common.showing import ROWS
 from circuits.config.streams import CARRIERS, Gate
 from circuits.interventions.applied import Activations, Intervening, Models
 from circuits.interventions.intervention import Intervention, Mean, Operation, Resample, Zero, operation_name
@@ -30,37 +31,11 @@ METHODS: dict[str, Operation] = {"zero": Zero(), "mean": Mean(), "resample": Res
 """Replaced by zero, by the mean over the given examples (position by position), or by another example's activation."""
 Method = str | Operation
 """One of ``METHODS`` by name, or an operation: ``FromRun(checkpoint)``, ``Clamp(0.5)``."""
+MEASURED = ("accuracy", "accuracy_ablated", "loss", "loss_ablated", "gradient_norm", "gradient_cosine", "changed")
 Gates = tuple[tuple[Gate, Gate], ...]
 FORWARD_CUT: Gates = (("full", "gradient-only"), ("stop", "off"))
 GRADIENT_CUT: Gates = (("full", "stop"), ("gradient-only", "off"))
 """What each gate becomes."""
-
-
-class Ablations(Table):
-    """What breaks under every ablation, of parts or of edges: a row each."""
-
-    where = ("part", "layer", "head", "method")
-
-    def finding(self) -> str:
-        """Return the accuracy of the whole model and the ablation that costs most of the loss."""
-        first = self.frame.loc[self.largest(1).index[0]]
-        return (
-            f"{len(self)} ablations; whole: accuracy {first.accuracy:.3f}, loss {first.loss:.3f}; worst: "
-            f"{told(first, self.where)}, accuracy {first.accuracy_ablated:.3f}, loss {first.loss_ablated:.3f} "
-            f"(n = {first.n})"
-        )
-
-    def largest(self, n: int = ROWS) -> pd.DataFrame:
-        """Return the ``n`` ablations that change the loss most."""
-        order = (self.frame.loss_ablated - self.frame.loss).abs().sort_values(ascending=False, kind="stable")
-        kept = columns(self.frame, self.where, "accuracy_ablated loss_ablated gradient_norm gradient_cosine changed")
-        return self.frame.loc[order.index, kept].head(n)
-
-    def figure(self) -> Any:
-        """Return the accuracies as bars (a plotly figure)."""
-        from figures.models.ablation import ablation_bars
-
-        return ablation_bars(self.frame)
 
 
 @dataclass(frozen=True)
@@ -213,6 +188,7 @@ def ablate(
     models: Models | None = None,
     allow_nothing: bool = False,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> Ablations:
     """Return one row an ablation: accuracy and loss (nats) on the clean inputs where the pair reads them, whole and
     ablated, and the gradient's.
@@ -221,13 +197,14 @@ def ablate(
     compare the gradient of the mean loss with and without the ablation: norm ratio, and cosine over all parameters.
     Means and samples are of the whole model, also where several sites are replaced together, and leave padding out.
     Sites may name the pair's roles; ``models`` as for :func:`circuits.interventions.applied.intervened`. By default,
-    all of
-    :func:`standard_ablations`, where a part that is nothing already (a stream behind a closed gate) has the change 0.
-    Inputs without a counterfactual are a ``Pair.one_sided(inputs, answers)``; hooks that are attached act all along.
+    all of :func:`standard_ablations`, where a part that is nothing already (a stream behind a closed gate) has the
+    change 0. Inputs without a counterfactual are a ``Pair.one_sided(inputs, answers)``; hooks that are attached act all
+    along. ``kept`` as in :func:`analysis.patch`.
 
     Raises:
         ValueError: for a model in training mode, an ablation of something that the model does not have, a single
-            example to resample, or a pair that the model cannot answer or that is read at padding.
+            example to resample, a pair that the model cannot answer or that is read at padding, or rows to keep of a
+            model with hooks attached.
         NothingChangedError: for an ablation that changed nothing at any of its sites, unless ``allow_nothing``.
     """
     require_eval_mode(model, "ablation")
@@ -242,18 +219,34 @@ def ablate(
     ready = [Intervening(model, ablation.interventions, models) for ablation in wanted]
     baseline = _baseline(model, pair, wanted)
     accuracy, loss, gradient = _measured(model, pair, baseline)
-    rows = []
-    shown = tqdm(wanted, unit=" ablations", disable=not progress, leave=False, delay=2)
-    for ablation, applied in zip(shown, ready, strict=True):
-        accuracy_ablated, loss_ablated, left = _measured(model, pair, baseline, ablation, applied)
-        changed = float(applied.counts.values[:, 1].max()) if applied.counts.interventions else float("nan")
-        if changed == 0 and ablations is not None and not allow_nothing:
-            applied.counts.require_change()
-        row = ablation.describe() | {"accuracy": accuracy, "accuracy_ablated": accuracy_ablated}
-        row |= {"loss": loss, "loss_ablated": loss_ablated, "gradient_norm": float(left.norm() / gradient.norm())}
-        row |= {"gradient_cosine": float(F.cosine_similarity(left, gradient, dim=0)), "changed": changed}
-        rows.append(row)
-    return Ablations(pd.DataFrame(rows).assign(n=len(pair)))
+    strict = ablations is not None and not allow_nothing
+
+    def measure(one: int) -> Float[Tensor, " measured"]:
+        accuracy_ablated, loss_ablated, left = _measured(model, pair, baseline, wanted[one], ready[one])
+        counts = ready[one].counts
+        changed = float(counts.values[:, 1].max()) if counts.interventions else float("nan")
+        if changed == 0 and strict:
+            counts.require_change()
+        both = [accuracy, accuracy_ablated, loss, loss_ablated, left.norm() / gradient.norm()]
+        return torch.tensor([*both, F.cosine_similarity(left, gradient, dim=0), changed], dtype=torch.float64)
+
+    names = [repr((ablation.interventions, ablation.gates)) for ablation in wanted]
+    about = {} if kept is None else _apart(model, wanted, models or {})
+    there = kept_rows(kept, "ablation", model, pair, strict=strict, **about)
+    alone = ([i] for i in range(len(wanted)))
+    found = measured(names, alone, lambda chunk: map(measure, chunk), there, "ablations", progress)
+    numbers = pd.DataFrame(torch.stack(found).numpy(), columns=list(MEASURED))
+    where = pd.DataFrame([ablation.describe() for ablation in wanted])
+    return Ablations(where.join(numbers).assign(n=len(pair)))
+
+
+def _apart(model: HookedStreamTransformer, wanted: Sequence[Ablation], models: Models) -> dict[str, Any]:
+    """What rows depend on beside the model and the pair: which parameters learn, and what other models are."""
+    named = {str(i.operation.model(0)) for ablation in wanted for i in ablation.interventions}
+    others = {name: identity(other) for name, other in models.items() if name in named}
+    files = [Path(name) for name in sorted(named - {*others}) if Path(name).is_file()]
+    others |= {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {"others": others, "learned": [name for name, p in model.named_parameters() if p.requires_grad]}
 
 
 def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablation]) -> Activations:

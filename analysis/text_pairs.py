@@ -132,7 +132,7 @@ def parts_of_rows(model: HookedStreamTransformer, rows: Sequence[Row]) -> dict[s
 
 def _in_tokens(model: HookedStreamTransformer, row: Row) -> _Tokens:
     with named(row.name):
-        clean, corrupt = (_tokens(model, name, getattr(row, name)) for name in ("clean", "corrupt"))
+        clean, corrupt = (tokens_of(model, name, getattr(row, name)) for name in ("clean", "corrupt"))
         if len(clean) != len(corrupt):
             parts = [f" ({model.to_str_tokens(x)})" if isinstance(x, str) else "" for x in (row.clean, row.corrupt)]
             raise ValueError(
@@ -151,7 +151,13 @@ def _in_tokens(model: HookedStreamTransformer, row: Row) -> _Tokens:
     return _Tokens(clean, corrupt, answer, wrong, positions)
 
 
-def _tokens(model: HookedStreamTransformer, name: str, written: str | tuple[int, ...]) -> list[int]:
+def tokens_of(model: HookedStreamTransformer, name: str, written: str | tuple[int, ...]) -> list[int]:
+    """Return the tokens of a text, opened as the model's texts are, or of token numbers; errors call them ``name``.
+
+    Raises:
+        ValueError: for a model without a tokenizer, pieces that it does not know (naming them), numbers that are no
+            tokens of the model, and none, or more than the model reads.
+    """
     if isinstance(written, str):
         require(
             model.tokenizer is not None,

@@ -34,9 +34,11 @@ _ASKED: dict[str, Any] = {
     "position": int | str | None,
 }
 """Of what types a site's fields are; which components and routes there are is said in other words."""
-COMPONENTS: tuple[str, ...] = ("state", *BLOCK, *HEAD, *PATTERN)
+STATES = ("state", "stream")
 """``state`` is all that a layer and later ones depend on: the residual stream before it *and* what earlier layers pass
-to them through the stream. Patching it everywhere gives the other run exactly; patching ``resid_pre`` does not."""
+to them beside it, which alone is ``stream``. Patching the state everywhere gives the other run exactly; patching
+``resid_pre`` does not. Both are where a run is taken up again, and no single activation."""
+COMPONENTS: tuple[str, ...] = (*STATES, *BLOCK, *HEAD, *PATTERN)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Site(Checked):
 
     @property
     def hook_name(self) -> str:
-        """The hook point; a ``state`` has none, it is where a run is taken up again."""
+        """The hook point; what is ``STATES`` has none, it is where a run is taken up again."""
         if self.component in BLOCK:
             return f"blocks.{self.layer}.hook_{self.component}"
         return f"blocks.{self.layer}.attn.hook_{self.component}{_SUFFIX[self.route]}"
@@ -104,6 +106,8 @@ class Site(Checked):
             return False
         if self.component in ("resid_mid", "mlp_out"):
             return config.mlp is not None
+        if self.component == "stream":
+            return _reads_beside(config, self.layer)
         return self.component not in CARRIERS or self._carried(config)
 
     def heads_in(self, config: ModelConfig) -> int:
@@ -117,6 +121,17 @@ class Site(Checked):
         if self.route == "mixed":
             return config.stream_into(carrier) is not None
         return bool((config.sources if self.route == "residual" else config.readers)(self.layer, carrier))
+
+
+def _reads_beside(config: ModelConfig, layer: int) -> bool:
+    """Whether a layer, or one after it, reads what was made before it beside the residual stream."""
+    later = range(layer, config.n_layers)
+    read = ((stream, source) for stream in config.streams for at in later for source in stream.topology.sources(at))
+    return (
+        any(stream.reads == "token" or source < layer for stream, source in read)
+        or (config.residual_scalars is not None and layer + 1 < config.n_layers)
+        or (config.backout is not None and config.backout.layer < layer)
+    )
 
 
 def check_sites(model: HookedStreamTransformer | ModelConfig, wanted: Iterable[Site]) -> list[Site]:
@@ -134,7 +149,11 @@ def check_sites(model: HookedStreamTransformer | ModelConfig, wanted: Iterable[S
         heads = site.heads_in(config)
         if site.layer not in range(config.n_layers) or (site.head or 0) not in range(heads):
             raise ValueError(f"{site}: the model has {config.n_layers} layers of {heads} heads there")
-        kinds: list[tuple[str, Route]] = [(c, "own") for c in COMPONENTS if c not in ("state", *CARRIERS)]
+        require(
+            site.component != "stream",
+            f"{site}: nothing is passed to layer {site.layer} or later ones beside the residual stream before it",
+        )
+        kinds: list[tuple[str, Route]] = [(c, "own") for c in COMPONENTS if c not in (*STATES, *CARRIERS)]
         kinds.extend((c, route) for route in ROUTES for c in CARRIERS)
         every = (Site(layer, *kind) for layer in range(config.n_layers) for kind in kinds)
         known("site", site.hook_name, [other.hook_name for other in every if other.exists_in(config)])

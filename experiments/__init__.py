@@ -11,6 +11,7 @@ from circuits.common.lazy_imports import lazily  # noqa: E402
 
 if TYPE_CHECKING:
     from experiments.questions.ablate import Ablate
+    from experiments.questions.attention import ViewAttention
     from experiments.questions.attribute import Attribute
     from experiments.questions.circuit import FindCircuit
     from experiments.questions.explore import Explore
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from experiments.questions.patch import Patch
     from experiments.questions.paths import Paths
     from experiments.questions.question import Question
+    from experiments.questions.route_map import MapRoutes
     from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig, icl_run, lm_run
     from experiments.runs.imported import import_model
     from experiments.runs.levels import AtLevels
@@ -67,6 +69,7 @@ __getattr__ = lazily(
     "experiments",
     {
         "questions.ablate": ("Ablate",),
+        "questions.attention": ("ViewAttention",),
         "questions.attribute": ("Attribute",),
         "questions.circuit": ("FindCircuit",),
         "questions.gradients": ("Gradients",),
@@ -76,6 +79,7 @@ __getattr__ = lazily(
         "questions.patch": ("Patch",),
         "questions.paths": ("Paths",),
         "questions.question": ("Question",),
+        "questions.route_map": ("MapRoutes",),
         "switchboard": ("explore",),
         "questions.explore": ("Explore",),
         "runs.config": (
@@ -176,6 +180,7 @@ __all__ = [
     "IndirectObjects",
     "LogLinear",
     "Logits",
+    "MapRoutes",
     "NestedConfig",
     "NestedTask",
     "Patch",
@@ -203,6 +208,7 @@ __all__ = [
     "VectorSizes",
     "VectorTask",
     "VectorTaskConfig",
+    "ViewAttention",
     "all_metrics",
     "collect",
     "explore",

@@ -15,6 +15,7 @@ from circuits.common.errors import require
 from experiments.commands import corpus, exchange, models, notebooks, runs, study, sweep, train
 from experiments.plugins import installed, load_plugins
 from experiments.questions.ablate import Ablate
+from experiments.questions.attention import ViewAttention
 from experiments.questions.attribute import Attribute
 from experiments.questions.circuit import FindCircuit
 from experiments.questions.command import command
@@ -25,6 +26,7 @@ from experiments.questions.indirect_objects import IndirectObjects
 from experiments.questions.logits import Logits
 from experiments.questions.patch import Patch
 from experiments.questions.paths import Paths
+from experiments.questions.route_map import MapRoutes
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": study.demo,
@@ -34,6 +36,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "runs": runs.runs,
     "variants": models.variants,
     "describe": models.describe,
+    "map": command(MapRoutes),
+    "attention": command(ViewAttention),
     "patch": command(Patch),
     "paths": command(Paths),
     "attribute": command(Attribute),

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from figures.files import write_figure, write_images
     from figures.html_page import write_page
     from figures.models.ablation import ablation_bars
+    from figures.models.attention_view import attention_maps
     from figures.models.circuit_over_checkpoints import circuit_curves
     from figures.models.edges import circuit_drawing, edge_drawing
     from figures.models.gradients import gradient_pairs, gradient_shares
     from figures.models.logits import logit_attribution_bars, logit_lens_curves
     from figures.models.patching import patch_heat_map
     from figures.models.paths import path_heat_maps, share_bars
+    from figures.models.route_map import route_heat_maps
     from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size, best_a, heat_maps
     from figures.trainings.indirect_objects import head_score_maps, ioi_by_sentence, route_maps
     from figures.trainings.language_models import cost_against_gain, ioi_curves, loss_curves, nested_curves, scaling
@@ -35,6 +37,7 @@ __getattr__ = lazily(
         ),
         "html_page": ("write_page",),
         "models.ablation": ("ablation_bars",),
+        "models.attention_view": ("attention_maps",),
         "models.circuit_over_checkpoints": ("circuit_curves",),
         "models.edges": (
             "circuit_drawing",
@@ -46,6 +49,7 @@ __getattr__ = lazily(
             "gradient_shares",
         ),
         "models.patching": ("patch_heat_map",),
+        "models.route_map": ("route_heat_maps",),
         "models.paths": (
             "path_heat_maps",
             "share_bars",
@@ -90,6 +94,7 @@ __all__ = [
     "accuracy_by_a",
     "accuracy_by_size",
     "all_curves",
+    "attention_maps",
     "best_a",
     "circuit_curves",
     "circuit_drawing",
@@ -112,6 +117,7 @@ __all__ = [
     "path_heat_maps",
     "phases",
     "progress_measures",
+    "route_heat_maps",
     "route_maps",
     "scaling",
     "sensitivity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -61,7 +62,7 @@ def require_browser() -> None:
 def write_images(
     figures: dict[str, go.Figure], folder: str | Path, formats: tuple[str, ...] = ("png", "svg")
 ) -> list[Path]:
-    """Write every figure as images into ``folder`` and return their paths.
+    """Write every figure as images into ``folder``, without its buttons, and return their paths.
 
     Raises:
         RuntimeError: if kaleido or a browser is missing, saying what to install.
@@ -76,9 +77,32 @@ def write_images(
         for (name, kind), path in paths.items():
             layout: Any = figures[name].layout
             size = {"width": layout.width or 1100, "scale": 2 if kind == "png" else 1}
-            kaleido.write_fig_sync(figures[name].to_dict(), path=path, opts={"format": kind, **size})
+            picture = _without_buttons(figures[name].to_dict())
+            kaleido.write_fig_sync(picture, path=path, opts={"format": kind, **size})
     except Exception as error:
         raise RuntimeError(f"no image can be drawn: the browser failed ({error})") from error
     finally:
         kaleido.stop_sync_server(silence_warnings=True)
     return list(paths.values())
+
+
+def _without_buttons(picture: dict[str, Any]) -> dict[str, Any]:
+    """A figure as plain data, for an image, whose buttons nobody can press."""
+    return picture | {"layout": {name: part for name, part in picture["layout"].items() if name != "updatemenus"}}
+
+
+def show_images(width: int) -> None:
+    """Show every figure from here on as a PNG of so many pixels, without its buttons, as notebooks on the web need it.
+
+    Raises:
+        RuntimeError: as :func:`write_images`.
+    """
+    require_browser()
+    import plotly.io
+
+    png: Any = plotly.io.renderers["png"]
+    draw = png.to_mimebundle
+    png.width, png.to_mimebundle = width, lambda picture: draw(_without_buttons(picture))
+    plotly.io.renderers.default = "png"
+    # Under load it logs messages of the browser that it could not read, and goes on.
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)

@@ -23,6 +23,7 @@ from analysis.memory import beside_logits, copies_within, in_batches, logits_of_
 from analysis.metrics import Metric, precise
 from analysis.pairs import Pair
 from analysis.result import Effects
+from analysis.resuming import KeptIn, kept_rows
 from circuits.common.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
 
@@ -123,12 +124,14 @@ def attribute_edges(
     check: int = 64,
     max_memory: int | None = None,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> EdgeScores:
     """Return the score of every edge of the model's graph (see :mod:`analysis.edges.graph`), in the metric's units.
 
     ``steps`` is the number of inputs between the two runs, for EAP-IG. ``check`` edges are also patched exactly, each
-    alone, and the result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`. Gradients
-    follow what flows forward: past a ``stop`` gate too, and not through a ``gradient-only`` one.
+    alone, and the result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`, and so is
+    ``kept``, of what is patched exactly. Gradients follow what flows forward: past a ``stop`` gate too, and
+    not through a ``gradient-only`` one.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a metric without a gradient or not one finite
@@ -149,7 +152,7 @@ def attribute_edges(
 
     runs = two_runs(model, pair, metric, direction, "attribution", method != "exact", max_memory, needed)
     if method == "exact":
-        values = precise(_Exact(model, runs, graph, asked, max_memory).of(range(len(graph)), progress))
+        values = precise(_Exact(model, runs, graph, asked, max_memory, kept).of(range(len(graph)), progress))
         return EdgeScores(graph, values.cpu(), runs.gap.cpu(), method, runs.metric, direction, runs.beside)
     fractions = [0.0] if method == "EAP" else [(i + 0.5) / steps for i in range(steps)]
     estimator = EdgeEstimator(model, graph, (runs.metric, runs.function), fractions)
@@ -166,7 +169,7 @@ def attribute_edges(
             bar.update(rows.stop - rows.start)
     values, gap = precise(torch.cat(estimator.values, 1)), runs.gap
     checked = to_check(values.mean(1), check)
-    moved = _Exact(model, runs, graph, asked, max_memory).of(checked) if checked else values[:0]
+    moved = _Exact(model, runs, graph, asked, max_memory, kept).of(checked) if checked else values[:0]
     return EdgeScores(
         graph=graph,
         values=values.cpu(),
@@ -194,10 +197,20 @@ def bytes_to_attribute(
 class _Exact:
     """By how much the metric changes if one edge alone carries what the source run would send."""
 
-    def __init__(self, model: HookedStreamTransformer, runs: TwoRuns, graph: Graph, edges: int, max_memory: int | None):
+    def __init__(
+        self,
+        model: HookedStreamTransformer,
+        runs: TwoRuns,
+        graph: Graph,
+        edges: int,
+        max_memory: int | None,
+        kept: KeptIn | None,
+    ):
         self.runs, self.total = runs, len(graph)
         beside = self._beside(model, graph, runs.pair, edges, runs.function)
         self.cut = EdgeRuns(model, runs.base, send(model, graph, runs.source), graph, max_memory, beside)
+        metric = (runs.metric, runs.function)
+        self.kept = kept_rows(kept, "patching edges", model, runs.pair, metric, direction=runs.direction)
 
     @classmethod
     def needed(cls, model: HookedStreamTransformer, graph: Graph, pair: Pair, edges: int, metric: Metric) -> int:
@@ -213,8 +226,8 @@ class _Exact:
     @torch.no_grad()
     def of(self, edges: Sequence[int], progress: bool = False) -> Float[Tensor, "edge example"]:
         """Return the changes for some edges."""
-        found = self.cut.each(one_each(edges, self.total), progress)
-        return torch.stack([self.runs.measure(logits) for logits in found]) - self.runs.baseline
+        found = self.cut.each(one_each(edges, self.total), self.runs.measure, progress, self.kept)
+        return found - self.runs.baseline
 
 
 def _bytes_of_scores(graph: Graph, pair: Pair) -> int:

@@ -27,6 +27,7 @@ from analysis.pairs import Pair
 from analysis.patching.patch import bytes_to_patch, patch
 from analysis.patching.site_search import check_positions, frame_of, listed_sites
 from analysis.result import Effects
+from analysis.resuming import KeptIn
 from analysis.statistics.intervals import same
 from circuits.common.errors import known, require, whole
 from circuits.model import HookedStreamTransformer
@@ -122,12 +123,14 @@ def attribute(
     check: int = 64,
     max_memory: int | None = None,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> SiteScores:
     """Return the estimated effect of patching each site by itself, from a few forward and backward passes for all.
 
     ``steps`` is the number of inputs between the two runs, for IG. ``check`` sites are also patched exactly, and the
-    result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`. Gradients follow what flows
-    forward: past a ``stop`` gate too, and not through a ``gradient-only`` one.
+    result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`, and so is ``kept``, of what
+    is patched exactly. Gradients follow what flows forward: past a ``stop`` gate too, and not through a
+    ``gradient-only`` one.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
@@ -173,7 +176,9 @@ def attribute(
         metric=runs.metric,
         direction=direction,
         total=float(total.mean() / gap.mean()),
-        agreement=_agreement(model, pair, wanted, checked, values, metric, direction, max_memory, method == "AtP*"),
+        agreement=_agreement(
+            model, pair, wanted, checked, values, metric, direction, max_memory, method == "AtP*", kept
+        ),
         beside=runs.beside,
     )
 
@@ -198,13 +203,14 @@ def _agreement(
     direction: Direction,
     max_memory: int | None,
     unsigned: bool,
+    kept: KeptIn | None,
 ) -> Agreement:
     if not checked:
         return agreement(torch.zeros(0), torch.zeros(0))
     with warnings.catch_warnings():
         # What is to be said of the pair has been said.
         warnings.simplefilter("ignore", WeakPairWarning)
-        found = patch(model, pair, [sites[i] for i in checked], metric, direction, max_memory)
+        found = patch(model, pair, [sites[i] for i in checked], metric, direction, max_memory, kept=kept)
     assert found.baseline is not None, "patch() always stores a baseline"
     gap = (found.target - found.baseline).mean()
     moved = found.effect()

@@ -18,7 +18,7 @@ from analysis.pairs import Pair
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import Embedded, HookedStreamTransformer
 from circuits.places import Places
-from circuits.sites import PATTERN, Route, Site
+from circuits.sites import PATTERN, STATES, Route, Site
 from circuits.streams.gains import Gains
 from circuits.streams.transforms import ByCarrier, HeadTensor
 
@@ -110,15 +110,17 @@ class Estimator:
         return torch.stack([self._score(site) for site in sites])
 
     def _score(self, site: Site) -> Float[Tensor, " example"]:
-        if site.component == "state":
-            return torch.stack([self._linear(name, site) for name in self._state(site.layer)]).sum(0)
+        if site.component in STATES:
+            residual = [f"blocks.{site.layer}.hook_resid_pre"] if site.component == "state" else []
+            points = [*residual, *self._stream(site.layer)]
+            return torch.stack([self._linear(name, site) for name in points]).sum(0)
         if self.fixed and site.component in CARRIERS:
             return self._fixed(site)
         return self._linear(site.hook_name, site)
 
-    def _state(self, layer: int) -> list[str]:
-        """Where the residual stream before a layer is read, and what it and later ones read of earlier layers."""
-        model, points = self.model, [f"blocks.{layer}.hook_resid_pre"]
+    def _stream(self, layer: int) -> list[str]:
+        """Where a layer and later ones read what was made before it, beside the residual stream."""
+        model, points = self.model, list[str]()
         for reader in range(layer, model.config.n_layers):
             for carrier, mix in model.layers[reader].attn.mixes():
                 earlier = (number for number, what in mix.needs if what == "token" or number < layer)

@@ -18,6 +18,7 @@ from analysis.metrics import Metric, accuracy, evaluate, metric_named
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.result import Table, ends
+from analysis.resuming import KeptIn
 from circuits.model import HookedStreamTransformer
 
 Find = Callable[[EdgeScores], Circuit]
@@ -52,12 +53,14 @@ def follow(
     replacement: Replacement = "other run",
     steps: int = 5,
     max_memory: int | None = None,
+    kept: KeptIn | None = None,
 ) -> CircuitSteps:
     """Return one row a model: its label (``step``), faithfulness of ``circuit`` there, overlap with its own circuit.
 
     ``clean``, ``corrupt``, ``accuracy`` and ``n`` say how each model does, and ``gap`` is the mean clean minus corrupt
     metric; a model that does not tell the two apart at all has NaN for the rest. ``find`` makes each model's own
-    circuit of its scores; ``overlap`` is the share of edges in both circuits among those in either.
+    circuit of its scores; ``overlap`` is the share of edges in both circuits among those in either. ``kept`` as in
+    :func:`analysis.patch`, of the runs with edges cut.
 
     Raises:
         ValueError: as :func:`analysis.judge`.
@@ -71,8 +74,8 @@ def follow(
             bound_for(max_memory, max(scoring, judging), pair.clean.device)
         row = {"step": label, **_measured(model, pair, metric), "edges": len(circuit)}
         try:
-            scores = attribute_edges(model, pair, metric, method, "noise", steps, 0, max_memory)
-            quality = judge(model, pair, circuit, metric, replacement, subsets=0, max_memory=max_memory)
+            scores = attribute_edges(model, pair, metric, method, "noise", steps, 0, max_memory, kept=kept)
+            quality = judge(model, pair, circuit, metric, replacement, subsets=0, max_memory=max_memory, kept=kept)
             try:
                 own = find(scores)
             except EmptyCircuitError:

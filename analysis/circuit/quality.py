@@ -20,6 +20,7 @@ from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.result import largest_by
+from analysis.resuming import KeptIn, kept_rows
 from analysis.statistics.intervals import share_interval
 from circuits.common.errors import require, whole
 from circuits.common.showing import ROWS, Shown
@@ -98,11 +99,12 @@ def judge(
     seed: int = 0,
     max_memory: int | None = None,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> Quality:
     """Return how good a circuit is: clean runs in which what flows along all other edges is replaced.
 
     Completeness and minimality look at the circuit whole and at ``subsets`` random parts of it (each edge in a part
-    with probability 1/2).
+    with probability 1/2). ``kept`` as in :func:`analysis.patch`.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a circuit of another graph, an empty one, a
@@ -115,16 +117,18 @@ def judge(
     """
     whole("subsets", subsets, least=0)
     seed = whole("seed", seed, least=-(2**63))
-    runs = _Runs(model, pair, circuit, metric, replacement, subsets, max_memory, progress)
+    runs = _Runs(model, pair, circuit, metric, replacement, subsets, max_memory, progress, kept)
     generator, inside = torch.Generator().manual_seed(seed), circuit.mask
     drawn = [inside & (torch.rand(len(inside), generator=generator) < 0.5) for _ in range(subsets)]
     parts = [torch.zeros_like(inside), *drawn]
-    faithful, empty = runs.metrics(torch.stack([~inside, torch.ones_like(inside)]))
+    without_it = [~inside | part for part in parts]
+    asked, without_one = _without_one(circuit, parts)
+    values = runs.metrics(torch.stack([~inside, torch.ones_like(inside), *without_it, *parts, *without_one]))
+    faithful, empty = values[:2]
+    without, from_model, changed = runs.recovered(values[2:]).split([len(parts), len(parts), len(asked)])
+    least = _minimality(circuit, asked, changed, without)
     moved, gap = ((x - runs.corrupt).double().cpu().numpy() for x in (faithful, runs.clean))
     low, high = (float(end) for end in share_interval(moved, gap))
-    without = runs.recovered(torch.stack([~inside | part for part in parts]))
-    from_model = runs.recovered(torch.stack(parts))
-    least = _minimality(runs, circuit, parts, without)
     edges = circuit.to_frame().assign(minimality=least.numpy())
     return Quality(
         circuit=circuit,
@@ -154,6 +158,7 @@ class _Runs:
         subsets: int,
         max_memory: int | None,
         progress: bool,
+        kept: KeptIn | None,
     ):
         graph, self.progress = Graph(model), progress
         require(bool(circuit.edges), "the circuit has no edges")
@@ -171,15 +176,17 @@ class _Runs:
         sent = send(model, graph, pair.corrupt).without_padding(pair).replaced(replacement)
         beside = _beside_runs(model, pair, circuit, both.function, subsets)
         self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, beside)
+        named = (self.name, both.function)
+        self.kept = kept_rows(kept, "judging a circuit", model, pair, named, replacement=replacement)
 
     def metrics(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, "set example"]:
-        return torch.stack([self.both.measure(logits) for logits in self.runs.each(cuts, self.progress)])
+        return self.runs.each(cuts, self.both.measure, self.progress, self.kept)
 
     def share(self, values: Float[Tensor, " example"]) -> float:
         return float((values - self.corrupt).mean() / (self.clean - self.corrupt).mean())
 
-    def recovered(self, cuts: Bool[Tensor, "set edge"]) -> Float[Tensor, " set"]:
-        return (self.metrics(cuts) - self.corrupt).mean(1) / (self.clean - self.corrupt).mean()
+    def recovered(self, values: Float[Tensor, "set example"]) -> Float[Tensor, " set"]:
+        return (values - self.corrupt).mean(1) / (self.clean - self.corrupt).mean()
 
 
 def bytes_to_judge(model: HookedStreamTransformer, pair: Pair, circuit: Circuit, metric: Metric, subsets: int) -> int:
@@ -194,14 +201,24 @@ def _beside_runs(model: HookedStreamTransformer, pair: Pair, circuit: Circuit, m
     return made + 3 * len(circuit.graph) * len(circuit) * (subsets + 1)
 
 
+def _without_one(
+    circuit: Circuit, parts: list[Bool[Tensor, " edge"]]
+) -> tuple[list[tuple[int, int]], Bool[Tensor, "set edge"]]:
+    """What is cut where an edge is taken away from the circuit without a part, for every edge of the circuit and part
+    that it is not in: the numbers of both, and the sets."""
+    asked = [(row, k) for row, edge in enumerate(circuit.edges) for k, part in enumerate(parts) if not part[edge]]
+    cuts = torch.stack([~circuit.mask | parts[k] for _, k in asked])
+    cuts[torch.arange(len(asked)), [circuit.edges[row] for row, _ in asked]] = True
+    return asked, cuts
+
+
 def _minimality(
-    runs: _Runs, circuit: Circuit, parts: list[Bool[Tensor, " edge"]], without: Float[Tensor, " part"]
+    circuit: Circuit,
+    asked: list[tuple[int, int]],
+    changed: Float[Tensor, " set"],
+    without: Float[Tensor, " part"],
 ) -> Float[Tensor, " kept"]:
     """For each edge, the largest change over the parts that it is not in."""
-    outside = ~circuit.mask
-    asked = [(row, k) for row, edge in enumerate(circuit.edges) for k, part in enumerate(parts) if not part[edge]]
-    cuts = torch.stack([outside | parts[k] for _, k in asked])
-    cuts[torch.arange(len(asked)), [circuit.edges[row] for row, _ in asked]] = True
-    changes = (runs.recovered(cuts) - without[[k for _, k in asked]]).abs()
+    changes = (changed - without[[k for _, k in asked]]).abs()
     least = torch.zeros(len(circuit), dtype=changes.dtype)
     return least.scatter_reduce(0, torch.tensor([row for row, _ in asked]), changes.cpu(), "amax")

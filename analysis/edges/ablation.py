@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.ablation import Ablations
+from analysis.ablated import Ablations
 from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
 from analysis.edges.graph import Graph
 from analysis.memory import bound_for, bytes_of
 from analysis.metrics import Metric, evaluate, metric_named, read
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
+from analysis.resuming import KeptIn, identity, kept_rows
 from circuits.common.errors import known, require
 from circuits.interventions.replacement import others
 from circuits.model import HookedStreamTransformer
@@ -29,6 +30,7 @@ CUT_METHODS: dict[str, str] = {
     "other run": "what the pair's corrupt input sends, example by example",
     "from run": "what another model of the same architecture sends on the same inputs",
 }
+MEASURED = ("accuracy", "accuracy_ablated", "loss", "loss_ablated", "changed")
 
 
 @torch.no_grad()
@@ -42,6 +44,7 @@ def ablate_edges(
     max_memory: int | None = None,
     progress: bool = False,
     metric: str | Metric | None = None,
+    kept: KeptIn | None = None,
 ) -> Ablations:
     """Return one row an edge, or a set of edges cut together: accuracy and loss (nats), whole and cut.
 
@@ -50,7 +53,7 @@ def ablate_edges(
     ``edges`` are names (:class:`analysis.edges.graph.Graph` lists them), sets of names, or ``None`` for each edge by
     itself.
     ``changed`` is the largest change of a logit that is read. With a ``metric`` there are the columns metric,
-    metric_whole and metric_ablated, too: its means.
+    metric_whole and metric_ablated, too: its means. ``kept`` as in :func:`analysis.patch`.
 
     Raises:
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
@@ -72,15 +75,22 @@ def ablate_edges(
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
     whole = read(model(pair.clean), pair.read_at).clone()
     named = None if metric is None else metric_named(metric)
-    before = {} if named is None else {"metric": named[0], "metric_whole": _mean(named, model(pair.clean), pair)}
-    rows = [
-        _row(whole, read(logits, pair.read_at), pair.answers)
-        | before
-        | ({} if named is None else {"metric_ablated": _mean(named, logits, pair)})
-        for logits in EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts])).each(cuts, progress)
-    ]
+    about = {"method": method, "seed": seed, "other": None if other is None else identity(other)}
+    there = kept_rows(kept, "cutting edges", model, pair, named, **about)
+
+    def measure(logits: Tensor) -> Tensor:
+        row = _row(whole, read(logits, pair.read_at), pair.answers)
+        row += [] if named is None else [_mean(named, logits, pair)]
+        return torch.tensor(row, dtype=torch.float64, device=logits.device)
+
+    runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, 2 * bytes_of([cuts]))
+    rows = runs.each(cuts, measure, progress, there).cpu().numpy()
+    numbers = pd.DataFrame(rows[:, : len(MEASURED)], columns=list(MEASURED))
+    if named is not None:
+        of_whole = {"metric": named[0], "metric_whole": _mean(named, model(pair.clean), pair)}
+        numbers = numbers.assign(**of_whole, metric_ablated=rows[:, -1])
     where = {"part": [" + ".join(group) for group in names], "method": method, "layer": "all", "head": "all"}
-    return Ablations(pd.concat([pd.DataFrame(where), pd.DataFrame(rows)], axis=1).assign(n=len(pair)))
+    return Ablations(pd.concat([pd.DataFrame(where), numbers], axis=1).assign(n=len(pair)))
 
 
 def _sent(
@@ -117,13 +127,7 @@ def _mean(metric: tuple[str, Metric], logits: Tensor, pair: Pair) -> float:
     return float(evaluate(metric[1], metric[0], logits, pair).mean())
 
 
-def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> dict[str, Any]:
+def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> list[float]:
     accuracy = [float((x.argmax(-1) == answers).float().mean()) for x in (whole, cut)]
     loss = [float(F.cross_entropy(x, answers)) for x in (whole, cut)]
-    return {
-        "accuracy": accuracy[0],
-        "accuracy_ablated": accuracy[1],
-        "loss": loss[0],
-        "loss_ablated": loss[1],
-        "changed": float((cut - whole).abs().max()),
-    }
+    return [*accuracy, *loss, float((cut - whole).abs().max())]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
+import numpy as np
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from analysis.edges.graph import Graph, Node, Origin, Place
 from analysis.edges.steered_forward import Control, PerHead, carry, run, tiled
 from analysis.memory import copies_within, logits_of_one
 from analysis.pairs import Pair, without_padding
+from analysis.resuming import KeptRows, measured
 from circuits.common.errors import known
 from circuits.config.streams import Carrier
 from circuits.layers import Residual
@@ -260,13 +262,18 @@ class EdgeRuns:
         return run(self.model, self.model.begin(copies), cutter).unflatten(0, (len(cut), -1))
 
     def each(
-        self, cuts: Bool[Tensor, "set edge"], progress: bool = False
-    ) -> Iterator[Float[Tensor, "batch pos d_vocab_out"]]:
-        """Return the logits under each of many sets of cut edges, set by set, as many in one forward as fit."""
-        with tqdm(total=len(cuts), unit=" sets", disable=not progress, leave=False, delay=2) as bar:
-            for chunk in cuts.split(self.at_once):
-                yield from self.logits(chunk)
-                bar.update(len(chunk))
+        self,
+        cuts: Bool[Tensor, "set edge"],
+        measure: Callable[[Float[Tensor, "batch pos d_vocab_out"]], Tensor],
+        progress: bool = False,
+        kept: KeptRows | None = None,
+    ) -> Shaped[Tensor, "set ..."]:
+        """Return what is measured of the logits under each of many sets of cut edges, as many in one forward as fit."""
+        names = [hashlib.sha256(np.packbits(cut.cpu().numpy()).tobytes()).hexdigest()[:32] for cut in cuts]
+        chunks = (list(range(len(cuts)))[start : start + self.at_once] for start in range(0, len(cuts), self.at_once))
+        device = self.embedded.residual.device
+        rows = measured(names, chunks, lambda i: map(measure, self.logits(cuts[i])), kept, "sets", progress, device)
+        return torch.stack(rows)
 
 
 def _kept_and_copied(model: HookedStreamTransformer, graph: Graph, n_pos: int) -> tuple[int, int]:

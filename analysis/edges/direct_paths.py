@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from analysis.compared_runs import Direction, two_runs
 from analysis.edges.graph import Edge, Graph
@@ -19,6 +18,7 @@ from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_on
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult, result_of
+from analysis.resuming import KeptIn, kept_rows, measured
 from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.layers import Residual
@@ -94,11 +94,12 @@ def patch_paths(
     direction: Direction = "denoise",
     max_memory: int | None = None,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> PathResult:
     """Return the effect of patching each path by itself: the receiver alone sees the sender as in the other run.
 
     All that the other readers of the sender see stays as it was, and so does what the receiver's layer passes on
-    through the stream. Sign, direction, normalisation and ``max_memory`` as in :func:`analysis.patch`.
+    through the stream. Sign, direction, normalisation, ``max_memory`` and ``kept`` as in :func:`analysis.patch`.
 
     Raises:
         ValueError: for a path that leaves no head, a model in training mode or with hooks attached, a metric that does
@@ -120,15 +121,16 @@ def patch_paths(
 
     runs = two_runs(model, pair, metric, direction, "path patching", max_memory=max_memory, needed=needed)
     patched = _PathRuns(model, graph, runs.base, runs.source)
-    rows: dict[int, Tensor] = {}
     held = patched.held + beside_logits(runs.function, beside)
-    copies = copies_within(max_memory, patched.one_copy, len(pair), pair.clean.device, held)
-    with tqdm(total=len(wanted), unit=" paths", disable=not progress, leave=False, delay=2) as bar:
-        for chunk in _chunks(wanted, copies):
-            logits = patched.logits([wanted[i] for i in chunk])
-            for i, part in zip(chunk, logits.split(len(pair)), strict=True):
-                rows[i] = runs.measure(part)
-            bar.update(len(chunk))
+    device = pair.clean.device
+    copies = copies_within(max_memory, patched.one_copy, len(pair), device, held)
+
+    def measure(chunk: list[int]) -> list[Tensor]:
+        return [runs.measure(part) for part in patched.logits([wanted[i] for i in chunk]).split(len(pair))]
+
+    names = [path.name for path in wanted]
+    there = kept_rows(kept, "path patching", model, pair, (runs.metric, runs.function), direction=direction)
+    values = torch.stack(measured(names, _chunks(wanted, copies), measure, there, "paths", progress, device))
     where = [
         {
             "sender": path.source.name,
@@ -140,7 +142,7 @@ def patch_paths(
         }
         for path in wanted
     ]
-    return result_of(PathResult, runs, torch.stack([rows[i] for i in range(len(wanted))]), pd.DataFrame(where))
+    return result_of(PathResult, runs, values, pd.DataFrame(where))
 
 
 def _chunks(paths: Sequence[Edge], copies: int) -> Iterator[list[int]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from analysis.compared_runs import Direction, TwoRuns, two_runs
 from analysis.edges.graph import Place, carried_projections
@@ -20,6 +19,7 @@ from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult, result_of
 from analysis.result import Table, ends, largest_by, told
+from analysis.resuming import KeptIn, kept_rows, measured
 from circuits.common.errors import require
 from circuits.common.showing import ROWS
 from circuits.config.streams import Carrier
@@ -70,6 +70,7 @@ def head_shares(
     direction: Direction = "denoise",
     max_memory: int | None = None,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> HeadShares:
     """Return the effect of every head's projection and its split by route: own + stream + interaction = total, exactly.
 
@@ -84,26 +85,33 @@ def head_shares(
     size = len(pair) * logits_of_one(model, pair.n_pos)
 
     def needed(metric: Metric) -> int:
-        kept = bytes_of(record(model, model.embedded(pair.clean[:1])).at.values())
-        return len(pair) * (3 * kept + run_of_one(model, pair.n_pos)) + beside_logits(metric, size)
+        both = bytes_of(record(model, model.embedded(pair.clean[:1])).at.values())
+        return len(pair) * (3 * both + run_of_one(model, pair.n_pos)) + beside_logits(metric, size)
 
     runs = two_runs(model, pair, metric, direction, "splitting effects", max_memory=max_memory, needed=needed)
     where = _projections(model, carriers)
     before, after = (record(model, model.embedded(x)) for x in (runs.base, runs.source))
-    kept = bytes_of(before.at.values())
-    held = 2 * kept + beside_logits(runs.function, size)
-    one = kept + len(pair) * run_of_one(model, pair.n_pos)
-    at_once = copies_within(max_memory, one, len(pair), pair.clean.device, held)
-    rows: list[Tensor] = []
-    layers = sorted({layer for (layer, _), _ in where})
-    for layer in tqdm(layers, unit=" layers", disable=not progress, leave=False, delay=2):
-        here = [(place, head) for place, head in where if place[0] == layer]
-        asked = [(place, head, share) for place, head in here for share in ("total", "own", "stream")]
-        for start in range(0, len(asked), at_once):
-            chunk = asked[start : start + at_once]
-            logits = _logits(model, before, after, layer, chunk)
-            rows += [runs.measure(part) for part in logits.split(len(pair))]
-    return _frame(where, torch.stack(rows), runs)
+    both = bytes_of(before.at.values())
+    held = 2 * both + beside_logits(runs.function, size)
+    one = both + len(pair) * run_of_one(model, pair.n_pos)
+    device = pair.clean.device
+    chunks = _chunks(where, copies_within(max_memory, one, len(pair), device, held))
+    asked = [(place, head, share) for place, head in where for share in ("total", "own", "stream")]
+
+    def measure(chunk: list[int]) -> list[Tensor]:
+        logits = _logits(model, before, after, [asked[i] for i in chunk])
+        return [runs.measure(part) for part in logits.split(len(pair))]
+
+    names = [f"L{layer}H{head}.{carrier} {share}" for (layer, carrier), head, share in asked]
+    there = kept_rows(kept, "splitting effects", model, pair, (runs.metric, runs.function), direction=direction)
+    return _frame(where, torch.stack(measured(names, chunks, measure, there, "shares", progress, device)), runs)
+
+
+def _chunks(where: Sequence[tuple[Place, int]], copies: int) -> Iterator[list[int]]:
+    """Numbers of shares that go into one forward: three a projection, those of one layer."""
+    for layer in sorted({layer for (layer, _), _ in where}):
+        here = [3 * i + share for i, (place, _) in enumerate(where) if place[0] == layer for share in range(3)]
+        yield from (here[start : start + copies] for start in range(0, len(here), copies))
 
 
 def _projections(model: HookedStreamTransformer, carriers: Sequence[Carrier] | None) -> list[tuple[Place, int]]:
@@ -167,9 +175,9 @@ def _logits(
     model: HookedStreamTransformer,
     before: Activations,
     after: Activations,
-    layer: int,
     asked: list[tuple[Place, int, str]],
 ) -> Float[Tensor, "copies_batch pos d_vocab_out"]:
+    (layer, _), _, _ = asked[0]
     passed = {key: tiled(tensor, len(asked)) for key, tensor in before.passed(layer).items()}
     state = State(layer, tiled(before.residual(layer), len(asked)), passed)
     return run(model, state, _Split(layer, asked, before, after))

@@ -101,8 +101,8 @@ class EdgeSwitch:
         total, pair = len(self.graph), self.runs.pair
         beside = beside_logits(self.runs.function, len(pair) * logits_of_one(self.model, pair.n_pos))
         runs = EdgeRuns(self.model, pair.clean, self.sent, self.graph, max_memory, beside + len(edges) * total)
-        found = [self.runs.measure(logits) - self.runs.baseline for logits in runs.each(one_each(edges, total))]
-        return torch.stack(found).double().cpu().numpy()
+        found = runs.each(one_each(edges, total), self.runs.measure) - self.runs.baseline
+        return found.double().cpu().numpy()
 
     def _loss(self, logits: Tensor) -> Float[Tensor, ""]:
         pair = self.runs.pair

@@ -15,6 +15,8 @@ from circuits.attention import Attention
 from circuits.common.errors import require
 from circuits.config.streams import CARRIERS
 from circuits.model import HookedStreamTransformer, State
+from circuits.sites import STATES
+from circuits.streams.mixing import Outgoing
 
 RESIDUAL, CARRIED, VALUES, QUERIES, HEADS_OUT, WRITTEN, STAGES = range(7)
 """How far into a block a run can be taken up: at the residual stream; at the block's own queries, keys and values; with
@@ -30,9 +32,10 @@ class Edit:
 
     layer: int
     point: str
-    """The hook point's name within the block (``attn.hook_v``, ``hook_resid_pre``), or ``state``."""
-    value: Tensor | State
-    """The activation of another run, all of it (batch first); for ``state`` a :class:`circuits.model.State`."""
+    """The hook point's name within the block (``attn.hook_v``, ``hook_resid_pre``), or ``state`` or ``stream``."""
+    value: Tensor | State | Outgoing
+    """The activation of another run, all of it (batch first); for ``state`` a :class:`circuits.model.State`, for
+    ``stream`` its ``outgoing``."""
     head: int | None = None
     where: Bool[Tensor, "batch pos"] | None = None
     """The positions that are replaced (of a pattern: queries); ``None`` is all."""
@@ -107,8 +110,11 @@ def _parts(edit: Edit) -> Iterator[tuple[str, Tensor]]:
     if isinstance(edit.value, Tensor):
         yield f"blocks.{edit.layer}.{edit.point}", edit.value
         return
-    yield state_key(edit.layer), edit.value.residual
-    for source, tensor in edit.value.outgoing.items():
+    passed = edit.value
+    if isinstance(passed, State):
+        yield state_key(edit.layer), passed.residual
+        passed = passed.outgoing
+    for source, tensor in passed.items():
         yield state_key(edit.layer, *source), tensor
 
 
@@ -121,7 +127,10 @@ def _check(model: HookedStreamTransformer, edit: Edit, key: str, value: Tensor, 
     n = model.config.n_layers
     require(0 <= edit.layer < n, f"an edit names layer {edit.layer}; the model has {n} layers")
     if isinstance(edit.value, Tensor):
-        require(edit.point != "state", "an edit of the state needs a State as its value: model.state(inputs, layer)")
+        require(
+            edit.point not in STATES,
+            f"an edit of the {edit.point} needs a State as its value, model.state(inputs, layer), or its outgoing part",
+        )
         model.check_hook_name(key)
         require(
             not key.endswith(_UNUSED),
@@ -183,7 +192,7 @@ def _kept(model: HookedStreamTransformer, base: Mapping[str, Tensor], key: str) 
 def _stage(attn: Attention, point: str) -> int:
     """How late a block can be taken up so that an edit at the point still acts on all that depends on it."""
     if not point.startswith("attn."):
-        early = point.startswith("ln1.") or point in ("state", "hook_resid_pre")
+        early = point.startswith("ln1.") or point in (*STATES, "hook_resid_pre")
         return RESIDUAL if early else WRITTEN
     if point in ("attn.hook_z", "attn.hook_result"):
         return HEADS_OUT

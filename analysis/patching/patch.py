@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.patching import PatchingResult
 
 from analysis.compared_runs import Direction, TwoRuns, comparable, in_order
@@ -23,13 +22,15 @@ from analysis.patching.edits import Edit
 from analysis.patching.replay import Replay
 from analysis.patching.site_search import Patched, check_positions, frame_of, listed_sites, together
 from analysis.result import Effects
+from analysis.resuming import KeptIn, KeptRows, kept_rows, measured
 from analysis.statistics.intervals import share_interval
 from circuits.common.errors import require, whole
 from circuits.model import HookedStreamTransformer, State
-from circuits.sites import Site, check_sites
+from circuits.sites import STATES, Site, check_sites
+from circuits.streams.mixing import Outgoing
 
-MOST_COPIES = 1024
-"""Between two steps of the progress bar."""
+MOST_COPIES, MOST_WORK = 1024, 2**36
+"""Copies, or multiplications, between two steps of the progress bar: what an interrupted sweep has to measure again."""
 
 
 @dataclass(repr=False)
@@ -128,11 +129,13 @@ def patch(
     direction: Direction = "denoise",
     max_memory: int | None = None,
     progress: bool = False,
+    kept: KeptIn | None = None,
 ) -> PatchResult:
     """Return the effect of patching each site by itself, one result for all of them.
 
     A tuple of sites is patched together. ``max_memory`` bounds by how many bytes this makes the process grow at its
-    peak (default: a quarter of what is free; see :mod:`analysis.memory`).
+    peak (default: a quarter of what is free; see :mod:`analysis.memory`). ``kept`` lets a sweep that was interrupted go
+    on where it was (:class:`analysis.KeptIn`).
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
@@ -149,7 +152,8 @@ def patch(
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
     check_positions(model, check_sites(model, [site for one in joint for site in one]), pair)
     sweep = _Sweep(model, pair, joint, named, direction, max_memory)
-    return result_of(PatchResult, sweep, sweep.values(progress), frame_of(wanted), wanted)
+    there = kept_rows(kept, "patching", model, pair, named, direction=direction)
+    return result_of(PatchResult, sweep, sweep.values(there, progress), frame_of(wanted), wanted)
 
 
 class _Sweep:
@@ -174,7 +178,7 @@ class _Sweep:
             bound_for(max_memory, bytes_to_patch(model, pair, joint, self.function), base.device)
         logits, cache = model.run_with_cache(source, names_filter=_names(model, joint), return_cache_object=False)
         self.cache: dict[str, Tensor] = cache
-        self.states: dict[int, State] = {}
+        self.passed: dict[int, Outgoing] = {}
         self.places: dict[int | str, Bool[Tensor, "batch pos"]] = {}
         self.target = evaluate(self.function, self.metric, logits, pair)
         source_there = read(logits, pair.read_at).clone()
@@ -189,18 +193,24 @@ class _Sweep:
         both = in_order(direction, self.target, self.baseline)
         self.beside = measure_gap(self.metric, *both, in_order(direction, source_there, base_there)[0], pair, dtype)
 
-    def values(self, progress: bool) -> Float[Tensor, "site batch"]:
-        values = self.baseline.new_empty(len(self.joint), len(self.pair))
+    def values(self, kept: KeptRows | None, progress: bool) -> Float[Tensor, "site batch"]:
         # One layer after the other, so that copies that are run together are taken up in the same place.
         order = sorted(range(len(self.joint)), key=lambda i: min(site.layer for site in self.joint[i]))
-        most = min(self.replay.at_once, MOST_COPIES)
-        with tqdm(total=len(order), unit=" sites", disable=not progress, leave=False, delay=2) as bar:
-            for start in range(0, len(order), most):
-                chunk = order[start : start + most]
-                logits = self.replay.run([[self._edit(site) for site in self.joint[i]] for i in chunk])
-                values[chunk] = self._all_measured(logits.unflatten(0, (len(chunk), len(self.pair))))
-                bar.update(len(chunk))
-        return values
+        most = max(1, min(self.replay.at_once, MOST_COPIES, MOST_WORK // self._work_of_one))
+        chunks = (order[start : start + most] for start in range(0, len(order), most))
+        names = [" + ".join(map(repr, sites)) for sites in self.joint]
+        device = self.baseline.device
+        return torch.stack(measured(names, chunks, self._patched, kept, "sites", progress, device))
+
+    @property
+    def _work_of_one(self) -> int:
+        """The multiplications of the blocks for a copy, at most."""
+        weights = sum(weight.numel() for block in self.model.layers for weight in block.parameters())
+        return max(1, len(self.pair) * self.pair.n_pos * weights)
+
+    def _patched(self, chunk: Sequence[int]) -> Float[Tensor, "copy batch"]:
+        logits = self.replay.run([[self._edit(site) for site in self.joint[i]] for i in chunk])
+        return self._all_measured(logits.unflatten(0, (len(chunk), len(self.pair))))
 
     def _measured(self, logits: Float[Tensor, "batch *pos d_vocab_out"]) -> Float[Tensor, " batch"]:
         return evaluate(self._of, self.metric, logits, self.pair)
@@ -221,17 +231,19 @@ class _Sweep:
         if site.position is not None and site.position not in self.places:
             self.places[site.position] = self.pair.where(site.position)
         where = None if site.position is None else self.places[site.position]
-        if site.component == "state":
-            return Edit(site.layer, "state", self._state(site.layer), where=where)
+        if site.component in STATES:
+            return Edit(site.layer, site.component, self._state(site), where=where)
         point = site.hook_name.removeprefix(f"blocks.{site.layer}.")
         return Edit(site.layer, point, self.cache[site.hook_name], site.head, where)
 
-    def _state(self, layer: int) -> State:
-        if layer not in self.states:
-            residual, *passed = (self.cache[hook] for hook in _hooks(self.model, Site(layer, "state")))
+    def _state(self, site: Site) -> State | Outgoing:
+        layer = site.layer
+        if layer not in self.passed:
             keys = self.model.reads_from(layer)
-            self.states[layer] = State(layer, residual, dict(zip(keys, passed, strict=True)))
-        return self.states[layer]
+            self.passed[layer] = {key: self.cache[self.model.point_of(key)] for key in keys}
+        if site.component == "stream":
+            return self.passed[layer]
+        return State(layer, self.cache[_resid_pre(layer)], self.passed[layer])
 
 
 @torch.no_grad()
@@ -255,8 +267,12 @@ def _names(model: HookedStreamTransformer, joint: Sequence[tuple[Site, ...]]) ->
 
 
 def _hooks(model: HookedStreamTransformer, site: Site) -> list[str]:
-    """The hook points that a site's activation is read from; of a state, the residual stream's comes first."""
-    if site.component != "state":
+    """The hook points that a site's activation is read from."""
+    if site.component not in STATES:
         return [site.hook_name]
-    streams = [model.point_of(key) for key in model.reads_from(site.layer)]
-    return [f"blocks.{site.layer}.hook_resid_pre", *streams]
+    passed = [model.point_of(key) for key in model.reads_from(site.layer)]
+    return [_resid_pre(site.layer), *passed] if site.component == "state" else passed
+
+
+def _resid_pre(layer: int) -> str:
+    return Site(layer, "resid_pre").hook_name

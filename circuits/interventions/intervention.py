@@ -19,7 +19,7 @@ from circuits.common.plain_data import from_plain, register_union, to_plain
 from circuits.config.model import ModelConfig
 from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
 from circuits.model import HookedStreamTransformer
-from circuits.sites import Site, check_sites
+from circuits.sites import STATES, Site, check_sites
 
 # --- what is done -----------------------------------------------------------------------------------------------------
 
@@ -175,8 +175,8 @@ class Intervention(Checked):
     in place is a constant: no gradient flows into it (:class:`CutForward` excepted, which is made for that).
 
     Raises:
-        ValueError: for a ``state``, attention to something at another site than a pattern, a strength that is not
-            finite, or an empty window.
+        ValueError: for a ``state`` or ``stream``, attention to something at another site than a pattern, a strength
+            that is not finite, or an empty window.
     """
 
     site: Site
@@ -190,9 +190,9 @@ class Intervention(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.site.component != "state",
-            "a state cannot be intervened on, it is no single activation; name its parts: resid_pre of the layer, and "
-            "the q, k and v that come in at this and later layers (route residual)",
+            self.site.component not in STATES,
+            f"a {self.site.component} cannot be intervened on, it is no single activation; name its parts: resid_pre "
+            f"of the layer, and the q, k and v that come in at this and later layers (route residual)",
         )
         require(
             self.site.component == "pattern" or not self.operation.only_patterns,

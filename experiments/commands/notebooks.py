@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "4_somebody_elses_checkpoint": {"steps": 60, "n_pairs": 16},
     "5_your_own_variant": {"seeds": [0, 1], "steps": 20, "every": 10, "n_questions": 16, "held_until": 10},
     "6_information_or_gradient": (
-        {"seeds": [0, 1], "steps": 20, "every": 10, "n_eval": 20, "split_every": 5, "changes": [5, 10]}
+        {"seeds": [0, 1], "steps": 20, "every": 10, "n_eval": 20, "split_every": 10, "changes": [5, 10]}
     ),
 }
 """What stands in that cell where a notebook is only to show that it runs: every one of its names, by notebook."""
@@ -197,16 +197,17 @@ def execute(
         RuntimeError: if what runs notebooks is not installed.
     """
     nbclient = _needed()
+    drawing = f"from figures.files import show_images; show_images({WIDTH}); del show_images"
     client = nbclient.NotebookClient(
         notebook,
         km=kernel,
         timeout=None,
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
-        extra_arguments=["--IPKernelApp.log_level=50", *_drawing(images)],
+        extra_arguments=["--IPKernelApp.log_level=50", *[f"--IPKernelApp.exec_lines={drawing}"] * images],
     )
     try:
-        client.execute(env=os.environ | {"PLOTLY_RENDERER": "png" if images else "plotly_mimetype"})
+        client.execute(env=os.environ | {"PLOTLY_RENDERER": "plotly_mimetype"})
     except nbclient.exceptions.CellExecutionError as error:
         return _place_of(notebook) + f"{error.ename}: {error.evalue}"
     except (nbclient.exceptions.DeadKernelError, AssertionError) as error:
@@ -219,16 +220,6 @@ def execute(
             client.kc.stop_channels()  # of a kernel of its own nbclient closes them
         tidy(notebook)
     return None
-
-
-def _drawing(images: bool) -> Sequence[str]:
-    """Options of a kernel whose figures become images: their width, and no log of the browser's."""
-    lines = (
-        f"import plotly.io; plotly.io.renderers['png'].width = {WIDTH}",
-        "import logging; logging.getLogger('choreographer').setLevel(logging.CRITICAL)",
-        "del logging, plotly",
-    )
-    return [f"--IPKernelApp.exec_lines={line}" for line in lines if images]
 
 
 def _place_of(notebook: NotebookNode) -> str:

@@ -30,7 +30,7 @@ class Ablate(OfSequences):
         tuple[str, ...], arg(help="edges to cut together, as in 'L0H0.v > L1H0.v (stream)', or 'each' one by itself")
     ] = ()
 
-    def ask(self, run: Run, progress: bool = False) -> analysis.Ablations:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.Ablations:
         """Return what breaks: a row an ablation, of parts or, where edges are named, of those.
 
         Raises:
@@ -40,10 +40,11 @@ class Ablate(OfSequences):
         """
         model, asked, models = self._models(run)
         if self.edges:
-            return self._of_edges(model, asked, next(iter(models.values()), None), progress)
+            return self._of_edges(model, asked, next(iter(models.values()), None), progress, kept)
         wanted = self._ablations(model, models)
         # A stream behind a closed gate is nothing already; the column ``changed`` says so.
-        return analysis.ablate(model, asked, wanted, models=models, allow_nothing=True, progress=progress)
+        how: dict[str, Any] = {"allow_nothing": True, "progress": progress, "kept": kept}
+        return analysis.ablate(model, asked, wanted, models=models, **how)
 
     def cost(self, run: Run) -> Cost:
         """Return what it takes: a pass forward and backward an ablation, or forward only where edges are cut."""
@@ -76,12 +77,13 @@ class Ablate(OfSequences):
 
         return analysis.standard_ablations(model, [*self.method, *map(FromRun, models)])
 
-    def _of_edges(self, model: Any, asked: analysis.Pair, theirs: Any, progress: bool) -> analysis.Ablations:
+    def _of_edges(self, model: Any, asked: analysis.Pair, theirs: Any, progress: bool, kept: Any) -> analysis.Ablations:
         import pandas as pd
 
         wanted = None if self.edges == ("each",) else [list(self.edges)]
         every: list[Any] = [*self.method, *([] if theirs is None else ["from run"])]
-        found = [analysis.ablate_edges(model, asked, wanted, method, theirs, progress=progress) for method in every]
+        how: dict[str, Any] = {"progress": progress, "kept": kept}
+        found = [analysis.ablate_edges(model, asked, wanted, method, theirs, **how) for method in every]
         return analysis.Ablations(pd.concat([each.to_frame() for each in found], ignore_index=True))
 
     def tell(self, run: Run, found: analysis.Ablations) -> list[Path]:

@@ -26,7 +26,9 @@ class Attribute(Effects):
     components: Components = PATCHED
     heads: Heads = "all"
 
-    def ask(self, run: Run, progress: bool = False) -> analysis.EdgeScores | analysis.SiteScores:
+    def ask(
+        self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
+    ) -> analysis.EdgeScores | analysis.SiteScores:
         """Return the scores of edges (EAP, EAP-IG, exact) or of sites (AtP, AtP+QK, AtP*, IG).
 
         Raises:
@@ -40,10 +42,11 @@ class Attribute(Effects):
         model = self.model(run, self.step)
         pair = self.pair(run, model)
         rest: dict[str, Any] = {"steps": self.steps, "check": self.check, "max_memory": self.max_memory}
+        rest |= {"progress": progress, "kept": kept}
         if method in EDGE_METHODS:
-            return analysis.attribute_edges(model, pair, self.metric, method, self.direction, progress=progress, **rest)
+            return analysis.attribute_edges(model, pair, self.metric, method, self.direction, **rest)
         sites = analysis.find_sites(model, self.components, heads=self.heads, positions=list(pair.positions) or None)
-        return analysis.attribute(model, pair, sites, self.metric, method, self.direction, progress=progress, **rest)
+        return analysis.attribute(model, pair, sites, self.metric, method, self.direction, **rest)
 
     def cost(self, run: Run) -> Cost:
         """Return what it takes: passes forward and backward for the estimates, and forward for what is patched."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import analysis
 from circuits.common.errors import known, require
 from experiments.questions.attribute import edge_works
 from experiments.questions.cost import Cost, Work, cost_of, spread
+from experiments.questions.over_checkpoints import over
 from experiments.questions.question import Frame, Model, OfPairs, Run, say_written, show
 
 
@@ -61,7 +62,9 @@ class FindCircuit(OfPairs):
             return analysis.find_circuit(scores, rule, threshold=0.02 if self.threshold is None else self.threshold)
         return analysis.find_circuit(scores, rule, min(20 if self.size is None else self.size, len(scores.graph)))
 
-    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.EdgeScores, analysis.Quality]:
+    def ask(
+        self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
+    ) -> tuple[analysis.EdgeScores, analysis.Quality]:
         """Return a run's scores (noising: what the clean run loses without each edge) and its circuit's quality.
 
         Raises:
@@ -73,9 +76,9 @@ class FindCircuit(OfPairs):
         pair = self.pair(run, model)
         method: Any = self.method
         scores = analysis.attribute_edges(
-            model, pair, self.metric, method, "noise", self.steps, 64, self.max_memory, progress
+            model, pair, self.metric, method, "noise", self.steps, 64, self.max_memory, progress, kept
         )
-        how: dict[str, Any] = {"max_memory": self.max_memory, "progress": progress}
+        how: dict[str, Any] = {"max_memory": self.max_memory, "progress": progress, "kept": kept}
         return scores, analysis.judge(model, pair, self.find(scores), self.metric, self._replaced, **how)
 
     def cost(self, run: Run) -> Cost:
@@ -102,20 +105,26 @@ class FindCircuit(OfPairs):
         return self.replacement
 
     def follow(
-        self, run: Run, circuit: analysis.Circuit, steps: Sequence[int] = (), progress: bool = False
+        self,
+        run: Run,
+        circuit: analysis.Circuit,
+        steps: Sequence[int] = (),
+        progress: bool = False,
+        kept: analysis.KeptIn | None = None,
     ) -> analysis.CircuitSteps:
         """Return how much of the behaviour a circuit carries at the checkpoints of a run, all or those at some steps,
         labelled with the run."""
-        from tqdm.auto import tqdm
-
         from experiments.runs.pooling import labelled
 
-        shown = tqdm(steps or run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
-        models: Iterator[tuple[int, Model]] = ((step, self.model(run, step)) for step in shown)
         method: Any = self.method
         how = (self.metric, method, self._replaced, self.steps, self.max_memory)
-        found = analysis.follow(models, self.pair(run), circuit, self.find, *how)
-        return analysis.CircuitSteps(labelled(found.to_frame(), run))
+        pair = self.pair(run)
+
+        def at(model: Model) -> Frame:
+            return analysis.follow([(0, model)], pair, circuit, self.find, *how).to_frame()
+
+        found = over(self, run, steps, at, progress, kept, circuit=list(circuit.names))
+        return analysis.CircuitSteps(labelled(found, run))
 
     def answer(self, runs: Sequence[Run]) -> None:
         """Find and judge each run's circuit, follow it over checkpoints where that is asked, and compare the runs'."""
@@ -123,14 +132,20 @@ class FindCircuit(OfPairs):
         found: dict[str, analysis.Circuit] = {}
         for run in runs:
             self.foretell(run)
-            scores, quality = self.ask(run, progress=True)
-            found[run.path.name] = quality.circuit
-            say_written(self.tell(run, (scores, quality)))
+            with self.kept(run) as kept:
+                scores, quality = self.ask(run, progress=True, kept=kept)
+                found[run.path.name] = quality.circuit
+                say_written(self.tell(run, (scores, quality), kept))
         if len(found) > 1:
             print("overlap of the runs' circuits: edges in both among those in either")
             show(overlaps(found))
 
-    def tell(self, run: Run, found: tuple[analysis.EdgeScores, analysis.Quality]) -> list[Path]:
+    def tell(
+        self,
+        run: Run,
+        found: tuple[analysis.EdgeScores, analysis.Quality],
+        kept: analysis.KeptIn | None = None,
+    ) -> list[Path]:
         """Print the circuit, how good it is, and how it came; write and draw all edges."""
         from figures.models.circuit_over_checkpoints import circuit_curves
         from figures.models.edges import circuit_drawing
@@ -138,16 +153,16 @@ class FindCircuit(OfPairs):
         (scores, quality), frame = found, circuit_frame(*found)
         circuit = quality.circuit
         print(f"{run.path.name}: circuit of {len(circuit)} of {len(scores.graph)} edges ({circuit.found})")
-        kept = frame[frame.kept]
-        by_size = kept.loc[kept.effect.abs().sort_values(ascending=False).index]
+        inside = frame[frame.kept]
+        by_size = inside.loc[inside.effect.abs().sort_values(ascending=False).index]
         show(by_size[["edge", "effect", "edge_minimality"]])
         show(quality.summary().drop(columns=["edges", "of"]))
         written = self.keep(run, "circuit", frame, circuit_drawing)
         if self.checkpoints:
-            over = self.follow(run, circuit, progress=True).to_frame()
+            followed = self.follow(run, circuit, progress=True, kept=kept).to_frame()
             print("the same circuit at the run's checkpoints")
-            show(over[["step", "gap", "faithfulness", "low", "high", "overlap"]])
-            written += self.keep(run, "circuit_steps", over, circuit_curves)
+            show(followed[["step", "gap", "faithfulness", "low", "high", "overlap"]])
+            written += self.keep(run, "circuit_steps", followed, circuit_curves)
         return written
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+import analysis
 from circuits.common.errors import whole
 from experiments.questions.question import OfPairs, Run, say_written, show
 
@@ -40,8 +41,8 @@ class Explore(OfPairs):
         whole("prompts", self.prompts, least=0)
         whole("most_steps", self.most_steps)
 
-    def ask(self, run: Run, progress: bool = False) -> Switchboard:
-        """Return the switchboard of a run.
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> Switchboard:
+        """Return the switchboard of a run, which keeps what it measures of every checkpoint for good.
 
         Raises:
             ValueError: as :func:`experiments.switchboard.explore`.

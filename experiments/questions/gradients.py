@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+import analysis
 from circuits.common.errors import require
+from experiments.questions.over_checkpoints import over
 from experiments.questions.question import Checkpoints, Frame, Model, OfInputs, Run, Sequences, show
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Gradients(OfInputs):
     by: Annotated[Literal["total", "pair"], arg(help="the stream's share, or that of every layer pair")] = "total"
     logged: Annotated[bool, arg(help="what 'train --gradients-every' logged, instead of the checkpoints")] = False
 
-    def ask(self, run: Run, progress: bool = False) -> GradientSteps:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> GradientSteps:
         """Return the split by route of the loss's gradient: step, tensor, head, norms, shares, cosines.
 
         The loss is the task's, or of pairs of a file that of their answers. The tensors are the parameters, and the
@@ -53,7 +55,7 @@ class Gradients(OfInputs):
             found = split(model)
             return found.pairs_to_frame() if self.by == "pair" else found.to_frame()
 
-        return GradientSteps(self.over(run, self.checkpoints, at, progress))
+        return GradientSteps(over(self, run, self.checkpoints, at, progress, kept))
 
     def _of_task(self, run: Run) -> Callable[[Model], GradientSplit]:
         task = run.task(self.device)

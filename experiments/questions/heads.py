@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.questions.question import Checkpoints, Model, OfSequences, Run, show
+import analysis
+from experiments.questions.over_checkpoints import over
+from experiments.questions.question import Checkpoints, Frame, Model, OfSequences, Run, show
 
 if TYPE_CHECKING:
     from analysis.heads.attention_scores import HeadScores
@@ -24,16 +26,21 @@ class Heads(OfSequences):
 
     checkpoints: Checkpoints = ()
 
-    def ask(self, run: Run, progress: bool = False) -> HeadScores:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> HeadScores:
         """Return the scores at the checkpoints: step, and the columns of the task's ``head_scorer``.
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        scorer = self._of_file if self.file is not None else run.asker(self.device).head_scorer(self.n, self.of(run))
         from analysis.heads.attention_scores import HeadScores
 
-        return HeadScores(self.over(run, self.checkpoints, lambda model: scorer(model).to_frame(), progress))
+        split = None if self.file is not None else self.of(run)
+        scorer = self._of_file if split is None else run.asker(self.device).head_scorer(self.n, split)
+
+        def at(model: Model) -> Frame:
+            return scorer(model).to_frame()
+
+        return HeadScores(over(self, run, self.checkpoints, at, progress, kept, split=split))
 
     def _of_file(self, model: Model) -> HeadScores:
         from analysis.heads.attention_scores import one_table, score_heads, scores_by_role

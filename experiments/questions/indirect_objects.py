@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+import analysis
 from experiments.questions.question import Frame, Question, Run, Step, say_written, show
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class IndirectObjects(Question):
         body_of(run.config.model, self.body, allowed=self.transplant)
         return [self.body]
 
-    def ask(self, run: Run, progress: bool = False) -> PromptAnswers:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> PromptAnswers:
         """Return one row a prompt, body and measure: set, prompt, template, order, measure, value, and of which run.
 
         Raises:

@@ -21,7 +21,9 @@ class Logits(OfPairs):
     ] = "logit_difference"
     top: Annotated[int, arg(help="rows to print")] = 15
 
-    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.LogitAttribution, analysis.LogitLens]:
+    def ask(
+        self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
+    ) -> tuple[analysis.LogitAttribution, analysis.LogitLens]:
         """Return the parts of the logit (difference), and a metric of the lens before every layer.
 
         Raises:

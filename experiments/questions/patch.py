@@ -31,7 +31,7 @@ class Patch(Effects):
     heads: Heads = "all"
     together: Annotated[tuple[str, ...], arg(help="also this, patched at once, e.g. resid_pre v.residual")] = ()
 
-    def ask(self, run: Run, progress: bool = False) -> analysis.PatchResult:
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.PatchResult:
         """Return the effects of the patches.
 
         Raises:
@@ -39,7 +39,7 @@ class Patch(Effects):
             ValueError: as :func:`analysis.patch` and :func:`patched_sites`.
         """
         model, pair, sites = self._sites(run)
-        return self._patch(model, pair, sites, progress)
+        return self._patch(model, pair, sites, progress, kept)
 
     def cost(self, run: Run) -> Cost:
         """Return what patching takes: a forward pass a site, of which only what comes after the site is made."""
@@ -55,9 +55,14 @@ class Patch(Effects):
         return model, pair, sites
 
     def _patch(
-        self, model: Model, pair: analysis.Pair, sites: list[Patched], progress: bool = False
+        self,
+        model: Model,
+        pair: analysis.Pair,
+        sites: list[Patched],
+        progress: bool = False,
+        kept: analysis.KeptIn | None = None,
     ) -> analysis.PatchResult:
-        return analysis.patch(model, pair, sites, self.metric, self.direction, self.max_memory, progress)
+        return analysis.patch(model, pair, sites, self.metric, self.direction, self.max_memory, progress, kept)
 
     def tell(self, run: Run, found: analysis.PatchResult) -> list[Path]:
         """Print the largest effects, write and draw all."""

@@ -30,7 +30,9 @@ class Paths(Effects):
     receivers: Annotated[tuple[str, ...], arg(help="as in L1H0.v, MLP1, logits (default: all)")] = ()
     routes: Annotated[tuple[str, ...], arg(help="residual, stream")] = ("residual", "stream")
 
-    def ask(self, run: Run, progress: bool = False) -> tuple[analysis.PathResult, analysis.HeadShares]:
+    def ask(
+        self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
+    ) -> tuple[analysis.PathResult, analysis.HeadShares]:
         """Return the effects of the direct paths, and every head's shares.
 
         Raises:
@@ -38,8 +40,9 @@ class Paths(Effects):
             ValueError: for a sender that is not like L0H1, and as :func:`analysis.patch_paths`.
         """
         model, pair, paths = self._paths(run)
-        found = self._patch(model, pair, paths, progress)
-        return found, analysis.head_shares(model, pair, None, self.metric, self.direction, self.max_memory, progress)
+        found = self._patch(model, pair, paths, progress, kept)
+        asked = (self.metric, self.direction, self.max_memory, progress, kept)
+        return found, analysis.head_shares(model, pair, None, *asked)
 
     def cost(self, run: Run) -> Cost:
         """Return what it takes: a forward pass a path, and three a head and carrier for its shares."""
@@ -58,9 +61,15 @@ class Paths(Effects):
         return model, self.pair(run, model), analysis.find_paths(model, senders, list(self.receivers) or None, routes)
 
     def _patch(
-        self, model: Model, pair: analysis.Pair, paths: list[Edge], progress: bool = False
+        self,
+        model: Model,
+        pair: analysis.Pair,
+        paths: list[Edge],
+        progress: bool = False,
+        kept: analysis.KeptIn | None = None,
     ) -> analysis.PathResult:
-        return analysis.patch_paths(model, pair, paths, self.metric, self.direction, self.max_memory, progress)
+        asked = (self.metric, self.direction, self.max_memory, progress, kept)
+        return analysis.patch_paths(model, pair, paths, *asked)
 
     def tell(self, run: Run, found: tuple[analysis.PathResult, analysis.HeadShares]) -> list[Path]:
         """Print the largest paths and every head's shares, write and draw both."""

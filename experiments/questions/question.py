@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -33,6 +33,8 @@ Checkpoints = Annotated[tuple[int, ...], arg(help="steps of the checkpoints that
 Sequences = Annotated[int, arg(help="sequences")]
 Components = Annotated[tuple[str, ...], arg(help="of sites: what is patched")]
 Heads = Annotated[Literal["all", "each"], arg(help="of sites: heads together, or one by one")]
+FREE = ("checkpoints", "max_memory", "top")
+"""Options of which no number at a checkpoint depends: at which ones it is asked, in how much memory, what is shown."""
 SHARES = "own + stream + interaction = total"
 
 
@@ -55,8 +57,8 @@ class Question:
 
         checked_device(self.device)
 
-    def ask(self, run: Run, progress: bool = False) -> Any:
-        """Return what the question finds of a run."""
+    def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> Any:
+        """Return what the question finds of a run; with ``kept``, a long one goes on where it was interrupted."""
         raise NotImplementedError
 
     def cost(self, run: Run) -> Cost | None:
@@ -73,7 +75,20 @@ class Question:
         self.validate()
         for run in runs:
             self.foretell(run)
-            say_written(self.tell(run, self.ask(run, progress=True)))
+            with self.kept(run) as kept:
+                say_written(self.tell(run, self.ask(run, progress=True, kept=kept)))
+
+    def kept(self, run: Run) -> analysis.KeptIn:
+        """Return what is kept of an interrupted question beside its run's results, and removed when it is answered.
+
+        Rows are told apart by what they depend on, so options of which no number depends, as how many are printed, find
+        what was measured with others.
+        """
+        return analysis.KeptIn(run.path / "results" / "unfinished")
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options on which what is found of one checkpoint depends, as plain data."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in FREE}
 
     def foretell(self, run: Run) -> None:
         """Say on the error stream what asking a run takes."""
@@ -102,14 +117,6 @@ class Question:
             return pair
         clean, corrupt = (side.to(getattr(torch, self.dtype)) for side in (pair.clean, pair.corrupt))
         return replace(pair, clean=clean, corrupt=corrupt)
-
-    def over(self, run: Run, checkpoints: Sequence[int], ask: Callable[[Model], Frame], progress: bool) -> Frame:
-        """Return what is found at checkpoints, all of them where none is named, with their step."""
-        import pandas as pd
-        from tqdm.auto import tqdm
-
-        shown = tqdm(checkpoints or run.checkpoints(), unit=" checkpoints", disable=not progress, leave=False, delay=2)
-        return pd.concat([ask(self.model(run, step)).assign(step=step) for step in shown], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,10 @@ class OfInputs(Question):
     def file(self) -> analysis.PairsFile | None:
         """The pairs that are asked instead of the task's, read once."""
         return None if self.pairs is None else analysis.PairsFile.read(self.pairs)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options on which what is found depends: of a file of pairs what it holds, wherever it lies."""
+        return {**super().plain(), "pairs": None if self.file is None else self.file.sha256}
 
     def keep(self, run: Run, name: str, frame: Frame, draw: Callable[[Frame], Any]) -> list[Path]:
         """Write a result of a run, tidy and drawn (``results/<name>.parquet``, ``.json``, ``.html``); return paths.

@@ -7,6 +7,7 @@
         state.safetensors                  while running: where to resume
         checkpoints/step_00000100.safetensors
         results/<analysis>.parquet         tidy frames, with <analysis>.json and .html figures beside them
+        results/unfinished/                what questions that were interrupted have measured, until they are answered
         sessions.jsonl                     how long each sitting took; equal runs differ in it alone
         places.json                        of a corpus of local files: where this machine has them; no part of the run
 

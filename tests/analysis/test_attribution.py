@@ -63,7 +63,8 @@ def test_node_scores_are_transformer_lens(variant: str) -> None:
 def test_on_a_linear_model_an_estimate_is_the_exact_patch(variant: str) -> None:
     model, _ = nearly_linear(variant)
     pair = pair_for(model, 3)
-    sites = find_sites(model, ["state", "resid_pre", "v", "z", "resid_post"], positions=[1, "two", "mixed"])
+    components = ["state", "resid_pre", "v", "z", "resid_post", *(["stream"] if variant != "classic" else [])]
+    sites = find_sites(model, components, positions=[1, "two", "mixed"])
     found = attribute(model, pair, sites, check=1_000)
     assert found.agreement.worst_error < 1e-6
     assert found.effects.abs().max() > 0.01

@@ -44,7 +44,7 @@ class Measured:
         self.runs = EdgeRuns(model, pair.corrupt, send(model, self.graph, pair.clean), self.graph)
 
     def values(self, cuts: Tensor) -> Tensor:
-        return torch.stack([logit_difference(logits, self.pair) for logits in self.runs.each(cuts)])
+        return self.runs.each(cuts, lambda logits: logit_difference(logits, self.pair))
 
 
 def runs_for(model: HookedStreamTransformer, pair: Pair) -> Measured:

@@ -144,7 +144,7 @@ def test_one_cut_edge_is_one_exact_path(make: str) -> None:
     found = patch_paths(model, pair, paths, direction="denoise")
     runs = EdgeRuns(model, pair.corrupt, send(model, graph, pair.clean), graph)
     cut = one_each(graph.find([path.name for path in paths]), len(graph))
-    exact = torch.stack([logit_difference(logits, pair) for logits in runs.each(cut)])
+    exact = runs.each(cut, lambda logits: logit_difference(logits, pair))
     own = [i for i, path in enumerate(paths) if path.route == "stream" or path.target.layer in (None, 2)]
     assert torch.allclose(found.values[own].double(), exact[own], atol=1e-6)
     assert len({path.target.head for path in paths if path.target.carrier == "v"}) == model.config.heads_of("v")
@@ -158,6 +158,22 @@ def test_the_whole_state_patched_is_the_other_run_and_its_estimate_has_all_of_it
     found = patch(model, pair, states)
     wanted = logit_difference(model(pair.clean), pair).float()
     assert all(torch.allclose(row, wanted, atol=1e-5) for row in found.values.float())
+
+
+@every_case
+def test_the_state_is_the_residual_stream_and_what_is_read_beside_it(make: str, variant: str) -> None:
+    model = made(make, variant)
+    pair = random_pair(model, 3)
+    layers = [layer for layer in range(3) if Site(layer, "stream").exists(model)]
+    assert layers == [layer for layer in range(3) if model.reads_from(layer)]
+    if not layers:
+        return
+    parts = [tuple(Site(layer, c, position=p) for c in ("resid_pre", "stream")) for layer in layers for p in (0, 3)]
+    both = patch(model, pair, parts).values
+    whole = patch(model, pair, [Site(one.layer, "state", position=one.position) for one, _ in parts]).values
+    assert torch.allclose(both, whole, atol=1e-12)
+    alone = patch(model, pair, [one for one, _ in parts]).values
+    assert not torch.allclose(alone, whole, atol=1e-6), "the residual stream alone is not the state"
 
 
 @pytest.mark.parametrize("make", MAKES)

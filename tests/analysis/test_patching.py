@@ -19,6 +19,7 @@ from analysis.metrics import METRICS, accuracy, logit_difference, loss, probabil
 from circuits import HookedStreamTransformer, icl_config
 from circuits.config.streams import Stream
 from circuits.model import State
+from circuits.sites import STATES
 from tests.helpers import FULL, build, inputs_for, model_of, small_task, token_config
 from tests.random_streams import one_stream
 
@@ -37,6 +38,8 @@ def every_site(model: HookedStreamTransformer) -> list[Site]:
     components = ["state", "resid_pre", "attn_out", "resid_post", "q", "k", "v", "z", "pattern", "attn_scores"]
     if model.config.mlp:
         components += ["resid_mid", "mlp_out"]
+    if any(model.reads_from(layer) for layer in range(model.config.n_layers)):
+        components.append("stream")
     return [
         *find_sites(model, components, positions=[1, "two", "mixed"]),
         *find_sites(model, components),
@@ -64,10 +67,11 @@ def one_at_a_time(model: HookedStreamTransformer, pair: Pair, site: Site, clean:
             into[batch, where, site.head] = source[batch, where, site.head]
         return into.transpose(1, 2) if site.component in ("pattern", "attn_scores") else into
 
-    if site.component == "state":
+    if site.component in STATES:
         a, b = model.state(pair.corrupt, site.layer), model.state(pair.clean, site.layer)
         outgoing = {key: write(a.outgoing[key], b.outgoing[key]) for key in a.outgoing}
-        return model.run_state(State(site.layer, write(a.residual, b.residual), outgoing))
+        residual = write(a.residual, b.residual) if site.component == "state" else a.residual
+        return model.run_state(State(site.layer, residual, outgoing))
     hook: Any = (site.hook_name, lambda t, hook: write(t, clean[hook.name]))
     return model.run_with_hooks(pair.corrupt, fwd_hooks=[hook])
 

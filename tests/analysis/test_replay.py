@@ -298,6 +298,7 @@ def test_mistakes_are_explained() -> None:
         (Edit(1, "attn.hook_v_stream", v), "unknown hook point 'blocks.1.attn.hook_v_stream'"),
         (Edit(1, "attn.hook_result", v), "does not fire while cfg.use_attn_result is off"),
         (Edit(1, "state", v), "an edit of the state needs a State as its value"),
+        (Edit(1, "stream", v), "an edit of the stream needs .* or its outgoing part"),
         (
             Edit(1, "attn.hook_v", v[:2]),
             r"holds the activation of \(batch, pos\) = \(2, 7\); the base run has \(3, 7\)",

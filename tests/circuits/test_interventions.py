@@ -33,7 +33,7 @@ from circuits.interventions.intervention import (
     operation_name,
 )
 from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
-from circuits.sites import COMPONENTS, ROUTES
+from circuits.sites import COMPONENTS, ROUTES, STATES
 from tests.helpers import ALL, FULL, build, gradients, inputs_for
 
 V = Site(0, "v")
@@ -45,7 +45,7 @@ def run(model: HookedStreamTransformer, x: Tensor, *interventions: Intervention,
 
 
 def every_site(model: HookedStreamTransformer) -> list[Site]:
-    sites = [Site(layer, c) for layer in range(model.config.n_layers) for c in COMPONENTS if c != "state"]
+    sites = [Site(layer, c) for layer in range(model.config.n_layers) for c in COMPONENTS if c not in STATES]
     sites += [Site(s.layer, s.component, route) for s in sites if s.component in CARRIERS for route in ROUTES]
     return [site for site in dict.fromkeys(sites) if site.exists(model)]
 
@@ -118,7 +118,10 @@ def test_the_configuration_knows_which_hook_points_the_model_has(variant: str) -
             for route in ROUTES if component in CARRIERS else ("own",):
                 for layer in range(3):
                     site = Site(layer, component, route)
-                    assert component == "state" or site.exists(model) == (site.hook_name in model.hook_dict)
+                    there = site.hook_name in model.hook_dict
+                    if component in STATES:
+                        there = component == "state" or bool(model.reads_from(layer))
+                    assert site.exists(model) == there
 
 
 @pytest.mark.parametrize(
@@ -421,6 +424,7 @@ def test_the_model_is_left_as_it_was_and_errors_pass_through() -> None:
     ("make", "message"),
     [
         (lambda: Intervention(Site(0, "state"), Zero()), "a state cannot be intervened on, .*; name its parts"),
+        (lambda: Intervention(Site(0, "stream"), Zero()), "a stream cannot be intervened on"),
         (lambda: Intervention(V, Attend("self")), "needs the component 'pattern', not 'v'"),
         (lambda: Intervention(V, Zero(), float("nan")), "strength must be a finite number, got nan"),
         (lambda: Clamp(float("inf")), "the value must be a finite number"),

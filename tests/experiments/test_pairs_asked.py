@@ -108,6 +108,8 @@ COMMANDS: list[tuple[tuple[Any, ...], tuple[str, ...], str]] = [
     ),
     (("attribute", "--method", "EAP", "--check", 2), ("attribute",), "edges, 2 pairs of mine.jsonl, logit_difference"),
     (("ablate", "--method", "zero"), ("ablate",), "ablations on 2 sequences of mine.jsonl"),
+    (("map",), ("route_map",), "2 pairs of mine.jsonl: 3 positions before 4 layers, denoise; largest: residual"),
+    (("attention", "--row", 1), ("attention",), "16 heads on 11 positions; largest: L"),
     (("heads",), ("heads",), "3 checkpoints, 2 sequences of mine.jsonl"),
     (("gradients",), ("gradients",), "the answers' loss on 2 pairs of mine.jsonl"),
     (("circuit", "--method", "EAP", "--rule", "top", "--size", 30), ("circuit",), "circuit of"),

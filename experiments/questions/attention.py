@@ -1,0 +1,68 @@
+"""The attention view: what heads attend to in a prompt, and what they move from there, by route."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+import analysis
+from circuits.common.errors import require, whole
+from experiments.questions.question import Model, OfInputs, Run, Step, show
+
+
+@dataclass(frozen=True)
+class ViewAttention(OfInputs):
+    """Show what heads attend to in one prompt, and what they move by each route; write and draw it."""
+
+    prompt: Annotated[
+        str | None, arg(help="a text in the model's words (default: the clean side of a pair of the task)")
+    ] = None
+    tokens: Annotated[tuple[int, ...], arg(help="the prompt as token numbers")] = ()
+    row: Annotated[int, arg(help="which pair, where no prompt is given (from 0)")] = 0
+    step: Step = -1
+    top: Annotated[int, arg(help="rows to print")] = 15
+
+    def validate(self) -> None:
+        """Refuse options with which nothing can be asked, before work starts.
+
+        Raises:
+            ValueError: for a device that this machine does not have, two prompts, or numbers that are none.
+        """
+        super().validate()
+        whole("row", self.row, 0)
+        whole("top", self.top)
+        given = {"--prompt": self.prompt is not None, "--tokens": bool(self.tokens), "--pairs": self.pairs is not None}
+        named = [option for option, there in given.items() if there]
+        require(len(named) < 2, f"{' and '.join(named)} each name a prompt; give one of them")
+
+    def ask(self, run: Run, progress: bool = False) -> analysis.AttentionView:
+        """Return the attention of every head in the prompt, and what it moves.
+
+        Raises:
+            RunError: if there is no checkpoint at the step.
+            ValueError: as :func:`analysis.attention_view`, and for a row that a file of pairs does not have.
+        """
+        model = self.model(run, self.step)
+        return analysis.attention_view(model, self._prompt(run, model))
+
+    def _prompt(self, run: Run, model: Model) -> Any:
+        if self.prompt is not None or self.tokens:
+            return self.prompt if self.prompt is not None else self.tokens
+        if self.file is not None:
+            return self.file.pair(model)[self.row]
+        task = run.asker(self.device)
+        return self.asked(task.pairs(self.row + 1, next(iter(task.corruptions))))[self.row]
+
+    def tell(self, run: Run, found: analysis.AttentionView) -> list[Path]:
+        """Print the largest vectors that are moved and each head's share by the stream, write and draw all."""
+        from figures.models.attention_view import attention_maps
+
+        print(f"{run.path.name}: {found.finding()}")
+        for note in found.notes():
+            print(note)
+        show(found.largest(self.top))
+        show(found.by_head())
+        return self.keep(run, "attention", found.to_frame(), attention_maps)
