@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import plotly.graph_objects as go
+import plotly.io
 import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -186,6 +188,22 @@ def test_a_fault_is_seen(fault: str) -> None:
     else:
         BREAK[fault](code_cells(notebook)[1])
     assert faults(notebook) == [fault]
+
+
+def test_images_have_no_buttons(monkeypatch: pytest.MonkeyPatch) -> None:
+    png: Any = plotly.io.renderers["png"]
+    drawn: list[Any] = []
+    for name, value in {"to_mimebundle": drawn.append, "width": None}.items():
+        monkeypatch.setattr(png, name, value)
+    monkeypatch.setattr(plotly.io.renderers, "default", "json")
+    monkeypatch.setattr(figures.files, "require_browser", lambda: None)
+    figures.files.show_images(500)
+    figure = go.Figure(layout={"title": {"text": "Mine"}, "updatemenus": [{"buttons": [{"label": "another route"}]}]})
+    png.to_mimebundle(figure.to_dict())
+    assert drawn[0]["layout"]["title"] == {"text": "Mine"}
+    assert "updatemenus" not in drawn[0]["layout"]
+    assert figure.layout.updatemenus, "the figure itself keeps them"
+    assert (plotly.io.renderers.default, png.width) == ("png", 500)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
