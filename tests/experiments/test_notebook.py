@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,7 @@ from experiments.commands.notebooks import (
 )
 from tests.experiments.test_cli import run
 
-
-def stem(path: Path) -> str:
-    return path.stem
-
-
+stem = attrgetter("stem")
 of_each = pytest.mark.parametrize("path", shipped(), ids=stem)
 LAST_WHAT_REGISTERS = sorted(shipped(), key=lambda path: "register_" in path.read_text())
 """What a notebook registers stays with the kernel, and its functions lose the names that they use."""
@@ -155,6 +152,7 @@ def test_what_is_committed_was_made_by_the_code_that_stands_there(path: Path) ->
     images = [o for cell in code_cells(notebook) for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(images) >= 2
     assert parameters(notebook).source, "one cell of parameters"
+    assert notebook.cells[0].source.startswith("# "), "it begins with what it is called"
 
 
 def _ran() -> Any:
