@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from circuits.common.errors import require
-from experiments.commands import corpus, exchange, models, runs, study, sweep, train
+from experiments.commands import corpus, exchange, models, notebooks, runs, study, sweep, train
 from experiments.plugins import installed, load_plugins
 from experiments.questions.ablate import Ablate
 from experiments.questions.attention import ViewAttention
@@ -58,6 +58,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "learned-gains": study.learned_gains,
     "figures": study.figures,
     "reproduce": study.reproduce,
+    "notebooks": notebooks.notebooks,
 }
 
 

@@ -47,6 +47,7 @@ def edges(curve: pd.DataFrame, colour: str, group: str) -> go.Scatter:
     return go.Scatter(
         x=pd.concat([curve["step"], curve["step"][::-1]]),
         y=pd.concat([curve["high"], curve["low"][::-1]]),
+        mode="lines" if len(curve) < 10 else None,  # of fewer than 20 points plotly draws each otherwise
         fill="toself",
         fillcolor=faded(colour, 0.14),
         line={"width": 0},

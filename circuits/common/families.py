@@ -174,15 +174,28 @@ def _source(kind: Any) -> str:
         return dedent(inspect.getsource(kind))
     except (OSError, TypeError):
         pass
-    # A notebook's class has no file, but its functions do.
-    try:
-        parts = [inspect.getsource(part) for part in vars(kind).values() if inspect.isfunction(part)]
-    except (OSError, TypeError):
-        parts = []
-    own = [part for part in parts if part.strip()]
+    own = _parts(kind)
     require(
         bool(own),
         f"the source of {getattr(kind, '__name__', kind)} cannot be read, so what changes in it would not be seen; "
         f"define it in a file or in a cell of a notebook",
     )
     return dedent("\n".join([*own, str(getattr(kind, "__annotations__", {}))]))
+
+
+_GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__")
+"""What a frozen dataclass has that nobody wrote."""
+
+
+def _parts(kind: Any) -> list[str]:
+    """What a notebook's class is made of, which has no file where its functions have one: their sources, and of a
+    dataclass its fields with their defaults; nothing if some function cannot be read."""
+    of_fields = dataclasses.is_dataclass(kind)
+    fields = [str(inspect.signature(kind.__init__))] if of_fields and dataclasses.fields(kind) else []
+    written = [part for name, part in vars(kind).items() if not (of_fields and name in _GENERATED)]
+    functions = filter(inspect.isfunction, (inspect.unwrap(getattr(part, "fget", None) or part) for part in written))
+    try:
+        sources = [inspect.getsource(function) for function in functions]
+    except (OSError, TypeError):
+        return []
+    return [source for source in sources if source.strip()] + fields

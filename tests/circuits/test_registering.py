@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import linecache
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,6 +211,30 @@ def test_a_class_whose_source_cannot_be_read_is_refused() -> None:
     exec("@dataclass(frozen=True)\nclass Unread(Gain):\n    pass", names)
     with pytest.raises(ValueError, match="the source of Unread cannot be read"):
         register_gain(names["Unread"], ByDistance)
+
+
+def _in_a_cell(lines: str, remembered: bool = True) -> Any:
+    """A class as a notebook's cell defines it: it has no file, and its functions have one that is only remembered."""
+    file = f"<cell {content_hash([lines, remembered])}>"
+    names: dict[str, Any] = {"Gain": Gain, "dataclass": dataclass, "__name__": "nowhere"}
+    if remembered:
+        linecache.cache[file] = (len(lines), None, lines.splitlines(True), file)
+    exec(compile(lines, file, "exec", dont_inherit=True), names)
+    return names["Mine"]
+
+
+def test_a_notebooks_class_is_known_by_its_functions_and_its_fields() -> None:
+    head = "@dataclass(frozen=True)\nclass Mine(Gain):\n    rate: float = 0.5\n"
+    method = "    @property\n    def is_silent(self):\n        return self.rate == 0\n"
+    hashes = [
+        families.source_hash(_in_a_cell(lines))
+        for lines in (head, head.replace("0.5", "0.6"), head + method, head + method.replace("== 0", "== 1"))
+    ]
+    assert len(set(hashes)) == 4, "what changes is seen: a default, a property, what it returns"
+    assert families.source_hash(_in_a_cell(head)) == hashes[0]
+    assert families.source_hash(_in_a_cell(head.replace("rate", "\n    rate"))) == hashes[0], "lines between are not"
+    with pytest.raises(ValueError, match="the source of Mine cannot be read"):
+        families.source_hash(_in_a_cell(head + method, remembered=False))
 
 
 # --- what they say of themselves --------------------------------------------------------------------------------------
