@@ -134,8 +134,10 @@ class LiveSwitchboard(Switchboard):
             shown: Any = self.widget()
         except ImportError:
             return {}
-        bundle = shown._repr_mimebundle_()
-        return bundle[0] if isinstance(bundle, tuple) else bundle or {}
+        found = shown._repr_mimebundle_()
+        bundle = found[0] if isinstance(found, tuple) else found or {}
+        # In text, what was found says more than the widget's name.
+        return {kind: shown for kind, shown in bundle.items() if kind != "text/plain"}
 
     def show(self) -> None:
         """Display the live widget; outside of a notebook, print the finding and the largest effects."""

@@ -16,6 +16,8 @@ BLOCK = re.compile(r"```python\n(.*?)```(?:\n\nprints\n\n```text\n(.*?)```)?", r
 GUARD = 'if __name__ == "__main__":'
 NUMBER = re.compile(r"-?\d+\.\d+")
 END = "-" * 20
+SCRIPTS = re.compile(r"^## Five scripts\n(.*?)^## ", re.DOTALL | re.MULTILINE)
+"""The section with what a new user would want."""
 TOLERANCE = 0.1
 """Another processor rounds differently, and 2000 steps of training make something of that."""
 ADDED: tuple[str, ...] = ("decaying", "looking_back", "sooner", "counting", "lookup")
@@ -23,8 +25,15 @@ ADDED: tuple[str, ...] = ("decaying", "looking_back", "sooner", "counting", "loo
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Every snippet of Python, with what it prints if that is said."""
-    return [block for page in PAGES for block in BLOCK.findall(page.read_text())]
+    """Every snippet of Python, with what it prints if that is said; of the five scripts, none."""
+    return [block for page in PAGES for block in BLOCK.findall(SCRIPTS.sub("## ", page.read_text()))]
+
+
+def scripts() -> list[str]:
+    """The five scripts of the README of ``experiments``."""
+    found = SCRIPTS.search((ROOT / "experiments" / "README.md").read_text())
+    assert found, "the section is there"
+    return [code for code, _ in BLOCK.findall(found[1])]
 
 
 def added() -> dict[str, str]:
@@ -90,6 +99,27 @@ def test_the_scripts_that_add_something_train_patch_and_draw_from_an_empty_direc
     assert "value 1 0." in printed[4]
     assert len(list(tmp_path.glob("runs/*/metrics.parquet"))) == 20
     assert {file.stem for file in tmp_path.glob("*.html")} == {*ADDED, "cumulative"}
+
+
+def test_the_five_scripts_are_short_and_run_from_an_empty_directory(tmp_path: Path) -> None:
+    assert len(scripts()) == 5
+    assert all(len([line for line in code.splitlines() if line.strip()]) <= 12 for code in scripts())
+    cut = [re.sub(r"steps=\d+", "steps=3", code) for code in scripts()]
+    cut[1] = (
+        cut[1]
+        .replace("seed)", 'seed, replace(TRAINING["small"], steps=3))')
+        .replace("from experiments import", "from dataclasses import replace\nfrom experiments import TRAINING,")
+    )
+    assert all(short != code for short, code in zip(cut, scripts(), strict=True))
+    # What never learns has no times that differ; its losses do.
+    cut[1] = re.sub(
+        r"times = .*", 'm = all_metrics(runs); times = m[(m.split == "ic") & (m.measure == "loss")]', cut[1]
+    )
+    cut[1] = cut[1].replace("compare(times", "compare(times[times.step == 3]")
+    printed = run_all(tmp_path, {f"script{i}": code for i, code in enumerate(cut)}).split(END)
+    for said, name in zip(printed, ("PatchResult", "Comparison", "Run(", "Run(", "RouteMap"), strict=False):
+        assert name in said
+    assert {file.stem for file in tmp_path.glob("*.html")} == {"routes", "compared", "my_prompts"}
 
 
 @pytest.mark.slow

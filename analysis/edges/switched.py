@@ -92,7 +92,8 @@ class EdgeSwitch:
             values, there = self.runs.measure(logits), read(logits, pair.read_at)
         return Switched(
             metric=float(values.mean()),
-            effect=float((values - self.runs.baseline).mean() / self.runs.gap.mean()),
+            # Not the zero with a sign.
+            effect=float((values - self.runs.baseline).mean() / self.runs.gap.mean()) + 0.0,
             accuracy=float((there.argmax(-1) == pair.answers).double().mean()),
             loss=float(loss.detach()),
             gradient_norm=float(gradient.norm() / self._whole.norm()),

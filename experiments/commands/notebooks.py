@@ -26,6 +26,9 @@ SHIPPED = Path(__file__).parents[1] / "notebooks"
 PARAMETERS = "parameters"
 """The tag of the one cell of a notebook that says how much it trains and asks."""
 SMALL: dict[str, dict[str, Any]] = {
+    "1_first_look": {"steps": 40, "n_pairs": 16},
+    "2_which_route": {"steps": 40, "seeds": [0, 1], "n_pairs": 16},
+    "3_indirect_objects": {"steps": 20, "n_pairs": 8},
     "4_somebody_elses_checkpoint": {"steps": 60, "n_pairs": 16},
     "5_your_own_variant": {"seeds": [0, 1], "steps": 20, "every": 10, "n_questions": 16, "held_until": 10},
     "6_information_or_gradient": (
@@ -33,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     ),
 }
 """What stands in that cell where a notebook is only to show that it runs: every one of its names, by notebook."""
+WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDTH = 800
 """Pixels of a static image."""
 
@@ -239,6 +243,10 @@ def tidy(notebook: NotebookNode) -> None:
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
         cell.metadata = {name: cell.metadata[name] for name in ("tags", "jupyter") if name in cell.metadata}
+        for output in cell.get("outputs", ()):
+            # A widget needs the kernel that made it; its table stays.
+            output.get("data", {}).pop(WIDGET, None)
+            output.get("metadata", {}).pop(WIDGET, None)
 
 
 def write(notebook: NotebookNode, path: Path) -> None:

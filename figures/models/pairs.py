@@ -5,13 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from figures.theme import themed
+from figures.theme import BLACK, themed
 
-MOST = 12
+MOST = 6
 """Examples that are drawn."""
 _LONGEST = 9
 """Characters of a word that fit into a cell of a long input."""
-_SHADES = [[0.0, "#F4F4F4"], [0.001, "#FBE3D6"], [1.0, "#D55E00"]]
+_SHADES = [[0.0, "#F4F4F4"], [0.001, "#FBE3D6"], [1.0, "#F0A878"]]
 
 
 def pair_grid(frame: pd.DataFrame) -> go.Figure:
@@ -33,7 +33,7 @@ def pair_grid(frame: pd.DataFrame) -> go.Figure:
         y=list(grid.index),
         text=text.to_numpy(),
         texttemplate="%{text}",
-        textfont={"size": 10},
+        textfont={"size": 9, "color": BLACK},
         customdata=hover.to_numpy(),
         hovertemplate="%{customdata}<extra></extra>",
         colorscale=_SHADES,
@@ -43,22 +43,26 @@ def pair_grid(frame: pd.DataFrame) -> go.Figure:
         ygap=1,
     )
     figure = go.Figure(heat)
-    figure.update_xaxes(title_text="position", dtick=1, showgrid=False)
-    figure.update_yaxes(title_text="example", autorange="reversed", dtick=1, showgrid=False)
+    figure.update_xaxes(title_text="position", dtick=1, showgrid=False, zeroline=False)
+    figure.update_yaxes(title_text="example", autorange="reversed", dtick=1, showgrid=False, zeroline=False)
     total = frame.example.nunique()
     caption = (
         f"The first {shown.example.nunique()} of {total} examples, clean; shaded where the corrupt input differs "
-        "(both on hover). Roles stand below; bold: where the answer is read."
+        "(both on hover).<br>Roles stand in their places; bold: where the answer is read."
     )
-    return themed(figure, "Clean and corrupt inputs", caption, height=200 + 44 * shown.example.nunique(), below=50)
+    return themed(figure, "Clean and corrupt inputs", caption, height=220 + 44 * shown.example.nunique(), below=50)
 
 
 def _cell(row: dict) -> str:
     if row["padding"]:
         return ""
-    word = f"{row['clean']:.1f}" if isinstance(row["clean"], float) else _plain(str(row["clean"])[:_LONGEST])
+    role = _plain(row["role"]).replace(" ", "<br>")
+    if isinstance(row["clean"], float):
+        # A vector says nothing by itself: its role does.
+        return f"<b>{role}</b>" if row["read"] else role
+    word = _plain(str(row["clean"])[:_LONGEST])
     word = f"<b>{word}</b>" if row["read"] else word
-    return f"{word}<br><i>{_plain(row['role'])}</i>" if row["role"] else word
+    return f"{word}<br><i>{role}</i>" if role else word
 
 
 def _hover(row: dict) -> str:
