@@ -92,7 +92,7 @@ def _without_buttons(picture: dict[str, Any]) -> dict[str, Any]:
 
 
 def show_images(width: int) -> None:
-    """Show every figure from here on as a PNG of so many pixels, without its buttons, as notebooks on the web need it.
+    """Show figures from here on as PNGs of so many pixels, or of a width of their own, without buttons.
 
     Raises:
         RuntimeError: as :func:`write_images`.
@@ -102,7 +102,13 @@ def show_images(width: int) -> None:
 
     png: Any = plotly.io.renderers["png"]
     draw = png.to_mimebundle
-    png.width, png.to_mimebundle = width, lambda picture: draw(_without_buttons(picture))
+
+    def shown(picture: dict[str, Any]) -> Any:
+        # Drawings that need more room say so themselves.
+        png.width = picture.get("layout", {}).get("width") or width
+        return draw(_without_buttons(picture))
+
+    png.to_mimebundle = shown
     plotly.io.renderers.default = "png"
     # Under load it logs messages of the browser that it could not read, and goes on.
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)

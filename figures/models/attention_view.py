@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.common.errors import known, require
-from figures.models.panel_grid import BESIDE, Grid, axis, trace_axes
+from figures.models.panel_grid import BESIDE, WIDTH, Grid, axis, trace_axes
 from figures.models.positions import label
 from figures.theme import BLACK, BLUE, GREEN, VERMILION, themed
 
@@ -93,7 +93,7 @@ def attention_maps(frame: pd.DataFrame, layer: int | None = None, shown: str = "
     height = round(grid.height + _ABOVE + grid.labelled + 56)
     runs = frame.run if "run" in frame else ()
     themed(figure, "Attention, and what it moves by route", _CAPTION, runs, height, below=grid.labelled)
-    return figure.update_layout(margin={"l": grid.labelled, "r": BESIDE, "t": _ABOVE})
+    return figure.update_layout(margin={"l": grid.labelled, "r": BESIDE, "t": _ABOVE}, width=WIDTH)
 
 
 def _most_incoming(frame: pd.DataFrame) -> int:

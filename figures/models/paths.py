@@ -70,8 +70,8 @@ def share_bars(frame: pd.DataFrame) -> go.Figure:
         figure.add_trace(go.Bar(x=names, y=rows.effect, name=share, marker_color=colour, error_y=error))
     first = frame.iloc[0]
     caption = (
-        f"Projections patched at all positions ({first.direction}); effect on {first.metric} as a share of the "
-        f"clean-corrupt difference, {first.n} pairs, 95 % bootstrap intervals.<br>own + stream + interaction = total."
+        f"Projections patched at all positions ({first.direction}); effect on {first.metric} as a share of the<br>"
+        f"clean-corrupt difference, {first.n} pairs, with 95 % bootstrap intervals. own + stream + interaction = total."
     )
     figure.update_yaxes(title_text="effect")
     return themed(figure, "By its own layer, by the stream", caption, frame.run if "run" in frame else (), below=50)

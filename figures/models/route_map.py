@@ -145,6 +145,6 @@ def _caption(first: pd.Series) -> str:
     )
     return (
         f"{sign} patched in ({first.direction}); metric {first.metric}, n = {first.n}; clean {first.clean:.3g}, "
-        f"corrupt {first.corrupt:.3g}. 1 = all of the difference.<br>'stream' is what earlier layers pass on beside "
-        "the residual stream. In every cell residual stream + stream + interaction = both. Intervals on hover."
+        f"corrupt {first.corrupt:.3g}.<br>1 = all of the difference. 'stream' is what earlier layers pass on beside "
+        "the residual stream.<br>In every cell residual stream + stream + interaction = both. Intervals on hover."
     )

@@ -145,7 +145,7 @@ def test_only_the_built_in_head_copies_and_by_its_own_route(make: Callable[[], H
         for route, copies in (("own", not streamed), ("mixed", True), ("stream", streamed)):
             if route == "stream" and not streamed:
                 continue
-            found = score(made.model, route=route).set_index(["layer", "head"]).value
+            found = score(made.model, route=route).to_frame().set_index(["layer", "head"]).value
             assert found[made.heads["induction"]] == pytest.approx(float(copies))
             assert (found.drop(made.heads["induction"]) == 0).all()
 

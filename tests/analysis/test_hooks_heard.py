@@ -71,7 +71,7 @@ HEAR = {"ablate", "score_heads", "score_retrieval", "split_gradient"}
 RUN_NO_MODEL = {
     *("Ablation", "Ablations", "AttentionScore", "Circuit", "CircuitSteps", "Comparison", "Composition", "Connection"),
     *("EdgeScores", "HeadScores", "HeadShares", "LogitLens"),
-    *("GradientSplit", "Graph", "LogitAttribution", "METRICS", "NoGapError", "Pair", "PairsFile"),
+    *("GradientSplit", "Graph", "KeptIn", "LogitAttribution", "METRICS", "NoGapError", "Pair", "PairsFile"),
     *("PatchResult", "PathResult", "Quality", "ReadMetric", "RouteMap", "AttentionView", "Site"),
     *("SiteScores", "WeakPairWarning", "adjust", "compare", "find_circuit"),
     *("find_paths", "find_sites", "mean_interval", "over_seeds", "paired_ratio"),

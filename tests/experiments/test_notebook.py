@@ -59,7 +59,8 @@ def made(*cells: str, tags: tuple[str, ...] = ()) -> Any:
 def kernel(tmp_path_factory: pytest.TempPathFactory, trained_runs: Path) -> Iterator[KernelManager]:
     """One kernel for all of them, in a folder with the session's runs: most of the time goes into importing torch."""
     folder = tmp_path_factory.mktemp("notebooks")
-    (folder / "runs").symlink_to(trained_runs)
+    # A copy: what notebooks train would be found by other tests.
+    shutil.copytree(trained_runs, folder / "runs")
     environment = os.environ | {"PLOTLY_RENDERER": "plotly_mimetype", "OMP_NUM_THREADS": "1"}
     options = ["--IPKernelApp.log_level=40", f"--IPKernelApp.exec_lines={ONE_CORE}"]
     manager, client = start_new_kernel(cwd=str(folder), env=environment, extra_arguments=options)
