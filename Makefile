@@ -1,7 +1,7 @@
 # make demo   train four variants, ask, draw: one page      make test   the tests
 # make setup  .venv with the command valuestream            make lint   ruff and pyright
 # make bench  speeds, in one interleaved run                make peers  other tools, and the tests that run them
-# make clean  remove .venv
+# make browser  pages and JupyterLab, in a real browser   make clean  remove .venv
 
 PYTHON ?= python3
 SIZE ?= standard
@@ -12,7 +12,7 @@ READY := $(VENV)/ready
 # Two threads on matrices of this size are many times slower than one; the work is spread over processes instead.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bench peers clean
+.PHONY: setup demo test lint bench peers browser clean
 
 setup: $(READY)
 
@@ -46,6 +46,11 @@ peers: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-peers.lock
 	$(BIN)/python -m pytest -q -m slow tests/circuits/test_storage.py \
 		tests/circuits/test_exporting.py tests/circuits/loading/test_x_transformers.py
+
+browser: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-browser.lock
+	$(BIN)/python -m pytest -q -m slow tests/figures/test_switchboard_in_browser.py \
+		tests/figures/test_switchboard_with_kernel.py tests/experiments/test_explored_in_browser.py
 
 clean:
 	rm -rf $(VENV)

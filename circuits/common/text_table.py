@@ -10,12 +10,13 @@ import pandas as pd
 
 
 def as_text(frame: pd.DataFrame) -> str:
-    """Return a table as text, numbers to the right and words to the left."""
-    words = {str(c): frame[c].astype(str) for c in frame if not pd.api.types.is_numeric_dtype(frame[c])}
+    """Return a table as text, numbers to the right and words to the left; a word that is missing is a dash."""
+    named = [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c])]
+    words = {str(c): frame[c].astype(object).where(frame[c].notna(), "-").astype(str) for c in named}
     widths = {c: max(len(c), int(words[c].str.len().max())) for c in words}
     padded = frame.assign(**{c: words[c].str.ljust(widths[c]) for c in words})
-    named = padded.rename(columns={c: c.ljust(widths[c]) for c in words})
-    lines = named.to_string(index=False, float_format=lambda x: f"{x:.4g}").split("\n")
+    headed = padded.rename(columns={c: c.ljust(widths[c]) for c in words})
+    lines = headed.to_string(index=False, float_format=lambda x: f"{x:.4g}").split("\n")
     return "\n".join(line.rstrip() for line in lines)
 
 

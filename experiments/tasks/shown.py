@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from analysis.pairs import Pair
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 else:
     Frame = Any
 
+_LONGEST = 300
+"""Characters of a configuration that are shown."""
 _PAIRS = 6
 """Examples that are drawn."""
 
@@ -34,7 +38,13 @@ class ShownTask(Shown):
     def finding(self) -> str:
         """Return how many splits and corruptions there are, their names, and the configuration."""
         asks = f"corruptions {', '.join(self.corruptions)}" if self.corruptions else "no questions of its own"
-        return f"seed {self.seed}, splits {', '.join(self.splits)}; {asks}; {self.config!r}"
+        given = [
+            f"{f.name} = {getattr(self.config, f.name)!r}"
+            for f in dataclasses.fields(self.config)
+            if getattr(self.config, f.name) != f.default
+        ]
+        sizes = shorten(", ".join(given), _LONGEST, placeholder=" ...")
+        return f"seed {self.seed}, splits {', '.join(self.splits)}; {asks}; {sizes or 'sizes by default'}"
 
     def to_frame(self) -> Frame:
         """Return one row a split and a corruption: kind, name, and what it is."""
