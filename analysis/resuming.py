@@ -157,7 +157,7 @@ def kept_rows(
         f"hooks are attached at {', '.join(hooked[:3])}, and what was kept could not tell what they do; leave kept "
         f"out, or call model.reset_hooks()",
     )
-    asked = {"model": identity(model), "pair": _of_pair(pair), "device": pair.clean.device.type, **about}
+    asked = {"model": identity(model), "pair": pair_identity(pair), "device": pair.clean.device.type, **about}
     asked |= {} if metric is None else {"metric": _of_metric(*metric)}
     return kept.rows(question, code=code_hash("circuits", "analysis"), **asked)
 
@@ -199,7 +199,8 @@ def identity(model: HookedStreamTransformer) -> str:
     return content_hash([tensor_hash(model.state_dict()), model.config.to_plain()])
 
 
-def _of_pair(pair: Pair) -> str:
+def pair_identity(pair: Pair) -> str:
+    """Return a hash (hexadecimal) of a pair: inputs, answers, where it is read, roles and mask."""
     tensors = {"clean": pair.clean, "corrupt": pair.corrupt, "answers": pair.answers, "wrong": pair.wrong}
     tensors |= {"read at": torch.as_tensor(pair.read_at), **{f"at {role}": at for role, at in pair.positions.items()}}
     return tensor_hash(tensors if pair.mask is None else {**tensors, "mask": pair.mask})

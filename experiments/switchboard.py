@@ -16,10 +16,10 @@ from analysis.attribution.of_edges import EdgeScores
 from analysis.circuit.quality import Quality
 from analysis.edges.switched import EdgeSwitch
 from analysis.pairs import Pair
+from analysis.resuming import code_hash, pair_identity
 from analysis.switchboard.document import FORMAT, Switchboard, assembled, chosen_edges, of_edges
 from analysis.switchboard.measured import measured
 from analysis.switchboard.prompts import prompt_of, prompts_of
-from circuits.checkpoint import tensor_hash
 from circuits.common.errors import known, require, whole
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import content_hash
@@ -46,7 +46,7 @@ def explore(
     """Return the route switchboard of a run, of a run and its other seeds, or of a result that has edges.
 
     In a notebook it is live: click a head for its pattern, an edge to cut or gate it; ``write(path)`` makes a page that
-    needs no kernel. It is asked ``n`` pairs of the run's task (or ``pair``), at ``most_steps`` checkpoints from the
+    needs no kernel. It is asked ``n`` pairs of each run's task (or ``pair``), at ``most_steps`` checkpoints from the
     first to the last, and shows ``prompts`` of them. ``gradients`` compares the loss's gradient with and without every
     edge, a pass forward and backward each. What was measured is kept in the run's directory, checkpoint by checkpoint.
 
@@ -62,7 +62,8 @@ def explore(
     require(bool(runs), "there is no run to explore; name one, as in explore(Run.find('icl-value'))")
     first = runs[0]
     _check_alike(runs)
-    asked = pair or first.asker().pairs(whole("n", n), corruption or next(iter(first.asker().corruptions)))
+    n = whole("n", n)
+    asked = pair or _pairs(first, n, corruption)
     prompts = min(whole("prompts", prompts, least=0), len(asked))
     model = first.load_model()
     edges = chosen_edges(model, asked, metric)
@@ -74,9 +75,10 @@ def explore(
         # Of other seeds, effects alone are drawn.
         of_run = how | ({"prompts": prompts} if run is first else {"prompts": 0, "gradients": False})
         shown = tqdm(steps, desc=run.path.name, unit=" checkpoints", disable=not progress, leave=False, delay=2)
-        by_step = {
-            step: _at(run, step, asked, {**of_run, "gates": run is first and step == steps[-1]}) for step in shown
-        }
+        # The classes and labels of another seed are others.
+        theirs = asked if pair or run is first else _pairs(run, n, corruption)
+        last = steps[-1] if run is first else None
+        by_step = {step: _at(run, step, theirs, {**of_run, "gates": step == last}) for step in shown}
         found.append((run.path.name, run.config.seed, by_step))
     board = assembled(
         _about(first, asked, metric, pair is None), model, edges, found, metric, prompts_of(asked, prompts)
@@ -151,6 +153,11 @@ class LiveSwitchboard(Switchboard):
             super().show()
 
 
+def _pairs(run: Run, n: int, corruption: str | None) -> Pair:
+    task = run.asker()
+    return task.pairs(n, corruption or next(iter(task.corruptions)))
+
+
 def spread_out(steps: Sequence[int], most: int) -> list[int]:
     """Return at most so many of some steps, evenly spread, the first and the last among them."""
     if len(steps) <= most:
@@ -171,16 +178,9 @@ def _check_alike(runs: Sequence[Run]) -> None:
 
 def _at(run: Run, step: int, pair: Pair, how: Mapping[str, Any]) -> dict[str, Any]:
     """What is measured of a run at a step, or was."""
-    told = {name: value for name, value in how.items() if name != "max_memory"}
-    sides = (pair.clean, pair.corrupt, pair.answers, pair.wrong, pair.reads)
-    key = content_hash(
-        {
-            "format": FORMAT,
-            "checkpoint": run.record["checkpoints"][str(step)],
-            "pair": tensor_hash(dict(zip("abcde", sides, strict=True)) | pair.positions),
-            **told,
-        }
-    )
+    about = {"format": FORMAT, "code": code_hash("circuits", "analysis"), "pair": pair_identity(pair)}
+    about |= {"checkpoint": run.record["checkpoints"][str(step)]}
+    key = content_hash(about | {name: value for name, value in how.items() if name != "max_memory"})
     file = run.path / "results" / FOLDER / f"step_{step:08d}-{key[:16]}.json"
     try:
         return json.loads(file.read_text())

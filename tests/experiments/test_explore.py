@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import experiments.switchboard
 from analysis import attribute_edges, find_circuit, judge
-from experiments import explore
+from experiments import TRAINING, explore, icl_run, sweep
 from experiments.runs.run import Run
 from experiments.switchboard import LiveSwitchboard, spread_out
 from tests.experiments.test_cli import run as command
@@ -121,7 +122,19 @@ def test_what_is_displayed_is_the_widget_and_in_text_the_finding(value: Run) -> 
     assert widget.live
 
 
-def test_seeds_stand_beside_and_others_are_refused(value: Run, trained_runs: Path) -> None:
+def test_other_seeds_stand_beside_asked_with_pairs_of_their_own(tmp_path: Path) -> None:
+    training = replace(TRAINING["small"], steps=2, n_eval=8)
+    runs = sweep([icl_run("value", "small", seed, training) for seed in (0, 1)], tmp_path, workers=1, progress=False)
+    together, alone = explore(runs, **HOW), explore(runs[1], **(HOW | {"gradients": False}))
+    first, second = together.document["runs"]
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert second["clean"] == alone.document["runs"][0]["clean"], "its classes and labels are others"
+    assert second["edge"]["effect"] == alone.document["runs"][0]["edge"]["effect"]
+    given = explore(runs, pair=runs[0].task().pairs(8), **HOW).document["runs"][1]
+    assert given["clean"] != second["clean"]
+
+
+def test_runs_that_are_no_seeds_of_each_other_are_refused(value: Run, trained_runs: Path) -> None:
     classic = run_named(trained_runs, "classic")
     with pytest.raises(ValueError, match="has another architecture or task"):
         explore([value, classic], **HOW)
