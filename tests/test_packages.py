@@ -203,3 +203,16 @@ def test_the_demonstration_runs_in_an_empty_directory(installed: Path, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"demo", "runs"}
     assert (tmp_path / "demo" / "index.html").is_file()
     assert files_of(site) == before
+
+
+@pytest.mark.slow
+def test_a_notebook_and_the_switchboard_are_made_in_an_empty_directory(installed: Path, tmp_path: Path) -> None:
+    command = installed / "bin" / "valuestream"
+    assert "1_first_look" in ran([command, "notebooks", "1", "--small", "--into", "mine"], tmp_path)
+    [run] = (tmp_path / "mine" / "runs").iterdir()
+    options = ["--n", "4", "--most-steps", "2", "--root", "mine/runs"]
+    assert "switchboard.html" in ran([command, "explore", run.name, *options], tmp_path)
+    page = (run / "results" / "switchboard.html").read_text()
+    assert run.name in page
+    assert 'href="http' not in page
+    assert "src=" not in page.partition('type="application/json"')[0], "nothing is loaded"
