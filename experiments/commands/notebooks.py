@@ -28,7 +28,7 @@ PARAMETERS = "parameters"
 SMALL: dict[str, dict[str, Any]] = {
     "1_first_look": {"steps": 40, "n_pairs": 16},
     "2_which_route": {"steps": 40, "seeds": [0, 1], "n_pairs": 16},
-    "3_indirect_objects": {"steps": 20, "n_pairs": 8},
+    "3_indirect_objects": {"steps": 20, "n_pairs": 8, "n_checkpoints": 1},
     "4_somebody_elses_checkpoint": {"steps": 60, "n_pairs": 16},
     "5_your_own_variant": {"seeds": [0, 1], "steps": 20, "every": 10, "n_questions": 16, "held_until": 10},
     "6_information_or_gradient": (
