@@ -9,9 +9,9 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.edges.cut_runs import Recorder, Sent, send
 from analysis.edges.graph import Graph, Node, Origin, Place
 from analysis.edges.recorded_activations import between
+from analysis.edges.sent import Recorder, Sent, send
 from analysis.edges.steered_forward import PerHead, carry, run
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 from analysis.attribution.agreement import EXACT, Agreement, agreement, to_check
 from analysis.attribution.edge_gradients import EdgeEstimator, edge_bytes
 from analysis.compared_runs import Direction, TwoRuns, two_runs
-from analysis.edges.cut_runs import EdgeRuns, one_each, send
+from analysis.edges.cut_runs import EdgeRuns, one_each
 from analysis.edges.graph import Edge, Graph
+from analysis.edges.sent import send
 from analysis.edges.steered_forward import flowing
 from analysis.gap import Gap
 from analysis.memory import beside_logits, copies_within, in_batches, logits_of_one

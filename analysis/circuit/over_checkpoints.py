@@ -11,7 +11,7 @@ import torch
 from analysis.attribution.of_edges import EdgeMethod, EdgeScores, attribute_edges, bytes_to_attribute
 from analysis.circuit.discovery import Circuit, EmptyCircuitError
 from analysis.circuit.quality import bytes_to_judge, judge
-from analysis.edges.cut_runs import Replacement
+from analysis.edges.sent import Replacement
 from analysis.gap import NoGapError
 from analysis.memory import bound_for
 from analysis.metrics import Metric, accuracy, evaluate, metric_named

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from analysis.circuit.discovery import Circuit
 from analysis.compared_runs import two_runs
-from analysis.edges.cut_runs import EdgeRuns, Replacement, send
+from analysis.edges.cut_runs import EdgeRuns
 from analysis.edges.graph import Graph
+from analysis.edges.sent import Replacement, send
 from analysis.gap import Gap
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.ablated import Ablations
-from analysis.edges.cut_runs import EdgeRuns, Sent, numbered, send
+from analysis.edges.cut_runs import EdgeRuns, numbered
 from analysis.edges.graph import Graph
+from analysis.edges.sent import Sent, send
 from analysis.memory import bound_for, bytes_of
 from analysis.metrics import Metric, evaluate, metric_named, read
 from analysis.pairs import Pair, check_readable

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.compared_runs import two_runs
-from analysis.edges.cut_runs import CHANGES, Cutter, EdgeRuns, Replacement, numbered, one_each, recorded, send
+from analysis.edges.cut_runs import CHANGES, Cutter, EdgeRuns, numbered, one_each
 from analysis.edges.graph import Graph
+from analysis.edges.sent import Replacement, recorded, send
 from analysis.edges.steered_forward import run
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric, precise, read

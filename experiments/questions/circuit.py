@@ -43,7 +43,7 @@ class FindCircuit(OfPairs):
         """
         from analysis.attribution.of_edges import EDGE_METHODS
         from analysis.circuit.discovery import RULES
-        from analysis.edges.cut_runs import REPLACEMENTS
+        from analysis.edges.sent import REPLACEMENTS
 
         super().validate()
         known("rule", self.rule, RULES)

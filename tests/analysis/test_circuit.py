@@ -16,7 +16,8 @@ from analysis.attribution.of_edges import EdgeScores
 from analysis.circuit.discovery import EmptyCircuitError
 from analysis.circuit.quality import Quality
 from analysis.edges.connectivity import connected
-from analysis.edges.cut_runs import EdgeRuns, send
+from analysis.edges.cut_runs import EdgeRuns
+from analysis.edges.sent import send
 from analysis.metrics import logit_difference
 from circuits import UnknownNameError
 from figures.models.circuit_over_checkpoints import circuit_curves

@@ -19,7 +19,8 @@ from transformer_lens.tools.analysis.attribution_patching import (
 from analysis import Graph, Pair, attribute_edges
 from analysis.circuit.discovery import Circuit
 from analysis.circuit.quality import judge
-from analysis.edges.cut_runs import EdgeRuns, one_each, send
+from analysis.edges.cut_runs import EdgeRuns, one_each
+from analysis.edges.sent import send
 from analysis.edges.steered_forward import carry
 from analysis.metrics import logit_difference
 from circuits import HookedStreamTransformer, UnknownNameError

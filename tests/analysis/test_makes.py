@@ -15,9 +15,10 @@ from analysis import Graph, Pair, attribute, attribute_edges, find_paths, find_s
 from analysis.ablation import Ablation, ablate, standard_ablations
 from analysis.circuit.discovery import Circuit, find_circuit
 from analysis.edges.connectivity import connected
-from analysis.edges.cut_runs import EdgeRuns, one_each, send
+from analysis.edges.cut_runs import EdgeRuns, one_each
 from analysis.edges.graph import carried
 from analysis.edges.recorded_activations import record
+from analysis.edges.sent import send
 from analysis.edges.steered_forward import carry
 from analysis.heads.composition import head_composition
 from analysis.heads.copying import copy_score, eigenvalue_copying
