@@ -71,7 +71,9 @@ def explore(
     found = []
     for run in runs:
         steps = spread_out(run.checkpoints(), whole("most_steps", most_steps))
-        require(bool(steps), f"{run.path.name} has no checkpoint; train it with checkpoints (checkpoints_at)")
+        require(
+            bool(steps), f"{run.path.name} has no checkpoint; train it with checkpoints (TrainingConfig.checkpoint_at)"
+        )
         # Of other seeds, effects alone are drawn.
         of_run = how | ({"prompts": prompts} if run is first else {"prompts": 0, "gradients": False})
         shown = tqdm(steps, desc=run.path.name, unit=" checkpoints", disable=not progress, leave=False, delay=2)

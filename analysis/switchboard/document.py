@@ -102,7 +102,9 @@ def assembled(
         ValueError: if a run has no step.
     """
     for name, _, by_step in runs:
-        require(bool(by_step), f"{name} has no checkpoint to show; train with checkpoints (--checkpoints-every N)")
+        require(
+            bool(by_step), f"{name} has no checkpoint to show; train it with checkpoints (TrainingConfig.checkpoint_at)"
+        )
     graph = Graph(model)
     first = runs[0][2]
     steps = sorted(first)
@@ -175,7 +177,9 @@ def _run(name: str, seed: int, by_step: Mapping[int, Mapping[str, Any]]) -> dict
     for key in ("clean", "corrupt", "accuracy", "shares"):
         found[key] = [by_step[step][key] for step in steps]
     for key in ("node", "edge"):
-        found[key] = {part: [by_step[step][key][part] for step in steps] for part in by_step[steps[-1]][key]}
+        parts = dict.fromkeys(part for step in steps for part in by_step[step][key])
+        nothing = [None] * len(by_step[steps[0]][key]["effect"])
+        found[key] = {part: [by_step[step][key].get(part, nothing) for step in steps] for part in parts}
     last = by_step[steps[-1]]
     return found | ({"gates": last["gates"]} if "gates" in last else {})
 

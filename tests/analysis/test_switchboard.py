@@ -80,6 +80,11 @@ def test_what_is_not_told_apart_is_not_measured() -> None:
     assert set(found["edge"]["effect"]) == set(found["node"]["low"]) == {None}
     assert "gates" not in found
     json.dumps(found, allow_nan=False)
+    told = measured(build("value", "tokens", 2), pair, "logit_difference", range(4), 0, gradients=False)
+    both = {0: told | {"pattern": [], "values": []}, 1: found}
+    mixed = assembled(ABOUT, model, range(4), [("r", 0, both)], "logit_difference", []).document["runs"][0]["edge"]
+    assert mixed["cosine"] == [[None] * 4] * 2, "a step without it has none"
+    assert None not in mixed["effect"][0]
     board = assembled(ABOUT, model, range(4), [("r", 0, {0: found})], "logit_difference", prompts_of(pair, 1))
     assert "does not tell clean from corrupt" in board.finding()
     assert "not measured" in switchboard_page(board.document) or "–" in switchboard_page(board.document)
