@@ -1,4 +1,4 @@
-"""Progress of many runs: one live table in a terminal, a plain line now and then elsewhere."""
+"""Progress of many runs: one live table in a terminal, a bar in a notebook, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from circuits.common.showing import in_notebook
 from experiments.sweeps.forecast import Forecast
 
 if TYPE_CHECKING:  # rich is imported once there is something to draw
@@ -58,6 +59,11 @@ class Tally:
         self._seen.append((now, self.made, self.read))
         while now - self._seen[0][0] > SPEED_SECONDS:
             self._seen.popleft()
+
+    @property
+    def steps_made(self) -> int:
+        """How many steps of all runs are done, whenever that was."""
+        return sum(n if self.states[name] == "done" else self.at.get(name, 0) for name, n in self.steps.items())
 
     @property
     def speed(self) -> float:
@@ -131,7 +137,7 @@ def table(tally: Tally) -> Group:
 
 
 class Progress:
-    """A tally that shows itself on the error stream: a live table, plain lines, or (``show=False``) nothing."""
+    """A tally that shows itself on the error stream: a live table, a bar, plain lines, or (``show=False``) nothing."""
 
     def __init__(
         self,
@@ -144,6 +150,7 @@ class Progress:
         self.seconds = LINE_SECONDS
         """From one drawing to the next."""
         self._live: Live | None = None
+        self._bar: Any = None
         self._drawn = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -155,12 +162,19 @@ class Progress:
             self._live = Live(console=Console(stderr=True), auto_refresh=False)
             self._live.start()
             self.seconds = REDRAW_SECONDS
+        elif self.show and in_notebook():
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=sum(self.tally.steps.values()), unit=" steps", leave=False)
+            self.seconds = REDRAW_SECONDS
         return self
 
     def __exit__(self, *_: object) -> None:
         self._draw()
         if self._live is not None:
             self._live.stop()
+        if self._bar is not None:
+            self._bar.close()
 
     def report(self, name: str, step: int, accuracy: float) -> None:
         """Take one run's progress."""
@@ -182,5 +196,8 @@ class Progress:
     def _draw(self) -> None:
         if self._live is not None:
             self._live.update(table(self.tally), refresh=True)
+        elif self._bar is not None:
+            self._bar.n = self.tally.steps_made
+            self._bar.set_description_str(self.tally.sentence())
         elif self.show:
             print(self.tally.sentence(), file=sys.stderr, flush=True)

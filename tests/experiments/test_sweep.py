@@ -342,6 +342,22 @@ def test_a_terminal_gets_a_table_and_a_log_gets_lines(monkeypatch: pytest.Monkey
     ]
 
 
+def test_a_notebook_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("experiments.sweeps.progress.in_notebook", lambda: True)
+    with Progress({"first": 10, "second": 10}) as progress:
+        progress.seconds = 0.0
+        progress.report("first", 5, 0.5)
+        assert progress._bar.n == 5
+        progress.set("first", "done")
+        progress.report("second", 2, 0.5)
+        assert (progress._bar.n, progress._bar.total) == (12, 20)
+    assert "2 runs: 1 done, 1 running" in stream.getvalue()
+    with Progress({"first": 10}, show=False) as silent:
+        assert silent._bar is None
+
+
 def test_a_run_that_ended_counts_while_its_group_still_trains(tmp_path: Path) -> None:
     first, second = all_at(tmp_path, EIGHT[:2])
     sweep([first.config], tmp_path, workers=1, progress=False)
