@@ -17,14 +17,16 @@ from analysis.circuit.quality import Quality
 from analysis.edges.switched import EdgeSwitch
 from analysis.pairs import Pair
 from analysis.resuming import code_hash, pair_identity
-from analysis.switchboard.document import FORMAT, Switchboard, assembled, chosen_edges, of_edges
+from analysis.switchboard.document import Switchboard, assembled, chosen_edges, of_edges
 from analysis.switchboard.measured import measured
 from analysis.switchboard.prompts import prompt_of, prompts_of
 from circuits.common.errors import known, require, whole
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import content_hash
+from circuits.model import HookedStreamTransformer
 from experiments.runs.devices import one_thread
 from experiments.runs.run import Run
+from figures.explore.page import FORMAT
 
 FOLDER = "switchboard"
 """In a run's results: what was measured, a file a checkpoint, read where it is asked for again."""
@@ -96,14 +98,17 @@ class LiveSwitchboard(Switchboard):
     pair: Pair
     metric: str
     max_memory: int | None = None
+    model: Callable[[int], HookedStreamTransformer] = field(init=False)
+    """The model at a step; the last ones are at hand."""
     switch: Callable[[int], EdgeSwitch] = field(init=False)
     """The model at a step, ready to have edges changed."""
 
     def __post_init__(self) -> None:
         @lru_cache(maxsize=2)
         def switch(step: int) -> EdgeSwitch:
-            return EdgeSwitch(self.run.load_model(step), self.pair, self.metric, max_memory=self.max_memory)
+            return EdgeSwitch(self.model(step), self.pair, self.metric, max_memory=self.max_memory)
 
+        object.__setattr__(self, "model", lru_cache(maxsize=2)(self.run.load_model))
         object.__setattr__(self, "switch", switch)
 
     def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +122,7 @@ class LiveSwitchboard(Switchboard):
         kind = known("question", str(asked.get("ask")), ("changes", "prompt"))
         step = int(asked["step"])
         if kind == "prompt":
-            return {"prompt": prompt_of(self.run.load_model(step), str(asked["text"])) | {"steps": [step]}}
+            return {"prompt": prompt_of(self.model(step), str(asked["text"])) | {"steps": [step]}}
         with one_thread():
             left = self.switch(step).changed(asked["changes"])
         numbers = {"metric": left.metric, "effect": left.effect, "accuracy": left.accuracy, "loss": left.loss}

@@ -19,8 +19,8 @@ from analysis.switchboard.measured import nodes_of, plain
 from circuits.common.errors import require, whole
 from circuits.common.showing import ROWS, Shown
 from circuits.model import HookedStreamTransformer
+from figures.explore.page import FORMAT
 
-FORMAT = "valuestream switchboard 1"
 MOST_EDGES = 800
 """More edges than this are too many to draw, and to measure at every step."""
 

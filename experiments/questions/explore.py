@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 import analysis
-from circuits.common.errors import whole
+from circuits.common.errors import require, whole
 from experiments.questions.question import OfPairs, Run, say_written, show
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ class Explore(OfPairs):
         super().validate()
         whole("prompts", self.prompts, least=0)
         whole("most_steps", self.most_steps)
+        heard = {"step": self.step == -1, "device": self.device == "cpu", "dtype": self.dtype == "float32"}
+        unheard = [f"--{name}" for name, there in heard.items() if not there]
+        require(
+            not unheard,
+            f"{' and '.join(unheard)}: every checkpoint is measured, on the CPU and in the numbers that it has; leave "
+            f"that out",
+        )
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> Switchboard:
         """Return the switchboard of a run, which keeps what it measures of every checkpoint for good.

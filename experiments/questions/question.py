@@ -287,11 +287,10 @@ def show(frame: Frame) -> None:
 
 def beside(frame: Frame) -> str:
     """Return in words what a frame's effects are shares of: the metric of both runs, the model's accuracy, n."""
+    from analysis.gap import Gap
+
     first = frame.iloc[0]
-    return (
-        f"{first.metric}: clean {first.clean:.4g}, corrupt {first.corrupt:.4g}; accuracy on the clean side "
-        f"{first.accuracy:.3g}, n = {first.n}"
-    )
+    return Gap(first.clean, first.corrupt, first.accuracy, int(first.n)).sentence(first.metric)
 
 
 def say_written(paths: Sequence[Path]) -> None:

@@ -145,6 +145,22 @@ def test_runs_that_are_no_seeds_of_each_other_are_refused(value: Run, trained_ru
         explore(value, **HOW)
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--step", 0), "--step: every checkpoint is measured"),
+        (("--dtype", "float64"), "--dtype: every checkpoint is measured"),
+        (("--most-steps", 0), "most_steps must be"),
+    ],
+)
+def test_an_option_that_nothing_would_hear_is_refused(
+    option: tuple[str, Any], told: str, value: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, said = command(capsys, "explore", value.path.name, *option, "--root", value.path.parent)
+    assert status == 2
+    assert told in said
+
+
 def test_results_are_explored_too(trained_runs: Path) -> None:
     run = run_named(trained_runs, "value")
     model, pair = run.load_model(), run.task().pairs(8)
