@@ -94,8 +94,8 @@ def time_ratios(
         "excludes 1 exactly where p < 0.05."
     )
     height = rows * max(130, 21 * len(names) + 40) + 190
-    themed(figure, title, caption, runs, height=height)
-    return figure.update_layout(margin={"l": 10 + 7 * max(len(name) for name in names)})
+    left = 10 + 7 * max(len(name) for name in names)
+    return themed(figure, title, caption, runs, height=height, left=left)
 
 
 def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
