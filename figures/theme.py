@@ -82,9 +82,9 @@ def themed(
 ) -> go.Figure:
     """Return ``figure`` with the house's look: what was found, of whom below it, and how to read it below the plots.
 
-    ``title`` says what was found, ``of`` of whom (size, n, task), ``caption`` how the figure is to be read; the three,
-    the ids of the runs and a text for who cannot see it are in the figure's metadata. ``below`` and ``left`` are the room
-    that the labels of the axes take, in pixels, and ``height`` what all takes with one line of each.
+    ``title`` says what was found, ``of`` of whom (size, n, task), ``caption`` how the figure is read; the
+    three, the ids of the runs and a text for who cannot see it are in the figure's metadata. ``below`` and ``left`` are
+    the room that the labels of the axes take, in pixels, and ``height`` what all takes with one line of each.
     """
     figure.update_layout(
         template="plotly_white",
