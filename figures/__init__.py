@@ -10,8 +10,9 @@ runpy.run_path(str(Path(__file__).parents[1] / "circuits" / "common" / "siblings
 from circuits.common.lazy_imports import lazily  # noqa: E402
 
 if TYPE_CHECKING:
-    from figures.files import write_figure, write_images
+    from figures.files import write_figure
     from figures.html_page import write_page
+    from figures.images import write_images
     from figures.models.ablation import ablation_bars
     from figures.models.attention_view import attention_maps
     from figures.models.circuit_over_checkpoints import circuit_curves
@@ -31,11 +32,9 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     "figures",
     {
-        "files": (
-            "write_figure",
-            "write_images",
-        ),
+        "files": ("write_figure",),
         "html_page": ("write_page",),
+        "images": ("write_images",),
         "models.ablation": ("ablation_bars",),
         "models.attention_view": ("attention_maps",),
         "models.circuit_over_checkpoints": ("circuit_curves",),

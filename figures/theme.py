@@ -39,6 +39,9 @@ _CYCLE = (PURPLE, TEAL, OLIVE, AQUA, VERMILION, PINK)
 _DASHES = {"-stop": "dash", "-gradient-only": "dot"}
 WIDTH = 1100
 """Pixels that a figure is wide, unless it says so itself or is asked for another width."""
+NARROWEST = 900
+"""Pixels that a figure's texts fit into, unless it is laid out for another width: an HTML page is as wide as its reader
+has room for."""
 LEFT = 16
 """Pixels before a title and a caption."""
 DIVERGING = [[0.0, "#B2182B"], [0.25, "#F4A582"], [0.5, "#F7F7F7"], [0.75, "#92C5DE"], [1.0, "#2166AC"]]
@@ -100,7 +103,7 @@ def themed(
         },
     )
     figure.update_layout(margin={"l": left, "r": 30})
-    return laid_out(figure, int(figure.layout.width or WIDTH))
+    return laid_out(figure, int(figure.layout.width or NARROWEST))
 
 
 def plain(text: str) -> str:

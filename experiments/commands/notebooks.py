@@ -78,7 +78,7 @@ def heading(path: Path) -> str:
 
 def _images() -> bool:
     """Whether figures can become images; if not, it says why, and what they are instead."""
-    from figures.files import require_browser
+    from figures.images import require_browser
 
     try:
         require_browser()
@@ -201,7 +201,7 @@ def execute(
         RuntimeError: if what runs notebooks is not installed.
     """
     nbclient = _needed()
-    drawing = f"from figures.files import show_images; show_images({WIDTH}); del show_images"
+    drawing = f"from figures.images import show_images; show_images({WIDTH}); del show_images"
     client = nbclient.NotebookClient(
         notebook,
         km=kernel,

@@ -100,8 +100,13 @@ def figures(
         ),
     ] = None,
     images: Annotated[
-        Literal["auto", "yes", "no"], arg(help="SVG and PNG too; auto: where kaleido and a browser are found")
+        Literal["auto", "yes", "no"], arg(help="images too; auto: where kaleido and a browser are found")
     ] = "auto",
+    format: Annotated[tuple[Literal["png", "svg", "pdf"], ...], arg(help="of the images")] = ("png", "svg"),
+    size: Annotated[
+        Literal["screen", "page", "column"],
+        arg(help="of the images: 1100 pixels, or a printed page's 183 mm or a column's 89, in a folder of that name"),
+    ] = "screen",
     recompute: Annotated[bool, arg(help="train and analyse again what lies behind them, and collect it")] = False,
     root: Root = Path("runs"),
     bundle: BundlePath = None,
@@ -110,7 +115,8 @@ def figures(
     from experiments.studies import pages
     from experiments.studies.committed_results import COMMITTED, Bundle
     from experiments.studies.registry import pictures
-    from figures.files import write_figure, write_images
+    from figures.files import write_figure
+    from figures.images import write_images
 
     # In a checkout the pages are rewritten; of an installation nothing is touched, and one page goes to the figures.
     wanted, here = pictures(only), pages.in_repository()
@@ -124,11 +130,11 @@ def figures(
         write_figure(figure, folder / name, folder)
     if images != "no":
         try:
-            write_images(drawn, folder)
+            write_images(drawn, folder if size == "screen" else folder / size, format, size)
         except RuntimeError as error:
-            if images == "yes":
+            if images == "yes" or size != "screen" or set(format) != {"png", "svg"}:
                 raise
-            print(f"no SVG or PNG: {error}")
+            print(f"no images: {error}")
     print(
         f"wrote {len(drawn)} figures into {folder}"
         + (f"; the bundle has nothing for {', '.join(left)}" if left else "")
@@ -192,6 +198,6 @@ def reproduce(
     for study in STUDIES.values():
         if study.asking:
             _put(partial(study.asking.compute, [runs], "miniature"), data)
-    figures((), out / "figures", "auto", False, runs, data)
+    figures(out=out / "figures", root=runs, bundle=data)
     (out / "report.md").write_text(whole(Bundle.open(data), f"The study in miniature ({preset} preset)"))
     print(f"read {out / 'report.md'}")

@@ -23,7 +23,8 @@ from experiments.runs.run import Run
 from experiments.runs.training_config import At, Every, TrainingConfig
 from experiments.sweeps.sweep import sweep
 from figures import html_page
-from figures.files import write_figure, write_images
+from figures.files import write_figure
+from figures.images import write_images
 from figures.models.ablation import ablation_bars
 from figures.models.edges import edge_drawing
 from figures.models.gradients import gradient_shares

@@ -25,6 +25,7 @@ from experiments.studies.study import Block
 INDEX = COMMITTED.parent / "README.md"
 PAGES = (INDEX, *(study.page for study in STUDIES.values()), COMMITTED.parents[1] / "README.md")
 """The pages of this repository that hold tables of its bundle."""
+_IMAGE = re.compile(r"!\[[^\n]*?\]\((?P<target>[^()\s]*rendered/(?P<name>[\w-]+)\.(?:png|svg))\)")
 _MARKER = re.compile(r"(<!-- begin (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end (?P=name) -->)", re.DOTALL)
 
 
@@ -76,8 +77,9 @@ BLOCKS: dict[str, Block] = {
 """What may stand between markers, by name."""
 
 
-def fill(text: str, bundle: Bundle) -> str:
-    """Return a page with every block between markers written anew from the bundle.
+def fill(text: str, bundle: Bundle, rendered: Path = COMMITTED.parent / "rendered") -> str:
+    """Return a page with every block between markers written anew from the bundle, and what every figure found, as
+    the JSON in ``rendered`` says, for who cannot see it.
 
     Raises:
         UnknownNameError: for a block that is not known (nearest suggested).
@@ -86,7 +88,15 @@ def fill(text: str, bundle: Bundle) -> str:
     def block(match: re.Match[str]) -> str:
         return f"{match[1]}{BLOCKS[known('block of a page', match['name'], BLOCKS)].text(bundle)}\n{match[4]}"
 
-    return _MARKER.sub(block, text)
+    def image(match: re.Match[str]) -> str:
+        drawn = rendered / f"{match['name']}.json"
+        layout = json.loads(drawn.read_text())["layout"] if drawn.is_file() else {}
+        if not (told := layout.get("meta", {}).get("alt")):
+            return match[0]
+        # Brackets would end the text.
+        return f"![{told.translate(str.maketrans('[]', '()'))}]({match['target']})"
+
+    return _IMAGE.sub(image, _MARKER.sub(block, text))
 
 
 def fill_pages(bundle: Bundle) -> list[Path]:
@@ -124,7 +134,7 @@ def write_page(bundle: Bundle, path: Path) -> Path:
         return f"{image}[{text}]({drawn.name})" if drawn.is_file() else f"[{drawn.stem}]({drawn.stem}.html)"
 
     whole = "\n".join(f'<a id="{Path(name).stem}"></a>\n\n{text}' for name, text in texts.items())
-    path.write_text(re.sub(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)]+)\)", link, fill(whole, bundle)))
+    path.write_text(re.sub(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)]+)\)", link, fill(whole, bundle, path.parent)))
     return path
 
 

@@ -20,7 +20,7 @@ import pytest
 from jupyter_client.manager import KernelManager, start_new_kernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-import figures.files
+import figures.images
 from experiments.commands import notebooks
 from experiments.commands.notebooks import (
     SMALL,
@@ -195,8 +195,8 @@ def test_images_have_no_buttons(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"to_mimebundle": drawn.append, "width": None}.items():
         monkeypatch.setattr(png, name, value)
     monkeypatch.setattr(plotly.io.renderers, "default", "json")
-    monkeypatch.setattr(figures.files, "require_browser", lambda: None)
-    figures.files.show_images(500)
+    monkeypatch.setattr(figures.images, "require_browser", lambda: None)
+    figures.images.show_images(500)
     figure = go.Figure(layout={"title": {"text": "Mine"}, "updatemenus": [{"buttons": [{"label": "another route"}]}]})
     png.to_mimebundle(figure.to_dict())
     assert drawn[0]["layout"]["title"] == {"text": "Mine"}
@@ -221,7 +221,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def none() -> None:
         raise RuntimeError("no browser was found")
 
-    monkeypatch.setattr(figures.files, "require_browser", none)
+    monkeypatch.setattr(figures.images, "require_browser", none)
     return folder
 
 

@@ -16,7 +16,7 @@ from experiments.questions.patch import Patch
 from experiments.runs.pooling import all_metrics, labelled
 from experiments.studies import demonstration
 from experiments.studies.demonstration import Size, demo, find, printable, sentences
-from figures.files import write_figure, write_images
+from figures.files import write_figure
 from figures.html_page import write_page
 from figures.models.patching import patch_heat_map
 from figures.theme import colours, faded
@@ -95,22 +95,6 @@ def test_written_figures_are_stable_and_open_offline(metrics: pd.DataFrame, tmp_
     assert "https://cdn" not in html
     assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
     assert json.loads(paths[0][0].read_text())["layout"]["meta"]["runs"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("browser")
-def test_images_are_drawn_where_there_is_a_browser(metrics: pd.DataFrame, tmp_path: Path) -> None:
-    paths = write_images({"curves": learning_curves(metrics)}, tmp_path / "new")
-    assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"<svg"]
-
-
-def test_without_a_browser_images_are_refused_at_once(
-    metrics: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("choreographer.browsers.Chromium.find_browser", lambda **_: None)
-    monkeypatch.delenv("BROWSER_PATH", raising=False)
-    with pytest.raises(RuntimeError, match="no browser was found; install one such as chromium"):
-        write_images({"curves": learning_curves(metrics)}, tmp_path)
 
 
 def test_pages_are_self_contained_and_escape_their_text(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_command_draws_without_knowing_any_model(tmp_path: Path) -> None:
 
 def test_unknown_figures_suggest_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'controls'"):
-        study.figures(("control",), tmp_path, "no", False, tmp_path, None)
+        study.figures(("control",), tmp_path, "no", root=tmp_path)
     assert not list(tmp_path.iterdir())
 
 

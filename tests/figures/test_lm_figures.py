@@ -16,7 +16,7 @@ from analysis.statistics.curves import effects_over_runs, over_seeds, with_diffe
 from analysis.statistics.intervals import mean_interval
 from circuits import UnknownNameError
 from circuits.common.plain_data import derive_seed
-from figures.files import write_images
+from figures.images import write_images
 from figures.trainings import indirect_objects as ioi
 from figures.trainings import language_models as lm
 

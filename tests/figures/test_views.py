@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 
 from circuits.common.errors import UnknownNameError
-from figures.files import write_images
+from figures.images import write_images
 from figures.models.attention_view import SHOWN, attention_maps
 from figures.models.panel_grid import BETWEEN, LEAST, Grid
 from figures.models.positions import LONGEST, label
