@@ -20,6 +20,9 @@ Size = Literal["screen", "page", "column"]
 PRINTED: dict[str, tuple[int, int]] = {"page": (183, WIDTH), "column": (89, 620)}
 """Millimetres that a size is wide in print, and the pixels that a figure is laid out in for it: letters of 13 pixels
 become 6 points, or 5."""
+PANEL = 170
+"""Pixels that a plot needs at least beside others, or what is written in it runs into what is beside: where a column
+has many, all of it becomes smaller."""
 DOTS = 300
 """Dots per inch of a printed PNG."""
 
@@ -93,11 +96,17 @@ def _picture(figure: go.Figure, size: Size) -> tuple[dict[str, Any], int, int | 
     printed, width = PRINTED.get(size, (None, WIDTH))
     own = figure.layout.width
     if printed and not own and alternative(figure):
+        width = min(WIDTH, max(width, PANEL * _side_by_side(figure)))
         figure = laid_out(go.Figure(figure), width)
     picture = _without_buttons(figure.to_dict())
     # Else plotly gives every trace another name at every drawing.
     picture["data"] = [trace | {"uid": str(i)} for i, trace in enumerate(picture["data"])]
     return picture, int(own or width), printed
+
+
+def _side_by_side(figure: go.Figure) -> int:
+    """How many plots stand beside each other at most."""
+    return len({axis.domain[0] for axis in figure.select_xaxes() if axis.domain})
 
 
 def _scale(kind: Kind, width: int, printed: int | None) -> float:
