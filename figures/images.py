@@ -96,7 +96,7 @@ def _picture(figure: go.Figure, size: Size) -> tuple[dict[str, Any], int, int | 
     printed, width = PRINTED.get(size, (None, WIDTH))
     own = figure.layout.width
     if printed and not own and alternative(figure):
-        width = min(WIDTH, max(width, PANEL * _side_by_side(figure)))
+        width = min(WIDTH, max(width, (figure.layout.margin.l or 0) + PANEL * _side_by_side(figure)))
         figure = laid_out(go.Figure(figure), width)
     picture = _without_buttons(figure.to_dict())
     # Else plotly gives every trace another name at every drawing.

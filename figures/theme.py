@@ -103,6 +103,8 @@ def themed(
         },
     )
     figure.update_layout(margin={"l": left, "r": 30})
+    figure.update_xaxes(title_font_size=13)
+    figure.update_yaxes(title_font_size=13)
     return laid_out(figure, int(figure.layout.width or NARROWEST))
 
 
