@@ -50,7 +50,8 @@ peers: $(READY)
 browser: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-browser.lock
 	$(BIN)/python -m pytest -q -m slow tests/figures/test_switchboard_in_browser.py \
-		tests/figures/test_switchboard_with_kernel.py tests/experiments/test_explored_in_browser.py
+		tests/figures/test_switchboard_with_kernel.py tests/figures/test_images.py \
+		tests/experiments/test_demonstration.py tests/experiments/test_explored_in_browser.py
 
 clean:
 	rm -rf $(VENV)

@@ -96,7 +96,7 @@ def _picture(figure: go.Figure, size: Size) -> tuple[dict[str, Any], int, int | 
     printed, width = PRINTED.get(size, (None, WIDTH))
     own = figure.layout.width
     if printed and not own and alternative(figure):
-        width = min(WIDTH, max(width, (figure.layout.margin.l or 0) + PANEL * _side_by_side(figure)))
+        width = min(WIDTH, max(width, (figure.layout.margin.l or 0) + PANEL * side_by_side(figure)))
         figure = laid_out(go.Figure(figure), width)
     picture = _without_buttons(figure.to_dict())
     # Else plotly gives every trace another name at every drawing.
@@ -104,8 +104,8 @@ def _picture(figure: go.Figure, size: Size) -> tuple[dict[str, Any], int, int | 
     return picture, int(own or width), printed
 
 
-def _side_by_side(figure: go.Figure) -> int:
-    """How many plots stand beside each other at most."""
+def side_by_side(figure: go.Figure) -> int:
+    """Return how many plots stand beside each other at most."""
     return len({axis.domain[0] for axis in figure.select_xaxes() if axis.domain})
 
 

@@ -73,9 +73,9 @@ def demo(
     root: Root = Path("runs"),
 ) -> None:
     """Train four variants, ask everything of them, print the table and write one page with all figures."""
-    from experiments.studies import demonstration
+    from experiments.studies.demonstration.study import demo as demonstrate
 
-    page = demonstration.demo(size, root, out, images=images)
+    page = demonstrate(size, root, out, images=images)
     print(f"\nopen {page.resolve()}")
 
 

@@ -14,6 +14,8 @@ from circuits.common.files import write_atomically
 FORMAT = "valuestream switchboard 1"
 """The documents that this page shows."""
 HERE = Path(__file__).parent
+STYLE = (HERE / "switchboard.css").read_text("utf-8")
+"""Of every element of the class ``switchboard``, and of nothing else."""
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _SEEN_OF_OTHER_RUNS = {"node": ("effect",), "edge": ("effect",)}
 Rows = Iterable[Sequence[Any]]
@@ -36,23 +38,33 @@ def switchboard_page(data: Mapping[str, Any]) -> str:
     Raises:
         ValueError: if the document is of another format, or holds a number that is not finite.
     """
-    checked(data)
+    part = switchboard_part(data, "switchboard")
     title = html.escape(str(data["title"]))
-    # "<" can end the element; as an escape it stays in the text.
-    document = as_json(_seen(data)).replace("<", "\\u003c")
-    module = (HERE / "switchboard.js").read_text("utf-8")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{title}</title>
-<style>body {{ margin: 0; background: #f4f5f7; }} body > .switchboard {{ max-width: 1480px; margin: auto; }}
-{(HERE / "switchboard.css").read_text("utf-8")}</style></head>
-<body><main class="switchboard" id="switchboard"><noscript>{_without_scripts(data)}</noscript></main>
-<script type="application/json" id="document">{document}</script>
-<script type="module">{module}
-mount(document.getElementById("switchboard"), JSON.parse(document.getElementById("document").textContent));
-</script></body></html>
+<style>body {{ margin: 0; background: #f4f5f7; }} body > main {{ max-width: 1480px; margin: auto; }}
+{STYLE}</style></head>
+<body><main>{part}</main></body></html>
 """
+
+
+def switchboard_part(data: Mapping[str, Any], name: str) -> str:
+    """Return a document as an element of a page of HTML, with the id ``name``; the page has :data:`STYLE`.
+
+    Raises:
+        ValueError: as :func:`switchboard_page`.
+    """
+    checked(data)
+    # "<" can end the element; as an escape it stays in the text.
+    document = as_json(_seen(data)).replace("<", "\\u003c")
+    module = (HERE / "switchboard.js").read_text("utf-8")
+    return f"""<div class="switchboard" id="{name}"><noscript>{_without_scripts(data)}</noscript></div>
+<script type="application/json" id="{name}-document">{document}</script>
+<script type="module">{module}
+mount(document.getElementById("{name}"), JSON.parse(document.getElementById("{name}-document").textContent));
+</script>"""
 
 
 def checked(data: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     complaints: list[str] = []
     contexts: list[Any] = []
 
-    def open_page(data: Json | str, width: int = 1400, **options: Any) -> Any:
+    def open_page(data: Json | str | Path, width: int = 1400, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
@@ -44,7 +44,7 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         if isinstance(data, str):
             page.set_content(data)
             return page
-        path = write_switchboard(tmp_path / "page.html", data)
+        path = data if isinstance(data, Path) else write_switchboard(tmp_path / "page.html", data)
         page.on("request", lambda r: r.url.startswith(path.as_uri()) or complaints.append(r.url))
         page.goto(path.as_uri())
         return page

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -14,14 +13,11 @@ import pytest
 from analysis import over_seeds
 from experiments.questions.patch import Patch
 from experiments.runs.pooling import all_metrics, labelled
-from experiments.studies import demonstration
-from experiments.studies.demonstration import Size, demo, find, printable, sentences
 from figures.files import write_figure
 from figures.html_page import write_page
 from figures.models.patching import patch_heat_map
 from figures.theme import colours, faded
 from figures.trainings.learning import learning_curves, progress_measures
-from tests.experiments.test_training import TINY
 from tests.helpers import run_named
 
 
@@ -108,61 +104,3 @@ def test_pages_are_self_contained_and_escape_their_text(tmp_path: Path) -> None:
     assert "1 &lt; 2" in text
     assert "<script src=" not in text
     assert text.count("Plotly.newPlot(") >= 1
-
-
-# --- the demonstration ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_demonstration_from_training_to_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(demonstration.SIZES, "tiny", Size(seeds=2, training=TINY, pairs=4, sequences=16))
-    page = demo("tiny", tmp_path / "runs", tmp_path / "out", progress=False)
-    assert page == tmp_path / "out" / "index.html"
-    said = capsys.readouterr().out
-    for variant in ("classic", "value", "value-stop", "value-gradient-only"):
-        assert variant in said
-    assert "Too few runs reached 95% to compare classic (0 of 2) with value (0 of 2)." in said
-    text = page.read_text()
-    figures = [
-        "learning_curves",
-        "progress_measures",
-        "head_scores",
-        "patching",
-        "edges",
-        "ablation",
-        "gradient_shares",
-    ]
-    for name in figures:
-        assert (page.parent / f"{name}.json").is_file()
-        assert (page.parent / f"{name}.html").is_file()
-    assert text.count("Plotly.newPlot(") >= len(figures)
-    assert "HookedStreamTransformer &#x27;value-gradient-only&#x27;" in text
-
-
-def test_sentences_take_their_numbers_from_the_frames(trained_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = [run_named(trained_runs, v) for v in ("classic", "value")]
-    by_name = {run.config.variant: run for run in trained}
-    monkeypatch.setattr(
-        demonstration, "sweep", lambda configs, root, progress: [by_name[v] for v in ("classic", "value")]
-    )
-    monkeypatch.setattr(demonstration, "VARIANTS", ("classic", "value"))
-    found = find(Size(1, TINY, pairs=16, sequences=64), trained_runs, progress=False)
-    table = found.table.set_index("variant")
-    said = " ".join(s for s in _safe(found))
-    assert (
-        f"comes after {table.loc['value', 'steps']:.0f} steps, without it after {table.loc['classic', 'steps']:.0f}"
-        in said
-    )
-    patches = found.patches.set_index(["variant", "layer", "component", "route", "position"]).effect
-    together = float(patches["value", 1, "state", "-", "matching label"])  # type: ignore[arg-type] # a number
-    assert f"both together {together:.0%}" in said
-    assert np.isfinite(together)
-    assert printable(found.table).columns.tolist() == ["variant", "steps to 95%", "ratio to classic, paired", "seeds"]
-
-
-def _safe(found: demonstration.Findings) -> list[str]:
-    """The sentences that need no variant which these runs lack."""
-    missing = pd.DataFrame([{"variant": v, "ratio": np.nan} for v in ("value-stop", "value-gradient-only")])
-    return sentences(demonstration.replace(found, table=pd.concat([found.table, missing])))

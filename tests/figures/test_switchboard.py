@@ -42,7 +42,9 @@ def hostile() -> Json:
 
 def embedded(page: str) -> Json:
     """The document that a page holds."""
-    [found] = re.findall(r'<script type="application/json" id="document">(.*?)</script>', page, flags=re.DOTALL)
+    [found] = re.findall(
+        r'<script type="application/json" id="switchboard-document">(.*?)</script>', page, flags=re.DOTALL
+    )
     return json.loads(found)
 
 
@@ -58,7 +60,7 @@ def test_a_page_holds_the_document_and_nothing_from_elsewhere() -> None:
         key: data[key] for key in data if key not in ("runs", "prompts")
     }
     assert not re.search(
-        r"(src|href)\s*=|@import|url\((?!#)|fetch\(|import\s*\(|^import ", page.split('id="document"')[0]
+        r"(src|href)\s*=|@import|url\((?!#)|fetch\(|import\s*\(|^import ", page.split('id="switchboard-document"')[0]
     )
     assert "default-src 'none'" in page
 
