@@ -147,30 +147,29 @@ def _entry(package: str, name: str) -> str:
     module, full = home(package, name), f"{package}.{name}"
     if module.endswith(f".{name}"):
         return f".. automodule:: {module}\n   :members:"
-    found = _definition(module, name)
-    if found is None:  # handed on by its home
-        raise ValueError(f"{module} does not define {name}")
-    statement, docstring = found
+    owner = module.split(".")[0]
+    if owner != package and name in public(owner):
+        return f".. py:class:: {full}\n   :no-index-entry:\n\n   :class:`{owner}.{name}`, handed on."
+    statement, docstring = _definition(module, name)
     if isinstance(statement, ast.FunctionDef):
         return f".. autofunction:: {full}"
     if isinstance(statement, ast.ClassDef):
-        twice = package != module.split(".")[0]
-        members = "" if twice else "\n   :members:\n   :show-inheritance:"
         inherited = f"\n   :inherited-members: {_BASES_OF_OTHERS}" if name == "HookedStreamTransformer" else ""
-        return f".. autoclass:: {full}{members}{inherited}"
+        return f".. autoclass:: {full}\n   :members:\n   :show-inheritance:{inherited}"
     typed = f"\n   :type: {ast.unparse(statement.annotation)}" if isinstance(statement, ast.AnnAssign) else ""
     return f".. py:data:: {full}{typed}\n\n" + "\n".join(f"   {line}" for line in docstring.splitlines())
 
 
-def _definition(module: str, name: str) -> tuple[ast.stmt, str] | None:
-    """The statement that defines a name in a module, and the docstring of what is assigned."""
+def _definition(module: str, name: str) -> tuple[ast.stmt, str]:
+    """The statement of a module that defines a name, and what is said of it if it is a value: in a string after it."""
     body = ast.parse(file_of(module).read_text()).body
     for statement, after in zip(body, [*body[1:], ast.Pass()], strict=True):
         if isinstance(statement, ast.FunctionDef | ast.ClassDef) and statement.name == name:
-            return statement, str(ast.get_docstring(statement))
-        target = statement.target if isinstance(statement, ast.AnnAssign) else None
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else target
-        if isinstance(target, ast.Name) and target.id == name:
+            return statement, ""
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             said = after.value if isinstance(after, ast.Expr) else None
-            return statement, str(said.value) if isinstance(said, ast.Constant) else ""
-    return None
+            if not isinstance(said, ast.Constant):
+                raise ValueError(f"{module}.{name} is public, and no string after it says what it is")
+            return statement, str(said.value)
+    raise ValueError(f"{module} does not define {name}")

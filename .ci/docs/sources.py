@@ -2,8 +2,9 @@
 
 ``python sources.py FOLDER``. Everything keeps its place beside the others, so links between pages stay as they are
 written. A link into the code leads to the source that the site shows, where it shows it, and becomes plain text
-elsewhere. In the pages of the site two things are filled in: ``<!-- section: FILE # HEADING -->``, a section of another
-page, and ``{{ NAME:FORMAT }}``, a number of ``measured.json``.
+elsewhere. In the pages of the site three things are filled in: ``<!-- section: FILE # HEADING -->``, a section of
+another page, ``<!-- opening: FILE # HEADING -->``, what stands below a heading before the next one, and
+``{{ NAME:FORMAT }}``, a number of ``measured.json``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MEASURED = OWN / "measured.json"
 PACKAGES = ("circuits", "analysis", "experiments", "figures", "tests")
 _FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^][]|\[[^]]*\])*)\]\((?P<target>[^)\s]+)\)")
-_SECTION = re.compile(r"^<!-- section: (\S+) # (.+?) -->$", re.MULTILINE)
+_SECTION = re.compile(r"^<!-- (section|opening): (\S+) # (.+?) -->$", re.MULTILINE)
 _NUMBER = re.compile(r"\{\{ *(\w+)(:[^} ]+)? *\}\}")
 
 
@@ -50,7 +51,8 @@ def gather(folder: Path) -> list[Path]:
         written[Path(page.name)] = filled(page.read_text(), json.loads(MEASURED.read_text()))
     for name, text in reference.pages().items():
         written[Path("reference", f"{name}.md")] = text
-    images = {image for page, text in written.items() for image in images_of(text, page.parent)}
+    pages = [page for page in written if page.suffix == ".md"]
+    images = {image for page in pages for image in images_of(written[page], page.parent)}
     for page, text in written.items():
         (folder / page).parent.mkdir(parents=True, exist_ok=True)
         (folder / page).write_text(text)
@@ -73,8 +75,9 @@ def filled(text: str, measured: Mapping[str, float]) -> str:
     """
 
     def section(match: re.Match[str]) -> str:
-        file, heading = Path(match[1]), match[2]
-        return moved(section_of((ROOT / file).read_text(), heading), file.parent, Path())
+        file = Path(match[2])
+        found = section_of((ROOT / file).read_text(), match[3], whole=match[1] == "section")
+        return moved(found, file.parent, Path())
 
     def number(match: re.Match[str]) -> str:
         if match[1] not in measured:
@@ -84,25 +87,24 @@ def filled(text: str, measured: Mapping[str, float]) -> str:
     return _SECTION.sub(section, _NUMBER.sub(number, text))
 
 
-def section_of(text: str, heading: str) -> str:
-    """Return what stands below a heading of a page, up to the next of its level or above.
+def section_of(text: str, heading: str, whole: bool = True) -> str:
+    """Return what stands below a heading of a page, up to the next of its level or above, or up to any (``whole``).
 
     Raises:
         ValueError: where the page has no such heading.
     """
-    level, inside, found = 0, False, []
+    level, inside, found = 0, False, list[str]()
     for part in _FENCED.split(text):
-        lines = [part] if part.startswith("```") else part.splitlines(keepends=True)
-        for line in lines:
+        for line in [part] if part.startswith("```") else part.splitlines(keepends=True):
             head = re.match(r"(#+) (.*)\n", line)
-            if head and inside and len(head[1]) <= level:
-                inside = False
+            if head and inside:
+                inside = whole and len(head[1]) > level
             if inside:
                 found.append(line)
             if head and head[2] == heading:
                 inside, level = True, len(head[1])
     if not level:
-        raise ValueError(f"there is no section {heading!r}; a page of the site takes it in")
+        raise ValueError(f"there is no section {heading!r}, which a page of the site takes in")
     return "".join(found).strip()
 
 
