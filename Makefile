@@ -56,6 +56,7 @@ browser: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-docs.lock
+	rm -rf build/docs
 	$(BIN)/python .ci/docs/sources.py build/docs/sources
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -c .ci/docs build/docs/sources build/docs/html
 

@@ -28,6 +28,7 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_static_path = ["static"]

@@ -15,56 +15,90 @@ ROOT = Path(__file__).resolve().parents[2]
 
 GROUPS: Mapping[str, Mapping[str, str]] = {
     "circuits": {
-        "The model": """HookedStreamTransformer ModelConfig icl_config lm_config LM_SIZES parameter_count State
-            KeyValueCache Site""",
-        "Streams and gates": """Stream GateRule Topology Previous Cumulative First Listed Dense WithinLayer Tables Gain
-            FixedGain LearnedGain TokenGain SigmoidGain ChannelGain Transform Identity HeadMixing LinearMap""",
-        "Parts of models of other makes": "MLP QKNorm Rotary Llama3Rotary HalfTruncatedRotary ResidualScalars Smear Backout",
-        "Inputs, readouts and initial weights": """TokenInputs VectorInputs Unembedding ReluStack Start NormalInit ToyInit
-            Normal Constant Eye""",
-        "Load and store": """load_pretrained export_huggingface load_checkpoint save_checkpoint transplant
-            CheckpointError""",
-        "Add a variant": """variants register_variant register_gain ComputedGain register_transform ComputedTransform
-            register_topology KindError UnknownNameError""",
-        "Interventions": """Intervention intervened Zero Mean Clamp Resample FromRun Freeze Attend CutForward CutGradient
-            NothingChangedError""",
+        "The model": """
+            HookedStreamTransformer ModelConfig icl_config lm_config LM_SIZES parameter_count State
+            KeyValueCache Site
+        """,
+        "Streams and gates": """
+            Stream GateRule Topology Previous Cumulative First Listed Dense WithinLayer Tables Gain
+            FixedGain LearnedGain TokenGain SigmoidGain ChannelGain Transform Identity HeadMixing
+            LinearMap
+        """,
+        "Parts of models of other makes": """
+            MLP QKNorm Rotary Llama3Rotary HalfTruncatedRotary ResidualScalars Smear Backout
+        """,
+        "Inputs, readouts and initial weights": """
+            TokenInputs VectorInputs Unembedding ReluStack Start NormalInit ToyInit Normal Constant Eye
+        """,
+        "Load and store": """
+            load_pretrained export_huggingface load_checkpoint save_checkpoint transplant CheckpointError
+        """,
+        "Add a variant": """
+            variants register_variant register_gain ComputedGain register_transform ComputedTransform
+            register_topology KindError UnknownNameError
+        """,
+        "Interventions": """
+            Intervention intervened Zero Mean Clamp Resample FromRun Freeze Attend CutForward CutGradient
+            NothingChangedError
+        """,
         "The associative memory": "AMICL Sequences",
     },
     "analysis": {
         "Pairs and metrics": "Pair PairsFile METRICS ReadMetric NoGapError WeakPairWarning KeptIn",
         "Patching": "patch PatchResult Site find_sites route_map RouteMap",
-        "Edges and paths": """Graph patch_paths find_paths PathResult head_shares HeadShares EdgeSwitch""",
+        "Edges and paths": "Graph patch_paths find_paths PathResult head_shares HeadShares EdgeSwitch",
         "Attribution": "attribute SiteScores attribute_edges EdgeScores",
         "Logits": "attribute_logits LogitAttribution logit_lens LogitLens",
         "Circuits": "find_circuit Circuit judge Quality follow CircuitSteps",
         "Ablation": "ablate ablate_edges Ablation Ablations standard_ablations",
-        "Heads": """attention_view AttentionView score_heads score_retrieval AttentionScore HeadScores copy_score
-            eigenvalue_copying head_composition Composition""",
+        "Heads": """
+            attention_view AttentionView score_heads score_retrieval AttentionScore HeadScores copy_score
+            eigenvalue_copying head_composition Composition
+        """,
         "Gradients": "split_gradient GradientSplit Connection",
-        "Statistics over seeds": """compare Comparison threshold_times threshold_table survival_curves over_seeds
-            mean_interval paired_ratio adjust""",
+        "Statistics over seeds": """
+            compare Comparison threshold_times threshold_table survival_curves over_seeds mean_interval
+            paired_ratio adjust
+        """,
     },
     "experiments": {
-        "Runs and sweeps": """icl_run lm_run RunConfig sweep sweep_plan train Run RunError runs_table all_metrics
-            import_model""",
-        "Training": """TRAINING LM_TRAINING TrainingConfig TokenTraining SGD Adam AdamW Rate GateChange At Every LogLinear
-            AtLevels StopAt""",
-        "Questions to a run": """Question Patch MapRoutes Paths Attribute FindCircuit Ablate Heads ViewAttention Logits
-            Gradients IndirectObjects Explore explore""",
-        "Tasks": """ICLTask ICLTaskConfig StoriesTask StoriesConfig IOITask IOIConfig NestedTask NestedConfig RepeatsTask
-            RepeatsConfig TextTask TextTaskConfig plain_english""",
-        "Add a task": """register_task make_task Task TrainedTask TokenTask TokenTaskConfig TokenBatch VectorTask
-            VectorTaskConfig VectorBatch VectorSizes""",
+        "Runs and sweeps": """
+            icl_run lm_run RunConfig sweep sweep_plan train Run RunError runs_table all_metrics
+            import_model
+        """,
+        "Training": """
+            TRAINING LM_TRAINING TrainingConfig TokenTraining SGD Adam AdamW Rate GateChange At Every
+            LogLinear AtLevels StopAt
+        """,
+        "Questions to a run": """
+            Question Patch MapRoutes Paths Attribute FindCircuit Ablate Heads ViewAttention Logits
+            Gradients IndirectObjects Explore explore
+        """,
+        "Tasks": """
+            ICLTask ICLTaskConfig StoriesTask StoriesConfig IOITask IOIConfig NestedTask NestedConfig
+            RepeatsTask RepeatsConfig TextTask TextTaskConfig plain_english
+        """,
+        "Add a task": """
+            register_task make_task Task TrainedTask TokenTask TokenTaskConfig TokenBatch VectorTask
+            VectorTaskConfig VectorBatch VectorSizes
+        """,
         "Results and figures": "Bundle collect register_figure",
     },
     "figures": {
         "Files and pages": "write_figure write_images write_page",
-        "Of models": """patch_heat_map route_heat_maps path_heat_maps share_bars edge_drawing circuit_drawing circuit_curves
-            ablation_bars attention_maps logit_attribution_bars logit_lens_curves gradient_pairs gradient_shares""",
-        "Of trainings": """learning_curves all_curves progress_measures head_scores phases time_ratios windows survival
-            sensitivity gradient_share_curves""",
-        "Of language models": """loss_curves ioi_curves ioi_by_sentence head_score_maps route_maps nested_curves scaling
-            cost_against_gain""",
+        "Of models": """
+            patch_heat_map route_heat_maps path_heat_maps share_bars edge_drawing circuit_drawing
+            circuit_curves ablation_bars attention_maps logit_attribution_bars logit_lens_curves
+            gradient_pairs gradient_shares
+        """,
+        "Of trainings": """
+            learning_curves all_curves progress_measures head_scores phases time_ratios windows survival
+            sensitivity gradient_share_curves
+        """,
+        "Of language models": """
+            loss_curves ioi_curves ioi_by_sentence head_score_maps route_maps nested_curves scaling
+            cost_against_gain
+        """,
         "Of the associative memory": "accuracy_by_a accuracy_by_size best_a heat_maps",
     },
 }
@@ -85,17 +119,22 @@ def public(package: str) -> list[str]:
 
 
 @cache
-def home(package: str, name: str) -> str:
-    """Return the module that a public name is imported from.
+def imported(package: str, name: str) -> str:
+    """Return the module or folder that a package imports a public name from.
 
     Raises:
         ValueError: where the package imports it from nowhere.
     """
     for node in ast.walk(ast.parse((ROOT / package / "__init__.py").read_text())):
-        if isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}:
-            below = f"{node.module}.{name}"
-            return below if file_of(below).is_file() else str(node.module)
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            return str(node.module)
     raise ValueError(f"{package}/__init__.py imports {name} from nowhere")
+
+
+def home(package: str, name: str) -> str:
+    """Return the module that a public name is defined in, or that it is."""
+    of = imported(package, name)
+    return f"{of}.{name}" if file_of(f"{of}.{name}").is_file() else of
 
 
 def file_of(module: str) -> Path:
@@ -145,7 +184,7 @@ def _page(heading: str, entries: list[str]) -> str:
 def _entry(package: str, name: str) -> str:
     """What Sphinx is told of one name."""
     module, full = home(package, name), f"{package}.{name}"
-    if module.endswith(f".{name}"):
+    if module != imported(package, name):
         return f".. automodule:: {module}\n   :members:"
     owner = module.split(".")[0]
     if owner != package and name in public(owner):
