@@ -124,7 +124,7 @@ def test_no_number_of_the_pages_is_typed_and_none_is_measured_in_vain() -> None:
 
 
 def agree(found: dict[str, float], near: float = 0.0, share: float = 1e-3) -> bool:
-    """The same as stands in the pages; nearly, where a model was trained for it and another processor rounds otherwise."""
+    """The same as in the pages; nearly, where a model was trained for it, as another processor rounds otherwise."""
     return all(MEASURED[name] == pytest.approx(value, rel=share, abs=near) for name, value in rounded(found).items())
 
 
