@@ -59,7 +59,7 @@ def run_all(folder: Path, scripts: dict[str, str], *options: str) -> str:
         f"import os, runpy\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\nfor name in {[*scripts]}:\n"
         f"    runpy.run_path(name + '.py', run_name='__main__'); print({END!r})"
     )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     command = [sys.executable, *options, "-c", both]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

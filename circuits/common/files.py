@@ -1,9 +1,21 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and files that must be there."""
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
+
+LOCAL = (".txt", ".jsonl", ".json", ".parquet", ".model", ".tiktoken")
+"""Suffixes that a name on the hub does not have."""
+
+
+def names_no_file(name: str) -> bool:
+    """Return whether a name can only be a local path, or a pattern of some, and nothing is there; a name on the hub
+    (``gpt2``, ``owner/name``) is none."""
+    path = Path(name).expanduser()
+    local = path.is_absolute() or name.startswith(".") or path.suffix in LOCAL or name.count("/") > 1
+    return local and not path.exists() and not (glob.has_magic(name) and glob.glob(str(path), recursive=True))
 
 
 def write_atomically(path: Path, data: bytes) -> None:

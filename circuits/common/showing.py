@@ -66,9 +66,10 @@ class Shown:
 
             display(self, *([self.figure()] if self.draws else []))
             return
+        from circuits.common.screen import folded
         from circuits.common.text_table import as_text
 
-        print("\n".join([repr(self), *(f"! {note}" for note in self.notes()), as_text(self.largest())]))
+        print("\n".join([folded(repr(self)), *(folded(f"! {note}") for note in self.notes()), as_text(self.largest())]))
 
 
 def _number(value: float) -> str:

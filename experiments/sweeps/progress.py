@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from circuits.common.screen import say
 from circuits.common.showing import in_notebook
 from experiments.sweeps.forecast import Forecast
 
@@ -200,4 +201,4 @@ class Progress:
             self._bar.n = self.tally.steps_made
             self._bar.set_description_str(self.tally.sentence())
         elif self.show:
-            print(self.tally.sentence(), file=sys.stderr, flush=True)
+            say(self.tally.sentence(), sys.stderr)
