@@ -83,7 +83,8 @@ def test_what_the_pages_name_is_in_the_reference(pages: dict[Path, Any], site: P
     shapes = pages[site / "reference" / "analysis" / "patching.html"].find(id="analysis.patch").text
     assert "Float[Tensor, 'batch pos d_vocab_out']" in shapes
     assert (site / "_modules" / "analysis" / "patching" / "patch.html").is_file()
-    assert "Float[Tensor, 'batch'" in shapes
+    fields = pages[site / "reference" / "analysis" / "patching.html"].find(id="analysis.PatchResult.beside")
+    assert "What stands beside every effect: the metric" in " ".join(fields.parent.text.split())
 
 
 @pytest.fixture(params=[1400, 390])

@@ -46,6 +46,21 @@ def absolute_values(app: Any, what: str, name: str, thing: Any, options: Any, li
     lines[:] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts).split("\n")
 
 
+_SAID: dict[str, list[str]] = {}
+
+
+def keep(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keep what is said of a field, in which napoleon reads a colon as one after a type."""
+    if what in ("attribute", "data", "property"):
+        _SAID[name] = list(lines)
+
+
+def give_back(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Say of a field what was said of it."""
+    lines[:] = _SAID.pop(name, lines)
+
+
 def setup(app: Any) -> None:
-    """Attach what is done to docstrings."""
-    app.connect("autodoc-process-docstring", absolute_values)
+    """Attach what is done to docstrings before and after napoleon, whose priority is 500, finds sections in them."""
+    for change, priority in ((absolute_values, 300), (keep, 400), (give_back, 600)):
+        app.connect("autodoc-process-docstring", change, priority=priority)
