@@ -66,4 +66,4 @@ def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
 
 
 def _stopped(metrics: pd.DataFrame, run: Run) -> bool:
-    return run.finished and metrics.step.max() < run.config.training.steps
+    return run.finished and bool(metrics.step.max() < run.config.training.steps)
