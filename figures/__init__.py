@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from figures.models.paths import path_heat_maps, share_bars
     from figures.models.route_map import route_heat_maps
     from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size, best_a, heat_maps
+    from figures.trainings.head_scores import head_scores
     from figures.trainings.indirect_objects import head_score_maps, ioi_by_sentence, route_maps
     from figures.trainings.language_models import cost_against_gain, ioi_curves, loss_curves, nested_curves, scaling
-    from figures.trainings.learning import head_scores, learning_curves, progress_measures
+    from figures.trainings.learning import learning_curves, run_curves
     from figures.trainings.phases import phases
-    from figures.trainings.times import all_curves, gradient_share_curves, sensitivity, survival, time_ratios, windows
+    from figures.trainings.progress import progress_measures
+    from figures.trainings.ratios import time_ratios
+    from figures.trainings.thresholds import sensitivity
+    from figures.trainings.times import all_curves, gradient_share_curves, survival
+    from figures.trainings.windows import windows
 
 __getattr__ = lazily(
     "figures",
@@ -71,20 +76,18 @@ __getattr__ = lazily(
             "nested_curves",
             "scaling",
         ),
-        "trainings.learning": (
-            "head_scores",
-            "learning_curves",
-            "progress_measures",
-        ),
+        "trainings.head_scores": ("head_scores",),
+        "trainings.learning": ("learning_curves", "run_curves"),
         "trainings.phases": ("phases",),
+        "trainings.progress": ("progress_measures",),
+        "trainings.ratios": ("time_ratios",),
+        "trainings.thresholds": ("sensitivity",),
         "trainings.times": (
             "all_curves",
             "gradient_share_curves",
-            "sensitivity",
             "survival",
-            "time_ratios",
-            "windows",
         ),
+        "trainings.windows": ("windows",),
     },
 )
 
@@ -118,6 +121,7 @@ __all__ = [
     "progress_measures",
     "route_heat_maps",
     "route_maps",
+    "run_curves",
     "scaling",
     "sensitivity",
     "share_bars",

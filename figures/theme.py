@@ -50,15 +50,16 @@ _MUTED = "#555555"
 _TITLE, _OF, _CAPTION = (17, 8.4, 22), (13, 6.5, 18), (11.5, 5.7, 16)
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for every variant; the well-known ones always have the same."""
+def colours(names: Iterable[str], others: str = "") -> dict[str, str]:
+    """Return a colour for every variant; the well-known ones always have the same, and all the rest that of ``others``,
+    where it is given."""
     found: dict[str, str] = {}
-    others = 0
+    unknown = 0
     for name in names:
         base = next((name.removesuffix(s) for s in _DASHES if name.endswith(s)), name)
         known = _KNOWN.get(name) or _KNOWN.get(base)
-        found[name] = known or _CYCLE[others % len(_CYCLE)]
-        others += known is None
+        found[name] = known or others or _CYCLE[unknown % len(_CYCLE)]
+        unknown += known is None
     return found
 
 
@@ -137,7 +138,8 @@ def laid_out(figure: go.Figure, width: int) -> go.Figure:
             "x": 0,
             "xref": "container",
             "pad": {"l": LEFT},
-            "y": 1 - 12 / height,
+            # Of one line plotly places the top there, of several the foot of the first.
+            "y": 1 - (12 if heading.count("<br>") == 0 else 24) / height,
             "yref": "container",
             "yanchor": "top",
             "font": {"size": _TITLE[0], "color": BLACK},

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from figures.theme import themed
-from figures.trainings.learning import head_scores
+from figures.trainings.head_scores import head_scores
 
 _ACROSS = 4
 """Panels side by side."""
@@ -20,8 +20,8 @@ _CELLS_NAMED = 64
 def head_score_panels(frame: pd.DataFrame) -> go.Figure:
     """Return every score as a heat map of layers by heads; over several steps, as curves.
 
-    ``frame`` has columns layer, head, score, value, stderr, n; those of :func:`figures.trainings.learning.head_scores`
-    where there is a step. Rows of the whole model (layer -1) and of two heads (partner) are left out of heat maps.
+    ``frame`` has columns layer, head, score, value, stderr, n; those of :func:`figures.head_scores` where there is a
+    step. Rows of the whole model (layer -1) and of two heads (partner) are left out of heat maps.
     """
     if "step" in frame and frame.step.nunique() > 1:
         missing = {name: "" for name in ("variant", "run") if name not in frame}
