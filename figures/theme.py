@@ -83,12 +83,14 @@ def themed(
     below: int = 56,
     left: int = 70,
     of: str = "",
+    above: int = 0,
 ) -> go.Figure:
     """Return ``figure`` with the house's look: what was found, of whom below it, and how to read it below the plots.
 
     ``title`` says what was found, ``of`` of whom (size, n, task), ``caption`` how the figure is read; the
     three, the ids of the runs and a text for who cannot see it are in the figure's metadata. ``below`` and ``left`` are
-    the room that the labels of the axes take, in pixels, and ``height`` what all takes with one line of each.
+    the room that the labels of the axes take, in pixels, ``above`` that of menus and of panels' titles of more than one
+    line, and ``height`` what the rest takes with one line of each text.
     """
     figure.update_layout(
         template="plotly_white",
@@ -101,6 +103,7 @@ def themed(
             "alt": plain(f"{title}. {of}" if of else title),
             "height": height,
             "below": below,
+            "above": above,
         },
     )
     figure.update_layout(margin={"l": left, "r": 30})
@@ -126,7 +129,7 @@ def laid_out(figure: go.Figure, width: int) -> go.Figure:
     )
     head = 14 + len(title) * _TITLE[2] + (len(of) * _OF[2] + 4 if of else 0)
     legend = 20 * _legend_rows(figure, width)
-    top, bottom = head + legend + 34, meta["below"] + 22 + len(caption) * _CAPTION[2]
+    top, bottom = head + legend + 34 + meta["above"], meta["below"] + 22 + len(caption) * _CAPTION[2]
     # What one line of title and caption without a legend took is in the height already.
     height = meta["height"] + (top - 78) + (bottom - meta["below"] - 54)
     heading = "<br>".join(title)
