@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import textwrap
 from typing import Any
-
-from circuits.common.showing import in_notebook
 
 PLAIN, LEAST, ENDLESS = 80, 40, 10_000
 """Columns where there is no terminal, the fewest that anything is laid out for, and those of a notebook, which
@@ -19,6 +18,13 @@ TOGETHER = re.compile(
 )
 """Spaces at which no line is broken: within the name of an edge, an interval, and beside an equals sign."""
 HARD = "\u00a0"
+
+
+def in_notebook() -> bool:
+    """Return whether what is displayed is seen: a kernel runs this."""
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    return running is not None and hasattr(running, "kernel")
 
 
 def columns() -> int:

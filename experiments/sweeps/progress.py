@@ -9,8 +9,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from circuits.common.screen import say
-from circuits.common.showing import in_notebook
+from circuits.common.screen import in_notebook, say
 from experiments.sweeps.forecast import Forecast
 
 if TYPE_CHECKING:  # rich is imported once there is something to draw
