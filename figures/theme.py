@@ -117,6 +117,11 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)).strip()
 
 
+def is_themed(figure: go.Figure) -> bool:
+    """Return whether a figure is of :func:`themed`, so that it can be laid out for another width."""
+    return isinstance(figure.layout.meta, dict) and "below" in figure.layout.meta
+
+
 def laid_out(figure: go.Figure, width: int) -> go.Figure:
     """Return ``figure``, of :func:`themed`, with its texts broken into lines for a width in pixels.
 
