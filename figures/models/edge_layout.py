@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ _PLACE = re.compile(r"L(\d+)H(\d+)(?:\.([qkv]))?")
 _RADIUS = 20.0
 _GAP = 3.0
 """Pixels between a node and the end of an edge."""
-_BENDS = (0.0, 44.0, -44.0, 72.0, -72.0, 104.0, -104.0, 140.0, -140.0)
+_BENDS = (0.0, *(side * bend for bend in (22.0, 44.0, 72.0, 104.0, 140.0, 185.0, 240.0, 300.0) for side in (1, -1)))
 """Pixels by which the middle of an edge may be moved aside (twice: the control point of its curve)."""
 _STREAM = 52.0
 """By so much an edge through the stream bends to the right at least, so that it lies beside the residual one."""
@@ -86,7 +87,7 @@ class Layout:
         return found
 
     def places(self, texts: Mapping[int, str], ways: Sequence[Way], strengths: Sequence[float]) -> dict[int, Point]:
-        """Return where on its edge each text stands, clear of nodes and of other texts; none where there is no room.
+        """Return where on its edge, or beside it, each text stands, clear of nodes and other texts, if there is room.
 
         Texts are by the number of their edge; other edges are crossed where that cannot be helped, weak ones first.
         """
@@ -96,8 +97,8 @@ class Layout:
             half = np.array([_LETTER * len(text) / 2 + 3, _LINE / 2])
             rest = [(way.points, strengths[j]) for j, way in enumerate(ways) if j != i]
             best, least = None, np.inf
-            for rank, along in enumerate(_ALONG):
-                at = ways[i].points[round(along * (len(ways[i].points) - 1))]
+            for rank, (side, along) in enumerate(itertools.product((0, 1, -1), _ALONG)):
+                at = ways[i].points[round(along * (len(ways[i].points) - 1))] + [side * half[0], 0]
                 if (self._apart(nodes, at, half) < self.radius + 2).any() or any(_overlap(at, half, b) for b in boxes):
                     continue
                 crossed = sum((0.3 + s) * _inside(points, at, half) for points, s in rest)

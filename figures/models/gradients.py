@@ -69,7 +69,10 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
 
 
 def _weights(rows: pd.DataFrame) -> pd.Series:
-    return rows.part + " of L" + rows.layer.astype(str) + "H" + rows["head"].astype(str)
+    named = [
+        f"{part} of L{layer}H{head}" for part, layer, head in zip(rows.part, rows.layer, rows["head"], strict=True)
+    ]
+    return pd.Series(named, rows.index, dtype=object)
 
 
 def _curve(curve: pd.DataFrame, variant: str, measure: str, colour: str) -> go.Scatter:
@@ -112,7 +115,8 @@ def split_bars(frame: pd.DataFrame) -> go.Figure:
     ``frame`` is :meth:`analysis.gradients.split.GradientSplit.to_frame`.
     """
     reached = frame[frame.stream > 0].sort_values("stream_share")
-    names = reached.tensor + [("" if head == "all" else f", head {head}") for head in reached["head"]]
+    heads = ["" if head == "all" else f", head {head}" for head in reached["head"]]
+    names = [f"{tensor}{head}" for tensor, head in zip(reached.tensor, heads, strict=True)]
     measures = dict(list(_MEASURES.items())[:2])
     titles = list(measures.values())
     figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
@@ -134,7 +138,7 @@ def split_bars(frame: pd.DataFrame) -> go.Figure:
     title = f"The stream brings no gradient to any of {counted(tensors, 'tensor')}"
     if there:
         top = reached.iloc[-1]
-        most = f"most to {names.iloc[-1]}: {top.stream_share:.0%}"
+        most = f"most to {names[-1]}: {top.stream_share:.0%}"
         title = f"The stream brings gradient to {there} of {counted(tensors, 'tensor')}; {most}"
     caption = f"{_SHARE} Tensors that the stream does not reach are not drawn."
     size: dict[str, Any] = {
@@ -153,7 +157,7 @@ def gradient_pairs(frame: pd.DataFrame) -> go.Figure:
     """
     last = frame[(frame.step == frame.step.max()) & frame.tensor.str.contains("attn")]
     named = last.assign(
-        pair=last.read + last.source.astype(str) + " → " + last.fed + last.reader.astype(str), weight=_weights(last)
+        pair=[f"{row.read}{row.source} → {row.fed}{row.reader}" for row in last.itertuples()], weight=_weights(last)
     )
     table = named.pivot_table("share", "weight", "pair", sort=False)
     table = table[table.max(axis=1) > 0]

@@ -16,6 +16,7 @@ from figures.words import counted, listed
 
 TOLD = {"gain_share": "of the learned gain", "size_share": "of the size"}
 """What a causal share is set against: a share of what."""
+_SHORT = {"gain_share": "gain", "size_share": "size"}
 _SIZES = (5.0, 22.0)
 """Pixels of a point at which nothing is lost, and how many more where a nat is."""
 
@@ -96,7 +97,7 @@ def _frame(shares: pd.Series) -> list[float]:
 def _finding(off: pd.DataFrame) -> str:
     """How far shares of gains and of sizes are from the causal ones, the nearer first."""
     rows: list[Any] = off.sort_values("mean").to_dict("records")
-    said = listed(f"{number(row, 'mean')} by its share {TOLD[row['told_by']]}" for row in rows)
+    said = listed(f"{number(row, 'mean')} by that of {_SHORT[row['told_by']]}" for row in rows)
     return f"A head's causal share is told to within {said}"
 
 

@@ -73,7 +73,7 @@ def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
     assert cell == pytest.approx(float(row.effect.iloc[0]))
     assert "L1 v residual" in x
     assert "L1 v residual" not in list(heat[0].x), "the classic model has no such site"
-    assert "8 pairs" in figure.layout.meta["caption"]
+    assert "8 pairs" in figure.layout.meta["of"]
 
 
 def test_colours_mean_the_same_variant_everywhere() -> None:
