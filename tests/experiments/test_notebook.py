@@ -132,7 +132,7 @@ def faults(notebook: Any) -> list[str]:
     text, cells = nbformat.writes(notebook), code_cells(notebook)
     outputs = [output for cell in cells for output in cell.outputs]
     named = {
-        "size": len(text) > 400_000,
+        "size": len(text) > 700_000,
         "place": bool(re.search(r"/(home|root|tmp|work|Users|var|opt)/|[A-Z]:\\\\", text)),
         "script": "<script" in text or "vnd.plotly" in text or "vnd.jupyter.widget" in text,
         "stderr": any(output.get("name") == "stderr" for output in outputs),
@@ -166,7 +166,7 @@ def _ran() -> Any:
 
 
 BREAK: dict[str, Callable[[Any], Any]] = {
-    "size": lambda cell: cell.outputs[0].update(text="1" * 400_000),
+    "size": lambda cell: cell.outputs[0].update(text="1" * 700_000),
     "place": lambda cell: cell.outputs[0].update(text="/home/me/runs"),
     "script": lambda cell: cell.outputs[0].update(text="<script>"),
     "stderr": lambda cell: cell.outputs[0].update(name="stderr"),
