@@ -191,7 +191,8 @@ class Bundle:
 
     def _of(self, name: str, log: pd.DataFrame) -> pd.DataFrame:
         arms = self.experiment(name)
-        arms["stopped"] = arms.run.map(self.ends()) < arms.steps
+        last = arms.run.map(self._metrics.groupby("run", observed=True).step.max())
+        arms["stopped"] = (arms.status == "finished") & (last < arms.steps)
         arms = arms.drop(columns=["steps", "stops_at", "status"])
         return arms.merge(log, on="run").drop(columns="run").rename(columns={"name": "run"})
 

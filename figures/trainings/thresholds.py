@@ -120,7 +120,7 @@ def _finding(shown: pd.DataFrame) -> str:
         return f"No verdict depends on the threshold: all {total} are the same from {_ends(shown)}"
     if not hold:
         return f"Every verdict of {total} depends on the threshold, from {_ends(shown)}"
-    said = f"{len(hold)} of {total} hold from {_ends(shown)}"
+    said = f"{len(hold)} of {total} verdicts hold {_ends(shown).replace(' to ', '-')}"
     return fitting(f"{said}, not {listed(dict.fromkeys(change))}", f"{said}; {len(change)} depend on the threshold")
 
 
