@@ -123,7 +123,7 @@ def _panels(
     figure.update_yaxes(type="category", range=up[::-1], showgrid=False, dtick=1)
     figure.update_yaxes(title_text=axes[0], col=1)
     figure.update_annotations(font_size=12)
-    bar = {"title": "score", "thickness": 12}
+    bar = {"title": "score", "thickness": 12, "nticks": 3}
     figure.update_layout(coloraxis={"cmin": 0, "cmax": 1, "colorscale": "Blues", "colorbar": bar})
     size: dict[str, Any] = {"height": 132 + 60 + tall, "below": 60}
     return themed(figure, title, caption, of=of, **size)

@@ -96,7 +96,7 @@ def _panel(part: pd.DataFrame, columns: list[str], positions: list[Any], scale: 
         hovertemplate="%{x}<br>%{y}<br>effect %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
         f"p = %{{customdata[2]:.3g}}, {part.n.iloc[0]} pairs<extra>{joined(whom(part))}</extra>",
         hoverongaps=False,
-        colorbar={"title": "effect", "thickness": 12},
+        colorbar={"title": "effect", "thickness": 12, "nticks": 3},
         showscale=scale,
         xgap=1,
         ygap=1,

@@ -83,7 +83,7 @@ def _paths(rows: pd.DataFrame, senders: list[str], limit: float, scale: bool) ->
         ],
         hovertemplate=f"%{{y}} to %{{x}}: %{{z:.3f}}{ends}, {rows.n.iloc[0]} pairs<extra>{rows.panel.iloc[0]}</extra>",
         hoverongaps=False,
-        colorbar={"title": "effect", "thickness": 12},
+        colorbar={"title": "effect", "thickness": 12, "nticks": 3},
         showscale=scale and len(senders) > 3,
         xgap=1,
         ygap=1,

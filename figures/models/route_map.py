@@ -91,7 +91,7 @@ def _heat(rows: pd.DataFrame, places: list[str], layers: list[str], i: int) -> g
         zmin=-1,
         zmax=1,
         colorscale=DIVERGING,
-        colorbar={"title": {"text": "effect"}, "thickness": 12},
+        colorbar={"title": {"text": "effect"}, "thickness": 12, "nticks": 3},
         showscale=i == 0,
         xgap=1,
         ygap=1,
