@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from circuits.common.files import names_no_file
+from circuits.common.files import folder_there, names_no_file
 from experiments.runs.folder import VARIABLE
 
 NOTHING = ("None", "", "False")
@@ -52,6 +52,8 @@ def _there_or_on_the_hub(text: str) -> str:
 
 THERE = _spec("PATH", _path_there)
 """A file or folder that must be there when the command is given, before anything else is done."""
+THEIRS = _spec("FOLDER", folder_there)
+"""The folder of a model that others stored, which must be there; nothing is downloaded."""
 NAMED = _spec("PATH|NAME", _there_or_on_the_hub)
 """A file, a folder or a name on the hub; what can only be a local path must be there."""
 

@@ -193,7 +193,8 @@ def _complaint(box: str, named: Sequence[str]) -> str:
         if rule and said:
             break
         said += [] if rule else [text]
-    sentence = " ".join(said).removeprefix("Error parsing ")
+    # Of what has no name there is only its kind, as PATH.
+    sentence = re.sub(r"^(?:[A-Z|.]+: )?", "", " ".join(said).removeprefix("Error parsing "))
     if wrong := WRONG_CHOICE.fullmatch(sentence):
         known(f"value of {wrong[2]}", wrong[1], re.findall(r"'([^']*)'", wrong[3]))
     sentence = NO_VALUE.sub(r"\1 needs a value after it", sentence)

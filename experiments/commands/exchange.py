@@ -7,13 +7,13 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from experiments.options import THERE, Root, option
+from experiments.options import THEIRS, THERE, Root, option
 from experiments.output import Tables, answer, say
 from experiments.questions.command import check_there
 
 
 def import_model(
-    path: Positional[Annotated[Path, THERE, option("the folder that the model is stored in")]],
+    path: Positional[Annotated[Path, THEIRS, option("the folder that the model is stored in")]],
     family: Annotated[str | None, option("whose layout it is, as resformer", "what the folder says")] = None,
     tokenizer: Annotated[
         Path | None,

@@ -268,10 +268,11 @@ def test_a_copy_that_was_changed_is_not_written_over(
 def test_notebooks_are_listed_and_named(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "notebooks", "--list")
     assert status == 0
-    lines = out.splitlines()
+    head, *lines = out.splitlines()
+    assert head.split() == ["notebook", "title"]
     assert [line.split()[0] for line in lines] == [path.stem for path in shipped()]
     assert all(line.endswith(heading(path)) for line, path in zip(lines, shipped(), strict=True))
-    assert run(capsys, "notebooks", "--list", "4")[1].startswith("4_somebody_elses_checkpoint")
+    assert run(capsys, "notebooks", "--list", "4")[1].splitlines()[1].startswith("4_somebody_elses_checkpoint")
     status, _, err = run(capsys, "notebooks", "4_somebody_elses_chekpoint")
     assert status == 2
     assert "unknown notebook '4_somebody_elses_chekpoint': did you mean '4_somebody_elses_checkpoint'" in err
