@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy
 
+from circuits.common.text_table import rows_of
 from experiments.studies.contrasts import departures, judged, word
 from experiments.studies.information import GATES, PLAN
 from experiments.studies.plan import PLANS, Contrast, Plan
@@ -36,12 +37,12 @@ def runs_of(factors: dict[str, float], noise: float = 0.02, spread: float = 0.1,
 
 
 def test_contrasts_are_the_ratios_of_their_arms_and_the_interaction_theirs() -> None:
-    table = judged(FOUR, runs_of(FACTORS)).set_index("contrast")
-    stop = table.loc["value-stop / classic"]
-    both = table.loc["(value / value-stop) / (value-gradient-only / classic)"]
+    table = {row.contrast: row for row in rows_of(judged(FOUR, runs_of(FACTORS)))}
+    stop = table["value-stop / classic"]
+    both = table["(value / value-stop) / (value-gradient-only / classic)"]
     assert stop.low < 0.55 < stop.high < 1
     assert both.ratio == pytest.approx(
-        table.ratio["value / value-stop"] / table.ratio["value-gradient-only / classic"], rel=1e-9
+        table["value / value-stop"].ratio / table["value-gradient-only / classic"].ratio, rel=1e-9
     )
     assert both.low < 0.5 / 0.55 < both.high < 1
     assert word(both, 1.05) == "fewer steps"
