@@ -3,8 +3,14 @@ dose."""
 
 from __future__ import annotations
 
+import pandas as pd
+
+from experiments.studies.committed_results import Bundle
+from experiments.studies.contrasts import decided, plan_blocks
 from experiments.studies.plan import Plan
-from experiments.studies.study import Arm, Experiment, Size, only
+from experiments.studies.study import Arm, Experiment, Size, Study, only
+from experiments.studies.times import picture_of, ratios_picture
+from figures.trainings.learning import learning_curves
 
 PLAN = Plan.read("information")
 DOSES = {"value, gradient x0.3": 0.3, "value, gradient x3": 3.0}
@@ -28,3 +34,21 @@ def _arms(size: Size) -> list[Arm]:
 
 
 GATES = Experiment("information", _arms, PLAN.question, only(*PLAN.pairs))
+
+
+def _contrasts(bundle: Bundle) -> pd.DataFrame:
+    """The contrasts at the threshold that decides, as :func:`figures.trainings.times.time_ratios` draws them."""
+    table = decided(PLAN, GATES, bundle)
+    return table.assign(variant=table.what, reference="no effect", condition="", margin=PLAN.smallest_of_interest)
+
+
+STUDY = Study(
+    name="information",
+    question="Information or gradient, at enough seeds to say so?",
+    experiments=(GATES,),
+    pictures=(
+        ratios_picture("information", GATES, _contrasts),
+        picture_of("information_curves", learning_curves, GATES),
+    ),
+    blocks=plan_blocks(PLAN, GATES),
+)
