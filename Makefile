@@ -1,7 +1,8 @@
 # make demo   train four variants, ask, draw: one page      make test   the tests
 # make setup  .venv with the command valuestream            make lint   ruff and pyright
 # make bench  speeds, in one interleaved run                make peers  other tools, and the tests that run them
-# make browser  pages and JupyterLab, in a real browser   make clean  remove .venv
+# make browser  pages and JupyterLab, in a real browser   make docs  the documentation, build/docs/html/index.html
+# make clean  remove .venv
 
 PYTHON ?= python3
 SIZE ?= standard
@@ -12,7 +13,7 @@ READY := $(VENV)/ready
 # Two threads on matrices of this size are many times slower than one; the work is spread over processes instead.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bench peers browser clean
+.PHONY: setup demo test lint bench peers browser docs clean
 
 setup: $(READY)
 
@@ -52,6 +53,12 @@ browser: $(READY)
 	$(BIN)/python -m pytest -q -m slow tests/figures/test_switchboard_in_browser.py \
 		tests/figures/test_switchboard_with_kernel.py tests/figures/test_images.py \
 		tests/experiments/test_demonstration.py tests/experiments/test_explored_in_browser.py
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-docs.lock
+	rm -rf build/docs
+	$(BIN)/python .ci/docs/sources.py build/docs/sources
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -c .ci/docs build/docs/sources build/docs/html
 
 clean:
 	rm -rf $(VENV)

@@ -86,6 +86,8 @@ METRICS: dict[str, ReadMetric] = {
     "loss": loss,
     "accuracy": accuracy,
 }
+"""Metrics by name: ``logit_difference`` and ``probability`` of the clean answer, its ``rank`` (0 is the highest), its
+``loss`` in nats, and ``accuracy``."""
 
 
 def metric_named(metric: str | Metric) -> tuple[str, Metric]:

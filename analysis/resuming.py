@@ -28,6 +28,7 @@ from circuits.common.errors import require
 from circuits.common.families import source_hash
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import canonical_json, content_hash
+from circuits.common.screen import say
 from circuits.model import HookedStreamTransformer
 
 SUFFIX = ".rows.safetensors"
@@ -221,4 +222,4 @@ def code_hash(*packages: str) -> str:
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    say(sentence, sys.stderr)

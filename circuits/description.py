@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from circuits.common.screen import folded
 from circuits.common.showing import Shown
 from circuits.common.text_table import as_text
 from circuits.config.model import ModelConfig
@@ -120,7 +121,7 @@ def summary(model: ToolSurface) -> str:
     shown = table if config.streams else table[["layer", "carrier", "hooks"]]
     if not config.streams:
         lines.append("  no residual attention stream: layers talk through the residual stream alone")
-    return "\n".join([*lines, as_text(shown)])
+    return "\n".join([*map(folded, lines), as_text(shown)])
 
 
 def _attention(config: ModelConfig) -> str:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import tyro
+from tyro.conf import Positional
 
 from circuits.common.errors import require
+from circuits.common.screen import say
 from experiments.commands import corpus, exchange, models, notebooks, runs, study, sweep, train
+from experiments.options import option
+from experiments.output import Output, answer
+from experiments.parsing import PROGRAM, Command, Helped, completion_script, fitted, parsed
 from experiments.plugins import installed, load_plugins
 from experiments.questions.ablate import Ablate
 from experiments.questions.attention import ViewAttention
@@ -28,7 +32,15 @@ from experiments.questions.patch import Patch
 from experiments.questions.paths import Paths
 from experiments.questions.route_map import MapRoutes
 
-COMMANDS: dict[str, Callable[..., None]] = {
+
+def completion(
+    shell: Positional[Annotated[Literal["bash", "zsh", "fish"], option("whose completion")]],
+) -> None:
+    """Print what a shell runs to complete commands and options, as in: source <(valuestream completion bash)."""
+    answer(completion_script(COMMANDS, shell))
+
+
+COMMANDS: dict[str, Command] = {
     "demo": study.demo,
     "train": train.train,
     "import": exchange.import_model,
@@ -59,65 +71,62 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "figures": study.figures,
     "reproduce": study.reproduce,
     "notebooks": notebooks.notebooks,
+    "completion": completion,
 }
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning as the sentence that it is."""
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def _describe() -> str:
+def _about() -> str:
     there = ", ".join(f"{name} ({module})" for name, module in installed().items())
     return (
-        "Mechanistic interpretability of transformers with residual attention streams. --plugin MODULE, with any "
-        "command, imports a module first that registers kinds of its own; --version prints the version."
+        "Mechanistic interpretability of transformers with residual attention streams. --version prints the version. "
+        "Exit codes: 0 done, 2 an error that a sentence explains, 130 interrupted."
         + (f" Installed plugins: {there}." if there else "")
     )
 
 
-def _plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The modules that ``--plugin`` names, wherever it stands, and the other arguments."""
-    modules, rest, left = [], [], iter(arguments)
-    for argument in left:
-        option, equals, value = argument.partition("=")
-        if option != "--plugin":
-            rest.append(argument)
-            continue
-        value = value if equals else next(left, "")
-        require(bool(value), "--plugin needs the name of a module: --plugin my_rules")
-        modules.append(value)
-    if modules and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # an installed command does not look where it is called
-    return modules, rest
+def _require_tables(command: Command, output: Output) -> None:
+    """Refuse JSON and CSV of a command that has no tables, which is one that returns nothing."""
+    none = command.__annotations__.get("return") in (None, "None")
+    require(not (none and output.for_machines), "this command finds no table; leave out --json and --csv")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for an error that a sentence explains, 130 after an interrupt."""
     # Two threads on matrices of this size are many times slower than one; workers use the other cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given == ["--version"]:
-        print(f"valuestream {version('valuestream')}")
-        return 0
+    errors = sys.stderr
+
+    def warn(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(f"warning: {message}", errors)
+
     try:
-        plugins, given = _plugins(given)
-        if {"-h", "--help"}.isdisjoint(given):
-            load_plugins(plugins)
+        if given == ["--version"]:
+            answer(f"{PROGRAM} {version('valuestream')}")
+            return 0
+        command, output = parsed(COMMANDS, given, _about())
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="valuestream", description=_describe(), args=given)
+            warnings.showwarning = warn
+            with output.heard():
+                _require_tables(command.func, output)
+                if output.plugin and "" not in sys.path:
+                    sys.path.insert(0, os.getcwd())  # an installed command does not look where it is called
+                load_plugins(output.plugin)
+                tables = command()
+            output.write(tables or {})
         sys.stdout.flush()
+    except Helped as text:
+        answer(fitted(str(text)))
     except BrokenPipeError:
         # Whoever reads the output has had enough (`valuestream runs | head -1`), which is no error of anyone's.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("interrupted; every run is saved: give the same command again to go on", file=sys.stderr)
+        say("interrupted; every run is saved: give the same command again to go on", errors)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("VALUESTREAM_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", errors)
         return 2
     return 0
 

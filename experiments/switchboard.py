@@ -150,7 +150,7 @@ class LiveSwitchboard(Switchboard):
 
     def show(self) -> None:
         """Display the live widget; outside of a notebook, print the finding and the largest effects."""
-        from circuits.common.showing import in_notebook
+        from circuits.common.screen import in_notebook
 
         if in_notebook():
             from IPython.display import display

@@ -22,12 +22,22 @@ if TYPE_CHECKING:
     from figures.models.patching import patch_heat_map
     from figures.models.paths import path_heat_maps, share_bars
     from figures.models.route_map import route_heat_maps
-    from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size, best_a, heat_maps
-    from figures.trainings.indirect_objects import head_score_maps, ioi_by_sentence, route_maps
-    from figures.trainings.language_models import cost_against_gain, ioi_curves, loss_curves, nested_curves, scaling
-    from figures.trainings.learning import head_scores, learning_curves, progress_measures
+    from figures.trainings.against_classic import cost_against_gain, scaling
+    from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size
+    from figures.trainings.associative_memory_maps import heat_maps
+    from figures.trainings.associative_memory_tasks import best_a
+    from figures.trainings.head_score_maps import head_score_maps
+    from figures.trainings.head_scores import head_scores
+    from figures.trainings.indirect_objects import ioi_by_sentence
+    from figures.trainings.language_models import gap_curves, ioi_curves, loss_curves, nested_curves
+    from figures.trainings.learning import learning_curves, run_curves
     from figures.trainings.phases import phases
-    from figures.trainings.times import all_curves, gradient_share_curves, sensitivity, survival, time_ratios, windows
+    from figures.trainings.progress import progress_measures
+    from figures.trainings.ratios import time_ratios
+    from figures.trainings.route_maps import route_maps
+    from figures.trainings.thresholds import sensitivity
+    from figures.trainings.times import all_curves, gradient_share_curves, survival
+    from figures.trainings.windows import windows
 
 __getattr__ = lazily(
     "figures",
@@ -41,6 +51,7 @@ __getattr__ = lazily(
         "models.edges": (
             "circuit_drawing",
             "edge_drawing",
+            "gap_curves",
         ),
         "models.logits": ("logit_attribution_bars", "logit_lens_curves"),
         "models.gradients": (
@@ -56,35 +67,31 @@ __getattr__ = lazily(
         "trainings.associative_memory": (
             "accuracy_by_a",
             "accuracy_by_size",
-            "best_a",
-            "heat_maps",
         ),
-        "trainings.indirect_objects": (
-            "head_score_maps",
-            "ioi_by_sentence",
-            "route_maps",
-        ),
+        "trainings.associative_memory_maps": ("heat_maps",),
+        "trainings.associative_memory_tasks": ("best_a",),
+        "trainings.against_classic": ("cost_against_gain", "scaling"),
+        "trainings.head_score_maps": ("head_score_maps",),
+        "trainings.indirect_objects": ("ioi_by_sentence",),
+        "trainings.route_maps": ("route_maps",),
         "trainings.language_models": (
-            "cost_against_gain",
+            "gap_curves",
             "ioi_curves",
             "loss_curves",
             "nested_curves",
-            "scaling",
         ),
-        "trainings.learning": (
-            "head_scores",
-            "learning_curves",
-            "progress_measures",
-        ),
+        "trainings.head_scores": ("head_scores",),
+        "trainings.learning": ("learning_curves", "run_curves"),
         "trainings.phases": ("phases",),
+        "trainings.progress": ("progress_measures",),
+        "trainings.ratios": ("time_ratios",),
+        "trainings.thresholds": ("sensitivity",),
         "trainings.times": (
             "all_curves",
             "gradient_share_curves",
-            "sensitivity",
             "survival",
-            "time_ratios",
-            "windows",
         ),
+        "trainings.windows": ("windows",),
     },
 )
 
@@ -99,6 +106,7 @@ __all__ = [
     "circuit_drawing",
     "cost_against_gain",
     "edge_drawing",
+    "gap_curves",
     "gradient_pairs",
     "gradient_share_curves",
     "gradient_shares",
@@ -118,6 +126,7 @@ __all__ = [
     "progress_measures",
     "route_heat_maps",
     "route_maps",
+    "run_curves",
     "scaling",
     "sensitivity",
     "share_bars",

@@ -2,45 +2,99 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.common.palette import GREY
+from figures.axes import log_axis
 from figures.curves import whiskers
-from figures.theme import BLACK, colours, themed
+from figures.findings import number
+from figures.theme import colours, themed
+from figures.words import fitting, listed, span
+
+SYMBOLS = {"told apart": "circle", "the same": "diamond", "not told apart": "circle-open"}
+"""What is said of an estimate, by what is drawn of it."""
 
 
 def comparison_dots(frame: pd.DataFrame) -> go.Figure:
     """Return every variant's estimate with its interval, and a line where it would equal the reference.
 
-    ``frame`` is :meth:`analysis.statistics.comparison.Comparison.to_frame`.
+    ``frame`` is :meth:`analysis.statistics.comparison.Comparison.to_frame`. The symbol is the verdict: filled where
+    told apart from the reference, a diamond where equivalent, open where neither.
     """
     first, palette = frame.iloc[0], colours(frame.variant)
+    level, ratio = 1 - float(first.confidence), first.contrast == "ratio"
+    verdicts = [_verdict(row, level) for row in frame.to_dict("records")]
     figure = go.Figure()
-    for row in frame.to_dict("records"):
-        ends = pd.DataFrame([row])
+    for verdict, symbol in SYMBOLS.items():
+        if verdict in verdicts:
+            key = {"symbol": symbol, "size": 10, "color": "#555555"}
+            figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=_named(verdict, level), marker=key))
+    for row, verdict in zip(frame.to_dict("records"), verdicts, strict=True):
+        ends, colour = pd.DataFrame([row]), palette[row["variant"]]
+        dot = {"size": 10, "color": colour, "symbol": SYMBOLS[verdict], "line": {"color": colour, "width": 1.6}}
         figure.add_trace(
             go.Scatter(
                 x=[row["estimate"]],
                 y=[row["variant"]],
                 mode="markers",
-                marker={"size": 10, "color": palette[row["variant"]]},
+                marker=dot,
                 error_x=whiskers(ends.estimate, ends.low, ends.high, symmetric=False, thickness=1.5, width=5),
-                hovertext=f"{row['variant']}: {row['estimate']:.4g} [{row['low']:.4g}, {row['high']:.4g}], "
-                f"p = {row['p_adjusted']:.3g} (adjusted), {row['pairs']} seeds",
+                hovertext=f"{row['variant']}: {number(row, 'estimate', '.4g')}, p = {row['p_adjusted']:.3g} "
+                f"(adjusted), {row['pairs']} pairs of seeds: {verdict}",
                 hoverinfo="text",
+                showlegend=False,
             )
         )
-    ratio = first.contrast == "ratio"
-    figure.add_vline(x=1 if ratio else 0, line={"color": BLACK, "width": 1, "dash": "dot"})
+    figure.add_vline(x=1 if ratio else 0, line={"color": GREY, "width": 1, "dash": "longdash"})
     measured = f"restricted mean of steps up to {first.horizon:g}" if "horizon" in frame else "mean"
-    figure.update_xaxes(
-        title_text=f"{measured}, {'as a multiple of' if ratio else 'minus'} {first.reference}'s",
-        type="log" if ratio and bool((frame.low > 0).all()) else "linear",
-    )
-    figure.update_yaxes(autorange="reversed", automargin=True)
-    figure.update_layout(showlegend=False)
+    against = f"times {first.reference}'s" if ratio else f"minus {first.reference}'s"
+    if ratio and bool((frame.low > 0).all()):
+        figure.update_xaxes(log_axis(pd.concat([frame.low, frame.high, pd.Series([1.0])]), near_one=True))
+    figure.update_xaxes(title_text=f"{measured}, {against}")
+    names = list(dict.fromkeys(frame.variant))
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.4, -0.6])
     caption = (
-        f"{first.confidence:.0%} intervals ({first.interval}, adjusted as p: {first.correction}) over {first.pairs} "
-        f"paired seeds; with 80 % power so many seeds show {first.smallest:.3g}."
+        f"{first.confidence:.0%} intervals ({first.interval}) and p adjusted alike ({first.correction}). With 80 % "
+        f"power so many seeds show {first.smallest:.3g}."
     )
-    return themed(figure, f"Compared with {first.reference}", caption, height=220 + 44 * len(frame))
+    of = f"{span(frame.pairs)} pairs of seeds a comparison"
+    size: dict[str, Any] = {"height": 190 + 44 * len(frame), "left": 30 + round(7.2 * max(map(len, names)))}
+    return themed(figure, _finding(frame, verdicts, against), caption, of=of, **size)
+
+
+def _verdict(row: dict[Any, Any], level: float) -> str:
+    if row["p_adjusted"] < level:
+        return "told apart"
+    return "the same" if row.get("p_equivalent", 1.0) < level else "not told apart"
+
+
+def _named(verdict: str, level: float) -> str:
+    return {"told apart": f"told apart (p < {level:.2g}, adjusted)", "the same": "the same within the margin"}.get(
+        verdict, verdict
+    )
+
+
+def _finding(frame: pd.DataFrame, verdicts: list[str], against: str) -> str:
+    """The estimates of those told apart, and what is said of the rest; of many, how many they are."""
+    rows = list(zip(frame.to_dict("records"), verdicts, strict=True))
+    told = [row for row, verdict in rows if verdict == "told apart"]
+    rest = [
+        f"{listed(row['variant'] for row, verdict in rows if verdict == said)} {said}"
+        for said in ("the same", "not told apart")
+        if said in verdicts
+    ]
+    reference = frame.reference.iloc[0]
+    if not told:
+        return fitting(
+            f"{'; '.join(rest)} compared with {reference}", f"None of {len(rows)} told apart from {reference}"
+        )
+
+    def said(interval: bool) -> str:
+        ends = (number(row, "estimate", ".3g") if interval else f"{row['estimate']:.3g}" for row in told)
+        named = listed(f"{row['variant']} {end}" for row, end in zip(told, ends, strict=True))
+        return "; ".join([f"{against.capitalize()}: {named}", *rest])
+
+    return fitting(said(True), said(False), f"{len(told)} of {len(rows)} told apart from {reference}")

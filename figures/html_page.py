@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs
 from circuits.common.files import write_atomically
 from figures.explore.page import STYLE, switchboard_part
 from figures.files import SHOWN
-from figures.images import alternative, side_by_side
-from figures.theme import laid_out
+from figures.images import side_by_side
+from figures.theme import is_themed, laid_out
 
 HERE = Path(__file__).parent
 PANEL, COLUMN = 210, 24
@@ -91,7 +91,7 @@ def _section(section: Section, number: int) -> str:
 def _figure(figure: go.Figure, name: str) -> str:
     """A figure whose texts are the page's own, so that they fit any window and are read aloud."""
     meta: Any = figure.layout.meta
-    if not alternative(figure):
+    if not is_themed(figure):
         plot = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=SHOWN)
         return f'<figure><div class="wide">{plot}</div></figure>'
     narrowest = int(figure.layout.width or (figure.layout.margin.l or 0) + _room(figure))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
-from figures.theme import WIDTH, laid_out
+from figures.theme import WIDTH, is_themed, laid_out
 
 Kind = Literal["png", "svg", "pdf"]
 Size = Literal["screen", "page", "column"]
@@ -95,7 +95,7 @@ def _picture(figure: go.Figure, size: Size) -> tuple[dict[str, Any], int, int | 
     """A figure as plain data for a size, the pixels that it is wide and the millimetres, where it is printed."""
     printed, width = PRINTED.get(size, (None, WIDTH))
     own = figure.layout.width
-    if printed and not own and alternative(figure):
+    if not own and is_themed(figure):
         width = min(WIDTH, max(width, (figure.layout.margin.l or 0) + PANEL * side_by_side(figure)))
         figure = laid_out(go.Figure(figure), width)
     picture = _without_buttons(figure.to_dict())
@@ -160,7 +160,7 @@ def show_images(width: int) -> None:
         figure = go.Figure(picture)
         # Drawings that need more room say so themselves.
         png.width = figure.layout.width or width
-        if not figure.layout.width and alternative(figure):
+        if not figure.layout.width and is_themed(figure):
             picture = laid_out(figure, width).to_dict()
         return draw(_without_buttons(picture))
 

@@ -50,15 +50,16 @@ _MUTED = "#555555"
 _TITLE, _OF, _CAPTION = (17, 8.4, 22), (13, 6.5, 18), (11.5, 5.7, 16)
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return a colour for every variant; the well-known ones always have the same."""
+def colours(names: Iterable[str], others: str = "") -> dict[str, str]:
+    """Return a colour for every variant; the well-known ones always have the same, and all the rest that of ``others``,
+    where it is given."""
     found: dict[str, str] = {}
-    others = 0
+    unknown = 0
     for name in names:
         base = next((name.removesuffix(s) for s in _DASHES if name.endswith(s)), name)
         known = _KNOWN.get(name) or _KNOWN.get(base)
-        found[name] = known or _CYCLE[others % len(_CYCLE)]
-        others += known is None
+        found[name] = known or others or _CYCLE[unknown % len(_CYCLE)]
+        unknown += known is None
     return found
 
 
@@ -82,12 +83,14 @@ def themed(
     below: int = 56,
     left: int = 70,
     of: str = "",
+    above: int = 0,
 ) -> go.Figure:
     """Return ``figure`` with the house's look: what was found, of whom below it, and how to read it below the plots.
 
     ``title`` says what was found, ``of`` of whom (size, n, task), ``caption`` how the figure is read; the
     three, the ids of the runs and a text for who cannot see it are in the figure's metadata. ``below`` and ``left`` are
-    the room that the labels of the axes take, in pixels, and ``height`` what all takes with one line of each.
+    the room that the labels of the axes take, in pixels, ``above`` that of menus and of panels' titles of more than one
+    line, and ``height`` what the rest takes with one line of each text.
     """
     figure.update_layout(
         template="plotly_white",
@@ -100,6 +103,7 @@ def themed(
             "alt": plain(f"{title}. {of}" if of else title),
             "height": height,
             "below": below,
+            "above": above,
         },
     )
     figure.update_layout(margin={"l": left, "r": 30})
@@ -111,6 +115,11 @@ def themed(
 def plain(text: str) -> str:
     """Return text without the marks and the line breaks that plotly reads."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)).strip()
+
+
+def is_themed(figure: go.Figure) -> bool:
+    """Return whether a figure is of :func:`themed`, so that it can be laid out for another width."""
+    return isinstance(figure.layout.meta, dict) and "below" in figure.layout.meta
 
 
 def laid_out(figure: go.Figure, width: int) -> go.Figure:
@@ -125,7 +134,7 @@ def laid_out(figure: go.Figure, width: int) -> go.Figure:
     )
     head = 14 + len(title) * _TITLE[2] + (len(of) * _OF[2] + 4 if of else 0)
     legend = 20 * _legend_rows(figure, width)
-    top, bottom = head + legend + 34, meta["below"] + 22 + len(caption) * _CAPTION[2]
+    top, bottom = head + legend + 34 + meta["above"], meta["below"] + 22 + len(caption) * _CAPTION[2]
     # What one line of title and caption without a legend took is in the height already.
     height = meta["height"] + (top - 78) + (bottom - meta["below"] - 54)
     heading = "<br>".join(title)
@@ -137,7 +146,8 @@ def laid_out(figure: go.Figure, width: int) -> go.Figure:
             "x": 0,
             "xref": "container",
             "pad": {"l": LEFT},
-            "y": 1 - 12 / height,
+            # Of one line plotly places the top there, of several the foot of the first.
+            "y": 1 - (12 if heading.count("<br>") == 0 else 24) / height,
             "yref": "container",
             "yanchor": "top",
             "font": {"size": _TITLE[0], "color": BLACK},

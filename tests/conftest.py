@@ -38,6 +38,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str, name
     return root
 
 
+@pytest.fixture(autouse=True)
+def wide_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screen on which no sentence is broken, as tests look for sentences; those on lines choose their own width."""
+    monkeypatch.setenv("COLUMNS", "5000")
+
+
 @pytest.fixture(scope="session")
 def trained_runs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The folder of a classic and a value run of the small preset, trained past their transitions, once a session."""

@@ -88,7 +88,7 @@ class Circuit(Shown):
         """Return the edges as a drawing (a plotly figure), all alike; a :class:`analysis.Quality` tells them apart."""
         from figures.models.edges import edge_drawing
 
-        return edge_drawing(self.to_frame().assign(effect=1.0), "Circuit", f"{self.finding()}; edges are drawn alike.")
+        return edge_drawing(self.to_frame().assign(effect=1.0), self.finding(), "All edges are drawn alike.")
 
     def overlap(self, other: Circuit) -> float:
         """Return the share of edges in both among those in either (Jaccard), by name."""

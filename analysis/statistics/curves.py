@@ -35,13 +35,30 @@ def with_shared_points(frame: pd.DataFrame, group: Sequence[str], of: str, at: s
     return pd.concat([frame, *more], ignore_index=True) if more else frame
 
 
+def with_held_ends(frame: pd.DataFrame, group: Sequence[str], of: str, at: str) -> pd.DataFrame:
+    """Return the frame with rows more, so that a curve that ended because it had learned goes on at its last value.
+
+    Those are the curves whose rows say so in the column ``stopped``; they go on at the later points of the others of
+    their ``group``. Without them a mean would from there on be of those that learn later, or not at all.
+    """
+    more = []
+    for _, curves in frame.groupby(list(group), sort=False, observed=True, dropna=False):
+        points = np.unique(curves[at])
+        for _, own in curves[curves["stopped"]].groupby(of, observed=True):
+            last = own[own[at] == own[at].max()].iloc[:1]
+            later = points[points > last[at].item()]
+            more.append(last.iloc[[0] * len(later)].assign(**{at: later}))
+    return pd.concat([frame, *more], ignore_index=True) if more else frame
+
+
 def over_seeds(frame: pd.DataFrame, at: str = "step", scale: Scale | None = None) -> pd.DataFrame:
     """Return the frame with columns mean, low, high and n: of ``value`` over seeds, with 95 % t intervals.
 
     A mean is over the seeds of one variant (and split and measure, where the frame has them) at one ``at``; every row
-    says that of its own. Seeds that were measured at other steps are read there too (:func:`with_shared_points`). The
-    scale is by default that of the measure: intervals of what lies between 0 and 1 stay there
-    (see :func:`analysis.mean_interval`).
+    says that of its own. Seeds that were measured at other steps are read there too (:func:`with_shared_points`), and
+    where the frame has a column ``stopped`` (as :func:`experiments.all_metrics` makes it) runs that ended because they
+    had learned count with their last value (:func:`with_held_ends`). The scale is by default that of the measure:
+    intervals of what lies between 0 and 1, or is never below 0, stay there (see :func:`analysis.mean_interval`).
 
     Raises:
         ValueError: if a variant and a seed have several runs, or a run comes twice.
@@ -50,6 +67,8 @@ def over_seeds(frame: pd.DataFrame, at: str = "step", scale: Scale | None = None
     require_one_run_each(frame, at=(*by, at))
     chosen = scale or (None if "measure" in frame else "linear")
     shared = with_shared_points(frame, ["variant", *by], "seed", at)
+    if "stopped" in shared:
+        shared = with_held_ends(shared, ["variant", *by], "seed", at)
     found = grouped_intervals(shared, ["variant", *by, at], scale=chosen)
     return frame.merge(found, on=["variant", *by, at], how="left")
 

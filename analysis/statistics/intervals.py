@@ -19,9 +19,11 @@ from jaxtyping import Float
 
 from circuits.common.errors import known, require
 
-Scale = Literal["linear", "logit", "correlation"]
+Scale = Literal["linear", "log", "logit", "correlation"]
 BOUNDED = frozenset({"accuracy", "probability", "wrong_probability", "preference", "ila", "tila", "tla", "cla"})
 """Measures that lie between 0 and 1."""
+POSITIVE = frozenset({"loss"})
+"""Measures that are never below 0."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ def same(x: np.ndarray) -> bool:
 
 
 def scale_of(measure: str) -> Scale:
-    """Return the scale on which intervals of a measure are made: ``"logit"`` for those in ``BOUNDED``."""
-    return "logit" if measure in BOUNDED else "linear"
+    """Return the scale on which intervals of a measure are made: ``"logit"`` for those in ``BOUNDED``, ``"log"`` for
+    those in ``POSITIVE``."""
+    return "logit" if measure in BOUNDED else "log" if measure in POSITIVE else "linear"
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95, scale: Scale = "linear") -> Interval:
@@ -54,10 +57,12 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 
     With ``scale="logit"``, for numbers in [0, 1], the ends are logit(mean) +- t se / (mean (1 - mean)), taken back;
     they stay within [0, 1] and around the mean, and a single 0 or 1 among the numbers makes nothing infinite.
+    With ``scale="log"``, for numbers of 0 or more, they are mean times and by exp(t se / mean), which stay above 0.
     With ``scale="correlation"`` it is so of [-1, 1] by Fisher's z: (1 + x) / 2 on the logit scale.
 
     Raises:
-        ValueError: for an unknown scale, or a number outside of [0, 1] on the logit scale, of [-1, 1] on the other.
+        ValueError: for an unknown scale, or a number outside of [0, 1] on the logit scale, of [-1, 1] on that of
+            correlations, below 0 on the log scale.
 
     Source: Brown, Cai and DasGupta, Statistical Science 16, 2001, section 4.2, with t for z and the standard error of
     the numbers for the binomial one.
@@ -71,7 +76,8 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
         )
         half = mean_interval((1 + x) / 2, confidence, "logit")
         return Interval(2 * half.mean - 1, 2 * half.low - 1, 2 * half.high - 1, half.n)
-    inside = scale == "linear" or bool(((x >= 0) & (x <= 1)).all())
+    require(scale != "log" or not (x < 0).any(), f"on the log scale numbers are 0 or more, got {x.min(initial=0)}")
+    inside = scale != "logit" or bool(((x >= 0) & (x <= 1)).all())
     require(inside, f"on the logit scale numbers lie between 0 and 1, got {x.min(initial=0)} to {x.max(initial=0)}")
     if len(x) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
@@ -82,6 +88,9 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     half = float(scipy.stats.t.ppf((1 + confidence) / 2, len(x) - 1) * scipy.stats.sem(x))
     if scale == "linear":
         return Interval(mean, mean - half, mean + half, len(x))
+    if scale == "log":
+        factor = float(np.exp(half / mean))
+        return Interval(mean, mean / factor, mean * factor, len(x))
     centre, half = scipy.special.logit(mean), half / (mean * (1 - mean))
     return Interval(mean, float(scipy.special.expit(centre - half)), float(scipy.special.expit(centre + half)), len(x))
 

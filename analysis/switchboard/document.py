@@ -61,7 +61,7 @@ class Switchboard(Shown):
         """Return the largest edges of the last step as a drawing (a plotly figure)."""
         from figures.models.edges import edge_drawing
 
-        return edge_drawing(self.last().dropna(subset=["effect"]), "Edges by route", f"{self.finding()}")
+        return edge_drawing(self.last().dropna(subset=["effect"]))
 
     def page(self) -> str:
         """Return the switchboard as one page of HTML that needs no kernel, no network and no other file."""

@@ -1,9 +1,40 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and files that must be there."""
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from pathlib import Path
+
+LOCAL = (".txt", ".jsonl", ".json", ".parquet", ".model", ".tiktoken")
+"""Suffixes that a name on the hub does not have."""
+
+
+def names_no_file(name: str) -> bool:
+    """Return whether a name can only be a local path, or a pattern of some, and nothing is there; a name on the hub
+    (``gpt2``, ``owner/name``) is none."""
+    path = Path(name).expanduser()
+    local = path.is_absolute() or name.startswith(".") or path.suffix in LOCAL or name.count("/") > 1
+    return local and not path.exists() and not (glob.has_magic(name) and glob.glob(str(path), recursive=True))
+
+
+def folder_there(path: str | Path) -> Path:
+    """Return the folder that others stored a model in.
+
+    Raises:
+        FileNotFoundError: if it is not there, saying how to get one from the hub where the name is one.
+    """
+    there = Path(path).expanduser()
+    if there.exists():
+        return there
+    text = str(path)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise FileNotFoundError(
+            f"there is no folder {text}. If that is a name on the Hugging Face hub: nothing is downloaded here. Where "
+            f"there is a connection, run 'hf download {text} --local-dir FOLDER', and pass FOLDER"
+        )
+    raise FileNotFoundError(f"there is no folder {text}; pass the folder that holds the model's files")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

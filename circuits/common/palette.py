@@ -18,4 +18,6 @@ ROUTES = {"residual": BLACK, "stream": BLUE, "own": PURPLE}
 """By the residual stream, as all of a classic model; by the stream of values; a projection to its own head."""
 EARLIER_TO_LATER = ("#DFC27D", "#BF812D", "#8C510A", "#543005")
 """Of what comes one after the other: layers, the times of a change."""
+SIMILARITIES = {"dot": "#332288", "pearson": "#CC6677", "manhattan": "#117733", "euclidean": TEAL}
+"""Of an associative memory."""
 FONT = "Inter, Helvetica, Arial, sans-serif"

@@ -7,9 +7,10 @@ markup.
 from __future__ import annotations
 
 import html
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from circuits.common.screen import folded, in_notebook
 
 if TYPE_CHECKING:
     from pandas import DataFrame as Frame
@@ -68,15 +69,8 @@ class Shown:
             return
         from circuits.common.text_table import as_text
 
-        print("\n".join([repr(self), *(f"! {note}" for note in self.notes()), as_text(self.largest())]))
+        print("\n".join([folded(repr(self)), *(folded(f"! {note}") for note in self.notes()), as_text(self.largest())]))
 
 
 def _number(value: float) -> str:
     return f"{value:.4g}"
-
-
-def in_notebook() -> bool:
-    """Return whether what is displayed is seen: a kernel runs this."""
-    shell = sys.modules.get("IPython")
-    running = shell.get_ipython() if shell is not None else None
-    return running is not None and hasattr(running, "kernel")

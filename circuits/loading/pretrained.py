@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from circuits.checkpoint import holding
 from circuits.common.errors import known, require
+from circuits.common.files import folder_there
 from circuits.initial_weights import Initialised
 from circuits.loading import huggingface, resformer
 from circuits.loading.exported import EXPORTED
@@ -61,7 +61,7 @@ def load_pretrained(
             known; a tensor that is missing or has another shape; a pickle; a file that was cut short; a tokenizer of
             another vocabulary; too little memory; or logits other than the folder's own.
     """
-    folder = _there(path)
+    folder = folder_there(path)
     chosen = family_of(path) if family is None else FAMILIES[known("family", family, FAMILIES)]
     beside = folder if folder.is_dir() else folder.parent
     place = Path(tokenizer).expanduser() if tokenizer is not None else beside
@@ -79,26 +79,13 @@ def load_pretrained(
     return model
 
 
-def _there(path: str | Path) -> Path:
-    there = Path(path).expanduser()
-    if there.exists():
-        return there
-    text = str(path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        raise FileNotFoundError(
-            f"there is no folder {text}. If that is a name on the Hugging Face hub: nothing is downloaded here. Where "
-            f"there is a connection, run 'hf download {text} --local-dir FOLDER', and pass FOLDER"
-        )
-    raise FileNotFoundError(f"there is no folder {text}; pass the folder that holds the model's files")
-
-
 def family_of(path: str | Path) -> Family:
     """Return the family that a folder says it is of.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load_pretrained`.
     """
-    folder = _there(path)
+    folder = folder_there(path)
     found = [family for family in FAMILIES.values() if family.recognises(folder)]
     if found:
         return found[0]

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
+
+from experiments.options import option
+from experiments.output import Tables, answer, say, show
 
 
-def variants() -> None:
+def variants() -> Tables:
     """List the named mixing rules with what they say and whose they are."""
     import pandas as pd
 
     from circuits import variants as rules
-    from circuits.common.text_table import as_text
 
-    print(as_text(pd.DataFrame([{"variant": v.name, "rule": v.says, "source": v.citation} for v in rules.rules()])))
-    print("\nEvery rule with a stream also comes as <variant>-stop (forward kept, gradient cut) and")
-    print("<variant>-gradient-only (gradient kept, forward cut), the latter if layers have something of their own.")
-    print("Tables of value embeddings come as <variant>-frozen instead: nothing but the stream trains them.")
+    found = pd.DataFrame([{"variant": v.name, "rule": v.says, "source": v.citation} for v in rules.rules()])
+    show(found)
+    say(
+        "\nEvery rule with a stream also comes as <variant>-stop (forward kept, gradient cut) and "
+        "<variant>-gradient-only (gradient kept, forward cut), the latter if layers have something of their own. "
+        "Tables of value embeddings come as <variant>-frozen instead: nothing but the stream trains them."
+    )
+    return {"variants": found}
 
 
 def describe(
-    variant: Positional[Annotated[str, arg(help="a named mixing rule")]],
-    preset: Annotated[str, arg(help="paper or small")] = "paper",
-    layers: Annotated[int, arg(help="attention layers")] = 2,
-) -> None:
+    variant: Positional[Annotated[str, option("a named mixing rule")]],
+    preset: Annotated[str, option("paper or small")] = "paper",
+    layers: Annotated[int, option("attention layers")] = 2,
+) -> Tables:
     """Show what flows where in a variant: a table of layers, carriers, sources, gains, gates and hook names.
 
     Of a rule that carries value embeddings of tokens: in a small language model.
@@ -34,5 +40,7 @@ def describe(
 
     of_tokens = rules.get(variant)[0].of_tokens
     config = lm_config("0.2m", variant, n_layers=layers) if of_tokens else icl_config(variant, preset, n_layers=layers)
-    print(HookedStreamTransformer(config))
-    print(f"source: {rules.citation(variant)}")
+    model = HookedStreamTransformer(config)
+    answer(model)
+    say(f"source: {rules.citation(variant)}")
+    return {"flows": model.to_frame()}

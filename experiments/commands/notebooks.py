@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from circuits.common.errors import known, require
 from circuits.common.files import write_atomically
+from circuits.common.screen import say
+from experiments.options import option
+from experiments.output import Tables, show
 
 if TYPE_CHECKING:
     from jupyter_client.manager import KernelManager
@@ -43,26 +46,30 @@ WIDTH = 800
 
 def notebooks(
     names: Positional[
-        Annotated[tuple[str, ...], arg(help="which, as their names are or begin (default: all)", metavar="[NAMES...]")]
+        Annotated[tuple[str, ...], option("which, as their names are or begin", "all", metavar="NAME...")]
     ] = (),
-    into: Annotated[Path, arg(help="the folder that they are copied into and run in")] = Path("notebooks"),
-    small: Annotated[bool, arg(help="fewer steps, seeds and examples: only shows that they run")] = False,
-    only_list: Annotated[bool, arg(name="list", help="say which there are, and run nothing")] = False,
-) -> None:
+    into: Annotated[Path, option("the folder that they are copied into and run in")] = Path("notebooks"),
+    small: Annotated[bool, option("fewer steps, seeds and examples: only shows that they run")] = False,
+    only_list: Annotated[bool, option("say which there are, and run nothing", name="list")] = False,
+) -> Tables:
     """Copy the notebooks into a folder and run them there; their figures become images where a browser is found."""
+    import pandas as pd
+
     wanted = [path for path in shipped() if not names or any(path.stem.startswith(name) for name in names)]
     for name in names:
         if not any(path.stem.startswith(name) for path in wanted):
             known("notebook", name, [path.stem for path in shipped()])
+    listed = pd.DataFrame([{"notebook": path.stem, "title": heading(path)} for path in wanted])
     if only_list:
-        print("\n".join(f"{path.stem:32} {heading(path)}" for path in wanted))
-        return
+        show(listed)
+        return {"notebooks": listed}
     for path in wanted:
         _require_ours(into / path.name, path)
     images = _images()
     failed = [path.stem for path in wanted if not _ran(path, into, small, images)]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(wanted)} notebooks failed: {', '.join(failed)}")
+    return {"notebooks": listed}
 
 
 def shipped() -> list[Path]:
@@ -83,7 +90,7 @@ def _images() -> bool:
     try:
         require_browser()
     except RuntimeError as error:
-        print(f"{error}. Figures are plotly's own, which JupyterLab shows and web pages do not", flush=True)
+        say(f"{error}. Figures are plotly's own, which JupyterLab shows and web pages do not")
         return False
     return True
 
@@ -94,13 +101,13 @@ def _ran(path: Path, into: Path, small: bool, images: bool) -> bool:
     if small:
         set_parameters(notebook, SMALL[path.stem])
     into.mkdir(parents=True, exist_ok=True)
-    print(f"{path.stem} ...", flush=True)
+    say(f"{path.stem} ...")
     error = execute(notebook, into, images=images)
     write(notebook, copy)
     if error:
-        print(f"{path.stem}: {error}; {copy} shows it", flush=True)
+        say(f"{path.stem}: {error}; {copy} shows it")
     else:
-        print(f"{path.stem}: {time.perf_counter() - started:.0f} s, {copy}", flush=True)
+        say(f"{path.stem}: {time.perf_counter() - started:.0f} s, {copy}")
     return error is None
 
 

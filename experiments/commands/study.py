@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
-
+from circuits.common.errors import known
+from circuits.common.screen import say
 from experiments.commands.sweep import collect, kept, known_ends, sweep
-from experiments.options import BundlePath, Device, Extent, Root, Roots, Workers
+from experiments.options import BundlePath, Device, Extent, Root, Roots, Workers, option
+from experiments.output import Tables, show
+from experiments.runs.folder import runs_folder, runs_folders
 
 if TYPE_CHECKING:
     from experiments.studies.study import Picture
@@ -28,55 +30,58 @@ def amicl(size: Extent = "full", bundle: BundlePath = None) -> None:
 
 
 def mechanism(
-    roots: Roots = (Path("runs"),),
-    n: Annotated[int, arg(help="sequences or pairs a question")] = 256,
+    roots: Roots = (),
+    n: Annotated[int, option("sequences or pairs a question")] = 256,
     bundle: BundlePath = None,
 ) -> None:
     """Ask heads, routes and circuits of all runs with checkpoints round the transition; into the committed results."""
     from experiments.studies.heads_and_routes.study import ask
 
-    _put(partial(ask, roots, n=n), bundle)
+    _put(partial(ask, runs_folders(roots), n=n), bundle)
 
 
-def lm_mechanism(roots: Roots = (Path("runs"),), bundle: BundlePath = None) -> None:
+def lm_mechanism(roots: Roots = (), bundle: BundlePath = None) -> None:
     """Ask the language models for indirect objects (also transplanted), heads, routes, circuits; into the results."""
     from experiments.studies.indirect_objects.study import ask
 
-    _put(partial(ask, roots), bundle)
+    _put(partial(ask, runs_folders(roots)), bundle)
 
 
-def learned_gains(roots: Roots = (Path("runs"),), bundle: BundlePath = None) -> None:
+def learned_gains(roots: Roots = (), bundle: BundlePath = None) -> None:
     """Ask models with learned gains what each route does beside its gain; into the committed results."""
     from experiments.studies.learned_gains.study import ask
 
-    _put(partial(ask, roots), bundle)
+    _put(partial(ask, runs_folders(roots)), bundle)
 
 
 def lm_cost(
-    rounds: Annotated[int, arg(help="turns of every variant")] = 40,
+    rounds: Annotated[int, option("turns of every variant")] = 40,
     device: Device = "cpu",
     bundle: BundlePath = None,
-) -> None:
+) -> Tables:
     """Measure what a training step of every variant costs, in one interleaved run; into the committed results."""
-    from circuits.common.text_table import as_text
     from experiments.studies.step_cost.study import measure
 
-    print(as_text(_put(partial(measure, rounds, device), bundle)["lm_cost"]))
+    found = _put(partial(measure, rounds, device), bundle)["lm_cost"]
+    show(found)
+    return {"lm_cost": found}
 
 
 def demo(
-    size: Annotated[
-        str, arg(help="'standard' (12 runs, minutes) or 'smallest' (only shows that it runs)")
-    ] = "standard",
-    out: Annotated[Path, arg(help="where the page and the figures go")] = Path("demo"),
-    images: Annotated[bool, arg(help="the figures as PNG and SVG too; needs kaleido and a browser")] = False,
-    root: Root = Path("runs"),
-) -> None:
+    size: Annotated[str, option("'standard' (12 runs, minutes) or 'smallest' (only shows that it runs)")] = "standard",
+    out: Annotated[Path, option("where the page and the figures go")] = Path("demo"),
+    images: Annotated[bool, option("the figures as PNG and SVG too; needs kaleido and a browser")] = False,
+    root: Root = None,
+) -> Tables:
     """Train four variants, ask everything of them, print the table and write one page with all figures."""
-    from experiments.studies.demonstration.study import demo as demonstrate
+    from experiments.studies.demonstration import study as demonstration
 
-    page = demonstrate(size, root, out, images=images)
-    print(f"\nopen {page.resolve()}")
+    found = demonstration.find(demonstration.SIZES[known("size", size, demonstration.SIZES)], root)
+    show(demonstration.printable(found.table))
+    demonstration.tell(found)
+    page = demonstration.write_page(found, out, images)
+    say(f"\nopen {page.resolve()}")
+    return {"steps": found.table}
 
 
 def _put(compute: Callable[[], Mapping[str, Any]], bundle: Path | None) -> Mapping[str, Any]:
@@ -86,32 +91,33 @@ def _put(compute: Callable[[], Mapping[str, Any]], bundle: Path | None) -> Mappi
     path, started = kept(bundle), time.perf_counter()
     frames = compute()
     add_frames(frames, path)
-    print(f"wrote {', '.join(frames)} into {path} ({time.perf_counter() - started:.0f} s)")
+    say(f"wrote {', '.join(frames)} into {path} ({time.perf_counter() - started:.0f} s)")
     return frames
 
 
 def figures(
-    only: Annotated[tuple[str, ...], arg(help="figures by name (default: all)")] = (),
+    only: Annotated[tuple[str, ...], option("figures by name", "all")] = (),
     out: Annotated[
         Path | None,
-        arg(
-            help="where they go (default: figures/rendered of the checkout, whose pages get the tables; of an "
-            "installed copy ./figures, with the tables in its report.md)"
+        option(
+            "where they go",
+            "figures/rendered of the checkout, whose pages get the tables; of an installed copy ./figures, with the "
+            "tables in its report.md",
         ),
     ] = None,
     images: Annotated[
-        Literal["auto", "yes", "no"], arg(help="images too; auto: where kaleido and a browser are found")
+        Literal["auto", "yes", "no"], option("images too; auto: where kaleido and a browser are found")
     ] = "auto",
-    format: Annotated[tuple[Literal["png", "svg", "pdf"], ...], arg(help="of the images")] = ("png", "svg"),
+    format: Annotated[tuple[Literal["png", "svg", "pdf"], ...], option("of the images")] = ("png", "svg"),
     size: Annotated[
         Literal["screen", "page", "column"],
-        arg(help="of the images: 1100 pixels, or a printed page's 183 mm or a column's 89, in a folder of that name"),
+        option("of the images: 1100 pixels, or a printed page's 183 mm or a column's 89, in a folder of that name"),
     ] = "screen",
     check: Annotated[
-        bool, arg(help="draw and write nothing: say which figures, images and pages are not what the results give")
+        bool, option("draw and write nothing: say which figures, images and pages are not what the results give")
     ] = False,
-    recompute: Annotated[bool, arg(help="train and analyse again what lies behind them, and collect it")] = False,
-    root: Root = Path("runs"),
+    recompute: Annotated[bool, option("train and analyse again what lies behind them, and collect it")] = False,
+    root: Root = None,
     bundle: BundlePath = None,
 ) -> None:
     """Draw every figure and write every table from the committed results, offline."""
@@ -145,17 +151,17 @@ def figures(
         except RuntimeError as error:
             if images == "yes" or size != "screen" or set(format) != {"png", "svg"}:
                 raise
-            print(f"no images: {error}")
-    print(
+            say(f"no images: {error}")
+    say(
         f"wrote {len(drawn)} figures into {folder}"
         + (f"; the bundle has nothing for {', '.join(left)}" if left else "")
     )
     if bundle is None and not only:
         for page in pages.fill_pages(held) if here else [pages.write_page(held, folder / "report.md")]:
-            print(f"wrote the tables of {page}")
+            say(f"wrote the tables of {page}")
 
 
-def _recompute(pictures: list[Picture], root: Path, bundle: Path) -> None:
+def _recompute(pictures: list[Picture], root: Path | None, bundle: Path) -> None:
     """Train what lies behind pictures, and ask what has to be asked for their frames."""
     from experiments.studies.registry import STUDIES
 
@@ -165,12 +171,12 @@ def _recompute(pictures: list[Picture], root: Path, bundle: Path) -> None:
     if names:
         _foretell(names, "full", root, None, len(asked))
         sweep(names, again=True, bundle=bundle, root=root)
-        collect((root,), "full", bundle)
+        collect((runs_folder(root),), "full", bundle)
     for asking in asked:
-        _put(partial(asking.compute, [root], "full"), bundle)
+        _put(partial(asking.compute, [runs_folder(root)], "full"), bundle)
 
 
-def _foretell(names: Sequence[str], size: Extent, root: Path, workers: int | None, analyses: int) -> None:
+def _foretell(names: Sequence[str], size: Extent, root: Path | None, workers: int | None, analyses: int) -> None:
     """Say on the error stream what the training behind some experiments takes, in all and study by study: a run that
     several have counts in each, and a study takes so long by itself."""
     import pandas as pd
@@ -189,12 +195,13 @@ def _foretell(names: Sequence[str], size: Extent, root: Path, workers: int | Non
         time = duration(plan.forecast.total(left))
         rows += [{"study": study.name, "runs": len(of), "to train": len(left), "about": time}] if of else []
     then = f"; then {analyses} analyses, whose time is not in this" if analyses else ""
-    print(f"{as_text(pd.DataFrame(rows))}\nin all {plan.sentence()}{then}", file=sys.stderr, flush=True)
+    print(as_text(pd.DataFrame(rows)), file=sys.stderr)
+    say(f"in all {plan.sentence()}{then}", sys.stderr)
 
 
 def reproduce(
-    preset: Annotated[Literal["small"], arg(help="the whole study in miniature, at the small preset")] = "small",
-    out: Annotated[Path, arg(help="where results, figures and the report go")] = Path("reproduction"),
+    preset: Annotated[Literal["small"], option("the whole study in miniature, at the small preset")] = "small",
+    out: Annotated[Path, option("where results, figures and the report go")] = Path("reproduction"),
     workers: Workers = None,
 ) -> None:
     """Repeat the whole study in miniature: train, analyse, draw, and write a report with every table."""
@@ -211,4 +218,4 @@ def reproduce(
             _put(partial(study.asking.compute, [runs], "miniature"), data)
     figures(out=out / "figures", root=runs, bundle=data)
     (out / "report.md").write_text(whole(Bundle.open(data), f"The study in miniature ({preset} preset)"))
-    print(f"read {out / 'report.md'}")
+    say(f"read {out / 'report.md'}")

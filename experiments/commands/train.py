@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, arg, subcommand
+from tyro.conf import OmitArgPrefixes, subcommand
 
-from circuits.common.errors import known, require
-from experiments.options import Device, Root, Workers
+from circuits.common.errors import known, require, whole
+from experiments.options import NAMED, THERE, Device, Root, Workers, option
+from experiments.output import Tables, answer, show
 
 if TYPE_CHECKING:
     from circuits import Intervention
@@ -23,24 +25,28 @@ else:
 class Training:
     """What every training can be told."""
 
-    variant: Annotated[str, arg(help="a named mixing rule; 'valuestream variants' lists them")] = "value"
-    variants: Annotated[tuple[str, ...], arg(help="several of them, instead of --variant")] = ()
-    seed: Annotated[int, arg(help="of weights and data; equal seeds pair variants")] = 0
-    seeds: Annotated[tuple[int, ...], arg(help="several of them, instead of --seed")] = ()
-    steps: Annotated[int | None, arg(help="updates, instead of the preset's")] = None
-    evaluate_every: Annotated[int | None, arg(help="steps between evaluations, instead of the preset's")] = None
+    variant: Annotated[str, option("a named mixing rule; 'valuestream variants' lists them")] = "value"
+    variants: Annotated[tuple[str, ...], option("several of them, instead of --variant")] = ()
+    seed: Annotated[int, option("of weights and data; equal seeds pair variants")] = 0
+    seeds: Annotated[tuple[int, ...], option("several of them, instead of --seed")] = ()
+    steps: Annotated[int | None, option("updates", "the preset's")] = None
+    evaluate_every: Annotated[int | None, option("steps between evaluations", "the preset's")] = None
     evaluate_levels: Annotated[
         tuple[float, ...],
-        arg(
-            help="values of what is watched, such as 0.5 0.95 (accuracy) or 2.5 2 (loss): evaluations gather where it "
+        option(
+            "values of what is watched, such as 0.5 0.95 (accuracy) or 2.5 2 (loss): evaluations gather where it "
             "nears them, and are no more than with --evaluate-every"
         ),
     ] = ()
-    gradients_every: Annotated[int | None, arg(help="steps between splits of the gradient by route")] = None
+    checkpoint_every: Annotated[int | None, option("steps between checkpoints", "the preset's")] = None
+    rate: Annotated[float | None, option("learning rate", "the preset's")] = None
+    batch: Annotated[int | None, option("sequences, or windows of tokens, in an update", "the preset's")] = None
+    gradients_every: Annotated[int | None, option("steps between splits of the gradient by route")] = None
     interventions: Annotated[
         Path | None,
-        arg(
-            help='a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": '
+        THERE,
+        option(
+            'a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": '
             '"pattern"}, "operation": {"type": "Attend", "to": "previous"}, "strength": 1.0, "first": 0, "last": '
             "500}; types: Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, "
             "CutForward, CutGradient"
@@ -48,8 +54,8 @@ class Training:
     ] = None
     compute: Annotated[
         Literal["auto", "eager", "compiled", "eager-onednn", "compiled-onednn"],
-        arg(
-            help="auto compiles what repays it (long runs, or all on a GPU), and multiplies by oneDNN where that is "
+        option(
+            "auto compiles what repays it (long runs, or all on a GPU), and multiplies by oneDNN where that is "
             "faster; the others are as named, without oneDNN or with it"
         ),
     ] = "auto"
@@ -57,11 +63,9 @@ class Training:
     workers: Workers = None
     prepare: Annotated[
         bool,
-        arg(
-            help="only make the run's directory and print it, for 'torchrun -m experiments.training.several_processes'"
-        ),
+        option("only make the run's directory and print it, for 'torchrun -m experiments.training.several_processes'"),
     ] = False
-    root: Root = Path("runs")
+    root: Root = None
 
     def configs(self) -> list[RunConfig]:
         """Return the configurations of all variants x seeds.
@@ -80,16 +84,28 @@ class Training:
         from experiments.runs.levels import AtLevels
         from experiments.runs.training_config import Every
 
+        self._check()
         every = None if self.evaluate_every is None else Every(self.evaluate_every)
         if self.evaluate_levels:
             # Every preset has one distance of evaluations.
             every = AtLevels(self.evaluate_levels, (every or base.evaluate_at[0]).n)
         return {
             "steps": self.steps,
+            "optimizer": None if self.rate is None else replace(base.optimizer, rate=self.rate),
+            "batch_size": self.batch,
             "evaluate_at": every and (every,),
+            "checkpoint_at": None if self.checkpoint_every is None else (Every(self.checkpoint_every),),
             "gradients_at": None if self.gradients_every is None else (Every(self.gradients_every),),
             "interventions": None if self.interventions is None else read_interventions(self.interventions),
         }
+
+    def _check(self) -> None:
+        """Refuse numbers that say nothing, by the names that they are given here."""
+        for name in ("steps", "batch", "evaluate_every", "checkpoint_every", "gradients_every"):
+            if getattr(self, name) is not None:
+                whole(f"--{name.replace('_', '-')}", getattr(self, name))
+        rate = self.rate
+        require(rate is None or 0 < rate < math.inf, f"--rate must be a number above 0, got {rate}")
 
     def each(self, make: Any) -> list[RunConfig]:
         """Return what ``make`` gives for every variant and seed."""
@@ -101,9 +117,11 @@ class Training:
 class TrainICL(Training):
     """Train the in-context classifier, one run or all variants x seeds side by side."""
 
-    preset: Annotated[str, arg(help="'paper' (width 150, SGD) or 'small' (width 64, Adam, a minute)")] = "small"
-    task: Annotated[str, arg(help="icl, or another task of vectors that a plugin registers")] = "icl"
-    layers: Annotated[int, arg(help="attention layers")] = 2
+    preset: Annotated[str, option("'paper' (width 150, SGD) or 'small' (width 64, Adam, a minute)")] = "small"
+    task: Annotated[str, option("icl, or another task of vectors that a plugin registers")] = "icl"
+    layers: Annotated[int, option("attention layers")] = 2
+    heads: Annotated[int, option("attention heads of a layer; they share its width")] = 1
+    mlp: Annotated[int | None, option("width of an MLP behind every attention layer", "there is none")] = None
 
     def configs(self) -> list[RunConfig]:
         """Return the configurations of all variants x seeds.
@@ -112,42 +130,49 @@ class TrainICL(Training):
             UnknownNameError: for an unknown variant or preset (nearest suggested).
             ValueError: for numbers that make no model or training, or a file that holds no interventions.
         """
+        from circuits import MLP
+        from circuits.presets import ICL_PRESETS
         from experiments.runs.config import TRAINING, icl_run
         from experiments.tasks.in_context.batches import PRESETS
 
         base = TRAINING[known("preset", self.preset, PRESETS)]
         training = replace(base, **_said(self.changes(base)))
-        return self.each(
-            lambda variant, seed: icl_run(variant, self.preset, seed, training, self.task, n_layers=self.layers)
+        width = sum(ICL_PRESETS[self.preset].values())
+        fitting = ", ".join(str(n) for n in range(1, width) if width % n == 0)
+        require(
+            whole("--heads", self.heads) <= width and width % self.heads == 0,
+            f"--heads {self.heads}: heads share the width of the preset {self.preset!r}, which is {width}; there can "
+            f"be {fitting}",
         )
+        model: dict[str, Any] = {"n_layers": whole("--layers", self.layers), "n_heads": self.heads}
+        if self.mlp is not None:
+            model["mlp"] = MLP(whole("--mlp", self.mlp))
+        return self.each(lambda variant, seed: icl_run(variant, self.preset, seed, training, self.task, **model))
 
 
 @dataclass(frozen=True)
 class TrainLM(Training):
     """Train a language model on generated stories or other tokens, or all variants x seeds side by side."""
 
-    size: Annotated[str, arg(help="0.2m, 1m, 3m (small vocabularies), 8m (as published) or 1b")] = "0.2m"
-    task: Annotated[str, arg(help="stories, ioi, repeats, nested, or text (with --corpus and --tokenizer)")] = "stories"
+    size: Annotated[str, option("0.2m, 1m, 3m (small vocabularies), 8m (as published) or 1b")] = "0.2m"
+    task: Annotated[str, option("stories, ioi, repeats, nested, or text (with --corpus and --tokenizer)")] = "stories"
     corpus: Annotated[
-        str | None, arg(help="for the task text: a .txt, .jsonl or .parquet file, a folder, or a name on the hub")
+        str | None, NAMED, option("for the task text: a .txt, .jsonl or .parquet file, a folder, or a name on the hub")
     ] = None
-    column: Annotated[str, arg(help="the corpus' column of texts")] = "text"
+    column: Annotated[str, option("the corpus' column of texts")] = "text"
     tokenizer: Annotated[
-        str | None, arg(help="for the task text: a tokenizer.json, a folder, or a name on the hub")
+        str | None, NAMED, option("for the task text: a tokenizer.json, a folder, or a name on the hub")
     ] = None
-    window: Annotated[int | None, arg(help="tokens in a window, instead of the task's")] = None
+    window: Annotated[int | None, option("tokens in a window", "the task's")] = None
     optimizer: Annotated[
         Literal["adam", "adamw"] | None,
-        arg(help="adam: a constant rate, as published; adamw: warm-up and cosine (default: the size's)"),
+        option("adam: a constant rate, as published; adamw: warm-up and cosine", "the size's"),
     ] = None
-    rate: Annotated[float | None, arg(help="learning rate, instead of the size's")] = None
-    batch: Annotated[int | None, arg(help="windows in an update")] = None
-    accumulate: Annotated[int | None, arg(help="in so many parts, one after the other")] = None
+    accumulate: Annotated[int | None, option("in so many parts, one after the other")] = None
     precision: Annotated[
-        Literal["float32", "bfloat16"] | None, arg(help="of products, where the device has it (default: the size's)")
+        Literal["float32", "bfloat16"] | None, option("of products, where the device has it", "the size's")
     ] = None
-    dropout: Annotated[float | None, arg(help="instead of the size's")] = None
-    checkpoint_every: Annotated[int | None, arg(help="steps between checkpoints")] = None
+    dropout: Annotated[float | None, option("share of activations that are dropped", "the size's")] = None
 
     def configs(self) -> list[RunConfig]:
         """Return the configurations of all variants x seeds.
@@ -170,17 +195,13 @@ class TrainLM(Training):
         Raises:
             ValueError: for numbers that make no schedule.
         """
-        from experiments.runs.training_config import Adam, AdamW, Every
+        from experiments.runs.training_config import Adam, AdamW
 
-        named = {None: base.optimizer, "adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}
-        optimizer: Any = named[self.optimizer]
-        return super().changes(base) | {
-            "optimizer": optimizer if self.rate is None else replace(optimizer, rate=self.rate),
-            "batch_size": self.batch,
-            "accumulate": self.accumulate,
-            "precision": self.precision,
-            "checkpoint_at": None if self.checkpoint_every is None else (Every(self.checkpoint_every),),
-        }
+        named: dict[Any, Any] = {None: base.optimizer, "adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}
+        base = replace(base, optimizer=named[self.optimizer])
+        optimizer = {} if self.optimizer is None else {"optimizer": base.optimizer}
+        rest = {"accumulate": self.accumulate, "precision": self.precision}
+        return optimizer | _said(super().changes(base)) | rest
 
     def _task(self) -> Any:
         from experiments.tasks.kinds import TokenTaskConfig
@@ -230,11 +251,12 @@ def train(
         Annotated[TrainICL, subcommand("icl", prefix_name=False)]
         | Annotated[TrainLM, subcommand("lm", prefix_name=False)]
     ],
-) -> None:
+) -> Tables:
     """Train one run, or all variants x seeds side by side. A finished run costs nothing, an interrupted one goes on."""
-    from circuits.common.text_table import as_text
+    import pandas as pd
+
     from experiments.runs.run import Run
-    from experiments.runs.table import runs_table
+    from experiments.runs.table import IN_NAME, in_words, row_of
     from experiments.sweeps.shared_engine import chosen_compute
     from experiments.sweeps.sweep import sweep
 
@@ -245,9 +267,11 @@ def train(
             not what.compute.endswith("-onednn"),
             f"several processes multiply by torch's default library; leave out --prepare or --compute {what.compute}",
         )
-        for config in configs:
-            print(Run.at(what.root, config, compute or chosen_compute(config, what.device)).path)
-        return
-    done = sweep(configs, what.root, what.workers, what.device, compute=compute)
-    table = runs_table(what.root)
-    print(as_text(table[table.run.isin([run.path.name for run in done])]))
+        runs = [Run.at(what.root, config, compute or chosen_compute(config, what.device)) for config in configs]
+        answer("\n".join(str(run.path) for run in runs))
+    else:
+        runs = sweep(configs, what.root, what.workers, what.device, compute=compute)
+    table = pd.DataFrame([row_of(run.path) for run in runs])
+    if not what.prepare:
+        show(in_words(table), spare=IN_NAME)
+    return {"runs": table}

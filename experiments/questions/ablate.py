@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
-
 import analysis
+from experiments.options import option
+from experiments.output import say, show
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Model, OfSequences, Run, Sequences, Step, check_other, show
+from experiments.questions.question import Model, OfSequences, Run, Sequences, Step, check_other
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,18 @@ class Ablate(OfSequences):
     step: Step = -1
     method: Annotated[
         tuple[Literal["zero", "mean", "resample"], ...],
-        arg(help="what comes in place: zero, the mean over sequences, or another sequence's activation"),
+        option("what comes in place: zero, the mean over sequences, or another sequence's activation"),
     ] = ("zero", "mean")
     from_run: Annotated[
-        str | None, arg(help="also put in place what another run's model has there on the same sequences")
+        str | None, option("also put in place what another run's model has there on the same sequences")
     ] = None
     edges: Annotated[
-        tuple[str, ...], arg(help="edges to cut together, as in 'L0H0.v > L1H0.v (stream)', or 'each' one by itself")
+        tuple[str, ...], option("edges to cut together, as in 'L0H0.v > L1H0.v (stream)', or 'each' one by itself")
     ] = ()
+
+    def named_steps(self) -> tuple[int, ...]:
+        """Return the checkpoint that is named, -1 being the last."""
+        return (self.step,)
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.Ablations:
         """Return what breaks: a row an ablation, of parts or, where edges are named, of those.
@@ -92,6 +96,6 @@ class Ablate(OfSequences):
 
         other = "" if self.from_run is None else run.find(self.from_run, run.path.parent).path.name
         taken = f", 'from run' is {other}" if other else ""
-        print(f"{run.path.name}: ablations on {self.asked_of(run)}{taken}")
+        say(f"{run.path.name}: ablations on {self.asked_of(run)}{taken}")
         show(found.frame.drop(columns=["n"]))
         return self.keep(run, "ablate_edges" if self.edges else "ablate", found.frame, ablation_bars)

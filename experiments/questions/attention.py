@@ -6,24 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
-
 import analysis
 from circuits.common.errors import require, whole
-from experiments.questions.question import Model, OfInputs, Run, Step, show
+from experiments.options import option
+from experiments.output import say, show
+from experiments.questions.question import Model, OfInputs, Run, Step
 
 
 @dataclass(frozen=True)
 class ViewAttention(OfInputs):
     """Show what heads attend to in one prompt, and what they move by each route; write and draw it."""
 
-    prompt: Annotated[
-        str | None, arg(help="a text in the model's words (default: the clean side of a pair of the task)")
-    ] = None
-    tokens: Annotated[tuple[int, ...], arg(help="the prompt as token numbers")] = ()
-    row: Annotated[int, arg(help="which pair, where no prompt is given (from 0)")] = 0
+    prompt: Annotated[str | None, option("a text in the model's words", "the clean side of a pair of the task")] = None
+    tokens: Annotated[tuple[int, ...], option("the prompt as token numbers")] = ()
+    row: Annotated[int, option("which pair, where no prompt is given (from 0)")] = 0
     step: Step = -1
-    top: Annotated[int, arg(help="rows to print")] = 15
+    top: Annotated[int, option("rows to print")] = 15
 
     def validate(self) -> None:
         """Refuse options with which nothing can be asked, before work starts.
@@ -37,6 +35,10 @@ class ViewAttention(OfInputs):
         given = {"--prompt": self.prompt is not None, "--tokens": bool(self.tokens), "--pairs": self.pairs is not None}
         named = [option for option, there in given.items() if there]
         require(len(named) < 2, f"{' and '.join(named)} each name a prompt; give one of them")
+
+    def named_steps(self) -> tuple[int, ...]:
+        """Return the checkpoint that is named, -1 being the last."""
+        return (self.step,)
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.AttentionView:
         """Return the attention of every head in the prompt, and what it moves.
@@ -60,9 +62,9 @@ class ViewAttention(OfInputs):
         """Print the largest vectors that are moved and each head's share by the stream, write and draw all."""
         from figures.models.attention_view import attention_maps
 
-        print(f"{run.path.name}: {found.finding()}")
+        say(f"{run.path.name}: {found.finding()}")
         for note in found.notes():
-            print(note)
-        show(found.largest(self.top))
+            say(note)
+        show(found.largest(self.top), spare=("own_share", "incoming_share"))
         show(found.by_head())
         return self.keep(run, "attention", found.to_frame(), attention_maps)

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
-
 import analysis
 from circuits.common.errors import known
+from experiments.options import option
+from experiments.output import say, show
 from experiments.questions.cost import ESTIMATING, Cost, Work, cost_of, spread
 from experiments.questions.patch import PATCHED
-from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, show
+from experiments.questions.question import Components, Effects, Heads, Model, Run, beside
 
 
 @dataclass(frozen=True)
 class Attribute(Effects):
     """Estimate the effect of every edge or site from gradients, both routes included; say how well it agrees."""
 
-    method: Annotated[str, arg(help="of edges: EAP, EAP-IG, exact; of sites: AtP, AtP+QK, 'AtP*', IG")] = "EAP-IG"
-    steps: Annotated[int, arg(help="inputs between the two runs, for EAP-IG and IG")] = 5
-    check: Annotated[int, arg(help="edges or sites that are patched exactly, to compare")] = 64
+    method: Annotated[str, option("of edges: EAP, EAP-IG, exact; of sites: AtP, AtP+QK, 'AtP*', IG")] = "EAP-IG"
+    steps: Annotated[int, option("inputs between the two runs, for EAP-IG and IG")] = 5
+    check: Annotated[int, option("edges or sites that are patched exactly, to compare")] = 64
     components: Components = PATCHED
     heads: Heads = "all"
 
@@ -68,19 +68,19 @@ class Attribute(Effects):
 
         frame, of_edges = found.to_frame(), isinstance(found, analysis.EdgeScores)
         what = "edges" if of_edges else "sites"
-        print(f"{run.path.name}: {found.method} of {len(frame)} {what}, {self.asked_of(run)}, {found.metric}; largest:")
-        print(beside(frame))
+        say(f"{run.path.name}: {found.method} of {len(frame)} {what}, {self.asked_of(run)}, {found.metric}; largest:")
+        say(beside(frame))
         of_sites = ["layer", "component", "route", "head", "position", "effect"]
         show(self.largest(frame)[["edge", "effect", "stderr"] if of_edges else of_sites])
         exact = found.agreement
         if exact.checked:
-            print(
+            say(
                 f"against exact patching of {exact.checked} {what}: rank correlation {exact.rank_correlation:.3f}, "
                 f"worst error {exact.worst_error:.3f}; the whole input is estimated at {found.total:.3f} of what it "
                 f"does"
             )
         if isinstance(found, analysis.EdgeScores) and not math.isnan(found.sum_error):
-            print(f"sums over a node's edges miss its own score by at most {found.sum_error:.1e} of the largest")
+            say(f"sums over a node's edges miss its own score by at most {found.sum_error:.1e} of the largest")
         return (
             self.keep(run, "attribute", frame, edge_drawing)
             if of_edges

@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
-
 import analysis
 from circuits.common.errors import known, require
+from experiments.options import option
+from experiments.output import Tables, say, show, written_tables
 from experiments.questions.attribute import edge_works
 from experiments.questions.cost import Cost, Work, cost_of, spread
 from experiments.questions.over_checkpoints import over
-from experiments.questions.question import Frame, Model, OfPairs, Run, say_written, show
+from experiments.questions.question import Frame, Model, OfPairs, Run, say_written
 
 
 @dataclass(frozen=True)
 class FindCircuit(OfPairs):
     """Find each run's circuit of edges by route, with faithfulness, completeness and minimality; write and draw."""
 
-    rule: Annotated[str, arg(help="threshold, or greedy or top with --size")] = "threshold"
+    rule: Annotated[str, option("threshold, or greedy or top with --size")] = "threshold"
     size: Annotated[
-        int | None, arg(help="edges of greedy or top, before those on no way from input to logits are left out (20)")
+        int | None, option("edges of greedy or top, before those on no way from input to logits are left out", "20")
     ] = None
     threshold: Annotated[
-        float | None, arg(help="of |effect|, a share of the clean-corrupt difference, for the rule threshold (0.02)")
+        float | None, option("of |effect|, a share of the clean-corrupt difference, for the rule threshold", "0.02")
     ] = None
-    method: Annotated[str, arg(help="what scores the edges: EAP, EAP-IG or exact")] = "EAP-IG"
-    replacement: Annotated[str, arg(help="for edges outside: 'other run', mean or zero")] = "other run"
-    checkpoints: Annotated[bool, arg(help="follow the circuit over the run's checkpoints too")] = False
-    steps: Annotated[int, arg(help="inputs between the two runs, for EAP-IG")] = 5
+    method: Annotated[str, option("what scores the edges: EAP, EAP-IG or exact")] = "EAP-IG"
+    replacement: Annotated[str, option("for edges outside: 'other run', mean or zero")] = "other run"
+    checkpoints: Annotated[bool, option("follow the circuit over the run's checkpoints too")] = False
+    steps: Annotated[int, option("inputs between the two runs, for EAP-IG")] = 5
 
     def validate(self) -> None:
         """Refuse options that say nothing together.
@@ -126,19 +126,24 @@ class FindCircuit(OfPairs):
         found = over(self, run, steps, at, progress, kept, circuit=list(circuit.names))
         return analysis.CircuitSteps(labelled(found, run))
 
-    def answer(self, runs: Sequence[Run]) -> None:
-        """Find and judge each run's circuit, follow it over checkpoints where that is asked, and compare the runs'."""
+    def answer(self, runs: Sequence[Run]) -> Tables:
+        """Find and judge each run's circuit, follow it over checkpoints where that is asked, compare the runs', and
+        return results by name."""
         self.validate()
+        written: list[Path] = []
         found: dict[str, analysis.Circuit] = {}
         for run in runs:
             self.foretell(run)
             with self.kept(run) as kept:
                 scores, quality = self.ask(run, progress=True, kept=kept)
                 found[run.path.name] = quality.circuit
-                say_written(self.tell(run, (scores, quality), kept))
+                written += say_written(self.tell(run, (scores, quality), kept))
+        tables = written_tables(written)
         if len(found) > 1:
-            print("overlap of the runs' circuits: edges in both among those in either")
-            show(overlaps(found))
+            tables["overlaps"] = overlaps(found)
+            say("overlap of the runs' circuits: edges in both among those in either")
+            show(tables["overlaps"])
+        return tables
 
     def tell(
         self,
@@ -152,7 +157,7 @@ class FindCircuit(OfPairs):
 
         (scores, quality), frame = found, circuit_frame(*found)
         circuit = quality.circuit
-        print(f"{run.path.name}: circuit of {len(circuit)} of {len(scores.graph)} edges ({circuit.found})")
+        say(f"{run.path.name}: circuit of {len(circuit)} of {len(scores.graph)} edges ({circuit.found})")
         inside = frame[frame.kept]
         by_size = inside.loc[inside.effect.abs().sort_values(ascending=False).index]
         show(by_size[["edge", "effect", "edge_minimality"]])
@@ -160,7 +165,7 @@ class FindCircuit(OfPairs):
         written = self.keep(run, "circuit", frame, circuit_drawing)
         if self.checkpoints:
             followed = self.follow(run, circuit, progress=True, kept=kept).to_frame()
-            print("the same circuit at the run's checkpoints")
+            say("the same circuit at the run's checkpoints")
             show(followed[["step", "gap", "faithfulness", "low", "high", "overlap"]])
             written += self.keep(run, "circuit_steps", followed, circuit_curves)
         return written

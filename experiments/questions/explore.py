@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
-
 import analysis
 from circuits.common.errors import require, whole
-from experiments.questions.question import OfPairs, Run, say_written, show
+from experiments.options import option
+from experiments.output import Tables, say, show, written_tables
+from experiments.questions.question import OfPairs, Run, say_written
 
 if TYPE_CHECKING:
     from analysis.resuming import KeptIn
@@ -27,10 +27,10 @@ class Explore(OfPairs):
     Of several runs (seeds of one architecture and task) one page: the first large, the others small beside it.
     """
 
-    n: Annotated[int, arg(help="clean/corrupt pairs")] = 32
-    prompts: Annotated[int, arg(help="inputs whose patterns and values are shown")] = 3
-    most_steps: Annotated[int, arg(help="checkpoints at most, from the first to the last")] = 20
-    gradients: Annotated[bool, arg(help="compare the gradient with and without every edge")] = True
+    n: Annotated[int, option("clean/corrupt pairs")] = 32
+    prompts: Annotated[int, option("inputs whose patterns and values are shown")] = 3
+    most_steps: Annotated[int, option("checkpoints at most, from the first to the last")] = 20
+    gradients: Annotated[bool, option("compare the gradient with and without every edge")] = True
 
     def validate(self) -> None:
         """Refuse options with which nothing can be asked, before work starts.
@@ -78,16 +78,16 @@ class Explore(OfPairs):
             progress=progress,
         )
 
-    def answer(self, runs: Sequence[Run]) -> None:
-        """Measure runs, and write one page of all of them beside the first."""
+    def answer(self, runs: Sequence[Run]) -> Tables:
+        """Measure runs, write one page of all of them beside the first, and return what was measured."""
         self.validate()
-        say_written(self.tell(runs[0], self.of_runs(runs, progress=True)))
+        return written_tables(say_written(self.tell(runs[0], self.of_runs(runs, progress=True))))
 
     def tell(self, run: Run, found: Switchboard) -> list[Path]:
         """Print the largest edges of the last step; write the page, its numbers, and a graph for neuronpedia's page."""
         from experiments.switchboard import write_neuronpedia
 
-        print(f"{run.path.name}: {found.finding()}")
+        say(f"{run.path.name}: {found.finding()}")
         show(found.largest(15))
         frame = run.write_result("switchboard", found.to_frame())
         page = found.write(frame.with_suffix(".html"))

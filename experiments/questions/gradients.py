@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
-
 import analysis
 from circuits.common.errors import require
+from experiments.options import option
+from experiments.output import say, show
 from experiments.questions.over_checkpoints import over
-from experiments.questions.question import Checkpoints, Frame, Model, OfInputs, Run, Sequences, show
+from experiments.questions.question import Checkpoints, Frame, Model, OfInputs, Run, Sequences
 
 if TYPE_CHECKING:
     from analysis.gradients.split import GradientSplit, GradientSteps
@@ -25,11 +25,15 @@ class Gradients(OfInputs):
     """Split the gradient at every checkpoint into direct and stream share; write and draw the shares."""
 
     n: Sequences = 256
-    split: Annotated[str, arg(help="train, test, ic, ic2 or iw; of a language model train or validation")] = "train"
+    split: Annotated[str, option("train, test, ic, ic2 or iw; of a language model train or validation")] = "train"
     checkpoints: Checkpoints = ()
-    activations: Annotated[tuple[str, ...], arg(help="hook points, for the gradient there too")] = ()
-    by: Annotated[Literal["total", "pair"], arg(help="the stream's share, or that of every layer pair")] = "total"
-    logged: Annotated[bool, arg(help="what 'train --gradients-every' logged, instead of the checkpoints")] = False
+    activations: Annotated[tuple[str, ...], option("hook points, for the gradient there too")] = ()
+    by: Annotated[Literal["total", "pair"], option("the stream's share, or that of every layer pair")] = "total"
+    logged: Annotated[bool, option("what 'train --gradients-every' logged, instead of the checkpoints")] = False
+
+    def named_steps(self) -> tuple[int, ...]:
+        """Return the checkpoints that are named."""
+        return self.checkpoints
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> GradientSteps:
         """Return the split by route of the loss's gradient: step, tensor, head, norms, shares, cosines.
@@ -86,7 +90,7 @@ class Gradients(OfInputs):
         drawn = f"{self.n} sequences of {self.split}"
         asked = drawn if self.file is None else f"the answers' loss on {len(self.file.rows)} pairs of {self.file.name}"
         of = "as logged in training" if self.logged else asked
-        print(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")
+        say(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")
         reached = shown[shown.norm > 0] if self.by == "pair" else shown
         show(reached[["step", "tensor", "head", *columns]])
         return self.keep(run, name, frame, draw)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import analysis
+from experiments.output import say, show
 from experiments.questions.over_checkpoints import over
-from experiments.questions.question import Checkpoints, Frame, Model, OfSequences, Run, show
+from experiments.questions.question import Checkpoints, Frame, Model, OfSequences, Run
 
 if TYPE_CHECKING:
     from analysis.heads.attention_scores import HeadScores
@@ -25,6 +26,10 @@ class Heads(OfSequences):
     """
 
     checkpoints: Checkpoints = ()
+
+    def named_steps(self) -> tuple[int, ...]:
+        """Return the checkpoints that are named."""
+        return self.checkpoints
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> HeadScores:
         """Return the scores at the checkpoints: step, and the columns of the task's ``head_scorer``.
@@ -55,11 +60,11 @@ class Heads(OfSequences):
         import pandas as pd
 
         from analysis.heads.attention_scores import WHOLE
-        from figures.trainings.learning import head_scores
+        from figures.trainings.head_scores import head_scores
 
         frame = found.to_frame()
         steps = frame.step
-        print(
+        say(
             f"{run.path.name}: head scores at step {steps.max()} of {steps.nunique()} checkpoints, {self.asked_of(run)}"
         )
         last = frame[steps == steps.max()]

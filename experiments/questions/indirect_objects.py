@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
-
 import analysis
-from experiments.questions.question import Frame, Question, Run, Step, say_written, show
+from experiments.options import option
+from experiments.output import Tables, say, show, written_tables
+from experiments.questions.question import Frame, Question, Run, Step, say_written
 
 if TYPE_CHECKING:
     from experiments.questions.ioi_tables import PromptAnswers
@@ -27,16 +27,16 @@ class IndirectObjects(Question):
     Intervals are over prompts for one run and over seeds for several of a variant. Always in evaluation mode.
     """
 
-    n: Annotated[int, arg(help="prompts in every set (of the paper's, all eight)")] = 200
+    n: Annotated[int, option("prompts in every set (of the paper's, all eight)")] = 200
     step: Step = -1
     body: Annotated[
-        str | None, arg(help="run the weights as this variant; another architecture than theirs needs --transplant")
+        str | None, option("run the weights as this variant; another architecture than theirs needs --transplant")
     ] = None
     transplant: Annotated[
-        bool, arg(help="also run classic weights in a value-stream body and the others in a classic one")
+        bool, option("also run classic weights in a value-stream body and the others in a classic one")
     ] = False
     by: Annotated[
-        Literal["set", "template", "order"], arg(help="a row a set, a template, or an order of the names (ABBA, BABA)")
+        Literal["set", "template", "order"], option("a row a set, a template, or an order of the names (ABBA, BABA)")
     ] = "set"
 
     def bodies(self, run: Run) -> list[str]:
@@ -75,8 +75,14 @@ class IndirectObjects(Question):
         about = {"run": run.path.name, "variant": config.variant, "size": config.preset, "seed": config.seed}
         return PromptAnswers(pd.concat(frames, ignore_index=True).assign(**about))
 
-    def answer(self, runs: Sequence[Run]) -> None:
-        """Measure runs, print every set and the paper's table, keep each run's numbers, and draw them together."""
+    def named_steps(self) -> tuple[int, ...]:
+        """Return the checkpoint that is named; whether a run knows names at all is said before its last one is
+        missed."""
+        return () if self.step == -1 else (self.step,)
+
+    def answer(self, runs: Sequence[Run]) -> Tables:
+        """Measure runs, print every set and the paper's table, keep each run's numbers, draw them together, and return
+        both tables and every prompt."""
         import pandas as pd
 
         from experiments.questions.ioi_tables import paper_table, summary
@@ -91,15 +97,17 @@ class IndirectObjects(Question):
             self.bodies(run)
         frames = [self.ask(run).to_frame() for run in runs]
         prompts = pd.concat(frames, ignore_index=True)
-        print(f"indirect-object identification, {self.n} prompts a set, evaluation mode, mean [95 % interval]:")
-        show(_wide(summary(prompts, self.by), self.by))
+        say(f"indirect-object identification, {self.n} prompts a set, evaluation mode, mean [95 % interval]:")
+        by_set = summary(prompts, self.by)
+        show(_wide(by_set, self.by))
         table = paper_table(prompts)
-        print("\nthe paper's four prompts, both choices of the subject: probability of the right and of the wrong name")
+        say("\nthe paper's four prompts, both choices of the subject: probability of the right and of the wrong name")
         show(_paper(table))
         figure = ioi_by_sentence(table, [run.path.name for run in runs])
         written: list[Path] = [run.write_result("ioi", frame) for run, frame in zip(runs, frames, strict=True)]
         target = written[0].with_suffix("") if len(runs) == 1 else runs[0].path.parent / "ioi"
         say_written([*written, *write_figure(figure, target, shared=runs[0].path.parent)])
+        return {"ioi": by_set, "paper": table, "prompts": written_tables(written)["ioi"]}
 
 
 def _wide(table: Frame, by: str) -> Frame:

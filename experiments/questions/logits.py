@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
-
 import analysis
-from experiments.questions.question import OfPairs, Run, show
+from experiments.options import option
+from experiments.output import say, show
+from experiments.questions.question import OfPairs, Run
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Logits(OfPairs):
     """Direct logit attribution, a head's share by route, and the logit lens with what streams still carry."""
 
     of: Annotated[
-        Literal["logit_difference", "answer"], arg(help="of the answer and the wrong one, or the answer's logit alone")
+        Literal["logit_difference", "answer"], option("of the answer and the wrong one, or the answer's logit alone")
     ] = "logit_difference"
-    top: Annotated[int, arg(help="rows to print")] = 15
+    top: Annotated[int, option("rows to print")] = 15
 
     def ask(
         self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
@@ -42,10 +42,10 @@ class Logits(OfPairs):
         parts, lens = (each.to_frame() for each in found)
         by_route = parts.groupby("route", sort=False)["value"].sum()
         sums = ", ".join(f"{route} {value:.3f}" for route, value in by_route.items())
-        print(f"{run.path.name}: {self.of} {parts.value.sum():.4g}, {self.asked_of(run)}; by route: {sums}; largest:")
+        say(f"{run.path.name}: {self.of} {parts.value.sum():.4g}, {self.asked_of(run)}; by route: {sums}; largest:")
         order = parts.value.abs().sort_values(ascending=False).index
         show(parts.loc[order].head(self.top)[["component", "layer", "head", "route", "source", "value", "low", "high"]])
-        print(f"logit lens ({self.metric}) before every layer, and at the end:")
+        say(f"logit lens ({self.metric}) before every layer, and at the end:")
         show(lens.pivot(index="layer", columns="route", values="value")[list(dict.fromkeys(lens.route))].reset_index())
         drawn = self.keep(run, "logit_attribution", parts, logit_attribution_bars)
         return [*drawn, *self.keep(run, "logit_lens", lens, logit_lens_curves)]

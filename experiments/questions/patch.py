@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
-
 import analysis
 from circuits.common.errors import require
+from experiments.options import option
+from experiments.output import say, show
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Components, Effects, Heads, Model, Run, beside, show
+from experiments.questions.question import Components, Effects, Heads, Model, Run, beside
 
 if TYPE_CHECKING:
     from analysis.patching.site_search import Patched
@@ -27,9 +27,9 @@ class Patch(Effects):
     """Patch every layer x position role x component x route of a run's model; write and draw the effects."""
 
     components: Components = PATCHED
-    routes: Annotated[tuple[str, ...], arg(help="of q, k and v: own, residual, mixed, outgoing (default: all)")] = ()
+    routes: Annotated[tuple[str, ...], option("of q, k and v: own, residual, mixed, outgoing", "all")] = ()
     heads: Heads = "all"
-    together: Annotated[tuple[str, ...], arg(help="also this, patched at once, e.g. resid_pre v.residual")] = ()
+    together: Annotated[tuple[str, ...], option("also this, patched at once, e.g. resid_pre v.residual")] = ()
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.PatchResult:
         """Return the effects of the patches.
@@ -70,8 +70,8 @@ class Patch(Effects):
 
         frame = found.to_frame()
         asked = f"{self.asked_of(run)}, {self.metric}, {self.direction}"
-        print(f"{run.path.name}: {len(frame)} sites, {asked}; largest effects:")
-        print(beside(frame))
+        say(f"{run.path.name}: {len(frame)} sites, {asked}; largest effects:")
+        say(beside(frame))
         show(self.largest(frame)[["layer", "component", "route", "head", "position", "effect", "low", "high", "p"]])
         return self.keep(run, "patch", frame, patch_heat_map)
 

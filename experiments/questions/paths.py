@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
-
 import analysis
+from experiments.options import option
+from experiments.output import say, show
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Effects, Model, Run, beside, show
+from experiments.questions.question import Effects, Model, Run, beside
 
 if TYPE_CHECKING:
     from analysis.edges.graph import Edge
@@ -26,9 +26,9 @@ _HEAD = re.compile(r"L(\d+)H(\d+)")
 class Paths(Effects):
     """Patch every direct path from head to head, by route, and split every head's effect by route; write and draw."""
 
-    senders: Annotated[tuple[str, ...], arg(help="heads, as in L0H0 (default: all)")] = ()
-    receivers: Annotated[tuple[str, ...], arg(help="as in L1H0.v, MLP1, logits (default: all)")] = ()
-    routes: Annotated[tuple[str, ...], arg(help="residual, stream")] = ("residual", "stream")
+    senders: Annotated[tuple[str, ...], option("heads, as in L0H0", "all")] = ()
+    receivers: Annotated[tuple[str, ...], option("as in L1H0.v, MLP1, logits", "all")] = ()
+    routes: Annotated[tuple[str, ...], option("residual, stream")] = ("residual", "stream")
 
     def ask(
         self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
@@ -76,12 +76,10 @@ class Paths(Effects):
         from figures.models.paths import path_heat_maps, share_bars
 
         frame, shares = found[0].to_frame(), found[1].to_frame()
-        print(f"{run.path.name}: {len(frame)} direct paths, {self.asked_of(run)}, {frame.metric[0]}; largest effects:")
-        print(beside(frame))
+        say(f"{run.path.name}: {len(frame)} direct paths, {self.asked_of(run)}, {frame.metric[0]}; largest effects:")
+        say(beside(frame))
         show(self.largest(frame)[["sender", "receiver", "route", "effect", "low", "high", "p"]])
-        print(
-            "\neffect of every head's projection: its own layer, the stream, both (own + stream + interaction = total)"
-        )
+        say("\neffect of every head's projection: its own layer, the stream, both (own + stream + interaction = total)")
         wide = shares.pivot(index=["layer", "head", "carrier"], columns="share", values="effect").reset_index()
         show(wide[["layer", "head", "carrier", "own", "stream", "interaction", "total"]])
         return [*self.keep(run, "paths", frame, path_heat_maps), *self.keep(run, "shares", shares, share_bars)]

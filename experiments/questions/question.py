@@ -13,11 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import arg
-
 import analysis
 from circuits.common.errors import require, whole
-from experiments.options import Device
+from experiments.options import THERE, Device, option
+from experiments.output import Tables, say, written_tables
 from experiments.questions.cost import Cost
 
 if TYPE_CHECKING:
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
 else:
     Frame = Model = Run = Any
 
-Step = Annotated[int, arg(help="which checkpoint; -1 is the last")]
-Checkpoints = Annotated[tuple[int, ...], arg(help="steps of the checkpoints that are asked (default: all)")]
-Sequences = Annotated[int, arg(help="sequences")]
-Components = Annotated[tuple[str, ...], arg(help="of sites: what is patched")]
-Heads = Annotated[Literal["all", "each"], arg(help="of sites: heads together, or one by one")]
+Step = Annotated[int, option("which checkpoint; -1 is the last")]
+Checkpoints = Annotated[tuple[int, ...], option("steps of the checkpoints that are asked", "all")]
+Sequences = Annotated[int, option("sequences")]
+Components = Annotated[tuple[str, ...], option("of sites: what is patched")]
+Heads = Annotated[Literal["all", "each"], option("of sites: heads together, or one by one")]
 FREE = ("checkpoints", "max_memory", "top")
 """Options of which no number at a checkpoint depends: at which ones it is asked, in how much memory, what is shown."""
 SHARES = "own + stream + interaction = total"
@@ -44,7 +43,7 @@ class Question:
 
     device: Device = "cpu"
     dtype: Annotated[
-        Literal["float32", "float64", "bfloat16"], arg(help="what the model computes in, and its vectors are")
+        Literal["float32", "float64", "bfloat16"], option("what the model computes in, and its vectors are")
     ] = "float32"
 
     def validate(self) -> None:
@@ -70,13 +69,19 @@ class Question:
         """Print what was found in short, write and draw it beside the run, and return the files."""
         raise NotImplementedError
 
-    def answer(self, runs: Sequence[Run]) -> None:
-        """Ask runs one after the other, and tell what was found of each."""
+    def named_steps(self) -> tuple[int, ...]:
+        """Return the checkpoints that are named, -1 being the last."""
+        return ()
+
+    def answer(self, runs: Sequence[Run]) -> Tables:
+        """Ask runs one after the other, tell what was found of each, and return it whole: results by name."""
         self.validate()
+        written: list[Path] = []
         for run in runs:
             self.foretell(run)
             with self.kept(run) as kept:
-                say_written(self.tell(run, self.ask(run, progress=True, kept=kept)))
+                written += say_written(self.tell(run, self.ask(run, progress=True, kept=kept)))
+        return written_tables(written)
 
     def kept(self, run: Run) -> analysis.KeptIn:
         """Return what is kept of an interrupted question beside its run's results, and removed when it is answered.
@@ -94,7 +99,7 @@ class Question:
         """Say on the error stream what asking a run takes."""
         cost = self.cost(run)
         if cost is not None:
-            print(f"{run.path.name}: {cost.sentence()}", file=sys.stderr, flush=True)
+            say(f"{run.path.name}: {cost.sentence()}", sys.stderr)
 
     def model(self, run: Run, step: int = -1) -> Model:
         """Return a run's model at a step, on the device and of the dtype that are asked for.
@@ -125,8 +130,9 @@ class OfInputs(Question):
 
     pairs: Annotated[
         Path | None,
-        arg(
-            help="ask the pairs of a file instead of the task's, a line of JSON each: clean and corrupt (texts, or "
+        THERE,
+        option(
+            "ask the pairs of a file instead of the task's, a line of JSON each: clean and corrupt (texts, or "
             "lists of token numbers), answer and wrong (words, or numbers), and roles, if any, as in "
             '{"S2": ["Mary", 2], "first": 0}'
         ),
@@ -176,21 +182,26 @@ class OfInputs(Question):
 class OfPairs(OfInputs):
     """A question to one checkpoint, of clean/corrupt pairs."""
 
-    n: Annotated[int, arg(help="clean/corrupt pairs")] = 128
+    n: Annotated[int, option("clean/corrupt pairs")] = 128
     corruption: Annotated[
         str | None,
-        arg(
-            help="of the classifier: labels (two of the context swapped) or item (another is asked for); of indirect "
-            "objects: flip, s2 or abc; default: the first of the task's"
+        option(
+            "of the classifier: labels (two of the context swapped) or item (another is asked for); of indirect "
+            "objects: flip, s2 or abc",
+            "the first of the task's",
         ),
     ] = None
-    metric: Annotated[str, arg(help="logit_difference, probability, rank, loss, accuracy: see analysis.METRICS")] = (
+    metric: Annotated[str, option("logit_difference, probability, rank, loss, accuracy: see analysis.METRICS")] = (
         "logit_difference"
     )
     step: Step = -1
     max_memory: Annotated[
-        int | None, arg(help="bytes by which the process may grow, at its peak (default: a quarter of what is free)")
+        int | None, option("bytes by which the process may grow, at its peak", "a quarter of what is free")
     ] = None
+
+    def named_steps(self) -> tuple[int, ...]:
+        """Return the checkpoint that is named, -1 being the last."""
+        return (self.step,)
 
     def corrupted(self, run: Run) -> str:
         """Return the corruption that a run is asked with: the one that is named, or its task's first."""
@@ -218,8 +229,8 @@ class OfPairs(OfInputs):
 class Effects(OfPairs):
     """A question for the effects of patches, of which the largest are printed."""
 
-    direction: Annotated[Literal["denoise", "noise"], arg(help="clean into corrupt, or corrupt into clean")] = "denoise"
-    top: Annotated[int, arg(help="rows to print")] = 15
+    direction: Annotated[Literal["denoise", "noise"], option("clean into corrupt, or corrupt into clean")] = "denoise"
+    top: Annotated[int, option("rows to print")] = 15
 
     def validate(self) -> None:
         """Refuse options with which nothing can be asked, before work starts.
@@ -242,9 +253,9 @@ class OfSequences(OfInputs):
     n: Sequences = 256
     split: Annotated[
         str | None,
-        arg(
-            help="of the classifier: ic, ic2, iw or test; of indirect objects: train, names, templates, held-out or "
-            "paper; default: the first of the task's"
+        option(
+            "of the classifier: ic, ic2, iw or test; of indirect objects: train, names, templates, held-out or paper",
+            "the first of the task's",
         ),
     ] = None
 
@@ -278,13 +289,6 @@ def check_other(run: Run, other: Run, of_file: bool = False) -> None:
     )
 
 
-def show(frame: Frame) -> None:
-    """Print a table."""
-    from circuits.common.text_table import as_text
-
-    print(as_text(frame))
-
-
 def beside(frame: Frame) -> str:
     """Return in words what a frame's effects are shares of: the metric of both runs, the model's accuracy, n."""
     from analysis.gap import Gap
@@ -293,6 +297,7 @@ def beside(frame: Frame) -> str:
     return Gap(first.clean, first.corrupt, first.accuracy, int(first.n)).sentence(first.metric)
 
 
-def say_written(paths: Sequence[Path]) -> None:
-    """Print which files were written."""
-    print("wrote " + ", ".join(map(str, paths)))
+def say_written(paths: Sequence[Path]) -> Sequence[Path]:
+    """Print which files were written, and return them."""
+    say("wrote " + ", ".join(map(str, paths)))
+    return paths

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
-
 import analysis
+from experiments.options import option
+from experiments.output import say, show
 from experiments.questions.cost import Cost, Work, cost_of, spread
-from experiments.questions.question import Effects, Model, Run, show
+from experiments.questions.question import Effects, Model, Run
 
 if TYPE_CHECKING:
     from circuits.sites import Site
@@ -22,7 +22,7 @@ else:
 class MapRoutes(Effects):
     """Patch every position before every layer by residual stream, stream and both; write and draw the map."""
 
-    row: Annotated[int | None, arg(help="of the pairs, one alone (from 0): its tokens one by one")] = None
+    row: Annotated[int | None, option("of the pairs, one alone (from 0): its tokens one by one")] = None
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> analysis.RouteMap:
         """Return the effects of both routes, alone and together.
@@ -57,6 +57,6 @@ class MapRoutes(Effects):
         from figures.models.route_map import route_heat_maps
 
         row = "" if self.row is None else f"row {self.row} of "
-        print(f"{run.path.name}, {row}{self.asked_of(run)}: {found.finding()}")
+        say(f"{run.path.name}, {row}{self.asked_of(run)}: {found.finding()}")
         show(found.largest(self.top))
         return self.keep(run, "route_map", found.to_frame(), route_heat_maps)

@@ -239,6 +239,7 @@ TRAINING: dict[str, TrainingConfig] = {
         n_eval=1_000,
     ),
 }
+"""How the classifier is trained, by preset: ``paper`` as published, ``small`` in seconds."""
 
 
 LM_TRAINING: dict[str, TokenTraining] = {
@@ -264,6 +265,7 @@ LM_TRAINING: dict[str, TokenTraining] = {
         checkpoint_at=(Every(5_000),),
     ),
 }
+"""How a language model is trained, by its size; ``8m`` as published."""
 
 
 def icl_run(

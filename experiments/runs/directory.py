@@ -23,13 +23,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from circuits.common.errors import UnknownNameError, known
 from circuits.common.families import KindError
 from circuits.common.files import write_new
 from circuits.common.plain_data import differences
 from experiments.runs.config import RunConfig
 from experiments.runs.files import RunFiles
+from experiments.runs.folder import runs_folder
 from experiments.runs.locks import GONE, explained, held_lock
+from experiments.runs.names import directories, directories_of
 from experiments.runs.record import (
     FORMAT,
     KINDS,
@@ -44,11 +45,12 @@ from experiments.runs.record import (
 R = TypeVar("R", bound="RunDirectory")
 
 
-def directory_of(root: str | Path, config: RunConfig) -> Path:
+def directory_of(root: str | Path | None, config: RunConfig) -> Path:
     """Return where the run of a configuration is under ``root``, or would be; the id tells, whatever the name says
     before it."""
-    path = Path(root) / config.name
-    return path if path.exists() else next(Path(root).glob(f"*-{config.id}"), path)
+    folder = runs_folder(root)
+    path = folder / config.name
+    return path if path.exists() else next(folder.glob(f"*-{config.id}"), path)
 
 
 class RunDirectory(RunFiles):
@@ -63,7 +65,7 @@ class RunDirectory(RunFiles):
         return config.to_plain()
 
     @classmethod
-    def at(cls: type[R], root: str | Path, config: RunConfig, engine: str = "eager") -> R:
+    def at(cls: type[R], root: str | Path | None, config: RunConfig, engine: str = "eager") -> R:
         """Return the run of a configuration under ``root``, new or as it stands there, whatever its directory's name
         says before the id."""
         path = directory_of(root, config)
@@ -105,32 +107,31 @@ class RunDirectory(RunFiles):
         return run
 
     @classmethod
-    def find(cls: type[R], name: str | Path, root: str | Path = "runs") -> R:
+    def find(cls: type[R], name: str | Path, root: str | Path | None = None) -> R:
         """Return a run by its path, or by its name, id or the beginning of either under ``root`` (:func:`the_one`).
 
         Raises:
             RunError: if there is no such run (nearest suggested), or there is more than one.
         """
-        for path in (Path(name), Path(root) / name):
-            if path.is_dir():
-                return cls.open(path)
-        there = cls.under(root)
-        if not there:
-            raise RunError(f"there are no runs in {root}; train one with 'valuestream train icl'")
-        return the_one(str(name), there)
+        fits = directories_of(name, root)
+        return cls.open(fits[0]) if len(fits) == 1 else the_one(str(name), cls._opened(fits))
 
     @classmethod
-    def under(cls: type[R], root: str | Path = "runs") -> list[R]:
+    def under(cls: type[R], root: str | Path | None = None) -> list[R]:
         """Return the runs under ``root``, by name.
 
         One that cannot be read hides no other: it is left out, and a :class:`DamagedRunWarning` says why.
         """
+        return cls._opened(directories(root))
+
+    @classmethod
+    def _opened(cls: type[R], paths: Sequence[Path]) -> list[R]:
         found: list[R] = []
-        for file in sorted(Path(root).glob("*/run.json")):
+        for path in paths:
             try:
-                found.append(cls.open(file.parent))
+                found.append(cls.open(path))
             except ValueError as error:
-                warnings.warn(f"{file.parent} is left out: {error}", DamagedRunWarning, stacklevel=2)
+                warnings.warn(f"{path} is left out: {error}", DamagedRunWarning, stacklevel=3)
         return found
 
     @contextmanager
@@ -156,25 +157,20 @@ class RunDirectory(RunFiles):
 
 
 def the_one(name: str, runs: Sequence[R]) -> R:
-    """Return the one of some runs whose name or id begins so; of several, the one that is made of its name alone, with
-    the preset's task, model and training.
+    """Return the one of some runs that a name fits: the one that is made of its name alone, with the preset's task,
+    model and training.
 
     Raises:
-        RunError: if none does (nearest suggested), or several and not just one is of its name alone.
+        RunError: if not just one of several is of its name alone, or none can be read.
     """
-    fits = [run for run in runs if run.path.name.startswith(name) or run.config.id.startswith(name)]
-    if len(fits) > 1:
-        usual = [run for run in fits if run.config.usual]
-        if len(usual) != 1:
-            names = ", ".join(sorted(run.path.name for run in fits))
-            apart = "; ".join(differences(fits[0].config.to_plain(), fits[1].config.to_plain())[:3])
-            what = f"the id (the first two differ in {apart})" if apart else "the path (two are one run, copied)"
-            raise RunError(f"{name!r} fits {len(fits)} runs: {names}; give {what}")
+    if len(runs) == 1:
+        return runs[0]
+    usual = [run for run in runs if run.config.usual]
+    if len(usual) == 1:
         return usual[0]
-    if fits:
-        return fits[0]
-    try:
-        known("run", name, [run.path.name for run in runs])
-    except UnknownNameError as error:
-        raise RunError(str(error)) from error
-    raise AssertionError("unreachable: a known name fits")
+    if not runs:
+        raise RunError(f"no run that {name!r} fits can be read")
+    names = ", ".join(sorted(run.path.name for run in runs))
+    apart = "; ".join(differences(runs[0].config.to_plain(), runs[1].config.to_plain())[:3])
+    what = f"the id (the first two differ in {apart})" if apart else "the path (two are one run, copied)"
+    raise RunError(f"{name!r} fits {len(runs)} runs: {names}; give {what}")

@@ -26,7 +26,7 @@ from circuits.model import HookedStreamTransformer
 from experiments.runs.frames import parquet_bytes, sealed_bytes, sha256
 from experiments.runs.locks import GONE, explained, same_file
 from experiments.runs.logs import append_line, whole_lines
-from experiments.runs.record import RunError, record_bytes
+from experiments.runs.record import RunError, checkpoint_step, record_bytes
 from experiments.runs.recorded import STATE, RecordedRun, result_name
 
 
@@ -41,13 +41,7 @@ class RunFiles(RecordedRun):
         Raises:
             RunError: if there is no checkpoint at that step, or it is not the one that the run wrote.
         """
-        steps = self.checkpoints()
-        if not steps:
-            raise RunError(f"{self.path.name} has no checkpoint yet; let it train on")
-        step = steps[-1] if step == -1 else step
-        if step not in steps:
-            nearest = min(steps, key=lambda s: abs(s - step))
-            raise RunError(f"{self.path.name} has no checkpoint at step {step}; the nearest is at {nearest}")
+        step = checkpoint_step(self.record, self.path.name, step)
         file = self.checkpoint_path(step)
         if not file.is_file() or sha256(file) != self.record["checkpoints"][str(step)]:
             raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")

@@ -18,7 +18,7 @@ from experiments.tasks.imported import ImportedConfig
 
 
 def import_model(
-    path: str | Path, root: str | Path = "runs", family: str | None = None, tokenizer: str | Path | None = None
+    path: str | Path, root: str | Path | None = None, family: str | None = None, tokenizer: str | Path | None = None
 ) -> Run:
     """Return the finished run of a model that others stored in a folder: its weights are the checkpoint at step 0.
 

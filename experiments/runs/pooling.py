@@ -50,11 +50,20 @@ def labelled(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
 
 
 def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
-    """Return the metrics of several runs, with columns run, variant, seed, step, split, measure, value.
+    """Return the metrics of several runs, with columns run, variant, seed, stopped, step, split, measure, value.
+
+    ``stopped`` is whether a run ended before its last planned step, because it had learned.
 
     Raises:
         ValueError: as :func:`require_seeds`.
     """
     runs = list(runs)
     require_seeds(runs)
-    return pd.concat([labelled(run.metrics(), run) for run in runs], ignore_index=True)
+    frames = [(run, run.metrics()) for run in runs]
+    return pd.concat(
+        [labelled(frame, run).assign(stopped=_stopped(frame, run)) for run, frame in frames], ignore_index=True
+    )
+
+
+def _stopped(metrics: pd.DataFrame, run: Run) -> bool:
+    return run.finished and bool(metrics.step.max() < run.config.training.steps)

@@ -84,6 +84,22 @@ def kind_of(record: Mapping[str, Any]) -> str:
     return record.get("kind", FIRST_KIND)
 
 
+def checkpoint_step(record: Mapping[str, Any], name: str, step: int = -1) -> int:
+    """Return the step of a run's checkpoint, of what its ``run.json`` says; -1 is the last.
+
+    Raises:
+        RunError: if there is none at that step (nearest suggested), or none at all.
+    """
+    steps = sorted(int(each) for each in record["checkpoints"])
+    if not steps:
+        raise RunError(f"{name} has no checkpoint yet; let it train on")
+    step = steps[-1] if step == -1 else step
+    if step not in steps:
+        nearest = min(steps, key=lambda s: abs(s - step))
+        raise RunError(f"{name} has no checkpoint at step {step}; the nearest is at {nearest}")
+    return step
+
+
 def record_bytes(record: Mapping[str, Any]) -> bytes:
     """Return a record as the file that holds it, with its own hash."""
     held = dict(record) | {"format": FORMAT}

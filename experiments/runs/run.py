@@ -43,7 +43,7 @@ class Run(RunDirectory):
     logs = ("metrics", "gradients")
 
     @classmethod
-    def at(cls, root: str | Path, config: RunConfig, engine: str = "eager") -> Run:
+    def at(cls, root: str | Path | None, config: RunConfig, engine: str = "eager") -> Run:
         """Return the run of a configuration under ``root``, new or as it stands there; of a corpus of local files, it
         notes where they lie now.
 

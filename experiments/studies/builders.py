@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 from experiments.studies.study import Arm, Size
 
+AT_PAPER_SIZE, IN_SMALL = "in-context classification, the paper's size", "in-context classification, small preset"
+"""Of what figures of such runs are."""
+
 
 def at_paper_size(variants: Sequence[str], seeds: int) -> Callable[[Size], list[Arm]]:
     """Return what builds runs of named variants at the paper's size, which miniatures leave out."""

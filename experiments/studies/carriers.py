@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.statistics.curves import over_seeds
 from analysis.statistics.survival import survival_curves
 from circuits.common.text_table import rows_of
-from experiments.studies.builders import at_paper_size, in_small
+from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL, at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import (
     REFERENCE,
@@ -27,6 +27,7 @@ from experiments.studies.study import (
 from experiments.studies.times import (
     IN_CONTEXT,
     compared,
+    curves_picture,
     drawn,
     on_novel_classes,
     picture_of,
@@ -37,7 +38,7 @@ from experiments.studies.times import (
     verdict,
 )
 from experiments.studies.wording import final_block, shown, speed_block, times_word
-from figures.trainings.learning import PROGRESS, learning_curves, progress_measures
+from figures.trainings.progress import PROGRESS, progress_measures
 from figures.trainings.times import SPLITS, all_curves, survival
 
 CARRIERS = (REFERENCE, "value", "key", "query")
@@ -56,8 +57,8 @@ def _at_paper_size(size: Size) -> list[Arm]:
 
 _CONTRASTS = only(("value", REFERENCE), ("key", REFERENCE), ("query", REFERENCE), ("key", "value"), ("query", "value"))
 _ASKS = "Which stream speeds up in-context learning"
-PAPER = Experiment("streams-paper", _at_paper_size, f"{_ASKS}, at the paper's size?", _CONTRASTS)
-SMALL = Experiment("streams", in_small(CARRIERS, 10, 3), f"{_ASKS}, in the small preset?", _CONTRASTS)
+PAPER = Experiment("streams-paper", _at_paper_size, f"{_ASKS}, at the paper's size?", _CONTRASTS, of=AT_PAPER_SIZE)
+SMALL = Experiment("streams", in_small(CARRIERS, 10, 3), f"{_ASKS}, in the small preset?", _CONTRASTS, of=IN_SMALL)
 
 
 def _shift(bundle: Bundle) -> str:
@@ -110,7 +111,7 @@ def _of_whole_runs(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
 
 def _survival(bundle: Bundle) -> dict[str, Any]:
     runs, curves = list(bundle.experiment(PAPER.name).name), survival_curves(times(bundle, PAPER))
-    return {"curves": curves, "runs": runs, "title": f"Runs below 95 %: {PAPER.asks}"}
+    return {"curves": curves, "runs": runs, "of": f"{PAPER.of}; there: {PAPER.threshold:.0%} accuracy on novel classes"}
 
 
 STUDY = Study(
@@ -118,7 +119,7 @@ STUDY = Study(
     question=f"{_ASKS}?",
     experiments=(PAPER, SMALL),
     pictures=(
-        picture_of("streams_paper_curves", learning_curves, PAPER),
+        curves_picture("streams_paper_curves", PAPER),
         picture_of("streams_paper_all", all_curves, PAPER, _of_whole_runs),
         picture_of("streams_paper_progress", progress_measures, PAPER, partial(on_novel_classes, measures=PROGRESS)),
         Picture("streams_paper_survival", survival, _survival, (PAPER,)),

@@ -181,8 +181,8 @@ class Bundle:
         return arms.merge(self.runs[["run", "name", "steps", "stops_at", "status"]], on="run")
 
     def metrics(self, name: str) -> pd.DataFrame:
-        """Return what the runs of an experiment measured: condition, variant, seed, run (name), step, split, measure,
-        value."""
+        """Return what the runs of an experiment measured: condition, variant, seed, run (name), stopped (whether it
+        ended before its last planned step, because it had learned), step, split, measure, value."""
         return self._of(name, self._metrics)
 
     def gradients(self, name: str) -> pd.DataFrame:
@@ -190,7 +190,10 @@ class Bundle:
         return self._of(name, self.frame("gradients"))
 
     def _of(self, name: str, log: pd.DataFrame) -> pd.DataFrame:
-        arms = self.experiment(name).drop(columns=["steps", "stops_at", "status"])
+        arms = self.experiment(name)
+        last = arms.run.map(self._metrics.groupby("run", observed=True).step.max())
+        arms["stopped"] = (arms.status == "finished") & (last < arms.steps)
+        arms = arms.drop(columns=["steps", "stops_at", "status"])
         return arms.merge(log, on="run").drop(columns="run").rename(columns={"name": "run"})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from circuits.config.streams import Stream
 from circuits.config.topologies import Previous, WithinLayer
 from circuits.streams.variants import streams as streams_of
+from experiments.studies.builders import IN_SMALL
 from experiments.studies.study import Arm, Experiment, Size, Study
 from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
@@ -51,7 +52,7 @@ def _connections(size: Size) -> list[Arm]:
     return arms
 
 
-CONNECTIONS = Experiment("connections", _connections, "Which connection helps, in how many layers?")
+CONNECTIONS = Experiment("connections", _connections, "Which connection helps, in how many layers?", of=IN_SMALL)
 STUDY = Study(
     name="connections",
     question=CONNECTIONS.asks,

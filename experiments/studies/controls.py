@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from experiments.studies.builders import IN_SMALL
 from experiments.studies.study import Arm, Experiment, Size, Study, against_value
 from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
@@ -38,7 +39,9 @@ def _controls(size: Size) -> list[Arm]:
     return arms
 
 
-CONTROLS = Experiment("controls", _controls, "Is it something duller than a stream of values?", against_value)
+CONTROLS = Experiment(
+    "controls", _controls, "Is it something duller than a stream of values?", against_value, of=IN_SMALL
+)
 STUDY = Study(
     name="controls",
     question="Is it something simpler than a stream of values?",

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from circuits.config.streams import Gate
+from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
 from experiments.studies.committed_results import Bundle
-from experiments.studies.study import Arm, Experiment, Size, Study, against_value
-from experiments.studies.times import IN_CONTEXT, on_novel_classes, picture_of
+from experiments.studies.study import Arm, Experiment, Picture, Size, Study, against_value
+from experiments.studies.times import IN_CONTEXT, compared, on_novel_classes
 from experiments.studies.wording import final_block, speed_block
-from figures.trainings.times import windows
+from figures.trainings.windows import windows
 
 CHANGES: dict[str, tuple[Gate, Gate]] = {
     "opened": ("off", "full"),
@@ -63,8 +64,9 @@ def _at_paper_size(size: Size) -> list[Arm]:
     return arms
 
 
-SMALL = Experiment("windows", _small, "When must the stream be open, in the small preset?", against_value)
-PAPER = Experiment("windows-paper", _at_paper_size, "When must the stream be open, at the paper's size?", against_value)
+_ASKS = "When must the stream be open"
+SMALL = Experiment("windows", _small, f"{_ASKS}, in the small preset?", against_value, of=IN_SMALL)
+PAPER = Experiment("windows-paper", _at_paper_size, f"{_ASKS}, at the paper's size?", against_value, of=AT_PAPER_SIZE)
 
 
 def _curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
@@ -74,11 +76,19 @@ def _curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
     return on_novel_classes(bundle, experiment).merge(changes, on="variant", how="left")
 
 
+def _picture(name: str, experiment: Experiment) -> Picture:
+    def arguments(bundle: Bundle) -> dict[str, Any]:
+        told = {"ratios": compared(bundle, experiment), "of": experiment.of, "threshold": experiment.threshold}
+        return {"metrics": _curves(bundle, experiment)} | told
+
+    return Picture(name, windows, arguments, (experiment,))
+
+
 STUDY = Study(
     name="gate_windows",
-    question="When must the stream be open?",
+    question=f"{_ASKS}?",
     experiments=(SMALL, PAPER),
-    pictures=(picture_of("windows_paper", windows, PAPER, _curves), picture_of("windows", windows, SMALL, _curves)),
+    pictures=(_picture("windows_paper", PAPER), _picture("windows", SMALL)),
     blocks=(
         speed_block(SMALL),
         final_block(

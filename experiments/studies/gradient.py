@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from analysis.statistics.curves import over_seeds
 from analysis.statistics.intervals import mean_interval
 from circuits.common.text_table import interval, markdown, rows_of
-from experiments.studies.builders import at_paper_size, in_small
+from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL, at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
-from experiments.studies.study import REFERENCE, Block, Experiment, Study, only
+from experiments.studies.study import REFERENCE, Block, Experiment, Picture, Study, only
 from experiments.studies.times import (
     compared,
+    curves_picture,
     on_novel_classes,
     picture_of,
     ratios_picture,
     row_of,
     sensitivity,
+    together,
     verdict,
 )
 from experiments.studies.wording import speed_block, times_word
-from figures.trainings.learning import PROGRESS, learning_curves, progress_measures
+from figures.trainings.progress import PROGRESS, progress_measures
 from figures.trainings.times import gradient_share_curves
 
 GATES = (REFERENCE, "value", "value-stop", "value-gradient-only")
@@ -31,8 +34,10 @@ CONTRASTS = (
     ("value-gradient-only", REFERENCE),
 )
 _ASKS = "Is it the value that the stream carries or its gradient"
-PAPER = Experiment("gradient-paper", at_paper_size(GATES, 5), f"{_ASKS}, at the paper's size?", only(*CONTRASTS))
-SMALL = Experiment("gradient", in_small(GATES, 10, 3), f"{_ASKS}, in the small preset?", only(*CONTRASTS))
+PAPER = Experiment(
+    "gradient-paper", at_paper_size(GATES, 5), f"{_ASKS}, at the paper's size?", only(*CONTRASTS), of=AT_PAPER_SIZE
+)
+SMALL = Experiment("gradient", in_small(GATES, 10, 3), f"{_ASKS}, in the small preset?", only(*CONTRASTS), of=IN_SMALL)
 
 
 def from_gradient(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
@@ -85,7 +90,7 @@ def _shares(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
     rows = bundle.gradients(experiment.name)
     chosen = rows[(rows.tensor == "blocks.0.attn.W_V") & (rows.variant != REFERENCE)]
     chosen = chosen.rename(columns={"stream_share": "value"}).astype({"step": int})
-    return chosen[["condition", "variant", "seed", "run", "step", "value"]]
+    return chosen[["condition", "variant", "seed", "run", "stopped", "step", "value"]]
 
 
 def _shares_table(experiment: Experiment, bundle: Bundle) -> str:
@@ -125,8 +130,12 @@ def _paper_says(bundle: Bundle) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def _share_curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
-    return over_seeds(_shares(bundle, experiment), scale="logit")
+def _shares_picture(name: str, experiment: Experiment) -> Picture:
+    def arguments(bundle: Bundle) -> dict[str, Any]:
+        shares = over_seeds(together(bundle, experiment, _shares(bundle, experiment)), scale="logit")
+        return {"shares": shares, "of": experiment.of, "weight": "layer 0's W_V"}
+
+    return Picture(name, gradient_share_curves, arguments, (experiment,))
 
 
 STUDY = Study(
@@ -134,13 +143,13 @@ STUDY = Study(
     question="Is it the gradient?",
     experiments=(PAPER, SMALL),
     pictures=(
-        picture_of("gradient_paper_curves", learning_curves, PAPER),
+        curves_picture("gradient_paper_curves", PAPER),
         picture_of("gradient_paper_progress", progress_measures, PAPER, partial(on_novel_classes, measures=PROGRESS)),
         ratios_picture("gradient_paper_ratios", PAPER),
-        picture_of("gradient_paper_shares", gradient_share_curves, PAPER, _share_curves, "shares"),
-        picture_of("gradient_curves", learning_curves, SMALL),
+        _shares_picture("gradient_paper_shares", PAPER),
+        curves_picture("gradient_curves", SMALL),
         ratios_picture("gradient_ratios", SMALL),
-        picture_of("gradient_shares", gradient_share_curves, SMALL, _share_curves, "shares"),
+        _shares_picture("gradient_shares", SMALL),
     ),
     blocks=(
         speed_block(PAPER),

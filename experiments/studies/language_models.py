@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.statistics.curves import over_seeds, with_differences
 from analysis.statistics.paired_seeds import PairedSeeds, paired_seeds
 from experiments.studies import gradient
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Arm, Experiment, Picture, Size, Study, only
-from experiments.studies.times import compared, differences, drawn, ends, picture_of, ratios_picture, times
+from experiments.studies.times import compared, differences, drawn, ends, ratios_picture, times
 from experiments.studies.wording import final_block, speed_block
+from figures.trainings.against_classic import scaling as draw_scaling
 from figures.trainings.language_models import DEPTHS, IOI_SETS, ioi_curves, loss_curves, nested_curves
-from figures.trainings.language_models import scaling as draw_scaling
 
 PARTS = ("value-stop", "value-gradient-only")
 """The stream with its gradient cut, and with its value cut."""
@@ -67,10 +68,18 @@ STORIES = Experiment(
         ("resformer-constant", REFERENCE),
         ("cumulative", REFERENCE),
     ),
+    of="0.2 million parameters, stories",
     **_LEARNED,
 )
-BY_SIZE = Experiment("lm-sizes", _sizes, "Does what it brings grow with the model?", **_LEARNED)
-NESTED = Experiment("lm-nested", _nested, "Does it help with relations inside relations?")
+BY_SIZE = Experiment("lm-sizes", _sizes, "Does what it brings grow with the model?", of="stories", **_LEARNED)
+NESTED = Experiment(
+    "lm-nested",
+    _nested,
+    "Does it help with relations inside relations?",
+    of="0.2 million parameters, questions on clauses inside clauses",
+)
+THRESHOLD = f"threshold: {STORIES.threshold:.0%} for the right name on prompts like those of training"
+"""What tokens are counted to, in words."""
 
 FINALS: dict[str, tuple[str, str]] = {
     "validation loss": ("validation", "loss"),
@@ -133,7 +142,8 @@ def scaling(bundle: Bundle) -> pd.DataFrame:
 
 
 def _scaling(bundle: Bundle) -> dict[str, Any]:
-    return {"table": scaling(bundle), "runs": list(bundle.experiment(BY_SIZE.name).name)}
+    runs = list(bundle.experiment(BY_SIZE.name).name)
+    return {"table": scaling(bundle), "runs": runs, "of": f"{BY_SIZE.of}, {THRESHOLD}"}
 
 
 def by_tokens(bundle: Bundle, experiment: Experiment, splits: Iterable[str], measure: str) -> pd.DataFrame:
@@ -146,15 +156,42 @@ def _losses(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
     return over_seeds(with_differences(losses, "loss"), "tokens")
 
 
+def apart(bundle: Bundle, experiment: Experiment, columns: Mapping[str, tuple[str, str]], measure: str) -> pd.DataFrame:
+    """Return the differences to classic at the end that a table of the page has (``columns``), of one measure, with
+    their split."""
+    table = differences(ends(bundle, experiment, columns))
+    table = table.assign(split=[columns[title][0] for title in table.title])
+    return table[[columns[title][1] == measure for title in table.title]]
+
+
+def _picture(
+    name: str,
+    drawing: Callable[..., go.Figure],
+    experiment: Experiment,
+    read: Callable[[Bundle, Experiment], pd.DataFrame],
+    columns: Mapping[str, tuple[str, str]],
+    measure: str,
+) -> Picture:
+    """A figure of curves that says of their ends what the table of the page says."""
+
+    def arguments(bundle: Bundle) -> dict[str, Any]:
+        told = apart(bundle, experiment, columns, measure)
+        return {"metrics": read(bundle, experiment), "of": experiment.of, "ends": told}
+
+    return Picture(name, drawing, arguments, (experiment,))
+
+
+_on_names = partial(by_tokens, splits=IOI_SETS, measure="probability")
+_by_depth = partial(by_tokens, splits=DEPTHS, measure="accuracy")
 STUDY = Study(
     name="language_models",
     question="Does the stream help language models?",
     experiments=(STORIES, BY_SIZE, NESTED),
     pictures=(
-        picture_of("lm_loss", loss_curves, STORIES, _losses),
-        picture_of("lm_ioi_curves", ioi_curves, STORIES, partial(by_tokens, splits=IOI_SETS, measure="probability")),
+        _picture("lm_loss", loss_curves, STORIES, _losses, FINALS, "loss"),
+        _picture("lm_ioi_curves", ioi_curves, STORIES, _on_names, FINALS, "probability"),
         ratios_picture("lm_ratios", STORIES),
-        picture_of("lm_nested", nested_curves, NESTED, partial(by_tokens, splits=DEPTHS, measure="accuracy")),
+        _picture("lm_nested", nested_curves, NESTED, _by_depth, NESTED_FINALS, "accuracy"),
         Picture("lm_scaling", draw_scaling, _scaling, (BY_SIZE,), ("lm_cost",)),
     ),
     blocks=(

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.text_table import markdown, rows_of
+from experiments.studies.builders import IN_SMALL
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Block, Experiment, Size, Study
 from experiments.studies.times import ratios_picture, speed, times
@@ -39,7 +40,7 @@ def _optimisers(size: Size) -> list[Arm]:
     ]
 
 
-OPTIMISERS = Experiment("optimisers", _optimisers, "Does it help with every optimiser and rate?")
+OPTIMISERS = Experiment("optimisers", _optimisers, "Does it help with every optimiser and rate?", of=IN_SMALL)
 
 
 def tuned(bundle: Bundle) -> pd.DataFrame:
@@ -76,7 +77,7 @@ STUDY = Study(
     experiments=(OPTIMISERS,),
     pictures=(
         ratios_picture("optimisers", OPTIMISERS),
-        ratios_picture("optimisers_tuned", OPTIMISERS, tuned, "Every variant at its own best rate"),
+        ratios_picture("optimisers_tuned", OPTIMISERS, tuned, "every variant at its own best rate"),
     ),
     blocks=(
         Block("optimisers", _tuned_table, OPTIMISERS.asks, (OPTIMISERS,)),

@@ -80,6 +80,8 @@ class Experiment:
     measure: str = "accuracy"
     threshold: float = 0.95
     """A run has learned once this measure on this split is so high."""
+    of: str = ""
+    """Of what task and size its figures are, in words."""
 
     def arms(self, size: Size = "full") -> list[Arm]:
         """Return the runs; none where a size leaves the experiment out.

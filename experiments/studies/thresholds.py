@@ -11,7 +11,7 @@ from experiments.studies import carriers, gradient
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Block, Picture, Study
 from experiments.studies.times import THRESHOLDS, sensitivity
-from figures.trainings.times import sensitivity as draw_sensitivity
+from figures.trainings.thresholds import sensitivity as draw_sensitivity
 
 READ = (carriers.PAPER, gradient.PAPER, gradient.SMALL)
 """The experiments whose times are read at several thresholds."""
@@ -31,7 +31,8 @@ def _by_threshold(bundle: Bundle) -> str:
 
 def _drawn(bundle: Bundle) -> dict[str, Any]:
     runs = [run for experiment in DRAWN for run in bundle.experiment(experiment.name).name]
-    return {"table": sensitivity(bundle, DRAWN), "runs": runs}
+    words = {carriers.PAPER.name: "which stream", gradient.PAPER.name: "value or gradient"}
+    return {"table": sensitivity(bundle, DRAWN), "runs": runs, "of": carriers.PAPER.of, "words": words}
 
 
 STUDY = Study(

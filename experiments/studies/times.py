@@ -25,7 +25,8 @@ from analysis.statistics.survival import paired_restricted, restricted_mean, sha
 from analysis.statistics.thresholds import Rule, threshold_times
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Experiment, Picture, against_classic
-from figures.trainings.times import time_ratios
+from figures.trainings.learning import learning_curves
+from figures.trainings.ratios import time_ratios
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95, 0.98)
 RULES: tuple[Rule, ...] = ("interpolated", "sustained")
@@ -230,16 +231,28 @@ def differences(ends: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratios_picture(
-    name: str, experiment: Experiment, table: Callable[[Bundle], pd.DataFrame] | None = None, title: str = ""
+    name: str, experiment: Experiment, table: Callable[[Bundle], pd.DataFrame] | None = None, more: str = ""
 ) -> Picture:
-    """Return the figure of a table as :func:`speed` returns it, by default an experiment's own."""
+    """Return the figure of a table as :func:`speed` returns it, by default an experiment's own; ``more`` is said of it.
+
+    The figure's title is what the table says.
+    """
 
     def arguments(bundle: Bundle) -> dict[str, Any]:
         shown = table(bundle) if table else compared(bundle, experiment)
         runs = list(bundle.experiment(experiment.name).name)
-        return {"table": shown, "runs": runs, "title": title or experiment.asks}
+        return {
+            "table": shown,
+            "runs": runs,
+            "of": "; ".join(part for part in (experiment.of, _learned(experiment), more) if part),
+        }
 
     return Picture(name, time_ratios, arguments, (experiment,))
+
+
+def _learned(experiment: Experiment) -> str:
+    words = {"ic": "novel classes"}.get(experiment.split, experiment.split)
+    return f"learned is {experiment.threshold:.0%} {experiment.measure} on {words}"
 
 
 def drawn(metrics: pd.DataFrame, splits: Iterable[str], measures: Iterable[str]) -> pd.DataFrame:
@@ -247,9 +260,24 @@ def drawn(metrics: pd.DataFrame, splits: Iterable[str], measures: Iterable[str])
     return metrics[metrics.split.isin(list(splits)) & metrics.measure.isin(list(measures))]
 
 
+def together(bundle: Bundle, experiment: Experiment, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what an experiment's runs logged up to the last step that all of them were planned to go to."""
+    return rows[rows.step <= bundle.experiment(experiment.name).steps.min()]
+
+
 def on_novel_classes(bundle: Bundle, experiment: Experiment, measures: Iterable[str] = ("accuracy",)) -> pd.DataFrame:
-    """Return curves over seeds of what an experiment's runs measured on novel classes."""
-    return over_seeds(drawn(bundle.metrics(experiment.name), ("ic",), measures))
+    """Return curves over seeds of what an experiment's runs measured on novel classes, as far as all were to go."""
+    return over_seeds(together(bundle, experiment, drawn(bundle.metrics(experiment.name), ("ic",), measures)))
+
+
+def curves_picture(name: str, experiment: Experiment) -> Picture:
+    """Return the figure of an experiment's learning curves, whose title is what its own contrasts say."""
+
+    def arguments(bundle: Bundle) -> dict[str, Any]:
+        told = {"ratios": compared(bundle, experiment), "of": experiment.of, "threshold": experiment.threshold}
+        return {"metrics": on_novel_classes(bundle, experiment)} | told
+
+    return Picture(name, learning_curves, arguments, (experiment,))
 
 
 def picture_of(
@@ -259,5 +287,9 @@ def picture_of(
     read: Callable[[Bundle, Experiment], pd.DataFrame] = on_novel_classes,
     argument: str = "metrics",
 ) -> Picture:
-    """Return a figure that is drawn of one frame, by default of what an experiment's runs measured on novel classes."""
-    return Picture(name, drawing, lambda bundle: {argument: read(bundle, experiment)}, (experiment,))
+    """Return a figure that is drawn of one frame, by default of what an experiment's runs measured on novel classes.
+
+    Of an experiment that says of what it is, the drawing is told so too (``of``).
+    """
+    told = {"of": experiment.of} if experiment.of else {}
+    return Picture(name, drawing, lambda bundle: {argument: read(bundle, experiment)} | told, (experiment,))

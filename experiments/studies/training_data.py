@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from experiments.studies.builders import IN_SMALL
 from experiments.studies.study import REFERENCE, Arm, Experiment, Size, Study, only
 from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
@@ -36,7 +37,9 @@ def _data(size: Size) -> list[Arm]:
     ]
 
 
-DATA = Experiment("data", _data, "On which data does it help?", only(("value", REFERENCE), ("value-stop", "value")))
+DATA = Experiment(
+    "data", _data, "On which data does it help?", only(("value", REFERENCE), ("value-stop", "value")), of=IN_SMALL
+)
 STUDY = Study(
     name="training_data",
     question=DATA.asks,

@@ -12,6 +12,7 @@ from circuits.config.model import ModelConfig
 from circuits.model import HookedStreamTransformer
 from circuits.streams import variants
 from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig
+from experiments.runs.folder import runs_folder
 from experiments.runs.run import Run
 from experiments.runs.training_config import Training
 from experiments.sweeps.shared_engine import shared_engines
@@ -30,7 +31,7 @@ def train(
     training: Training | None = None,
     *,
     seed: int = 0,
-    root: str | Path = "runs",
+    root: str | Path | None = None,
     device: str = "cpu",
     compute: str | None = None,
     progress: bool = True,
@@ -48,6 +49,7 @@ def train(
         ValueError: for something else than a model, one in another precision than float32 or with hooks attached, or
             parts that contradict each other.
     """
+    root = runs_folder(root)
     require(
         isinstance(model, (HookedStreamTransformer, ModelConfig)),
         f"what is trained is a HookedStreamTransformer or a ModelConfig, as runs are opened without other code; got "

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from circuits.common.showing import in_notebook
+from circuits.common.screen import in_notebook, say
 from experiments.sweeps.forecast import Forecast
 
 if TYPE_CHECKING:  # rich is imported once there is something to draw
@@ -200,4 +200,4 @@ class Progress:
             self._bar.n = self.tally.steps_made
             self._bar.set_description_str(self.tally.sentence())
         elif self.show:
-            print(self.tally.sentence(), file=sys.stderr, flush=True)
+            say(self.tally.sentence(), sys.stderr)

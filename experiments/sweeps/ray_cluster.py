@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from circuits.common.screen import say
 from experiments.plugins import Additions
 from experiments.runs.logs import last_line
 from experiments.runs.record import RunError
@@ -149,7 +150,7 @@ def room(ray: Any, device: str, gpu_share: float) -> int:
     cores = int(there.get("CPU", 1))
     gpus = there.get("GPU", 0.0)
     if _on_gpu(device) and not gpus:
-        print("the Ray cluster has no GPU at present; the runs wait until it has one", file=sys.stderr)
+        say("the Ray cluster has no GPU at present; the runs wait until it has one", sys.stderr)
     return max(1, min(cores, int(gpus / gpu_share)) if _on_gpu(device) and gpus else cores)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from circuits.common.errors import known, require
+from circuits.common.screen import say
 from circuits.products import Shape, has_onednn
 from experiments.runs.config import RunConfig
 from experiments.runs.directory import directory_of
@@ -101,7 +102,7 @@ def _say_if_mixed(engines: Sequence[Engine]) -> None:
     counts = Counter(str(Engine("", engine.onednn)).removeprefix(", ") for engine in engines)
     if len(counts) > 1:
         which = "; ".join(f"{n} by {named or 'the default library alone'}" for named, n in counts.items())
-        print(
+        say(
             f"runs that may be compared do not multiply alike ({which}); remove the older ones to train them again",
-            file=sys.stderr,
+            sys.stderr,
         )

@@ -13,10 +13,12 @@ import torch
 
 from circuits.common.errors import known, require
 from circuits.common.families import registered_by_script
+from circuits.common.screen import say
 from experiments.plugins import Additions, script_path
 from experiments.runs.config import RunConfig
 from experiments.runs.devices import checked_device
 from experiments.runs.directory import directory_of
+from experiments.runs.folder import runs_folder
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps import ray_cluster
@@ -33,7 +35,7 @@ ENGINES = ("processes", "ray")
 
 def sweep(
     configs: Sequence[RunConfig],
-    root: str | Path = "runs",
+    root: str | Path | None = None,
     workers: int | None = None,
     device: str = "cpu",
     *,
@@ -46,7 +48,8 @@ def sweep(
     ends: Mapping[str, int] | None = None,
     like: Sequence[str] = (),
 ) -> list[Run]:
-    """Train every configuration that is not finished under ``root``, and return all their runs, in order.
+    """Train every configuration that is not finished under ``root`` (default: :func:`runs_folder`), and return all
+    their runs, in order.
 
     ``engine`` says where: in ``workers`` processes of this machine (default: one a core; with one, in this process), or
     in tasks of the Ray cluster at ``address``, each with one core and, on ``cuda``, a ``gpu_share`` of a GPU; ``root``
@@ -69,6 +72,7 @@ def sweep(
         ValueError: before anything is trained, for a device that this machine does not have, or if the script
             registers kinds and has no guard, so that workers would begin its sweep again.
     """
+    root = runs_folder(root)
     known("engine", engine, ENGINES)
     require(retries >= 0, f"retries must be 0 or more, got {retries}")
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
@@ -97,7 +101,7 @@ def sweep(
 
 def sweep_plan(
     configs: Sequence[RunConfig],
-    root: str | Path = "runs",
+    root: str | Path | None = None,
     workers: int | None = None,
     device: str = "cpu",
     *,
@@ -111,6 +115,7 @@ def sweep_plan(
     Raises:
         ValueError: for a device that this machine does not have.
     """
+    root = runs_folder(root)
     checked_device(device)
     engines = shared_engines(configs, root, device, compute, like)
     runs = [
@@ -124,10 +129,10 @@ def sweep_plan(
 def _room(most: int) -> tuple[int, Additions]:
     """How many processes train here, and what they load; this one alone where no other can learn what it knows."""
     if most > 1 and registered_by_script() and script_path() is None:
-        print(
+        say(
             f"{', '.join(sorted(registered_by_script()))}: registered at a prompt or in a notebook, which other "
             f"processes cannot read; the runs are trained one after another in this one",
-            file=sys.stderr,
+            sys.stderr,
         )
         most = 1
     return most, Additions.here() if most > 1 else Additions()
@@ -141,13 +146,13 @@ def _working(
     steps = {run.path.name: run.config.training.steps for run in runs}
     tokens = {run.path.name: run.config.tokens_per_step for run in runs if run.config.of_tokens}
 
-    def say() -> None:
-        print("\nstopping after this step; every run saves itself ...", file=sys.stderr)
+    def stopping() -> None:
+        say("\nstopping after this step; every run saves itself ...", sys.stderr)
 
-    with told_to_stop(say=say, once=True) as stop:
+    with told_to_stop(say=stopping, once=True) as stop:
         plan = planned(runs, workers, device, ends, progress, stop.is_set)
         if plan.measured:
-            print(plan.sentence(), file=sys.stderr, flush=True)
+            say(plan.sentence(), sys.stderr)
         with Progress(steps, progress, tokens, plan.forecast) as shown:
             for run in runs:
                 shown.set(run.path.name, "done" if run.finished else "waiting")

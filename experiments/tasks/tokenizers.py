@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.common.errors import require
-from circuits.common.files import write_atomically
+from circuits.common.files import names_no_file, write_atomically
 from circuits.common.plain_data import content_hash
 from circuits.loading.tokenizers import CONVENTIONS, INSTEAD, TOKENIZER_JSON, load_tokenizer, tokenizer_from_file
 
@@ -86,6 +86,7 @@ def tokenizer_named(name_or_path: str) -> PreTrainedTokenizerBase:
         # A folder that save_pretrained wrote says beside the file which tokens pad, begin and end a text.
         whole = path.name == TOKENIZER_JSON and (path.parent / "tokenizer_config.json").is_file()
         return load_tokenizer(path.parent) if whole else tokenizer_from_file(path)
+    require(not names_no_file(name_or_path), f"there is no file or folder {name_or_path}; {INSTEAD}")
     from transformers import AutoTokenizer
 
     try:

@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from circuits.checkpoint import read_tensors
 from circuits.common.errors import require
+from circuits.common.screen import say
 from circuits.model import HookedStreamTransformer
 from experiments.runs.run import Run
 from experiments.runs.saved_shards import State, anywhere, laid_out_like, newest_state, read_shards, write_shards
@@ -218,7 +219,7 @@ def telling(run: Run) -> Report:
         told = now
         pace = (step - began[0][0]) / max(now - began[0][1], 1e-9)
         ahead = f", {pace * tokens:,.0f} tokens/s, {(steps - step) / pace / 60:,.1f} minutes left" if pace else ""
-        print(f"{name}: step {step:,} of {steps:,}, validation loss {loss:.4f}{ahead}", file=sys.stderr, flush=True)
+        say(f"{name}: step {step:,} of {steps:,}, validation loss {loss:.4f}{ahead}", sys.stderr)
 
     return report
 
@@ -237,10 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train_sharded(asked.run, asked.device, stop=lambda: told.is_set() or os.getppid() != launcher)
     except KeyboardInterrupt:
         if os.environ["RANK"] == "0":
-            print("stopped and saved; the same command goes on from there", file=sys.stderr)
+            say("stopped and saved; the same command goes on from there", sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"process {os.environ.get('RANK', 0)}: {error}", file=sys.stderr)
+        say(f"process {os.environ.get('RANK', 0)}: {error}", sys.stderr)
         return 1
     return 0
 

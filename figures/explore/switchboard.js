@@ -8,9 +8,9 @@ const PATIENCE = 8000;
 /** So many edges are shown at first, at most. */
 const READABLE = 40;
 const ROUTES = {
-  residual: { colour: "#0072B2", dash: null, words: "through the residual stream" },
-  stream: { colour: "#D55E00", dash: "9 4", words: "through the residual attention stream" },
-  own: { colour: "#56B4E9", dash: "0.1 4.5", words: "a carried projection to its own head" },
+  residual: { colour: "#222222", dash: null, words: "through the residual stream" },
+  stream: { colour: "#0072B2", dash: "9 4", words: "through the residual attention stream" },
+  own: { colour: "#7A5195", dash: "0.1 4.5", words: "a carried projection to its own head" },
 };
 const CHANGES = { cut: "✕", stop: "‖", "gradient-only": "∇" };
 const INK = "#1b1f24";
@@ -1030,7 +1030,7 @@ function rolesOf(prompt, names) {
   return [...ends.map((end) => `${end}: ${words(String(prompt[end]))}`), ...said].join(" · ");
 }
 
-const SHARES = { own: ROUTES.own.colour, stream: ROUTES.stream.colour, interaction: "#CC79A7", total: "#9aa1ac" };
+const SHARES = { own: ROUTES.own.colour, stream: ROUTES.stream.colour, interaction: "#01665E", total: "#9aa1ac" };
 
 /** A head's effect by route, as bars and numbers; one table for each of its carriers that a stream brings something. */
 function sharesOf(board, node) {

@@ -11,11 +11,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.common.errors import known, require
+from circuits.common.palette import BLACK, ROUTES, TEAL
+from figures.findings import joined, largest, whom
 from figures.models.panel_grid import BESIDE, WIDTH, Grid, axis, trace_axes
 from figures.models.positions import label
-from figures.theme import BLACK, BLUE, GREEN, VERMILION, themed
+from figures.theme import themed
+from figures.words import counted
 
-SHOWN = {"pattern": BLACK, "own": BLUE, "incoming": VERMILION, "mixed": GREEN}
+SHOWN = {"pattern": BLACK, "own": ROUTES["own"], "incoming": ROUTES["stream"], "mixed": TEAL}
 """What may be shown, with its darkest colour."""
 _TITLES = {"pattern": "attention", "own": "own moved", "incoming": "incoming moved", "mixed": "mixed moved"}
 _NUMBERS = (*SHOWN, "incoming_share")
@@ -27,11 +30,11 @@ _HOVER = (
 )
 _CAPTION = (
     "Queries down, keys across; grey: keys that a query does not see. 'Moved' is the attention times the norm of the "
-    "values past W_O: own are of<br>the layer itself, incoming of the stream, mixed is their sum. 'By the stream': how "
+    "values past W_O: own are of the layer itself, incoming of the stream, mixed is their sum. 'By the stream': how "
     "much the stream makes of all that a head writes here."
 )
-_ABOVE = 100
-"""Pixels above all panels: the title, and the menus."""
+_ABOVE = 36
+"""Pixels above all panels for the menus."""
 _BAR = {"thickness": 12, "len": 260, "lenmode": "pixels", "y": 1, "yanchor": "top"}
 
 
@@ -90,10 +93,30 @@ def attention_maps(frame: pd.DataFrame, layer: int | None = None, shown: str = "
     for place in range(grid.n):
         figure.add_annotation(_title(grid, place, _text(panels, first, place)))
     figure.update_layout(grid.axes(_count(panels, first)), plot_bgcolor="#EFEFEF", updatemenus=menus)
-    height = round(grid.height + _ABOVE + grid.labelled + 56)
+    figure.update_layout(width=WIDTH)
+    # So high that a panel is square: what is above and below the plots comes to it.
+    size: dict[str, Any] = {"height": round(grid.height) + 132 + grid.labelled, "below": grid.labelled}
+    size |= {"left": grid.labelled, "above": _ABOVE}
     runs = frame.run if "run" in frame else ()
-    themed(figure, "Attention, and what it moves by route", _CAPTION, runs, height, below=grid.labelled)
-    return figure.update_layout(margin={"l": grid.labelled, "r": BESIDE, "t": _ABOVE}, width=WIDTH)
+    themed(figure, _finding(frame), _CAPTION, runs, of=_of(frame), **size)
+    return figure.update_layout(margin_r=BESIDE)
+
+
+def _finding(frame: pd.DataFrame) -> str:
+    """Which head writes most of the stream; where none does, that it is so."""
+    heads = frame.drop_duplicates(["layer", "head"])
+    if not (heads.head_incoming > 0).any():
+        return "Nothing comes into these heads' values through a stream: all that they move is of their own layer"
+    most = largest(heads, "head_incoming")
+    rest = f", the most of {counted(len(heads), 'head')}" if len(heads) > 1 else ""
+    head = f"L{most.layer}H{most['head']}"
+    return f"Of all that {head} writes in this prompt {most.head_incoming:.0%} is of the stream{rest}"
+
+
+def _of(frame: pd.DataFrame) -> str:
+    layers, heads = frame.layer.nunique(), len(frame.drop_duplicates(["layer", "head"]))
+    shape = f"{counted(heads, 'head')} in {counted(layers, 'layer')}"
+    return joined(whom(frame), f"one prompt of {counted(frame['query'].nunique(), 'position')}", shape)
 
 
 def _most_incoming(frame: pd.DataFrame) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import re
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.theme import BLACK, BLUE, SKY, VERMILION, faded, themed
+from circuits.common.palette import BLACK, ROUTES
+from figures.findings import joined, spelt, whom
+from figures.models.edge_findings import finding
+from figures.models.edge_layout import Layout, Way, shape_of
+from figures.theme import WIDTH, faded, themed
+from figures.words import counted
 
-COLOURS = {"residual": BLUE, "stream": VERMILION, "own": SKY}
 WORDS = {
     "residual": "through the residual stream",
     "stream": "through the stream",
@@ -20,148 +24,130 @@ MOST = 40
 """More edges than this cannot be told apart in a drawing; of all, the largest are shown."""
 NAMED = 12
 """So many of the largest edges have their port and effect written on them."""
-PORTS = {"q": -0.015, "k": 0.0, "v": 0.015}
-"""Where on a head an edge ends, left or right of its middle, as a share of the drawing's width."""
-_PLACE = re.compile(r"L(\d+)H(\d+)(?:\.([qkv]))?")
-Point = tuple[float, float]
+_LEAST = 0.02
+"""Of the largest effect, what an edge needs to have its own written on it."""
+_LAYER = 96
+"""Pixels of a layer."""
+_SIDES = 46
+"""Pixels left and right of the panels in sum."""
 
 
-def edge_drawing(frame: pd.DataFrame, title: str = "Edges by route", caption: str | None = None) -> go.Figure:
+def edge_drawing(frame: pd.DataFrame, title: str = "", caption: str = "", of: str = "") -> go.Figure:
     """Return the edges of a model's graph, or of a circuit, a panel a variant; width is the size of the effect.
 
     ``frame`` has columns edge, source, target, route, effect and, where several runs are drawn side by side, variant
-    and run; rows with ``kept`` false are left out. Of each panel's edges the forty largest are shown. ``caption`` is
-    given where effects are not those of a metric: they are not written on the edges then.
+    and run; rows with ``kept`` false are left out. Of each panel's edges the forty largest are shown. Without a
+    ``title`` the figure says what goes through the stream. ``caption`` is given where effects are not those of a
+    metric: they are not written on the edges then. ``of`` says of what size and task.
     """
-    frame = frame[frame["kept"].astype(bool)] if "kept" in frame else frame
     frame = frame if "variant" in frame else frame.assign(variant="")
+    kept = frame[frame["kept"].astype(bool)] if "kept" in frame else frame
     variants = list(dict.fromkeys(frame.variant))
-    figure = make_subplots(1, len(variants), subplot_titles=variants)
-    for route in [r for r in COLOURS if r in set(frame.route)]:
+    titles = variants if len(variants) > 1 else None
+    figure = make_subplots(1, len(variants), subplot_titles=titles, horizontal_spacing=0.02)
+    for route in [r for r in WORDS if r in set(kept.route)]:
         figure.add_trace(_legend(route), row=1, col=1)
+    panel, (_, tallest) = (WIDTH - _SIDES) / len(variants), shape_of(kept)
+    tall = float(round(_LAYER * (max(tallest, 2) + 1.7)))
     for column, variant in enumerate(variants, 1):
-        rows = frame[frame.variant == variant]
-        heads, layers = _shape(rows)
-        shown = rows.loc[rows.effect.abs().sort_values(ascending=False).index].head(MOST)
-        for trace in [*_edges(shown, heads, layers, NAMED if caption is None else 0), _nodes(rows, heads, layers)]:
-            figure.add_trace(trace, row=1, col=column)
-        middle, half = (heads - 1) / 2, _width(heads) / 2
-        figure.update_xaxes(range=[middle - half, middle + half], visible=False, row=1, col=column)
-        figure.update_yaxes(range=[-1.4, layers + 0.4], visible=False, row=1, col=column)
-    height = 360 + 90 * max(_shape(frame)[1], 2)
-    return themed(
-        figure, title, caption or _caption(frame), frame.run if "run" in frame else (), height=height, below=20
-    )
+        rows = kept[kept.variant == variant]
+        layout = Layout.of(rows, panel, tall)
+        shown = rows.loc[rows.effect.abs().sort_values(ascending=False, kind="stable").index].head(MOST)
+        _draw(figure, shown, layout, column, named=not caption)
+        figure.update_xaxes(range=[0, panel], visible=False, row=1, col=column)
+        figure.update_yaxes(range=[0, tall], visible=False, row=1, col=column)
+    runs = frame.run if "run" in frame else ()
+    figure.update_annotations(selector={"showarrow": False, "bgcolor": None}, font_size=14)
+    size: dict[str, Any] = {"height": int(tall) + 142, "below": 10, "left": 16}
+    return themed(figure, title or finding(frame), caption or _caption(kept), runs, of=joined(of, _of(frame)), **size)
 
 
-def circuit_drawing(frame: pd.DataFrame) -> go.Figure:
+def circuit_drawing(frame: pd.DataFrame, of: str = "") -> go.Figure:
     """Return a circuit as :func:`edge_drawing` draws it."""
-    return edge_drawing(frame, "Circuit")
+    return edge_drawing(frame, of=of)
 
 
-def _caption(frame: pd.DataFrame) -> str:
+def _of(frame: pd.DataFrame) -> str:
     first = frame.iloc[0]
-    how = f"{first['method']}, " if "method" in frame else ""
-    numbers = ""
-    if "faithfulness" in frame:
-        numbers = f" Faithfulness {first.faithfulness:.3f} [{first.low:.3f}, {first.high:.3f}] ({first.replacement})."
+    if "metric" not in frame or not isinstance(first["metric"], str):
+        return whom(frame)
+    how = str(first["method"]) if "method" in frame else ""
+    pairs = counted(int(first.n), "pair") if "n" in frame else ""
+    return joined(whom(frame), pairs, how, f"shares of the {spelt(first.metric)} between clean and corrupt")
+
+
+def _caption(kept: pd.DataFrame) -> str:
+    most = int(kept.groupby("variant").size().max()) if len(kept) else 0
+    shown = f"The {MOST} largest of {most:,} edges. " if most > MOST else ""
+    outside = (
+        f" In place of edges outside the circuit: {kept.iloc[0].replacement}." if "replacement" in kept and most else ""
+    )
     return (
-        f"Edges by effect on {first.metric} as a share of the clean-corrupt difference ({how}{first.n} pairs); at most "
-        f"{MOST} a panel, dotted where negative.<br>q, k, v: the head's port that the edge ends in.{numbers}"
+        f"{shown}Wider: a larger effect; an edge that ends in a bar instead of an arrow has a negative one. q, k, v: "
+        f"the head's port that an edge ends in, from left to right.{outside}"
     )
 
 
 def _legend(route: str) -> go.Scatter:
-    line = {"color": COLOURS[route], "width": 4}
+    line = {"color": ROUTES[route], "width": 4}
     return go.Scatter(x=[None], y=[None], mode="lines", line=line, name=WORDS[route], legendgroup=route)
 
 
-def _point(name: str, heads: int, layers: int) -> Point:
-    """Where a node stands: heads of a layer side by side, their layer's MLP to the right and above, tables of value
-    embeddings to the left and below the layer of their number."""
-    if name == "input":
-        return (heads - 1) / 2, -1.0
-    if name == "logits":
-        return (heads - 1) / 2, float(layers)
-    if name.startswith("MLP"):
-        return heads - 0.2, int(name[3:]) + 0.45
-    if name.startswith("VE"):
-        return -0.8, int(name[2:]) - 0.45
-    found = _PLACE.match(name)
-    assert found, f"a node is an input, a head, an MLP, a table or the logits, not {name!r}"
-    return float(found[2]), float(found[1])
+def _draw(figure: go.Figure, shown: pd.DataFrame, layout: Layout, column: int, named: bool) -> None:
+    """Add the edges of a panel, what is written on the largest, and the nodes."""
+    largest = max(float(shown.effect.abs().max()), 1e-12) if len(shown) else 1.0
+    rows = shown.to_dict("records")
+    ways = layout.ways([(row["source"], row["target"], row["route"]) for row in rows])
+    strengths = [abs(row["effect"]) / largest for row in rows]
+    for row, way, strength in reversed(list(zip(rows, ways, strengths, strict=True))):
+        figure.add_trace(_edge(row, way, strength), row=1, col=column)
+    figure.add_trace(_nodes(layout), row=1, col=column)
+    if named:
+        chosen = [i for i, strength in enumerate(strengths[:NAMED]) if strength > _LEAST]
+        texts = {i: f"{way.port} {rows[i]['effect']:+.2f}".strip() for i in chosen for way in [ways[i]]}
+        for i, (x, y) in layout.places(texts, ways, strengths).items():
+            figure.add_annotation(_label(texts[i], x, y, ROUTES[rows[i]["route"]]), row=1, col=column)
 
 
-def _width(heads: int) -> float:
-    """How many heads would stand side by side in the drawing."""
-    return max(heads + 1.5, 4.0)
-
-
-def _port(name: str) -> str:
-    found = _PLACE.match(name)
-    return (found[3] or "") if found else ""
-
-
-def _shape(frame: pd.DataFrame) -> tuple[int, int]:
-    places = [found for name in (*frame.source, *frame.target) if (found := _PLACE.match(str(name)))]
-    return max((int(p[2]) for p in places), default=0) + 1, max((int(p[1]) for p in places), default=0) + 1
-
-
-def _edges(frame: pd.DataFrame, heads: int, layers: int, most_named: int) -> list[go.Scatter]:
-    largest = max(float(frame.effect.abs().max()), 1e-12)
-    named = set(frame.edge.head(most_named))
-    return [
-        _edge(row, [_point(row[end], heads, layers) for end in ("source", "target")], _width(heads), largest, named)
-        for row in frame.sort_values("effect", key=abs).to_dict("records")
-    ]
-
-
-def _edge(row: dict, ends: list[Point], width: float, largest: float, named: set[str]) -> go.Scatter:
-    strength, port = abs(row["effect"]) / largest, _port(row["target"])
-    xs, ys = _curve(ends[0], ends[1], port, row["route"], width)
-    label = f"\u2002{port} {row['effect']:+.2f}" if row["edge"] in named and strength > 0.02 else ""
+def _edge(row: dict, way: Way, strength: float) -> go.Scatter:
+    colour = faded(ROUTES[row["route"]], 0.3 + 0.7 * strength)
+    width = 1 + 6 * strength
+    end = "arrow" if row["effect"] >= 0 else "line-ew"
+    beside = joined(whom(pd.DataFrame([row])), *([f"{row['n']} pairs"] if "n" in row else []))
+    ends = f" [{row['low']:.3f}, {row['high']:.3f}]" if "stderr" not in row and "low" in row else ""
+    error = f", standard error {row['stderr']:.3f}" if row.get("stderr", float("nan")) >= 0 else ""
     return go.Scatter(
-        x=xs,
-        y=ys,
-        mode="lines+text",
-        line={
-            "color": faded(COLOURS[row["route"]], 0.2 + 0.8 * strength),
-            "width": 1 + 6 * strength,
-            "dash": "solid" if row["effect"] >= 0 else "dot",
-            "shape": "spline",
+        x=way.x,
+        y=way.y,
+        mode="lines+markers",
+        line={"color": colour, "width": width},
+        marker={
+            "symbol": [*["circle"] * (len(way.x) - 1), end],
+            "size": [*[0] * (len(way.x) - 1), 8 + 1.6 * width],
+            "angleref": "previous",
+            "color": colour,
+            "line": {"color": colour, "width": 0 if end == "arrow" else 2.5},
+            "opacity": 1,
         },
-        text=["", label, *[""] * (len(xs) - 2)],
-        textposition="middle right",
-        textfont={"size": 10, "color": COLOURS[row["route"]]},
-        hovertext=f"{row['edge']}: {row['effect']:+.3f}",
-        hoverinfo="text",
+        name=str(row["edge"]),
+        hovertemplate=f"{row['edge']}: {row['effect']:+.3f}{ends}{error}<extra>{beside}</extra>",
         legendgroup=row["route"],
         showlegend=False,
     )
 
 
-def _curve(start: Point, end: Point, port: str, route: str, width: float) -> tuple[list[float], list[float]]:
-    """A bend by port and route, so that edges between the same two nodes do not hide each other."""
-    if start == end:  # from a projection to its own head
-        x, y = start
-        return [x + 0.01 * width, x + 0.05 * width, x + 0.01 * width], [y - 0.12, y, y + 0.12]
-    shift = width * PORTS.get(port, 0.0)
-    # Past the nodes between, values to the right and the rest to the left.
-    further = 0.045 * width * (end[1] - start[1] - 1) * (1 if port == "v" else -1)
-    bend = 2 * shift + (0.05 * width if route == "stream" else 0.0) + further
-    middle = (start[0] + end[0]) / 2 + bend, (start[1] + end[1]) / 2
-    return [start[0], middle[0], end[0] + shift], [start[1], middle[1], end[1]]
+def _label(text: str, x: float, y: float, colour: str) -> dict[str, Any]:
+    font = {"size": 11, "color": colour}
+    return {"text": text, "x": x, "y": y, "showarrow": False, "font": font, "bgcolor": "rgba(255,255,255,0.88)"}
 
 
-def _nodes(frame: pd.DataFrame, heads: int, layers: int) -> go.Scatter:
-    names = sorted({str(name).split(".")[0] for name in (*frame.source, *frame.target)})
-    points = [_point(name, heads, layers) for name in names]
+def _nodes(layout: Layout) -> go.Scatter:
     return go.Scatter(
-        x=[x for x, _ in points],
-        y=[y for _, y in points],
+        x=[x for x, _ in layout.nodes.values()],
+        y=[y for _, y in layout.nodes.values()],
         mode="markers+text",
-        marker={"size": 40, "color": "white", "line": {"color": BLACK, "width": 1.5}},
-        text=names,
+        marker={"size": 2 * layout.radius, "color": "white", "line": {"color": BLACK, "width": 1.5}},
+        text=list(layout.nodes),
         textfont={"size": 11},
         hoverinfo="skip",
         showlegend=False,

@@ -3,33 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from figures.findings import joined, largest, plain, whom
+from figures.models.cells import crosses, fitted, printed
 from figures.theme import themed
-from figures.trainings.learning import head_scores
+from figures.trainings.head_scores import SCORE_WORDS, head_scores
+from figures.words import counted, fitting, listed
 
+_COMPOSED = {"Q": "into queries", "K": "into keys", "V": "into values"}
 _ACROSS = 4
 """Panels side by side."""
 _CELLS_NAMED = 64
 """Where a panel has more cells, numbers stand on hover alone: they would be cut off."""
+_CELL, _BETWEEN = 28, 96
+"""Pixels of a row of cells, and from the cells of a panel to those of the next below."""
+_TOLD = 3
+"""So many scores are told in a title."""
 
 
 def head_score_panels(frame: pd.DataFrame) -> go.Figure:
     """Return every score as a heat map of layers by heads; over several steps, as curves.
 
-    ``frame`` has columns layer, head, score, value, stderr, n; those of :func:`figures.trainings.learning.head_scores`
-    where there is a step. Rows of the whole model (layer -1) and of two heads (partner) are left out of heat maps.
+    ``frame`` has columns layer, head, score, value, stderr, n; those of :func:`figures.head_scores` where there is a
+    step. Rows of the whole model (layer -1) and of two heads (partner) are left out of heat maps.
     """
     if "step" in frame and frame.step.nunique() > 1:
         missing = {name: "" for name in ("variant", "run") if name not in frame}
         return head_scores(frame.assign(**missing))
     of_one = frame[(frame.layer >= 0) & (frame.get("partner", pd.Series("", frame.index)) == "")]
-    panels = {str(score): rows for score, rows in of_one.groupby("score", sort=False)}
-    caption = f"Mean of {frame.n.max()} examples; between 0 and 1; standard errors on hover." if "n" in frame else ""
-    return _panels(panels, ("layer", "head"), "value", "stderr" if "stderr" in frame else "value", "Heads", caption)
+    panels = {SCORE_WORDS.get(str(score), str(score)): rows for score, rows in of_one.groupby("score", sort=False)}
+    best = [(words, largest(rows, "value")) for words, rows in panels.items() if rows["value"].notna().any()]
+    best = sorted(best, key=lambda one: -one[1]["value"])
+    said = [f"L{row.layer}H{row['head']} has {plain(row['value'])} of {words!r}" for words, row in best]
+    title = fitting(*(listed(said[:n]) for n in range(min(_TOLD, len(said)), 0, -1))) if said else "No head was scored"
+    caption = (
+        "Scores of heads lie between 0 and 1; standard errors stand on hover. A cross: the score is not of this head."
+    )
+    of = joined(
+        whom(frame),
+        counted(int(frame.n.max()), "example") if "n" in frame else "",
+        f"highest of {len(best)} scores" if len(best) > 1 else "",
+    )
+    return _panels(panels, ("layer", "head"), "value", "stderr" if "stderr" in frame else "value", title, caption, of)
 
 
 def composition_panels(frame: pd.DataFrame) -> go.Figure:
@@ -41,41 +61,76 @@ def composition_panels(frame: pd.DataFrame) -> go.Figure:
         earlier="L" + frame.from_layer.astype(str) + "H" + frame.from_head.astype(str),
         later="L" + frame.to_layer.astype(str) + "H" + frame.to_head.astype(str),
     )
-    panels = {str(kind): rows for kind, rows in named.groupby("kind", sort=False)}
-    caption = "|A B| / (|A| |B|): A what the earlier head writes, B what the later one reads with; norms on hover."
-    return _panels(panels, ("earlier", "later"), "score", "norm", "Composition of heads", caption)
+    panels = {_kind(str(kind)): rows for kind, rows in named.groupby("kind", sort=False)}
+    top = largest(named, "score")
+    title = f"{top.earlier} and {top.later} compose most: {plain(top.score)}, {_kind(str(top.kind))}"
+    caption = (
+        "|A B| / (|A| |B|): A what the earlier head writes, B what the later one reads with; norms stand on hover. A "
+        "cross: the one is no earlier than the other, or no stream joins them."
+    )
+    of = joined(whom(frame), "composition of weights, exact")
+    return _panels(panels, ("earlier", "later"), "score", "norm", title, caption, of)
+
+
+def _kind(kind: str) -> str:
+    return _COMPOSED.get(kind, f"by the {kind}" if kind.startswith("stream") else kind)
 
 
 def _panels(
-    panels: dict[str, pd.DataFrame], axes: Sequence[str], value: str, beside: str, title: str, caption: str
+    panels: dict[str, pd.DataFrame], axes: Sequence[str], value: str, beside: str, title: str, caption: str, of: str
 ) -> go.Figure:
     across = min(len(panels), _ACROSS)
     down = -(-len(panels) // across)
-    cells = max(rows[axes[0]].nunique() * rows[axes[1]].nunique() for rows in panels.values())
-    tall = max(rows[axes[0]].nunique() for rows in panels.values())
+    rows_of = list(dict.fromkeys(x for rows in panels.values() for x in sorted(rows[axes[0]].unique())))
+    columns_of = list(dict.fromkeys(x for rows in panels.values() for x in sorted(rows[axes[1]].unique())))
+    named = len(rows_of) * len(columns_of) <= _CELLS_NAMED
+    tall = _CELL * len(rows_of) * down + _BETWEEN * (down - 1)
     figure = make_subplots(
-        down, across, subplot_titles=list(panels), horizontal_spacing=0.06, vertical_spacing=0.28 / down
+        down,
+        across,
+        subplot_titles=list(panels),
+        horizontal_spacing=0.06,
+        vertical_spacing=_BETWEEN / tall if down > 1 else 0,
     )
-    for i, rows in enumerate(panels.values()):
-        grid, other = (rows.pivot(index=axes[0], columns=axes[1], values=name) for name in (value, beside))
+    x, y = [str(x) for x in columns_of], [str(y) for y in rows_of]
+    for i, (name, rows) in enumerate(panels.items()):
+        grid, other = (
+            rows.pivot(index=axes[0], columns=axes[1], values=v)
+            .reindex(index=rows_of, columns=columns_of)
+            .to_numpy(float)
+            for v in (value, beside)
+        )
         heat = go.Heatmap(
-            z=grid.to_numpy(),
-            x=[str(x) for x in grid.columns],
-            y=[str(y) for y in grid.index],
-            text=[["" if pd.isna(x) else f"{x:.2f}" for x in row] for row in grid.to_numpy()],
-            texttemplate="%{text}" if cells <= _CELLS_NAMED else None,
-            customdata=other.to_numpy(),
-            hovertemplate=f"{axes[0]} %{{y}}, {axes[1]} %{{x}}: %{{z:.3f}} ({beside} %{{customdata:.3g}})"
-            "<extra></extra>",
+            z=grid,
+            x=x,
+            y=y,
+            text=printed(grid),
+            texttemplate="%{text}" if named else None,
+            customdata=other,
+            hovertemplate=f"{axes[0]} %{{y}}, {axes[1]} %{{x}}: %{{z:.3f}} ({_BESIDE[beside]} %{{customdata:.3g}}"
+            f"{_examples(rows)})<extra>{name}</extra>",
+            hoverongaps=False,
             coloraxis="coloraxis",
             xgap=1,
             ygap=1,
         )
-        figure.add_trace(heat, row=i // across + 1, col=i % across + 1)
-    figure.update_xaxes(type="category", title_text=axes[1])
-    figure.update_yaxes(type="category", autorange="reversed")
+        place = [i // across + 1] * 2, [i % across + 1] * 2
+        figure.add_traces([heat, crosses(grid, x, y, "no such score")], rows=place[0], cols=place[1])
+    across_range, up = fitted(len(x), len(y))
+    angle = {"tickangle": -90, "tickfont_size": 10, "dtick": 1} if len(x) > 8 else {"tickangle": 0}
+    figure.update_xaxes(type="category", title_text=axes[1], title_standoff=4, showgrid=False, range=across_range)
+    figure.update_xaxes(angle)
+    figure.update_yaxes(type="category", range=up[::-1], showgrid=False, dtick=1)
     figure.update_yaxes(title_text=axes[0], col=1)
     figure.update_annotations(font_size=12)
-    bar = {"title": value, "thickness": 12}
+    bar = {"title": "score", "thickness": 12, "nticks": 3}
     figure.update_layout(coloraxis={"cmin": 0, "cmax": 1, "colorscale": "Blues", "colorbar": bar})
-    return themed(figure, title, caption, height=180 + (110 + 28 * tall) * down, below=60)
+    size: dict[str, Any] = {"height": 132 + 60 + tall, "below": 60}
+    return themed(figure, title, caption, of=of, **size)
+
+
+_BESIDE = {"stderr": "standard error", "norm": "norm", "value": "score"}
+
+
+def _examples(rows: pd.DataFrame) -> str:
+    return f", {counted(int(rows.n.iloc[0]), 'example')}" if "n" in rows else ""

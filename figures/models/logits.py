@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.common.palette import ROUTES, TEAL
 from figures.curves import band
-from figures.theme import BLACK, BLUE, VERMILION, themed
+from figures.findings import joined, number, plain, spelt, whom
+from figures.theme import themed
+from figures.words import counted, fitting, listed
 
-_ROUTES = {"residual": BLACK, "own": BLUE, "stream": VERMILION, "every route": VERMILION}
+_LENS = {"residual": ROUTES["residual"], "every route": TEAL}
+_WRITES = {"residual": "what is no head's writes", "own": "heads' own values", "stream": "what came by the stream"}
 
 
 def logit_attribution_bars(frame: pd.DataFrame) -> go.Figure:
@@ -18,20 +24,27 @@ def logit_attribution_bars(frame: pd.DataFrame) -> go.Figure:
     """
     named = frame.assign(part=[_name(row) for row in frame.to_dict("records")])
     summed = named.groupby(["part", "route"], sort=False)["value"].sum().reset_index()
-    figure = go.Figure()
+    figure, n = go.Figure(), int(frame.n.max())
     for route, rows in summed.groupby("route", sort=False):
-        figure.add_trace(go.Bar(x=rows.part, y=rows.value, name=str(route), marker_color=_ROUTES[str(route)]))
+        bar = go.Bar(x=rows.part, y=rows.value, name=str(route), marker_color=ROUTES[str(route)])
+        bar.hovertemplate = f"%{{x}}, {route}: %{{y:.3f}} (mean of {counted(n, 'example')})<extra></extra>"
+        figure.add_trace(bar)
+    of, whole = spelt(frame.of.iloc[0]), float(frame.value.sum())
     figure.update_layout(barmode="relative")
     figure.update_xaxes(tickangle=-45, categoryorder="array", categoryarray=list(dict.fromkeys(summed.part)))
-    figure.update_yaxes(title_text=str(frame.of.iloc[0]).replace("_", " ") + " (logits)")
+    figure.update_yaxes(title_text=f"{of} (logits)")
     caption = (
-        f"Means of {frame.n.max()} examples; all bars add up to {frame.value.sum():.2f}. Of a head: 'own' is what it "
-        "writes of its layer's own values, 'stream' of<br>what came beside the residual stream. Attention patterns are "
-        "as they are: what queries and keys do is not in the sum."
+        "All bars add up to the whole. Of a head: 'own' is what it writes of its layer's own values, 'stream' of what "
+        "came beside the residual stream. Attention patterns are as they are: what queries and keys do is not in the "
+        "sum."
     )
-    return themed(
-        figure, "Direct logit attribution", caption, frame.run if "run" in frame else (), height=480, below=90
-    )
+    by_route = frame.groupby("route", sort=False)["value"].sum()
+    said = listed(f"{_WRITES[str(route)]} {plain(value)}" for route, value in by_route.items())
+    of_whole = f"Of the {of} of {plain(whole)}"
+    title = fitting(f"{of_whole} {said}", f"{of_whole}, the stream makes {plain(by_route.get('stream', 0.0))}")
+    runs = frame.run if "run" in frame else ()
+    about = joined(whom(frame), f"mean of {counted(n, 'example')}")
+    return themed(figure, title, caption, runs, height=460, below=90, of=about)
 
 
 def _name(row: dict) -> str:
@@ -45,17 +58,45 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
 
     ``frame`` is :func:`analysis.logits.lens.logit_lens`.
     """
-    figure = go.Figure()
+    figure, n, metric = go.Figure(), int(frame.n.max()), spelt(frame.metric.iloc[0])
     for route, rows in frame.groupby("route", sort=False):
         curve = rows.rename(columns={"value": "mean", "layer": "step"})
-        *edges, line = band(curve, str(route), _ROUTES[str(route)])
-        line.update(hovertemplate="before layer %{x}: %{y:.3f}<extra>" + str(route) + "</extra>")
+        *edges, line = band(curve, str(route), _LENS[str(route)])
+        line.update(
+            customdata=rows[["low", "high"]].to_numpy(),
+            hovertemplate=f"before layer %{{x}}: {metric} %{{y:.3f}} "
+            "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<br>"
+            f"mean of {counted(n, 'example')}<extra>{route}</extra>",
+        )
         # So few points would be marked, those of the band too.
         figure.add_traces([trace.update(mode="lines") for trace in (*edges, line)])
-    figure.update_xaxes(title_text="before layer (the last: the end)", dtick=1)
-    figure.update_yaxes(title_text=str(frame.metric.iloc[0]).replace("_", " "))
+    last = int(frame.layer.max())
+    layers = list(range(last + 1))
+    figure.update_xaxes(title_text="before layer", tickvals=layers, ticktext=[*map(str, layers[:-1]), "the end"])
+    figure.update_yaxes(title_text=metric)
     caption = (
-        f"Means of {frame.n.max()} examples with 95 % intervals. 'every route' adds to the residual stream what "
-        "streams still carry, as later heads write it.<br>Both are the model's own logits at the end."
+        "Bands: 95 % intervals. 'every route' adds to the residual stream what streams still carry, as later heads "
+        "write it; both are the model's own logits at the end."
     )
-    return themed(figure, "Logit lens", caption, frame.run if "run" in frame else (), height=440, below=75)
+    of = joined(whom(frame), f"mean of {counted(n, 'example')}")
+    runs = frame.run if "run" in frame else ()
+    return themed(figure, _lens_finding(frame, metric, last), caption, runs, height=420, of=of)
+
+
+def _lens_finding(frame: pd.DataFrame, metric: str, last: int) -> str:
+    """Where the two routes' metric differs most, and where it ends."""
+    wide = frame.pivot(index="layer", columns="route", values="value")
+    rows: Any = frame.set_index(["route", "layer"])
+    end = number(rows.loc[(frame.route.iloc[0], last)].to_dict(), "value")
+    apart = (wide.max(axis=1) - wide.min(axis=1)).drop(index=last, errors="ignore")
+    size = float(wide.max().max() - wide.min().min())
+    if wide.shape[1] < 2 or apart.empty or apart.max() < 0.02 * max(size, 1e-9):
+        return f"The {metric} at the end, {end}, is what the residual stream says; no stream carries more before it"
+    layer: Any = apart.idxmax()
+    every, alone = (rows.loc[(route, layer)].to_dict() for route in ("every route", "residual"))
+    return fitting(
+        *(
+            f"Before layer {layer} the {metric} is {of(every)} by every route, {of(alone)} by the residual stream alone"
+            for of in (lambda row: number(row, "value"), lambda row: plain(row["value"]))
+        )
+    )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
-from figures.theme import BLACK, themed
+from circuits.common.palette import BLACK
+from figures.findings import joined
+from figures.theme import themed
+from figures.words import counted, listed, span
 
 MOST = 6
 """Examples that are drawn."""
@@ -45,12 +50,26 @@ def pair_grid(frame: pd.DataFrame) -> go.Figure:
     figure = go.Figure(heat)
     figure.update_xaxes(title_text="position", dtick=1, showgrid=False, zeroline=False)
     figure.update_yaxes(title_text="example", autorange="reversed", dtick=1, showgrid=False, zeroline=False)
-    total = frame.example.nunique()
+    shown_of = joined(counted(frame.example.nunique(), "example"), f"the first {shown.example.nunique()} drawn")
     caption = (
-        f"The first {shown.example.nunique()} of {total} examples, clean; shaded where the corrupt input differs "
-        "(both on hover).<br>Roles stand in their places; bold: where the answer is read."
+        "Clean inputs, shaded where the corrupt input differs (both on hover). Roles stand in their places; bold: "
+        "where the answer is read."
     )
-    return themed(figure, "Clean and corrupt inputs", caption, height=220 + 44 * shown.example.nunique(), below=50)
+    size: dict[str, Any] = {"height": 190 + 44 * shown.example.nunique(), "below": 50}
+    return themed(figure, _finding(frame), caption, of=shown_of, **size)
+
+
+def _finding(frame: pd.DataFrame) -> str:
+    """At how many positions the two inputs of an example differ, and which roles stand there."""
+    there = frame[~frame.padding.astype(bool)]
+    differ = there[there.differ > 0]
+    n = differ.groupby("example").size().reindex(there.example.unique(), fill_value=0)
+    if differ.empty:
+        return "Clean and corrupt inputs do not differ"
+    lengths = there.groupby("example").size()
+    roles = list(dict.fromkeys(_plain(str(role)) for role in differ.role if role))
+    at = f": {listed(roles)}" if 0 < len(roles) <= 4 else ""
+    return f"Clean and corrupt inputs differ at {span(n)} of {span(lengths)} positions{at}"
 
 
 def _cell(row: dict) -> str:

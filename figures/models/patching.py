@@ -3,80 +3,105 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from figures.findings import DIRECTIONS, joined, spelt, whom
+from figures.models.cells import crosses, fitted, printed
+from figures.models.patch_findings import finding
 from figures.theme import DIVERGING, themed
 
-LINE = {"color": "#444444", "width": 1.5}
-_COMPONENT_WORDS = {"state": "resid + stream", "resid_pre": "resid_pre"}
+SITES = (
+    "'resid_pre' is the residual stream before a layer, 'resid + stream' both routes there; 'own' are a layer's own "
+    "projections, 'residual' is what comes in through the stream, 'mixed' what attention uses, 'outgoing' what a layer "
+    "passes on."
+)
+"""What sites are called, in words."""
+NO_SITE = "the model has no such site"
+_LINE = {"color": "#444444", "width": 1.5}
+_LEAST = 0.05
+"""Smaller effects are not printed."""
+_COMPONENT_WORDS = {"state": "resid + stream"}
 
 
 def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
     """Return the effect of every patched site: a panel a variant, positions down, layer / component / route across.
 
-    ``frame`` is :meth:`analysis.patching.patch.PatchResult.to_frame`, with columns variant and run where several
-    runs are
-    drawn side by side. Effects of individual heads are told apart across too.
+    ``frame`` is :meth:`analysis.patching.patch.PatchResult.to_frame`, with columns variant and run where several runs
+    are drawn side by side. Effects of individual heads are told apart across too.
     """
     frame = frame.assign(column=[_column(row) for row in frame.to_dict("records")])
     frame = frame if "variant" in frame else frame.assign(variant="")
     variants = list(dict.fromkeys(frame.variant))
     widths = [frame[frame.variant == v].column.nunique() for v in variants]
-    figure = make_subplots(1, len(variants), subplot_titles=variants, shared_yaxes=True, column_widths=widths)
+    figure = make_subplots(
+        1, len(variants), subplot_titles=variants, shared_yaxes=True, column_widths=widths, horizontal_spacing=0.03
+    )
     positions = list(dict.fromkeys(frame.position))[::-1]
     for i, variant in enumerate(variants):
         part = frame[frame.variant == variant]
         columns = list(dict.fromkeys(part.sort_values("layer", kind="stable").column))
-        grid = part.pivot(index="position", columns="column", values="effect").reindex(index=positions, columns=columns)
-        low, high, p = (
-            part.pivot(index="position", columns="column", values=v).reindex(index=positions, columns=columns)
-            for v in ("low", "high", "p")
-        )
-        heat = go.Heatmap(
-            z=grid.to_numpy(),
-            x=columns,
-            y=positions,
-            zmin=-1,
-            zmax=1,
-            colorscale=DIVERGING,
-            text=[[f"{value:.2f}" if abs(value) >= 0.05 else "" for value in row] for row in grid.to_numpy()],
-            texttemplate="%{text}",
-            textfont={"size": 11},
-            customdata=[
-                list(zip(*cells, strict=True))
-                for cells in zip(low.to_numpy(), high.to_numpy(), p.to_numpy(), strict=True)
-            ],
-            hovertemplate="%{x}<br>%{y}<br>effect %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
-            "p = %{customdata[2]:.3g}<extra></extra>",
-            colorbar={"title": "effect", "thickness": 12},
-            showscale=i == len(variants) - 1,
-            xgap=1,
-            ygap=1,
-        )
-        figure.add_trace(heat, row=1, col=i + 1)
+        heat, absent = _panel(part, columns, positions, i == len(variants) - 1)
+        figure.add_traces([heat, absent], rows=[1, 1], cols=[i + 1, i + 1])
+        across, up = fitted(len(columns), len(positions))
+        figure.update_xaxes(range=across, row=1, col=i + 1)
+        figure.update_yaxes(range=up, row=1, col=i + 1)
         for x, (left, right) in enumerate(pairwise(columns)):
             if left.split(" ")[0] != right.split(" ")[0]:
-                figure.add_vline(x=x + 0.5, line=LINE, row=1, col=i + 1)  # type: ignore[arg-type] # numbers, whatever it says
-    figure.update_xaxes(tickangle=-45)
+                figure.add_vline(x=x + 0.5, line=_LINE, row=1, col=i + 1)  # type: ignore[arg-type] # numbers
+    figure.update_xaxes(tickangle=-45, showgrid=False)
+    figure.update_yaxes(showgrid=False)
+    figure.update_yaxes(title_text="position", col=1)
+    figure.update_annotations(font_size=14)
     first = frame.iloc[0]
-    sign = (
-        "corrupt run with clean activations" if first.direction == "denoise" else "clean run with corrupt activations"
-    )
+    estimated = f"estimated ({first['method']})" if "method" in frame else ""
     caption = (
-        f"{sign} patched in ({first.direction}); metric {first.metric}, {first.n} pairs. "
-        "1 = the patch carries the whole difference, 0 = nothing.<br>'mixed' is what attention uses, 'residual' what "
-        "comes in through the stream, 'outgoing' what a layer passes on. Intervals and p on hover."
+        f"{DIRECTIONS[first.direction].capitalize()} ({first.direction}): 1 is the whole difference, 0 nothing; "
+        f"effects below {_LEAST} are not printed, intervals and p stand on hover. {SITES}"
     )
-    runs = frame.run if "run" in frame else ()
-    title = "Patching by route"
-    if "method" in frame:
-        title = f"Patching by route, estimated ({first['method']})"
-        caption = "Estimates, by gradients, of: " + caption
-    figure = themed(figure, title, caption, runs, height=260 + 42 * len(positions), below=125)
-    return figure.update_layout(margin={"l": 130})
+    if estimated:
+        caption = f"Estimates, by gradients, of: {caption[0].lower()}{caption[1:]}"
+    of = joined(
+        whom(frame), estimated, f"{first.n} pairs", f"share of the {spelt(first.metric)} between clean and corrupt"
+    )
+    longest = 14 + round(5.2 * max(len(column) for column in frame.column))
+    left = 34 + round(7.2 * max(len(str(position)) for position in positions))
+    size: dict[str, Any] = {"height": 240 + 38 * len(positions), "below": longest, "left": left}
+    return themed(figure, finding(frame), caption, frame.run if "run" in frame else (), of=of, **size)
+
+
+def _panel(part: pd.DataFrame, columns: list[str], positions: list[Any], scale: bool) -> tuple[go.Heatmap, go.Scatter]:
+    """The effects of one variant, and crosses where it has no site."""
+    effect, low, high, p = (
+        part.pivot(index="position", columns="column", values=name)
+        .reindex(index=positions, columns=columns)
+        .to_numpy(float)
+        for name in ("effect", "low", "high", "p")
+    )
+    heat = go.Heatmap(
+        z=effect,
+        x=columns,
+        y=positions,
+        zmin=-1,
+        zmax=1,
+        colorscale=DIVERGING,
+        text=printed(effect, _LEAST),
+        texttemplate="%{text}",
+        textfont={"size": 11},
+        customdata=np.stack([low, high, p], axis=-1),
+        hovertemplate="%{x}<br>%{y}<br>effect %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
+        f"p = %{{customdata[2]:.3g}}, {part.n.iloc[0]} pairs<extra>{joined(whom(part))}</extra>",
+        hoverongaps=False,
+        colorbar={"title": "effect", "thickness": 12, "nticks": 3},
+        showscale=scale,
+        xgap=1,
+        ygap=1,
+    )
+    return heat, crosses(effect, columns, positions, NO_SITE)
 
 
 def _column(row: dict) -> str:

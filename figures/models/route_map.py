@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from figures.findings import DIRECTIONS, joined, number, spelt, whom
+from figures.models.cells import printed
 from figures.models.positions import label
 from figures.theme import DIVERGING, WIDTH, themed
+from figures.words import counted, fitting
 
 PANELS = {
     "residual": "residual stream alone",
@@ -20,6 +23,10 @@ PANELS = {
 _GAP = 0.02
 _ROW, _NUMBER = 22, 30
 """Pixels of a row, and of a number across."""
+_ABOVE = 86
+"""Pixels over the plots for the names of the routes, and the buttons."""
+_LEAST = 0.05
+"""Smaller effects are not printed, and are nothing that a route carries."""
 
 
 def route_heat_maps(frame: pd.DataFrame) -> go.Figure:
@@ -35,20 +42,42 @@ def route_heat_maps(frame: pd.DataFrame) -> go.Figure:
         figure.add_trace(_heat(frame[frame.route == route], places, layers, i))
     figure.update_layout(
         {_axis(i): _x_axis(i, name, layers) for i, name in enumerate(PANELS.values())},
-        yaxis={"anchor": "free", "position": 0, "automargin": True, "type": "category", "showgrid": False},
+        yaxis={"anchor": "free", "position": 0, "type": "category", "showgrid": False},
         yaxis_ticklabelstandoff=4,
         updatemenus=[_buttons(len(layers))],
     )
-    first = frame.iloc[0]
+    left = 24 + round(6.8 * max(len(place) for place in places))
+    size: dict[str, Any] = {"height": 164 + _ROW * len(places), "below": 14, "left": left, "above": _ABOVE}
     runs = frame.run if "run" in frame else ()
-    figure = themed(
-        figure, "Which route carries the difference", _caption(first), runs, height=280 + _ROW * len(places), below=14
+    return themed(figure, _finding(frame), _caption(frame.iloc[0]), runs, of=_of(frame), **size)
+
+
+def _finding(frame: pd.DataFrame) -> str:
+    """Where the stream carries most, and what the residual stream carries there."""
+    rows = {route: part.set_index(["place", "layer"]) for route, part in frame.groupby("route", sort=False)}
+    streams = rows["stream"]
+    at: Any = streams.effect.abs().idxmax()
+    if abs(streams.effect[at]) < _LEAST:
+        at = rows["residual"].effect.abs().idxmax()
+        most = number(rows["residual"].loc[at].to_dict())
+        return f"The residual stream carries all that differs; most at {at[0]}, before layer {at[1]}: {most}"
+    stream, residual = (rows[route].loc[at].to_dict() for route in ("stream", "residual"))
+    return fitting(
+        *(
+            f"Before layer {at[1]} the stream carries {of(stream)} at {at[0]}, the residual stream {of(residual)}"
+            for of in (number, lambda row: f"{row['effect']:.2f}")
+        )
     )
-    figure.update_layout(margin={"t": 150})
-    return figure
+
+
+def _of(frame: pd.DataFrame) -> str:
+    first = frame.iloc[0]
+    ends = f"{spelt(first.metric)} {first.clean:.3g} clean and {first.corrupt:.3g} corrupt"
+    return joined(whom(frame), counted(int(first.n), "pair"), f"shares of the difference between them: {ends}")
 
 
 def _heat(rows: pd.DataFrame, places: list[str], layers: list[str], i: int) -> go.Heatmap:
+    n = rows.n.iloc[0]
     rows = rows.assign(layer=rows.layer.astype(str))
     effect, low, high = (
         rows.pivot(index="place", columns="layer", values=name).reindex(index=places, columns=layers).to_numpy(float)
@@ -62,16 +91,16 @@ def _heat(rows: pd.DataFrame, places: list[str], layers: list[str], i: int) -> g
         zmin=-1,
         zmax=1,
         colorscale=DIVERGING,
-        colorbar={"title": {"text": "effect"}, "thickness": 12},
+        colorbar={"title": {"text": "effect"}, "thickness": 12, "nticks": 3},
         showscale=i == 0,
         xgap=1,
         ygap=1,
         # A number a cell, blank where it is small: the size of all of them is fitted to the distances of their places.
-        text=[[f"{value:.2f}" if abs(value) >= 0.05 else " " for value in row] for row in effect],
+        text=printed(effect, _LEAST, " "),
         texttemplate=_numbers(len(layers), len(PANELS)),
         customdata=_intervals(low, high),
         hovertemplate=f"{PANELS[rows.route.iloc[0]]}<br>%{{y}}, before layer %{{x}}<br>effect %{{z:.3f}}"
-        "%{customdata}<extra></extra>",
+        f"%{{customdata}}, {counted(int(n), 'pair')}<extra></extra>",
     )
 
 
@@ -140,11 +169,8 @@ def _button(name: str, shown: list[int], n_layers: int) -> dict[str, Any]:
 
 
 def _caption(first: pd.Series) -> str:
-    sign = (
-        "corrupt run with clean activations" if first.direction == "denoise" else "clean run with corrupt activations"
-    )
     return (
-        f"{sign} patched in ({first.direction}); metric {first.metric}, n = {first.n}; clean {first.clean:.3g}, "
-        f"corrupt {first.corrupt:.3g}.<br>1 = all of the difference. 'stream' is what earlier layers pass on beside "
-        "the residual stream.<br>In every cell residual stream + stream + interaction = both. Intervals on hover."
+        f"{DIRECTIONS[first.direction].capitalize()} ({first.direction}): 1 is all of the difference. 'stream' is "
+        "what earlier layers pass on beside the residual stream. In every cell residual stream + stream + interaction "
+        f"= both; numbers below {_LEAST} are not printed, intervals stand on hover."
     )

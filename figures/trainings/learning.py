@@ -1,15 +1,16 @@
-"""Figures of in-context learning: learning curves, progress measures, head scores over training."""
+"""Figures of learning: a curve a variant with its interval over seeds, and everything that one run measured."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.curves import band, curve_of, seeds_caption
-from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, dash, themed
+from circuits.common.palette import AQUA, GREEN, GREY, OLIVE, PURPLE, TEAL, VERMILION
+from figures.curves import Crossing, crossing, curve_of, drawn, few, seeds_caption
+from figures.theme import colours, themed
+from figures.trainings.verdicts import finding
+from figures.words import fitting, gates, listed, span
 
 SPLIT_WORDS = {
     "test": "training mix",
@@ -17,36 +18,89 @@ SPLIT_WORDS = {
     "ic2": "shifted labels: in context",
     "iw": "known classes, target not in context: in weights",
 }
-PROGRESS: dict[str, str] = {
-    "ila": "item-label association: first-layer attention from a label to the item before it, mean over the labels",
-    "tila": "target-item-label association: last-layer attention from the target to the labels of its class, summed",
-    "tla": "target-label association: last-layer attention from the target to all labels, summed",
-    "cla": "context-label accuracy: probability, summed, of the labels that occur in the context",
-}
-"""The progress measures of in-context classification (:mod:`analysis.heads.progress_measures`) in words."""
+_SPLITS = (PURPLE, TEAL, OLIVE, AQUA, VERMILION, GREEN)
+"""Of what one run measured; none is a variant's that has curves beside it."""
 
 
-def learning_curves(metrics: pd.DataFrame, split: str = "ic", threshold: float | None = 0.95) -> go.Figure:
+def reference_of(variants: list[str]) -> str:
+    """Return the variant with which others are compared: classic where it is there, or else the first."""
+    return "classic" if "classic" in variants else variants[0]
+
+
+def learning_curves(
+    metrics: pd.DataFrame,
+    split: str = "ic",
+    threshold: float | None = 0.95,
+    of: str = "",
+    ratios: pd.DataFrame | None = None,
+) -> go.Figure:
     """Return accuracy against steps, a curve a variant with its interval over seeds, and the line of the threshold.
 
-    ``metrics`` has columns variant, seed, run, step, split, measure, and those of :func:`analysis.over_seeds`.
+    ``metrics`` has columns variant, seed, run, step, split, measure, value, and those of :func:`analysis.over_seeds`;
+    ``of`` says of what size and task. The title says when the curves come to the threshold, or what ``ratios`` (as for
+    :func:`figures.time_ratios`) say of it.
     """
     chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
-    figure = go.Figure()
-    palette = colours(chosen.variant.unique())
-    for variant, rows in chosen.groupby("variant", sort=False):
-        for trace in band(curve_of(rows), str(variant), palette[str(variant)], dash(str(variant))):
-            figure.add_trace(trace)
+    variants = [str(v) for v in dict.fromkeys(chosen.variant)]
+    figure, palette, each = go.Figure(), colours(variants), few(chosen)
+    curves = {v: curve_of(chosen[chosen.variant == v]) for v in variants}
+    for variant in variants:
+        figure.add_traces(drawn(chosen[chosen.variant == variant], palette[variant], each))
     if threshold is not None:
         figure.add_hline(
             y=threshold,
-            line={"color": "#888888", "width": 1, "dash": "longdash"},
+            line={"color": GREY, "width": 1, "dash": "longdash"},
             annotation={"text": f"{threshold:.0%}", "font": {"color": "#666666"}},
-            annotation_position="bottom right",
+            annotation_position="top left",
         )
     figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
-    figure.update_yaxes(title_text=f"accuracy ({SPLIT_WORDS.get(split, split)})", range=[0, 1.03])
-    return themed(figure, "Learning to learn in context", seeds_caption(chosen), chosen.run)
+    figure.update_yaxes(title_text=f"accuracy ({SPLIT_WORDS.get(split, split)})", range=[0, 1.06])
+    title = finding(ratios) if ratios is not None else _when(curves, threshold)
+    caption = seeds_caption(chosen, each) + gates(variants)
+    return themed(figure, title, caption, chosen.run, of=whose(chosen, of, threshold, split))
+
+
+def whose(metrics: pd.DataFrame, of: str, threshold: float | None = None, split: str = "") -> str:
+    """Return of whom a figure is, in words: what it is told, how many runs, the threshold and the evaluation set."""
+    n = metrics.groupby("variant")["seed"].nunique()
+    runs = "one run a variant" if n.max() == 1 else f"{span(n)} seeds a variant"
+    read = SPLIT_WORDS.get(split, split)
+    at = [f"learned is {threshold:.0%} accuracy"] if threshold is not None else []
+    return "; ".join([*([of] if of else []), runs, *at, *([f"evaluated on {read}"] if read else [])])
+
+
+def _when(curves: dict[str, pd.DataFrame], threshold: float | None) -> str:
+    """When the mean curves come to the threshold; without one, where they end."""
+    ends = {v: float(curve["mean"].iloc[-1]) for v, curve in curves.items() if len(curve)}
+    at = {v: crossing(c, threshold) for v, c in curves.items()} if threshold is not None else {}
+    there = sorted((v for v in at if at[v].reached), key=lambda v: at[v].step)
+    best = max(ends, key=lambda v: ends[v]) if ends else ""
+    if not there or threshold is None:
+        last = (
+            f"{best} ends highest, at {ends[best]:.0%}" if len(ends) > 1 else f"{best} ends at {ends.get(best, 0):.0%}"
+        )
+        return last if threshold is None else f"No curve reaches {threshold:.0%}: {last}"
+    lacking = [v for v in at if not at[v].reached]
+    rest = f"; {listed(lacking)} {'does' if len(lacking) == 1 else 'do'} not" if lacking else ""
+    alike = _not_apart({v: at[v] for v in there})
+    return fitting(
+        *(
+            f"{there[0]} is at {threshold:.0%} at step {words(at[there[0]])}"
+            + "".join(f", {v} at {words(at[v])}" for v in there[1:])
+            + rest
+            + alike
+            for words in (str, lambda c: str(c).split(" [")[0])
+        ),
+        f"{there[0]} is first at {threshold:.0%}, {there[-1]} last of {len(there)} that get there{rest}",
+    )
+
+
+def _not_apart(at: dict[str, Crossing]) -> str:
+    """Of which variants the bands come to a level as the reference's do."""
+    reference = reference_of(list(at))
+    banded = {v: c for v, c in at.items() if c.early == c.early}
+    alike = [v for v in banded if v != reference and reference in banded and not banded[v].apart(banded[reference])]
+    return f"; {listed(alike)} not told apart from {reference}" if alike else ""
 
 
 def run_curves(metrics: pd.DataFrame, run: str) -> go.Figure:
@@ -57,97 +111,35 @@ def run_curves(metrics: pd.DataFrame, run: str) -> go.Figure:
     measures = list(dict.fromkeys(metrics.measure))
     across = min(len(measures), 4)
     down = -(-len(measures) // across)
-    figure = make_subplots(down, across, subplot_titles=measures, horizontal_spacing=0.06, vertical_spacing=0.25 / down)
-    palette = dict(zip(dict.fromkeys(metrics.split), (BLUE, VERMILION, GREEN, ORANGE, PINK, BLACK) * 20, strict=False))
+    words = [str(measure).replace("_", " ") for measure in measures]
+    figure = make_subplots(down, across, subplot_titles=words, horizontal_spacing=0.06, vertical_spacing=0.25 / down)
+    palette = dict(zip(dict.fromkeys(metrics.split), _SPLITS * 20, strict=False))
     named: set[str] = set()
     for i, measure in enumerate(measures):
         for split, rows in metrics[metrics.measure == measure].groupby("split", sort=False):
-            curve = rows.sort_values("step")
-            line = {"color": palette[split], "width": 2}
-            where = {"name": str(split), "legendgroup": str(split), "showlegend": split not in named}
-            trace = go.Scatter(x=curve.step, y=curve["value"], mode="lines", line=line, **where)
+            curve, name = rows.sort_values("step"), SPLIT_WORDS.get(str(split), str(split))
+            where = {"name": name, "legendgroup": name, "showlegend": name not in named}
+            mode = "lines" if len(curve) > 1 else "markers"
+            hover = "step %{x:,}: %{y:.4g}<extra>" + f"{words[i]}, {name}; one run</extra>"
+            trace = go.Scatter(x=curve.step, y=curve["value"], mode=mode, line={"color": palette[split], "width": 2})
+            trace.update(hovertemplate=hover, **where)
             figure.add_trace(trace, row=i // across + 1, col=i % across + 1)
-            named.add(str(split))
-    figure.update_xaxes(title_text="step (updates)", row=down)
+            named.add(name)
+    for i in range(len(measures)):
+        if i + across >= len(measures):  # nothing below it
+            figure.update_xaxes(title_text="step (updates)", row=i // across + 1, col=i % across + 1)
+    figure.update_xaxes(rangemode="tozero")
     figure.update_annotations(font_size=13)
-    return themed(figure, "What was measured", f"{run}; one run.", [run], height=260 + 200 * down)
+    of = f"{run}; one run, no interval"
+    return themed(figure, _ended(metrics), "", [run], height=260 + 200 * down, of=of)
 
 
-def progress_measures(metrics: pd.DataFrame, split: str = "ic") -> go.Figure:
-    """Return ILA, TILA, TLA and CLA against steps, one panel each; columns as for :func:`learning_curves`."""
-    chosen = metrics[(metrics.split == split) & metrics.measure.isin(list(PROGRESS))]
-    titles = [f"<b>{name.upper()}</b>  {text.split(':')[0]}" for name, text in PROGRESS.items()]
-    figure = make_subplots(2, 2, subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.12)
-    palette = colours(chosen.variant.unique())
-    for i, name in enumerate(PROGRESS):
-        for variant, rows in chosen[chosen.measure == name].groupby("variant", sort=False):
-            traces = band(curve_of(rows), str(variant), palette[str(variant)], dash(str(variant)), showlegend=i == 0)
-            figure.add_traces(traces, rows=[i // 2 + 1] * len(traces), cols=[i % 2 + 1] * len(traces))
-    figure.update_xaxes(title_text="step (updates)", row=2)
-    figure.update_yaxes(range=[0, 1.03])
-    figure.update_annotations(font_size=13)
-    caption = seeds_caption(chosen) + f" Measured on: {SPLIT_WORDS.get(split, split)}."
-    return themed(figure, "Progress measures", caption, chosen.run, height=620)
-
-
-def head_scores(frame: pd.DataFrame) -> go.Figure:
-    """Return head scores over training: a panel a score, a line a head (colour: layer; line style: variant).
-
-    ``frame`` has columns variant, run, step, layer, head, score, value, stderr, n, and where scores are of two heads
-    ``partner``, the other one. Rows with layer -1 are of the whole model.
-    """
-    scores = list(dict.fromkeys(frame.score))
-    columns = min(len(scores), 4)
-    rows = -(-len(scores) // columns)
-    figure = make_subplots(
-        rows,
-        columns,
-        specs=[[{} if row * columns + i < len(scores) else None for i in range(columns)] for row in range(rows)],
-        subplot_titles=scores,
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        vertical_spacing=0.2 / rows,
-    )
-    styles = dict(zip(dict.fromkeys(frame.variant), ["solid", "dash", "dot", "dashdot"] * 20, strict=False))
-    named: set[str] = set()
-    for i, score in enumerate(scores):
-        chosen = frame[frame.score == score].fillna({"partner": ""})
-        for (variant, name), curve in chosen.groupby(["variant", _head_names(chosen)], sort=False):
-            label = f"{variant} {name}"
-            line = {"color": _shade(int(curve.layer.iloc[0])), "dash": styles[variant], "width": 2}
-            trace = _head_curve(curve.sort_values("step"), label, line, showlegend=label not in named)
-            figure.add_trace(trace, row=i // columns + 1, col=i % columns + 1)
-            named.add(label)
-    figure.update_yaxes(range=[0, 1.03])
-    figure.update_xaxes(title_text="step (updates)", row=rows)
-    n = frame[frame.score == scores[0]].n.max()
-    caption = (
-        f"Attention: mean over {n} sequences. Copying: over labels. Composition: of weights, exact. Bars are 95 % "
-        "intervals over what a score averages. One run a variant."
-    )
-    return themed(figure, "Head scores over training", caption, frame.run, height=430 if rows == 1 else 290 * rows)
-
-
-def _head_names(frame: pd.DataFrame) -> pd.Series:
-    """What each row's curve is called; a score of two heads names both."""
-    rows = zip(frame.layer, frame["head"], frame.get("partner", pd.Series("", frame.index)), strict=True)
-    names = [f"{p} to L{layer}H{head}" if p else f"L{layer}H{head}" for layer, head, p in rows]
-    return pd.Series(names, frame.index, name="name").where(frame.layer >= 0, "model")
-
-
-def _shade(layer: int) -> str:
-    return "#888888" if layer < 0 else (BLACK, VERMILION, BLUE, GREEN, ORANGE, PINK)[layer % 6]
-
-
-def _head_curve(curve: pd.DataFrame, name: str, line: dict[str, Any], showlegend: bool) -> go.Scatter:
-    error = {"type": "data", "array": 1.96 * curve["stderr"], "thickness": 0.8, "width": 0}
-    return go.Scatter(
-        x=curve["step"],
-        y=curve["value"],
-        error_y=error,
-        name=name,
-        legendgroup=name,
-        mode="lines",
-        line=line,
-        showlegend=showlegend,
-    )
+def _ended(metrics: pd.DataFrame) -> str:
+    """What stands in the last row of the first measure that is an accuracy, or else of the first, by split."""
+    measures = list(dict.fromkeys(metrics.measure))
+    measure = "accuracy" if "accuracy" in measures else measures[0]
+    last = metrics[(metrics.measure == measure) & (metrics.step == metrics.step.max())]
+    form = ".0%" if measure == "accuracy" else ".3g"
+    ends = [f"{row['value']:{form}} ({SPLIT_WORDS.get(row['split'], row['split'])})" for row in last.to_dict("records")]
+    said = f"{str(measure).replace('_', ' ')} at step {metrics.step.max():,}"
+    return fitting(f"The {said} is {listed(ends)}", *(f"The {said} is {e}" for e in ends[:1]), f"The {said}")

@@ -2,45 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, dash, themed
+from circuits.common.palette import EARLIER_TO_LATER, GREY, ROUTES, TEAL
+from circuits.common.text_table import rows_of
+from figures.curves import FEW, whiskers
+from figures.theme import faded, themed
+from figures.words import counted, fitting
 
-_COLOURS = ((BLACK, VERMILION, ORANGE, BLUE), (GREEN, BLUE, PINK))
-"""Of what is broken (whole first), and of what is restored."""
-PRESET_WORDS = {"paper": "paper's size", "small": "small preset"}
+_COLOURS = ROUTES | {"every route": TEAL, "head": EARLIER_TO_LATER[1]}
+PHASES = ("before", "within", "after", "end")
+"""Of the transition, and the end of training."""
+_MEASURES = {"accuracy": "accuracy on novel classes", "restored": "share of the logit<br>difference restored"}
 
 
-def phases(table: pd.DataFrame, broken: list[str], restored: list[str], runs: list[str]) -> go.Figure:
-    """Return, a row a preset: accuracy under ablations, and effects of patching, over the phases of training.
+def phases(frame: pd.DataFrame, runs: Sequence[str], of: str = "", words: Mapping[str, str] | None = None) -> go.Figure:
+    """Return accuracy under ablations (above) and effects of patching (below) over the phases of training.
 
-    ``table`` has columns preset, variant, phase, accuracy, and those named in ``broken`` (accuracies) and ``restored``
-    (normalised effects). Colour: what is done; dashes: the variant's gate; classic is dotted thin.
+    ``frame`` has columns preset, variant, run, phase, measure (accuracy or restored), what (is broken or put back, as
+    one says it), route (residual, stream, every route, or head: its colour), value, mean, low, high and n (over runs).
+    A column is a preset and a variant; ``words`` are the presets' names, ``of`` is of what task.
     """
-    presets = list(dict.fromkeys(table.preset))
-    titles = [f"{PRESET_WORDS[p]}: {what}" for p in presets for what in ("accuracy without a part", "restored by")]
-    figure = make_subplots(len(presets), 2, subplot_titles=titles, horizontal_spacing=0.08, vertical_spacing=0.14)
-    for row, preset in enumerate(presets, start=1):
-        for column, measures in enumerate((["accuracy", *broken], restored), start=1):
-            for variant, curve in table[table.preset == preset].groupby("variant", sort=False):
-                for colour, measure in zip(_COLOURS[column - 1], measures, strict=False):
-                    if curve[measure].isna().all():
-                        continue
-                    name = f"{variant}: {'whole' if measure == 'accuracy' else measure}"
-                    style = "dot" if variant == "classic" else dash(str(variant))
-                    line = {"color": colour, "dash": style, "width": 1.6 if variant == "classic" else 2.4}
-                    trace = go.Scatter(x=curve.phase, y=curve[measure], name=name, mode="lines+markers", line=line)
-                    trace.update(legendgroup=name, showlegend=row == 1, marker={"size": 5})
-                    figure.add_trace(trace, row=row, col=column)
-    order = ["before", "within", "after", "end"]
-    figure.update_xaxes(categoryorder="array", categoryarray=order, range=[-0.2, 3.2])
-    figure.update_yaxes(range=[-0.03, 1.03], col=1)
-    figure.update_yaxes(rangemode="tozero", col=2)
+    columns = list(dict.fromkeys(zip(frame.preset, frame.variant, strict=True)))
+    told = {preset: (words or {}).get(preset, str(preset)) for preset in frame.preset.unique()}
+    measures = [m for m in _MEASURES if (frame.measure == m).any()]
+    titles = [f"{told[preset]}: {variant}" for _ in measures for preset, variant in columns]
+    figure = make_subplots(
+        len(measures),
+        len(columns),
+        subplot_titles=titles,
+        shared_yaxes=True,
+        horizontal_spacing=0.025,
+        vertical_spacing=0.17,
+    )
+    named: set[str] = set()
+    for i, measure in enumerate(measures):
+        for j, (preset, variant) in enumerate(columns):
+            chosen = frame[(frame.measure == measure) & (frame.preset == preset) & (frame.variant == variant)]
+            for what, rows in chosen.groupby("what", sort=False):
+                traces = _lines(rows, str(what), f"{told[preset]}, {variant}")
+                traces[-1].showlegend = str(what) not in named
+                named.add(str(what))
+                figure.add_traces(traces, rows=[i + 1] * len(traces), cols=[j + 1] * len(traces))
+        figure.update_yaxes(title_text=_MEASURES[measure], row=i + 1, col=1)
+        if measure == "restored":
+            figure.add_hline(y=1, line={"color": GREY, "width": 1, "dash": "longdash"}, row=i + 1, col="all")  # type: ignore[arg-type] # plotly takes numbers
+        seen = [p for p in PHASES if (frame[frame.measure == measure].phase == p).any()]
+        figure.update_xaxes(categoryarray=seen, range=[-0.2, len(seen) - 0.8], row=i + 1)
+    figure.update_xaxes(categoryorder="array")
+    figure.update_xaxes(title_text="phase: of the transition, and the end", title_font_size=11, row=len(measures))
+    if "accuracy" in measures:
+        figure.update_yaxes(range=[-0.03, 1.03], row=1)
+    if "restored" in measures:
+        ends = frame.loc[frame.measure == "restored", "value"]
+        margin = 0.12 * (max(ends.max(), 1) - min(ends.min(), 0))
+        figure.update_yaxes(range=[min(ends.min(), 0) - margin, max(ends.max(), 1) + margin], row=len(measures))
     figure.update_annotations(font_size=13)
     caption = (
-        "Means over runs. Left: accuracy on novel classes, whole and with a part replaced by its mean, or cut. Right: "
-        "share of the<br>logit difference that comes back with one thing put back before layer 1 at the right labels."
+        "Thick: means over runs, with 95 % t intervals of three runs or more; thin: each run. Above: whole, or with a "
+        "part replaced by its mean, or cut. Below: what comes back with one thing put back before layer 1 at the right "
+        "labels; 1 is all of it. Before the transition there is next to no difference to restore."
     )
-    return themed(figure, "Which routes do it, phase by phase", caption, runs, height=200 + 330 * len(presets))
+    n = frame.groupby(["preset", "variant"], sort=False)["run"].nunique()
+    by_preset = [f"{counted(int(n[p].max()), 'run')} a variant ({words})" for p, words in told.items()]
+    whose = "; ".join([*([of] if of else []), *by_preset])
+    return themed(figure, _finding(frame, told), caption, runs, height=200 + 290 * len(measures), of=whose)
+
+
+def _lines(rows: pd.DataFrame, what: str, whose: str) -> list[go.Scatter]:
+    """A thin line a run, and the mean with its intervals."""
+    colour, traces = _COLOURS[str(rows.route.iloc[0])], []
+    order = rows.assign(at=rows.phase.map({phase: i for i, phase in enumerate(PHASES)})).sort_values("at")
+    if 1 < order.run.nunique() <= FEW:
+        for run, own in order.groupby("run", sort=False):
+            hover = "%{x}: %{y:.2f}<extra>" + f"{what}; {whose}; {run}</extra>"
+            thin = {"color": faded(colour, 0.4), "width": 0.8}
+            each = go.Scatter(x=own.phase, y=own["value"], mode="lines", line=thin, hovertemplate=hover)
+            traces.append(each.update(showlegend=False, legendgroup=what, name=what))
+    mean = order.drop_duplicates("phase")
+    many = mean.where(mean.n > 2)
+    ends = [
+        f"{x:.2f}" + (f" [{low:.2f}, {high:.2f}]" if n > 2 else "") + f", {'mean of ' * (n > 1)}{n} run{'s' * (n > 1)}"
+        for x, low, high, n in zip(mean["mean"], mean.low, mean.high, mean.n, strict=True)
+    ]
+    line = go.Scatter(
+        x=mean.phase,
+        y=mean["mean"],
+        error_y=whiskers(many["mean"], many.low, many.high, width=3, thickness=1.2),
+        mode="lines+markers",
+        line={"color": colour, "width": 2.4},
+        marker={"size": 6},
+        name=what,
+        legendgroup=what,
+        hovertext=[f"{phase}: {end}" for phase, end in zip(mean.phase, ends, strict=True)],
+        hovertemplate="%{hovertext}<extra>" + f"{what}; {whose}</extra>",
+    )
+    return [*traces, line]
+
+
+def _finding(frame: pd.DataFrame, told: Mapping[str, str]) -> str:
+    """What the stream alone restores; where there is none, what accuracy falls most without."""
+    means = frame.drop_duplicates(["preset", "variant", "phase", "what"])
+    alone = means[(means.measure == "restored") & (means.route == "stream")]
+    for variant, rows in alone.groupby("variant", sort=False):
+        by = {(row.preset, row.phase): row.mean_ for row in rows_of(rows.rename(columns={"mean": "mean_"}))}
+        when = {"after": "after the transition", "end": "at the end"}
+        each = [{words: by[p, phase] for phase, words in when.items() if (p, phase) in by} for p in told]
+        said = [", ".join(f"{x:.2f} {words}" for words, x in found.items()) for found in each]
+        short = [said[0], *(", ".join(f"{x:.2f}" for x in found.values()) for found in each[1:])]
+        said, short = ([f"{x} ({told[p]})" for x, p in zip(way, told, strict=True)] for way in (said, short))
+        whose = f"{variant}'s stream alone restores"
+        return fitting(f"{whose} {'; '.join(said)}", f"{whose} {'; '.join(short)}", f"{whose} {said[0]}")
+    broken = means[(means.measure == "accuracy") & (means.phase == "end") & (means.route != "every route")]
+    if broken.empty:
+        return "What is whole, by phase"
+    least = broken.sort_values("mean").iloc[0]
+    return f"Accuracy at the end falls most with this: {least['what']}, to {least['mean']:.2f} ({least['variant']})"

@@ -1,257 +1,188 @@
-"""Figures of many runs: learning curves by split, ratios of times with their intervals, survival, windows, shares."""
+"""Figures of many runs: learning curves by evaluation set, runs still below a threshold, gradient by route."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.curves import band, curve_of, seeds_caption, span, whiskers
-from figures.theme import BLACK, BLUE, GREEN, ORANGE, PINK, VERMILION, colours, dash, faded, themed
-from figures.trainings.learning import SPLIT_WORDS
+from figures.curves import Crossing, curve_of, drawn, few, seeds_caption
+from figures.theme import colours, dash, faded, themed
+from figures.trainings.learning import SPLIT_WORDS, reference_of, whose
+from figures.words import counted, fitting, gates, listed, span
 
-GREY = "#777777"
-TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4)
-FEW_TICKS = (0.2, 0.5, 1, 2, 4)
-SHOWN = (0.15, 4.5)
-"""Ratios that an axis shows at most; intervals may leave it."""
 SPLITS = ("test", "ic", "ic2", "iw")
 
 
-def all_curves(metrics: pd.DataFrame, title: str = "All evaluation sets") -> go.Figure:
+def all_curves(metrics: pd.DataFrame, of: str = "") -> go.Figure:
     """Return accuracy (above) and loss (below) on every evaluation set against steps, a curve a variant.
 
-    ``metrics`` has columns variant, seed, run, step, split, measure, and those of :func:`analysis.over_seeds`.
+    ``metrics`` has columns variant, seed, run, step, split, measure, value, and those of :func:`analysis.over_seeds`;
+    ``of`` says of what size and task.
     """
     titles = [SPLIT_WORDS[split].replace(": ", ":<br>").replace(", target", ",<br>target") for split in SPLITS]
     figure = make_subplots(
         2, 4, subplot_titles=titles, shared_xaxes=True, horizontal_spacing=0.045, vertical_spacing=0.07
     )
-    palette = colours(metrics.variant.unique())
+    variants = [str(v) for v in dict.fromkeys(metrics.variant)]
+    palette, each = colours(variants), few(metrics)
     for row, measure in enumerate(("accuracy", "loss"), start=1):
         for column, split in enumerate(SPLITS, start=1):
             chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
             for variant, rows in chosen.groupby("variant", sort=False):
-                shown = {"showlegend": row == column == 1}
-                traces = band(curve_of(rows), str(variant), palette[str(variant)], dash(str(variant)), **shown)
+                traces = drawn(rows, palette[str(variant)], each, showlegend=row == column == 1)
                 figure.add_traces(traces, rows=[row] * len(traces), cols=[column] * len(traces))
+    losses = metrics[metrics.measure == "loss"]
     figure.update_yaxes(range=[0, 1.03], row=1)
-    figure.update_yaxes(range=[0, 1.15 * metrics.loc[metrics.measure == "loss", "mean"].max()], row=2)
+    figure.update_yaxes(range=[0, 1.15 * losses["mean"].max()], row=2)
     figure.update_yaxes(title_text="accuracy", row=1, col=1)
     figure.update_yaxes(title_text="loss (nats)", row=2, col=1)
-    figure.update_xaxes(title_text="step", row=2)
+    figure.update_xaxes(title_text="step (updates)", row=2)
+    figure.update_xaxes(rangemode="tozero")
     figure.update_annotations(font_size=12)
-    return themed(figure, title, seeds_caption(metrics), metrics.run, height=640)
-
-
-def time_ratios(
-    table: pd.DataFrame, runs: Sequence[str] = (), title: str = "Steps to 95 %, against classic"
-) -> go.Figure:
-    """Return the ratio of every variant's steps to its reference's, a dot with its interval, a panel a condition.
-
-    ``table`` has columns condition, variant, reference, ratio, low, high, p_adjusted, p_equivalent (to 1, within
-    ``margin``), pairs; rows without a ratio are left out. Blue: told apart from 1; green: equivalent; grey: neither.
-    """
-    shown = table[table.ratio.notna()]
-    several = shown.reference.nunique() > 1
-    shown = shown.assign(variant=shown.variant + " / " + shown.reference if several else shown.variant)
-    conditions = list(dict.fromkeys(shown.condition))
-    names = list(dict.fromkeys(shown.variant))[::-1]
-    columns = min(len(conditions), 4)
-    rows = -(-len(conditions) // columns)
-    figure = make_subplots(
-        rows,
-        columns,
-        subplot_titles=conditions if len(conditions) > 1 else None,
-        shared_yaxes=True,
-        shared_xaxes="all",  # type: ignore[arg-type] # documented, beside True
-        horizontal_spacing=0.02,
-        vertical_spacing=0.28 / rows if rows > 1 else 0,
+    above = (
+        " Bands of the loss may go on above the frame." if losses["high"].max() > 1.15 * losses["mean"].max() else ""
     )
-    for i, condition in enumerate(conditions):
-        place: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
-        for trace in _ratio_dots(shown[shown.condition == condition]):
-            trace.showlegend = trace.name not in {other.name for other in figure.data}  # type: ignore[attr-defined] # traces
-            figure.add_trace(trace, **place)
-        figure.add_vline(x=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, **place)
-    figure.update_yaxes(categoryorder="array", categoryarray=names, range=[-0.6, len(names) - 0.4])
-    low, high = max(SHOWN[0], shown.low.min() * 0.93), min(SHOWN[1], max(shown.high.max(), 1) * 1.07)
-    ticks = TICKS if high / low < 4 else FEW_TICKS
-    figure.update_xaxes(type="log", tickvals=ticks, tickangle=0, range=[math.log10(low), math.log10(high)])
-    for i in range(len(conditions)):
-        if i + columns >= len(conditions):  # nothing below it
-            lowest: dict[str, Any] = {"row": i // columns + 1, "col": i % columns + 1}
-            figure.update_xaxes(title_text="times the reference's steps", showticklabels=True, **lowest)
-    figure.update_annotations(font_size=12)
-    cut = " (some leave the frame)" if shown.low.min() < low or shown.high.max() > high else ""
-    caption = (
-        f"Ratio of restricted mean steps to the threshold, paired over {span(shown.pairs)} seeds, log axis; 95 % "
-        f"intervals{cut} of paired t tests,<br>Bonferroni-adjusted over all that is compared here: one "
-        "excludes 1 exactly where p < 0.05."
+    caption = seeds_caption(metrics, each) + above
+    return themed(figure, _ends(metrics, variants), caption, metrics.run, height=640, of=whose(metrics, of))
+
+
+def _ends(metrics: pd.DataFrame, variants: list[str]) -> str:
+    """Where the variants end on every evaluation set, and on which of these the intervals do not overlap."""
+    measured = metrics[metrics.measure == "accuracy"]
+    reference = reference_of(variants)
+    ends = {
+        (v, split): curve_of(rows).iloc[-1] for (v, split), rows in measured.groupby(["variant", "split"], sort=False)
+    }
+    last = min(int(end.step) for end in ends.values())
+    splits = [split for split in SPLITS if (reference, split) in ends]
+    others = [v for v in variants if v != reference]
+    named = {"test": "training mix", "ic": "novel classes", "ic2": "shifted labels", "iw": "in weights"}
+    values = {v: [f"{ends[v, split]['mean']:.0%}" for split in splits if (v, split) in ends] for v in variants}
+    apart = [
+        named[split]
+        for split in splits
+        if any((v, split) in ends and _apart(ends[v, split], ends[reference, split]) for v in others)
+    ]
+    if not others:
+        shown = ", ".join(f"{named[split]} {x}" for split, x in zip(splits, values[reference], strict=True))
+        return f"{reference} ends at {shown}"
+    if measured.n.max() == 1:
+        return f"Accuracy at step {last:,}: " + "; ".join(f"{v} {', '.join(values[v])}" for v in variants)
+    said = f"{listed(apart)} told apart by intervals" if apart else "intervals overlap"
+    ranges = ", ".join(
+        f"{named[s]} {span([float(ends[v, s]['mean']) for v in variants if (v, s) in ends], '.0%')}" for s in splits
     )
-    height = rows * max(130, 21 * len(names) + 40) + 190
-    left = 10 + 7 * max(len(name) for name in names)
-    return themed(figure, title, caption, runs, height=height, left=left)
+    return fitting(f"At step {last:,} {said}: {ranges}", f"At step {last:,} {said}")
 
 
-def _ratio_dots(rows: pd.DataFrame) -> list[go.Scatter]:
-    clear, alike = rows.p_adjusted < 0.05, rows.p_equivalent < 0.05
-    within = f"the same within {rows.margin.max() - 1:.0%}"
-    groups = {"p < 0.05": (clear, BLUE), within: (alike & ~clear, GREEN), "not told apart": (~clear & ~alike, GREY)}
-    traces = []
-    for name, (chosen, colour) in groups.items():
-        part = rows[chosen]
-        if part.empty:
-            continue
-        text = [
-            f"{r.variant}: {r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}], p = {r.p_adjusted:.2g}, {r.pairs} pairs"
-            for r in part.itertuples()
-        ]
-        error = whiskers(part.ratio, part.low, part.high, width=3)
-        traces.append(
-            go.Scatter(
-                x=part.ratio,
-                y=part.variant,
-                error_x=error,
-                mode="markers",
-                marker={"color": colour, "size": 8},
-                name=name,
-                legendgroup=name,
-                hovertext=text,
-                hoverinfo="text",
-            )
-        )
-    return traces
+def _apart(own: Any, other: Any) -> bool:
+    """Whether the intervals of two points do not overlap."""
+    return bool(own["low"] > other["high"] or own["high"] < other["low"])
 
 
-def survival(curves: pd.DataFrame, runs: Sequence[str] = (), title: str = "Runs below 95 %") -> go.Figure:
+def survival(curves: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> go.Figure:
     """Return the share of runs that have not reached the threshold yet, against steps, with pointwise 95 % bands.
 
-    ``curves`` has columns variant, step, survival, low, high, at_risk (see :func:`analysis.survival_curves`).
+    ``curves`` has columns variant, step, survival, low, high, at_risk (see :func:`analysis.survival_curves`); ``of``
+    says of what size and task, and of which threshold.
     """
     figure = go.Figure()
     palette = colours(curves.variant.unique())
+    medians: dict[str, Crossing] = {}
+    left: dict[str, tuple[int, float]] = {}
     for variant, rows in curves.groupby("variant", sort=False):
-        name, colour = str(variant), palette[str(variant)]
+        name, colour, total = str(variant), palette[str(variant)], int(rows.at_risk.max())
+        medians[name] = Crossing(*(_half(rows, column) for column in ("survival", "low", "high")))
+        left[name] = (round(float(rows.survival.iloc[-1]) * total), float(rows.step.iloc[-1]))
         steps: dict[str, Any] = {"x": rows.step, "legendgroup": name, "line_shape": "hv", "mode": "lines"}
         figure.add_trace(go.Scatter(y=rows.low, line={"width": 0}, showlegend=False, hoverinfo="skip", **steps))
         fill = {"fill": "tonexty", "fillcolor": faded(colour, 0.12), "line": {"width": 0}}
         figure.add_trace(go.Scatter(y=rows.high, showlegend=False, hoverinfo="skip", **fill, **steps))
+        hover = (
+            "step %{x:,}: %{y:.0%} still below [%{customdata[0]:.0%}, %{customdata[1]:.0%}], %{customdata[2]} of "
+            f"{counted(total, 'run')} followed<extra>{name}</extra>"
+        )
         line = {"color": colour, "dash": dash(name), "width": 2.2}
-        figure.add_trace(go.Scatter(y=rows.survival, name=name, line=line, **steps))
-    figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
-    figure.update_yaxes(title_text="share of runs still below", range=[0, 1.03])
+        known = rows[["low", "high", "at_risk"]].to_numpy()
+        trace = go.Scatter(y=rows.survival, name=name, line=line, customdata=known, hovertemplate=hover, **steps)
+        figure.add_trace(trace)
+    # All are below for long; what happens begins where the first run gets there.
+    moved, last = curves[curves.survival < 1].step, float(curves.step.max())
+    if len(moved):
+        figure.update_xaxes(range=[max(0, moved.min() - 0.3 * (last - moved.min())), 1.01 * last])
+    figure.update_xaxes(title_text="step (updates)")
+    figure.update_yaxes(title_text="share of runs still below", range=[-0.02, 1.03], tickformat=".0%")
     counts = curves.groupby("variant", sort=False)["at_risk"].max()
-    caption = f"Kaplan-Meier, {span(counts)} runs a variant; bands are pointwise 95 % intervals (log-log)."
-    return themed(figure, title, caption, runs)
+    caption = (
+        "Kaplan-Meier curves; bands are pointwise 95 % intervals (log-log), without width where no or all are below."
+    )
+    whom = "; ".join(part for part in (of, f"{span(counts)} runs a variant") if part)
+    return themed(figure, _halves(medians, left), caption, runs, of=whom)
 
 
-def gradient_share_curves(shares: pd.DataFrame, title: str = "Gradient that came through the stream") -> go.Figure:
+def _half(rows: pd.DataFrame, column: str) -> float:
+    """The first step at which no more than half are below; NaN where there is none."""
+    steps = rows.step[rows[column] <= 0.5]
+    return float(steps.iloc[0]) if len(steps) else float("nan")
+
+
+def _halves(medians: dict[str, Crossing], left: dict[str, tuple[int, float]]) -> str:
+    """When half of the runs of every variant are there, and how many are not at the end."""
+    there = sorted((v for v in medians if medians[v].reached), key=lambda v: medians[v].step)
+    never = [f"{n} of {v} not by {step:,.0f}" for v, (n, step) in left.items() if n]
+    rest = f"; {listed(never)}" if never else ""
+    if not there:
+        return f"In no variant are half of the runs there{rest}"
+    words = {v: str(medians[v]) for v in there}
+    return fitting(
+        *(
+            f"Half are there by step {said[there[0]]} ({there[0]})"
+            + "".join(f", {said[v]} ({v})" for v in there[1:])
+            + rest
+            for said in (words, {v: words[v].split(" [")[0] for v in there})
+        ),
+        f"Half are there first of {there[0]}, last of {there[-1]}{rest}",
+    )
+
+
+def gradient_share_curves(shares: pd.DataFrame, of: str = "", weight: str = "a weight") -> go.Figure:
     """Return the stream's share of a weight's gradient over training, a curve a variant with its band over seeds.
 
-    ``shares`` has columns variant, seed, run, step, and those of :func:`analysis.over_seeds`: |stream| / (|direct| +
-    |stream|).
+    ``shares`` has columns variant, seed, run, step, value, and those of :func:`analysis.over_seeds`: |stream| /
+    (|direct| + |stream|). ``of`` says of what size and task, ``weight`` of which weight.
     """
     figure = go.Figure()
-    palette = colours(shares.variant.unique())
-    for variant, rows in shares.groupby("variant", sort=False):
-        curve = curve_of(rows)
-        figure.add_traces(band(curve, str(variant), palette[str(variant)], dash(str(variant))))
+    variants = [str(v) for v in dict.fromkeys(shares.variant)]
+    palette, each = colours(variants), few(shares)
+    curves = {v: curve_of(shares[shares.variant == v]) for v in variants}
+    for variant in variants:
+        figure.add_traces(drawn(shares[shares.variant == variant], palette[variant], each))
     figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
-    figure.update_yaxes(title_text="|stream| / (|direct| + |stream|)", rangemode="tozero")
-    caption = seeds_caption(shares) + " Norms of the two shares of the gradient of layer 0's W_V; they add up to it."
-    return themed(figure, title, caption, shares.run)
+    top = max(float(np.nanmax(curve[["mean", "high"]])) for curve in curves.values())
+    # A share of none lies on the axis, and is seen.
+    figure.update_yaxes(title_text="share: |stream| / (|direct| + |stream|)", range=[-0.02 * top, 1.08 * top or 1.0])
+    norms = f"Norms of the two shares of the gradient of {weight}; the shares add up to it."
+    caption = f"{seeds_caption(shares, each)} {norms}{gates(variants)}"
+    return themed(figure, _from_to(curves, weight), caption, shares.run, of=whose(shares, of))
 
 
-CHANGE_WORDS = {"opened": "stream opened", "closed": "stream closed", "gradient cut": "gradient through the stream cut"}
-WHENS = {"before": VERMILION, "within": ORANGE, "after": GREEN}
-
-
-def windows(
-    metrics: pd.DataFrame, split: str = "ic", title: str = "The stream opened and closed while training"
-) -> go.Figure:
-    """Return accuracy of runs whose stream changes at a step: a panel a change, a curve a step, and two references.
-
-    ``metrics`` has columns variant, seed, run, step, split, measure, value, and of what changes: change (a key of
-    ``CHANGE_WORDS``), when (before, within or after the transition) and at (the step); none of the references.
-    """
-    chosen = metrics[(metrics.split == split) & (metrics.measure == "accuracy")]
-    changes = [c for c in CHANGE_WORDS if (chosen.change == c).any()]
-    if not changes:
-        raise ValueError(f"no run here has its stream changed ({', '.join(CHANGE_WORDS)}); train 'windows' first")
-    titles = [CHANGE_WORDS[c] for c in changes]
-    figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
-    changed = chosen.change.notna()
-    chosen = chosen[chosen.step <= 1.25 * chosen.step[changed].max()]  # the references may have gone on much further
-    made: Any = chosen[chosen.change.notna()].drop_duplicates("variant")
-    curves = {str(v): curve_of(rows) for v, rows in chosen.groupby("variant", sort=False)}
-    for column, change in enumerate(changes, start=1):
-        first = {"showlegend": column == 1}
-        for name, colour, style in (("classic", BLACK, "solid"), ("value", BLUE, "solid")):
-            for trace in band(curves[name], name, colour, style, **first):
-                figure.add_trace(trace, row=1, col=column)
-        for row in made[made.change == change].itertuples():
-            name, colour = f"changed {row.when} the transition", WHENS[row.when]
-            for trace in band(curves[row.variant], name, colour, "dash", **first):
-                figure.add_trace(trace, row=1, col=column)
-            figure.add_vline(x=int(row.at), line={"color": colour, "width": 1, "dash": "dot"}, row=1, col=column)  # type: ignore[arg-type] # plotly takes numbers
-    figure.update_xaxes(title_text="step (updates)")
-    figure.update_yaxes(title_text=f"accuracy ({SPLIT_WORDS[split]})", range=[0, 1.03], col=1)
-    caption = seeds_caption(chosen) + " Dotted lines: the step of the change."
-    return themed(figure, title, caption, chosen.run, height=470)
-
-
-def sensitivity(table: pd.DataFrame, runs: Sequence[str] = ()) -> go.Figure:
-    """Return the ratio of times at several thresholds and rules of crossing: a row an experiment, a panel a comparison.
-
-    ``table`` has columns experiment, variant, reference, threshold, rule, ratio, low, high.
-    """
-    shown = table[table.ratio.notna()]
-    shown = shown.assign(compared=shown.variant + " / " + shown.reference)
-    by_row = {name: list(dict.fromkeys(part.compared)) for name, part in shown.groupby("experiment", sort=False)}
-    columns = max(len(compared) for compared in by_row.values())
-    titles = [name for compared in by_row.values() for name in [*compared, *[""] * (columns - len(compared))]]
-    specs = [[{} if i < len(compared) else None for i in range(columns)] for compared in by_row.values()]
-    figure = make_subplots(
-        len(by_row),
-        columns,
-        specs=specs,
-        subplot_titles=[t for t in titles if t],
-        shared_yaxes=True,
-        horizontal_spacing=0.02,
-        vertical_spacing=0.16,
+def _from_to(curves: dict[str, pd.DataFrame], weight: str) -> str:
+    """The share at the start and where the curve ends, by variant; those without any by name."""
+    none = [v for v, curve in curves.items() if float(curve["mean"].max()) < 0.005]
+    told = {v: [float(curve["mean"].iloc[i]) for i in (0, -1)] for v, curve in curves.items() if v not in none}
+    rest = f"; none in {listed(none)}" if none else ""
+    if not told:
+        return f"No gradient of {weight} comes through the stream"
+    ways = [f"{start:.0%} at first, {end:.0%} at last ({v})" for v, (start, end) in told.items()]
+    short = [ways[0], *(f"{start:.0%}, {end:.0%} ({v})" for v, (start, end) in list(told.items())[1:])]
+    return fitting(
+        f"Gradient of {weight} through the stream: {'; '.join(ways)}{rest}",
+        f"Gradient of {weight} through the stream: {'; '.join(short)}{rest}",
+        f"Gradient through the stream: {'; '.join(short)}{rest}",
+        f"Through the stream come {span([x for ends in told.values() for x in ends], '.0%')} of the gradient{rest}",
     )
-    thresholds = [f"{threshold:.0%}" for threshold in sorted(shown.threshold.unique())]
-    for row, (name, compared) in enumerate(by_row.items(), start=1):
-        for column, what in enumerate(compared, start=1):
-            rows = shown[(shown.experiment == name) & (shown.compared == what)].sort_values("threshold")
-            for shift, (rule, colour) in enumerate({"interpolated": BLUE, "sustained": PINK}.items()):
-                part = rows[rows.rule == rule]
-                trace = _at_thresholds(part, rule, colour, thresholds, 0.2 * (shift - 0.5))
-                figure.add_trace(trace.update(showlegend=row == column == 1), row=row, col=column)
-            figure.add_hline(y=1.0, line={"color": "#AAAAAA", "width": 1, "dash": "dash"}, row=row, col=column)  # type: ignore[arg-type] # plotly takes numbers
-        figure.update_yaxes(
-            title={"text": f"{name}:<br>times the reference's steps", "font": {"size": 13}}, row=row, col=1
-        )
-    ends = [-0.5, len(thresholds) - 0.5]
-    figure.update_xaxes(
-        tickvals=list(range(len(thresholds))), ticktext=thresholds, tickangle=0, tickfont_size=10, range=ends
-    )
-    figure.update_annotations(font_size=12)
-    caption = (
-        "Steps to an accuracy on novel classes: interpolated between evaluations, or the first after which every "
-        "evaluation is above.<br>95 % intervals, paired over seeds, adjusted over an experiment's comparisons at one "
-        "threshold."
-    )
-    return themed(figure, "Does it depend on the threshold?", caption, runs, height=290 * len(by_row) + 130)
-
-
-def _at_thresholds(rows: pd.DataFrame, rule: str, colour: str, thresholds: list[str], aside: float) -> go.Scatter:
-    x = [thresholds.index(f"{threshold:.0%}") + aside for threshold in rows.threshold]
-    error = whiskers(rows.ratio, rows.low, rows.high, width=2)
-    dots = {"mode": "lines+markers", "marker": {"color": colour, "size": 6}, "line": {"color": colour, "width": 1}}
-    return go.Scatter(x=x, y=rows.ratio, error_y=error, name=rule, legendgroup=rule, **dots)

@@ -246,9 +246,26 @@ def test_ablations_of_every_kind_are_drawn() -> None:
         model, Pair.one_sided(x, y), [*standard_ablations(model, ["resample", Clamp(0.5)]), several]
     ).to_frame()
     figure: Any = ablation_bars(frame.assign(variant="value", run="a run"))
-    labels: Any = figure.data[0].x
+    labels: Any = figure.layout.yaxis.ticktext
     assert {"head L0H0 (resample)", "z L1H0 (clamp)", "forward cut", "both values (resample)"} <= set(labels)
     assert isinstance(frame, pd.DataFrame)
+    ends = [
+        (x - low, x + high)
+        for dots in figure.data[:1]
+        for x, low, high in zip(dots.x, dots.error_x.arrayminus, dots.error_x.array, strict=True)
+    ]
+    assert all(0 <= low <= high <= 1 for low, high in ends), "no interval leaves what is possible"
+    same: Any = ablation_bars(frame.assign(accuracy=0.5, accuracy_ablated=0.5, n=50))
+    assert same.layout.meta["title"].startswith("No ablation shows a loss of accuracy; the lowest is 0.50 [0.37, 0.63]")
+    cut = frame.assign(
+        accuracy=1.0, accuracy_ablated=frame.part.map(lambda part: 0.2 if part == "forward cut" else 1.0)
+    )
+    worse: Any = ablation_bars(cut.assign(n=100))
+    said = "Without the stream's forward values accuracy is 0.20 [0.13, 0.29] instead of 1.00"
+    assert worse.layout.meta["title"].startswith(said)
+    two = pd.concat([cut.assign(variant="value"), cut[cut.part == "head"].assign(variant="classic")])
+    crosses: Any = ablation_bars(two).data[3]
+    assert "classic, forward cut: not measured" in crosses.hovertext
 
 
 def test_mistakes_are_explained() -> None:

@@ -181,7 +181,7 @@ def test_frames_compare_with_patching() -> None:
     assert ((frame.low <= frame.effect + 1e-12) & (frame.effect - 1e-12 <= frame.high)).all()
     assert set(frame.method) == {"AtP"}
     assert set(frame.checked) == {2}
-    assert len(found.figure().data) == 1
+    assert [trace.type for trace in found.figure().data] == ["heatmap", "scatter"]
     assert "estimated (AtP)" in found.figure().layout.title.text
     assert "estimated" not in patch(model, pair, found.sites).figure().layout.title.text
     one = attribute(model, pair[:1], found.sites, check=0).to_frame()

@@ -20,8 +20,10 @@ from analysis.edges.cut_runs import EdgeRuns
 from analysis.edges.sent import send
 from analysis.metrics import logit_difference
 from circuits import UnknownNameError
+from circuits.common.palette import ROUTES
 from figures.models.circuit_over_checkpoints import circuit_curves
 from figures.models.edges import MOST, circuit_drawing, edge_drawing
+from figures.theme import faded
 from tests.analysis.test_edges import pair_for
 from tests.handmade import Handmade, induction_model, stream_model
 from tests.helpers import FULL, build
@@ -172,15 +174,25 @@ def test_drawings_tell_the_routes_apart() -> None:
     frame = scores.to_frame().merge(quality.edges[["edge", "minimality"]], on="edge", how="left")
     frame = frame.assign(kept=frame.edge.isin(made.edges), faithfulness=1.0, low=1.0, high=1.0, replacement="zero")
     figure: Any = circuit_drawing(frame)
-    lines = [trace for trace in traces(figure) if trace.mode == "lines+text"]
+    lines = [trace for trace in traces(figure) if trace.mode == "lines+markers"]
     assert len(lines) == len(made.edges)
     assert {trace.legendgroup for trace in lines} == {"residual", "stream", "own"}
-    assert len({trace.line.color.split(",0.")[0] for trace in lines}) > 1
-    assert "Faithfulness 1.000" in str(figure.layout.meta["caption"])
-    own = [trace for trace in traces(quality.figure()) if trace.mode == "lines+text"]
+    for line in lines:
+        assert line.line.color.startswith(faded(ROUTES[line.legendgroup], 1.0)[:-4]), "a route has its colour"
+        effect = frame.effect[frame.edge == line.name].item()
+        assert line.marker.symbol[-1] == ("arrow" if effect >= 0 else "line-ew"), "an edge has a direction"
+        assert f"{line.name}: {effect:+.3f}" in line.hovertemplate
+    streams = int((frame[frame.kept].route == "stream").sum())
+    said = f"{len(made.edges)} of {len(frame)} edges keep"
+    assert figure.layout.meta["title"].startswith(f"{len(made.edges)} edges keep 1.00")
+    assert f"; {streams} go" in figure.layout.meta["title"]
+    assert quality.figure().layout.meta["title"].startswith(said)
+    none: Any = circuit_drawing(frame.assign(kept=frame.kept & (frame.route != "stream")))
+    assert none.layout.meta["title"].endswith("of the difference; none goes through a stream")
+    own = [trace for trace in traces(quality.figure()) if trace.mode == "lines+markers"]
     assert len(own) == len(made.edges), "a quality draws itself"
     both = pd.concat([frame.assign(variant=v, run=v, kept=True) for v in ("a", "b")])
-    assert len([t for t in traces(edge_drawing(both)) if t.mode == "lines+text"]) == 2 * min(MOST, len(frame))
+    assert len([t for t in traces(edge_drawing(both)) if t.mode == "lines+markers"]) == 2 * min(MOST, len(frame))
 
 
 def test_mistakes_are_explained() -> None:

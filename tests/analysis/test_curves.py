@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import over_seeds
-from analysis.statistics.curves import with_differences, with_shared_points
+from analysis.statistics.curves import with_differences, with_held_ends, with_shared_points
 from figures.curves import curve_of
 
 
@@ -37,6 +37,27 @@ def test_no_curve_is_read_beyond_its_ends_nor_at_the_step_where_another_ended() 
     assert list(zip(more.seed, more.step, strict=True)) == [(0, 20)]
     assert more["value"].item() == pytest.approx(0.8)
     assert list(curve_of(over_seeds(frame)).step) == [0, 10, 20]
+
+
+def test_runs_that_ended_because_they_had_learned_count_on_and_no_others() -> None:
+    frame = pd.concat([line(0, (0, 10), 0.01), line(1, (0, 10, 20, 30), 0.02)])
+    assert list(curve_of(over_seeds(frame)).step) == [0, 10], "why the first ended is not known"
+    learned = over_seeds(frame.assign(stopped=lambda rows: rows.seed == 0))
+    curve = curve_of(learned)
+    assert list(curve.step) == [0, 10, 20, 30]
+    assert curve["mean"].to_numpy() == pytest.approx([1, 0.85, (0.9 + 0.6) / 2, (0.9 + 0.4) / 2])
+    assert len(learned) == len(frame), "what was measured is all that there is"
+    more = with_held_ends(frame.assign(stopped=lambda rows: rows.seed == 0), ["variant"], "seed", "step")
+    assert list(more.step[len(frame) :]) == [20, 30]
+    both = over_seeds(frame.assign(stopped=False))
+    assert list(curve_of(both).step) == [0, 10], "none had learned"
+
+
+def test_intervals_of_losses_stay_above_0() -> None:
+    frame = pd.concat([line(seed, (0, 10), slope) for seed, slope in enumerate((0.0999, 0.0, 0.0999))])
+    at = over_seeds(frame).query("step == 10")
+    assert (at["low"] > 0).all()
+    assert (over_seeds(frame, scale="linear").query("step == 10")["low"] < 0).all()
 
 
 def test_curves_of_equal_steps_are_left_as_they_are() -> None:

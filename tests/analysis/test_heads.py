@@ -24,7 +24,7 @@ from analysis.heads.attention_scores import (
 from analysis.heads.retrieval import score_retrieval
 from circuits import HookedStreamTransformer, icl_config
 from experiments.questions.heads import Heads
-from figures.trainings.learning import head_scores
+from figures.trainings.head_scores import SCORE_WORDS, head_scores
 from tests.handmade import N_POS, Handmade, induction_model, stream_model
 from tests.helpers import FULL, LINEAR, build, inputs_for, run_named, small_task
 
@@ -260,10 +260,16 @@ def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
     model = HookedStreamTransformer(icl_config("value", "small")).eval()
     frame = task.head_scorer(6)(model).to_frame().assign(step=0, variant="value", run="r")
     figure: Any = head_scores(frame)
-    assert {trace.name for trace in figure.data} == {"value L0H0", "value L1H0", "value model", "value L0H0 to L1H0"}
+    assert {trace.name for trace in figure.data} == {"L0H0", "L1H0", "model", "L0H0 to L1H0"}
     assert sum(trace.showlegend for trace in figure.data) == 4, "each once"
-    assert [a.text for a in figure.layout.annotations][: frame.score.nunique()] == list(dict.fromkeys(frame.score))
+    titles = [a.text for a in figure.layout.annotations][: frame.score.nunique()]
+    assert titles == [f"{SCORE_WORDS.get(score, score)} (value)" for score in dict.fromkeys(frame.score)]
     assert "mean over 6 sequences" in figure.layout.meta["caption"]
+    best = frame[frame.score == "ila"].sort_values("value").iloc[-1]
+    told = f"label looks at its item: L{best.layer}H{best['head']}"
+    assert told in figure.layout.meta["title"]
+    other = frame.assign(value=frame["value"].where(frame.score != "ila", 1 - frame["value"]))
+    assert told not in head_scores(other).layout.meta["title"]  # type: ignore[index] # a dictionary
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def test_frames_say_where_how_much_and_by_which_convention() -> None:
     assert ((frame.low <= frame.effect + 1e-9) & (frame.effect - 1e-9 <= frame.high)).all()
     moved = (frame.patched - frame.clean) / (frame.corrupt - frame.clean)
     assert np.allclose(moved, frame.effect)
-    assert len(result.figure().data) == 1
+    assert [trace.type for trace in result.figure().data] == ["heatmap", "scatter"]
 
 
 def test_metrics_are_what_they_say() -> None:
@@ -334,7 +334,7 @@ def test_joint_sites_of_several_layers_equal_hooks_at_all_of_them() -> None:
     assert list(frame.route) == ["- + own + - + mixed", "- + own", "own"]
     assert list(frame["layer"]) == [0, 0, 0]
     assert list(frame.position) == ["two + 3 + all + all", "two + 3", "3"]
-    assert len(found.figure().data) == 1
+    assert [trace.type for trace in found.figure().data] == ["heatmap", "scatter"]
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

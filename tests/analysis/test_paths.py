@@ -14,6 +14,7 @@ from transformer_lens import patching as tl
 from analysis import Graph, Pair, Site, find_paths, head_shares, patch, patch_paths
 from analysis.metrics import logit_difference
 from circuits import HookedStreamTransformer
+from circuits.common.palette import ROUTES
 from circuits.config.streams import Stream
 from figures.models.paths import path_heat_maps, share_bars
 from tests.analysis.test_edges import pair_for
@@ -175,14 +176,23 @@ def test_drawings() -> None:
     pair = pair_for(model, 4)
     result = patch_paths(model, pair)
     panels = len(set(result.to_frame().into + result.to_frame().route))
-    assert len(list(path_heat_maps(result.to_frame()).data)) == panels
-    assert len(list(result.figure().data)) == panels
-    assert [bar.name for bar in list(share_bars(head_shares(model, pair).to_frame()).data)] == [  # type: ignore[union-attr] # bars
-        "total",
-        "own",
-        "stream",
-        "interaction",
+    figure: Any = path_heat_maps(result.to_frame())
+    assert len([trace for trace in figure.data if trace.type == "heatmap"]) == panels
+    assert len(result.figure().data) == 2 * panels, "crosses stand where there is no path"
+    top = result.to_frame().sort_values("effect", key=abs).iloc[-1]
+    assert f"{top.sender.split('.')[0]} to {top.receiver} by the " in figure.layout.meta["title"]
+    shares = head_shares(model, pair).to_frame()
+    drawn: Any = share_bars(shares)
+    assert [bar.name for bar in drawn.data] == [
+        "in all",
+        "by its own layer",
+        "by the stream",
+        "only by both together",
     ]
+    assert [bar.marker.color for bar in drawn.data][1:3] == [ROUTES["own"], ROUTES["stream"]]
+    assert "by the stream" in drawn.layout.meta["title"]
+    still: Any = share_bars(shares.assign(effect=shares.effect.where(shares["share"] != "stream", 0.0)))
+    assert still.layout.meta["title"].startswith("No head has an effect by the stream")
 
 
 def test_mistakes_are_explained() -> None:

@@ -80,16 +80,21 @@ def test_mistakes_end_with_a_sentence_and_nothing_is_begun(
         (["--variant", "valeu"], "unknown variant 'valeu': did you mean 'value'"),
         (["--task", "storys"], "unknown task 'storys': did you mean 'stories'"),
         (["--task", "text"], "the task text needs --corpus (a file, a folder or a name on the hub) and --tokenizer"),
-        (["--task", "text", "--corpus", "x.txt"], "the task text needs --corpus"),
+        (["--task", "text", "--corpus", "owner/name"], "the task text needs --corpus"),
+        (["--task", "text", "--corpus", "x.txt"], "--corpus: there is no file or folder x.txt"),
         (
-            ["--corpus", "x.txt"],
+            ["--corpus", "owner/name"],
             "the task 'stories' makes its own texts and words; leave out --corpus and --tokenizer, or take --task text",
         ),
-        (["--task", "text", "--corpus", "x.txt", "--tokenizer", "y.json"], "tokenizer 'y.json' could not be loaded"),
+        (
+            ["--task", "text", "--corpus", "x/y", "--tokenizer", "y.json"],
+            "--tokenizer: there is no file or folder y.json",
+        ),
+        (["--task", "text", "--corpus", "x/y", "--tokenizer", "x/y"], "tokenizer 'x/y' could not be loaded"),
         (["--batch", "6", "--accumulate", "4"], "6 windows do not divide into 4 parts; choose numbers that do"),
         (["--window", "8"], "a window must have 24 tokens at least"),
-        (["--steps", "0"], "steps must be positive, got 0"),
-        (["--rate", "0"], "positive rate"),
+        (["--steps", "0"], "--steps must be a whole number of at least 1, got 0"),
+        (["--rate", "0"], "--rate must be a number above 0, got 0.0"),
     ]
     for words, message in cases:
         status, _, err = run(capsys, *["train", "lm", "--workers", 1, *words])

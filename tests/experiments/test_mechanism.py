@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from circuits.common.palette import BLUE
 from experiments.runs.config import icl_run
 from experiments.runs.training_config import At
 from experiments.studies.collection import add_frames
 from experiments.studies.committed_results import Bundle
 from experiments.studies.heads_and_routes.asking import phases, study
-from experiments.studies.heads_and_routes.study import RESTORED, WITHOUT, by_phase, circuits
+from experiments.studies.heads_and_routes.study import by_phase, by_run, circuits, routes_by_phase
 from figures.trainings.phases import phases as drawn_phases
 from tests.experiments.test_bundle import TINY
 from tests.experiments.test_training import trained
@@ -75,10 +76,20 @@ def test_the_previous_token_head_is_needed_with_the_stream_too(frames: dict[str,
     assert not found[found.variant == "classic"].edge.str.contains("stream").any()
 
 
-def test_phases_are_drawn(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+def test_phases_are_drawn_in_the_colours_of_their_routes(frames: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     add_frames(frames, tmp_path)
-    table = by_phase(Bundle.open(tmp_path))
-    figure = drawn_phases(table, list(WITHOUT), list(RESTORED), ["a", "b"])
-    names = {trace.name for trace in figure.data}  # type: ignore[attr-defined] # every trace has one
-    assert "value: stream cut forward" in names
-    assert "classic: stream cut forward" not in names
+    bundle = Bundle.open(tmp_path)
+    frame = routes_by_phase(bundle)
+    figure: Any = drawn_phases(frame, ["a", "b"], "a task", {"small": "small preset"})
+    curves = {(trace.name, trace.xaxis): trace for trace in figure.data}
+    assert ("stream cut forward", "x2") in curves, "of value"
+    assert ("stream cut forward", "x") not in curves, "classic has none"
+    assert curves["stream cut forward", "x2"].line.color == curves["stream restored", "x4"].line.color == BLUE
+    assert {a.text for a in figure.layout.annotations} >= {"small preset: classic", "small preset: value"}
+    end = by_run(bundle).set_index(["variant", "phase"])["stream restored"]["value", "end"]
+    assert figure.layout.meta["title"].startswith("value's stream alone restores ")
+    assert f"{end:.2f} at the end (small preset)" in figure.layout.meta["title"]
+    assert figure.layout.meta["of"] == "a task; 1 run a variant (small preset)"
+    without: Any = drawn_phases(frame[frame.variant == "classic"], ["a"])
+    assert "stream" not in without.layout.meta["title"]
+    assert without.layout.meta["title"].startswith("Accuracy at the end falls most with this:")

@@ -148,7 +148,7 @@ def test_mistakes_end_with_a_sentence_before_anything_is_asked(
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps(line(TEXTS[0])) + "\n" + json.dumps(line(TEXTS[1], answer="Mary John")) + "\n{")
     cases: list[tuple[list[Any], str]] = [
-        (["patch", asked.path, "--pairs", tmp_path / "no.jsonl"], "there is no file of pairs at"),
+        (["patch", asked.path, "--pairs", tmp_path / "no.jsonl"], "--pairs: there is no file or folder"),
         (["patch", asked.path, "--pairs", bad], "bad.jsonl, line 3: it is no JSON"),
         (["patch", asked.path, "--pairs", mine, "--corruption", "flip"], "--corruption: of what the task draws, and"),
         (["heads", asked.path, "--pairs", mine, "--n", 3, "--split", "names"], "--n, --split: of what the task draws"),

@@ -122,7 +122,7 @@ def test_a_plugin_that_cannot_be_imported_is_told(capsys: pytest.CaptureFixture[
     assert main(["--plugin", "no_such_rules", "variants"]) == 2
     assert "the plugin 'no_such_rules' cannot be imported (ModuleNotFoundError" in capsys.readouterr().err
     assert main(["variants", "--plugin"]) == 2
-    assert "--plugin needs the name of a module" in capsys.readouterr().err
+    assert "--plugin needs a value after it" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("forgotten")
@@ -135,8 +135,7 @@ def test_entry_points_are_read_for_help_and_imported_for_commands(
     (about / "entry_points.txt").write_text("[valuestream.plugins]\ntheirs = their_rules\n")
     (tmp_path / "their_rules.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SystemExit):
-        main(["--help"])
+    assert main(["--help"]) == 0
     assert "theirs (their_rules)" in " ".join(capsys.readouterr().out.split())
     assert main(["variants"]) == 2
     assert "the plugin 'their_rules' cannot be imported (RuntimeError: imported)" in capsys.readouterr().err

@@ -103,8 +103,9 @@ def test_a_bare_file_says_its_special_tokens_by_their_names(tokenizer: PreTraine
 
 
 def test_a_tokenizer_that_cannot_be_had_says_what_to_pass_instead(tmp_path: Path) -> None:
-    for name in ("nobody/nothing", "gpt-nothing", str(tmp_path / "nowhere")):
-        with pytest.raises(ValueError, match="no such local path, and the hub cannot be reached") as raised:
+    hub, here = "no such local path, and the hub cannot be reached", "there is no file or folder"
+    for name, why in {"nobody/nothing": hub, "gpt-nothing": hub, str(tmp_path / "nowhere"): here}.items():
+        with pytest.raises(ValueError, match=why) as raised:
             tokenizer_named(name)
         assert name in str(raised.value)
         assert "tokenizer.json" in str(raised.value)

@@ -17,7 +17,8 @@ from figures.files import write_figure
 from figures.html_page import write_page
 from figures.models.patching import patch_heat_map
 from figures.theme import colours, faded
-from figures.trainings.learning import learning_curves, progress_measures
+from figures.trainings.learning import learning_curves
+from figures.trainings.progress import progress_measures
 from tests.helpers import run_named
 
 
@@ -56,7 +57,7 @@ def test_progress_measures(metrics: pd.DataFrame) -> None:
     figure: Any = progress_measures(metrics)
     assert len(names(figure)) == 8
     titles = [a.text for a in figure.layout.annotations]
-    assert all(any(name in title for title in titles) for name in ("ILA", "TILA", "TLA", "CLA"))
+    assert all(any(name in title for title in titles) for name in ("(ILA)", "(TILA)", "(TLA)", "(CLA)"))
 
 
 def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
@@ -72,7 +73,7 @@ def test_patch_heat_maps_hold_the_effects(trained_runs: Path) -> None:
     assert cell == pytest.approx(float(row.effect.iloc[0]))
     assert "L1 v residual" in x
     assert "L1 v residual" not in list(heat[0].x), "the classic model has no such site"
-    assert "8 pairs" in figure.layout.meta["caption"]
+    assert "8 pairs" in figure.layout.meta["of"]
 
 
 def test_colours_mean_the_same_variant_everywhere() -> None:

@@ -4,35 +4,95 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import over_seeds
 from circuits.common.errors import UnknownNameError
+from circuits.common.palette import EARLIER_TO_LATER
 from experiments.commands import study
 from experiments.studies.committed_results import COMMITTED, Bundle
-from experiments.studies.registry import PICTURES
-from figures.curves import curve_of
-from figures.trainings.times import all_curves, time_ratios, windows
+from experiments.studies.registry import PICTURES, STUDIES
+from figures.theme import colours
+from figures.trainings.ratios import time_ratios
+from figures.trainings.times import all_curves
+from figures.trainings.windows import WHENS, windows
+from figures.words import MOST
 
 HELD = Bundle.open(COMMITTED)
 RENDERED = COMMITTED.parent / "rendered"
+IN_CONTEXT = (
+    *("carriers", "gradient", "gate_windows", "controls", "connections", "training_data", "optimisers"),
+    *("thresholds", "heads_and_routes"),
+)
+SAID = [picture.name for study in IN_CONTEXT for picture in STUDIES[study].pictures]
+"""Figures of in-context classification."""
+
+
+@cache
+def drawn(name: str) -> Any:
+    return PICTURES[name].draw(HELD)
 
 
 @pytest.mark.parametrize("name", list(PICTURES))
 def test_every_figure_is_drawn_from_the_committed_results(name: str) -> None:
     picture = PICTURES[name]
     assert picture.drawable(HELD), "the bundle holds what lies behind it"
-    figure: Any = picture.draw(HELD)
+    figure = drawn(name)
     assert len(figure.data) > 0
     assert figure.layout.meta["caption"]
     if picture.experiments:
         assert figure.layout.meta["runs"], "it names its runs"
     assert (RENDERED / f"{name}.json").read_text() == figure.to_json(), "what is committed is what the results give"
     assert (RENDERED / f"{name}.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_every_figure_says_what_was_found_of_whom(name: str) -> None:
+    figure = drawn(name)
+    meta = figure.layout.meta
+    asked = {study.question for study in STUDIES.values()} | {e.asks for s in STUDIES.values() for e in s.experiments}
+    assert meta["title"] not in asked
+    assert not meta["title"].endswith("?")
+    assert any(character.isdigit() for character in meta["title"]), "a finding has numbers"
+    assert len(meta["title"]) <= MOST
+    assert "in-context classification" in meta["of"]
+    assert any(word in meta["of"] for word in ("seed", "run", "pair"))
+    assert meta["alt"].startswith(meta["title"])
+    assert "<br>" not in meta["caption"]
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_every_trace_says_something_under_the_pointer(name: str) -> None:
+    for trace in drawn(name).data:
+        band_or_legend = trace.hoverinfo == "skip"
+        assert band_or_legend or trace.hovertemplate or trace.hovertext, trace.name
+
+
+@pytest.mark.parametrize("name", [name for name in SAID if name.endswith(("curves", "progress", "all"))])
+def test_bands_lie_in_the_possible_range(name: str) -> None:
+    figure = drawn(name)
+    losses = (
+        {axis.plotly_name.replace("yaxis", "y") for axis in figure.select_yaxes(row=2)} if name.endswith("all") else ()
+    )
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert bands
+    for trace in bands:
+        y = np.asarray(trace.y, dtype=float)
+        assert y.min() >= 0
+        assert y.max() <= 1 or trace.yaxis in losses
+
+
+def test_every_curve_of_the_main_figure_reaches_the_line_that_it_is_about() -> None:
+    lines = [trace for trace in drawn("gradient_paper_curves").data if trace.line.width == 2.2]
+    assert len(lines) == 4
+    assert all(np.max(trace.y) >= 0.95 for trace in lines)
+    assert sum("seed" in trace.name for trace in drawn("gradient_paper_curves").data if trace.name) == 20
 
 
 def test_the_command_draws_without_knowing_any_model(tmp_path: Path) -> None:
@@ -73,15 +133,10 @@ def metrics_of(variants: dict[str, list[int]], splits: tuple[str, ...] = ("test"
     return over_seeds(pd.DataFrame(rows))
 
 
-def test_curves_end_where_the_first_run_ends() -> None:
-    curve = curve_of(metrics_of({"value": [500, 900]}, ("ic",)).query("measure == 'accuracy'"))
-    assert curve.step.max() == 500
-    assert (curve.n == 2).all()
-
-
 def test_all_curves_has_a_panel_a_set_and_measure() -> None:
     figure: Any = all_curves(metrics_of({"classic": [900, 900], "value": [900, 900]}))
     assert len({trace.xaxis for trace in figure.data}) == 8
+    assert "intervals overlap" in figure.layout.meta["title"]
     assert {trace.name for trace in figure.data if trace.name} >= {"classic", "value"}
 
 
@@ -93,18 +148,41 @@ def ratios(**more: Any) -> pd.DataFrame:
 
 def test_ratios_tell_what_can_be_told_from_one() -> None:
     figure: Any = time_ratios(ratios(variant="key", ratio=1.1, low=0.9, high=1.3, p_adjusted=0.4))
-    clear, unclear = figure.data
-    assert (list(clear.y), list(unclear.y)) == (["value"], ["key"])
-    assert clear.marker.color != unclear.marker.color
-    assert clear.error_x.array[0] == pytest.approx(0.1)
-    alike: Any = time_ratios(ratios(variant="key", reference="value", p_adjusted=0.4, p_equivalent=0.01)).data[1]
-    assert (alike.name, list(alike.y)) == ("the same within 5%", ["key / value"])
-    assert alike.marker.color not in (clear.marker.color, unclear.marker.color)
+    value, key = (dots(figure, name) for name in ("value", "key"))
+    assert (value.marker.symbol, key.marker.symbol) == (("circle",), ("circle-open",)), "a verdict is a symbol"
+    assert [value.marker.color, key.marker.color] == list(colours(["value", "key"]).values()), "a colour is a variant"
+    assert value.error_x.array[0] == pytest.approx(0.1)
+    alike = ratios(variant="key", reference="value", p_adjusted=0.4, p_equivalent=0.01)
+    figure = time_ratios(alike)
+    assert dots(figure, "key").marker.symbol == ("diamond",)
+    assert {trace.name for trace in figure.data if trace.x[0] is None} == {
+        "told apart (p < 0.05, adjusted)",
+        "the same within 5%",
+    }
+    assert [axis.title.text for axis in figure.select_xaxes()] == ["times classic's steps", "times value's steps"]
 
 
-def test_ratios_that_nothing_can_be_said_of_are_left_out() -> None:
+def dots(figure: Any, name: str) -> Any:
+    return next(trace for trace in figure.data if trace.name == name and trace.x[0] is not None)
+
+
+def test_a_row_without_a_ratio_says_why() -> None:
     figure: Any = time_ratios(ratios(variant="key", ratio=float("nan")))
-    assert [y for trace in figure.data for y in trace.y] == ["value"]
+    [words] = [trace for trace in figure.data if trace.mode == "text"]
+    assert (list(words.y), words.text[0].strip()) == (["key"], "too few got there")
+    figure = time_ratios(ratios(variant="key", ratio=float("nan"), same_as="value"))
+    assert next(t.text[0].strip() for t in figure.data if t.mode == "text") == "the same runs as value"
+
+
+def test_an_interval_that_leaves_the_frame_has_an_arrow() -> None:
+    def arrows(low: float) -> list[Any]:
+        figure: Any = time_ratios(ratios(variant="key", ratio=0.9, low=low, p_adjusted=0.4))
+        assert ("Arrows" in figure.layout.meta["caption"]) == (low < 0.15)
+        return [trace for trace in figure.data if trace.marker.symbol == "triangle-left"]
+
+    [arrow] = arrows(0.01)
+    assert list(arrow.y) == ["key"]
+    assert not arrows(0.3)
 
 
 def test_windows_show_the_step_of_the_change() -> None:
@@ -112,4 +190,9 @@ def test_windows_show_the_step_of_the_change() -> None:
     made = pd.DataFrame(changes, columns=["change", "when", "at"]).assign(variant=["a", "b", "c"])
     metrics = metrics_of({name: [900, 900] for name in ("classic", "value", "a", "b", "c")})
     figure: Any = windows(metrics.merge(made, on="variant", how="left"))
-    assert sorted(shape.x0 for shape in figure.layout.shapes) == [150, 400, 800]
+    upright = [shape for shape in figure.layout.shapes if shape.x0 == shape.x1]
+    assert sorted(shape.x0 for shape in upright) == [150, 400, 800]
+    assert {shape.line.color for shape in upright} == set(WHENS.values()) == set(EARLIER_TO_LATER[:3])
+    assert "opened at 400: never" in figure.layout.meta["title"]
+    with pytest.raises(ValueError, match="there is no classic"):
+        windows(metrics[metrics.variant != "classic"].merge(made, on="variant", how="left"))

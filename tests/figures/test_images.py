@@ -16,7 +16,8 @@ from experiments.runs.pooling import all_metrics
 from figures import images
 from figures.images import write_images
 from figures.theme import colours, laid_out, plain, themed
-from figures.trainings.learning import learning_curves, progress_measures
+from figures.trainings.learning import learning_curves
+from figures.trainings.progress import progress_measures
 from tests.helpers import run_named
 
 

@@ -17,6 +17,7 @@ from analysis.statistics.intervals import mean_interval
 from circuits import UnknownNameError
 from circuits.common.plain_data import derive_seed
 from figures.images import write_images
+from figures.trainings import against_classic, head_score_maps, route_maps
 from figures.trainings import indirect_objects as ioi
 from figures.trainings import language_models as lm
 
@@ -30,6 +31,7 @@ SENTENCES = (
     "3 When Dan and Emily went to the shops, Dan gave an apple to",
     "4 After Sam and Amy went to the park, Sam gave a drink to",
 )
+SCORES = ("previous token", "duplicate token", "induction", "s-inhibition", "name mover")
 ROUTES = {"classic": ("own",), "value": ("own", "residual", "mixed", "outgoing")}
 
 
@@ -89,10 +91,10 @@ def cost_table(variants: Sequence[str] = ("value", "value-stop")) -> pd.DataFram
 def patches(runs: int = 1, head: str = "all") -> pd.DataFrame:
     rows = []
     for variant, run in product(ROUTES, range(runs)):
-        for layer, (route, position) in product(range(4), product(ROUTES[variant], ioi.ROLES[::-1])):
+        for layer, (route, position) in product(range(4), product(ROUTES[variant], route_maps.ROLES[::-1])):
             if layer == 0 and route == "residual":
                 continue
-            effect = 0.2 * layer * (ioi.ROLES.index(position) - 1) / 4 + 0.1 * run + 0.05 * len(route)
+            effect = 0.2 * layer * (route_maps.ROLES.index(position) - 1) / 4 + 0.1 * run + 0.05 * len(route)
             site = {"layer": layer, "component": "v", "route": route, "head": head, "position": position}
             ends = {"effect": effect, "low": effect - 0.05, "high": effect + 0.05}
             rows.append(
@@ -112,7 +114,7 @@ def patches(runs: int = 1, head: str = "all") -> pd.DataFrame:
 def scores_of(runs: int = 1) -> pd.DataFrame:
     rows = []
     for variant, run, layer, head in product(("classic", "value"), range(runs), range(4), range(4)):
-        for i, score in enumerate(reversed(ioi.SCORES)):
+        for i, score in enumerate(reversed(SCORES)):
             value = ((5 * layer + 3 * head + 2 * i + run) % 16) / 16
             at = {"variant": variant, "run": f"{variant}-{run}", "layer": layer, "head": head, "score": score}
             rows.append({**at, "value": value, "stderr": 0.01, "n": 200})
@@ -128,12 +130,21 @@ def caption(figure: Any) -> str:
     return figure.layout.meta["caption"]
 
 
+def title(figure: Any) -> str:
+    return figure.layout.meta["title"]
+
+
 def titles(figure: Any) -> list[str]:
-    return [annotation.text for annotation in figure.layout.annotations][:-1]
+    return [annotation.text.replace("<br>", " ") for annotation in figure.layout.annotations][:-1]
 
 
 def lines(figure: Any, name: str) -> list[Any]:
     return [trace for trace in figure.data if trace.name == name and trace.mode == "lines"]
+
+
+def ends_of(variants: Sequence[str], p: float, split: str = "validation") -> pd.DataFrame:
+    """What a table says of the ends of curves."""
+    return pd.DataFrame({"variant": list(variants), "split": split, "p_adjusted": p})
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -198,10 +209,62 @@ def test_ioi_curves_have_a_panel_a_set(metrics: pd.DataFrame, measure: str) -> N
     assert lm.MEASURE_WORDS[measure] == figure.layout.yaxis.title.text
 
 
-def test_levels_are_lines_with_names(metrics: pd.DataFrame) -> None:
-    figure: Any = lm.ioi_curves(metrics, splits=("ioi paper",), levels={"the paper: 41%": 0.41})
-    assert [shape.y0 for shape in figure.layout.shapes] == [0.41]
-    assert "the paper: 41%" in [note.text for note in figure.layout.annotations]
+def test_a_gap_is_that_of_the_means_beside_that_of_the_levels(metrics: pd.DataFrame) -> None:
+    levels = {"classic": 0.07, "value": 0.41}
+    figure: Any = lm.gap_curves(metrics, levels)
+    assert [shape.y0 for shape in figure.layout.shapes] == [0.07, 0.41]
+    assert titles(figure) == ["the paper's classic: 7%", "the paper's value: 41%"]
+    chosen = metrics[(metrics.split == "ioi paper") & (metrics.measure == "probability")]
+    means = chosen.pivot_table("value", "tokens", "variant")
+    gap = means["value"] - means["classic"]
+    at: Any = gap.idxmax()
+    said = f"value is up to {gap.max():.2f} above classic (at {at / 1e6:.1f} million tokens)"
+    assert title(figure) == f"As they learn, {said}, at the end {gap.iloc[-1]:.2f}; in the paper 0.34"
+    with pytest.raises(ValueError, match="a gap is that of two variants, got levels of 1"):
+        lm.gap_curves(metrics, {"value": 0.4})
+    with pytest.raises(UnknownNameError, match="unknown variant 'valu': did you mean 'value'"):
+        lm.gap_curves(metrics, {"classic": 0.1, "valu": 0.4})
+
+
+def test_losses_say_how_far_they_part_and_whether_they_end_apart(metrics: pd.DataFrame) -> None:
+    losses = metrics[metrics.measure == "loss minus classic's"].groupby(["variant", "tokens"], observed=True).value
+    deepest = losses.mean().loc["value"].min()
+    way = f"value is up to {-deepest:.2f} nats below classic on the way"
+    last = losses.mean().loc["value"].iloc[-1]
+    assert title(lm.loss_curves(metrics)).startswith(f"{way}; at the end value's minus classic's is {last:.2f} [")
+    both = ("value", "value-stop")
+    told = f"{way}; at the end no variant is told apart from classic"
+    assert title(lm.loss_curves(metrics, ends=ends_of(both, 0.06))) == told
+    told = f"{way}; at the end value is told apart from classic"
+    apart = pd.concat([ends_of(["value"], 0.04), ends_of(["value-stop"], 0.06)])
+    assert title(lm.loss_curves(metrics, ends=apart)) == told
+    slower = metrics_of(("classic", "value-gradient-only"), seeds=1)
+    assert "no interval" not in title(lm.loss_curves(slower))
+    alone = lm.loss_curves(metrics_of(("classic",), seeds=2, points=2))
+    assert title(alone).startswith("The loss of classic ends at 1.")
+    assert (
+        title(lm.loss_curves(metrics, of="small models"))
+        != lm.loss_curves(metrics, of="small models").layout.meta["of"]
+    )
+
+
+def test_levels_say_where_curves_end_and_what_is_told_apart(metrics: pd.DataFrame) -> None:
+    last = metrics[(metrics.split == "ioi train") & (metrics.measure == "probability") & (metrics.step == 400)]
+    value, classic = (last[last.variant == v].iloc[0]["mean"] for v in ("value", "classic"))
+    few = metrics[metrics.variant != "value-stop"]
+    on = "(names and templates of training)"
+    apart = ends_of(["value"], 0.01, "ioi train")
+    said = f"At the end value is told apart from classic: P(right answer) {value:.2f} against {classic:.2f} {on}"
+    assert title(lm.ioi_curves(few, ends=apart)) == said
+    alike = title(lm.ioi_curves(few, ends=ends_of(["value"], 0.05, "ioi train")))
+    assert alike == said.replace("is told", "is not told")
+    assert (
+        title(lm.ioi_curves(few))
+        == f"The P(right answer) ends at {value:.2f} in value, at {classic:.2f} in classic {on}"
+    )
+    assert title(lm.ioi_curves(few[few.variant == "value"])).endswith(f"] {on}")
+    assert "not told apart" in title(lm.nested_curves(few, ends=ends_of(["value"], 1.0, "depth 0")))
+    assert lm.nested_curves(few, of="clauses").layout.meta["of"] == "clauses, 3 seeds a variant"
 
 
 def test_nested_curves_have_a_panel_a_depth_or_a_question(metrics: pd.DataFrame) -> None:
@@ -235,40 +298,65 @@ def test_curves_refuse_what_is_not_there() -> None:
 
 def test_scaling_draws_a_panel_a_measure_with_whiskers() -> None:
     table = scaling_table()
-    figure: Any = lm.scaling(table, ["b", "a"])
-    assert len(figure.data) == 6
+    figure: Any = against_classic.scaling(table, ["b", "a"])
+    points = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert len(points) == 6
     ratio = table[(table.variant == "value-stop") & table.measure.str.contains("ratio")]
-    point = figure.data[1]
+    point = points[1]
     assert list(point.y) == ratio["mean"].tolist()
     assert list(point.error_y.array) == pytest.approx((ratio.high - ratio["mean"]).tolist())
     assert list(point.error_y.arrayminus) == pytest.approx((ratio["mean"] - ratio.low).tolist())
     assert point.x == pytest.approx(ratio.parameters.to_numpy(), rel=0.1)
     assert all(point.x > figure.data[0].x), "points of one size stand beside each other"
     assert [shape.y0 for shape in figure.layout.shapes] == [1.0, 0.0, 0.0]
-    assert "3 to 5 pairs of seeds" in caption(figure)
+    assert list(point.marker.symbol) == ["circle-open", "circle", "circle"], "filled where the interval excludes 1"
+    assert figure.layout.meta["of"] == "3 to 5 pairs of seeds a point"
+    same = table.measure.str.contains("ratio").astype(float)
+    told = int(((table.high < same) | (table.low > same)).sum())
+    assert title(figure).startswith(f"{told} of 18 comparisons are told apart from classic, as value")
+    wide = table.assign(low=-1.0, high=2.0)
+    none: Any = against_classic.scaling(wide)
+    assert title(none) == "No difference to classic is shown at any of 3 sizes (18 comparisons)"
+    assert set(none.data[0].marker.symbol) == {"circle-open"}
+    one = wide.assign(low=wide.low.mask(wide.index == 0, 0.7), high=wide.high.mask(wide.index == 0, 0.9))
+    first = f"value at 0.2m, {one['mean'].iloc[0]:.2f} [0.70, 0.90] times the tokens"
+    assert title(against_classic.scaling(one)) == f"Told apart from classic: {first}; none of the other 17 comparisons"
     assert figure.layout.meta["runs"] == ["a", "b"]
     assert "1.03 times classic's" in point.hovertext[0]
     assert "0.2m<br>0.21 million" in figure.layout.xaxis.ticktext
 
 
-def test_costs_stand_against_gains_and_the_line_of_break_even() -> None:
+def test_costs_stand_beside_gains_on_one_scale() -> None:
     table = cost_table()
-    figure: Any = lm.cost_against_gain(table, ["a"])
-    line, value, stop = figure.data[:3]
-    assert np.array(line.x) * np.array(line.y) == pytest.approx(1.0)
+    figure: Any = against_classic.cost_against_gain(table, ["a"])
+    dots = [trace for trace in figure.data if trace.mode == "markers" and trace.y[0] is not None]
     ours = table[table.variant == "value"]
-    assert (list(value.x), list(value.y)) == (ours.time.tolist(), ours.tokens.tolist())
-    assert list(value.error_x.array) == pytest.approx((ours.time_high - ours.time).tolist())
-    assert list(value.error_y.arrayminus) == pytest.approx((ours.tokens - ours.tokens_low).tolist())
-    assert list(value.marker.symbol) == ["circle", "square"], "symbols tell sizes"
-    assert list(stop.marker.symbol) == ["circle-open", "square-open"], "and gates"
-    assert [trace.name for trace in figure.data[3:]] == ["0.2m", "1m"]
-    assert figure.layout.yaxis.range[0] < ours.tokens_low.min()
+    time, tokens = (next(t for t in dots if t.name == "value" and t.xaxis == axis) for axis in ("x", "x2"))
+    assert (list(time.x), list(tokens.x)) == (ours.time.tolist(), ours.tokens.tolist())
+    assert list(time.y) == ["value, 0.2m", "value, 1m"]
+    assert list(time.error_x.array) == pytest.approx((ours.time_high - ours.time).tolist())
+    assert list(tokens.error_x.arrayminus) == pytest.approx((ours.tokens - ours.tokens_low).tolist())
+    assert figure.layout.xaxis.range == figure.layout.xaxis2.range
+    assert figure.layout.xaxis.range[0] < table.tokens_low.min()
+    assert list(tokens.marker.symbol) == ["circle", "circle-open"], "0.95 [0.87, 1.05] is not told apart from 1"
+    printed = [text for trace in figure.data if trace.mode == "text" for text in trace.text]
+    assert printed[0] == "1.020 [1.010, 1.035] "
+    assert "time to the threshold 0.77" in tokens.hovertext[0]
     curves: Any = lm.loss_curves(metrics_of(tuple(SPEED), points=2))
-    assert {t.name: t.line.color for t in curves.data if t.showlegend}["value"] == value.marker.color
-    assert "5 pairs of seeds" in caption(figure)
-    one: Any = lm.cost_against_gain(table[table["size"] == "1m"])
-    assert "1m" not in [trace.name for trace in one.data]
+    assert {t.name: t.line.color for t in curves.data if t.showlegend}["value"] == tokens.marker.color
+    assert figure.layout.meta["of"] == "5 pairs of seeds a row"
+    said = "A step takes 1.01 to 1.09 times classic's time; "
+    assert title(figure) == f"{said}2 of 4 need fewer tokens, down to 0.75 times in value (0.2m)"
+    wide = table.assign(tokens_low=0.5, tokens_high=1.5)
+    none = against_classic.cost_against_gain(wide)
+    assert title(none) == f"{said}the tokens to the threshold are not told apart from classic's"
+
+
+def test_a_row_of_costs_without_tokens_says_so() -> None:
+    table = cost_table()
+    table.loc[0, ["tokens", "tokens_low", "tokens_high"]] = np.nan
+    figure: Any = against_classic.cost_against_gain(table)
+    assert "too few got there " in [text for trace in figure.data if trace.mode == "text" for text in trace.text]
 
 
 def test_sentences_have_bars_of_right_and_wrong_names() -> None:
@@ -284,9 +372,14 @@ def test_sentences_have_bars_of_right_and_wrong_names() -> None:
     assert bars[7].x[0].replace("<br>", " ") == SENTENCES[0]
     assert bars[6].marker.color == bars[2].marker.color, "the inside is of whose weights they are"
     assert bars[6].marker.line.color == bars[0].marker.line.color, "the edge of whose body"
-    assert "5 seeds" in caption(figure)
+    assert figure.layout.meta["of"] == "means over 5 seeds"
     assert "either name as subject" in caption(figure)
-    assert {trace.name for trace in figure.data} >= set(ioi.ANSWERS.values())
+    assert all(answer in caption(figure) for answer in ioi.ANSWERS.values())
+    assert bars[7].hovertext[0].endswith("mean of 5 seeds")
+    right = table[table.answer == "right"]
+    own, moved = right[right.body == "own"]["mean"], right[right.body != "own"]["mean"]
+    said = f"of {own.min():.2f} to {own.max():.2f}, transplanted ones of {moved.min():.2f} to {moved.max():.2f}"
+    assert title(figure) == f"Matched models give the right name with a probability {said}"
 
 
 def test_sentences_of_one_run_have_no_whiskers_and_may_be_numbered() -> None:
@@ -295,7 +388,7 @@ def test_sentences_of_one_run_have_no_whiskers_and_may_be_numbered() -> None:
     figure: Any = ioi.ioi_by_sentence(table)
     assert figure.data[0].x[0].replace("<br>", " ") == SENTENCES[0]
     assert np.isnan(np.array(figure.data[0].error_y.array, dtype=float)).all()
-    assert "One seed; no interval." in caption(figure)
+    assert figure.layout.meta["of"] == "one seed a variant"
     assert figure.layout.yaxis.range[1] == pytest.approx(1.08 * table["mean"].max())
 
 
@@ -304,6 +397,10 @@ def test_matched_weights_alone_have_one_panel() -> None:
     figure: Any = ioi.ioi_by_sentence(table[table.body == "own"])
     assert len(titles(figure)) == 1
     assert "architecture, its inside" not in caption(figure)
+    assert "transplanted" not in title(figure)
+    assert "in classic and" in title(figure)
+    moved = ioi.ioi_by_sentence(table[table.body != "own"])
+    assert title(moved).startswith("Transplanted models give the right name with a probability of 0.")
 
 
 def test_orders_are_told_apart_or_chosen() -> None:
@@ -327,10 +424,11 @@ def test_orders_are_told_apart_or_chosen() -> None:
 
 def test_route_maps_have_a_panel_a_route_and_variant() -> None:
     frame = patches()
-    figure: Any = ioi.route_maps(frame)
+    figure: Any = route_maps.route_maps(frame)
     assert titles(figure) == ["classic: v, own", *(f"value: v, {route}" for route in ROUTES["value"])]
-    residual = figure.data[2]
-    assert list(residual.x) == list(ioi.ROLES)
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    residual = maps[2]
+    assert list(residual.x) == list(route_maps.ROLES)
     assert list(residual.y) == [0, 1, 2, 3]
     row = frame[(frame.route == "residual") & (frame.layer == 3) & (frame.position == "S2")].iloc[0]
     assert residual.z[3][3] == pytest.approx(row.effect)
@@ -340,40 +438,48 @@ def test_route_maps_have_a_panel_a_route_and_variant() -> None:
     assert set(residual.text[0]) == {""}
     axis = figure.layout.coloraxis
     assert axis.cmax == -axis.cmin == pytest.approx(frame.effect.abs().max())
-    assert all(trace.coloraxis == "coloraxis" for trace in figure.data)
-    assert "One run a variant, 64 pairs each" in caption(figure)
+    assert all(trace.coloraxis == "coloraxis" for trace in maps)
+    crosses = figure.data[list(figure.data).index(residual) + 1]
+    assert list(zip(crosses.x, crosses.y, strict=True)) == [(role, 0) for role in route_maps.ROLES]
+    assert "no such site" in caption(figure)
+    assert "one run a variant, 64 pairs each" in figure.layout.meta["of"]
+    assert maps[0].xaxis == "x", "a variant begins a row"
+    assert [figure.layout[f"yaxis{i}"].domain[0] for i in (2, 5)] < [figure.layout.yaxis.domain[0]] * 2
     assert figure.layout.meta["runs"] == ["classic-0", "value-0"]
 
 
 def test_route_maps_of_several_runs_are_means_with_their_interval() -> None:
     frame = patches(runs=3)
     with pytest.raises(ValueError, match="several runs of a variant are here"):
-        ioi.route_maps(frame)
-    figure: Any = ioi.route_maps(effects_over_runs(frame))
+        route_maps.route_maps(frame)
+    figure: Any = route_maps.route_maps(effects_over_runs(frame))
     cell = frame[(frame.variant == "value") & (frame.route == "mixed") & (frame.layer == 1) & (frame.position == "IO")]
     interval = mean_interval(cell.effect.to_numpy())
-    mixed = figure.data[3]
+    mixed = [trace for trace in figure.data if trace.type == "heatmap"][3]
     assert mixed.z[1][0] == pytest.approx(interval.mean)
     assert mixed.customdata[1][0] == pytest.approx([interval.low, interval.high])
-    assert "Means over 3 runs" in caption(figure)
+    assert "means over 3 runs" in figure.layout.meta["of"]
 
 
 def test_route_maps_name_sites_that_are_patched_together_and_zeros_without_a_sign() -> None:
     frame = patches().query("route == 'own'").assign(component="state", route="-", effect=-0.001)
-    joint: Any = ioi.route_maps(pd.concat([frame, frame.assign(component="resid_pre + v", route="- + residual")]))
-    assert titles(joint)[::2] == ["classic: resid + stream", "classic: resid_pre + v, - + residual"]
+    joint: Any = route_maps.route_maps(
+        pd.concat([frame, frame.assign(component="resid_pre + v", route="- + residual")])
+    )
+    both = ["resid + stream", "resid_pre + v, - + residual"]
+    assert titles(joint) == [f"{variant}: {site}" for variant in ("classic", "value") for site in both]
     assert joint.data[0].text[0][0] == "0.00"
 
 
 def test_route_maps_are_not_of_single_heads() -> None:
     with pytest.raises(ValueError, match="every site here is of a single head"):
-        ioi.route_maps(patches(head="1"))
+        route_maps.route_maps(patches(head="1"))
 
 
 def test_head_scores_have_a_map_a_score_and_run() -> None:
     frame = scores_of()
-    figure: Any = ioi.head_score_maps(frame)
-    assert titles(figure) == list(ioi.SCORES)
+    figure: Any = head_score_maps.head_score_maps(frame)
+    assert titles(figure) == [head_score_maps.SCORES[name].replace("<br>", " ") for name in SCORES]
     assert [figure.layout[axis].title.text for axis in ("yaxis", "yaxis6")] == [
         f"<b>{variant}</b><br>layer" for variant in ("classic", "value")
     ]
@@ -382,18 +488,31 @@ def test_head_scores_have_a_map_a_score_and_run() -> None:
     np.testing.assert_array_equal(np.array(figure.data[9].z, dtype=float), expected)
     assert figure.data[9].customdata[0][0] == 0.01
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
-    assert "mean over 200 prompts" in caption(figure)
+    high = frame[frame.value >= head_score_maps.HIGH]
+    assert len(figure.layout.shapes) == len(high), "high scores are framed"
+    assert figure.layout.meta["of"] == "one run a variant, 200 prompts"
+    top = frame.iloc[int(frame.value.argmax())]
+    best = f"{top.variant}'s L{top.layer}H{top['head']} ({top.score} {top.value:.2f})"
+    assert title(figure) == f"Of 160 scores of heads {len(high)} are 0.5 or more; the highest is {best}"
+    low = frame.assign(value=frame.value.clip(upper=0.49).mask(frame.index == 5, 0.9))
+    fifth = low.loc[5]
+    alone = f"{fifth.variant}'s L{fifth.layer}H{fifth['head']} ({fifth.score} 0.90)"
+    assert (
+        title(head_score_maps.head_score_maps(low)) == f"Of 160 scores of heads 1 is high: {alone}; no other above 0.49"
+    )
+    none = head_score_maps.head_score_maps(frame.assign(value=frame.value / 2))
+    assert title(none).startswith("No head of any run scores 0.5 or more; the highest is ")
     assert figure.layout.meta["runs"] == ["classic-0", "value-0"]
 
 
 def test_heads_of_several_runs_are_not_averaged() -> None:
-    figure: Any = ioi.head_score_maps(scores_of(runs=2))
+    figure: Any = head_score_maps.head_score_maps(scores_of(runs=2))
     assert len(figure.data) == 20
     assert figure.layout.yaxis6.title.text == "<b>classic, ssic-1</b><br>layer"
-    seeded: Any = ioi.head_score_maps(scores_of(runs=2).assign(seed=lambda t: t.run.str[-1]))
+    seeded: Any = head_score_maps.head_score_maps(scores_of(runs=2).assign(seed=lambda t: t.run.str[-1]))
     assert seeded.layout.yaxis6.title.text == "<b>classic, seed 1</b><br>layer"
     with pytest.raises(ValueError, match="160 scores are there twice"):
-        ioi.head_score_maps(pd.concat([scores_of(), scores_of()]))
+        head_score_maps.head_score_maps(pd.concat([scores_of(), scores_of()]))
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------
@@ -404,11 +523,11 @@ def every_figure(metrics: pd.DataFrame) -> dict[str, Any]:
         "loss_curves": lm.loss_curves(metrics),
         "ioi_curves": lm.ioi_curves(metrics),
         "nested_curves": lm.nested_curves(metrics),
-        "scaling": lm.scaling(scaling_table(), ["a"]),
-        "cost_against_gain": lm.cost_against_gain(cost_table(), ["a"]),
+        "scaling": against_classic.scaling(scaling_table(), ["a"]),
+        "cost_against_gain": against_classic.cost_against_gain(cost_table(), ["a"]),
         "ioi_by_sentence": ioi.ioi_by_sentence(answers_by_sentence(), ["a"]),
-        "route_maps": ioi.route_maps(patches()),
-        "head_score_maps": ioi.head_score_maps(scores_of()),
+        "route_maps": route_maps.route_maps(patches()),
+        "head_score_maps": head_score_maps.head_score_maps(scores_of()),
     }
 
 
@@ -417,7 +536,7 @@ def test_the_same_frames_make_the_same_figures(metrics: pd.DataFrame) -> None:
     for name, figure in first.items():
         assert figure.to_json() == second[name].to_json(), name
         assert figure.layout.meta["runs"], name
-        assert caption(figure) == figure.layout.annotations[-1].text, name
+        assert caption(figure) == figure.layout.annotations[-1].text.replace("<br>", " "), name
 
 
 @pytest.mark.slow

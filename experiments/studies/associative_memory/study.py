@@ -16,7 +16,9 @@ from circuits.common.errors import known
 from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import SIZES, Asking, Block, Picture, Size, Study
-from figures.trainings import associative_memory as amicl
+from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size
+from figures.trainings.associative_memory_maps import heat_maps
+from figures.trainings.associative_memory_tasks import best_a
 
 
 def ask(size: str = "full", seed: int = 0) -> dict[str, pd.DataFrame]:
@@ -98,6 +100,7 @@ def _picture(name: str, drawing: Callable[..., go.Figure], frame: str, argument:
     return Picture(name, drawing, lambda bundle: {argument: bundle.frame(frame), **more}, (), (frame,))
 
 
+_OF_PAIRS = "a = 2, pairs of an object and its label"
 STUDY = Study(
     name="associative_memory",
     question="Does the associative memory answer as the paper's did, and which a is best?",
@@ -105,11 +108,11 @@ STUDY = Study(
         tuple(f"amicl_{kind}" for kind in ("counts", "curves", "agreement", "heat_maps", "tasks", "best_a")), _compute
     ),
     pictures=(
-        _picture("amicl_by_a", amicl.accuracy_by_a, "amicl_curves", "curves"),
-        _picture("amicl_by_size", amicl.accuracy_by_size, "amicl_curves", "curves"),
-        _picture("amicl_heat_maps", amicl.heat_maps, "amicl_heat_maps", "frame"),
-        _picture("amicl_heat_maps_authors", amicl.heat_maps, "amicl_heat_maps", "frame", which="authors"),
-        _picture("amicl_best_a", amicl.best_a, "amicl_tasks", "tasks"),
+        _picture("amicl_by_a", accuracy_by_a, "amicl_curves", "curves", of="50 classes, 20 tokens, 100 dimensions"),
+        _picture("amicl_by_size", accuracy_by_size, "amicl_curves", "curves", of="50 classes, a = 2"),
+        _picture("amicl_heat_maps", heat_maps, "amicl_heat_maps", "frame", of=_OF_PAIRS),
+        _picture("amicl_heat_maps_authors", heat_maps, "amicl_heat_maps", "frame", which="authors", of=_OF_PAIRS),
+        _picture("amicl_best_a", best_a, "amicl_tasks", "tasks"),
     ),
     blocks=(
         Block("amicl-counts", _counts, "The associative memory: printed counts"),

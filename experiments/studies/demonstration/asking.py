@@ -67,7 +67,7 @@ class Findings:
     """The document of the switchboard of the runs with the stream, the first seed's in full."""
 
 
-def find(size: Size, root: str | Path, progress: bool = True) -> Findings:
+def find(size: Size, root: str | Path | None, progress: bool = True) -> Findings:
     """Train what is not trained yet, and ask everything of the first seed's runs and of all learning curves."""
     configs = [icl_run(v, "small", seed, size.training) for seed in range(size.seeds) for v in VARIANTS]
     runs = sweep(configs, root, progress=progress)

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from analysis import over_seeds
+from experiments.studies.builders import IN_SMALL
 from experiments.studies.demonstration.asking import Findings
 from experiments.studies.demonstration.told import printable, sentences, verdict
 from figures import html_page
@@ -19,7 +20,9 @@ from figures.models.edges import edge_drawing
 from figures.models.gradients import gradient_shares
 from figures.models.patching import patch_heat_map
 from figures.theme import themed
-from figures.trainings.learning import head_scores, learning_curves, progress_measures
+from figures.trainings.head_scores import head_scores
+from figures.trainings.learning import learning_curves
+from figures.trainings.progress import progress_measures
 
 TITLE = "Is it the information, or the gradient?"
 TASK = (
@@ -67,9 +70,9 @@ def write_page(found: Findings, out: Path, images: bool = False) -> Path:
     """
     metrics = over_seeds(found.metrics[found.metrics.split == "ic"])
     figures = {
-        "learning_curves": ("Which comes first", learning_curves(metrics)),
-        "progress_measures": ("By which progress", progress_measures(metrics)),
-        "head_scores": ("Which heads do it", head_scores(found.heads)),
+        "learning_curves": ("Which comes first", learning_curves(metrics, of=IN_SMALL)),
+        "progress_measures": ("By which progress", progress_measures(metrics, of=IN_SMALL)),
+        "head_scores": ("Which heads do it", head_scores(found.heads, of=IN_SMALL)),
         "patching": ("By which route", patch_heat_map(found.patches)),
         "edges": ("By which edges", edge_drawing(found.edges)),
         "ablation": ("What breaks", ablation_bars(found.ablations)),

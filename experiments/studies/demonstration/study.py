@@ -6,14 +6,16 @@ from itertools import chain
 from pathlib import Path
 
 from circuits.common.errors import known
-from experiments.studies.demonstration.asking import SIZES, find
+from circuits.common.screen import say
+from circuits.common.text_table import as_text
+from experiments.studies.demonstration.asking import SIZES, Findings, find
 from experiments.studies.demonstration.page import write_page
 from experiments.studies.demonstration.told import printable, sentences, verdict
 
 
 def demo(
     size: str = "standard",
-    root: str | Path = "runs",
+    root: str | Path | None = None,
     out: str | Path = "demo",
     progress: bool = True,
     images: bool = False,
@@ -26,8 +28,13 @@ def demo(
         RunError: as :func:`experiments.sweeps.sweep.sweep`.
     """
     found = find(SIZES[known("size", size, SIZES)], root, progress)
-    print(printable(found.table).to_string(index=False))
-    print(f"\n{verdict(found.table)}\n")
-    for sentence in chain.from_iterable(sentences(found).values()):
-        print(f"- {sentence}")
+    print(as_text(printable(found.table)))
+    tell(found)
     return write_page(found, Path(out), images)
+
+
+def tell(found: Findings) -> None:
+    """Print the verdict and what else was found, a sentence each."""
+    say(f"\n{verdict(found.table)}\n")
+    for sentence in chain.from_iterable(sentences(found).values()):
+        say(f"- {sentence}")

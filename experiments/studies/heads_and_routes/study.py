@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.statistics.intervals import grouped_intervals
 from circuits.common.text_table import markdown, rows_of
 from experiments.studies import gradient
+from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study
-from figures.trainings.learning import head_scores
-from figures.trainings.phases import phases
+from figures.trainings.head_scores import head_scores
+from figures.trainings.phases import PHASES, phases
 
 PAIR = ("classic", "value")
 
@@ -47,7 +49,6 @@ def ask(roots: Sequence[Path], size: Size = "full", n: int | None = None) -> dic
 
 
 FRAMES = tuple(f"mechanism_{kind}" for kind in ("heads", "patches", "shares", "ablations", "edges", "circuits"))
-PHASES = ("before", "within", "after", "end")
 WITHOUT: dict[str, tuple[str, str, str]] = {
     "without head L0H0": ("site", "head", "mean"),
     "its keys' path cut": ("edge", "L0H0 > L1H0.k (residual)", "mean"),
@@ -62,17 +63,16 @@ RESTORED: dict[str, tuple[str, str]] = {
 """Columns that are normalised effects of patching before layer 1 at the right labels: component, route."""
 
 
-def by_phase(bundle: Bundle) -> pd.DataFrame:
-    """Return one row a preset, variant and phase, means over seeds: accuracy whole and under the ablations of
-    ``WITHOUT``, the patching effects of ``RESTORED``, and the faithfulness of the circuit found at the end.
+def by_run(bundle: Bundle) -> pd.DataFrame:
+    """Return one row a preset, variant, run and phase: step, accuracy whole and under the ablations of ``WITHOUT``, the
+    patching effects of ``RESTORED``, and the faithfulness of the circuit found at the end.
 
     What a model does not have (a stream, say) is NaN, and so are effects before the transition, which would be shares
     of next to no difference.
     """
     ablated, patched = bundle.frame("mechanism_ablations"), bundle.frame("mechanism_patches")
-    group = ["preset", "variant", "phase"]
-    columns = {"runs": ablated.groupby(group)["run"].nunique(), "step": ablated.groupby(group)["step"].mean()}
-    columns["accuracy"] = ablated.groupby(group)["accuracy"].mean()
+    group = ["preset", "variant", "run", "phase"]
+    columns = {name: ablated.groupby(group)[name].mean() for name in ("step", "accuracy")}
     for name, (what, part, method) in WITHOUT.items():
         chosen = ablated[(ablated.what == what) & (ablated.part == part) & (ablated.method == method)]
         first = chosen[chosen["layer"].astype(str).isin(["0", "all"])]
@@ -83,6 +83,15 @@ def by_phase(bundle: Bundle) -> pd.DataFrame:
     columns["faithfulness"] = bundle.frame("mechanism_circuits").groupby(group)["faithfulness"].mean()
     table = pd.DataFrame(columns).reset_index()
     return table.assign(phase=pd.Categorical(table.phase, PHASES)).sort_values(group, ignore_index=True)
+
+
+def by_phase(bundle: Bundle) -> pd.DataFrame:
+    """Return one row a preset, variant and phase: runs (how many), and the means over them of :func:`by_run`."""
+    table = by_run(bundle)
+    of_group = table.groupby(["preset", "variant", "phase"], observed=True)
+    means = of_group.mean(numeric_only=True)
+    means.insert(0, "runs", of_group["run"].nunique())
+    return means.reset_index()
 
 
 def _phases_table(bundle: Bundle) -> str:
@@ -139,14 +148,35 @@ def _stream_share(bundle: Bundle) -> str:
     return "Restored by the stream alone, of the logit difference: " + "; ".join(parts) + "."
 
 
+_ROUTES = {
+    "whole": "every route",
+    "without head L0H0": "head",
+    "its keys' path cut": "residual",
+    "stream cut forward": "stream",
+    "residual stream restored": "residual",
+    "stream restored": "stream",
+    "both restored": "every route",
+}
+"""What every curve of the figure is of, by which it has its colour."""
+
+
+def routes_by_phase(bundle: Bundle) -> pd.DataFrame:
+    """Return :func:`by_run` of classic and value as :func:`figures.phases` takes it, a row a number, with its interval
+    over the runs; accuracies have intervals between 0 and 1."""
+    table = by_run(bundle).rename(columns={"accuracy": "whole"})
+    ids = ["preset", "variant", "run", "phase"]
+    wide = table[table.variant.isin(PAIR)][[*ids, *_ROUTES]]
+    frame = wide.melt(id_vars=ids, var_name="what").dropna(subset="value")
+    restored = frame.what.isin(list(RESTORED))
+    frame = frame.assign(measure=np.where(restored, "restored", "accuracy"), route=frame.what.map(_ROUTES))
+    by = ["preset", "variant", "phase", "measure", "what"]
+    return frame.merge(grouped_intervals(frame, by, scale=None), on=by)
+
+
 def _phases(bundle: Bundle) -> dict[str, Any]:
-    table = by_phase(bundle)
-    return {
-        "table": table[table.variant.isin(PAIR)],
-        "broken": list(WITHOUT),
-        "restored": list(RESTORED),
-        "runs": sorted(bundle.frame("mechanism_edges").run.unique()),
-    }
+    frame = routes_by_phase(bundle)
+    words = {"paper": "paper's size", "small": "small preset"}
+    return {"frame": frame, "runs": sorted(frame.run.unique()), "of": "in-context classification", "words": words}
 
 
 def _heads(bundle: Bundle) -> dict[str, Any]:
@@ -154,7 +184,8 @@ def _heads(bundle: Bundle) -> dict[str, Any]:
     heads = bundle.frame("mechanism_heads")
     preset = "paper" if (heads.preset == "paper").any() else "small"
     shown = heads.variant.isin(PAIR) & heads.score.isin(("previous token", "ila", "tila", "tla"))
-    return {"frame": heads[shown & (heads.preset == preset) & (heads.seed == 0)]}
+    of = AT_PAPER_SIZE if preset == "paper" else IN_SMALL
+    return {"frame": heads[shown & (heads.preset == preset) & (heads.seed == 0)], "of": f"{of}; seed 0"}
 
 
 STUDY = Study(

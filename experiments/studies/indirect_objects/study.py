@@ -20,8 +20,10 @@ from experiments.studies.study import REFERENCE, Asking, Block, Picture, Size, S
 from experiments.studies.times import compared, row_of, verdict
 from experiments.studies.wording import shown
 from figures.models.edges import circuit_drawing
-from figures.trainings.indirect_objects import head_score_maps, ioi_by_sentence, route_maps
-from figures.trainings.language_models import ioi_curves
+from figures.trainings.head_score_maps import head_score_maps
+from figures.trainings.indirect_objects import ioi_by_sentence
+from figures.trainings.language_models import gap_curves
+from figures.trainings.route_maps import route_maps
 
 PAPER_SAYS = {REFERENCE: 0.07, "value": 0.41}
 """The probability of the right name that the paper reports."""
@@ -227,15 +229,15 @@ def _gap_curves(bundle: Bundle) -> dict[str, Any]:
     metrics = by_tokens(bundle, STORIES, ("ioi paper",), "probability")
     return {
         "metrics": metrics[metrics.variant.isin(PAPER_SAYS)],
-        "splits": ("ioi paper",),
-        "title": "As they learn, matched models differ by as much as the paper's two",
-        "levels": {f"the paper, {variant}: {p:.0%}": p for variant, p in PAPER_SAYS.items()},
+        "levels": PAPER_SAYS,
+        "of": STORIES.of,
     }
 
 
 def _sentences(bundle: Bundle) -> dict[str, Any]:
     held, table = bundle.frame("lm_ioi"), paper_prompts(bundle)
-    return {"table": table, "runs": sorted(held.run[held.variant.isin(table.variant)].unique())}
+    runs = sorted(held.run[held.variant.isin(table.variant)].unique())
+    return {"table": table, "runs": runs, "of": f"{STORIES.of}, the paper's prompts"}
 
 
 def _routes(patches: pd.DataFrame) -> pd.DataFrame:
@@ -249,7 +251,7 @@ def _first_seed(
     """A figure of what is shown of the first seed's runs."""
 
     def arguments(bundle: Bundle) -> dict[str, Any]:
-        return {"frame": shown(bundle.frame(frame).query("seed == 0"))}
+        return {"frame": shown(bundle.frame(frame).query("seed == 0")), "of": STORIES.of}
 
     return Picture(name, drawing, arguments, (), (frame,))
 
@@ -259,7 +261,7 @@ STUDY = Study(
     question="How do language models identify indirect objects, and is it the paper's gap?",
     asking=Asking(FRAMES, ask, (STORIES,)),
     pictures=(
-        Picture("lm_paper_gap", ioi_curves, _gap_curves, (STORIES,)),
+        Picture("lm_paper_gap", gap_curves, _gap_curves, (STORIES,)),
         Picture("lm_ioi_by_sentence", ioi_by_sentence, _sentences, (), ("lm_ioi",)),
         _first_seed("lm_patches", route_maps, "lm_patches", _routes),
         _first_seed("lm_heads", head_score_maps, "lm_heads", lambda f: f[f.step == f.step.max()]),

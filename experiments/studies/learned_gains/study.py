@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.statistics.intervals import Interval, Scale, mean_interval
+from analysis.statistics.intervals import Interval, Scale, grouped_intervals, mean_interval
 from circuits.common.text_table import interval, markdown
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study
@@ -191,7 +191,14 @@ def _ordered(order: Interval) -> str:
 def _against(bundle: Bundle) -> dict[str, Any]:
     table = shares(bundle)
     by_head = table[(table.route == "stream") & (table["head"] != "all")]
-    return {"table": by_head, "runs": list(by_head.run.unique())}
+    # As the text says it: means over runs, with their intervals.
+    off = agreement(bundle).rename(columns={"off": "value"})
+    return {
+        "table": by_head,
+        "runs": list(by_head.run.unique()),
+        "off": grouped_intervals(off, ["told_by"], scale="logit"),
+        "of": "0.2 million parameters, stories",
+    }
 
 
 FRAMES = ("learned_gains",)

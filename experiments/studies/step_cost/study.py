@@ -11,10 +11,10 @@ import pandas as pd
 
 from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.committed_results import Bundle
-from experiments.studies.language_models import BY_SIZE, PAIR, SIZES, SMALLEST, STORIES, VARIANTS
+from experiments.studies.language_models import BY_SIZE, PAIR, SIZES, SMALLEST, STORIES, THRESHOLD, VARIANTS
 from experiments.studies.study import REFERENCE, Asking, Block, Picture, Size, Study
 from experiments.studies.times import compared
-from figures.trainings.language_models import cost_against_gain
+from figures.trainings.against_classic import cost_against_gain
 
 TOGETHER = (STORIES, BY_SIZE)
 
@@ -64,7 +64,7 @@ def _cost_table(bundle: Bundle) -> str:
 
 def _against_gain(bundle: Bundle) -> dict[str, Any]:
     runs = [run for experiment in TOGETHER for run in bundle.experiment(experiment.name).name]
-    return {"table": _cost(bundle), "runs": runs}
+    return {"table": _cost(bundle), "runs": runs, "of": f"{BY_SIZE.of}, {THRESHOLD}"}
 
 
 STUDY = Study(

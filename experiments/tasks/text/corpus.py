@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.common.errors import known, require
-from circuits.common.files import write_atomically
+from circuits.common.files import names_no_file, write_atomically
 from circuits.common.plain_data import content_hash
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def local_files(name: str) -> tuple[Path, ...] | None:
         files = [path]
     elif glob.has_magic(name):
         files = [Path(found) for found in glob.glob(str(path), recursive=True) if Path(found).is_file()]
-    elif path.is_absolute() or name.startswith(".") or path.suffix in KINDS:
+    elif names_no_file(name):
         raise ValueError(f"there is no file or folder {name}; {INSTEAD}")
     else:
         return None
