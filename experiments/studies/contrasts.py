@@ -118,7 +118,6 @@ def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
 
 def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
     arms = bundle.experiment(experiment.name)
-    hours = arms.merge(bundle.runs[["run", "seconds"]], on="run").drop_duplicates("run").seconds.sum() / 3600
     last = plan.first_seed + plan.n_seeds - 1
     rows = [
         ("declared", plan.declared),
@@ -129,7 +128,7 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         ("smallest ratio of interest", f"{plan.smallest_of_interest:g}"),
         ("stop rule", plan.stop_rule),
         ("analysis", plan.analysis),
-        ("core-hours", f"{plan.core_hours:g} declared, {hours:.1f} taken"),
+        ("core-hours", f"{plan.core_hours:g}, measured on one run of every arm"),
         ("what departed from it", " ".join(departures(plan, arms)) or "nothing"),
     ]
     return markdown(pd.DataFrame(rows, columns=["plan", ""]))
