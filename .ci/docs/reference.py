@@ -92,7 +92,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
             gradient_pairs gradient_shares
         """,
         "Of trainings": """
-            learning_curves all_curves progress_measures head_scores phases time_ratios windows survival
+            learning_curves run_curves all_curves progress_measures head_scores phases time_ratios windows survival
             sensitivity gradient_share_curves
         """,
         "Of language models": """
