@@ -97,7 +97,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         """,
         "Of language models": """
             loss_curves ioi_curves ioi_by_sentence head_score_maps route_maps nested_curves scaling
-            cost_against_gain
+            cost_against_gain gap_curves
         """,
         "Of the associative memory": "accuracy_by_a accuracy_by_size best_a heat_maps",
     },
