@@ -18,23 +18,31 @@ if TYPE_CHECKING:
     from figures.models.circuit_over_checkpoints import circuit_curves
     from figures.models.edges import circuit_drawing, edge_drawing
     from figures.models.gradients import gradient_pairs, gradient_shares
+<<<<<<< HEAD
     from figures.models.head_scores import head_scores
+=======
+    from figures.models.head_score_maps import head_score_maps
+>>>>>>> figures2
     from figures.models.logits import logit_attribution_bars, logit_lens_curves
     from figures.models.patching import patch_heat_map
     from figures.models.paths import path_heat_maps, share_bars
     from figures.models.route_map import route_heat_maps
+    from figures.models.route_maps import route_maps
     from figures.trainings.against_classic import cost_against_gain, scaling
     from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size
     from figures.trainings.associative_memory_maps import heat_maps
     from figures.trainings.associative_memory_tasks import best_a
+<<<<<<< HEAD
     from figures.trainings.head_score_maps import head_score_maps
+=======
+    from figures.trainings.head_scores import head_scores
+>>>>>>> figures2
     from figures.trainings.indirect_objects import ioi_by_sentence
     from figures.trainings.language_models import gap_curves, ioi_curves, loss_curves, nested_curves
     from figures.trainings.learning import learning_curves, run_curves
     from figures.trainings.phases import phases
     from figures.trainings.progress import progress_measures
     from figures.trainings.ratios import time_ratios
-    from figures.trainings.route_maps import route_maps
     from figures.trainings.thresholds import sensitivity
     from figures.trainings.times import all_curves, gradient_share_curves, survival
     from figures.trainings.windows import windows
@@ -71,9 +79,9 @@ __getattr__ = lazily(
         "trainings.associative_memory_maps": ("heat_maps",),
         "trainings.associative_memory_tasks": ("best_a",),
         "trainings.against_classic": ("cost_against_gain", "scaling"),
-        "trainings.head_score_maps": ("head_score_maps",),
+        "models.head_score_maps": ("head_score_maps",),
         "trainings.indirect_objects": ("ioi_by_sentence",),
-        "trainings.route_maps": ("route_maps",),
+        "models.route_maps": ("route_maps",),
         "trainings.language_models": (
             "gap_curves",
             "ioi_curves",

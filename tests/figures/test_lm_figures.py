@@ -17,7 +17,8 @@ from analysis.statistics.intervals import mean_interval
 from circuits import UnknownNameError
 from circuits.common.plain_data import derive_seed
 from figures.images import write_images
-from figures.trainings import against_classic, head_score_maps, route_maps
+from figures.models import head_score_maps, route_maps
+from figures.trainings import against_classic
 from figures.trainings import indirect_objects as ioi
 from figures.trainings import language_models as lm
 

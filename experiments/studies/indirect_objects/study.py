@@ -20,10 +20,10 @@ from experiments.studies.study import REFERENCE, Asking, Block, Picture, Size, S
 from experiments.studies.times import compared, row_of, verdict
 from experiments.studies.wording import shown
 from figures.models.edges import circuit_drawing
-from figures.trainings.head_score_maps import head_score_maps
+from figures.models.head_score_maps import head_score_maps
+from figures.models.route_maps import route_maps
 from figures.trainings.indirect_objects import ioi_by_sentence
 from figures.trainings.language_models import gap_curves
-from figures.trainings.route_maps import route_maps
 
 PAPER_SAYS = {REFERENCE: 0.07, "value": 0.41}
 """The probability of the right name that the paper reports."""
