@@ -147,7 +147,7 @@ def figures(
         try:
             made = write_images(drawn, folder if size == "screen" else folder / size, format, size)
             if size == "screen":
-                freshness.note_images(made, drawn, folder)
+                freshness.note_images(made, folder)
         except RuntimeError as error:
             if images == "yes" or size != "screen" or set(format) != {"png", "svg"}:
                 raise

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from circuits.common.errors import require
 from circuits.common.files import write_atomically
@@ -24,11 +23,11 @@ DRAWN = "images.json"
 """In a folder of figures: of every image, the hash of the figure that it was drawn of, and its own."""
 
 
-def note_images(images: Sequence[Path], figures: Mapping[str, go.Figure], folder: Path) -> None:
-    """Write down what images in a folder were drawn of; what is known of others stays."""
+def note_images(images: Sequence[Path], folder: Path) -> None:
+    """Write down what images in a folder were drawn of, the JSON beside them; what is known of others stays."""
     known = _noted(folder)
     for path in images:
-        known[path.name] = {"of": _hash(figures[path.stem].to_json() or ""), "is": _hash(path.read_bytes())}
+        known[path.name] = {"of": _hash(path.with_suffix(".json").read_bytes()), "is": _hash(path.read_bytes())}
     text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
     write_atomically(folder / DRAWN, text.encode())
 

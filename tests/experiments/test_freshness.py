@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     """One figure with an image, and a page."""
     (tmp_path / "mine.json").write_text(figure().to_json() or "")
     (tmp_path / "mine.svg").write_text("<svg/>")
-    note_images([tmp_path / "mine.svg"], {"mine": figure()}, tmp_path)
+    note_images([tmp_path / "mine.svg"], tmp_path)
     (tmp_path / "page.md").write_text("one\ntwo\n")
     return tmp_path
 
