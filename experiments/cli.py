@@ -104,7 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given == ["--version"]:
             answer(f"{PROGRAM} {version('valuestream')}")
             return 0
-        command, output = parsed(COMMANDS, given, _about())
+        try:
+            command, output = parsed(COMMANDS, given, _about())
+        except Helped as text:
+            answer(fitted(str(text)))
+            return 0
         with warnings.catch_warnings():
             warnings.showwarning = warn
             with output.heard():
@@ -115,8 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tables = command()
             output.write(tables or {})
         sys.stdout.flush()
-    except Helped as text:
-        answer(fitted(str(text)))
     except BrokenPipeError:
         # Whoever reads the output has had enough (`valuestream runs | head -1`), which is no error of anyone's.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from figures.models.edges import circuit_drawing, edge_drawing
     from figures.models.gradients import gradient_pairs, gradient_shares
     from figures.models.head_score_maps import head_score_maps
+    from figures.models.head_scores import head_scores
     from figures.models.logits import logit_attribution_bars, logit_lens_curves
     from figures.models.patching import patch_heat_map
     from figures.models.paths import path_heat_maps, share_bars
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from figures.trainings.associative_memory import accuracy_by_a, accuracy_by_size
     from figures.trainings.associative_memory_maps import heat_maps
     from figures.trainings.associative_memory_tasks import best_a
-    from figures.trainings.head_scores import head_scores
     from figures.trainings.indirect_objects import ioi_by_sentence
     from figures.trainings.language_models import gap_curves, ioi_curves, loss_curves, nested_curves
     from figures.trainings.learning import learning_curves, run_curves
@@ -80,7 +80,7 @@ __getattr__ = lazily(
             "loss_curves",
             "nested_curves",
         ),
-        "trainings.head_scores": ("head_scores",),
+        "models.head_scores": ("head_scores",),
         "trainings.learning": ("learning_curves", "run_curves"),
         "trainings.phases": ("phases",),
         "trainings.progress": ("progress_measures",),

@@ -100,7 +100,8 @@ def sources() -> set[str]:
 def data() -> set[str]:
     """What lies in the packages beside Python, and is needed where they are installed."""
     found = {f"{package}/py.typed" for package in PACKAGES}
-    patterns = ("experiments/**/*.ipynb", "figures/data/*", "figures/*.md", "figures/explore/*.[jc]s*")
+    patterns = ("experiments/**/*.ipynb", "experiments/**/*.toml", "figures/data/*", "figures/*.md")
+    patterns += ("figures/*.[jc]s*", "figures/explore/*.[jc]s*")
     return found | {str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern)}
 
 

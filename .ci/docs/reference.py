@@ -92,12 +92,12 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
             gradient_pairs gradient_shares
         """,
         "Of trainings": """
-            learning_curves all_curves progress_measures head_scores phases time_ratios windows survival
+            learning_curves run_curves all_curves progress_measures head_scores phases time_ratios windows survival
             sensitivity gradient_share_curves
         """,
         "Of language models": """
             loss_curves ioi_curves ioi_by_sentence head_score_maps route_maps nested_curves scaling
-            cost_against_gain
+            cost_against_gain gap_curves
         """,
         "Of the associative memory": "accuracy_by_a accuracy_by_size best_a heat_maps",
     },

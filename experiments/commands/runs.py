@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from tyro.conf import FlagCreatePairsOff
+
 from circuits.common.errors import require
 from experiments.options import Root, option
 from experiments.output import Frame, Tables, say, show
@@ -14,7 +16,7 @@ from experiments.output import Frame, Tables, say, show
 
 def runs(
     remove: Annotated[tuple[str, ...], option("delete these, with all that was asked of them", metavar="RUN...")] = (),
-    yes: Annotated[bool, option("delete without a question, as in a script")] = False,
+    yes: Annotated[bool, FlagCreatePairsOff, option("delete without a question, as in a script")] = False,
     root: Root = None,
 ) -> Tables:
     """List the runs: status, last step, what is watched, age and size. Or remove some, by their names or ids."""

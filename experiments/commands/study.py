@@ -113,12 +113,15 @@ def figures(
         Literal["screen", "page", "column"],
         option("of the images: 1100 pixels, or a printed page's 183 mm or a column's 89, in a folder of that name"),
     ] = "screen",
+    check: Annotated[
+        bool, option("draw and write nothing: say which figures, images and pages are not what the results give")
+    ] = False,
     recompute: Annotated[bool, option("train and analyse again what lies behind them, and collect it")] = False,
     root: Root = None,
     bundle: BundlePath = None,
 ) -> None:
     """Draw every figure and write every table from the committed results, offline."""
-    from experiments.studies import pages
+    from experiments.studies import freshness, pages
     from experiments.studies.committed_results import COMMITTED, Bundle
     from experiments.studies.registry import pictures
     from figures.files import write_figure
@@ -130,13 +133,21 @@ def figures(
     if recompute:
         _recompute(wanted, root, kept(bundle))
     held = Bundle.open(bundle or COMMITTED)
+    if check:
+        written = pages.PAGES if here and not only else ()
+        found = freshness.check(wanted, held, folder, written, partial(pages.fill, rendered=folder))
+        freshness.require_fresh(found)
+        print(f"all {len(found)} are what the results give: {', '.join(freshness.counted(found))}")
+        return
     drawn = {p.name: p.draw(held) for p in wanted if p.drawable(held)}
     left = [p.name for p in wanted if p.name not in drawn]
     for name, figure in drawn.items():
         write_figure(figure, folder / name, folder)
     if images != "no":
         try:
-            write_images(drawn, folder if size == "screen" else folder / size, format, size)
+            made = write_images(drawn, folder if size == "screen" else folder / size, format, size)
+            if size == "screen":
+                freshness.note_images(made, folder)
         except RuntimeError as error:
             if images == "yes" or size != "screen" or set(format) != {"png", "svg"}:
                 raise

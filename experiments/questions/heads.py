@@ -60,7 +60,7 @@ class Heads(OfSequences):
         import pandas as pd
 
         from analysis.heads.attention_scores import WHOLE
-        from figures.trainings.head_scores import head_scores
+        from figures.models.head_scores import head_scores
 
         frame = found.to_frame()
         steps = frame.step

@@ -11,6 +11,7 @@ from experiments.studies import (
     controls,
     gate_windows,
     gradient,
+    information,
     language_models,
     optimisers,
     thresholds,
@@ -23,9 +24,10 @@ from experiments.studies.learned_gains import study as learned_gains
 from experiments.studies.step_cost import study as step_cost
 from experiments.studies.study import Experiment, Picture, RunConfig, Size, Study
 
-_IN_CONTEXT = (carriers, gradient, gate_windows, controls, connections, training_data, optimisers, thresholds)
+_STREAM = (carriers, gradient, information, gate_windows, controls)
+_WHERE = (connections, training_data, optimisers, thresholds)
 _ASKING = (heads_and_routes, language_models, step_cost, indirect_objects, learned_gains)
-_ALL = (associative_memory, *_IN_CONTEXT, *_ASKING)
+_ALL = (associative_memory, *_STREAM, *_WHERE, *_ASKING)
 STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _ALL}
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for study in STUDIES.values() for e in study.experiments}
 PICTURES: dict[str, Picture] = {p.name: p for study in STUDIES.values() for p in study.pictures}

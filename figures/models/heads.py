@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from figures.findings import joined, largest, plain, whom
 from figures.models.cells import crosses, fitted, printed
+from figures.models.head_scores import SCORE_WORDS, head_scores
 from figures.theme import themed
-from figures.trainings.head_scores import SCORE_WORDS, head_scores
 from figures.words import counted, fitting, listed
 
 _COMPOSED = {"Q": "into queries", "K": "into keys", "V": "into values"}

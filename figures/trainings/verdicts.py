@@ -79,10 +79,11 @@ def finding(table: pd.DataFrame) -> str:
     by_reference = [rows for _, rows in table.groupby("reference", sort=False)]
     if len(conditions) == 1:
         spelt = [(_with_interval, False), (_without, False), (_without, True)]
-        extremes = (len(by_reference), 1, 0)
+        several = range(len(by_reference))
+        extremes = [{*several}, *({i} for i in several), set()]
         return fitting(
             *("; ".join(_spelt(rows, number, brief) for rows in by_reference) for number, brief in spelt),
-            *("; ".join(_counted(rows, i < n) for i, rows in enumerate(by_reference)) for n in extremes),
+            *("; ".join(_counted(rows, i in most) for i, rows in enumerate(by_reference)) for most in extremes),
         )
     if len(pairs) <= min(FEW, len(conditions)):
         by_pair = [rows for _, rows in table.groupby(["variant", "reference"], sort=False)]
@@ -133,8 +134,12 @@ def _counted(rows: pd.DataFrame, most: bool) -> str:
     references = list(dict.fromkeys(rows.reference))
     one = len(references) == 1
     told = [row for row in rows_of(rows) if verdict_of(row) is TOLD]
+    if len(rows) == 1:
+        return _spelt(rows, _without, brief=True)
     if not told:
-        return f"none of {len(rows)} told apart" + f" from {references[0]}" * one
+        same = [words for words in _by_words(rows) if words.startswith(f"{SAME.words} within")]
+        alike = f" ({len(_by_words(rows)[same[0]])} {same[0]})" if same else ""
+        return f"none of {len(rows)} told apart" + f" from {references[0]}" * one + alike
     found = [(len(some), words) for words, some in _by_words(rows).items() if words in ("sooner", "later")]
     counts = [f"{found[0][0]} of {len(rows)} {found[0][1]}", *(f"{n} {words}" for n, words in found[1:])]
     far: Any = max(told, key=lambda row: max(row.ratio, 1 / row.ratio))

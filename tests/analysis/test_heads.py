@@ -24,7 +24,7 @@ from analysis.heads.attention_scores import (
 from analysis.heads.retrieval import score_retrieval
 from circuits import HookedStreamTransformer, icl_config
 from experiments.questions.heads import Heads
-from figures.trainings.head_scores import SCORE_WORDS, head_scores
+from figures.models.head_scores import SCORE_WORDS, head_scores
 from tests.handmade import N_POS, Handmade, induction_model, stream_model
 from tests.helpers import FULL, LINEAR, build, inputs_for, run_named, small_task
 

@@ -257,8 +257,9 @@ def test_a_typo_in_a_command_suggests_the_commands(capsys: pytest.CaptureFixture
     assert run(capsys, "ptach") == (2, "", "error: unknown command 'ptach': did you mean 'patch' or 'paths'?\n")
 
 
-def test_a_reader_who_has_had_enough_is_no_error() -> None:
-    command = [sys.executable, "-m", "experiments.cli", "variants"]
+@pytest.mark.parametrize("words", [["variants"], ["--help"], ["variants", "--json", "--quiet"]])
+def test_a_reader_who_has_had_enough_is_no_error(words: list[str]) -> None:
+    command = [sys.executable, "-m", "experiments.cli", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

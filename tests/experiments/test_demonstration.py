@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.runs.run import Run
 from experiments.studies.demonstration import asking
 from experiments.studies.demonstration.asking import Findings, Size, find
 from experiments.studies.demonstration.study import demo
@@ -94,12 +96,16 @@ def test_the_demonstration_from_training_to_page(
     assert shown.locator("figure .plotly-graph-div").first.evaluate("plot => plot.layout.width") is None
 
 
-def test_sentences_take_their_numbers_from_the_frames(trained_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = [run_named(trained_runs, v) for v in ("classic", "value")]
+def test_sentences_take_their_numbers_from_the_frames(
+    trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is asked is kept in a run's directory, where other tests would find it.
+    theirs = [run_named(trained_runs, v).path for v in ("classic", "value")]
+    trained = [Run.open(Path(shutil.copytree(path, tmp_path / path.name))) for path in theirs]
     by_name = {run.config.variant: run for run in trained}
     monkeypatch.setattr(asking, "sweep", lambda configs, root, progress: [by_name[v] for v in ("classic", "value")])
     monkeypatch.setattr(asking, "VARIANTS", ("classic", "value"))
-    found = find(Size(1, TINY, pairs=16, sequences=64), trained_runs, progress=False)
+    found = find(Size(1, TINY, pairs=16, sequences=64), tmp_path, progress=False)
     table = found.table.set_index("variant")
     said = " ".join(chain.from_iterable(_safe(found).values()))
     assert (

@@ -136,7 +136,7 @@ def test_crossings_of_committed_curves_are_resolved_with_fewer_evaluations() -> 
     assert means["paper"] == pytest.approx([0.96, 0.44], abs=0.01)
     assert np.mean(numbers["paper"]) == pytest.approx(0.68, abs=0.01)
     # Of small runs many cross a level before as many evaluations are saved as it takes.
-    assert means["small"] == pytest.approx([0.61, 0.08], abs=0.01)
+    assert means["small"] == pytest.approx([0.59, 0.07], abs=0.01)
     assert np.mean(numbers["small"]) == pytest.approx(0.84, abs=0.01)
 
 

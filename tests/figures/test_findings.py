@@ -108,7 +108,12 @@ def test_many_ratios_are_counted() -> None:
     rows = [row(f"a variant that is called {i}", 0.3 + 0.05 * i) for i in range(9)]
     said = finding(pd.DataFrame([*rows, row("slow", 2.0), row("open", 0.9, p_adjusted=0.4)]))
     assert said == "9 of 11 sooner and 1 later than classic (most a variant that is called 0, 0.30 times)"
-    assert "none of 9 told apart from classic" in finding(pd.DataFrame(rows).assign(p_adjusted=0.4))
+    none = pd.DataFrame(rows).assign(p_adjusted=0.4)
+    assert finding(none) == "none of 9 told apart from classic"
+    alike = none.assign(p_equivalent=[0.01] * 2 + [1.0] * 7)
+    assert finding(alike) == "none of 9 told apart from classic (2 the same within 5%)"
+    with_one = pd.DataFrame([*rows, row("a", 1.0, reference="value", p_adjusted=1.0, p_equivalent=0.01)])
+    assert finding(with_one).endswith("; a as value within 5%"), "one alone is told"
 
 
 def test_conditions_are_counted_by_comparison_or_comparisons_by_condition() -> None:

@@ -18,9 +18,9 @@ from figures.images import write_images
 from figures.models.ablation import ablation_bars
 from figures.models.edges import edge_drawing
 from figures.models.gradients import gradient_shares
+from figures.models.head_scores import head_scores
 from figures.models.patching import patch_heat_map
 from figures.theme import themed
-from figures.trainings.head_scores import head_scores
 from figures.trainings.learning import learning_curves
 from figures.trainings.progress import progress_measures
 

@@ -16,7 +16,7 @@ from experiments.studies import gradient
 from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study
-from figures.trainings.head_scores import head_scores
+from figures.models.head_scores import head_scores
 from figures.trainings.phases import PHASES, phases
 
 PAIR = ("classic", "value")

@@ -1,0 +1,147 @@
+"""The contrasts of a plan, judged as it declared, and what departed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.comparison import judge
+from analysis.statistics.paired_seeds import PairedSeeds
+from analysis.statistics.survival import paired_restricted, shared_horizon, times_of
+from circuits.common.text_table import interval, markdown
+from experiments.studies.committed_results import Bundle
+from experiments.studies.plan import Contrast, Plan
+from experiments.studies.study import Block, Experiment
+from experiments.studies.times import times
+from experiments.studies.wording import shown
+
+
+def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a contrast of the plan: what, contrast, and the columns of
+    :func:`analysis.statistics.comparison.judge` with estimate called ratio; they are one family.
+
+    ``runs`` is what :func:`experiments.studies.times.times` returns. A ratio is of restricted mean steps over the seeds
+    that all arms have, up to the step to which all were followed; of four arms it is the first ratio over the second,
+    so that 1 is no interaction.
+
+    Raises:
+        ValueError: if an arm of a contrast has no run, or fewer than two seeds are shared.
+    """
+    shared = set.intersection(*({*runs.seed[runs.variant == arm]} for arm in plan.arms))
+    runs = runs[runs.seed.isin(shared)].sort_values("seed")
+    of_arm = {arm: times_of(runs, arm) for arm in plan.arms}
+    horizon = shared_horizon(runs)
+
+    def pairs(contrast: Contrast) -> PairedSeeds:
+        first, *second = (
+            paired_restricted(of_arm[a], of_arm[b], horizon, "ratio")
+            for a, b in zip(contrast.of[::2], contrast.of[1::2], strict=True)
+        )
+        return _between(first, second[0]) if second else first
+
+    found = judge([pairs(contrast) for contrast in plan.contrasts], margin=plan.smallest_of_interest)
+    named = pd.DataFrame([{"what": c.what, "contrast": _told(c)} for c in plan.contrasts])
+    return pd.concat([named, found.rename(columns={"estimate": "ratio"})], axis=1)
+
+
+def _between(first: PairedSeeds, second: PairedSeeds) -> PairedSeeds:
+    """The ratio of two ratios: every seed's log ratio less its other."""
+
+    def measure(a: np.ndarray, b: np.ndarray) -> float | np.ndarray:
+        return first.measure(a, b) - second.measure(a, b)
+
+    return PairedSeeds("ratio", measure, first.scores - second.scores)
+
+
+def _told(contrast: Contrast) -> str:
+    ratios = [f"{a} / {b}" for a, b in zip(contrast.of[::2], contrast.of[1::2], strict=True)]
+    return ratios[0] if len(ratios) == 1 else f"({ratios[0]}) / ({ratios[1]})"
+
+
+def word(row: Any, margin: float) -> str:
+    """Return what a row of :func:`judged` says, in a few words; that nothing was shown is said as such."""
+    alike = bool(row.p_equivalent < 0.05)
+    if row.p_adjusted < 0.05:
+        return ("fewer steps" if row.ratio < 1 else "more steps") + (f", within {margin - 1:.0%}" if alike else "")
+    return f"the same within {margin - 1:.0%}" if alike else "not told apart"
+
+
+def decided(plan: Plan, experiment: Experiment, bundle: Bundle) -> pd.DataFrame:
+    """Return :func:`judged` at the threshold that decides."""
+    return judged(plan, times(bundle, experiment, plan.primary))
+
+
+def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+    rows = [
+        {
+            "contrast": row.what,
+            "of": row.contrast,
+            "ratio": interval(row.ratio, row.low, row.high, ".3f"),
+            "p": f"{row.p_adjusted:.2g}",
+            "could show": shown(row.smallest),
+            "verdict": word(row, plan.smallest_of_interest),
+        }
+        for _, row in decided(plan, experiment, bundle).iterrows()
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _by_threshold(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+    found = {f"{at:.0%}": judged(plan, times(bundle, experiment, at)) for at in plan.thresholds}
+    rows = [
+        {"contrast": contrast.what}
+        | {at: interval(row.ratio, row.low, row.high, ".3f") for at, table in found.items() for row in [table.iloc[i]]}
+        for i, contrast in enumerate(plan.contrasts)
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
+    """Return what runs have otherwise than the plan declared, in sentences; none if nothing.
+
+    ``arms`` has columns variant, seed, status: a row a run.
+    """
+    told = []
+    for arm in plan.arms:
+        seeds = {*arms.seed[arms.variant == arm]}
+        lacking, more = (sorted(map(int, s)) for s in ({*plan.seeds("full")} - seeds, seeds - {*plan.seeds("full")}))
+        told += [f"{arm} lacks the seeds {lacking}."] if lacking else []
+        told += [f"{arm} has the seeds {more}, which were not declared."] if more else []
+    failed = arms[arms.status == "failed"]
+    told += [f"{len(failed)} runs diverged; they count as never getting there."] if len(failed) else []
+    return told
+
+
+def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+    arms = bundle.experiment(experiment.name)
+    last = plan.first_seed + plan.n_seeds - 1
+    rows = [
+        ("declared", plan.declared),
+        ("why", plan.why),
+        ("arms", "; ".join(plan.arms)),
+        ("seeds", f"{plan.n_seeds}, from {plan.first_seed} to {last}"),
+        ("threshold that decides", f"{plan.primary:.0%}; also {', '.join(f'{t:.0%}' for t in plan.thresholds)}"),
+        ("smallest ratio of interest", f"{plan.smallest_of_interest:g}"),
+        ("stop rule", plan.stop_rule),
+        ("analysis", plan.analysis),
+        ("core-hours", f"{plan.core_hours:g}, measured on one run of every arm"),
+        ("what departed from it", " ".join(departures(plan, arms)) or "nothing"),
+    ]
+    return markdown(pd.DataFrame(rows, columns=["plan", ""]))
+
+
+def plan_blocks(plan: Plan, experiment: Experiment) -> tuple[Block, ...]:
+    """Return the blocks of a declared study's page: what was found, by threshold, and the plan with its departures."""
+    texts: dict[str, tuple[str, Callable[[Plan, Experiment, Bundle], str]]] = {
+        "": ("What was found", _table),
+        "-by-threshold": ("What was found, by threshold", _by_threshold),
+        "-declared": ("What was declared, and what departed from it", _declared),
+    }
+    return tuple(
+        Block(f"{experiment.name}{end}", partial(text, plan, experiment), heading, (experiment,))
+        for end, (heading, text) in texts.items()
+    )

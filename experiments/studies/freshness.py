@@ -1,0 +1,103 @@
+"""Whether what is committed is what the results give: figures, images, the tables of pages, what is said of figures.
+
+Everything is drawn and written again from the bundle, which :meth:`Bundle.open` has held to the hashes of its files,
+with the code as it stands; nothing is trained, and no image is drawn: images are held to what they were drawn of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from circuits.common.errors import require
+from circuits.common.files import write_atomically
+from circuits.common.text_table import rows_of
+from experiments.studies.committed_results import Bundle
+from experiments.studies.study import Picture
+
+DRAWN = "images.json"
+"""In a folder of figures: of every image, the hash of the figure that it was drawn of, and its own."""
+
+
+def note_images(images: Sequence[Path], folder: Path) -> None:
+    """Write down what images in a folder were drawn of, the JSON beside them; what is known of others stays."""
+    known = _noted(folder)
+    for path in images:
+        known[path.name] = {"of": _hash(path.with_suffix(".json").read_bytes()), "is": _hash(path.read_bytes())}
+    text = json.dumps(dict(sorted(known.items())), indent=1) + "\n"
+    write_atomically(folder / DRAWN, text.encode())
+
+
+def check(
+    pictures: Sequence[Picture], bundle: Bundle, folder: Path, pages: Sequence[Path], fill: Callable[[str, Bundle], str]
+) -> pd.DataFrame:
+    """Return one row a figure, image and page: kind, name, fresh, and why it is not.
+
+    ``fill`` writes a page anew, as :func:`experiments.studies.pages.fill` does.
+    """
+    rows = [row for picture in pictures for row in _of_figure(picture, bundle, folder)]
+    for page in pages:
+        before = page.read_text("utf-8")
+        after = fill(before, bundle)
+        differs = [old for old, new in zip(before.splitlines(), after.splitlines(), strict=False) if old != new]
+        lines = f"{len(differs)} lines differ, as: {differs[0][:60]}" if differs else "it has other lines"
+        rows.append(("page", page.name, before == after, "" if before == after else lines))
+    return pd.DataFrame(rows, columns=["kind", "name", "fresh", "why"])
+
+
+def require_fresh(found: pd.DataFrame) -> None:
+    """Refuse what is not fresh.
+
+    Raises:
+        ValueError: naming everything that is not what the results give, and why.
+    """
+    stale = found[~found.fresh]
+    told = "\n".join(f"  {row.kind} {row.name}: {row.why}" for row in rows_of(stale))
+    require(
+        stale.empty,
+        f"{len(stale)} of {len(found)} are not what the results give ('valuestream figures' makes them anew):\n{told}",
+    )
+
+
+def counted(found: pd.DataFrame) -> list[str]:
+    """Return how many there are of every kind, in words."""
+    return [f"{n} {kind}s" for kind, n in found.kind.value_counts(sort=False).items()]
+
+
+def _of_figure(picture: Picture, bundle: Bundle, folder: Path) -> Iterator[tuple[str, str, bool, str]]:
+    if not picture.drawable(bundle):
+        yield "figure", picture.name, False, "the bundle has nothing for it"
+        return
+    text = picture.draw(bundle).to_json() or ""
+    committed = folder / f"{picture.name}.json"
+    if not committed.is_file():
+        yield "figure", picture.name, False, f"there is no {committed.name}"
+        return
+    fresh = committed.read_text("utf-8") == text
+    yield "figure", picture.name, fresh, "" if fresh else "the results, or what draws them, give another"
+    noted = _noted(folder)
+    for path in sorted(folder.glob(f"{picture.name}.*")):
+        if path.suffix not in (".png", ".svg"):
+            continue
+        was = noted.get(path.name, {"of": "", "is": ""})
+        why = (
+            "it is not the image that was drawn"
+            if was["is"] != _hash(path.read_bytes())
+            else "it was drawn of another figure"
+            if was["of"] != _hash(text)
+            else ""
+        )
+        yield "image", path.name, not why, why
+
+
+def _noted(folder: Path) -> dict[str, dict[str, str]]:
+    path = folder / DRAWN
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _hash(data: str | bytes) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()

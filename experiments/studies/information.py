@@ -1,0 +1,53 @@
+"""Information or gradient, as declared beforehand: the two-by-two of gates, its interaction, and the gradient as a
+dose."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from experiments.studies.builders import IN_SMALL
+from experiments.studies.committed_results import Bundle
+from experiments.studies.contrasts import decided, plan_blocks
+from experiments.studies.plan import Plan
+from experiments.studies.study import Arm, Experiment, Size, Study, only
+from experiments.studies.times import curves_picture, ratios_picture
+
+PLAN = Plan.read("information")
+DOSES = {"value, gradient x0.3": 0.3, "value, gradient x3": 3.0}
+"""Arms whose gradient into the stream is multiplied by a number."""
+
+
+def _arms(size: Size) -> list[Arm]:
+    from circuits.config.streams import Stream
+    from experiments.runs.config import icl_run
+    from experiments.studies.schedules import SMALL, named
+
+    arms = []
+    for seed in PLAN.seeds(size):
+        for arm in PLAN.arms:
+            dose = DOSES.get(arm)
+            if dose is None:
+                arms.append(Arm(icl_run(arm, "small", seed, SMALL)))
+            else:
+                arms.append(named(arm, "value", seed, streams=(Stream("v", gradient=dose),)))
+    return arms
+
+
+GATES = Experiment("information", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL)
+
+
+def _ratios(bundle: Bundle) -> pd.DataFrame:
+    """The contrasts of two arms as :func:`figures.trainings.ratios.time_ratios` draws them, adjusted over all."""
+    table = decided(PLAN, GATES, bundle)
+    arms = [c.of for c in PLAN.contrasts]
+    named = table.assign(variant=[of[0] for of in arms], reference=[of[1] for of in arms], condition="")
+    return named[[len(of) == 2 for of in arms]].assign(margin=PLAN.smallest_of_interest)
+
+
+STUDY = Study(
+    name="information",
+    question="Information or gradient, at enough seeds to say so?",
+    experiments=(GATES,),
+    pictures=(ratios_picture("information", GATES, _ratios), curves_picture("information_curves", GATES)),
+    blocks=plan_blocks(PLAN, GATES),
+)

@@ -1,0 +1,112 @@
+"""Declared studies: contrasts are judged as the plan says, interactions too, and what departs from a plan is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy
+
+from circuits.common.text_table import rows_of
+from experiments.studies.contrasts import departures, judged, word
+from experiments.studies.information import GATES, PLAN
+from experiments.studies.plan import PLANS, Contrast, Plan
+
+FACTORS = {"classic": 1.0, "value": 0.5, "value-stop": 0.55, "value-gradient-only": 1.0}
+SEEDS = range(10, 28)
+FOUR = replace(
+    PLAN,
+    arms=tuple(FACTORS),
+    contrasts=tuple(c for c in PLAN.contrasts if {*c.of} <= {*FACTORS}),
+)
+
+
+def runs_of(factors: dict[str, float], noise: float = 0.02, spread: float = 0.1, seed: int = 0) -> pd.DataFrame:
+    """Times of runs: a step a seed of its own, a factor an arm, and noise."""
+    rng = np.random.default_rng(seed)
+    bases = 1000 * np.exp(rng.normal(0, spread, len(SEEDS)))
+    rows = [
+        {"variant": arm, "seed": s, "steps": base * factor * np.exp(rng.normal(0, noise)), "last": 3000}
+        for arm, factor in factors.items()
+        for s, base in zip(SEEDS, bases, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(condition="", status="finished", curve="")
+
+
+def test_contrasts_are_the_ratios_of_their_arms_and_the_interaction_theirs() -> None:
+    table = {row.contrast: row for row in rows_of(judged(FOUR, runs_of(FACTORS)))}
+    stop = table["value-stop / classic"]
+    both = table["(value / value-stop) / (value-gradient-only / classic)"]
+    assert stop.low < 0.55 < stop.high < 1
+    assert both.ratio == pytest.approx(
+        table["value / value-stop"].ratio / table["value-gradient-only / classic"].ratio, rel=1e-9
+    )
+    assert both.low < 0.5 / 0.55 < both.high < 1
+    assert word(both, 1.05) == "fewer steps"
+
+
+def test_an_interaction_is_the_t_test_of_the_four_logarithms() -> None:
+    runs = runs_of(FACTORS, spread=0.01)
+    row = judged(FOUR, runs).iloc[-1]
+    logs = np.log(runs.pivot(index="seed", columns="variant", values="steps"))
+    sums = logs["value"] - logs["value-stop"] - logs["value-gradient-only"] + logs["classic"]
+    ends = scipy.stats.ttest_1samp(sums, 0).confidence_interval(1 - 0.05 / len(FOUR.contrasts))
+    # Means of steps and of their logarithms agree to first order in what seeds differ by.
+    assert np.log([row.low, row.ratio, row.high]) == pytest.approx([ends.low, sums.mean(), ends.high], abs=0.002)
+
+
+def test_where_gradient_and_values_do_not_interact_it_is_the_same_and_of_few_seeds_not_told_apart() -> None:
+    none = FACTORS | {"value-gradient-only": 0.5 / 0.55}
+    row = judged(FOUR, runs_of(none)).iloc[-1]
+    assert word(row, 1.05) == "the same within 5%"
+    few = runs_of(none, noise=0.3).query("seed < 13")
+    assert word(judged(FOUR, few).iloc[-1], 1.05) == "not told apart"
+
+
+def test_the_family_of_a_plan_is_all_its_contrasts() -> None:
+    runs = runs_of(FACTORS | {"value": 0.54})
+    every, one = judged(FOUR, runs).iloc[0], judged(replace(FOUR, contrasts=FOUR.contrasts[:1]), runs).iloc[0]
+    assert every.p_adjusted == pytest.approx(min(1.0, len(FOUR.contrasts) * one.p_adjusted))
+
+
+def test_what_departs_from_a_plan_is_told() -> None:
+    whole = pd.DataFrame([{"variant": arm, "seed": s, "status": "finished"} for arm in PLAN.arms for s in SEEDS])
+    assert departures(PLAN, whole) == []
+    other = pd.concat([whole[~((whole.variant == "value") & (whole.seed == 12))], whole.tail(1).assign(seed=99)])
+    told = departures(PLAN, other)
+    assert told == [
+        "value lacks the seeds [12].",
+        "value, gradient x3 has the seeds [99], which were not declared.",
+    ]
+    failed = departures(PLAN, whole.assign(status=["failed", *["finished"] * (len(whole) - 1)]))
+    assert failed == ["1 runs diverged; they count as never getting there."]
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_plan_can_be_read(path: Any) -> None:
+    plan = Plan.read(path.stem)
+    assert plan.core_hours > 0
+    assert len(plan.seeds("full")) == plan.n_seeds > len(plan.seeds("miniature"))
+
+
+def test_a_plan_whose_contrasts_are_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"these are none: \['key'\]"):
+        replace(PLAN, contrasts=(Contrast("what", ("key", "classic")),))
+    with pytest.raises(ValueError, match="of two arms or of four"):
+        Contrast("what", ("key", "classic", "value"))
+    with pytest.raises(ValueError, match="the threshold that decides is one of"):
+        replace(PLAN, primary=0.42)
+
+
+def test_the_arms_are_the_plans_and_doses_change_the_gradient_alone() -> None:
+    arms = GATES.arms("full")
+    assert [arm.label for arm in arms[:6]] == list(PLAN.arms)
+    assert {arm.config.seed for arm in arms} == set(SEEDS)
+    value, dose = (next(a.config for a in arms if a.label == name) for name in ("value", "value, gradient x3"))
+    [stream] = dose.model.streams
+    assert stream.gradient == 3
+    assert (replace(stream, gradient=1.0),) == value.model.streams
+    assert dose.training == value.training
