@@ -106,7 +106,7 @@ class Layout:
                     best, least = at, crossed + 0.15 * rank
             if best is not None:
                 boxes.append(np.stack([best, half]))
-                found[i] = (float(best[0]), float(best[1]))
+                found[i] = (round(float(best[0]), 1), round(float(best[1]), 1))
         return found
 
     @staticmethod
