@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from circuits.common.errors import known
+from circuits.common.errors import known, require
 from circuits.common.screen import say
 from experiments.commands.sweep import collect, kept, known_ends, sweep
 from experiments.options import BundlePath, Device, Extent, Root, Roots, Workers, option
@@ -74,12 +74,14 @@ def demo(
     root: Root = None,
 ) -> Tables:
     """Train four variants, ask everything of them, print the table and write one page with all figures."""
-    from experiments.studies.demonstration import study as demonstration
+    from experiments.studies.demonstration.asking import SIZES, find
+    from experiments.studies.demonstration.page import write_page
+    from experiments.studies.demonstration.told import printable, tell
 
-    found = demonstration.find(demonstration.SIZES[known("size", size, demonstration.SIZES)], root)
-    show(demonstration.printable(found.table))
-    demonstration.tell(found)
-    page = demonstration.write_page(found, out, images)
+    found = find(SIZES[known("size", size, SIZES)], root)
+    show(printable(found.table))
+    tell(found)
+    page = write_page(found, out, images)
     say(f"\nopen {page.resolve()}")
     return {"steps": found.table}
 
@@ -128,6 +130,7 @@ def figures(
     from figures.images import write_images
 
     # In a checkout the pages are rewritten; of an installation nothing is touched, and one page goes to the figures.
+    require(not (check and recompute), "--check trains nothing: leave out --recompute, or check afterwards")
     wanted, here = pictures(only), pages.in_repository()
     folder = out or (COMMITTED.parent / "rendered" if here else Path("figures"))
     if recompute:
@@ -137,7 +140,7 @@ def figures(
         written = pages.PAGES if here and not only else ()
         found = freshness.check(wanted, held, folder, written, partial(pages.fill, rendered=folder))
         freshness.require_fresh(found)
-        print(f"all {len(found)} are what the results give: {', '.join(freshness.counted(found))}")
+        say(f"all {len(found)} are what the results give: {', '.join(freshness.counted(found))}")
         return
     drawn = {p.name: p.draw(held) for p in wanted if p.drawable(held)}
     left = [p.name for p in wanted if p.name not in drawn]

@@ -156,6 +156,11 @@ class Bundle:
     def _metrics(self) -> pd.DataFrame:
         return self.frame("metrics")
 
+    @cached_property
+    def _last_steps(self) -> pd.Series:
+        """The last step of every run, by id."""
+        return self._metrics.groupby("run", observed=True).step.max()
+
     def holds(self, experiments: Iterable[str]) -> bool:
         """Return whether it holds runs of all of the experiments."""
         return set(experiments) <= set(self.arms.experiment)
@@ -167,8 +172,8 @@ class Bundle:
 
     def ends(self) -> dict[str, int]:
         """Return the last step of every run that it holds whole, by id: of one that stopped early, where it did."""
-        last, held = self._metrics.groupby("run", observed=True).step.max(), self.engines()
-        return {str(run): int(step) for run, step in last.items() if run in held}
+        held = self.engines()
+        return {str(run): int(step) for run, step in self._last_steps.items() if run in held}
 
     def experiment(self, name: str) -> pd.DataFrame:
         """Return the arms of an experiment with planned steps and status of their runs.
@@ -191,8 +196,7 @@ class Bundle:
 
     def _of(self, name: str, log: pd.DataFrame) -> pd.DataFrame:
         arms = self.experiment(name)
-        last = arms.run.map(self._metrics.groupby("run", observed=True).step.max())
-        arms["stopped"] = (arms.status == "finished") & (last < arms.steps)
+        arms["stopped"] = (arms.status == "finished") & (arms.run.map(self._last_steps) < arms.steps)
         arms = arms.drop(columns=["steps", "stops_at", "status"])
         return arms.merge(log, on="run").drop(columns="run").rename(columns={"name": "run"})
 

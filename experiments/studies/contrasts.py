@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +15,14 @@ from circuits.common.text_table import interval, markdown
 from experiments.studies.committed_results import Bundle
 from experiments.studies.plan import Contrast, Plan
 from experiments.studies.study import Block, Experiment
-from experiments.studies.times import times
+from experiments.studies.times import times, verdict
 from experiments.studies.wording import shown
 
 
 def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row a contrast of the plan: what, contrast, and the columns of
-    :func:`analysis.statistics.comparison.judge` with estimate called ratio; they are one family.
+    :func:`analysis.statistics.comparison.judge` with estimate called ratio, margin and same_as, as
+    :func:`experiments.studies.times.verdict` reads them; they are one family.
 
     ``runs`` is what :func:`experiments.studies.times.times` returns. A ratio is of restricted mean steps over the seeds
     that all arms have, up to the step to which all were followed; of four arms it is the first ratio over the second,
@@ -45,7 +45,8 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
 
     found = judge([pairs(contrast) for contrast in plan.contrasts], margin=plan.smallest_of_interest)
     named = pd.DataFrame([{"what": c.what, "contrast": _told(c)} for c in plan.contrasts])
-    return pd.concat([named, found.rename(columns={"estimate": "ratio"})], axis=1)
+    told = found.rename(columns={"estimate": "ratio"}).assign(margin=plan.smallest_of_interest, same_as="")
+    return pd.concat([named, told], axis=1)
 
 
 def _between(first: PairedSeeds, second: PairedSeeds) -> PairedSeeds:
@@ -62,14 +63,6 @@ def _told(contrast: Contrast) -> str:
     return ratios[0] if len(ratios) == 1 else f"({ratios[0]}) / ({ratios[1]})"
 
 
-def word(row: Any, margin: float) -> str:
-    """Return what a row of :func:`judged` says, in a few words; that nothing was shown is said as such."""
-    alike = bool(row.p_equivalent < 0.05)
-    if row.p_adjusted < 0.05:
-        return ("fewer steps" if row.ratio < 1 else "more steps") + (f", within {margin - 1:.0%}" if alike else "")
-    return f"the same within {margin - 1:.0%}" if alike else "not told apart"
-
-
 def decided(plan: Plan, experiment: Experiment, bundle: Bundle) -> pd.DataFrame:
     """Return :func:`judged` at the threshold that decides."""
     return judged(plan, times(bundle, experiment, plan.primary))
@@ -83,7 +76,7 @@ def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
             "ratio": interval(row.ratio, row.low, row.high, ".3f"),
             "p": f"{row.p_adjusted:.2g}",
             "could show": shown(row.smallest),
-            "verdict": word(row, plan.smallest_of_interest),
+            "verdict": verdict(row),
         }
         for _, row in decided(plan, experiment, bundle).iterrows()
     ]

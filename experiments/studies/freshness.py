@@ -19,6 +19,7 @@ from circuits.common.text_table import rows_of
 from experiments.studies.committed_results import Bundle
 from experiments.studies.study import Picture
 
+Noted = dict[str, dict[str, str]]
 DRAWN = "images.json"
 """In a folder of figures: of every image, the hash of the figure that it was drawn of, and its own."""
 
@@ -39,7 +40,8 @@ def check(
 
     ``fill`` writes a page anew, as :func:`experiments.studies.pages.fill` does.
     """
-    rows = [row for picture in pictures for row in _of_figure(picture, bundle, folder)]
+    noted = _noted(folder)
+    rows = [row for picture in pictures for row in _of_figure(picture, bundle, folder, noted)]
     for page in pages:
         before = page.read_text("utf-8")
         after = fill(before, bundle)
@@ -68,7 +70,7 @@ def counted(found: pd.DataFrame) -> list[str]:
     return [f"{n} {kind}s" for kind, n in found.kind.value_counts(sort=False).items()]
 
 
-def _of_figure(picture: Picture, bundle: Bundle, folder: Path) -> Iterator[tuple[str, str, bool, str]]:
+def _of_figure(picture: Picture, bundle: Bundle, folder: Path, noted: Noted) -> Iterator[tuple[str, str, bool, str]]:
     if not picture.drawable(bundle):
         yield "figure", picture.name, False, "the bundle has nothing for it"
         return
@@ -79,22 +81,22 @@ def _of_figure(picture: Picture, bundle: Bundle, folder: Path) -> Iterator[tuple
         return
     fresh = committed.read_text("utf-8") == text
     yield "figure", picture.name, fresh, "" if fresh else "the results, or what draws them, give another"
-    noted = _noted(folder)
-    for path in sorted(folder.glob(f"{picture.name}.*")):
-        if path.suffix not in (".png", ".svg"):
-            continue
-        was = noted.get(path.name, {"of": "", "is": ""})
-        why = (
-            "it is not the image that was drawn"
-            if was["is"] != _hash(path.read_bytes())
-            else "it was drawn of another figure"
-            if was["of"] != _hash(text)
-            else ""
-        )
-        yield "image", path.name, not why, why
+    there = {f"{picture.name}.{kind}" for kind in ("png", "svg")}
+    for name in sorted(name for name in there if name in noted or (folder / name).is_file()):
+        why = _wrong(folder / name, noted.get(name, {"of": "", "is": ""}), _hash(text))
+        yield "image", name, not why, why
 
 
-def _noted(folder: Path) -> dict[str, dict[str, str]]:
+def _wrong(image: Path, was: dict[str, str], of: str) -> str:
+    """Why an image is not what a figure with a hash gives; nothing if it is."""
+    if not image.is_file():
+        return "it was drawn, and is not there"
+    if was["is"] != _hash(image.read_bytes()):
+        return "it is not the image that was drawn"
+    return "" if was["of"] == of else "it was drawn of another figure"
+
+
+def _noted(folder: Path) -> Noted:
     path = folder / DRAWN
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 

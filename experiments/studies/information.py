@@ -41,7 +41,7 @@ def _ratios(bundle: Bundle) -> pd.DataFrame:
     table = decided(PLAN, GATES, bundle)
     arms = [c.of for c in PLAN.contrasts]
     named = table.assign(variant=[of[0] for of in arms], reference=[of[1] for of in arms], condition="")
-    return named[[len(of) == 2 for of in arms]].assign(margin=PLAN.smallest_of_interest)
+    return named[[len(of) == 2 for of in arms]]
 
 
 STUDY = Study(

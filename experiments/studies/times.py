@@ -27,6 +27,7 @@ from experiments.studies.committed_results import Bundle
 from experiments.studies.study import REFERENCE, Experiment, Picture, against_classic
 from figures.trainings.learning import learning_curves
 from figures.trainings.ratios import time_ratios
+from figures.trainings.verdicts import TOLD, verdict_of, words_of
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.95, 0.98)
 RULES: tuple[Rule, ...] = ("interpolated", "sustained")
@@ -165,16 +166,13 @@ def sensitivity(bundle: Bundle, experiments: Sequence[Experiment], rules: Sequen
 def verdict(row: Any) -> str:
     """Return what a row of :func:`speed` says, in a few words; that nothing was shown is said as such.
 
-    "The same" is said of an equivalence test alone, to within ``MARGIN``; "is value" of runs that went the same way.
+    "The same" is said of an equivalence test alone, to within the row's margin; "is value" of runs that went the same
+    way.
     """
     if row.same_as:
         return f"is {row.same_as}"
-    if np.isnan(row.ratio):
-        return "too few got there"
-    alike, within = row.p_equivalent < 0.05, f"within {MARGIN - 1:.0%}"
-    if row.p_adjusted < 0.05:
-        return ("sooner" if row.ratio < 1 else "later") + (f", {within}" if alike else "")
-    return f"the same {within}" if alike else "not told apart"
+    small = verdict_of(row) is TOLD and row.p_equivalent < 0.05
+    return words_of(row) + (f", within {row.margin - 1:.0%}" if small else "")
 
 
 def ends(

@@ -67,6 +67,9 @@ def test_other_results_make_a_figure_its_image_and_its_page_stale(folder: Path) 
 def test_an_image_that_was_changed_or_of_which_nothing_is_known_is_stale(folder: Path) -> None:
     (folder / "mine.svg").write_text("<svg >")
     assert checked(folder).why["image", "mine.svg"] == "it is not the image that was drawn"
+    (folder / "mine.svg").unlink()
+    assert checked(folder).why["image", "mine.svg"] == "it was drawn, and is not there"
+    (folder / "mine.svg").write_text("<svg/>")
     (folder / DRAWN).unlink()
     assert not checked(folder).fresh["image", "mine.svg"]
     assert checked(folder).fresh["figure", "mine"]

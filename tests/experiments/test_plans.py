@@ -11,9 +11,10 @@ import pytest
 import scipy
 
 from circuits.common.text_table import rows_of
-from experiments.studies.contrasts import departures, judged, word
+from experiments.studies.contrasts import departures, judged
 from experiments.studies.information import GATES, PLAN
 from experiments.studies.plan import PLANS, Contrast, Plan
+from experiments.studies.times import verdict
 
 FACTORS = {"classic": 1.0, "value": 0.5, "value-stop": 0.55, "value-gradient-only": 1.0}
 SEEDS = range(10, 28)
@@ -45,7 +46,7 @@ def test_contrasts_are_the_ratios_of_their_arms_and_the_interaction_theirs() -> 
         table["value / value-stop"].ratio / table["value-gradient-only / classic"].ratio, rel=1e-9
     )
     assert both.low < 0.5 / 0.55 < both.high < 1
-    assert word(both, 1.05) == "fewer steps"
+    assert verdict(both) == "sooner"
 
 
 def test_an_interaction_is_the_t_test_of_the_four_logarithms() -> None:
@@ -61,9 +62,9 @@ def test_an_interaction_is_the_t_test_of_the_four_logarithms() -> None:
 def test_where_gradient_and_values_do_not_interact_it_is_the_same_and_of_few_seeds_not_told_apart() -> None:
     none = FACTORS | {"value-gradient-only": 0.5 / 0.55}
     row = judged(FOUR, runs_of(none)).iloc[-1]
-    assert word(row, 1.05) == "the same within 5%"
+    assert verdict(row) == "the same within 5%"
     few = runs_of(none, noise=0.3).query("seed < 13")
-    assert word(judged(FOUR, few).iloc[-1], 1.05) == "not told apart"
+    assert verdict(judged(FOUR, few).iloc[-1]) == "not told apart"
 
 
 def test_the_family_of_a_plan_is_all_its_contrasts() -> None:

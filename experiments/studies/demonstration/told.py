@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pandas as pd
 
+from circuits.common.screen import say
 from experiments.studies.demonstration.asking import THRESHOLD, Findings
 
 
@@ -51,6 +53,13 @@ def _interval(row: dict[Any, Any], name: str, form: str) -> str:
     if pd.isna(mean):
         return "-"
     return f"{mean:{form}}" if pd.isna(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def tell(found: Findings) -> None:
+    """Print the verdict and what else was found, a sentence each."""
+    say(f"\n{verdict(found.table)}\n")
+    for sentence in chain.from_iterable(sentences(found).values()):
+        say(f"- {sentence}")
 
 
 def sentences(found: Findings) -> dict[str, list[str]]:
