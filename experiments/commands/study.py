@@ -79,9 +79,10 @@ def demo(
     from experiments.studies.demonstration.told import printable, tell
 
     found = find(SIZES[known("size", size, SIZES)], root)
+    # First what lasts: whoever reads what is printed may have had enough.
+    page = write_page(found, out, images)
     show(printable(found.table))
     tell(found)
-    page = write_page(found, out, images)
     say(f"\nopen {page.resolve()}")
     return {"steps": found.table}
 

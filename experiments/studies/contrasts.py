@@ -122,7 +122,7 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         ("stop rule", plan.stop_rule),
         ("analysis", plan.analysis),
         ("core-hours", f"{plan.core_hours:g}, measured on one run of every arm"),
-        ("what departed from it", " ".join(departures(plan, arms)) or "nothing"),
+        ("runs otherwise than declared", " ".join(departures(plan, arms)) or "none"),
     ]
     return markdown(pd.DataFrame(rows, columns=["plan", ""]))
 
