@@ -14,8 +14,8 @@ from analysis.statistics.survival import paired_restricted, shared_horizon, time
 from circuits.common.text_table import interval, markdown
 from experiments.studies.committed_results import Bundle
 from experiments.studies.plan import Contrast, Plan
-from experiments.studies.study import Block, Experiment
-from experiments.studies.times import times, verdict
+from experiments.studies.study import Block, Experiment, Picture
+from experiments.studies.times import ratios_picture, times, verdict
 from experiments.studies.wording import shown
 
 
@@ -26,7 +26,7 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
 
     ``runs`` is what :func:`experiments.studies.times.times` returns. A ratio is of restricted mean steps over the seeds
     that all arms have, up to the step to which all were followed; of four arms it is the first ratio over the second,
-    so that 1 is no interaction.
+    so that 1 is no interaction. Two arms that went the same way have no ratio (``same_as`` is the reference).
 
     Raises:
         ValueError: if an arm of a contrast has no run, or fewer than two seeds are shared.
@@ -43,10 +43,18 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
         )
         return _between(first, second[0]) if second else first
 
-    found = judge([pairs(contrast) for contrast in plan.contrasts], margin=plan.smallest_of_interest)
+    same = ["" if len(c.of) != 2 else c.of[1] if _went_alike(runs, *c.of) else "" for c in plan.contrasts]
+    differ = [i for i, is_same in enumerate(same) if not is_same]
+    found = judge([pairs(plan.contrasts[i]) for i in differ], margin=plan.smallest_of_interest).set_axis(differ)
     named = pd.DataFrame([{"what": c.what, "contrast": _told(c)} for c in plan.contrasts])
-    told = found.rename(columns={"estimate": "ratio"}).assign(margin=plan.smallest_of_interest, same_as="")
-    return pd.concat([named, told], axis=1)
+    told = found.rename(columns={"estimate": "ratio"}).reindex(named.index)
+    return pd.concat([named, told.assign(margin=plan.smallest_of_interest, same_as=same)], axis=1)
+
+
+def _went_alike(runs: pd.DataFrame, variant: str, reference: str) -> bool:
+    """Whether the runs of two arms measured the same, seed by seed, so that there is no ratio to judge."""
+    mine, other = (list(runs.curve[runs.variant == arm]) for arm in (variant, reference))
+    return mine == other
 
 
 def _between(first: PairedSeeds, second: PairedSeeds) -> PairedSeeds:
@@ -68,14 +76,40 @@ def decided(plan: Plan, experiment: Experiment, bundle: Bundle) -> pd.DataFrame:
     return judged(plan, times(bundle, experiment, plan.primary))
 
 
+def decided_picture(name: str, plan: Plan, experiment: Experiment) -> Picture:
+    """Return the figure of the contrasts of two arms at the threshold that decides, adjusted over all contrasts."""
+
+    def ratios(bundle: Bundle) -> pd.DataFrame:
+        arms = [c.of for c in plan.contrasts]
+        named = {"variant": [of[0] for of in arms], "reference": [of[1] for of in arms], "condition": ""}
+        return decided(plan, experiment, bundle).assign(**named)[[len(of) == 2 for of in arms]]
+
+    return ratios_picture(name, experiment, ratios)
+
+
+def _told_of_whole(
+    tell: Callable[[Plan, Experiment, Bundle], str],
+) -> Callable[[Plan, Experiment, Bundle], str]:
+    """What tells nothing as long as a run that was declared is missing."""
+
+    def told(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+        if experiment.trained(bundle):
+            return tell(plan, experiment, bundle)
+        there = len(_arms(experiment, bundle))
+        return f"{there} of {experiment.declared} runs are trained; nothing is concluded of fewer than were declared."
+
+    return told
+
+
+@_told_of_whole
 def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
     rows = [
         {
             "contrast": row.what,
             "of": row.contrast,
-            "ratio": interval(row.ratio, row.low, row.high, ".3f"),
-            "p": f"{row.p_adjusted:.2g}",
-            "could show": shown(row.smallest),
+            "ratio": _ratio(row),
+            "p": "-" if row.same_as else f"{row.p_adjusted:.2g}",
+            "could show": "-" if row.same_as else shown(row.smallest),
             "verdict": verdict(row),
         }
         for _, row in decided(plan, experiment, bundle).iterrows()
@@ -83,14 +117,23 @@ def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
+@_told_of_whole
 def _by_threshold(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
     found = {f"{at:.0%}": judged(plan, times(bundle, experiment, at)) for at in plan.thresholds}
     rows = [
-        {"contrast": contrast.what}
-        | {at: interval(row.ratio, row.low, row.high, ".3f") for at, table in found.items() for row in [table.iloc[i]]}
+        {"contrast": contrast.what} | {at: _ratio(table.iloc[i]) for at, table in found.items()}
         for i, contrast in enumerate(plan.contrasts)
     ]
     return markdown(pd.DataFrame(rows))
+
+
+def _ratio(row: pd.Series) -> str:
+    return "-" if row.same_as else interval(row.ratio, row.low, row.high, ".3f")
+
+
+def _arms(experiment: Experiment, bundle: Bundle) -> pd.DataFrame:
+    """The arms that the bundle holds of an experiment, maybe none."""
+    return bundle.experiment(experiment.name) if bundle.holds([experiment.name]) else pd.DataFrame()
 
 
 def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
@@ -98,6 +141,8 @@ def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
 
     ``arms`` has columns variant, seed, status: a row a run.
     """
+    if arms.empty:
+        return ["None is trained yet."]
     told = []
     for arm in plan.arms:
         seeds = {*arms.seed[arms.variant == arm]}
@@ -110,7 +155,7 @@ def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
 
 
 def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
-    arms = bundle.experiment(experiment.name)
+    arms = _arms(experiment, bundle)
     last = plan.first_seed + plan.n_seeds - 1
     rows = [
         ("declared", plan.declared),
@@ -122,7 +167,10 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         ("stop rule", plan.stop_rule),
         ("analysis", plan.analysis),
         ("core-hours", f"{plan.core_hours:g}, measured on one run of every arm"),
-        ("runs otherwise than declared", " ".join(departures(plan, arms)) or "none"),
+        (
+            "runs otherwise than declared",
+            (" ".join(departures(plan, arms)) or "none") if len(arms) else "none is there",
+        ),
     ]
     return markdown(pd.DataFrame(rows, columns=["plan", ""]))
 

@@ -71,6 +71,8 @@ def counted(found: pd.DataFrame) -> list[str]:
 
 
 def _of_figure(picture: Picture, bundle: Bundle, folder: Path, noted: Noted) -> Iterator[tuple[str, str, bool, str]]:
+    if any(e.declared and not e.trained(bundle) for e in picture.experiments):
+        return
     if not picture.drawable(bundle):
         yield "figure", picture.name, False, "the bundle has nothing for it"
         return

@@ -3,14 +3,11 @@ dose."""
 
 from __future__ import annotations
 
-import pandas as pd
-
 from experiments.studies.builders import IN_SMALL
-from experiments.studies.committed_results import Bundle
-from experiments.studies.contrasts import decided, plan_blocks
+from experiments.studies.contrasts import decided_picture, plan_blocks
 from experiments.studies.plan import Plan
 from experiments.studies.study import Arm, Experiment, Size, Study, only
-from experiments.studies.times import curves_picture, ratios_picture
+from experiments.studies.times import curves_picture
 
 PLAN = Plan.read("information")
 DOSES = {"value, gradient x0.3": 0.3, "value, gradient x3": 3.0}
@@ -33,21 +30,13 @@ def _arms(size: Size) -> list[Arm]:
     return arms
 
 
-GATES = Experiment("information", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL)
-
-
-def _ratios(bundle: Bundle) -> pd.DataFrame:
-    """The contrasts of two arms as :func:`figures.trainings.ratios.time_ratios` draws them, adjusted over all."""
-    table = decided(PLAN, GATES, bundle)
-    arms = [c.of for c in PLAN.contrasts]
-    named = table.assign(variant=[of[0] for of in arms], reference=[of[1] for of in arms], condition="")
-    return named[[len(of) == 2 for of in arms]]
+GATES = Experiment("information", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL, declared=PLAN.n_runs)
 
 
 STUDY = Study(
     name="information",
     question="Information or gradient, at enough seeds to say so?",
     experiments=(GATES,),
-    pictures=(ratios_picture("information", GATES, _ratios), curves_picture("information_curves", GATES)),
+    pictures=(decided_picture("information", PLAN, GATES), curves_picture("information_curves", GATES)),
     blocks=plan_blocks(PLAN, GATES),
 )

@@ -75,6 +75,11 @@ class Plan:
         return range(self.first_seed, self.first_seed + (self.n_seeds if size == "full" else MINIATURE))
 
     @property
+    def n_runs(self) -> int:
+        """Return how many runs were declared."""
+        return len(self.arms) * self.n_seeds
+
+    @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """Return the contrasts of two arms, as (variant, reference)."""
         return tuple((c.of[0], c.of[1]) for c in self.contrasts if len(c.of) == 2)

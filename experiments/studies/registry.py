@@ -14,6 +14,7 @@ from experiments.studies import (
     information,
     language_models,
     optimisers,
+    sources,
     thresholds,
     training_data,
 )
@@ -24,7 +25,7 @@ from experiments.studies.learned_gains import study as learned_gains
 from experiments.studies.step_cost import study as step_cost
 from experiments.studies.study import Experiment, Picture, RunConfig, Size, Study
 
-_STREAM = (carriers, gradient, information, gate_windows, controls)
+_STREAM = (carriers, gradient, information, sources, gate_windows, controls)
 _WHERE = (connections, training_data, optimisers, thresholds)
 _ASKING = (heads_and_routes, language_models, step_cost, indirect_objects, learned_gains)
 _ALL = (associative_memory, *_STREAM, *_WHERE, *_ASKING)

@@ -82,6 +82,12 @@ class Experiment:
     """A run has learned once this measure on this split is so high."""
     of: str = ""
     """Of what task and size its figures are, in words."""
+    declared: int = 0
+    """How many runs its plan declared, of fewer than which nothing is said; 0 without a plan."""
+
+    def trained(self, bundle: Bundle) -> bool:
+        """Return whether a bundle holds what is needed to say anything: some runs, or all that were declared."""
+        return bundle.holds([self.name]) and len(bundle.experiment(self.name)) >= self.declared
 
     def arms(self, size: Size = "full") -> list[Arm]:
         """Return the runs; none where a size leaves the experiment out.
@@ -115,7 +121,7 @@ class Picture:
 
     def drawable(self, bundle: Bundle) -> bool:
         """Return whether the bundle holds what lies behind it."""
-        return bundle.holds(e.name for e in self.experiments) and all(bundle.has(frame) for frame in self.frames)
+        return all(e.trained(bundle) for e in self.experiments) and all(bundle.has(frame) for frame in self.frames)
 
     def draw(self, bundle: Bundle) -> go.Figure:
         """Return the figure."""
@@ -137,7 +143,7 @@ class Block:
     def tellable(self, bundle: Bundle) -> bool:
         """Return whether the bundle holds what it speaks of."""
         return all(
-            bundle.holds([experiment.name]) and {*self.variants} <= {*bundle.experiment(experiment.name).variant}
+            experiment.trained(bundle) and {*self.variants} <= {*bundle.experiment(experiment.name).variant}
             for experiment in self.experiments
         )
 

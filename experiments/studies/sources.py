@@ -1,0 +1,113 @@
+"""Which values does a later layer need? Its values are read from one source or another, as declared beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from circuits.config.gains import FixedGain
+from circuits.config.parts import ReluStack
+from circuits.config.streams import Stream
+from circuits.config.topologies import First, Listed, Tables, Topology, WithinLayer
+from experiments.studies.builders import IN_SMALL
+from experiments.studies.contrasts import decided_picture, plan_blocks
+from experiments.studies.plan import Plan
+from experiments.studies.study import Arm, Experiment, Size, Study, only
+from experiments.studies.times import curves_picture
+
+PLAN, IN_3, IN_4 = (Plan.read(name) for name in ("sources", "sources_3_layers", "sources_4_layers"))
+_STREAM_ALONE = FixedGain(own=0.0, stream=1.0)
+
+
+def _of_x0(**changes: Any) -> dict[str, Any]:
+    """In two layers, the first layer's input is the residual stream at the start."""
+    return {"streams": (Stream("v", weights="untied", **changes),)}
+
+
+def _of_value(**changes: Any) -> dict[str, Any]:
+    return {"streams": (Stream("v", **changes),)}
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "classic": {},
+    # Keys' other weights, of the layer's own input: another matrix of the same residual stream.
+    "classic, second V": {"streams": (Stream("v", source="k", topology=WithinLayer(), weights="untied"),)},
+    "classic, deeper readout": {"readout": ReluStack(32, depth=4)},
+    "value": _of_value(),
+    "value-stop": _of_value(gate="stop"),
+    "value-gradient-only": _of_value(gate="gradient-only"),
+    "value, gradient x0.3": _of_value(gradient=0.3),
+    "value, gradient x3": _of_value(gradient=3.0),
+    "x0": _of_x0(),
+    "x0-stop": _of_x0(gate="stop"),
+    "x0-gradient-only": _of_x0(gate="gradient-only"),
+    "x0, gradient x0.3": _of_x0(gradient=0.3),
+    "x0, gradient x3": _of_x0(gradient=3.0),
+    "value alone": _of_value(gain=_STREAM_ALONE),
+    "x0 alone": _of_x0(gain=_STREAM_ALONE),
+    "no values": _of_value(gain=_STREAM_ALONE, gate="off"),
+}
+"""What differs from the classic model of two layers, by arm; ``alone`` is without values of the layer's own."""
+
+
+def deep_streams(arm: str, n_layers: int) -> tuple[Stream, ...]:
+    """Return the streams of an arm of several layers: none of ``classic``, or those of a reader and a source, as in
+    "2 reads first" and "all read x0".
+
+    Every reader of x0 has a matrix of its own.
+    """
+    if arm == "classic":
+        return ()
+    reader, _, source = arm.split()
+    readers = tuple(range(1, n_layers)) if reader == "all" else (int(reader),)
+    topologies: dict[str, Callable[[], Topology]] = {
+        "previous": lambda: Listed(tuple((layer, layer - 1) for layer in readers)),
+        "first": lambda: First(readers),
+        "x0": lambda: Tables(tuple((layer, table) for table, layer in enumerate(readers)), of="x0"),
+    }
+    return (Stream("v", topology=topologies[source]()),)
+
+
+def _arms(size: Size) -> list[Arm]:
+    from experiments.studies.schedules import SMALL, named
+
+    # Called after the arm, and not after a variant that happens to have the same streams.
+    return [named(arm, "classic", seed, SMALL, **MODELS[arm]) for seed in PLAN.seeds(size) for arm in PLAN.arms]
+
+
+def _deep(plan: Plan, n_layers: int, size: Size) -> list[Arm]:
+    """In miniature not at all: of two layers there are enough."""
+    from experiments.studies.schedules import SMALL, named
+
+    return [
+        named(arm, "classic", seed, SMALL, n_layers=n_layers, streams=deep_streams(arm, n_layers))
+        for seed in (plan.seeds("full") if size == "full" else ())
+        for arm in plan.arms
+    ]
+
+
+SOURCES = Experiment("sources", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL, declared=PLAN.n_runs)
+DEEP = {
+    n_layers: Experiment(
+        f"sources-{n_layers}-layers",
+        partial(_deep, plan, n_layers),
+        plan.question,
+        only(*plan.pairs),
+        of=f"{IN_SMALL}, {n_layers} layers",
+        declared=plan.n_runs,
+    )
+    for n_layers, plan in ((3, IN_3), (4, IN_4))
+}
+STUDY = Study(
+    name="sources",
+    question="Which values does a later layer need?",
+    experiments=(SOURCES, *DEEP.values()),
+    pictures=(
+        decided_picture("sources", PLAN, SOURCES),
+        curves_picture("sources_curves", SOURCES),
+        decided_picture("sources_3_layers", IN_3, DEEP[3]),
+        decided_picture("sources_4_layers", IN_4, DEEP[4]),
+    ),
+    blocks=(*plan_blocks(PLAN, SOURCES), *plan_blocks(IN_3, DEEP[3]), *plan_blocks(IN_4, DEEP[4])),
+)
