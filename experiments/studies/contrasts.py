@@ -169,7 +169,7 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         ("core-hours", f"{plan.core_hours:g}, measured on one run of every arm"),
         (
             "runs otherwise than declared",
-            (" ".join(departures(plan, arms)) or "none") if len(arms) else "none is there",
+            " ".join(departures(plan, arms)) or "none",
         ),
     ]
     return markdown(pd.DataFrame(rows, columns=["plan", ""]))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy
+import torch
 
 from circuits.common.text_table import rows_of
-from experiments.studies.contrasts import departures, judged
+from circuits.model import HookedStreamTransformer
+from circuits.presets import parameter_count
+from experiments.runs.run import Run
+from experiments.studies import sources
+from experiments.studies.committed_results import COMMITTED, Bundle
+from experiments.studies.contrasts import decided_picture, departures, judged, plan_blocks
 from experiments.studies.information import GATES, PLAN
 from experiments.studies.plan import PLANS, Contrast, Plan
 from experiments.studies.times import verdict
@@ -34,7 +42,8 @@ def runs_of(factors: dict[str, float], noise: float = 0.02, spread: float = 0.1,
         for arm, factor in factors.items()
         for s, base in zip(SEEDS, bases, strict=True)
     ]
-    return pd.DataFrame(rows).assign(condition="", status="finished", curve="")
+    found = pd.DataFrame(rows).assign(condition="", status="finished")
+    return found.assign(curve=found.variant + found.seed.astype(str))
 
 
 def test_contrasts_are_the_ratios_of_their_arms_and_the_interaction_theirs() -> None:
@@ -111,3 +120,77 @@ def test_the_arms_are_the_plans_and_doses_change_the_gradient_alone() -> None:
     assert stream.gradient == 3
     assert (replace(stream, gradient=1.0),) == value.model.streams
     assert dose.training == value.training
+
+
+def test_arms_that_went_the_same_way_have_no_ratio_and_are_no_part_of_the_family() -> None:
+    runs = runs_of(FACTORS)
+    twin = runs[runs.variant == "classic"].assign(variant="value-gradient-only")
+    alike = pd.concat([runs[runs.variant != "value-gradient-only"], twin])
+    pairs = replace(FOUR, contrasts=tuple(c for c in FOUR.contrasts if len(c.of) == 2))
+    table = {row.contrast: row for row in rows_of(judged(pairs, alike))}
+    same = table["value-gradient-only / classic"]
+    assert same.same_as == "classic"
+    assert np.isnan(same.ratio)
+    assert verdict(same) == "is classic"
+    one = judged(replace(pairs, contrasts=(pairs.contrasts[0],)), alike).iloc[0]
+    first = table["value / value-stop"]
+    assert first.same_as == ""
+    assert first.p_adjusted == pytest.approx((len(pairs.contrasts) - 1) * one.p_adjusted)
+
+
+def test_fewer_runs_than_declared_say_nothing() -> None:
+    bundle = Bundle.open(COMMITTED)
+    assert GATES.trained(bundle)
+    more = replace(GATES, declared=GATES.declared + 1)
+    assert not more.trained(bundle)
+    texts = [block.text(bundle) for block in plan_blocks(PLAN, more)]
+    assert texts[0] == "108 of 109 runs are trained; nothing is concluded of fewer than were declared."
+    assert texts[1] == texts[0]
+    assert not decided_picture("information", PLAN, more).drawable(bundle)
+    none = replace(GATES, name="never trained")
+    assert plan_blocks(PLAN, none)[0].text(bundle).startswith("0 of 108 runs")
+    assert "None is trained yet." in plan_blocks(PLAN, none)[2].text(bundle)
+
+
+def test_the_page_of_sources_says_how_many_parameters_its_arms_have() -> None:
+    page = sources.STUDY.page.read_text("utf-8")
+    told = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \|$", page, re.MULTILINE))
+    of_arm = {arm.label: parameter_count(arm.config.model) for arm in sources.SOURCES.arms("miniature")}
+    for names, number in told.items():
+        for name in re.split(r", (?!second|deeper)", names.replace(", and its gates and gradients", "")):
+            assert of_arm.pop(name) == int(number.replace(",", "")), name
+    assert {re.split("-|, gradient", arm)[0] for arm in of_arm} == {"value", "x0"}
+    assert (
+        of_arm["x0-stop"] == of_arm["x0, gradient x3"] == int(told["x0, and its gates and gradients"].replace(",", ""))
+    )
+
+
+@pytest.mark.parametrize("n_layers", [3, 4])
+def test_the_readers_and_sources_of_deep_arms_are_those_of_their_names(n_layers: int) -> None:
+    for arm in sources.DEEP[n_layers].arms("full"):
+        streams = arm.config.model.streams
+        if arm.label == "classic":
+            assert streams == ()
+            continue
+        [stream] = streams
+        readers = [layer for layer in range(n_layers) if stream.topology.sources(layer)]
+        reader, _, source = arm.label.split()
+        assert readers == (list(range(1, n_layers)) if reader == "all" else [int(reader)])
+        read = [stream.topology.sources(layer) for layer in readers]
+        if source == "x0":
+            assert stream.tables_of == "x0"
+            assert len({*read}) == len(readers)
+        else:
+            assert read == [(0,) if source == "first" else (layer - 1,) for layer in readers]
+
+
+def test_the_matrix_of_x0_reads_the_first_layers_input_and_nothing_else(tmp_path: Path) -> None:
+    [arm] = [a for a in sources.SOURCES.arms("miniature") if a.label == "x0 alone" and a.config.seed == 28]
+    model, batch = (
+        HookedStreamTransformer(arm.config.model),
+        Run.at(tmp_path, arm.config).task().sample(4, "ic", seed=0),
+    )
+    _, cache = model.run_with_cache(batch.inputs)
+    untied = model.get_parameter("blocks.0.attn.W_V_stream")
+    start = cache["blocks.0.hook_resid_pre"]
+    assert torch.allclose(cache["blocks.1.attn.hook_v_mixed"], torch.einsum("bpd,hde->bphe", start, untied), atol=1e-6)
