@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Intervention,
         Mean,
         Resample,
+        Without,
         Zero,
     )
     from circuits.loading.pretrained import load_pretrained
@@ -85,6 +86,7 @@ __getattr__ = lazily(
             "Freeze",
             "CutForward",
             "CutGradient",
+            "Without",
         ),
         "exporting.export": ("export_huggingface",),
         "loading.pretrained": ("load_pretrained",),
@@ -165,6 +167,7 @@ __all__ = [
     "UnknownNameError",
     "VectorInputs",
     "WithinLayer",
+    "Without",
     "Zero",
     "export_huggingface",
     "icl_config",

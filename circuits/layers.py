@@ -85,14 +85,18 @@ class Norm(Initialised, Fusing):
     def forward(self, x: Float[Tensor, "batch pos *head d_model"]) -> Float[Tensor, "batch pos *head d_model"]:
         """Return the normalised input."""
         if self.may_fuse(self.hook_scale):
-            width, eps = x.shape[-1:], self._eps(x)
-            if self.centred:
-                return self.hook_normalized(F.layer_norm(x, width, self.w, self.b, eps))
-            return self.hook_normalized(F.rms_norm(x, width, self.w, eps))
+            return self.hook_normalized(self.unheard(x))
         x = x - x.mean(-1, keepdim=True) if self.centred else x
         x = x / fork_if_hooked(self.hook_scale, self._root(x))
         x = x if self.w is None else x * self.w
         return self.hook_normalized(x if self.b is None else x + self.b)
+
+    def unheard(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Return the normalised input, of which no hook point hears."""
+        width, eps = x.shape[-1:], self._eps(x)
+        if self.centred:
+            return F.layer_norm(x, width, self.w, self.b, eps)
+        return F.rms_norm(x, width, self.w, eps)
 
     def scale(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 1"]:
         """Return what an input is divided by, once it is centred where it is."""

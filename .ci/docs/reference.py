@@ -38,7 +38,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
             register_topology KindError UnknownNameError
         """,
         "Interventions": """
-            Intervention intervened Zero Mean Clamp Resample FromRun Freeze Attend CutForward CutGradient
+            Intervention intervened Zero Mean Clamp Resample FromRun Freeze Attend CutForward CutGradient Without
             NothingChangedError
         """,
         "The associative memory": "AMICL Sequences",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuits.checkpoint import load_checkpoint
 from circuits.common.errors import known, require
+from circuits.interventions.cut_edges import edge_points, without_edge
 from circuits.interventions.intervention import Intervention, check_interventions
 from circuits.interventions.replacement import Places, finite, touched_part
 from circuits.model import HookedStreamTransformer
@@ -123,6 +124,7 @@ class Intervening:
         self.counts = Counts(interventions, model.cfg.device or "cpu")
         self._others: dict[str | int, HookedStreamTransformer] = dict((models or {}).items())
         self._theirs: dict[str | int | None, Activations] = {}
+        self._kept: dict[str, Tensor] = {}
         for intervention in interventions:
             if isinstance(intervention.taken_from, str):
                 self._other(intervention)
@@ -154,7 +156,8 @@ class Intervening:
             if isinstance(role, str):
                 known("position role", role, positions or {})
         counts = self.counts if counting else Counts(self.interventions, self.counts.values.device)
-        hooks: Any = [(i.site.hook_name, self._hook(i, n, counts, positions or {}, baseline or {})) for n, i in active]
+        hooks: Any = [(name, self._keep) for name in dict.fromkeys(n for _, i in active for n in edge_points(i))]
+        hooks += [(i.site.hook_name, self._hook(i, n, counts, positions or {}, baseline or {})) for n, i in active]
         with self._listening([i for _, i in active]), self.model.hooks(fwd_hooks=hooks):
             yield True
 
@@ -170,8 +173,12 @@ class Intervening:
                 )
             old = finite(intervention.site, activation)
             source = baseline.get(hook.name, activation).detach()
-            taken = intervention.taken_from is not None
-            target = self._taken(intervention, old) if taken else intervention.operation.instead(old, source)
+            if intervention.operation.cuts_edge:
+                target = without_edge(self.model, intervention, self._kept)
+            elif intervention.taken_from is not None:
+                target = self._taken(intervention, old)
+            else:
+                target = intervention.operation.instead(old, source)
             new = target if intervention.strength == 1 else old + intervention.strength * (target - old)
             new = torch.where(touched, new, activation)
             moved = torch.where(touched, new - old, 0).detach().abs()
@@ -181,6 +188,9 @@ class Intervening:
             return new
 
         return act
+
+    def _keep(self, activation: Tensor, hook: Any) -> None:
+        self._kept[hook.name] = activation
 
     def _taken(self, intervention: Intervention, old: Tensor) -> Tensor:
         theirs = self._theirs.get(intervention.taken_from)
@@ -236,6 +246,7 @@ class Intervening:
                 return forward(inputs, *args, **kwargs)
             finally:
                 self._theirs.clear()
+                self._kept.clear()
 
         self.model.forward = heard
         try:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from circuits.common.errors import known, require
-from circuits.common.fields import Checked
+from circuits.common.fields import Checked, counted_from_zero
 from circuits.common.plain_data import from_plain, register_union, to_plain
 from circuits.config.model import ModelConfig
+from circuits.config.streams import CARRIERS
 from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
 from circuits.model import HookedStreamTransformer
 from circuits.sites import STATES, Site, check_sites
@@ -31,6 +32,7 @@ class _Operation:
     least_examples: ClassVar[int] = 1
     freezes: ClassVar[bool] = False
     cuts_gradient: ClassVar[bool] = False
+    cuts_edge: ClassVar[bool] = False
 
     def instead(self, old: Tensor, source: Tensor) -> Tensor:
         """Return what is put in the place of all of ``old``; ``source`` (example first) is what it is taken from."""
@@ -155,7 +157,22 @@ class CutGradient(_Operation, Checked):
     cuts_gradient = True
 
 
-Operation = Zero | Mean | Clamp | Attend | Resample | FromRun | Freeze | CutForward | CutGradient
+@dataclass(frozen=True)
+class Without(_Operation, Checked):
+    """A layer's own queries, keys or values as they are without what an earlier part wrote: one edge of the residual
+    stream is cut, the value and the gradient. Norms are taken anew."""
+
+    cuts_edge = True
+
+    layer: int
+    component: Literal["attn_out", "mlp_out"] = "attn_out"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counted_from_zero(self, "layer")
+
+
+Operation = Zero | Mean | Clamp | Attend | Resample | FromRun | Freeze | CutForward | CutGradient | Without
 register_union(Operation)
 
 
@@ -172,10 +189,12 @@ class Intervention(Checked):
     """One operation at one site: new = old + strength * (what is put in its place - old).
 
     Only the site's head and position are touched, and in a pattern or its scores only what is not masked. What is put
-    in place is a constant: no gradient flows into it (:class:`CutForward` excepted, which is made for that).
+    in place is a constant: no gradient flows into it (:class:`CutForward` and :class:`Without` excepted, which are
+    made of the pass itself).
 
     Raises:
-        ValueError: for a ``state`` or ``stream``, attention to something at another site than a pattern, a strength
+        ValueError: for a ``state`` or ``stream``, attention to something at another site than a pattern, an edge into
+            something else than a layer's own queries, keys or values or from a layer that is not before it, a strength
             that is not finite, or an empty window.
     """
 
@@ -198,6 +217,15 @@ class Intervention(Checked):
             self.site.component == "pattern" or not self.operation.only_patterns,
             f"{self.operation} needs the component 'pattern', not {self.site.component!r}",
         )
+        if isinstance(self.operation, Without):
+            require(
+                self.site.component in CARRIERS and self.site.route == "own",
+                f"{self.operation} cuts an edge into a layer's own q, k or v, not into {self.site}",
+            )
+            require(
+                self.operation.layer < self.site.layer,
+                f"{self.operation}: an edge into layer {self.site.layer} comes from an earlier layer",
+            )
         require(
             self.first >= 0 and (self.last is None or self.last > self.first),
             f"a window starts at step 0 or later and ends after its start, got {self.first} to {self.last}",
@@ -253,8 +281,22 @@ def check_interventions(model: HookedStreamTransformer | ModelConfig, interventi
         ValueError: for a layer, head or position beyond the model's.
     """
     config = model if isinstance(model, ModelConfig) else model.config
+    interventions = tuple(interventions)
     for site in check_sites(config, [i.site for i in interventions]):
         require(
             not isinstance(site.position, int) or -config.n_ctx <= site.position < config.n_ctx,
             f"{site}: the model has {config.n_ctx} positions",
+        )
+    edges = {i.operation: (i.site.layer, i.site.component) for i in interventions if isinstance(i.operation, Without)}
+    require(
+        len({*edges.values()}) == len(edges),
+        "two different edges into one projection are cut, but the second would bring back what the first took away; "
+        "give one of them",
+    )
+    for operation in edges:
+        check_sites(config, [Site(operation.layer, operation.component)])
+        require(
+            config.residual_scalars is None,
+            f"{operation}: this model scales its residual stream between layers, so what a part wrote is not what a "
+            f"later layer reads of it; attribution and ablation of edges know how",
         )

@@ -49,7 +49,7 @@ class Training:
             'a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": '
             '"pattern"}, "operation": {"type": "Attend", "to": "previous"}, "strength": 1.0, "first": 0, "last": '
             "500}; types: Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, "
-            "CutForward, CutGradient"
+            "CutForward, CutGradient, Without (layer, component: what it wrote is cut out of a later q, k or v)"
         ),
     ] = None
     compute: Annotated[

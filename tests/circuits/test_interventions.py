@@ -104,7 +104,7 @@ def test_what_is_stored_wrongly_is_explained(stored: dict[str, Any], message: st
 def test_every_operation_has_a_name_in_words() -> None:
     names = {operation_name(op) for op in (Zero(), FromRun("x"), CutGradient(), Attend("self"))}
     assert names == {"zero", "from run", "cut gradient", "attend"}
-    assert len(get_args(Operation)) == 9
+    assert len(get_args(Operation)) == 10
 
 
 # --- which sites there are ----------------------------------------------------------------------------------------
