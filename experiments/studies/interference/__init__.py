@@ -1,0 +1,1 @@
+"""Does what the first layer writes hurt the second layer's values?"""

@@ -1,0 +1,101 @@
+"""Is it interference? The edge from the first layer into the second one's values is cut, as declared beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics.intervals import grouped_intervals
+from circuits.common.text_table import interval, markdown, rows_of
+from experiments.studies.builders import IN_SMALL
+from experiments.studies.committed_results import Bundle
+from experiments.studies.contrasts import decided_picture, plan_blocks
+from experiments.studies.plan import Plan
+from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study, only
+from experiments.studies.times import curves_picture
+from figures.trainings.value_parts import value_parts
+
+PLAN = Plan.read("interference")
+WINDOWS: dict[str, tuple[int, int | None]] = {"": (0, None), " to 400": (0, 400), " from 400": (400, None)}
+"""Steps in which the edge is cut, by what an arm's name adds to "cut": from 400, value models learn."""
+MEASURES = ("size", "overlap", "signal")
+
+
+def _arms(size: Size) -> list[Arm]:
+    from circuits.interventions.intervention import Intervention, Without
+    from circuits.sites import Site
+    from experiments.runs.training_config import Every
+    from experiments.studies.schedules import SMALL, named
+
+    whole = replace(SMALL, checkpoint_at=(Every(100),))
+    edge = {
+        cut: replace(SMALL, interventions=(Intervention(Site(1, "v"), Without(0), first=first, last=last),))
+        for cut, (first, last) in WINDOWS.items()
+    }
+    arms = []
+    for seed in PLAN.seeds(size):
+        for arm in PLAN.arms:
+            variant, _, cut = arm.partition(", cut")
+            arms.append(named(arm, variant, seed, edge[cut] if cut or ", cut" in arm else whole))
+    return arms
+
+
+INTERFERENCE = Experiment("interference", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL, declared=PLAN.n_runs)
+
+
+def ask(roots: Sequence[Path], size: Size = "full") -> dict[str, pd.DataFrame]:
+    """Return :func:`experiments.studies.interference.asking.study` of the finished runs in some directories that keep
+    checkpoints."""
+    from experiments.runs.run import runs_in
+    from experiments.studies.interference.asking import study
+
+    there = runs_in(roots, [arm.config for arm in INTERFERENCE.arms(size)])
+    return study([run for run in there if run.finished and len(run.checkpoints()) > 2])
+
+
+def parts(bundle: Bundle) -> pd.DataFrame:
+    """Return means over seeds of the frame "interference", as far as all runs of a variant went: variant, step, part,
+    measure, mean, low, high, n."""
+    frame = bundle.frame("interference")
+    last = frame.groupby(["variant", "run"], observed=True).step.max().groupby("variant").min()
+    frame = frame[frame.step <= frame.variant.map(last)]
+    long = frame.melt(["variant", "seed", "step", "part"], MEASURES, "measure")
+    return grouped_intervals(long, ["variant", "step", "part", "measure"], scale="linear")
+
+
+def _parts_table(bundle: Bundle) -> str:
+    """At the last step to which all runs of a variant went."""
+    if not INTERFERENCE.trained(bundle):
+        return "Not asked before all declared runs are trained."
+    table = parts(bundle)
+    ends = table[table.step == table.groupby("variant").step.transform("max")]
+    rows = []
+    for (variant, step, part), some in ends.groupby(["variant", "step", "part"], sort=False):
+        told = {row.measure: interval(row.mean, row.low, row.high, ".2f") for row in rows_of(some)}
+        rows.append({"variant": variant, "step": f"{step:,}", "values": part} | told)
+    return markdown(pd.DataFrame(rows))
+
+
+def _value_parts(bundle: Bundle) -> dict[str, Any]:
+    return {"table": parts(bundle), "runs": list(bundle.frame("interference").run.unique()), "of": IN_SMALL}
+
+
+STUDY = Study(
+    name="interference",
+    question="Does what the first layer writes hurt the second layer's values?",
+    experiments=(INTERFERENCE,),
+    asking=Asking(("interference",), ask, (INTERFERENCE,)),
+    pictures=(
+        decided_picture("interference", PLAN, INTERFERENCE),
+        curves_picture("interference_curves", INTERFERENCE),
+        Picture("value_parts", value_parts, _value_parts, (INTERFERENCE,), ("interference",)),
+    ),
+    blocks=(
+        *plan_blocks(PLAN, INTERFERENCE),
+        Block("interference-parts", _parts_table, "What the second layer's values are made of", (INTERFERENCE,)),
+    ),
+)
