@@ -91,6 +91,23 @@ class PairedSeeds:
         ).confidence_interval
         return float(found.low), float(found.high)
 
+    def prediction(self, n_new: int, confidence: float = 0.95) -> Interval:
+        """Return the estimate with the interval in which that of so many new pairs lies with this confidence.
+
+        It is Student's with the standard deviation s of these scores and s sqrt(1 / n + 1 / n_new) as its standard
+        error; the new pairs are of the same design. It has no width where the pairs have no spread.
+
+        Raises:
+            ValueError: for no new pair, or a confidence that is none.
+
+        Source: Hahn, Journal of the American Statistical Association 64, 1969, for the mean of a future sample.
+        """
+        require(n_new >= 1, f"a prediction is of one new pair or more, got {n_new}")
+        require(0 < confidence < 1, f"a confidence lies between 0 and 1, got {confidence}: 0.95 is usual")
+        n, spread = len(self.scores), self._spread
+        half = float(scipy.stats.t.ppf((1 + confidence) / 2, n - 1)) * spread * float(np.sqrt(1 / n + 1 / n_new))
+        return Interval(self.estimate, self._back(self._centre - half), self._back(self._centre + half), n)
+
     def t_p(self) -> float:
         """Return the two-sided p of Student's t test that belongs to the interval ``"t"``."""
         t = self._t()

@@ -54,7 +54,7 @@ def collect(
     arms = {name: experiment(name).arms(size) for name in names or EXPERIMENTS}
     wanted = {arm.config.id: arm.config for those in arms.values() for arm in those}
     found = {run.config.id: run for run in runs_in(roots, wanted.values()) if run.status in ENDED}
-    fresh = {run_id: _read(run) for run_id, run in found.items()}
+    fresh = {run_id: read(run) for run_id, run in found.items()}
     where = ", ".join(map(str, roots))
     none = f"there is no finished run of {', '.join(arms)} in {where}; 'valuestream sweep' trains them"
     manifest = Path(bundle) / "manifest.json"
@@ -119,8 +119,8 @@ def _whole_files(path: Path, afresh: bool) -> dict[str, str]:
     return {name: digest for name, digest in held.files.items() if name not in changed}
 
 
-def _read(run: Run) -> dict[str, Any]:
-    """One run's row and logs, as the bundle holds them."""
+def read(run: Run) -> dict[str, Any]:
+    """Return one run's row (``about``) and logs, as the bundle holds them."""
     logs = {"metrics": run.metrics(), "gradients": pd.DataFrame()}
     if run.config.training.gradients_at:
         logs["gradients"] = run.gradients()

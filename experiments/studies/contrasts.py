@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,7 +13,7 @@ from analysis.statistics.paired_seeds import PairedSeeds
 from analysis.statistics.survival import paired_restricted, shared_horizon, times_of
 from circuits.common.text_table import interval, markdown
 from experiments.studies.committed_results import Bundle
-from experiments.studies.plan import Contrast, Plan
+from experiments.studies.plan import Plan
 from experiments.studies.study import Block, Experiment, Picture
 from experiments.studies.times import ratios_picture, times, verdict
 from experiments.studies.wording import shown
@@ -33,28 +33,32 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
     """
     shared = set.intersection(*({*runs.seed[runs.variant == arm]} for arm in plan.arms))
     runs = runs[runs.seed.isin(shared)].sort_values("seed")
-    of_arm = {arm: times_of(runs, arm) for arm in plan.arms}
     horizon = shared_horizon(runs)
-
-    def pairs(contrast: Contrast) -> PairedSeeds:
-        first, *second = (
-            paired_restricted(of_arm[a], of_arm[b], horizon, "ratio")
-            for a, b in zip(contrast.of[::2], contrast.of[1::2], strict=True)
-        )
-        return _between(first, second[0]) if second else first
-
-    same = ["" if len(c.of) != 2 else c.of[1] if _went_alike(runs, *c.of) else "" for c in plan.contrasts]
+    same = [c.of[1] if len(c.of) == 2 and _went_alike(runs, *c.of) else "" for c in plan.contrasts]
     differ = [i for i, is_same in enumerate(same) if not is_same]
-    found = judge([pairs(plan.contrasts[i]) for i in differ], margin=plan.smallest_of_interest).set_axis(differ)
-    named = pd.DataFrame([{"what": c.what, "contrast": _told(c)} for c in plan.contrasts])
-    told = found.rename(columns={"estimate": "ratio"}).reindex(named.index)
-    return pd.concat([named, told.assign(margin=plan.smallest_of_interest, same_as=same)], axis=1)
+    pairs = [paired(runs, plan.contrasts[i].of, horizon) for i in differ]
+    found = judge(pairs, margin=plan.smallest_of_interest).set_axis(differ)
+    named = pd.DataFrame([{"what": c.what, "contrast": told(c.of)} for c in plan.contrasts])
+    found = found.rename(columns={"estimate": "ratio"}).reindex(named.index)
+    return pd.concat([named, found.assign(margin=plan.smallest_of_interest, same_as=same)], axis=1)
 
 
 def _went_alike(runs: pd.DataFrame, variant: str, reference: str) -> bool:
     """Whether the runs of two arms measured the same, seed by seed, so that there is no ratio to judge."""
     mine, other = (list(runs.curve[runs.variant == arm]) for arm in (variant, reference))
     return mine == other
+
+
+def paired(runs: pd.DataFrame, of: Sequence[str], horizon: float) -> PairedSeeds:
+    """Return the pairs of a ratio of two arms, or of the ratio of two ratios of four, of restricted mean steps.
+
+    ``runs`` is a time frame in which all these arms have the same seeds.
+    """
+    first, *second = (
+        paired_restricted(times_of(runs, a), times_of(runs, b), horizon, "ratio")
+        for a, b in zip(of[::2], of[1::2], strict=True)
+    )
+    return _between(first, second[0]) if second else first
 
 
 def _between(first: PairedSeeds, second: PairedSeeds) -> PairedSeeds:
@@ -66,8 +70,9 @@ def _between(first: PairedSeeds, second: PairedSeeds) -> PairedSeeds:
     return PairedSeeds("ratio", measure, first.scores - second.scores)
 
 
-def _told(contrast: Contrast) -> str:
-    ratios = [f"{a} / {b}" for a, b in zip(contrast.of[::2], contrast.of[1::2], strict=True)]
+def told(of: Sequence[str]) -> str:
+    """Return what pages call a contrast of two arms or of four."""
+    ratios = [f"{a} / {b}" for a, b in zip(of[::2], of[1::2], strict=True)]
     return ratios[0] if len(ratios) == 1 else f"({ratios[0]}) / ({ratios[1]})"
 
 
@@ -143,15 +148,15 @@ def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
     """
     if arms.empty:
         return ["None is trained yet."]
-    told = []
+    said = []
     for arm in plan.arms:
         seeds = {*arms.seed[arms.variant == arm]}
         lacking, more = (sorted(map(int, s)) for s in ({*plan.seeds("full")} - seeds, seeds - {*plan.seeds("full")}))
-        told += [f"{arm} lacks the seeds {lacking}."] if lacking else []
-        told += [f"{arm} has the seeds {more}, which were not declared."] if more else []
+        said += [f"{arm} lacks the seeds {lacking}."] if lacking else []
+        said += [f"{arm} has the seeds {more}, which were not declared."] if more else []
     failed = arms[arms.status == "failed"]
-    told += [f"{len(failed)} runs diverged; they count as never getting there."] if len(failed) else []
-    return told
+    said += [f"{len(failed)} runs diverged; they count as never getting there."] if len(failed) else []
+    return said
 
 
 def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:

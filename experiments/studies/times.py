@@ -53,7 +53,8 @@ def times(
         UnknownNameError: for an experiment that the bundle does not hold.
     """
     curves = _curves(bundle, replace(experiment, split=split or experiment.split))
-    return _times(bundle, experiment, curves, experiment.threshold if threshold is None else threshold, rule)
+    at = experiment.threshold if threshold is None else threshold
+    return times_of_curves(curves, bundle.experiment(experiment.name), at, rule)
 
 
 def _curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
@@ -61,13 +62,17 @@ def _curves(bundle: Bundle, experiment: Experiment) -> pd.DataFrame:
     return metrics[(metrics.split == experiment.split) & (metrics.measure == experiment.measure)]
 
 
-def _times(bundle: Bundle, experiment: Experiment, curves: pd.DataFrame, threshold: float, rule: Rule) -> pd.DataFrame:
+def times_of_curves(
+    curves: pd.DataFrame, arms: pd.DataFrame, threshold: float, rule: Rule = "interpolated"
+) -> pd.DataFrame:
+    """Return :func:`times` of rows of :meth:`Bundle.metrics` of one split and measure, and of :meth:`Bundle.experiment`
+    for the runs that they are of."""
     split, measure = curves.split.iloc[0], curves.measure.iloc[0]
     found = [
         threshold_times(rows, threshold, split, measure, rule).assign(condition=str(condition))
         for condition, rows in curves.groupby("condition", sort=False, observed=True)
     ]
-    arms = bundle.experiment(experiment.name)[["condition", "variant", "seed", "status", "steps", "stops_at"]]
+    arms = arms[["condition", "variant", "seed", "status", "steps", "stops_at"]]
     both = pd.concat(found, ignore_index=True).merge(arms.rename(columns={"steps": "planned"}))
     # A run that ended at a lower accuracy was not followed to this threshold, and those that learn sooner end sooner:
     # to count it as censored there would be biased. Runs end by their accuracy in context.
@@ -154,10 +159,10 @@ def sensitivity(bundle: Bundle, experiments: Sequence[Experiment], rules: Sequen
     """
     parts = []
     for experiment in experiments:
-        curves = _curves(bundle, experiment)
+        curves, arms = _curves(bundle, experiment), bundle.experiment(experiment.name)
         for threshold in THRESHOLDS:
             for rule in rules:
-                runs = _times(bundle, experiment, curves, threshold, rule)
+                runs = times_of_curves(curves, arms, threshold, rule)
                 found = speed(runs, experiment.contrasts(runs.variant))
                 parts.append(found.assign(experiment=experiment.name, threshold=threshold, rule=rule))
     return pd.concat(parts, ignore_index=True)
