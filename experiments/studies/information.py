@@ -9,7 +9,7 @@ from experiments.studies.plan import Plan
 from experiments.studies.study import Arm, Experiment, Size, Study, only
 from experiments.studies.times import curves_picture
 
-PLAN, AT_SIZE = Plan.read("information"), Plan.read("information_paper")
+PLAN, AT_SIZE = Plan.read("information"), Plan.read("information-paper")
 DOSES = {"value, gradient x0.3": 0.3, "value, gradient x3": 3.0}
 """Arms whose gradient into the stream is multiplied by a number."""
 

@@ -16,7 +16,7 @@ from experiments.studies.plan import Plan
 from experiments.studies.study import Arm, Experiment, Size, Study, only
 from experiments.studies.times import curves_picture
 
-PLAN, IN_3, IN_4 = (Plan.read(name) for name in ("sources", "sources_3_layers", "sources_4_layers"))
+PLAN, IN_3, IN_4 = (Plan.read(name) for name in ("sources", "sources-3-layers", "sources-4-layers"))
 _STREAM_ALONE = FixedGain(own=0.0, stream=1.0)
 
 

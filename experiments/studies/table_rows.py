@@ -42,7 +42,7 @@ class Row:
 
 
 def plan_of(experiment: Experiment) -> Plan | None:
-    """Return the plan by which an experiment was declared, which has its name, if there is one."""
+    """Return the plan by which an experiment was declared, whose file has its name, if there is one."""
     return Plan.read(experiment.name) if (PLANS / f"{experiment.name}.toml").is_file() else None
 
 
@@ -78,7 +78,7 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> list[Row]:
     runs = runs[runs.seed.isin(shared)]
     table, condition = decided(plan, experiment, bundle), str(runs.condition.iloc[0])
     both = zip(plan.contrasts, rows_of(table), strict=True)
-    return [Row(told(contrast.of), condition, contrast.of, row, runs) for contrast, row in both]
+    return [Row(told(contrast.of), condition, contrast.of, row, runs) for contrast, row in both if not row.same_as]
 
 
 def _contrasts(experiment: Experiment, bundle: Bundle) -> list[Row]:
