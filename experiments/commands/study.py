@@ -121,7 +121,11 @@ def figures(
         option("of the images: 1100 pixels, or a printed page's 183 mm or a column's 89, in a folder of that name"),
     ] = "screen",
     check: Annotated[
-        bool, option("draw and write nothing: say which figures, images and pages are not what the results give")
+        bool,
+        option(
+            "draw and write nothing: say which figures, images and pages are not what the results give, and which runs "
+            "and asked frames are not of what is trained and asked today (seconds, for torch)"
+        ),
     ] = False,
     recompute: Annotated[bool, option("train and analyse again what lies behind them, and collect it")] = False,
     root: Root = None,

@@ -73,7 +73,8 @@ def with_made(found: pd.DataFrame, bundle: Bundle, only: Sequence[Picture] = ())
     arms = declared(bundle, experiments)
     rows = [*checked_experiments(bundle, arms), *([] if only else checked_runs(bundle, arms))]
     rows += [row for row in checked_frames(bundle, studies, arms) if row[1] in frames]
-    return pd.concat([found, pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
+    both = pd.concat([found, pd.DataFrame(rows, columns=COLUMNS)], ignore_index=True)
+    return both.astype({"fresh": bool})  # which the column of no rows is not
 
 
 def require_fresh(found: pd.DataFrame) -> None:
@@ -86,7 +87,7 @@ def require_fresh(found: pd.DataFrame) -> None:
     told = "\n".join(f"  {row.kind} {row.name}: {row.why}" for row in rows_of(stale))
     require(
         stale.empty,
-        f"{len(stale)} of {len(found)} are not what the results give, or not what is trained and asked today "
+        f"{len(stale)} of {len(found)} are not what the results give or what is trained and asked today "
         f"('valuestream figures' makes figures, images and pages anew; --recompute what lies behind them):\n{told}",
     )
 
