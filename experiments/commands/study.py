@@ -17,16 +17,16 @@ from experiments.output import Tables, show
 from experiments.runs.folder import runs_folder, runs_folders
 
 if TYPE_CHECKING:
-    from experiments.studies.study import Picture
+    from experiments.studies.study import Picture, Study
 else:
-    Picture = Any
+    Picture = Study = Any
 
 
 def amicl(size: Extent = "full", bundle: BundlePath = None) -> None:
     """Run the associative memory model: counts, curves, heat maps, the best a by task; into the committed results."""
-    from experiments.studies.associative_memory.study import ask
+    from experiments.studies.associative_memory.study import STUDY, ask
 
-    _put(partial(ask, size), bundle)
+    _put(partial(ask, size), bundle, STUDY)
 
 
 def mechanism(
@@ -35,23 +35,23 @@ def mechanism(
     bundle: BundlePath = None,
 ) -> None:
     """Ask heads, routes and circuits of all runs with checkpoints round the transition; into the committed results."""
-    from experiments.studies.heads_and_routes.study import ask
+    from experiments.studies.heads_and_routes.study import STUDY, ask
 
-    _put(partial(ask, runs_folders(roots), n=n), bundle)
+    _put(partial(ask, runs_folders(roots), n=n), bundle, STUDY)
 
 
 def lm_mechanism(roots: Roots = (), bundle: BundlePath = None) -> None:
     """Ask the language models for indirect objects (also transplanted), heads, routes, circuits; into the results."""
-    from experiments.studies.indirect_objects.study import ask
+    from experiments.studies.indirect_objects.study import STUDY, ask
 
-    _put(partial(ask, runs_folders(roots)), bundle)
+    _put(partial(ask, runs_folders(roots)), bundle, STUDY)
 
 
 def learned_gains(roots: Roots = (), bundle: BundlePath = None) -> None:
     """Ask models with learned gains what each route does beside its gain; into the committed results."""
-    from experiments.studies.learned_gains.study import ask
+    from experiments.studies.learned_gains.study import STUDY, ask
 
-    _put(partial(ask, runs_folders(roots)), bundle)
+    _put(partial(ask, runs_folders(roots)), bundle, STUDY)
 
 
 def lm_cost(
@@ -60,9 +60,9 @@ def lm_cost(
     bundle: BundlePath = None,
 ) -> Tables:
     """Measure what a training step of every variant costs, in one interleaved run; into the committed results."""
-    from experiments.studies.step_cost.study import measure
+    from experiments.studies.step_cost.study import STUDY, measure
 
-    found = _put(partial(measure, rounds, device), bundle)["lm_cost"]
+    found = _put(partial(measure, rounds, device), bundle, STUDY)["lm_cost"]
     show(found)
     return {"lm_cost": found}
 
@@ -87,13 +87,17 @@ def demo(
     return {"steps": found.table}
 
 
-def _put(compute: Callable[[], Mapping[str, Any]], bundle: Path | None) -> Mapping[str, Any]:
-    """Compute frames and put them into a bundle; that none may be written to is said before anything is computed."""
+def _put(compute: Callable[[], Mapping[str, Any]], bundle: Path | None, study: Study) -> Mapping[str, Any]:
+    """Compute frames of a study and put them into a bundle, with what made them; that none may be written to is said
+    before anything is computed."""
     from experiments.studies.collection import add_frames
+    from experiments.studies.provenance import sources_of
 
     path, started = kept(bundle), time.perf_counter()
+    # Before they are computed, as sources may change meanwhile.
+    sources = sources_of(study.asking.compute) if study.asking else None
     frames = compute()
-    add_frames(frames, path)
+    add_frames(frames, path, sources)
     say(f"wrote {', '.join(frames)} into {path} ({time.perf_counter() - started:.0f} s)")
     return frames
 
@@ -117,7 +121,11 @@ def figures(
         option("of the images: 1100 pixels, or a printed page's 183 mm or a column's 89, in a folder of that name"),
     ] = "screen",
     check: Annotated[
-        bool, option("draw and write nothing: say which figures, images and pages are not what the results give")
+        bool,
+        option(
+            "draw and write nothing: say which figures, images and pages are not what the results give, and which runs "
+            "and asked frames are not of what is trained and asked today (seconds, for torch)"
+        ),
     ] = False,
     recompute: Annotated[bool, option("train and analyse again what lies behind them, and collect it")] = False,
     root: Root = None,
@@ -140,6 +148,9 @@ def figures(
     if check:
         written = pages.PAGES if here and not only else ()
         found = freshness.check(wanted, held, folder, written, partial(pages.fill, rendered=folder))
+        found = freshness.with_made(found, held, wanted if only else ())
+        for line in freshness.of_frames(found):
+            say(line)
         freshness.require_fresh(found)
         say(f"all {len(found)} are what the results give: {', '.join(freshness.counted(found))}")
         return
@@ -170,14 +181,15 @@ def _recompute(pictures: list[Picture], root: Path | None, bundle: Path) -> None
     from experiments.studies.registry import STUDIES
 
     frames = {frame for picture in pictures for frame in picture.frames}
-    asked = [study.asking for study in STUDIES.values() if study.asking and frames & {*study.asking.frames}]
-    names = tuple(dict.fromkeys(e.name for one in (*pictures, *asked) for e in one.experiments))
+    asked = [study for study in STUDIES.values() if study.asking and frames & {*study.asking.frames}]
+    askings = [study.asking for study in asked if study.asking]
+    names = tuple(dict.fromkeys(e.name for one in (*pictures, *askings) for e in one.experiments))
     if names:
         _foretell(names, "full", root, None, len(asked))
         sweep(names, again=True, bundle=bundle, root=root)
         collect((runs_folder(root),), "full", bundle)
-    for asking in asked:
-        _put(partial(asking.compute, [runs_folder(root)], "full"), bundle)
+    for study, asking in zip(asked, askings, strict=True):
+        _put(partial(asking.compute, [runs_folder(root)], "full"), bundle, study)
 
 
 def _foretell(names: Sequence[str], size: Extent, root: Path | None, workers: int | None, analyses: int) -> None:
@@ -219,7 +231,7 @@ def reproduce(
     collect((runs,), "miniature", data)
     for study in STUDIES.values():
         if study.asking:
-            _put(partial(study.asking.compute, [runs], "miniature"), data)
+            _put(partial(study.asking.compute, [runs], "miniature"), data, study)
     figures(out=out / "figures", root=runs, bundle=data)
     (out / "report.md").write_text(whole(Bundle.open(data), f"The study in miniature ({preset} preset)"))
     say(f"read {out / 'report.md'}")

@@ -22,6 +22,7 @@ from experiments.studies.committed_results import (
     Bundle,
     BundleError,
     DamagedManifestError,
+    Made,
     log_hash,
     manifest_of,
 )
@@ -88,35 +89,57 @@ def _frames(held: Mapping[str, dict[str, Any]], arms: Mapping[str, Sequence[Arm]
     return frames
 
 
-def add_frames(frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED) -> None:
+def add_frames(
+    frames: Mapping[str, pd.DataFrame], bundle: str | Path = COMMITTED, sources: Mapping[str, str] | None = None
+) -> None:
     """Write frames into a bundle, rounded, with their hashes in its manifest: all or, if the process dies, none.
+
+    With ``sources`` (:func:`experiments.studies.provenance.sources_of`, read before the frames were computed) these are
+    written beside the hashes as what made the frames, with the ids of the runs that each has rows of.
 
     Raises:
         BundleError: for a bundle of another schema, or one that was changed.
     """
+    made = {} if sources is None else {n: {"sources": {**sources}, "runs": _runs(f)} for n, f in frames.items()}
     with changing(Path(bundle)) as replace:
-        _put(frames, Path(bundle), replace)
+        _put(frames, Path(bundle), replace, made=made)
 
 
-def _put(frames: Mapping[str, pd.DataFrame], path: Path, replace: Write, afresh: bool = False) -> None:
+def _runs(frame: pd.DataFrame) -> list[str]:
+    """The ids of the runs that a frame names, which stand at the end of their names."""
+    return sorted({str(name).rpartition("-")[2] for name in frame["run"].unique()}) if "run" in frame else []
+
+
+def _put(
+    frames: Mapping[str, pd.DataFrame],
+    path: Path,
+    replace: Write,
+    afresh: bool = False,
+    made: Mapping[str, Made] | None = None,
+) -> None:
     written = {f"{name}.parquet": parquet_bytes(frame.round(DIGITS), level=19) for name, frame in frames.items()}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in written.items()}
-    files = dict(sorted({**_whole_files(path, afresh), **hashes}.items()))
-    text = json.dumps({"schema": SCHEMA, "files": files}, indent=1) + "\n"
+    kept, before = _whole_files(path, afresh)
+    files = dict(sorted({**kept, **hashes}.items()))
+    stay = {name: of for name, of in before.items() if f"{name}.parquet" in kept and name not in frames}
+    told = {"made": dict(sorted({**stay, **(made or {})}.items()))}
+    text = json.dumps({"schema": SCHEMA, "files": files, **(told if told["made"] else {})}, indent=1) + "\n"
     replace({**written, "manifest.json": text.encode()})
 
 
-def _whole_files(path: Path, afresh: bool) -> dict[str, str]:
+def _whole_files(path: Path, afresh: bool) -> tuple[dict[str, str], dict[str, Made]]:
+    """The files of a bundle that stay, with their hashes, and what made its frames."""
     if not (path / "manifest.json").exists():
-        return {}
+        return {}, {}
     if not afresh:
-        return dict(Bundle.open(path).files)
+        held = Bundle.open(path)
+        return dict(held.files), held.made
     try:
         held = Bundle(path, manifest_of(path))
     except DamagedManifestError:
-        return {}
+        return {}, {}
     changed = set(held.changed())
-    return {name: digest for name, digest in held.files.items() if name not in changed}
+    return {name: digest for name, digest in held.files.items() if name not in changed}, held.made
 
 
 def read(run: Run) -> dict[str, Any]:

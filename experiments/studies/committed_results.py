@@ -1,7 +1,7 @@
 """The committed results: what finished runs measured, in a few Parquet files that every table and figure is made of.
 
     figures/data/
-        manifest.json        schema, and the hash of every file
+        manifest.json        schema, the hash of every file, and what made the frames of analyses
         arms.parquet         experiment, condition, variant (its label), seed, run (id)
         runs.parquet         run (id), name, configuration, status, versions, seconds, hashes of what it measured
         metrics.parquet      run, step, split, measure, value
@@ -33,6 +33,8 @@ SCHEMA = "valuestream-bundle-1"
 COMMITTED = Path(__file__).parents[2] / "figures" / "data"
 """The bundle of this repository."""
 LOGS = ("metrics", "gradients")
+Made = dict[str, Any]
+"""What made a frame: ``sources``, a digest a file, and ``runs``, the ids of those that it has rows of."""
 AGAIN = (
     "restore it from the repository, or write it again from the runs ('valuestream collect RUNS --afresh', which keeps "
     "the frames that are whole)"
@@ -143,6 +145,11 @@ class Bundle:
         return f"{name}.parquet" in self.files
 
     @cached_property
+    def made(self) -> dict[str, Made]:
+        """What made frames of analyses, by their names; of those of before it was written down, nothing."""
+        return _manifest(self.path).get("made", {})
+
+    @cached_property
     def runs(self) -> pd.DataFrame:
         """One row a run."""
         return self.frame("runs")
@@ -207,6 +214,10 @@ def manifest_of(path: Path) -> dict[str, str]:
     Raises:
         BundleError: if there is no manifest, it is damaged, or of another schema.
     """
+    return _manifest(path)["files"]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise BundleError(f"{path} holds no bundle of results: it has no manifest.json; 'valuestream collect' makes it")
@@ -221,7 +232,7 @@ def manifest_of(path: Path) -> dict[str, str]:
         raise BundleError(f"{written}; check out the version that wrote it, or collect the runs again")
     if not isinstance(held.get("files"), dict):
         raise DamagedManifestError(f"{manifest} is damaged, it lists no files; {AGAIN}")
-    return held["files"]
+    return held
 
 
 def log_hash(rows: pd.DataFrame) -> str:
