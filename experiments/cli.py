@@ -69,6 +69,7 @@ COMMANDS: dict[str, Command] = {
     "lm-mechanism": study.lm_mechanism,
     "lm-cost": study.lm_cost,
     "learned-gains": study.learned_gains,
+    "interference": study.interference,
     "figures": study.figures,
     "reproduce": study.reproduce,
     "notebooks": notebooks.notebooks,
