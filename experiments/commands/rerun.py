@@ -28,7 +28,7 @@ def rerun(
     ] = (),
     seeds: Annotated[
         tuple[str, ...],
-        option("numbers, or new: the first that no committed run of the experiment has", metavar="NUMBER|new"),
+        option("numbers, or new: the first that no committed run of the experiment has", metavar="NUMBER...|new"),
     ] = ("new",),
     n: Annotated[int | None, option("how many new ones", "as many as each row has pairs")] = None,
     workers: Workers = None,

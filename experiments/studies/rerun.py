@@ -172,7 +172,7 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
             "row": row.row,
             "committed": f"{interval(row.ratio, row.low, row.high, '.2f')}, {row.pairs} pairs",
             "fresh": f"{interval(row.fresh_ratio, row.fresh_low, row.fresh_high, '.2f')}, {row.fresh_pairs} pairs",
-            "fresh / committed": interval(row.quotient, row.quotient_low, row.quotient_high, ".2f"),
+            "fresh / committed": interval(row.quotient, row.quotient_low, row.quotient_high, ".3f"),
             "falls": row.verdict,
             "says": row.fresh_says + (", as before" if row.same_verdict else f"; before: {row.says}"),
         }

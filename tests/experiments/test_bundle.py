@@ -154,6 +154,16 @@ def test_frames_of_analyses_stand_beside_the_runs(bundle: Path) -> None:
     assert Bundle.open(bundle).has("more")
 
 
+def test_what_made_a_frame_stays_as_long_as_the_frame_does(bundle: Path, root: Path) -> None:
+    add_frames({"more": pd.DataFrame({"x": [1.0]}), "less": pd.DataFrame({"x": [2.0]})}, bundle, {"mine.py": "0123"})
+    made: dict[str, Any] = {"sources": {"mine.py": "0123"}, "runs": []}
+    collect([root], bundle, ["tiny"])
+    assert Bundle.open(bundle).made == {"less": made, "more": made}
+    (bundle / "less.parquet").write_bytes(b"")
+    collect([root], bundle, ["tiny"], afresh=True)
+    assert Bundle.open(bundle).made == {"more": made}, "what is damaged goes, with what made it"
+
+
 def test_hashes_are_of_what_is_held_not_of_how() -> None:
     frame = pd.DataFrame({"b": [0.123456789, 1.0], "a": ["x", "y"]})
     assert frame_hash(frame) == frame_hash(frame[["a", "b"]].astype({"a": "category"}))
