@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
@@ -15,6 +17,26 @@ from circuits.common.files import write_atomically
 PLOTLY_JS = "plotly.min.js"
 SHOWN = {"displaylogo": False, "displayModeBar": "hover", "responsive": True}
 """How plotly shows a figure in HTML: its buttons only under the pointer."""
+DIGITS = 6
+"""Of a number in a figure: more than can be seen, and fewer than processors differ in."""
+
+
+def rounded(figure: go.Figure) -> go.Figure:
+    """Return a figure with its fractions to :data:`DIGITS` digits, so that the same results give the same figure
+    everywhere: the last bits of a sum or a logarithm differ from one kind of processor to another."""
+    data = [_rounded(trace.to_plotly_json()) for trace in figure.data]
+    return go.Figure(data, _rounded(figure.layout.to_plotly_json()), figure.frames)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(part) for part in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fO":
+        flat = [_rounded(part) for part in value.ravel().tolist()]
+        return np.array(flat, dtype=value.dtype).reshape(value.shape)
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, (float, np.floating)) else value
 
 
 def write_figure(figure: go.Figure, stem: str | Path, shared: str | Path | None = None) -> list[Path]:

@@ -171,7 +171,7 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         ("smallest ratio of interest", f"{plan.smallest_of_interest:g}"),
         ("stop rule", plan.stop_rule),
         ("analysis", plan.analysis),
-        ("core-hours", f"{plan.core_hours:g}, measured on one run of every arm"),
+        ("core-hours", f"{plan.core_hours:g}, measured beforehand"),
         (
             "runs otherwise than declared",
             " ".join(departures(plan, arms)) or "none",

@@ -10,13 +10,15 @@ from circuits.config.gains import FixedGain
 from circuits.config.parts import ReluStack
 from circuits.config.streams import Stream
 from circuits.config.topologies import First, Listed, Tables, Topology, WithinLayer
-from experiments.studies.builders import IN_SMALL
+from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
 from experiments.studies.contrasts import decided_picture, plan_blocks
 from experiments.studies.plan import Plan
 from experiments.studies.study import Arm, Experiment, Size, Study, only
 from experiments.studies.times import curves_picture
 
-PLAN, IN_3, IN_4 = (Plan.read(name) for name in ("sources", "sources-3-layers", "sources-4-layers"))
+PLAN, AT_SIZE, IN_3, IN_4 = (
+    Plan.read(name) for name in ("sources", "sources-paper", "sources-3-layers", "sources-4-layers")
+)
 _STREAM_ALONE = FixedGain(own=0.0, stream=1.0)
 
 
@@ -87,7 +89,28 @@ def _deep(plan: Plan, n_layers: int, size: Size) -> list[Arm]:
     ]
 
 
+def _at_paper_size(size: Size) -> list[Arm]:
+    """Classic and value are those of the study of the gradient; the others go to 98 %, too."""
+    from experiments.studies.schedules import TO_98, at_paper_size, named
+
+    return [
+        Arm(at_paper_size(arm, seed))
+        if arm in ("classic", "value")
+        else named(arm, "classic", seed, TO_98, "paper", **MODELS[arm])
+        for seed in (AT_SIZE.seeds("full") if size == "full" else ())
+        for arm in AT_SIZE.arms
+    ]
+
+
 SOURCES = Experiment("sources", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL, declared=PLAN.n_runs)
+PAPER = Experiment(
+    "sources-paper",
+    _at_paper_size,
+    AT_SIZE.question,
+    only(*AT_SIZE.pairs),
+    of=AT_PAPER_SIZE,
+    declared=AT_SIZE.n_runs,
+)
 DEEP = {
     n_layers: Experiment(
         f"sources-{n_layers}-layers",
@@ -102,12 +125,18 @@ DEEP = {
 STUDY = Study(
     name="sources",
     question="Which values does a later layer need?",
-    experiments=(SOURCES, *DEEP.values()),
+    experiments=(SOURCES, PAPER, *DEEP.values()),
     pictures=(
         decided_picture("sources", PLAN, SOURCES),
         curves_picture("sources_curves", SOURCES),
+        decided_picture("sources_paper", AT_SIZE, PAPER),
         decided_picture("sources_3_layers", IN_3, DEEP[3]),
         decided_picture("sources_4_layers", IN_4, DEEP[4]),
     ),
-    blocks=(*plan_blocks(PLAN, SOURCES), *plan_blocks(IN_3, DEEP[3]), *plan_blocks(IN_4, DEEP[4])),
+    blocks=(
+        *plan_blocks(PLAN, SOURCES),
+        *plan_blocks(AT_SIZE, PAPER),
+        *plan_blocks(IN_3, DEEP[3]),
+        *plan_blocks(IN_4, DEEP[4]),
+    ),
 )

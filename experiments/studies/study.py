@@ -15,6 +15,7 @@ import pandas as pd
 
 from circuits.common.errors import known
 from experiments.studies.committed_results import COMMITTED, Bundle
+from figures.files import rounded
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -124,8 +125,8 @@ class Picture:
         return all(e.trained(bundle) for e in self.experiments) and all(bundle.has(frame) for frame in self.frames)
 
     def draw(self, bundle: Bundle) -> go.Figure:
-        """Return the figure."""
-        return self.drawing(**self.arguments(bundle))
+        """Return the figure, the same on every machine (see :func:`figures.files.rounded`)."""
+        return rounded(self.drawing(**self.arguments(bundle)))
 
 
 @dataclass(frozen=True)

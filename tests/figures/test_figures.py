@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from analysis import over_seeds
 from experiments.questions.patch import Patch
 from experiments.runs.pooling import all_metrics, labelled
-from figures.files import write_figure
+from figures.files import rounded, write_figure
 from figures.html_page import write_page
 from figures.models.patching import patch_heat_map
 from figures.theme import colours, faded
@@ -105,3 +106,24 @@ def test_pages_are_self_contained_and_escape_their_text(tmp_path: Path) -> None:
     assert "1 &lt; 2" in text
     assert "<script src=" not in text
     assert text.count("Plotly.newPlot(") >= 1
+
+
+def test_the_last_bits_of_numbers_change_no_figure_and_digits_that_are_seen_do() -> None:
+    x = np.array([0.1, 2 / 3, 12_345.678, np.nan, 0.0])
+    named = np.array([["value", 1 / 3, None], ["classic", 2, 5e-9]], dtype=object)
+
+    def figure(factor: float) -> str:
+        many = np.where(x > 0, x * factor, x)
+        marks = [["value", factor / 3, None], ["classic", 2, 5e-9]]
+        trace = go.Scatter(x=many, y=list(many), customdata=np.array(marks, dtype=object), marker={"size": 7.5})
+        layout = {"xaxis": {"range": [0.1 * factor, 1.0]}, "meta": {"n": 3, "at": (1 / 3 * factor,)}}
+        return str(rounded(go.Figure(trace, layout)).to_json())
+
+    assert figure(1.0) == figure(1 + 1e-15)
+    assert go.Figure(go.Scatter(x=x)).to_json() != go.Figure(go.Scatter(x=x * (1 + 1e-15))).to_json()
+    assert figure(1.0) != figure(1 + 1e-4)
+    kept = rounded(go.Figure(go.Scatter(x=[1, 75_000], y=["a", "b"], customdata=named)))
+    assert list(kept.data[0].x) == [1, 75_000]
+    assert kept.data[0].customdata[0][0] == "value"
+    assert kept.data[0].customdata[1][1] == 2
+    assert kept.data[0].customdata[0][2] is None

@@ -58,11 +58,11 @@ def ask(roots: Sequence[Path], size: Size = "full") -> dict[str, pd.DataFrame]:
 
 
 def parts(bundle: Bundle) -> pd.DataFrame:
-    """Return means over seeds of the frame "interference", as far as all runs of a variant went: variant, step, part,
-    measure, mean, low, high, n."""
+    """Return means over seeds of the frame "interference" at the steps at which all runs of a variant have a
+    checkpoint: variant, step, part, measure, mean, low, high, n."""
     frame = bundle.frame("interference")
-    last = frame.groupby(["variant", "run"], observed=True).step.max().groupby("variant").min()
-    frame = frame[frame.step <= frame.variant.map(last)]
+    runs_at = frame.groupby(["variant", "step"], observed=True).run.transform("nunique")
+    frame = frame[runs_at == frame.groupby("variant", observed=True).run.transform("nunique")]
     long = frame.melt(["variant", "seed", "step", "part"], MEASURES, "measure")
     return grouped_intervals(long, ["variant", "step", "part", "measure"], scale="linear")
 
