@@ -24,8 +24,10 @@ DIGITS = 6
 def rounded(figure: go.Figure) -> go.Figure:
     """Return a figure with its fractions to :data:`DIGITS` digits, so that the same results give the same figure
     everywhere: the last bits of a sum or a logarithm differ from one kind of processor to another."""
-    data = [_rounded(trace.to_plotly_json()) for trace in figure.data]
-    return go.Figure(data, _rounded(figure.layout.to_plotly_json()), figure.frames)
+    whole = go.Figure(figure)
+    for trace in whole.data:
+        trace.update(_rounded(trace.to_plotly_json()), overwrite=True)
+    return whole.update_layout(_rounded(whole.layout.to_plotly_json()), overwrite=True)
 
 
 def _rounded(value: Any) -> Any:

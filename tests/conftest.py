@@ -19,10 +19,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("dist", "no") != "no":
         return
     import torch
+    from hypothesis import settings
 
     import tests.checked  # noqa: F401 # before all others of ours, as it says how they are loaded
 
     torch.set_num_threads(1)
+    # A slow machine is no fault of what is tested.
+    settings.register_profile("without deadline", deadline=None)
+    settings.load_profile("without deadline")
     # What was imported stays: to look through it for garbage, again and again, takes a tenth of the time.
     gc.collect()
     gc.freeze()

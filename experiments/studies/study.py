@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,7 +97,13 @@ class Experiment:
         Raises:
             UnknownNameError: for an unknown size.
         """
-        return self.build(known("size", size, SIZES))  # type: ignore[arg-type] # a known size
+        return list(_built(self, known("size", size, SIZES)))  # type: ignore[arg-type] # a known size
+
+
+@cache
+def _built(experiment: Experiment, size: Size) -> tuple[Arm, ...]:
+    """An experiment's arms, made once a process: to check some thousands of configurations takes seconds."""
+    return tuple(experiment.build(size))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -59,7 +58,9 @@ def value_parts(table: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> 
         figure.update_yaxes(title_text=words, row=row, col=1)
     figure.update_xaxes(title_text="step (updates)", row=len(MEASURES))
     figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(range=[0, 1.03], row=2)
+    figure.update_yaxes(rangemode="tozero", row=1)
+    for row, low in ((2, 0.0), (3, -0.2)):
+        figure.update_yaxes(range=[low, 1.03], row=row)
     figure.update_annotations(font_size=13)
     caption = (
         f"Mean over {span(table.n)} seeds; bands are 95 % t intervals over seeds. Own values are those from the input "
@@ -71,12 +72,6 @@ def value_parts(table: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> 
 
 
 def _finding(table: pd.DataFrame, variants: Sequence[str]) -> str:
-    def end(variant: str, part: str) -> Any:
-        there = table[(table.variant == variant) & (table.part == part) & (table.measure == "signal")]
-        return there.sort_values("step").iloc[-1]
-
-    said = [
-        f"{number(end(v, 'used'), 'mean')} of {v}'s values ({number(end(v, 'own'), 'mean')} of its own)"
-        for v in variants
-    ]
+    used = table[(table.part == "used") & (table.measure == "signal")].sort_values("step")
+    said = [f"{number(used[used.variant == v].iloc[-1], 'mean')} of {v}'s values" for v in variants]
     return f"At the end the label fixes {listed(said)}"

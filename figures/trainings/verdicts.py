@@ -84,6 +84,7 @@ def finding(table: pd.DataFrame) -> str:
         return fitting(
             *("; ".join(_spelt(rows, number, brief) for rows in by_reference) for number, brief in spelt),
             *("; ".join(_counted(rows, i in most) for i, rows in enumerate(by_reference)) for most in extremes),
+            _in_short(by_reference),
         )
     if len(pairs) <= min(FEW, len(conditions)):
         by_pair = [rows for _, rows in table.groupby(["variant", "reference"], sort=False)]
@@ -145,6 +146,14 @@ def _counted(rows: pd.DataFrame, most: bool) -> str:
     far: Any = max(told, key=lambda row: max(row.ratio, 1 / row.ratio))
     extreme = f" (most {far.variant}, {far.ratio:.2f} times)" if most else ""
     return f"{listed(counts)}{f' than {references[0]}' * one}{extreme}"
+
+
+def _in_short(by_reference: list[pd.DataFrame]) -> str:
+    """The two references with the most comparisons, and how many of all others are told apart."""
+    longest = sorted(by_reference, key=len, reverse=True)
+    rest = [row for rows in longest[2:] for row in rows_of(rows)]
+    others = f"{sum(verdict_of(row) is TOLD for row in rest)} of {len(rest)} others told apart"
+    return "; ".join([*(_counted(rows, False) for rows in longest[:2]), *([others] if rest else [])])
 
 
 def _over(rows: pd.DataFrame) -> str:

@@ -207,7 +207,7 @@ def _name(node: Node) -> str:
     return words.get(node.kind, f"L{node.layer}H{node.head}{port}")
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(parts=st.lists(one_stream, min_size=0, max_size=2), layers=st.integers(2, 4), seed=st.integers(0, 99))
 def test_many_sets_in_one_forward_are_one_at_a_time(parts: Any, layers: int, seed: int) -> None:
     try:

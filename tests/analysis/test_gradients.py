@@ -339,7 +339,7 @@ def test_mistakes_are_explained() -> None:
         split_gradient(model, loss, x).pairs_to_frame()
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(parts=st.lists(one_stream, min_size=1, max_size=2), layers=st.integers(2, 4), seed=st.integers(0, 99))
 def test_shares_add_up_for_random_architectures(parts: Any, layers: int, seed: int) -> None:
     try:

@@ -117,7 +117,7 @@ def test_the_edges_of_the_input_and_of_tables_are_complete(make: str) -> None:
     assert not torch.allclose(whole.values[alone].sum(0), whole.gap, atol=2e-2 * float(whole.gap.abs().max()))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(configs())
 def test_the_graph_of_any_architecture_is_complete(config: ModelConfig) -> None:
     model = model_of(config)
@@ -187,7 +187,7 @@ def test_an_estimate_of_the_whole_state_has_all_of_it(make: str) -> None:
     assert torch.allclose(found.values[0], gap[0], atol=2e-3 * float(gap.abs().max()))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(st.data())
 def test_edits_are_those_that_hooks_make(data: st.DataObject) -> None:
     make, variant = data.draw(st.sampled_from([*MAKES])), data.draw(st.sampled_from(STREAMS))

@@ -286,7 +286,7 @@ def test_residual_and_stream_together_are_the_other_run_and_the_residual_alone_i
         assert exact is not bool(model.reads_from(site.layer)), "the stream goes round the cut"
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(parts=st.lists(one_stream, max_size=2), layers=st.integers(2, 4), seed=st.integers(0, 99))
 def test_the_joint_cut_restores_the_other_run_for_random_architectures(parts: Any, layers: int, seed: int) -> None:
     try:

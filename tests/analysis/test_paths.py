@@ -142,7 +142,7 @@ def test_shares_add_up_and_their_total_is_the_patch(variant: str, kind: str) -> 
         assert bool(wide.stream.abs().max() > 1e-6) is (variant == "cumulative")
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(parts=st.lists(one_stream, min_size=1, max_size=2), layers=st.integers(2, 4), seed=st.integers(0, 99))
 def test_shares_add_up_for_random_architectures(parts: Any, layers: int, seed: int) -> None:
     try:

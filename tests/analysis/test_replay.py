@@ -57,7 +57,7 @@ def with_hooks(model: HookedStreamTransformer, inputs: Tensor, edits: list[Edit]
         return model.run_with_hooks(inputs, fwd_hooks=hooks)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_edits_of_any_model_are_those_that_hooks_make(data: st.DataObject) -> None:
     draw = data.draw

@@ -28,7 +28,7 @@ from analysis.statistics.paired_seeds import paired_seeds
 from analysis.statistics.survival import restricted_mean, times_of
 from analysis.statistics.thresholds import Rule, steps_to_threshold, threshold_table, threshold_times
 
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
 
 

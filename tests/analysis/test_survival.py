@@ -33,7 +33,7 @@ from analysis.statistics.survival import (
 pytestmark = pytest.mark.filterwarnings("ignore:Starting with pandas version 4.0:DeprecationWarning")
 
 SEEDS = range(12)
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 
 
 def drawn(seed: int, n: int = 15, longest: int = 20) -> Times:

@@ -149,7 +149,7 @@ def test_every_branch_has_storage_of_its_own(make: str) -> None:
 # --- any parts at all -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(configs())
 def test_any_architecture_is_stored_resumed_fused_and_causal(config: ModelConfig) -> None:
     assert ModelConfig.from_plain(config.to_plain()) == config

@@ -326,7 +326,7 @@ def test_biases_learn_without_an_output_matrix_too() -> None:
         assert not without_gradient(config)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(one_stream, st.booleans(), st.sampled_from(["own", "initial", "untied"]))
 def test_every_parameter_of_an_open_stream_learns(parts: dict[str, Any], biases: bool, weights: Any) -> None:
     try:

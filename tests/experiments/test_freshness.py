@@ -14,6 +14,7 @@ from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.freshness import DRAWN, check, counted, note_images, require_fresh
 from experiments.studies.registry import PICTURES
 from experiments.studies.study import Picture
+from figures.files import rounded
 
 HELD = Bundle.open(COMMITTED)
 RENDERED = COMMITTED.parent / "rendered"
@@ -31,7 +32,7 @@ def test_every_committed_image_was_drawn_of_its_committed_figure(name: str) -> N
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """One figure with an image, and a page."""
-    (tmp_path / "mine.json").write_text(figure().to_json() or "")
+    (tmp_path / "mine.json").write_text(rounded(figure()).to_json() or "")
     (tmp_path / "mine.svg").write_text("<svg/>")
     note_images([tmp_path / "mine.svg"], tmp_path)
     (tmp_path / "page.md").write_text("one\ntwo\n")

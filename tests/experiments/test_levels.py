@@ -26,7 +26,7 @@ from tests.experiments.test_one_trainer import tiny_lm
 from tests.experiments.test_training import files_of, tiny, trained
 from tests.helpers import committed_curves, evaluated
 
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 CURVES = st.lists(st.one_of(st.floats(0, 1), st.just(math.nan), st.just(math.inf)), min_size=1, max_size=30)
 LEVELS = st.lists(st.floats(0, 1), min_size=1, max_size=5).map(tuple)
 
