@@ -13,7 +13,7 @@ Key = tuple[str, str, int, str]
 """Of an arm: condition, label, seed, and the id of its run."""
 Checked = tuple[str, str, bool, str]
 """A row of :func:`experiments.studies.freshness.check`: kind, name, whether it is fresh, and why not."""
-NOT_TRAINED = "not trained"
+NOT_TRAINED, PARTLY = "not trained", "partly trained"
 
 
 def declared(bundle: Bundle, experiments: Iterable[Experiment]) -> dict[str, set[Key]]:
@@ -42,11 +42,13 @@ def _held(bundle: Bundle, name: str) -> set[Key]:
 
 def checked_experiments(bundle: Bundle, declared: Mapping[str, set[Key]]) -> Iterator[Checked]:
     """Yield one row an experiment that is declared: one of which the bundle holds nothing is not trained, and not
-    stale."""
+    stale, nor is one with a plan of which some runs are still to come."""
     for name, wanted in declared.items():
         held = _held(bundle, name)
-        why = _differs(held, wanted) if held else ""
-        yield "experiment", name, not why, why if held or not wanted else NOT_TRAINED
+        waits = name in EXPERIMENTS and len(held) < EXPERIMENTS[name].declared
+        why = _differs(held, wanted, lacking=not waits) if held else ""
+        waiting = PARTLY if held and waits else "" if held or not wanted else NOT_TRAINED
+        yield "experiment", name, not why, why or waiting
 
 
 def checked_runs(bundle: Bundle, declared: Mapping[str, set[Key]]) -> Iterator[Checked]:
@@ -59,14 +61,14 @@ def checked_runs(bundle: Bundle, declared: Mapping[str, set[Key]]) -> Iterator[C
         yield "experiment", str(name), False, "there is no experiment of that name"
 
 
-def _differs(held: set[Key], wanted: set[Key]) -> str:
-    """In what arms that are held differ from those that are wanted; nothing if they do not."""
+def _differs(held: set[Key], wanted: set[Key], lacking: bool) -> str:
+    """In what arms that are held differ from those that are wanted, or lack some of them; nothing if they do not."""
     other, runs = held - wanted, {run for *_, run in held}
-    lacking = {key for key in wanted - held if key[-1] not in runs}
+    missing = {key for key in wanted - held if lacking and key[-1] not in runs}
     named: dict[str, Key] = {key[-1]: key for key in wanted}
     moved = [f"{_told(key)} is {_told(named[key[-1]])}" for key in sorted(other) if key[-1] in named]
     more = [_told(key) for key in sorted(other) if key[-1] not in named]
-    parts = {"it lacks": [_told(key) for key in sorted(lacking)], "not declared:": more, "misnamed:": moved}
+    parts = {"it lacks": [_told(key) for key in sorted(missing)], "not declared:": more, "misnamed:": moved}
     return "; ".join(f"{words} {_some(told)}" for words, told in parts.items() if told)
 
 

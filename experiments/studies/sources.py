@@ -52,6 +52,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 """What differs from the classic model of two layers, by arm; ``alone`` is without values of the layer's own."""
 
+DRAWN = ("classic", "classic, second V", "value", "x0", "x0-stop", "value alone", "x0 alone")
+"""Arms whose curves are drawn: more would not be told apart."""
+
 
 def deep_streams(arm: str, n_layers: int) -> tuple[Stream, ...]:
     """Return the streams of an arm of several layers: none of ``classic``, or those of a reader and a source, as in
@@ -128,7 +131,7 @@ STUDY = Study(
     experiments=(SOURCES, PAPER, *DEEP.values()),
     pictures=(
         decided_picture("sources", PLAN, SOURCES),
-        curves_picture("sources_curves", SOURCES),
+        curves_picture("sources_curves", SOURCES, DRAWN),
         decided_picture("sources_paper", AT_SIZE, PAPER),
         decided_picture("sources_3_layers", IN_3, DEEP[3]),
         decided_picture("sources_4_layers", IN_4, DEEP[4]),

@@ -273,12 +273,16 @@ def on_novel_classes(bundle: Bundle, experiment: Experiment, measures: Iterable[
     return over_seeds(together(bundle, experiment, drawn(bundle.metrics(experiment.name), ("ic",), measures)))
 
 
-def curves_picture(name: str, experiment: Experiment) -> Picture:
-    """Return the figure of an experiment's learning curves, whose title is what its own contrasts say."""
+def curves_picture(name: str, experiment: Experiment, variants: Sequence[str] = ()) -> Picture:
+    """Return the figure of an experiment's learning curves, of all variants or of those named; its title is what the
+    experiment's own contrasts say of them."""
 
     def arguments(bundle: Bundle) -> dict[str, Any]:
-        told = {"ratios": compared(bundle, experiment), "of": experiment.of, "threshold": experiment.threshold}
-        return {"metrics": on_novel_classes(bundle, experiment)} | told
+        metrics, ratios = on_novel_classes(bundle, experiment), compared(bundle, experiment)
+        if variants:
+            metrics = metrics[metrics.variant.isin(variants)]
+            ratios = ratios[ratios.variant.isin(variants) & ratios.reference.isin(variants)]
+        return {"metrics": metrics, "ratios": ratios, "of": experiment.of, "threshold": experiment.threshold}
 
     return Picture(name, learning_curves, arguments, (experiment,))
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.studies.committed_results import COMMITTED, Bundle
-from experiments.studies.configurations import NOT_TRAINED, checked_experiments, checked_runs, declared
+from experiments.studies.configurations import NOT_TRAINED, PARTLY, checked_experiments, checked_runs, declared
 from experiments.studies.freshness import COLUMNS, counted, of_frames, require_fresh, with_made
 from experiments.studies.registry import EXPERIMENTS, PICTURES, experiment
 from experiments.studies.study import Experiment
@@ -79,6 +79,23 @@ def test_what_is_not_there_at_all_is_not_trained_and_not_stale(arms: Any) -> Non
         "controls": "",
         "streams": NOT_TRAINED,
     }
+
+
+def test_an_experiment_with_a_plan_may_wait_for_runs_but_has_no_others() -> None:
+    arms = declared(HELD, [experiment("information")])
+
+    def held(change: Any = lambda arms: arms) -> Bundle:
+        made = Bundle(COMMITTED, HELD.files)
+        vars(made).update(arms=change(HELD.arms[HELD.arms.experiment == "information"]), runs=HELD.runs)
+        return made
+
+    assert [row[2:] for row in checked_experiments(held(), arms)] == [(True, "")]
+    part = held(lambda arms: arms.iloc[:50])
+    assert [row[2:] for row in checked_experiments(part, arms)] == [(True, PARTLY)]
+    other = held(lambda arms: pd.concat([arms.iloc[:50], arms.iloc[:1].assign(seed=77, run="0" * 12)]))
+    [(_, _, fresh, why)] = checked_experiments(other, arms)
+    assert not fresh
+    assert why == "not declared: classic (as in the paper) with seed 77"
 
 
 def test_a_miniature_is_held_to_the_miniature() -> None:
