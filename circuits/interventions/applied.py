@@ -156,8 +156,9 @@ class Intervening:
             if isinstance(role, str):
                 known("position role", role, positions or {})
         counts = self.counts if counting else Counts(self.interventions, self.counts.values.device)
-        hooks: Any = [(name, self._keep) for name in dict.fromkeys(n for _, i in active for n in edge_points(i))]
-        hooks += [(i.site.hook_name, self._hook(i, n, counts, positions or {}, baseline or {})) for n, i in active]
+        hooks: Any = [(i.site.hook_name, self._hook(i, n, counts, positions or {}, baseline or {})) for n, i in active]
+        # Last, so that what an edge carries is what others have left of it.
+        hooks += [(name, self._keep) for name in dict.fromkeys(n for _, i in active for n in edge_points(i))]
         with self._listening([i for _, i in active]), self.model.hooks(fwd_hooks=hooks):
             yield True
 

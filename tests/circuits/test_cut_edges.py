@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits import HookedStreamTransformer, Intervention, Site, Without, icl_config, intervened, lm_config
+from circuits import HookedStreamTransformer, Intervention, Site, Without, Zero, icl_config, intervened, lm_config
 from circuits.config.gains import FixedGain
 from circuits.config.layers import ResidualScalars
 from circuits.config.streams import Stream
@@ -28,9 +28,7 @@ def language_model(variant: str) -> tuple[HookedStreamTransformer, Tensor]:
     return model, torch.randint(0, 30, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
-def by_split_inputs(
-    model: HookedStreamTransformer, x: Tensor, site: Site, layer: int, component: str, scale: float = 1.0
-) -> Tensor:
+def by_split_inputs(model: HookedStreamTransformer, x: Tensor, site: Site, layer: int, component: str) -> Tensor:
     """The same with transformer-lens' own copies of what every projection reads."""
     sent: dict[str, Tensor] = {}
 
@@ -38,7 +36,7 @@ def by_split_inputs(
         sent["it"] = activation
 
     def less(activation: Tensor, hook: Any) -> Tensor:
-        return activation - scale * sent["it"][:, :, None]
+        return activation - sent["it"][:, :, None]
 
     hooks = [
         (f"blocks.{layer}.hook_{component}", keep),
@@ -86,6 +84,21 @@ def test_in_two_layers_without_a_norm_what_is_left_are_values_of_the_input() -> 
     values = torch.einsum("bpd,hde->bphe", x.to(model.W_V.dtype), model.W_V[1])
     assert torch.allclose(cache["blocks.1.attn.hook_v"], values, atol=1e-6)
     assert torch.equal(cache["blocks.1.hook_resid_pre"], model.run_with_cache(x)[1]["blocks.1.hook_resid_pre"])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_taken_away_is_what_another_intervention_has_left_of_it(first: bool) -> None:
+    model, x = language_model("value")
+    cut, zero = Intervention(V, Without(0)), Intervention(Site(0, "attn_out"), Zero())
+    half = Intervention(Site(0, "attn_out"), Zero(), strength=0.5)
+    with intervened(model, [zero]):
+        nothing = model(x)
+    with intervened(model, [cut, zero] if first else [zero, cut], allow_nothing=True):
+        assert torch.allclose(model(x), nothing, atol=1e-10)
+    with intervened(model, [half]):
+        left = by_split_inputs(model, x, V, 0, "attn_out")
+    with intervened(model, [cut, half] if first else [half, cut]):
+        assert torch.allclose(model(x), left, atol=1e-10)
 
 
 def test_hook_points_hear_what_the_layer_read_and_not_what_was_read_again() -> None:
