@@ -25,7 +25,8 @@ def rounded(figure: go.Figure) -> go.Figure:
     """Return a figure with its fractions to :data:`DIGITS` digits, so that the same results give the same figure
     everywhere: the last bits of a sum or a logarithm differ from one kind of processor to another."""
     whole = go.Figure(figure)
-    for trace in whole.data:
+    traces: Any = whole.data
+    for trace in traces:
         trace.update(_rounded(trace.to_plotly_json()), overwrite=True)
     return whole.update_layout(_rounded(whole.layout.to_plotly_json()), overwrite=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +36,8 @@ def without_edge(model: HookedStreamTransformer, intervention: Intervention, kep
         f"{intervention} takes away what an earlier layer wrote: run the whole model, from its inputs",
     )
     read, sent = (kept[point] for point in points)
-    block, left = model.blocks[intervention.site.layer], read - sent
+    block: Any = model.blocks[intervention.site.layer]
+    left = read - sent
     # Hook points have heard what the layer read; that it is read again for one projection is not for them.
     left = block.ln1.unheard(left) if isinstance(block.ln1, Norm) else left
     return block.attn.project_one(left, intervention.site.component)

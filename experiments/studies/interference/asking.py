@@ -4,6 +4,7 @@ part tells the label."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -59,7 +60,7 @@ def value_parts(model: HookedStreamTransformer, batch: ICLBatch) -> Mapping[str,
     The model is the in-context classifier of two layers and one head, which has no norm, so that values are sums.
     """
     _, cache = model.run_with_cache(batch.inputs)
-    attn = model.blocks[1].attn
+    attn: Any = model.blocks[1].attn
     start, written = cache["blocks.0.hook_resid_pre"], cache["blocks.0.hook_attn_out"]
     parts = {"input": attn.project_one(start, "v"), "first layer": attn.project_one(written, "v")}
     if model.config.streams:
