@@ -183,11 +183,13 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
 def plan_blocks(plan: Plan, experiment: Experiment) -> tuple[Block, ...]:
     """Return the blocks of a declared study's page: what was found, by threshold, and the plan with its departures."""
     texts: dict[str, tuple[str, Callable[[Plan, Experiment, Bundle], str]]] = {
-        "": ("What was found", _table),
-        "-by-threshold": ("What was found, by threshold", _by_threshold),
-        "-declared": ("What was declared, and what departed from it", _declared),
+        "": ("what was found", _table),
+        "-by-threshold": ("what was found, by threshold", _by_threshold),
+        "-declared": ("what was declared, and what departed from it", _declared),
     }
     return tuple(
-        Block(f"{experiment.name}{end}", partial(text, plan, experiment), heading, (experiment,))
+        Block(
+            f"{experiment.name}{end}", partial(text, plan, experiment), f"{experiment.name}: {heading}", (experiment,)
+        )
         for end, (heading, text) in texts.items()
     )

@@ -316,7 +316,7 @@ samples = [
     Previous(), Cumulative(), First((1,)), Dense(), Listed(((1, 0),)), WithinLayer(), FixedGain(), LearnedGain(),
     TokenGain(), Identity(), HeadMixing(), LinearMap(), GateRule("off"), Stream(), VectorInputs(3), TokenInputs(3),
     MLP(3), Unembedding(3), ReluStack(3), NormalInit(), ToyInit(), Start("W"), model(), Site(0, "v"), Zero(), Mean(),
-    Clamp(1.0), Attend("self"), Resample(), FromRun("x"), Freeze(), CutForward(), CutGradient(),
+    Clamp(1.0), Attend("self"), Resample(), FromRun("x"), Freeze(), CutForward(), CutGradient(), Without(0),
     Intervention(Site(0, "v"), Zero()), LMSize(4, 64, 4), Every(3), At((3,)), LogLinear(), SGD(), Adam(), AdamW(),
     AtLevels((0.5,), 3),
     Backout(0), ChannelGain(), HalfTruncatedRotary(), QKNorm(), ResidualScalars(), Rotary(), SigmoidGain(), Smear(),

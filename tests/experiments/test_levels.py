@@ -133,10 +133,10 @@ def test_crossings_of_committed_curves_are_resolved_with_fewer_evaluations() -> 
                 between = np.array([first_above(curve, list(steps), level) for steps in (found, today)])
                 shares[preset].append(between[:, 1] <= 1.02 * between[:, 0])
     means = {preset: np.mean(each, axis=0) for preset, each in shares.items()}
-    assert means["paper"] == pytest.approx([0.96, 0.44], abs=0.01)
+    assert means["paper"] == pytest.approx([0.96, 0.45], abs=0.01)
     assert np.mean(numbers["paper"]) == pytest.approx(0.68, abs=0.01)
     # Of small runs many cross a level before as many evaluations are saved as it takes.
-    assert means["small"] == pytest.approx([0.59, 0.07], abs=0.01)
+    assert means["small"] == pytest.approx([0.56, 0.05], abs=0.01)
     assert np.mean(numbers["small"]) == pytest.approx(0.855, abs=0.01)
 
 

@@ -75,7 +75,8 @@ def _parts_table(bundle: Bundle) -> str:
     ends = table[table.step == table.groupby("variant").step.transform("max")]
     rows = []
     for (variant, step, part), some in ends.groupby(["variant", "step", "part"], sort=False):
-        told = {row.measure: interval(row.mean, row.low, row.high, ".2f") for row in rows_of(some)}
+        forms = {measure: "+.2f" if measure == "overlap" else ".2f" for measure in MEASURES}
+        told = {row.measure: interval(row.mean, row.low, row.high, forms[row.measure]) for row in rows_of(some)}
         rows.append({"variant": variant, "step": f"{step:,}", "values": part} | told)
     return markdown(pd.DataFrame(rows))
 
