@@ -133,11 +133,14 @@ def test_crossings_of_committed_curves_are_resolved_with_fewer_evaluations() -> 
                 between = np.array([first_above(curve, list(steps), level) for steps in (found, today)])
                 shares[preset].append(between[:, 1] <= 1.02 * between[:, 0])
     means = {preset: np.mean(each, axis=0) for preset, each in shares.items()}
-    assert means["paper"] == pytest.approx([0.96, 0.45], abs=0.01)
-    assert np.mean(numbers["paper"]) == pytest.approx(0.68, abs=0.01)
+    # Bounds, as more runs are committed: what was found of those that there were is 0.96, 0.44, 0.68; 0.59, 0.07, 0.86.
+    close, usual = means["paper"]
+    assert close > 0.9 > 0.6 > usual
+    assert np.mean(numbers["paper"]) < 0.75
     # Of small runs many cross a level before as many evaluations are saved as it takes.
-    assert means["small"] == pytest.approx([0.56, 0.05], abs=0.01)
-    assert np.mean(numbers["small"]) == pytest.approx(0.855, abs=0.01)
+    close, usual = means["small"]
+    assert close > 0.5 > 0.15 > usual
+    assert np.mean(numbers["small"]) < 0.9
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
