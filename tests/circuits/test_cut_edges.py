@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -99,6 +100,13 @@ def test_what_is_taken_away_is_what_another_intervention_has_left_of_it(first: b
         left = by_split_inputs(model, x, V, 0, "attn_out")
     with intervened(model, [cut, half] if first else [half, cut]):
         assert torch.allclose(model(x), left, atol=1e-10)
+
+
+def test_a_cut_survives_storage() -> None:
+    cut = Intervention(Site(2, "k", head=1), Without(1, "mlp_out"), strength=0.5, first=3, last=9)
+    assert Intervention.from_plain(json.loads(json.dumps(cut.to_plain()))) == cut
+    with pytest.raises(ValueError, match="unknown field of Without 'layers': did you mean 'layer'"):
+        Intervention.from_plain({"site": {"layer": 1, "component": "v"}, "operation": {"type": "Without", "layers": 0}})
 
 
 def test_hook_points_hear_what_the_layer_read_and_not_what_was_read_again() -> None:

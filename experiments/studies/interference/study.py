@@ -39,8 +39,8 @@ def _arms(size: Size) -> list[Arm]:
     arms = []
     for seed in PLAN.seeds(size):
         for arm in PLAN.arms:
-            variant, _, cut = arm.partition(", cut")
-            arms.append(named(arm, variant, seed, edge[cut] if cut or ", cut" in arm else whole))
+            variant, is_cut, when = arm.partition(", cut")
+            arms.append(named(arm, variant, seed, edge[when] if is_cut else whole))
     return arms
 
 
@@ -73,9 +73,9 @@ def _parts_table(bundle: Bundle) -> str:
         return "Not asked before all declared runs are trained."
     table = parts(bundle)
     ends = table[table.step == table.groupby("variant").step.transform("max")]
+    forms = {measure: "+.2f" if measure == "overlap" else ".2f" for measure in MEASURES}
     rows = []
     for (variant, step, part), some in ends.groupby(["variant", "step", "part"], sort=False):
-        forms = {measure: "+.2f" if measure == "overlap" else ".2f" for measure in MEASURES}
         told = {row.measure: interval(row.mean, row.low, row.high, forms[row.measure]) for row in rows_of(some)}
         rows.append({"variant": variant, "step": f"{step:,}", "values": part} | told)
     return markdown(pd.DataFrame(rows))
