@@ -233,10 +233,12 @@ def reproduce(
     from experiments.studies.registry import EXPERIMENTS, STUDIES
 
     data, runs = out / "data", out / "runs"
-    _foretell(tuple(EXPERIMENTS), "miniature", runs, workers, sum(s.asking is not None for s in STUDIES.values()))
+    # Declared experiments have no miniature, so nor has what is asked of them.
+    asked = [s for s in STUDIES.values() if s.asking and all(e.arms("miniature") for e in s.asking.experiments)]
+    _foretell(tuple(EXPERIMENTS), "miniature", runs, workers, len(asked))
     sweep(tuple(EXPERIMENTS), size="miniature", workers=workers, again=True, bundle=data, root=runs)
     collect((runs,), "miniature", data)
-    for study in STUDIES.values():
+    for study in asked:
         if study.asking:
             _put(partial(study.asking.compute, [runs], "miniature"), data, study)
     figures(out=out / "figures", root=runs, bundle=data)

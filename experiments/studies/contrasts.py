@@ -151,7 +151,7 @@ def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
     said = []
     for arm in plan.arms:
         seeds = {*arms.seed[arms.variant == arm]}
-        lacking, more = (sorted(map(int, s)) for s in ({*plan.seeds("full")} - seeds, seeds - {*plan.seeds("full")}))
+        lacking, more = (sorted(map(int, s)) for s in ({*plan.seeds} - seeds, seeds - {*plan.seeds}))
         said += [f"{arm} lacks the seeds {lacking}."] if lacking else []
         said += [f"{arm} has the seeds {more}, which were not declared."] if more else []
     failed = arms[arms.status == "failed"]

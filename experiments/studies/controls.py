@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from experiments.studies.builders import IN_SMALL
+from experiments.studies.declared import Declared
 from experiments.studies.study import Arm, Experiment, Size, Study, against_value
 from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
@@ -42,10 +44,41 @@ def _controls(size: Size) -> list[Arm]:
 CONTROLS = Experiment(
     "controls", _controls, "Is it something duller than a stream of values?", against_value, of=IN_SMALL
 )
+
+
+def _again(arm: str, seed: int) -> Arm:
+    """What an arm's name says after its variant, which is all that it has otherwise."""
+    from circuits.config.gains import FixedGain
+    from circuits.config.parts import Start
+    from circuits.config.streams import Stream
+    from experiments.runs.training_config import Rate
+    from experiments.studies.schedules import SMALL, named
+
+    variant, _, what = arm.partition(", ")
+    changed, _, by = what.partition(" x")
+    training, model = SMALL, dict[str, Any]()
+    match changed:
+        case "":
+            pass
+        case "V2 starts as V1":
+            model["starts"] = (Start(V2, scale=0.0, add=V1),)
+        case "V rate":
+            training = replace(SMALL, rates=(Rate(V1, float(by)), Rate(V2, float(by))))
+        case "values":
+            # A gain of its own values belongs to a stream, which here brings nothing.
+            model["streams"] = (Stream("v", gain=FixedGain(own=float(by)), gate="off"),)
+        case "stream":
+            model["streams"] = (Stream("v", gain=FixedGain(stream=float(by))),)
+        case _:
+            raise ValueError(f"no arm is made as {arm!r} says")
+    return named(arm, variant, seed, training, **model)
+
+
+AGAIN = Declared.of("controls-again", _again, IN_SMALL)
 STUDY = Study(
     name="controls",
     question="Is it something simpler than a stream of values?",
-    experiments=(CONTROLS,),
-    pictures=(ratios_picture("controls", CONTROLS),),
-    blocks=(speed_block(CONTROLS),),
+    experiments=(CONTROLS, AGAIN.experiment),
+    pictures=(ratios_picture("controls", CONTROLS), AGAIN.picture),
+    blocks=(speed_block(CONTROLS), *AGAIN.blocks),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,37 +11,56 @@ import pandas as pd
 from circuits.common.text_table import markdown, rows_of
 from experiments.studies.builders import IN_SMALL
 from experiments.studies.committed_results import Bundle
+from experiments.studies.sources import MODELS
 from experiments.studies.study import Arm, Block, Experiment, Size, Study
 from experiments.studies.times import ratios_picture, speed, times
 from experiments.studies.wording import speed_block, speed_table
 
 RATES = {"Adam": (3e-4, 1e-3, 3e-3, 1e-2), "SGD": (0.1, 0.3, 1.0)}
+FINE = {"Adam": (0.002, 0.003, 0.0045, 0.0065, 0.01, 0.015, 0.022, 0.032), "SGD": (0.3, 0.5, 0.8, 1.25, 2.0, 3.2)}
+"""Rates among which every arm of the tuned comparisons has its best."""
+ARMS = ("classic", "value", "value-stop", "value-gradient-only", "x0", "x0 alone")
+"""Those of the tuned comparisons."""
+TUNING_SEEDS = range(58, 63)
 
 
-GRID = [(f"{kind}, rate {rate:g}", kind, rate) for kind, rates in RATES.items() for rate in rates]
-"""Condition, kind of optimiser, rate."""
+def _grid(rates: Mapping[str, Sequence[float]]) -> list[tuple[str, str, float]]:
+    """Condition, kind of optimiser, rate."""
+    return [(f"{kind}, rate {rate:g}", kind, rate) for kind, some in rates.items() for rate in some]
 
 
 def _optimisers(size: Size) -> list[Arm]:
-    """Those of SGD are longer and evaluated less often."""
+    """Those of SGD are evaluated less often."""
     from experiments.runs.config import icl_run
-    from experiments.runs.training_config import SGD, Adam, Every
     from experiments.studies.carriers import CARRIERS
-    from experiments.studies.schedules import SMALL, seeds
+    from experiments.studies.schedules import at_rate, seeds
 
-    trained = {
-        "Adam": lambda rate: replace(SMALL, optimizer=Adam(rate), evaluate_at=(Every(25),)),
-        "SGD": lambda rate: replace(SMALL, optimizer=SGD(rate), evaluate_at=(Every(100),), steps=4_000),
-    }
     return [
-        Arm(icl_run(v, "small", seed, trained[kind](rate)), condition)
-        for condition, kind, rate in GRID
+        Arm(icl_run(v, "small", seed, at_rate(kind, rate, {"Adam": 25, "SGD": 100}[kind])), condition)
+        for condition, kind, rate in _grid(RATES)
         for seed in seeds(size, 3)
         for v in CARRIERS
     ]
 
 
+def _tuned(kind: str, arm: str, seed: int, rate: float) -> Arm:
+    """Evaluated more often, as at a good rate there is less to wait for."""
+    from experiments.studies.schedules import at_rate, named
+
+    return named(arm, "classic", seed, at_rate(kind, rate, {"Adam": 10, "SGD": 25}[kind]), **MODELS[arm])
+
+
+def _tuning(size: Size) -> list[Arm]:
+    return [
+        replace(_tuned(kind, arm, seed, rate), condition=condition)
+        for condition, kind, rate in _grid(FINE)
+        for seed in (TUNING_SEEDS if size == "full" else ())
+        for arm in ARMS
+    ]
+
+
 OPTIMISERS = Experiment("optimisers", _optimisers, "Does it help with every optimiser and rate?", of=IN_SMALL)
+TUNING = Experiment("tuning", _tuning, "Which rate is best for every model?", of=IN_SMALL)
 
 
 def tuned(bundle: Bundle) -> pd.DataFrame:
@@ -50,7 +70,7 @@ def tuned(bundle: Bundle) -> pd.DataFrame:
     The best rate has the least restricted mean over the same seeds on which it is then compared, alike for every
     variant.
     """
-    grid = pd.DataFrame(GRID, columns=["condition", "kind", "rate"])
+    grid = pd.DataFrame(_grid(RATES), columns=["condition", "kind", "rate"])
     runs = times(bundle, OPTIMISERS).merge(grid, on="condition")
     best = []
     for (kind, _), rows in runs.groupby(["kind", "variant"], sort=False):
@@ -74,7 +94,7 @@ def _tuned_table(bundle: Bundle) -> str:
 STUDY = Study(
     name="optimisers",
     question=OPTIMISERS.asks,
-    experiments=(OPTIMISERS,),
+    experiments=(OPTIMISERS, TUNING),
     pictures=(
         ratios_picture("optimisers", OPTIMISERS),
         ratios_picture("optimisers_tuned", OPTIMISERS, tuned, "every variant at its own best rate"),

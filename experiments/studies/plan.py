@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from circuits.common.errors import require
-from experiments.studies.study import Size
 
 PLANS = Path(__file__).parent / "plans"
-MINIATURE = 2
-"""Seeds of a study in miniature."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,10 @@ class Plan:
         found = tuple(Contrast(c["what"], tuple(c["of"])) for c in contrasts)
         return cls(first_seed=seeds["first"], n_seeds=seeds["count"], contrasts=found, **texts, **lists, **given)
 
-    def seeds(self, size: Size) -> range:
-        """Return the seeds of a size."""
-        return range(self.first_seed, self.first_seed + (self.n_seeds if size == "full" else MINIATURE))
+    @property
+    def seeds(self) -> range:
+        """Return the seeds that were declared."""
+        return range(self.first_seed, self.first_seed + self.n_seeds)
 
     @property
     def n_runs(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.runs.config import TRAINING, RunConfig, icl_run
-from experiments.runs.training_config import SGD, Every, StopAt, TrainingConfig
+from experiments.runs.training_config import SGD, Adam, Every, StopAt, TrainingConfig
 from experiments.studies.study import REFERENCE, Arm, Size
 
 PAPER_N_EVAL = 4_000
@@ -27,6 +27,15 @@ GATES = (REFERENCE, "value", "value-stop", "value-gradient-only")
 SMALL = replace(TRAINING["small"], steps=3_000, checkpoint_at=(), stop_at=StopAt(0.98, "ic", 3))
 """The small preset to 3,000 steps, or until in-context accuracy has been 98 % at three evaluations in a row."""
 SMALL_GRADIENTS = replace(SMALL, gradients_at=(Every(50),))
+
+
+def at_rate(kind: str, rate: float, every: int) -> TrainingConfig:
+    """Return the small preset's training with an optimizer's kind and rate, evaluated every so many steps.
+
+    With SGD it is longer.
+    """
+    optimizer, steps = (Adam(rate), SMALL.steps) if kind == "Adam" else (SGD(rate), 4_000)
+    return replace(SMALL, optimizer=optimizer, evaluate_at=(Every(every),), steps=steps)
 
 
 def small(variant: str, seed: int) -> RunConfig:

@@ -11,14 +11,10 @@ from circuits.config.parts import ReluStack
 from circuits.config.streams import Stream
 from circuits.config.topologies import First, Listed, Tables, Topology, WithinLayer
 from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
-from experiments.studies.contrasts import decided_picture, plan_blocks
-from experiments.studies.plan import Plan
-from experiments.studies.study import Arm, Experiment, Size, Study, only
+from experiments.studies.declared import Declared
+from experiments.studies.study import Arm, Study
 from experiments.studies.times import curves_picture
 
-PLAN, AT_SIZE, IN_3, IN_4 = (
-    Plan.read(name) for name in ("sources", "sources-paper", "sources-3-layers", "sources-4-layers")
-)
 _STREAM_ALONE = FixedGain(own=0.0, stream=1.0)
 
 
@@ -74,72 +70,42 @@ def deep_streams(arm: str, n_layers: int) -> tuple[Stream, ...]:
     return (Stream("v", topology=topologies[source]()),)
 
 
-def _arms(size: Size) -> list[Arm]:
+def _arm(arm: str, seed: int) -> Arm:
     from experiments.studies.schedules import SMALL, named
 
     # Called after the arm, and not after a variant that happens to have the same streams.
-    return [named(arm, "classic", seed, SMALL, **MODELS[arm]) for seed in PLAN.seeds(size) for arm in PLAN.arms]
+    return named(arm, "classic", seed, SMALL, **MODELS[arm])
 
 
-def _deep(plan: Plan, n_layers: int, size: Size) -> list[Arm]:
-    """In miniature not at all: of two layers there are enough."""
+def _deep(n_layers: int, arm: str, seed: int) -> Arm:
     from experiments.studies.schedules import SMALL, named
 
-    return [
-        named(arm, "classic", seed, SMALL, n_layers=n_layers, streams=deep_streams(arm, n_layers))
-        for seed in (plan.seeds("full") if size == "full" else ())
-        for arm in plan.arms
-    ]
+    return named(arm, "classic", seed, SMALL, n_layers=n_layers, streams=deep_streams(arm, n_layers))
 
 
-def _at_paper_size(size: Size) -> list[Arm]:
+def _at_paper_size(arm: str, seed: int) -> Arm:
     """Classic and value are those of the study of the gradient; the others go to 98 %, too."""
     from experiments.studies.schedules import TO_98, at_paper_size, named
 
-    return [
-        Arm(at_paper_size(arm, seed))
-        if arm in ("classic", "value")
-        else named(arm, "classic", seed, TO_98, "paper", **MODELS[arm])
-        for seed in (AT_SIZE.seeds("full") if size == "full" else ())
-        for arm in AT_SIZE.arms
-    ]
+    if arm in ("classic", "value"):
+        return Arm(at_paper_size(arm, seed))
+    return named(arm, "classic", seed, TO_98, "paper", **MODELS[arm])
 
 
-SOURCES = Experiment("sources", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL, declared=PLAN.n_runs)
-PAPER = Experiment(
-    "sources-paper",
-    _at_paper_size,
-    AT_SIZE.question,
-    only(*AT_SIZE.pairs),
-    of=AT_PAPER_SIZE,
-    declared=AT_SIZE.n_runs,
-)
+SOURCES = Declared.of("sources", _arm, IN_SMALL)
+PAPER = Declared.of("sources-paper", _at_paper_size, AT_PAPER_SIZE)
 DEEP = {
-    n_layers: Experiment(
-        f"sources-{n_layers}-layers",
-        partial(_deep, plan, n_layers),
-        plan.question,
-        only(*plan.pairs),
-        of=f"{IN_SMALL}, {n_layers} layers",
-        declared=plan.n_runs,
-    )
-    for n_layers, plan in ((3, IN_3), (4, IN_4))
+    n_layers: Declared.of(f"sources-{n_layers}-layers", partial(_deep, n_layers), f"{IN_SMALL}, {n_layers} layers")
+    for n_layers in (3, 4)
 }
+_ALL = (SOURCES, PAPER, *DEEP.values())
 STUDY = Study(
     name="sources",
     question="Which values does a later layer need?",
-    experiments=(SOURCES, PAPER, *DEEP.values()),
+    experiments=tuple(each.experiment for each in _ALL),
     pictures=(
-        decided_picture("sources", PLAN, SOURCES),
-        curves_picture("sources_curves", SOURCES, DRAWN),
-        decided_picture("sources_paper", AT_SIZE, PAPER),
-        decided_picture("sources_3_layers", IN_3, DEEP[3]),
-        decided_picture("sources_4_layers", IN_4, DEEP[4]),
+        *(each.picture for each in _ALL),
+        curves_picture("sources_curves", SOURCES.experiment, DRAWN),
     ),
-    blocks=(
-        *plan_blocks(PLAN, SOURCES),
-        *plan_blocks(AT_SIZE, PAPER),
-        *plan_blocks(IN_3, DEEP[3]),
-        *plan_blocks(IN_4, DEEP[4]),
-    ),
+    blocks=tuple(block for each in _ALL for block in each.blocks),
 )

@@ -11,14 +11,14 @@ import torch
 from circuits import HookedStreamTransformer, Without, icl_config
 from experiments.runs.run import Run
 from experiments.studies.interference.asking import PARTS, signal_share, study, value_parts
-from experiments.studies.interference.study import INTERFERENCE, PLAN
+from experiments.studies.interference.study import DECLARED, INTERFERENCE
 from figures.trainings.value_parts import value_parts as drawn
 from tests.helpers import small_task
 
 
 def test_the_arms_cut_the_edge_that_their_names_say_in_their_windows() -> None:
     windows = {}
-    for arm in INTERFERENCE.arms("miniature")[: len(PLAN.arms)]:
+    for arm in INTERFERENCE.arms()[: len(DECLARED.plan.arms)]:
         cuts = arm.config.training.interventions
         assert all(cut.operation == Without(0) and str(cut.site.hook_name) == "blocks.1.attn.hook_v" for cut in cuts)
         windows[arm.label] = [(cut.first, cut.last) for cut in cuts]

@@ -20,10 +20,11 @@ from experiments.runs.run import Run
 from experiments.studies import sources
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.contrasts import decided_picture, departures, judged, plan_blocks
-from experiments.studies.information import GATES, PLAN
+from experiments.studies.information import GATES as DECLARED
 from experiments.studies.plan import PLANS, Contrast, Plan
 from experiments.studies.times import verdict
 
+GATES, PLAN = DECLARED.experiment, DECLARED.plan
 FACTORS = {"classic": 1.0, "value": 0.5, "value-stop": 0.55, "value-gradient-only": 1.0}
 SEEDS = range(10, 28)
 FOUR = replace(
@@ -99,7 +100,7 @@ def test_what_departs_from_a_plan_is_told() -> None:
 def test_every_plan_can_be_read(path: Any) -> None:
     plan = Plan.read(path.stem)
     assert plan.core_hours > 0
-    assert len(plan.seeds("full")) == plan.n_seeds > len(plan.seeds("miniature"))
+    assert len(plan.seeds) == plan.n_seeds
 
 
 def test_a_plan_whose_contrasts_are_of_nothing_is_refused() -> None:
@@ -155,7 +156,7 @@ def test_fewer_runs_than_declared_say_nothing() -> None:
 def test_the_page_of_sources_says_how_many_parameters_its_arms_have() -> None:
     page = sources.STUDY.page.read_text("utf-8")
     told = dict(re.findall(r"^\| ([^|]+) \| ([\d,]+) \|$", page, re.MULTILINE))
-    of_arm = {arm.label: parameter_count(arm.config.model) for arm in sources.SOURCES.arms("miniature")}
+    of_arm = {arm.label: parameter_count(arm.config.model) for arm in sources.SOURCES.experiment.arms()}
     for names, number in told.items():
         for name in re.split(r", (?!second|deeper)", names.replace(", and its gates and gradients", "")):
             assert of_arm.pop(name) == int(number.replace(",", "")), name
@@ -167,7 +168,7 @@ def test_the_page_of_sources_says_how_many_parameters_its_arms_have() -> None:
 
 @pytest.mark.parametrize("n_layers", [3, 4])
 def test_the_readers_and_sources_of_deep_arms_are_those_of_their_names(n_layers: int) -> None:
-    for arm in sources.DEEP[n_layers].arms("full"):
+    for arm in sources.DEEP[n_layers].experiment.arms():
         streams = arm.config.model.streams
         if arm.label == "classic":
             assert streams == ()
@@ -185,7 +186,7 @@ def test_the_readers_and_sources_of_deep_arms_are_those_of_their_names(n_layers:
 
 
 def test_the_matrix_of_x0_reads_the_first_layers_input_and_nothing_else(tmp_path: Path) -> None:
-    [arm] = [a for a in sources.SOURCES.arms("miniature") if a.label == "x0 alone" and a.config.seed == 28]
+    [arm] = [a for a in sources.SOURCES.experiment.arms() if a.label == "x0 alone" and a.config.seed == 28]
     model, batch = (
         HookedStreamTransformer(arm.config.model),
         Run.at(tmp_path, arm.config).task().sample(4, "ic", seed=0),

@@ -14,7 +14,7 @@ from circuits.common.errors import UnknownNameError
 from circuits.common.text_table import rows_of
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.contrasts import decided, told
-from experiments.studies.information import GATES, PLAN
+from experiments.studies.information import GATES as DECLARED
 from experiments.studies.registry import experiment
 from experiments.studies.rerun import (
     FEW,
@@ -30,6 +30,7 @@ from experiments.studies.table_rows import Row, chosen, table_rows
 from experiments.studies.times import compared, speed
 
 HELD = Bundle.open(COMMITTED)
+GATES, PLAN = DECLARED.experiment, DECLARED.plan
 FACTORS = {"classic": 1.0, "value": 0.6, "key": 0.9}
 NOISE = 0.05
 

@@ -13,38 +13,32 @@ from analysis.statistics.intervals import grouped_intervals
 from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.builders import IN_SMALL
 from experiments.studies.committed_results import Bundle
-from experiments.studies.contrasts import decided_picture, plan_blocks
-from experiments.studies.plan import Plan
-from experiments.studies.study import Arm, Asking, Block, Experiment, Picture, Size, Study, only
+from experiments.studies.declared import Declared
+from experiments.studies.study import Arm, Asking, Block, Picture, Size, Study
 from experiments.studies.times import curves_picture
 from figures.trainings.value_parts import value_parts
 
-PLAN = Plan.read("interference")
 WINDOWS: dict[str, tuple[int, int | None]] = {"": (0, None), " to 400": (0, 400), " from 400": (400, None)}
 """Steps in which the edge is cut, by what an arm's name adds to "cut": from 400, value models learn."""
 MEASURES = ("size", "overlap", "signal")
 
 
-def _arms(size: Size) -> list[Arm]:
+def _arm(arm: str, seed: int) -> Arm:
     from circuits.interventions.intervention import Intervention, Without
     from circuits.sites import Site
     from experiments.runs.training_config import Every
     from experiments.studies.schedules import SMALL, named
 
-    whole = replace(SMALL, checkpoint_at=(Every(100),))
-    edge = {
-        cut: replace(SMALL, interventions=(Intervention(Site(1, "v"), Without(0), first=first, last=last),))
-        for cut, (first, last) in WINDOWS.items()
-    }
-    arms = []
-    for seed in PLAN.seeds(size):
-        for arm in PLAN.arms:
-            variant, is_cut, when = arm.partition(", cut")
-            arms.append(named(arm, variant, seed, edge[when] if is_cut else whole))
-    return arms
+    variant, is_cut, when = arm.partition(", cut")
+    if not is_cut:
+        return named(arm, variant, seed, replace(SMALL, checkpoint_at=(Every(100),)))
+    first, last = WINDOWS[when]
+    edge = Intervention(Site(1, "v"), Without(0), first=first, last=last)
+    return named(arm, variant, seed, replace(SMALL, interventions=(edge,)))
 
 
-INTERFERENCE = Experiment("interference", _arms, PLAN.question, only(*PLAN.pairs), of=IN_SMALL, declared=PLAN.n_runs)
+DECLARED = Declared.of("interference", _arm, IN_SMALL)
+INTERFERENCE = DECLARED.experiment
 
 
 def ask(roots: Sequence[Path], size: Size = "full") -> dict[str, pd.DataFrame]:
@@ -91,12 +85,12 @@ STUDY = Study(
     experiments=(INTERFERENCE,),
     asking=Asking(("interference",), ask, (INTERFERENCE,)),
     pictures=(
-        decided_picture("interference", PLAN, INTERFERENCE),
+        DECLARED.picture,
         curves_picture("interference_curves", INTERFERENCE),
         Picture("value_parts", value_parts, _value_parts, (INTERFERENCE,), ("interference",)),
     ),
     blocks=(
-        *plan_blocks(PLAN, INTERFERENCE),
+        *DECLARED.blocks,
         Block("interference-parts", _parts_table, "What the second layer's values are made of", (INTERFERENCE,)),
     ),
 )
