@@ -69,6 +69,7 @@ COMMANDS: dict[str, Command] = {
     "lm-mechanism": study.lm_mechanism,
     "lm-cost": study.lm_cost,
     "learned-gains": study.learned_gains,
+    "gains-in-training": study.gains_in_training,
     "interference": study.interference,
     "figures": study.figures,
     "reproduce": study.reproduce,

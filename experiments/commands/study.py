@@ -54,6 +54,13 @@ def learned_gains(roots: Roots = (), bundle: BundlePath = None) -> None:
     _put(partial(ask, runs_folders(roots)), bundle, STUDY)
 
 
+def gains_in_training(roots: Roots = (), bundle: BundlePath = None) -> None:
+    """Ask classifiers with learned gains what each route does at every checkpoint; into the committed results."""
+    from experiments.studies.learned_gains.gains_in_training import STUDY, ask
+
+    _put(partial(ask, runs_folders(roots)), bundle, STUDY)
+
+
 def interference(roots: Roots = (), bundle: BundlePath = None) -> None:
     """Ask runs with checkpoints what the second layer's values are made of; into the committed results."""
     from experiments.studies.interference.study import STUDY, ask

@@ -22,13 +22,14 @@ from experiments.studies.associative_memory import study as associative_memory
 from experiments.studies.heads_and_routes import study as heads_and_routes
 from experiments.studies.indirect_objects import study as indirect_objects
 from experiments.studies.interference import study as interference
+from experiments.studies.learned_gains import gains_in_training
 from experiments.studies.learned_gains import study as learned_gains
 from experiments.studies.step_cost import study as step_cost
 from experiments.studies.study import Experiment, Picture, RunConfig, Size, Study
 
 _STREAM = (carriers, gradient, information, sources, interference, gate_windows, controls)
 _WHERE = (connections, training_data, optimisers, thresholds)
-_ASKING = (heads_and_routes, language_models, step_cost, indirect_objects, learned_gains)
+_ASKING = (heads_and_routes, language_models, step_cost, indirect_objects, learned_gains, gains_in_training)
 _ALL = (associative_memory, *_STREAM, *_WHERE, *_ASKING)
 STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _ALL}
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for study in STUDIES.values() for e in study.experiments}

@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from analysis.edges.recorded_activations import gains_of
 from circuits.model import HookedStreamTransformer
 from experiments.runs.pooling import labelled
 from experiments.runs.run import Run
+from experiments.tasks.in_context.batches import ICLBatch
 
 N_SEQUENCES = 512
 """Of the validation set, a run."""
@@ -36,22 +38,56 @@ def study(runs: Sequence[Run], n: int = N_SEQUENCES, progress: bool = True) -> d
     return {"learned_gains": pd.concat(frames, ignore_index=True)}
 
 
+def through_training(runs: Sequence[Run], n: int = N_SEQUENCES, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """Return the frame "gains_in_training": of classifiers with checkpoints, what :func:`study` asks of their streams,
+    at every checkpoint (column ``step``), of the loss on n sequences of novel classes."""
+    frames = []
+    for run in tqdm(runs, unit=" runs", disable=not progress):
+        batch = run.task().sample(n, "ic", seed=1)
+        at_steps = ((step, run.load_model(step)) for step in run.checkpoints())
+        rows = [{"step": step} | row for step, model in at_steps for row in _of_classifier(model, batch)]
+        frames.append(labelled(pd.DataFrame(rows).assign(n=n), run))
+    return {"gains_in_training": pd.concat(frames, ignore_index=True)}
+
+
+@torch.no_grad()
+def _of_classifier(model: HookedStreamTransformer, batch: ICLBatch) -> list[dict[str, Any]]:
+    def loss(hooks: Hooks) -> float:
+        logits = model.run_with_hooks(batch.inputs, fwd_hooks=hooks)
+        return cross_entropy(logits[:, -1], batch.labels).item()
+
+    asked = _Asked.of(model, batch.inputs, loss)
+    return [row | {"loss": asked.loss} for row in _streams(asked)]
+
+
+Hooks = list[Any]
+WANTED = ("hook_v", "hook_v_residual", "hook_v_mixed", "hook_resid_pre", "hook_x0", "hook_smear", "hook_middle")
+"""How the names of points end that are looked at."""
+
+
 @dataclass(frozen=True)
 class _Asked:
-    """A model, tokens, what it does with them, and its loss.
+    """A model, what it does with some inputs, its loss on them, and what gives the loss with hooks.
 
     Points are named, and not sites, as scalars, smear and backout are at none.
     """
 
     model: HookedStreamTransformer
-    tokens: Tensor
     at: dict[str, Tensor]
+    loss_with: Callable[[Hooks], float]
     loss: float
+
+    @classmethod
+    def of(cls, model: HookedStreamTransformer, inputs: Tensor, loss_with: Callable[[Hooks], float]) -> _Asked:
+        """Return a model with what it does."""
+        _, cache = model.run_with_cache(
+            inputs, return_type=None, names_filter=lambda name: name.endswith(WANTED), return_cache_object=False
+        )
+        return cls(model, cache, loss_with, loss_with([]))
 
     def lost(self, *cut: tuple[str, int | None]) -> float:
         """Return by how much the loss rises where points, or one head there, have their mean at every position."""
-        hooks: list[Any] = [(name, _mean_of(self.at[name], head)) for name, head in cut]
-        return self.model.run_with_hooks(self.tokens, return_type="loss", fwd_hooks=hooks).item() - self.loss
+        return self.loss_with([(name, _mean_of(self.at[name], head)) for name, head in cut]) - self.loss
 
     def size(self, name: str, head: int | None = None) -> float:
         """Return the root mean square of what stands at a point, or of one head there, around its mean."""
@@ -81,13 +117,12 @@ def _mean_of(activation: Tensor, head: int | None) -> Callable[..., Tensor]:
 def _of_run(run: Run, n: int) -> pd.DataFrame:
     model = run.load_model()
     tokens = run.task().held_out(n, "validation").tokens
-    wanted = ("hook_v", "hook_v_residual", "hook_v_mixed", "hook_resid_pre", "hook_x0", "hook_smear", "hook_middle")
-    loss, cache = model.run_with_cache(
-        tokens, return_type="loss", names_filter=lambda name: name.endswith(wanted), return_cache_object=False
-    )
-    asked = _Asked(model, tokens, cache, loss.item())
-    rows = [*_streams(asked), *_scalars(asked)]
-    return pd.DataFrame(rows).assign(loss=asked.loss, n=n)
+
+    def loss(hooks: Hooks) -> float:
+        return model.run_with_hooks(tokens, return_type="loss", fwd_hooks=hooks).item()
+
+    asked = _Asked.of(model, tokens, loss)
+    return pd.DataFrame([*_streams(asked), *_scalars(asked)]).assign(loss=asked.loss, n=n)
 
 
 def _streams(asked: _Asked) -> list[dict[str, Any]]:
@@ -97,7 +132,7 @@ def _streams(asked: _Asked) -> list[dict[str, Any]]:
         heads = range(asked.model.config.heads_of(carrier))
         beside = asked.at[f"{attn}_mixed"] - asked.at[f"{attn}_residual"]
         for head in (None, *heads):
-            factor, other = (_by_head(gain, asked.tokens, head) for gain in (stream, own))
+            factor, other = (_by_head(gain, head) for gain in (stream, own))
             rows.append(
                 {
                     "route": "stream",
@@ -116,7 +151,7 @@ def _streams(asked: _Asked) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_head(gain: Tensor | float, tokens: Tensor, head: int | None) -> Tensor:
+def _by_head(gain: Tensor | float, head: int | None) -> Tensor:
     """A gain's values, all or those of a head."""
     values = torch.as_tensor(gain)
     return values if head is None or values.ndim < 4 or values.shape[2] == 1 else values[:, :, head]
@@ -162,5 +197,4 @@ def _scalars(asked: _Asked) -> list[dict[str, Any]]:
 
 
 def _lost_with(asked: _Asked, layer: int, residual: Tensor) -> float:
-    hooks: list[Any] = [(f"blocks.{layer}.hook_resid_pre", lambda tensor, hook: residual)]
-    return asked.model.run_with_hooks(asked.tokens, return_type="loss", fwd_hooks=hooks).item() - asked.loss
+    return asked.loss_with([(f"blocks.{layer}.hook_resid_pre", lambda tensor, hook: residual)]) - asked.loss

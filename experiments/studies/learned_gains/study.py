@@ -56,7 +56,11 @@ def shares(bundle: Bundle) -> pd.DataFrame:
     without the other alone, and only without both, of what is lost without both: they add up to 1.
     """
     found = bundle.frame("learned_gains")
-    found = found[found.both_lost.notna()].reset_index(drop=True)
+    return with_shares(found[found.both_lost.notna()].reset_index(drop=True))
+
+
+def with_shares(found: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of a frame of gains with the shares of :func:`shares`."""
     gain, other = found.gain.abs(), found.other_gain.abs()
     alone, other_alone = found.lost / found.both_lost, found.other_lost / found.both_lost
     return found.assign(
@@ -69,7 +73,8 @@ def shares(bundle: Bundle) -> pd.DataFrame:
     )
 
 
-def _of_seeds(values: pd.Series, form: str = ".2f", scale: Scale = "linear") -> str:
+def of_seeds(values: pd.Series, form: str = ".2f", scale: Scale = "linear") -> str:
+    """Return the mean over runs with its interval, as tables have it."""
     found = mean_interval(values.dropna().to_numpy(), scale=scale)
     return interval(found.mean, found.low, found.high, form)
 
@@ -80,14 +85,14 @@ def _layers_table(bundle: Bundle) -> str:
         {
             "rule": variant,
             "layer": layer,
-            "own gain": _of_seeds(part.other_gain),
-            "stream's gain": _of_seeds(part.gain),
-            "gain's share": _of_seeds(part.gain_share, scale="logit"),
-            "size's share": _of_seeds(part.size_share, scale="logit"),
-            "causal share": _of_seeds(part.causal_share),
-            "lost without the stream": _of_seeds(part.lost, ".3f"),
-            "without own values": _of_seeds(part.other_lost, ".3f"),
-            "without both": _of_seeds(part.both_lost, ".2f"),
+            "own gain": of_seeds(part.other_gain),
+            "stream's gain": of_seeds(part.gain),
+            "gain's share": of_seeds(part.gain_share, scale="logit"),
+            "size's share": of_seeds(part.size_share, scale="logit"),
+            "causal share": of_seeds(part.causal_share),
+            "lost without the stream": of_seeds(part.lost, ".3f"),
+            "without own values": of_seeds(part.other_lost, ".3f"),
+            "without both": of_seeds(part.both_lost, ".2f"),
         }
         for (variant, layer), part in table[(table.route == "stream") & (table["head"] == "all")].groupby(
             ["variant", "layer"], sort=False, observed=True
@@ -102,10 +107,10 @@ def _scalars_table(bundle: Bundle) -> str:
         {
             "rule": variant,
             "scalar": f"{route}, layer {layer}",
-            "beside": "-" if part.other_gain.isna().all() else f"residual stream times {_of_seeds(part.other_gain)}",
-            "learned": _of_seeds(part.gain, ".3f"),
-            "size of what it lets in": _of_seeds(part["size"]),
-            "lost without it": _of_seeds(part.lost, ".4f"),
+            "beside": "-" if part.other_gain.isna().all() else f"residual stream times {of_seeds(part.other_gain)}",
+            "learned": of_seeds(part.gain, ".3f"),
+            "size of what it lets in": of_seeds(part["size"]),
+            "lost without it": of_seeds(part.lost, ".4f"),
         }
         for (variant, route, layer), part in found[found.route != "stream"].groupby(
             ["variant", "route", "layer"], sort=False, observed=True
@@ -140,8 +145,8 @@ def _agreement_table(bundle: Bundle) -> str:
             "rule": variant,
             "told by": TOLD[str(told_by)],
             "runs": len(part),
-            "off by": _of_seeds(part.off, scale="logit"),
-            "rank correlation": _of_seeds(part.order, scale="correlation"),
+            "off by": of_seeds(part.off, scale="logit"),
+            "rank correlation": of_seeds(part.order, scale="correlation"),
         }
         for (variant, told_by), part in parts
     ]
@@ -156,21 +161,22 @@ def _answer(bundle: Bundle) -> str:
         off = mean_interval(part.off.to_numpy(), scale="logit")
         order = mean_interval(part.order.dropna().to_numpy(), scale="correlation")
         sentences.append(
-            f"By {name} a head's causal share is told to within {_words(off)} on the average ({_near(off)}; "
+            f"By {name} a head's causal share is told to within {in_words(off)} on the average ({near(off)}; "
             f"{len(part)} runs tell apart {_half(off):.2f}), and heads' order with a rank correlation of "
-            f"{_words(order)} ({_ordered(order)})."
+            f"{in_words(order)} ({ordered(order)})."
         )
     shares_of = shares(bundle)
     together = shares_of[(shares_of.route == "stream") & (shares_of["head"] == "all")]
     either = mean_interval(together.groupby("run", observed=True).either.mean().to_numpy())
     sentences.append(
-        f"Of what is lost without both routes into a layer, a share of {_words(either)} is lost only without both, as "
-        f"there either route does for the other."
+        f"Of what is lost without both routes into a layer, a share of {in_words(either)} is lost only without both, "
+        f"as there either route does for the other."
     )
     return " ".join(sentences)
 
 
-def _words(found: Interval) -> str:
+def in_words(found: Interval) -> str:
+    """Return a mean with its interval, as sentences have it."""
     return interval(found.mean, found.low, found.high, ".2f")
 
 
@@ -178,13 +184,15 @@ def _half(found: Interval) -> float:
     return (found.high - found.low) / 2
 
 
-def _near(off: Interval) -> str:
+def near(off: Interval) -> str:
+    """Return whether shares are near causal ones, as far as their mean distance shows."""
     if off.high < NEAR:
         return f"within {NEAR}"
     return f"not within {NEAR}" if off.low > NEAR else f"{NEAR} is neither shown nor excluded"
 
 
-def _ordered(order: Interval) -> str:
+def ordered(order: Interval) -> str:
+    """Return whether shares go with causal ones, as far as their rank correlation shows."""
     return "in the same order, above chance" if order.low > 0 else "an order is not shown"
 
 
