@@ -17,7 +17,7 @@ from circuits.common.text_table import rows_of
 from circuits.model import HookedStreamTransformer
 from circuits.presets import parameter_count
 from experiments.runs.run import Run
-from experiments.studies import sources
+from experiments.studies import controls, optimisers, sources
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.contrasts import decided_picture, departures, judged, plan_blocks
 from experiments.studies.information import GATES as DECLARED
@@ -195,3 +195,51 @@ def test_the_matrix_of_x0_reads_the_first_layers_input_and_nothing_else(tmp_path
     untied = model.get_parameter("blocks.0.attn.W_V_stream")
     start = cache["blocks.0.hook_resid_pre"]
     assert torch.allclose(cache["blocks.1.attn.hook_v_mixed"], torch.einsum("bpd,hde->bphe", start, untied), atol=1e-6)
+
+
+def test_the_arms_that_are_duller_have_what_their_names_say_and_nothing_else() -> None:
+    arms = {arm.label: arm.config for arm in controls.AGAIN.experiment.arms() if arm.config.seed == 48}
+    assert [*arms] == list(controls.AGAIN.plan.arms)
+    for label, config in arms.items():
+        model, plain = config.model, arms[label.partition(",")[0]].model
+        rates = {rate.begins: rate.factor for rate in config.training.rates}
+        assert rates == ({controls.V1: float(label[-1]), controls.V2: float(label[-1])} if "rate" in label else {})
+        bare = replace(config.training, rates=())
+        assert bare == arms["classic"].training
+        assert replace(model, name="", streams=(), starts=()) == replace(plain, name="", streams=())
+        assert (len(model.streams), bool(model.starts)) == (
+            int("value" in label),  # "values" of classic are multiplied by a stream that brings nothing
+            "starts as" in label,
+        )
+    with pytest.raises(ValueError, match="no arm is made as 'classic, V3 x2' says"):
+        controls._again("classic, V3 x2", 0)
+
+
+@pytest.mark.parametrize("by", [0.5, 2.0])
+def test_values_that_are_multiplied_are_multiplied_and_nothing_comes_in(by: float, tmp_path: Path) -> None:
+    arms = {arm.label: arm.config for arm in controls.AGAIN.experiment.arms() if arm.config.seed == 48}
+    inputs = Run.at(tmp_path, arms["classic"]).task().sample(4, "ic", seed=0).inputs
+    at = {}
+    for label in ("classic", f"classic, values x{by:g}", "value", f"value, stream x{by:g}", "value, V2 starts as V1"):
+        model = HookedStreamTransformer(arms[label].model)
+        _, at[label] = model.run_with_cache(inputs)
+        if "V2" in label:
+            assert torch.equal(model.get_parameter(controls.V1), model.get_parameter(controls.V2))
+    own, used, came = "blocks.1.attn.hook_v", "blocks.1.attn.hook_v_mixed", "blocks.1.attn.hook_v_residual"
+    scaled, doubled = at[f"classic, values x{by:g}"], at[f"value, stream x{by:g}"]
+    assert torch.allclose(scaled[used], by * at["classic"][own])
+    assert torch.allclose(doubled[came], by * at["value"][came])
+    assert torch.allclose(doubled[used], doubled[own] + doubled[came], atol=1e-6)
+
+
+def test_rates_are_tuned_on_seeds_of_their_own_alike_for_all() -> None:
+    arms = optimisers.TUNING.arms()
+    rates = {
+        kind: {(arm.label, arm.config.training.optimizer.rate) for arm in arms if arm.condition.startswith(kind)}
+        for kind in optimisers.FINE
+    }
+    for kind, grid in optimisers.FINE.items():
+        assert rates[kind] == {(arm, rate) for arm in optimisers.ARMS for rate in grid}
+        plan = Plan.read(f"tuned-{kind.lower()}")
+        assert plan.arms == optimisers.ARMS
+        assert not {*plan.seeds} & {*optimisers.TUNING_SEEDS}

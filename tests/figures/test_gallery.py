@@ -33,6 +33,7 @@ IN_CONTEXT = (
         "information",
         "sources",
         "interference",
+        "gains_in_training",
         "gate_windows",
         "controls",
         "connections",
