@@ -28,7 +28,7 @@ def curve_of(rows: pd.DataFrame, by: str = "step") -> pd.DataFrame:
     """
     missing = [name for name in ("mean", "low", "high", "n") if name not in rows]
     require(not missing, f"a curve has no {' and no '.join(missing)}: analysis.over_seeds(metrics) makes these columns")
-    curve = rows.drop_duplicates(by).sort_values(by)
+    curve = rows.drop_duplicates(by).sort_values(by, kind="stable")
     return curve[curve.n == curve.n.max()]
 
 
@@ -85,7 +85,7 @@ def seeds(rows: pd.DataFrame, name: str, colour: str) -> list[go.Scatter]:
             showlegend=False,
             hovertemplate="step %{x:,}: %{y:.3f}<extra>" + f"{name}, seed {seed}, one run</extra>",
         )
-        for seed, run in rows.sort_values("step").groupby("seed", sort=False)
+        for seed, run in rows.sort_values("step", kind="stable").groupby("seed", sort=False)
     ]
 
 

@@ -62,7 +62,7 @@ class Plan:
         kinds = changes[rows[:, 0], rows[:, 1]]
         n_pos = self.shape[1]
         sizes = torch.tensor([STAGES * self.n_layers + 1, n_pos + 1, n_pos + 1])
-        order = ((kinds[:, 0] * sizes[1] + kinds[:, 1]) * sizes[2] + kinds[:, 2]).argsort()
+        order = ((kinds[:, 0] * sizes[1] + kinds[:, 1]) * sizes[2] + kinds[:, 2]).argsort(stable=True)
         for (begin, start, width), size in self._joined(kinds[order]):
             columns = width if self._alone(begin) and begin % STAGES >= VALUES else n_pos - start
             most = max(1, min(MOST_POSITIONS // columns, most_rows))

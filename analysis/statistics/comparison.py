@@ -181,7 +181,7 @@ def _seeds(frame: pd.DataFrame, variant: str) -> list[Any]:
 
 
 def _values(frame: pd.DataFrame, variant: str) -> np.ndarray:
-    return frame[frame["variant"] == variant].sort_values("seed")["value"].to_numpy(dtype=float)
+    return frame[frame["variant"] == variant].sort_values("seed", kind="stable")["value"].to_numpy(dtype=float)
 
 
 def _times(

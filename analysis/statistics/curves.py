@@ -28,7 +28,7 @@ def with_shared_points(frame: pd.DataFrame, group: Sequence[str], of: str, at: s
         points = np.unique(curves[at][curves[at] < curves.groupby(of, observed=True)[at].transform("max")])
         within = np.searchsorted(points, ends["max"]) - np.searchsorted(points, ends["min"])
         for key in ends.index[within >= ends["size"]]:
-            own = curves[curves[of] == key].sort_values(at)
+            own = curves[curves[of] == key].sort_values(at, kind="stable")
             lacking = points[(points > own[at].min()) & (points < own[at].max()) & ~np.isin(points, own[at])]
             rows = own.iloc[[0] * len(lacking)]
             more.append(rows.assign(**{at: lacking, "value": np.interp(lacking, own[at], own["value"])}))

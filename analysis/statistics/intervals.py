@@ -253,7 +253,7 @@ def adjust(p: Sequence[float] | np.ndarray, correction: str = "holm") -> Float[n
 
 
 def _holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
-    order = np.argsort(p)
+    order = np.argsort(p, kind="stable")
     steps_down = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(steps_down, 1.0)

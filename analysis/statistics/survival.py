@@ -54,7 +54,7 @@ def times_of(frame: pd.DataFrame, variant: str) -> Times:
     missing = [name for name in needed if name not in frame]
     require(not missing, f"a time frame has columns {needed}, and here is no {missing}: threshold_times makes one")
     known("variant", variant, list(dict.fromkeys(frame["variant"])))
-    rows = frame[frame["variant"] == variant].sort_values("seed")
+    rows = frame[frame["variant"] == variant].sort_values("seed", kind="stable")
     twice = rows["seed"][rows["seed"].duplicated()].tolist()
     require(not twice, f"{variant!r} has seeds {twice} more than once: give one row a run")
     steps, last = rows["steps"].to_numpy(dtype=float), rows["last"].to_numpy(dtype=float)

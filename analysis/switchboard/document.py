@@ -130,7 +130,7 @@ def of_edges(result: EdgeScores | Quality) -> Switchboard:
     """
     graph, name = (result.graph, "effect") if isinstance(result, EdgeScores) else (result.circuit.graph, "minimality")
     frame = result.to_frame().assign(number=lambda rows: graph.find(rows.edge))
-    frame = largest_by(frame, name, MOST_EDGES).sort_values("number")
+    frame = largest_by(frame, name, MOST_EDGES).sort_values("number", kind="stable")
     half = 1.96 * frame.get("stderr", pd.Series(float("nan"), frame.index))
     numbers = {"effect": frame[name], "low": frame[name] - half, "high": frame[name] + half}
     edge = {key: [[plain(x) for x in column]] for key, column in numbers.items()}

@@ -159,7 +159,7 @@ class FindCircuit(OfPairs):
         circuit = quality.circuit
         say(f"{run.path.name}: circuit of {len(circuit)} of {len(scores.graph)} edges ({circuit.found})")
         inside = frame[frame.kept]
-        by_size = inside.loc[inside.effect.abs().sort_values(ascending=False).index]
+        by_size = inside.loc[inside.effect.abs().sort_values(ascending=False, kind="stable").index]
         show(by_size[["edge", "effect", "edge_minimality"]])
         show(quality.summary().drop(columns=["edges", "of"]))
         written = self.keep(run, "circuit", frame, circuit_drawing)

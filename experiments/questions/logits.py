@@ -43,7 +43,7 @@ class Logits(OfPairs):
         by_route = parts.groupby("route", sort=False)["value"].sum()
         sums = ", ".join(f"{route} {value:.3f}" for route, value in by_route.items())
         say(f"{run.path.name}: {self.of} {parts.value.sum():.4g}, {self.asked_of(run)}; by route: {sums}; largest:")
-        order = parts.value.abs().sort_values(ascending=False).index
+        order = parts.value.abs().sort_values(ascending=False, kind="stable").index
         show(parts.loc[order].head(self.top)[["component", "layer", "head", "route", "source", "value", "low", "high"]])
         say(f"logit lens ({self.metric}) before every layer, and at the end:")
         show(lens.pivot(index="layer", columns="route", values="value")[list(dict.fromkeys(lens.route))].reset_index())

@@ -243,7 +243,7 @@ class Effects(OfPairs):
 
     def largest(self, frame: Frame) -> Frame:
         """Return the rows with the largest effects, either way."""
-        return frame.loc[frame.effect.abs().sort_values(ascending=False).index].head(self.top)
+        return frame.loc[frame.effect.abs().sort_values(ascending=False, kind="stable").index].head(self.top)
 
 
 @dataclass(frozen=True)

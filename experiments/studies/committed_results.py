@@ -183,14 +183,17 @@ class Bundle:
         return {str(run): int(step) for run, step in self._last_steps.items() if run in held}
 
     def experiment(self, name: str) -> pd.DataFrame:
-        """Return the arms of an experiment with planned steps and status of their runs.
+        """Return the arms of an experiment with planned steps and status of their runs, and by what they end early.
+
+        ``stops_at`` is how good a run must be at ``stops_on``, a split and a measure, to end (NaN: it does not).
 
         Raises:
             UnknownNameError: for an experiment of which the bundle holds no run (nearest suggested).
         """
         known("experiment in the bundle", name, self.arms.experiment.unique())
         arms = self.arms[self.arms.experiment == name].drop(columns="experiment")
-        return arms.merge(self.runs[["run", "name", "steps", "stops_at", "status"]], on="run")
+        found = arms.merge(self.runs[["run", "name", "steps", "stops_at", "status", "config"]], on="run")
+        return found.assign(stops_on=found.config.map(stops_on)).drop(columns="config")
 
     def metrics(self, name: str) -> pd.DataFrame:
         """Return what the runs of an experiment measured: condition, variant, seed, run (name), stopped (whether it
@@ -204,7 +207,7 @@ class Bundle:
     def _of(self, name: str, log: pd.DataFrame) -> pd.DataFrame:
         arms = self.experiment(name)
         arms["stopped"] = (arms.status == "finished") & (arms.run.map(self._last_steps) < arms.steps)
-        arms = arms.drop(columns=["steps", "stops_at", "status"])
+        arms = arms.drop(columns=["steps", "stops_at", "stops_on", "status"])
         return arms.merge(log, on="run").drop(columns="run").rename(columns={"name": "run"})
 
 
@@ -233,6 +236,15 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(held.get("files"), dict):
         raise DamagedManifestError(f"{manifest} is damaged, it lists no files; {AGAIN}")
     return held
+
+
+def stops_on(config: str) -> str:
+    """Return of which split and measure a run must be good to end early, of its configuration as the bundle holds it.
+
+    What a configuration leaves out is as :class:`experiments.runs.training_config.StopAt` has it.
+    """
+    stop = json.loads(config).get("training", {}).get("stop_at") or {}
+    return f"{stop.get('split', 'ic')} {stop.get('measure', 'accuracy')}"
 
 
 def log_hash(rows: pd.DataFrame) -> str:

@@ -32,7 +32,7 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
         ValueError: if an arm of a contrast has no run, or fewer than two seeds are shared.
     """
     shared = set.intersection(*({*runs.seed[runs.variant == arm]} for arm in plan.arms))
-    runs = runs[runs.seed.isin(shared)].sort_values("seed")
+    runs = runs[runs.seed.isin(shared)].sort_values("seed", kind="stable")
     horizon = shared_horizon(runs)
     same = [c.of[1] if len(c.of) == 2 and _went_alike(runs, *c.of) else "" for c in plan.contrasts]
     differ = [i for i, is_same in enumerate(same) if not is_same]

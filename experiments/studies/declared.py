@@ -18,11 +18,14 @@ class Declared:
     experiment: Experiment
 
     @classmethod
-    def of(cls, name: str, arm: Callable[[str, int], Arm], of: str) -> Declared:
+    def of(
+        cls, name: str, arm: Callable[[str, int], Arm] | None, of: str, split: str = "ic", measure: str = "accuracy"
+    ) -> Declared:
         """Return the experiment of a plan's name: ``arm`` makes the run of one of its arms with one seed, ``of`` says
         of what task and size they are.
 
-        Nothing is said of fewer runs than were declared, so that a miniature has none.
+        Without ``arm`` it has no runs yet, as they wait for others (rates are tuned first). Nothing is said of fewer
+        runs than were declared, so that a miniature has none either. ``split`` and ``measure`` are those that decide.
 
         Raises:
             ValueError: if the plan contradicts itself.
@@ -30,9 +33,13 @@ class Declared:
         plan = Plan.read(name)
 
         def build(size: Size) -> list[Arm]:
-            return [arm(label, seed) for seed in plan.seeds for label in plan.arms] if size == "full" else []
+            return [arm(label, seed) for seed in plan.seeds for label in plan.arms] if arm and size == "full" else []
 
-        return cls(plan, Experiment(name, build, plan.question, only(*plan.pairs), of=of, declared=plan.n_runs))
+        contrasts = only(*plan.pairs)
+        return cls(
+            plan,
+            Experiment(name, build, plan.question, contrasts, split, measure, plan.primary, of, plan.n_runs),
+        )
 
     @property
     def picture(self) -> Picture:

@@ -11,6 +11,7 @@ import pandas as pd
 from circuits.common.text_table import markdown, rows_of
 from experiments.studies.builders import IN_SMALL
 from experiments.studies.committed_results import Bundle
+from experiments.studies.declared import Declared
 from experiments.studies.sources import MODELS
 from experiments.studies.study import Arm, Block, Experiment, Size, Study
 from experiments.studies.times import ratios_picture, speed, times
@@ -61,6 +62,8 @@ def _tuning(size: Size) -> list[Arm]:
 
 OPTIMISERS = Experiment("optimisers", _optimisers, "Does it help with every optimiser and rate?", of=IN_SMALL)
 TUNING = Experiment("tuning", _tuning, "Which rate is best for every model?", of=IN_SMALL)
+# Its arms are those of the tuning at their best rates, which are not known before it is done.
+TUNED = {kind: Declared.of(f"tuned-{kind.lower()}", None, IN_SMALL) for kind in FINE}
 
 
 def tuned(bundle: Bundle) -> pd.DataFrame:
@@ -94,13 +97,15 @@ def _tuned_table(bundle: Bundle) -> str:
 STUDY = Study(
     name="optimisers",
     question=OPTIMISERS.asks,
-    experiments=(OPTIMISERS, TUNING),
+    experiments=(OPTIMISERS, TUNING, *(each.experiment for each in TUNED.values())),
     pictures=(
         ratios_picture("optimisers", OPTIMISERS),
         ratios_picture("optimisers_tuned", OPTIMISERS, tuned, "every variant at its own best rate"),
+        *(each.picture for each in TUNED.values()),
     ),
     blocks=(
         Block("optimisers", _tuned_table, OPTIMISERS.asks, (OPTIMISERS,)),
         speed_block(OPTIMISERS, "optimisers-all", "The same at every rate"),
+        *(block for each in TUNED.values() for block in each.blocks),
     ),
 )

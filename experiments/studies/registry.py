@@ -12,6 +12,7 @@ from experiments.studies import (
     gate_windows,
     gradient,
     information,
+    language_model_sources,
     language_models,
     optimisers,
     sources,
@@ -29,7 +30,15 @@ from experiments.studies.study import Experiment, Picture, RunConfig, Size, Stud
 
 _STREAM = (carriers, gradient, information, sources, interference, gate_windows, controls)
 _WHERE = (connections, training_data, optimisers, thresholds)
-_ASKING = (heads_and_routes, language_models, step_cost, indirect_objects, learned_gains, gains_in_training)
+_ASKING = (
+    heads_and_routes,
+    language_models,
+    language_model_sources,
+    step_cost,
+    indirect_objects,
+    learned_gains,
+    gains_in_training,
+)
 _ALL = (associative_memory, *_STREAM, *_WHERE, *_ASKING)
 STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _ALL}
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for study in STUDIES.values() for e in study.experiments}

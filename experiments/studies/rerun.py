@@ -17,7 +17,7 @@ from circuits.common.errors import require
 from circuits.common.text_table import interval, rows_of
 from experiments.runs.run import Run
 from experiments.studies.collection import read
-from experiments.studies.committed_results import Bundle
+from experiments.studies.committed_results import Bundle, stops_on
 from experiments.studies.contrasts import paired
 from experiments.studies.study import Arm, Experiment
 from experiments.studies.table_rows import Row, plan_of
@@ -106,7 +106,9 @@ def fresh_times(experiment: Experiment, arms: Sequence[Arm], runs: Mapping[str, 
         rows = found["metrics"]
         rows = rows[(rows.split == experiment.split) & (rows.measure == experiment.measure)]
         curves.append(rows.assign(**label))
-        ended.append(label | {name: found["about"][name] for name in ("status", "steps", "stops_at")})
+        about = found["about"]
+        ended.append(label | {name: about[name] for name in ("status", "steps", "stops_at")})
+        ended[-1]["stops_on"] = stops_on(about["config"])
     threshold = plan.primary if plan else experiment.threshold
     return times_of_curves(pd.concat(curves, ignore_index=True), pd.DataFrame(ended), threshold)
 

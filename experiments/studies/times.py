@@ -72,13 +72,16 @@ def times_of_curves(
         threshold_times(rows, threshold, split, measure, rule).assign(condition=str(condition))
         for condition, rows in curves.groupby("condition", sort=False, observed=True)
     ]
-    arms = arms[["condition", "variant", "seed", "status", "steps", "stops_at"]]
+    arms = arms[["condition", "variant", "seed", "status", "steps", "stops_at", "stops_on"]]
     both = pd.concat(found, ignore_index=True).merge(arms.rename(columns={"steps": "planned"}))
     # A run that ended at a lower accuracy was not followed to this threshold, and those that learn sooner end sooner:
-    # to count it as censored there would be biased. Runs end by their accuracy in context.
-    both = both[~(both.stops_at < threshold) if split == "ic" else both.stops_at.isna()]
+    # to count it as censored there would be biased.
+    followed = (both.stops_on == f"{split} {measure}") & (both.stops_at >= threshold)
+    both = both[both.stops_at.isna() | followed]
     diverged = both.status == "failed"
-    return both.assign(last=both["last"].where(~diverged, both.planned)).drop(columns=["planned", "stops_at"])
+    return both.assign(last=both["last"].where(~diverged, both.planned)).drop(
+        columns=["planned", "stops_at", "stops_on"]
+    )
 
 
 def compared(
@@ -133,7 +136,7 @@ def _pair(runs: pd.DataFrame, variant: str, reference: str) -> tuple[dict[str, A
     if not shared:
         return row, None, None
     both = pd.concat([mine, base])
-    both = both[both.seed.isin(shared)].sort_values("seed")
+    both = both[both.seed.isin(shared)].sort_values("seed", kind="stable")
     horizon = shared_horizon(both)
     first, second = times_of(both, variant), times_of(both, reference)
     row |= {"reached": int(first.reached.sum()), "reference_reached": int(second.reached.sum())}

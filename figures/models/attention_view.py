@@ -82,7 +82,7 @@ def attention_maps(frame: pd.DataFrame, layer: int | None = None, shown: str = "
     layers = sorted(frame.layer.unique().tolist())
     require(layer is None or layer in layers, f"there is no layer {layer} in this view; it has {layers}")
     first = _most_incoming(frame) if layer is None else layer
-    tokens = frame.drop_duplicates("query").sort_values("query")
+    tokens = frame.drop_duplicates("query").sort_values("query", kind="stable")
     labels = [label(q, token) for q, token in zip(tokens["query"], tokens.query_token, strict=True)]
     panels = _panels(frame, len(labels))
     grid = Grid(1 + max(panel.place for panel in panels), labels)

@@ -33,7 +33,7 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
     figure = make_subplots(1, 3, subplot_titles=list(measures.values()), horizontal_spacing=0.06)
     palette = colours(frame.variant.unique())
     for run, rows in frame.groupby("run", sort=False):
-        rows = rows.sort_values("step")
+        rows = rows.sort_values("step", kind="stable")
         variant = str(rows.variant.iloc[0])
         name = joined(variant, f"seed {rows.seed.iloc[0]}" if variant else "") or "model"
         for column, (value, words) in enumerate(measures.items(), 1):
@@ -82,7 +82,7 @@ def _frame(frame: pd.DataFrame) -> list[float]:
 
 def _finding(frame: pd.DataFrame) -> str:
     """Of one run, what the final circuit keeps where that is first measured and at the end; of several, at the ends."""
-    known = frame.dropna(subset=["faithfulness"]).sort_values("step")
+    known = frame.dropna(subset=["faithfulness"]).sort_values("step", kind="stable")
     if known.empty:
         return "The final circuit's faithfulness cannot be measured at any step: clean and corrupt are not told apart"
     last = known.drop_duplicates("run", keep="last")

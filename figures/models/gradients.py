@@ -52,7 +52,7 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     for row, weight in enumerate(weights, 1):
         for variant, curve in named[named.weight == weight].groupby("variant", sort=False):
             for column, measure in enumerate(_MEASURES, 1):
-                trace = _curve(curve.sort_values("step"), str(variant), measure, palette[str(variant)])
+                trace = _curve(curve.sort_values("step", kind="stable"), str(variant), measure, palette[str(variant)])
                 figure.add_trace(trace.update(showlegend=row == column == 1), row=row, col=column)
         figure.update_yaxes(log_axis(named.whole[named.weight == weight]), row=row, col=3)
     figure.add_hline(y=0.0, line=_LINE, col=2)  # type: ignore[arg-type] # plotly takes numbers
@@ -114,7 +114,7 @@ def split_bars(frame: pd.DataFrame) -> go.Figure:
 
     ``frame`` is :meth:`analysis.gradients.split.GradientSplit.to_frame`.
     """
-    reached = frame[frame.stream > 0].sort_values("stream_share")
+    reached = frame[frame.stream > 0].sort_values("stream_share", kind="stable")
     heads = ["" if head == "all" else f", head {head}" for head in reached["head"]]
     names = [f"{tensor}{head}" for tensor, head in zip(reached.tensor, heads, strict=True)]
     measures = dict(list(_MEASURES.items())[:2])

@@ -53,7 +53,7 @@ def head_scores(frame: pd.DataFrame, of: str = "") -> go.Figure:
         score = scores[(row // len(variants)) * across + column]
         chosen = frame[(frame.score == score) & (frame.variant == variant)].fillna({"partner": ""})
         for name, curve in chosen.groupby(_head_names(chosen), sort=False):
-            trace = _head_curve(curve.sort_values("step"), str(name), str(variant), layers)
+            trace = _head_curve(curve.sort_values("step", kind="stable"), str(name), str(variant), layers)
             trace.showlegend = str(name) not in named
             figure.add_trace(trace, row=row + 1, col=column + 1)
             named.add(str(name))

@@ -96,7 +96,7 @@ def _frame(shares: pd.Series) -> list[float]:
 
 def _finding(off: pd.DataFrame) -> str:
     """How far shares of gains and of sizes are from the causal ones, the nearer first."""
-    rows: list[Any] = off.sort_values("mean").to_dict("records")
+    rows: list[Any] = off.sort_values("mean", kind="stable").to_dict("records")
     said = listed(f"{number(row, 'mean')} by that of {_SHORT[row['told_by']]}" for row in rows)
     return f"A head's causal share is told to within {said}"
 

@@ -44,7 +44,7 @@ def scaling(table: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> go.F
     palette = colours(dict.fromkeys(["classic", *names]))
     for column, measure in enumerate(measures, start=1):
         for i, name in enumerate(names):
-            rows = table[(table.measure == measure) & (table.variant == name)].sort_values("parameters")
+            rows = table[(table.measure == measure) & (table.variant == name)].sort_values("parameters", kind="stable")
             aside = 10 ** (0.04 * (i - (len(names) - 1) / 2))
             figure.add_trace(_points(rows, name, palette[name], aside, column == 1), row=1, col=column)
         figure.add_hline(y=_same(measure), line=_LINE, row=1, col=column)  # type: ignore[arg-type] # numbers
@@ -53,7 +53,7 @@ def scaling(table: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> go.F
         figure.update_yaxes(range=_room(shown), row=1, col=column)
     verdicts = [_verdict(row, _same(row["measure"])) for row in table.to_dict("records")]
     figure.add_traces([_key(verdict) for verdict in (TOLD, OPEN) if verdict in verdicts])
-    sizes = table[["parameters", "size"]].drop_duplicates().sort_values("parameters")
+    sizes = table[["parameters", "size"]].drop_duplicates().sort_values("parameters", kind="stable")
     ends = [math.log10(sizes.parameters.min()) - 0.25, math.log10(sizes.parameters.max()) + 0.25]
     ticks = [f"{size}<br>{_rounded(float(n))}" for n, size in zip(sizes.parameters, sizes["size"], strict=True)]
     figure.update_xaxes(type="log", range=ends, tickvals=sizes.parameters.tolist(), ticktext=ticks, tickangle=0)

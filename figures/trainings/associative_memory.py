@@ -38,7 +38,7 @@ def accuracy_by_a(curves: pd.DataFrame, of: str = "") -> go.Figure:
     for similarity in ("dot", "pearson"):
         chosen, name = curves[curves.curve == f"{similarity} by a"], SIMILARITY_WORDS[similarity]
         figure.add_traces(_with_paper(chosen, name, SIMILARITIES[similarity]))
-        here = chosen[chosen.source == "here"].sort_values("x")
+        here = chosen[chosen.source == "here"].sort_values("x", kind="stable")
         ends.append(f"{plain(here.accuracy.iloc[-1])} by {name}")
         ones.append(plain(float(np.interp(1, here.x, here.accuracy))))
         last = max(last, float(here.x.max()))
@@ -82,7 +82,7 @@ _BANDS = "Bands: Wilson's 95 % intervals."
 
 def _along(rows: pd.DataFrame, what: str) -> tuple[str, str]:
     """Whether accuracy differs along a size, with its ends and without."""
-    rows = rows.sort_values("x")
+    rows = rows.sort_values("x", kind="stable")
     if rows.low.max() <= rows.high.min():
         shown = f"no difference shown with {what} ({span(rows.accuracy, '.3f')})"
         return shown, shown
@@ -102,7 +102,7 @@ def _with_paper(
     chosen: pd.DataFrame, name: str, colour: str, mode: str = "lines", showlegend: bool = True
 ) -> list[go.Scatter]:
     """A curve with its band, and the paper's points on it."""
-    here = chosen[chosen.source == "here"].sort_values("x")
+    here = chosen[chosen.source == "here"].sort_values("x", kind="stable")
     edge = go.Scatter(
         x=pd.concat([here.x, here.x[::-1]]),
         y=pd.concat([here.high, here.low[::-1]]),

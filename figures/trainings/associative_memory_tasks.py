@@ -42,7 +42,7 @@ def best_a(tasks: pd.DataFrame, of: str = "") -> go.Figure:
         for j, (task, reach) in enumerate(cases):
             for similarity in similarities:
                 here = (tasks.d == d) & (tasks.similarity == similarity) & (tasks.task == task) & (tasks.reach == reach)
-                traces = _case(tasks[here].sort_values("a"), similarity, i == j == 0)
+                traces = _case(tasks[here].sort_values("a", kind="stable"), similarity, i == j == 0)
                 figure.add_traces(traces, rows=[i + 1] * 3, cols=[j + 1] * 3)
         figure.update_yaxes(title_text=f"accuracy, dimension {d}", row=i + 1, col=1)
     figure.add_vline(x=1, line={"color": GREY, "width": 1, "dash": "longdash"})

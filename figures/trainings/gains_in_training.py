@@ -32,7 +32,7 @@ def gains_in_training(table: pd.DataFrame, off: pd.DataFrame, runs: Sequence[str
     figure = make_subplots(1, len(variants), column_titles=variants, shared_yaxes=True, horizontal_spacing=0.03)
     for column, variant in enumerate(variants, 1):
         for share, (words, colour) in SHARES.items():
-            curve = table[(table.variant == variant) & (table.share == share)].sort_values("step")
+            curve = table[(table.variant == variant) & (table.share == share)].sort_values("step", kind="stable")
             traces = band(curve, words, colour, showlegend=column == 1)
             figure.add_traces(traces, rows=[1] * len(traces), cols=[column] * len(traces))
         figure.update_xaxes(title_text="step (updates)", row=1, col=column)
@@ -46,7 +46,7 @@ def gains_in_training(table: pd.DataFrame, off: pd.DataFrame, runs: Sequence[str
     )
     said = [
         f"{number(row, 'mean')} by that {SHARES[row['told_by']][0]}"
-        for row in off.sort_values("mean").to_dict("records")
+        for row in off.sort_values("mean", kind="stable").to_dict("records")
     ]
     finding = f"While models learn, the stream's causal share is told to within {listed(said)}"
     return themed(figure, finding, caption, runs, of=joined(of, counted(len(runs), "run")), height=460)

@@ -80,7 +80,7 @@ def levels_finding(
                 for of in (lambda row: number(row, "mean"), lambda row: plain(row["mean"]))
             )
         )
-    apart = ends[ends.p_adjusted < _LEVEL].sort_values("p_adjusted")
+    apart = ends[ends.p_adjusted < _LEVEL].sort_values("p_adjusted", kind="stable")
     split, variant = (first, others[0]) if apart.empty else (apart.split.iloc[0], apart.variant.iloc[0])
     if apart.empty and len(others) > 1:
         variant = max(others, key=lambda one: lasts[first, one]["mean"])

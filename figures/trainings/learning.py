@@ -117,7 +117,7 @@ def run_curves(metrics: pd.DataFrame, run: str) -> go.Figure:
     named: set[str] = set()
     for i, measure in enumerate(measures):
         for split, rows in metrics[metrics.measure == measure].groupby("split", sort=False):
-            curve, name = rows.sort_values("step"), SPLIT_WORDS.get(str(split), str(split))
+            curve, name = rows.sort_values("step", kind="stable"), SPLIT_WORDS.get(str(split), str(split))
             where = {"name": name, "legendgroup": name, "showlegend": name not in named}
             mode = "lines" if len(curve) > 1 else "markers"
             hover = "step %{x:,}: %{y:.4g}<extra>" + f"{words[i]}, {name}; one run</extra>"

@@ -76,7 +76,9 @@ def phases(frame: pd.DataFrame, runs: Sequence[str], of: str = "", words: Mappin
 def _lines(rows: pd.DataFrame, what: str, whose: str) -> list[go.Scatter]:
     """A thin line a run, and the mean with its intervals."""
     colour, traces = _COLOURS[str(rows.route.iloc[0])], []
-    order = rows.assign(at=rows.phase.map({phase: i for i, phase in enumerate(PHASES)})).sort_values("at")
+    order = rows.assign(at=rows.phase.map({phase: i for i, phase in enumerate(PHASES)})).sort_values(
+        "at", kind="stable"
+    )
     if 1 < order.run.nunique() <= FEW:
         for run, own in order.groupby("run", sort=False):
             hover = "%{x}: %{y:.2f}<extra>" + f"{what}; {whose}; {run}</extra>"
@@ -120,5 +122,5 @@ def _finding(frame: pd.DataFrame, told: Mapping[str, str]) -> str:
     broken = means[(means.measure == "accuracy") & (means.phase == "end") & (means.route != "every route")]
     if broken.empty:
         return "What is whole, by phase"
-    least = broken.sort_values("mean").iloc[0]
+    least = broken.sort_values("mean", kind="stable").iloc[0]
     return f"Accuracy at the end falls most with this: {least['what']}, to {least['mean']:.2f} ({least['variant']})"

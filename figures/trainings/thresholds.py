@@ -48,7 +48,7 @@ def sensitivity(
     palette = colours(shown.variant.unique())
     for row, (name, compared) in enumerate(by_row.items(), start=1):
         for column, what in enumerate(compared, start=1):
-            rows = shown[(shown.experiment == name) & (shown.compared == what)].sort_values("threshold")
+            rows = shown[(shown.experiment == name) & (shown.compared == what)].sort_values("threshold", kind="stable")
             for shift, (rule, (_, opacity)) in enumerate(_RULES.items()):
                 part = rows[rows.rule == rule]
                 if len(part):

@@ -50,7 +50,7 @@ def value_parts(table: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> 
         for column, variant in enumerate(variants, 1):
             there = table[(table.measure == measure) & (table.variant == variant)]
             for part, colour in COLOURS.items():
-                curve = there[there.part == part].sort_values("step")
+                curve = there[there.part == part].sort_values("step", kind="stable")
                 if len(curve) and (measure, part) != ("overlap", "input"):
                     traces = band(curve, part, colour, showlegend=part not in named)
                     named.add(part)
@@ -72,6 +72,6 @@ def value_parts(table: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> 
 
 
 def _finding(table: pd.DataFrame, variants: Sequence[str]) -> str:
-    used = table[(table.part == "used") & (table.measure == "signal")].sort_values("step")
+    used = table[(table.part == "used") & (table.measure == "signal")].sort_values("step", kind="stable")
     said = [f"{number(used[used.variant == v].iloc[-1], 'mean')} of {v}'s values" for v in variants]
     return f"At the end the label fixes {listed(said)}"

@@ -49,7 +49,7 @@ def windows(
     figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
     changed = chosen.change.notna()
     chosen = chosen[chosen.step <= 1.25 * chosen.step[changed].max()]  # the references may have gone on much further
-    made: Any = chosen[chosen.change.notna()].drop_duplicates("variant").sort_values("at")
+    made: Any = chosen[chosen.change.notna()].drop_duplicates("variant").sort_values("at", kind="stable")
     rows_of = {str(v): rows for v, rows in chosen.groupby("variant", sort=False)}
     named: set[str] = set()
 

@@ -265,7 +265,7 @@ def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
     titles = [a.text for a in figure.layout.annotations][: frame.score.nunique()]
     assert titles == [f"{SCORE_WORDS.get(score, score)} (value)" for score in dict.fromkeys(frame.score)]
     assert "mean over 6 sequences" in figure.layout.meta["caption"]
-    best = frame[frame.score == "ila"].sort_values("value").iloc[-1]
+    best = frame[frame.score == "ila"].sort_values("value", kind="stable").iloc[-1]
     told = f"label looks at its item: L{best.layer}H{best['head']}"
     assert told in figure.layout.meta["title"]
     other = frame.assign(value=frame["value"].where(frame.score != "ila", 1 - frame["value"]))

@@ -50,7 +50,7 @@ def crossings(name: str, threshold: float, split: str = "ic", measure: str = "ac
         ["variant", "seed"], observed=True
     ):
         before = None
-        for step, value in curve.sort_values("step")[["step", "value"]].to_numpy():
+        for step, value in curve.sort_values("step", kind="stable")[["step", "value"]].to_numpy():
             if value >= threshold:
                 share = 1.0 if before is None else (threshold - before[1]) / (value - before[1])
                 found[seed, variant] = step if before is None else before[0] + share * (step - before[0])

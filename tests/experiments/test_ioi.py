@@ -106,7 +106,7 @@ def test_the_numbers_of_every_prompt_are_those_of_the_metrics(
             "preference": (METRICS["logit_difference"](logits, pair) > 0).float(),
         }
         for measure, values in expected.items():
-            rows = frame[(frame.set == split) & (frame.measure == measure)].sort_values("prompt")
+            rows = frame[(frame.set == split) & (frame.measure == measure)].sort_values("prompt", kind="stable")
             assert rows.value.to_numpy() == pytest.approx(values.detach().numpy(), abs=1e-6)
             assert list(rows.template) == [prompts.templates[i] for i in prompts.template.tolist()]
             assert list(rows.order) == [ORDERS[i] for i in prompts.baba.tolist()]

@@ -50,7 +50,7 @@ def stopped(root: Path, config: RunConfig, after: int) -> Run:
 def losses(run: Run, split: str = "train") -> np.ndarray:
     metrics = run.metrics()
     found: Any = metrics[(metrics.split == split) & (metrics.measure == "loss")]
-    return found.sort_values("step").value.to_numpy()
+    return found.sort_values("step", kind="stable").value.to_numpy()
 
 
 # --- one update -------------------------------------------------------------------------------------------------------

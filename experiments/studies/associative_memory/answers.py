@@ -139,7 +139,7 @@ def best_a(tasks: pd.DataFrame | None = None) -> pd.DataFrame:
     tasks = accuracy_by_task() if tasks is None else tasks
     rows = []
     for (task, reach, d, similarity), of_case in tasks.groupby(["task", "reach", "d", "similarity"], sort=False):
-        case = of_case.sort_values("a")
+        case = of_case.sort_values("a", kind="stable")
         best, good, below = case[case.best].iloc[0], case[case.not_worse], case.chosen.cumsum()
         row = {"task": task, "reach": reach, "d": d, "similarity": similarity, "best_a": float(best.a)}
         row |= {"best_low": float(case.a[below >= 0.025].iloc[0])}

@@ -94,7 +94,7 @@ def _heads(found: Findings) -> str:
     last = found.heads[found.heads.step == found.heads.groupby("run")["step"].transform("max")]
     parts = []
     for variant, rows in last.groupby("variant", sort=False):
-        best = [rows[rows.score == score].sort_values("value").iloc[-1] for score in ("ila", "tila")]
+        best = [rows[rows.score == score].sort_values("value", kind="stable").iloc[-1] for score in ("ila", "tila")]
         parts.append(
             f"in {variant}, head L{best[0].layer}H{best[0]['head']} attends from a label to its item with "
             f"{best[0].value:.2f} and head L{best[1].layer}H{best[1]['head']} from the target to the right labels with "
@@ -129,7 +129,9 @@ def _broken(found: Findings) -> str:
 
 def _shares(found: Findings) -> str:
     rows = found.gradients
-    of_values = rows[(rows.variant == "value") & (rows.tensor == "blocks.0.attn.W_V")].sort_values("step")
+    of_values = rows[(rows.variant == "value") & (rows.tensor == "blocks.0.attn.W_V")].sort_values(
+        "step", kind="stable"
+    )
     first, last = of_values.iloc[0], of_values.iloc[-1]
     return (
         f"Of the gradient of layer 0's W_V, the share that came through the stream is {first.stream_share:.0%} at step "
@@ -157,7 +159,7 @@ def _progress(found: Findings) -> list[str]:
 def _edges(found: Findings) -> str:
     parts = []
     for variant, rows in found.edges.groupby("variant", sort=False):
-        edges = rows.loc[rows.effect.abs().sort_values(ascending=False).index]
+        edges = rows.loc[rows.effect.abs().sort_values(ascending=False, kind="stable").index]
         by_stream = edges[edges.route == "stream"].head(1)
         parts.append(f"in {variant} it is {edges.iloc[0].edge} ({edges.iloc[0].effect:.2f})")
         if len(by_stream):

@@ -102,7 +102,10 @@ def _ends_table(bundle: Bundle) -> str:
     """At the first checkpoint of every run at which enough is lost, and at its last one."""
     if not bundle.has(FRAME):
         return "Not asked before all declared runs are trained."
-    rows, by_run = [], shares(bundle).sort_values("step").groupby(["variant", "run"], sort=False, observed=True)
+    rows, by_run = (
+        [],
+        shares(bundle).sort_values("step", kind="stable").groupby(["variant", "run"], sort=False, observed=True),
+    )
     for when, table in (("first", by_run.first()), ("last", by_run.last())):
         for variant, part in table.groupby("variant", sort=False, observed=True):
             told = {name: of_seeds(part[name], scale="linear") for name in SHARES}
@@ -145,7 +148,12 @@ STUDY = Study(
     ),
     blocks=(
         *DECLARED.blocks,
-        Block("gains-in-training-agreement", _agreement_table, "How well a causal share is told", (EXPERIMENT,)),
+        Block(
+            "gains-in-training-agreement",
+            _agreement_table,
+            "How well a causal share is told, through training",
+            (EXPERIMENT,),
+        ),
         Block("gains-in-training-ends", _ends_table, "Shares at the first and the last checkpoint", (EXPERIMENT,)),
     ),
 )
