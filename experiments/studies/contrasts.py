@@ -100,10 +100,15 @@ def _told_of_whole(
     def told(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         if experiment.trained(bundle):
             return tell(plan, experiment, bundle)
-        there = len(_arms(experiment, bundle))
-        return f"{there} of {experiment.declared} runs are trained; nothing is concluded of fewer than were declared."
+        return waits(experiment, bundle)
 
     return told
+
+
+def waits(experiment: Experiment, bundle: Bundle) -> str:
+    """Return what is said where runs that were declared are still to come."""
+    there = len(_arms(experiment, bundle))
+    return f"{there} of {experiment.declared} runs are trained; nothing is concluded of fewer than were declared."
 
 
 @_told_of_whole

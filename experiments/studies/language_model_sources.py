@@ -10,6 +10,7 @@ from circuits.config.topologies import First, Tables
 from experiments.studies.declared import Declared
 from experiments.studies.gate_windows import CHANGES
 from experiments.studies.study import Arm, Experiment, Size, Study
+from experiments.studies.tuning import condition_of, tuning_block
 
 N_LAYERS = 4
 _READERS = range(1, N_LAYERS)
@@ -56,7 +57,7 @@ def _at_rate(arm: str, seed: int, rate: float) -> Arm:
 
 def _tuning(size: Size) -> list[Arm]:
     return [
-        replace(_at_rate(arm, seed, rate), condition=f"rate {rate:g}")
+        replace(_at_rate(arm, seed, rate), condition=condition_of("AdamW", rate))
         for seed in (TUNING_SEEDS if size == "full" else ())
         for rate in RATES
         for arm in MODELS
@@ -97,6 +98,7 @@ TUNING = Experiment(
     measure=_NAMES[1],
     threshold=0.5,
     of=STORIES,
+    declared=len(MODELS) * len(RATES) * len(TUNING_SEEDS),
 )
 # Its arms are those of the tuning at their best rates, which are not known before it is done.
 SOURCES = Declared.of("lm-sources", None, STORIES, *_NAMES)
@@ -109,5 +111,5 @@ STUDY = Study(
     question="Which values do language models need, and is it information or gradient?",
     experiments=(TUNING, *(each.experiment for each in _ALL)),
     pictures=tuple(each.picture for each in _ALL),
-    blocks=tuple(block for each in _ALL for block in each.blocks),
+    blocks=(tuning_block(TUNING), *(block for each in _ALL for block in each.blocks)),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -14,7 +13,8 @@ from experiments.studies.committed_results import Bundle
 from experiments.studies.declared import Declared
 from experiments.studies.sources import MODELS
 from experiments.studies.study import Arm, Block, Experiment, Size, Study
-from experiments.studies.times import ratios_picture, speed, times
+from experiments.studies.times import ratios_picture, speed
+from experiments.studies.tuning import best_rates, condition_of, rated, tuning_block
 from experiments.studies.wording import speed_block, speed_table
 
 RATES = {"Adam": (3e-4, 1e-3, 3e-3, 1e-2), "SGD": (0.1, 0.3, 1.0)}
@@ -25,9 +25,9 @@ ARMS = ("classic", "value", "value-stop", "value-gradient-only", "x0", "x0 alone
 TUNING_SEEDS = range(58, 63)
 
 
-def _grid(rates: Mapping[str, Sequence[float]]) -> list[tuple[str, str, float]]:
-    """Condition, kind of optimiser, rate."""
-    return [(f"{kind}, rate {rate:g}", kind, rate) for kind, some in rates.items() for rate in some]
+def _grid(rates: Mapping[str, Sequence[float]]) -> list[tuple[str, float]]:
+    """Kind of optimiser, rate."""
+    return [(kind, rate) for kind, some in rates.items() for rate in some]
 
 
 def _optimisers(size: Size) -> list[Arm]:
@@ -37,8 +37,8 @@ def _optimisers(size: Size) -> list[Arm]:
     from experiments.studies.schedules import at_rate, seeds
 
     return [
-        Arm(icl_run(v, "small", seed, at_rate(kind, rate, {"Adam": 25, "SGD": 100}[kind])), condition)
-        for condition, kind, rate in _grid(RATES)
+        Arm(icl_run(v, "small", seed, at_rate(kind, rate, {"Adam": 25, "SGD": 100}[kind])), condition_of(kind, rate))
+        for kind, rate in _grid(RATES)
         for seed in seeds(size, 3)
         for v in CARRIERS
     ]
@@ -53,15 +53,21 @@ def _tuned(kind: str, arm: str, seed: int, rate: float) -> Arm:
 
 def _tuning(size: Size) -> list[Arm]:
     return [
-        replace(_tuned(kind, arm, seed, rate), condition=condition)
-        for condition, kind, rate in _grid(FINE)
+        replace(_tuned(kind, arm, seed, rate), condition=condition_of(kind, rate))
+        for kind, rate in _grid(FINE)
         for seed in (TUNING_SEEDS if size == "full" else ())
         for arm in ARMS
     ]
 
 
 OPTIMISERS = Experiment("optimisers", _optimisers, "Does it help with every optimiser and rate?", of=IN_SMALL)
-TUNING = Experiment("tuning", _tuning, "Which rate is best for every model?", of=IN_SMALL)
+TUNING = Experiment(
+    "tuning",
+    _tuning,
+    "Which rate is best for every model?",
+    of=IN_SMALL,
+    declared=len(_grid(FINE)) * len(TUNING_SEEDS) * len(ARMS),
+)
 # Its arms are those of the tuning at their best rates, which are not known before it is done.
 TUNED = {kind: Declared.of(f"tuned-{kind.lower()}", None, IN_SMALL) for kind in FINE}
 
@@ -73,16 +79,12 @@ def tuned(bundle: Bundle) -> pd.DataFrame:
     The best rate has the least restricted mean over the same seeds on which it is then compared, alike for every
     variant.
     """
-    grid = pd.DataFrame(_grid(RATES), columns=["condition", "kind", "rate"])
-    runs = times(bundle, OPTIMISERS).merge(grid, on="condition")
-    best = []
-    for (kind, _), rows in runs.groupby(["kind", "variant"], sort=False):
-        capped = rows.assign(steps=rows.steps.fillna(rows["last"]))
-        rate = capped.groupby("rate")["steps"].mean().idxmin()
-        best.append(rows[rows.rate == rate].assign(condition=str(kind)))
-    chosen = pd.concat(best, ignore_index=True)
-    rates: Any = chosen.drop_duplicates(["condition", "variant"]).set_index(["condition", "variant"]).rate
-    table = speed(chosen)
+    runs, rates = rated(bundle, OPTIMISERS), best_rates(bundle, OPTIMISERS)
+    best = [
+        rows[rows.rate == rates[str(kind), str(variant)]].assign(condition=str(kind))
+        for (kind, variant), rows in runs.groupby(["kind", "variant"], sort=False)
+    ]
+    table = speed(pd.concat(best, ignore_index=True))
     at = {of: [rates[r.condition, getattr(r, of)] for r in rows_of(table)] for of in ("variant", "reference")}
     return table.assign(rate=at["variant"], reference_rate=at["reference"])
 
@@ -106,6 +108,7 @@ STUDY = Study(
     blocks=(
         Block("optimisers", _tuned_table, OPTIMISERS.asks, (OPTIMISERS,)),
         speed_block(OPTIMISERS, "optimisers-all", "The same at every rate"),
+        tuning_block(TUNING),
         *(block for each in TUNED.values() for block in each.blocks),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import pytest
 
 from analysis.statistics.intervals import paired_ratio
 from circuits.common.errors import UnknownNameError
+from circuits.common.plain_data import canonical_json
 from circuits.common.text_table import interval
+from experiments.runs.config import LM_TRAINING, icl_run, lm_run
+from experiments.runs.training_config import StopAt
 from experiments.studies import carriers, optimisers
 from experiments.studies import pages as report
 from experiments.studies import times as answers
 from experiments.studies.collection import add_frames
-from experiments.studies.committed_results import COMMITTED, Bundle
+from experiments.studies.committed_results import COMMITTED, Bundle, stops_on
 from experiments.studies.registry import EXPERIMENTS, STUDIES, experiment
+from experiments.studies.schedules import SMALL, TO_95
 
 CLASSIC = [1000, 1200, 900, 1100, 1050]
 
@@ -118,6 +123,29 @@ def test_runs_that_ended_at_a_lower_accuracy_say_nothing_of_a_higher_one_or_anot
     assert set(answers.times(held, experiment("gradient"), 0.98).variant) == {"classic"}
     both = Bundle.open(COMMITTED)
     assert set(answers.times(both, carriers.PAPER, split="test").seed) == {0, 1, 2}, "those that did not end early"
+
+
+def test_what_a_run_ended_by_is_read_of_its_configuration() -> None:
+    names = StopAt(0.7, "ioi train", 2, "probability")
+    stopping = replace(LM_TRAINING["0.2m"], stop_at=names)
+    stored = [
+        canonical_json(config.essence())
+        for config in (
+            icl_run("value", "small", 0, SMALL),
+            icl_run("value", "paper", 0, TO_95),
+            icl_run("value", "small", 0, replace(SMALL, stop_at=StopAt(0.9, "iw"))),
+            lm_run("0.2m", "stories", "value", 0, stopping),
+        )
+    ]
+    assert [stops_on(text) for text in stored] == ["ic accuracy", "ic accuracy", "iw accuracy", "ioi train probability"]
+    arms = pd.DataFrame([{"condition": "", "variant": "value", "seed": 0, "status": "finished", "steps": 1_000}])
+    rows = [(step, step / 1_000) for step in range(0, 701, 100)]
+    curves = pd.DataFrame(rows, columns=["step", "value"])
+    curves = curves.assign(condition="", variant="value", seed=0, run="a", split="ioi train", measure="probability")
+    followed = arms.assign(stops_at=0.7, stops_on="ioi train probability")
+    assert list(answers.times_of_curves(curves, followed, 0.5).steps) == [500]
+    assert answers.times_of_curves(curves, followed, 0.9).empty, "it was followed to 0.7 alone"
+    assert answers.times_of_curves(curves, followed.assign(stops_on="ioi paper probability"), 0.5).empty
 
 
 def test_conditions_are_compared_within_themselves_and_corrected_together(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from circuits.common.text_table import rows_of
 from circuits.model import HookedStreamTransformer
 from circuits.presets import parameter_count
 from experiments.runs.run import Run
-from experiments.studies import controls, optimisers, sources
+from experiments.studies import controls, sources
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.contrasts import decided_picture, departures, judged, plan_blocks
 from experiments.studies.information import GATES as DECLARED
@@ -230,16 +230,3 @@ def test_values_that_are_multiplied_are_multiplied_and_nothing_comes_in(by: floa
     assert torch.allclose(scaled[used], by * at["classic"][own])
     assert torch.allclose(doubled[came], by * at["value"][came])
     assert torch.allclose(doubled[used], doubled[own] + doubled[came], atol=1e-6)
-
-
-def test_rates_are_tuned_on_seeds_of_their_own_alike_for_all() -> None:
-    arms = optimisers.TUNING.arms()
-    rates = {
-        kind: {(arm.label, arm.config.training.optimizer.rate) for arm in arms if arm.condition.startswith(kind)}
-        for kind in optimisers.FINE
-    }
-    for kind, grid in optimisers.FINE.items():
-        assert rates[kind] == {(arm, rate) for arm in optimisers.ARMS for rate in grid}
-        plan = Plan.read(f"tuned-{kind.lower()}")
-        assert plan.arms == optimisers.ARMS
-        assert not {*plan.seeds} & {*optimisers.TUNING_SEEDS}
