@@ -14,6 +14,7 @@ from analysis.statistics.survival import survival_curves
 from circuits.common.text_table import rows_of
 from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL, at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
+from experiments.studies.pictures import curves_picture, drawn, on_novel_classes, picture_of, ratios_picture
 from experiments.studies.study import (
     REFERENCE,
     Arm,
@@ -24,19 +25,7 @@ from experiments.studies.study import (
     Study,
     only,
 )
-from experiments.studies.times import (
-    IN_CONTEXT,
-    compared,
-    curves_picture,
-    drawn,
-    on_novel_classes,
-    picture_of,
-    ratios_picture,
-    row_of,
-    sensitivity,
-    times,
-    verdict,
-)
+from experiments.studies.times import IN_CONTEXT, compared, row_of, sensitivity, times, verdict
 from experiments.studies.wording import final_block, shown, speed_block, times_word
 from figures.trainings.progress import PROGRESS, progress_measures
 from figures.trainings.times import SPLITS, all_curves, survival

@@ -9,8 +9,8 @@ from circuits.config.streams import Stream
 from circuits.config.topologies import Previous, WithinLayer
 from circuits.streams.variants import streams as streams_of
 from experiments.studies.builders import IN_SMALL
+from experiments.studies.pictures import ratios_picture
 from experiments.studies.study import Arm, Experiment, Size, Study
-from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
 
 RULES = (

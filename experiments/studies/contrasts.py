@@ -13,9 +13,10 @@ from analysis.statistics.paired_seeds import PairedSeeds
 from analysis.statistics.survival import paired_restricted, shared_horizon, times_of
 from circuits.common.text_table import interval, markdown
 from experiments.studies.committed_results import Bundle
+from experiments.studies.pictures import ratios_picture
 from experiments.studies.plan import Plan
 from experiments.studies.study import Block, Experiment, Picture
-from experiments.studies.times import ratios_picture, times, verdict
+from experiments.studies.times import times, verdict
 from experiments.studies.wording import shown
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from experiments.studies.builders import IN_SMALL
 from experiments.studies.declared import Declared
+from experiments.studies.pictures import ratios_picture
 from experiments.studies.study import Arm, Experiment, Size, Study, against_value
-from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
 
 V1, V2 = "blocks.0.attn.W_V", "blocks.1.attn.W_V"

@@ -11,8 +11,9 @@ import pandas as pd
 from circuits.config.streams import Gate
 from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
 from experiments.studies.committed_results import Bundle
+from experiments.studies.pictures import on_novel_classes
 from experiments.studies.study import Arm, Experiment, Picture, Size, Study, against_value
-from experiments.studies.times import IN_CONTEXT, compared, on_novel_classes
+from experiments.studies.times import IN_CONTEXT, compared
 from experiments.studies.wording import final_block, speed_block
 from figures.trainings.windows import windows
 

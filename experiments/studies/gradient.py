@@ -12,18 +12,9 @@ from analysis.statistics.intervals import mean_interval
 from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL, at_paper_size, in_small
 from experiments.studies.committed_results import Bundle
+from experiments.studies.pictures import curves_picture, on_novel_classes, picture_of, ratios_picture, together
 from experiments.studies.study import REFERENCE, Block, Experiment, Picture, Study, only
-from experiments.studies.times import (
-    compared,
-    curves_picture,
-    on_novel_classes,
-    picture_of,
-    ratios_picture,
-    row_of,
-    sensitivity,
-    together,
-    verdict,
-)
+from experiments.studies.times import compared, row_of, sensitivity, verdict
 from experiments.studies.wording import speed_block, times_word
 from figures.trainings.progress import PROGRESS, progress_measures
 from figures.trainings.times import gradient_share_curves

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
 from experiments.studies.declared import Declared
+from experiments.studies.pictures import curves_picture
 from experiments.studies.study import Arm, Study
-from experiments.studies.times import curves_picture
 
 DOSES = {"value, gradient x0.3": 0.3, "value, gradient x3": 3.0}
 """Arms whose gradient into the stream is multiplied by a number."""

@@ -15,8 +15,9 @@ from analysis.statistics.curves import over_seeds, with_differences
 from analysis.statistics.paired_seeds import PairedSeeds, paired_seeds
 from experiments.studies import gradient
 from experiments.studies.committed_results import Bundle
+from experiments.studies.pictures import drawn, ratios_picture
 from experiments.studies.study import REFERENCE, Arm, Experiment, Picture, Size, Study, only
-from experiments.studies.times import compared, differences, drawn, ends, ratios_picture, times
+from experiments.studies.times import compared, differences, ends, times
 from experiments.studies.wording import final_block, speed_block
 from figures.trainings.against_classic import scaling as draw_scaling
 from figures.trainings.language_models import DEPTHS, IOI_SETS, ioi_curves, loss_curves, nested_curves

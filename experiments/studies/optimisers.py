@@ -11,9 +11,10 @@ from circuits.common.text_table import markdown, rows_of
 from experiments.studies.builders import IN_SMALL
 from experiments.studies.committed_results import Bundle
 from experiments.studies.declared import Declared
+from experiments.studies.pictures import ratios_picture
 from experiments.studies.sources import MODELS
 from experiments.studies.study import Arm, Block, Experiment, Size, Study
-from experiments.studies.times import ratios_picture, speed
+from experiments.studies.times import speed
 from experiments.studies.tuning import best_rates, condition_of, rated, tuning_block
 from experiments.studies.wording import speed_block, speed_table
 

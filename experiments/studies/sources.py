@@ -12,8 +12,8 @@ from circuits.config.streams import Stream
 from circuits.config.topologies import First, Listed, Tables, Topology, WithinLayer
 from experiments.studies.builders import AT_PAPER_SIZE, IN_SMALL
 from experiments.studies.declared import Declared
+from experiments.studies.pictures import curves_picture
 from experiments.studies.study import Arm, Study
-from experiments.studies.times import curves_picture
 
 _STREAM_ALONE = FixedGain(own=0.0, stream=1.0)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.studies.builders import IN_SMALL
+from experiments.studies.pictures import ratios_picture
 from experiments.studies.study import REFERENCE, Arm, Experiment, Size, Study, only
-from experiments.studies.times import ratios_picture
 from experiments.studies.wording import speed_block
 
 CONDITIONS: dict[str, dict[str, Any]] = {

@@ -14,8 +14,8 @@ from circuits.common.text_table import interval, markdown, rows_of
 from experiments.studies.builders import IN_SMALL
 from experiments.studies.committed_results import Bundle
 from experiments.studies.declared import Declared
+from experiments.studies.pictures import curves_picture
 from experiments.studies.study import Arm, Asking, Block, Picture, Size, Study
-from experiments.studies.times import curves_picture
 from figures.trainings.value_parts import value_parts
 
 WINDOWS: dict[str, tuple[int, int | None]] = {"": (0, None), " to 400": (0, 400), " from 400": (400, None)}

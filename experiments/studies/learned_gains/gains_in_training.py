@@ -15,8 +15,8 @@ from experiments.studies.builders import IN_SMALL
 from experiments.studies.committed_results import Bundle
 from experiments.studies.declared import Declared
 from experiments.studies.learned_gains.study import TOLD, in_words, near, of_seeds, ordered, with_shares
+from experiments.studies.pictures import curves_picture
 from experiments.studies.study import REFERENCE, Arm, Asking, Block, Picture, Size, Study
-from experiments.studies.times import curves_picture
 from figures.trainings.gains_in_training import gains_in_training
 
 ENOUGH = 0.05
