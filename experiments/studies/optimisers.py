@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
@@ -52,23 +53,26 @@ def _tuned(kind: str, arm: str, seed: int, rate: float) -> Arm:
     return named(arm, "classic", seed, at_rate(kind, rate, {"Adam": 10, "SGD": 25}[kind]), **MODELS[arm])
 
 
-def _tuning(size: Size) -> list[Arm]:
+def _tuning(kind: str, size: Size) -> list[Arm]:
     return [
         replace(_tuned(kind, arm, seed, rate), condition=condition_of(kind, rate))
-        for kind, rate in _grid(FINE)
+        for rate in FINE[kind]
         for seed in (TUNING_SEEDS if size == "full" else ())
         for arm in ARMS
     ]
 
 
 OPTIMISERS = Experiment("optimisers", _optimisers, "Does it help with every optimiser and rate?", of=IN_SMALL)
-TUNING = Experiment(
-    "tuning",
-    _tuning,
-    "Which rate is best for every model?",
-    of=IN_SMALL,
-    declared=len(_grid(FINE)) * len(TUNING_SEEDS) * len(ARMS),
-)
+TUNING = {
+    kind: Experiment(
+        f"tuning-{kind.lower()}",
+        partial(_tuning, kind),
+        f"Which rate of {kind} is best for every model?",
+        of=IN_SMALL,
+        declared=len(rates) * len(TUNING_SEEDS) * len(ARMS),
+    )
+    for kind, rates in FINE.items()
+}
 # Its arms are those of the tuning at their best rates, which are not known before it is done.
 TUNED = {kind: Declared.of(f"tuned-{kind.lower()}", None, IN_SMALL) for kind in FINE}
 
@@ -100,7 +104,7 @@ def _tuned_table(bundle: Bundle) -> str:
 STUDY = Study(
     name="optimisers",
     question=OPTIMISERS.asks,
-    experiments=(OPTIMISERS, TUNING, *(each.experiment for each in TUNED.values())),
+    experiments=(OPTIMISERS, *TUNING.values(), *(each.experiment for each in TUNED.values())),
     pictures=(
         ratios_picture("optimisers", OPTIMISERS),
         ratios_picture("optimisers_tuned", OPTIMISERS, tuned, "every variant at its own best rate"),
@@ -109,7 +113,7 @@ STUDY = Study(
     blocks=(
         Block("optimisers", _tuned_table, OPTIMISERS.asks, (OPTIMISERS,)),
         speed_block(OPTIMISERS, "optimisers-all", "The same at every rate"),
-        tuning_block(TUNING),
+        *(tuning_block(each) for each in TUNING.values()),
         *(block for each in TUNED.values() for block in each.blocks),
     ),
 )
