@@ -85,7 +85,7 @@ class Held(Bundle):
     def frame(self, name: str) -> pd.DataFrame:
         return {study.FRAME: vars(self)["held"]}[name]
 
-    def has(self, frame: str) -> bool:
+    def has(self, name: str) -> bool:
         return True
 
 

@@ -83,5 +83,6 @@ def test_language_models_are_what_their_arms_are_called() -> None:
         assert len(arms) == declared.plan.n_runs
         assert all(arm.config.model.streams == module.MODELS[arm.label] for arm in arms)
         [stop] = {arm.config.training.stop_at for arm in arms}
+        assert stop is not None
         assert (stop.split, stop.measure) == (declared.experiment.split, declared.experiment.measure)
         assert stop.accuracy >= max(declared.plan.thresholds)
