@@ -240,14 +240,12 @@ def reproduce(
     from experiments.studies.registry import EXPERIMENTS, STUDIES
 
     data, runs = out / "data", out / "runs"
-    # Declared experiments have no miniature, so nor has what is asked of them.
-    asked = [s for s in STUDIES.values() if s.asking and all(e.arms("miniature") for e in s.asking.experiments)]
+    asked = [(study, asking) for study in STUDIES.values() if (asking := study.asked("miniature"))]
     _foretell(tuple(EXPERIMENTS), "miniature", runs, workers, len(asked))
     sweep(tuple(EXPERIMENTS), size="miniature", workers=workers, again=True, bundle=data, root=runs)
     collect((runs,), "miniature", data)
-    for study in asked:
-        if study.asking:
-            _put(partial(study.asking.compute, [runs], "miniature"), data, study)
+    for study, asking in asked:
+        _put(partial(asking.compute, [runs], "miniature"), data, study)
     figures(out=out / "figures", root=runs, bundle=data)
     (out / "report.md").write_text(whole(Bundle.open(data), f"The study in miniature ({preset} preset)"))
     say(f"read {out / 'report.md'}")

@@ -170,6 +170,11 @@ class Study:
     verdict: Callable[[Bundle], list[tuple[str, str, str, str]]] | None = None
     """What the paper claims, row by row: what it is of, what is claimed, what is found here, whether the two agree."""
 
+    def asked(self, size: Size) -> Asking | None:
+        """Return what is asked of runs of a size; nothing where that size has none of them, as of what was declared."""
+        of = self.asking.experiments if self.asking else ()
+        return self.asking if not of or any(experiment.arms(size) for experiment in of) else None
+
     @property
     def page(self) -> Path:
         """Where its text stands."""

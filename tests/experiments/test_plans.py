@@ -22,6 +22,7 @@ from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.contrasts import decided_picture, departures, judged, plan_blocks
 from experiments.studies.information import GATES as DECLARED
 from experiments.studies.plan import PLANS, Contrast, Plan
+from experiments.studies.registry import EXPERIMENTS, STUDIES
 from experiments.studies.times import verdict
 
 GATES, PLAN = DECLARED.experiment, DECLARED.plan
@@ -230,3 +231,15 @@ def test_values_that_are_multiplied_are_multiplied_and_nothing_comes_in(by: floa
     assert torch.allclose(scaled[used], by * at["classic"][own])
     assert torch.allclose(doubled[came], by * at["value"][came])
     assert torch.allclose(doubled[used], doubled[own] + doubled[came], atol=1e-6)
+
+
+def test_a_miniature_has_nothing_of_what_was_declared_and_asks_nothing_of_it() -> None:
+    declared = {name for name, one in EXPERIMENTS.items() if one.declared}
+    assert {path.stem for path in PLANS.glob("*.toml")} <= declared
+    assert not [name for name in declared if EXPERIMENTS[name].arms("miniature")]
+    without = {s.name for s in STUDIES.values() if s.asking and not s.asked("miniature")}
+    assert without == {
+        s.name for s in STUDIES.values() if s.asking and {e.name for e in s.asking.experiments} & declared
+    }
+    assert "interference" in without
+    assert all(study.asked("full") == study.asking for study in STUDIES.values())
