@@ -14,7 +14,7 @@ import gzip
 import lzma
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from circuits.common.errors import require
@@ -35,7 +35,7 @@ def r_database(index: bytes, pieces: bytes) -> dict[str, Any]:
     try:
         where = r_object(gzip.decompress(index))["variables"]
         found = {name: r_object(_piece(pieces, *place)) for name, place in where.items()}
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, LookupError, TypeError, AttributeError, struct.error) as why:
+    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, LookupError, TypeError, struct.error) as why:
         raise ValueError(f"this is no database of R objects that can be read: {why}") from why
     return found
 
@@ -43,7 +43,13 @@ def r_database(index: bytes, pieces: bytes) -> dict[str, Any]:
 def _piece(pieces: bytes, start: int, length: int) -> bytes:
     (size,) = struct.unpack(">i", pieces[start : start + 4])
     packed = pieces[start + 4 : start + length]
-    kinds = {b"2": bz2.decompress, b"Z": lambda data: lzma.decompress(data, lzma.FORMAT_RAW, filters=_FILTERS)}
+    # Without one of these letters, which no zlib data begins with, R packed it by zlib.
+    kinds: dict[bytes, Callable[[bytes], bytes]] = {
+        b"0": bytes,
+        b"1": zlib.decompress,
+        b"2": bz2.decompress,
+        b"Z": lambda data: lzma.decompress(data, lzma.FORMAT_RAW, filters=_FILTERS),
+    }
     unpack = kinds.get(packed[:1])
     found = zlib.decompress(packed) if unpack is None else unpack(packed[1:])
     require(len(found) == size, f"a piece has {len(found)} bytes and not {size}: it was cut short or damaged")
