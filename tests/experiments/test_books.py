@@ -254,6 +254,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "an absolute path": (tar(TEXTS["king-james"] | LICENCE | {"/etc/passwd": b""}), "leads out of it"),
     "a link": (tar(LICENCE, links={TEXT: "/etc/passwd"}), "is a link or a device"),
     "Debian without data": (b"!<arch>\n", "Debian package without data"),
+    "Debian packed by zstd": (debian({}).replace(b"data.tar.xz ", b"data.tar.zst"), "packed by zstd"),
 }
 
 

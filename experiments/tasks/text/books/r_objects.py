@@ -20,6 +20,18 @@ from typing import Any
 from circuits.common.errors import require
 
 _NULL, _REFERENCE, _SYMBOL, _PAIRS, _TEXT, _LOGICALS, _WHOLES, _TEXTS, _LIST = 254, 255, 1, 2, 9, 10, 13, 16, 19
+_DAMAGED = (
+    ValueError,
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
+"""What reading something else than a database of R raises."""
 _MAGIC = b"X\n"
 """How a value begins that is written in the portable binary form."""
 
@@ -35,7 +47,7 @@ def r_database(index: bytes, pieces: bytes) -> dict[str, Any]:
     try:
         where = r_object(gzip.decompress(index))["variables"]
         found = {name: r_object(_piece(pieces, *place)) for name, place in where.items()}
-    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, LookupError, TypeError, struct.error) as why:
+    except _DAMAGED as why:
         raise ValueError(f"this is no database of R objects that can be read: {why}") from why
     return found
 
