@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from experiments.tasks.sentences.tokenizer import plain_english
     from experiments.tasks.stories import StoriesConfig, StoriesTask
     from experiments.tasks.task import Task, TrainedTask
+    from experiments.tasks.text.books.task import BooksConfig, BooksTask
     from experiments.tasks.text.task import TextTask, TextTaskConfig
     from experiments.tasks.tokens.batches import TokenBatch
     from experiments.tasks.tokens.task import TokenTask
@@ -143,6 +144,10 @@ __getattr__ = lazily(
             "Task",
             "TrainedTask",
         ),
+        "tasks.text.books.task": (
+            "BooksConfig",
+            "BooksTask",
+        ),
         "tasks.text.task": (
             "TextTask",
             "TextTaskConfig",
@@ -166,6 +171,8 @@ __all__ = [
     "At",
     "AtLevels",
     "Attribute",
+    "BooksConfig",
+    "BooksTask",
     "Bundle",
     "Every",
     "Explore",

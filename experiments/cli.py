@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from circuits.common.errors import require
 from circuits.common.screen import say
-from experiments.commands import corpus, exchange, models, notebooks, rerun, runs, study, sweep, train
+from experiments.commands import books, corpus, exchange, models, notebooks, rerun, runs, study, sweep, train
 from experiments.options import option
 from experiments.output import Output, answer
 from experiments.parsing import PROGRAM, Command, Helped, completion_script, fitted, parsed
@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command] = {
     "explore": command(Explore),
     "ioi": command(IndirectObjects),
     "corpus": corpus.corpus,
+    "books": books.books,
     "sweep": sweep.sweep,
     "collect": sweep.collect,
     "rerun": rerun.rerun,

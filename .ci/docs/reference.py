@@ -76,7 +76,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         """,
         "Tasks": """
             ICLTask ICLTaskConfig StoriesTask StoriesConfig IOITask IOIConfig NestedTask NestedConfig
-            RepeatsTask RepeatsConfig TextTask TextTaskConfig plain_english
+            RepeatsTask RepeatsConfig TextTask TextTaskConfig BooksTask BooksConfig plain_english
         """,
         "Add a task": """
             register_task make_task Task TrainedTask TokenTask TokenTaskConfig TokenBatch VectorTask

@@ -155,9 +155,16 @@ class TrainLM(Training):
     """Train a language model on generated stories or other tokens, or all variants x seeds side by side."""
 
     size: Annotated[str, option("0.2m, 1m, 3m (small vocabularies), 8m (as published) or 1b")] = "0.2m"
-    task: Annotated[str, option("stories, ioi, repeats, nested, or text (with --corpus and --tokenizer)")] = "stories"
+    task: Annotated[
+        str, option("stories, ioi, repeats, nested, text (with --corpus and --tokenizer) or books (with --corpus)")
+    ] = "stories"
     corpus: Annotated[
-        str | None, NAMED, option("for the task text: a .txt, .jsonl or .parquet file, a folder, or a name on the hub")
+        str | None,
+        NAMED,
+        option(
+            "for the task text: a .txt, .jsonl or .parquet file, a folder, or a name on the hub; for the task books: "
+            "the folder that 'valuestream books' made"
+        ),
     ] = None
     column: Annotated[str, option("the corpus' column of texts")] = "text"
     tokenizer: Annotated[
@@ -206,11 +213,19 @@ class TrainLM(Training):
     def _task(self) -> Any:
         from experiments.tasks.kinds import TokenTaskConfig
         from experiments.tasks.registry import named_tasks
+        from experiments.tasks.text.books.task import BooksConfig
         from experiments.tasks.text.task import TextTaskConfig
 
         tasks = named_tasks(TokenTaskConfig)
-        known("task", self.task, [*tasks, "text"])
+        known("task", self.task, [*tasks, "text", "books"])
         window: dict[str, Any] = {} if self.window is None else {"n_ctx": self.window}
+        if self.task == "books":
+            require(
+                self.corpus is not None and self.tokenizer is None,
+                "the task books needs --corpus, the folder that 'valuestream books' made, which holds its tokenizer; "
+                "leave out --tokenizer",
+            )
+            return BooksConfig.in_folder(str(self.corpus), **window)
         if self.task != "text":
             require(
                 self.corpus is None and self.tokenizer is None,

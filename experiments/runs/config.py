@@ -328,8 +328,9 @@ def lm_run(
     if isinstance(task, str):
         tasks = named_tasks(TokenTaskConfig)
         require(
-            known("task", task, [*tasks, "text"]) != "text",
-            "the task 'text' needs a corpus and a tokenizer; give task=TextTaskConfig(corpus=..., tokenizer=...)",
+            known("task", task, [*tasks, "text", "books"]) in tasks,
+            "the task 'text' needs a corpus and a tokenizer; give task=TextTaskConfig(corpus=..., tokenizer=...), and "
+            "for 'books' task=BooksConfig.in_folder(...)",
         )
         task = tasks[task]
     # Here, as its tokens are counted before the configuration is made.

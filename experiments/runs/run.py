@@ -21,11 +21,9 @@ from experiments.runs.frames import sha256
 from experiments.runs.record import RunError
 from experiments.runs.saved_shards import drop_shards
 from experiments.tasks.imported import ImportedConfig
-from experiments.tasks.indirect_objects.config import IOIConfig
-from experiments.tasks.indirect_objects.task import IOITask
-from experiments.tasks.registry import make_task
+from experiments.tasks.registry import MADE_BY, make_task
 from experiments.tasks.text.corpus import local_files
-from experiments.tasks.text.task import TextTask, TextTaskConfig
+from experiments.tasks.text.task import TextTaskConfig
 from experiments.tasks.tokenizers import (
     TOKENIZER_JSON,
     PreTrainedTokenizerBase,
@@ -112,7 +110,7 @@ class Run(RunDirectory):
                     f"{str(config.content)[:12]}), so it may lie anywhere: {SAY}"
                 )
         tokenizer = self.tokenizer() if "tokenizer" in self.record else None
-        return TextTask(config, self.config.seed, device, tokenizer=tokenizer)
+        return MADE_BY[type(config)](config, self.config.seed, device, tokenizer=tokenizer)
 
     def asker(self, device: str = "cpu") -> Any:
         """Return the task that asks this run: its own; of a corpus, which has no questions and may be far away, that on
@@ -124,9 +122,7 @@ class Run(RunDirectory):
         learned = self.config.task
         if not isinstance(learned, TextTaskConfig):
             return self.task(device)
-        tokenizer = self.tokenizer()
-        config = IOIConfig(n_ctx=learned.n_ctx)
-        return IOITask(config, tokenizer, self.config.seed, device, opening_tokens(tokenizer))
+        return learned.prompts(self.tokenizer(), self.config.seed, device)
 
     def gradients(self) -> pd.DataFrame:
         """Return the gradient's split by route as it was logged so far.

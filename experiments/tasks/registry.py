@@ -18,6 +18,7 @@ from experiments.tasks.nested_relations import NestedConfig, NestedTask
 from experiments.tasks.repeated_tokens import RepeatsConfig, RepeatsTask
 from experiments.tasks.sentences.tokenizer import plain_english
 from experiments.tasks.stories import StoriesConfig, StoriesTask
+from experiments.tasks.text.books.task import BooksConfig, BooksTask
 from experiments.tasks.text.task import TextTask, TextTaskConfig
 
 AConfig = TypeVar("AConfig", bound=TaskConfig)
@@ -35,6 +36,7 @@ MADE_BY: dict[type[TaskConfig], Any] = {
     RepeatsConfig: RepeatsTask,
     NestedConfig: NestedTask,
     TextTaskConfig: TextTask,
+    BooksConfig: BooksTask,
 }
 """What makes the task of a configuration, its seed and a device."""
 TASK_KINDS = Family("task", TaskConfig, *MADE_BY, ImportedConfig)
@@ -46,7 +48,7 @@ USUAL: dict[str, TaskConfig] = {
     "repeats": RepeatsConfig(lag=24, shortest=4),
     "nested": NestedConfig(),
 }
-"""The configurations that names alone stand for; a text has none, as it needs a corpus."""
+"""The configurations that names alone stand for; a text and books have none, as they need a corpus."""
 
 
 def register_task(kind: type[AConfig], task: Any) -> type[AConfig]:

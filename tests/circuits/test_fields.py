@@ -227,14 +227,15 @@ WRONG_TYPES: list[tuple[str, str]] = [
     ("lm_run(seed=np.bool_(True))", "the seed must be a whole number, got"),
     (
         "dataclasses.replace(run(), task='icl')",
-        "the task must be ICLTaskConfig, StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig, TextTaskConfig or "
-        "ImportedConfig, got 'icl'",
+        "the task must be ICLTaskConfig, StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig, TextTaskConfig, "
+        "BooksConfig or ImportedConfig, got 'icl'",
     ),
     ("dataclasses.replace(run(), variant=None)", "the variant must be a string, got None"),
     ("dataclasses.replace(lm_run(), task=3)", "the task must be ICLTaskConfig, StoriesConfig, IOIConfig,"),
     (
         "lm_run(task=3)",
-        "task must be StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig, TextTaskConfig or ImportedConfig, got 3",
+        "task must be StoriesConfig, IOIConfig, RepeatsConfig, NestedConfig, TextTaskConfig, BooksConfig or "
+        "ImportedConfig, got 3",
     ),
     ("lm_run(training=TRAINING['small'])", "a language model is trained by a TokenTraining, whose"),
     ("TokenTraining(3, precision=16)", "the precision must be one of ('float32', 'bfloat16'), got 16"),

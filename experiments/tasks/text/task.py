@@ -19,6 +19,9 @@ from torch import Tensor
 
 from circuits.common.errors import known, require, whole
 from circuits.common.plain_data import content_hash, derive_seed, essence, register_plain_union
+from circuits.loading.tokenizers import opening_tokens
+from experiments.tasks.indirect_objects.config import IOIConfig
+from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.text.corpus import Corpus, HubCorpus, LocalCorpus, default_cache, local_files
 from experiments.tasks.text.stored_tokens import TokenStore, tokenised
@@ -125,6 +128,14 @@ class TextTaskConfig(TokenTaskConfig):
         held = (["corpus", "validation"] if self.of_files else []) + ["tokenizer"] * bool(self.tokenizer_content)
         return {name: value for name, value in plain.items() if name not in held or isinstance(value, float)}
 
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, seed: int, device: str = "cpu") -> IOITask:
+        """Return the task on indirect objects that asks a model of these texts, in the tokens of its tokenizer.
+
+        Raises:
+            ValueError: for a tokenizer in which a name is several tokens.
+        """
+        return IOITask(IOIConfig(n_ctx=self.n_ctx), tokenizer, seed, device, opening_tokens(tokenizer))
+
 
 def _is_path(name: str) -> bool:
     return glob.has_magic(name) or Path(name).expanduser().exists()
@@ -163,7 +174,7 @@ class TextTask(TokenTask):
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        return len(self._windows[known("split", split, SPLITS)])
+        return len(self._windows[known("split", split, self._windows)])
 
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
         """Return the windows of step ``seed`` of a walk through a split, ``n`` at a step; an epoch has each one once.
@@ -176,10 +187,18 @@ class TextTask(TokenTask):
             ValueError: if ``n`` is not a whole number of 1 or more.
         """
         n = whole("n", n)
+        if split != "train":
+            n = min(n, self.n_windows(split))
+        return self.walk(split, seed * n, (seed + 1) * n)
+
+    def walk(self, split: str, first: int, end: int) -> TokenBatch:
+        """Return the windows from number ``first`` to before ``end`` of a walk through a split, epoch by epoch.
+
+        Raises:
+            UnknownNameError: for an unknown split (nearest suggested).
+        """
         size = self.n_windows(split)
-        if split == "validation":
-            n = min(n, size)
-        places = torch.arange(seed * n, (seed + 1) * n)
+        places = torch.arange(first, end)
         epochs = places.div(size, rounding_mode="floor")
         rows = [self._order(split, e)[places[epochs == e] % size] for e in epochs.unique().tolist()]
         return self._windows[split].take(torch.cat(rows).numpy()).to(self.device)
