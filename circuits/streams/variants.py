@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from circuits.common.errors import known, require
@@ -277,11 +278,17 @@ def streams(name: str, n_layers: int) -> Streams:
     return rule.streams(n_layers, gate)
 
 
+@lru_cache(maxsize=1024, typed=True)
+def _made(rule: Variant, gate: Gate, n_layers: int) -> Streams:
+    """A rule's streams: a study asks for those of every rule some thousands of times."""
+    return rule.streams(n_layers, gate)
+
+
 def name_of(given: Streams, n_layers: int, asked: str) -> str:
     """Return what a model with these streams is called: ``asked`` if that is a rule that makes them, else the first
     rule that does, else ``own-`` and the beginning of their hash."""
     asked_first = sorted(_NAMED, key=lambda name: name != asked)
-    fitting = [name for name in asked_first if streams(name, n_layers) == given]
+    fitting = [name for name in asked_first if _made(*_NAMED[name], n_layers) == given]
     plain = without_modules([to_plain(stream) for stream in given])
     return fitting[0] if fitting else f"own-{content_hash(plain)[:6]}"
 

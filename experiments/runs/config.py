@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 from circuits.common.errors import known, require
@@ -350,6 +351,7 @@ def lm_run(
     return RunConfig(task, config, training or LM_TRAINING[size], seed, config.name, size)
 
 
+@lru_cache(maxsize=64)
 def vocabulary_size(task: TokenTaskConfig) -> int:
     """Return how many tokens a task's model must know."""
     return make_task(task, 0).d_vocab

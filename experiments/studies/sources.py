@@ -106,6 +106,7 @@ STUDY = Study(
     pictures=(
         *(each.picture for each in _ALL),
         curves_picture("sources_curves", SOURCES.experiment, DRAWN),
+        curves_picture("sources_paper_curves", PAPER.experiment),
     ),
     blocks=tuple(block for each in _ALL for block in each.blocks),
 )
