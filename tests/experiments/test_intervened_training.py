@@ -20,6 +20,7 @@ from circuits.interventions.intervention import (
     Mean,
     Operation,
     Resample,
+    Without,
     Zero,
 )
 from experiments.runs.config import RunConfig
@@ -121,6 +122,7 @@ EVERYTHING = with_(
     Intervention(PATTERN, Freeze(), 1.0, 3, 9),
     Intervention(Site(0, "v"), Mean(), 0.5, 5),
     Intervention(Site(1, "v", "residual"), CutGradient(), 1.0, 0, 7),
+    Intervention(Site(1, "v"), Without(0), 1.0, 2, 10),
     gates=(GateChange(6, "stop"),),
     gradients_at=(At((4, 8)),),
 )
