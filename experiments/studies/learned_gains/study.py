@@ -193,6 +193,8 @@ def near(off: Interval) -> str:
 
 def ordered(order: Interval) -> str:
     """Return whether shares go with causal ones, as far as their rank correlation shows."""
+    if order.high < 0:
+        return "in the opposite order"
     return "in the same order, above chance" if order.low > 0 else "an order is not shown"
 
 
