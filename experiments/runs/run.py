@@ -107,7 +107,7 @@ class Run(RunDirectory):
             if isinstance(place, str) and not _is_there(place):
                 raise RunError(
                     f"the {name} of {self.path.name} is not at {place}; it is told by its content (hash "
-                    f"{str(config.content)[:12]}), so it may lie anywhere: {SAY}"
+                    f"{str(config.content)[:12]}), so it may lie anywhere: {SAY}{config.made}"
                 )
         tokenizer = self.tokenizer() if "tokenizer" in self.record else None
         return MADE_BY[type(config)](config, self.config.seed, device, tokenizer=tokenizer)

@@ -93,27 +93,9 @@ def decided_picture(name: str, plan: Plan, experiment: Experiment) -> Picture:
     return ratios_picture(name, experiment, ratios)
 
 
-def _told_of_whole(
-    tell: Callable[[Plan, Experiment, Bundle], str],
-) -> Callable[[Plan, Experiment, Bundle], str]:
-    """What tells nothing as long as a run that was declared is missing."""
-
-    def told(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
-        if experiment.trained(bundle):
-            return tell(plan, experiment, bundle)
-        return waits(experiment, bundle)
-
-    return told
-
-
-def waits(experiment: Experiment, bundle: Bundle) -> str:
-    """Return what is said where runs that were declared are still to come."""
-    there = len(_arms(experiment, bundle))
-    return f"{there} of {experiment.declared} runs are trained; nothing is concluded of fewer than were declared."
-
-
-@_told_of_whole
 def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+    if said := experiment.waiting(bundle):
+        return said
     rows = [
         {
             "contrast": row.what,
@@ -128,8 +110,9 @@ def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
     return markdown(pd.DataFrame(rows))
 
 
-@_told_of_whole
 def _by_threshold(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+    if said := experiment.waiting(bundle):
+        return said
     found = {f"{at:.0%}": judged(plan, times(bundle, experiment, at)) for at in plan.thresholds}
     rows = [
         {"contrast": contrast.what} | {at: _ratio(table.iloc[i]) for at, table in found.items()}
@@ -140,11 +123,6 @@ def _by_threshold(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
 
 def _ratio(row: pd.Series) -> str:
     return "-" if row.same_as else interval(row.ratio, row.low, row.high, ".3f")
-
-
-def _arms(experiment: Experiment, bundle: Bundle) -> pd.DataFrame:
-    """The arms that the bundle holds of an experiment, maybe none."""
-    return bundle.experiment(experiment.name) if bundle.holds([experiment.name]) else pd.DataFrame()
 
 
 def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
@@ -166,7 +144,7 @@ def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:
 
 
 def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
-    arms = _arms(experiment, bundle)
+    arms = bundle.experiment(experiment.name) if bundle.holds([experiment.name]) else pd.DataFrame()
     last = plan.first_seed + plan.n_seeds - 1
     rows = [
         ("declared", plan.declared),

@@ -15,6 +15,7 @@ from experiments.studies import (
     language_model_sources,
     language_models,
     optimisers,
+    real_text,
     sources,
     thresholds,
     training_data,
@@ -30,16 +31,9 @@ from experiments.studies.study import Experiment, Picture, RunConfig, Size, Stud
 
 _STREAM = (carriers, gradient, information, sources, interference, gate_windows, controls)
 _WHERE = (connections, training_data, optimisers, thresholds)
-_ASKING = (
-    heads_and_routes,
-    language_models,
-    language_model_sources,
-    step_cost,
-    indirect_objects,
-    learned_gains,
-    gains_in_training,
-)
-_ALL = (associative_memory, *_STREAM, *_WHERE, *_ASKING)
+_LANGUAGE = (language_models, language_model_sources, real_text, step_cost, indirect_objects)
+_GAINS = (learned_gains, gains_in_training)
+_ALL = (associative_memory, *_STREAM, *_WHERE, heads_and_routes, *_LANGUAGE, *_GAINS)
 STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _ALL}
 EXPERIMENTS: dict[str, Experiment] = {e.name: e for study in STUDIES.values() for e in study.experiments}
 PICTURES: dict[str, Picture] = {p.name: p for study in STUDIES.values() for p in study.pictures}

@@ -91,6 +91,14 @@ class Experiment:
         """Return whether a bundle holds what is needed to say anything: some runs, or all that were declared."""
         return bundle.holds([self.name]) and len(bundle.experiment(self.name)) >= self.declared
 
+    def waiting(self, bundle: Bundle) -> str:
+        """Return what is said in the place of a table while runs that were declared are still to come; nothing once all
+        are there."""
+        if not self.declared or self.trained(bundle):
+            return ""
+        there = len(bundle.experiment(self.name)) if bundle.holds([self.name]) else 0
+        return f"{there} of {self.declared} runs are trained; nothing is concluded of fewer than were declared."
+
     def arms(self, size: Size = "full") -> list[Arm]:
         """Return the runs; none where a size leaves the experiment out.
 

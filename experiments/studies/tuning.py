@@ -8,7 +8,6 @@ import pandas as pd
 
 from circuits.common.text_table import markdown, rows_of
 from experiments.studies.committed_results import Bundle
-from experiments.studies.contrasts import waits
 from experiments.studies.study import Block, Experiment
 from experiments.studies.times import times
 
@@ -36,8 +35,8 @@ def best_rates(bundle: Bundle, experiment: Experiment) -> dict[tuple[str, str], 
 
 
 def _table(experiment: Experiment, bundle: Bundle) -> str:
-    if not experiment.trained(bundle):
-        return waits(experiment, bundle)
+    if said := experiment.waiting(bundle):
+        return said
     runs, best = rated(bundle, experiment), best_rates(bundle, experiment)
     rows = []
     for (kind, arm), part in runs.groupby(["kind", "variant"], sort=False, observed=True):

@@ -75,6 +75,8 @@ def final_block(
     """
 
     def text(bundle: Bundle) -> str:
+        if said := experiment.waiting(bundle):
+            return said
         last = ends(bundle, experiment, columns, at_step)
         table = means(last)
         table["text"] = [interval(row.mean, row.low, row.high, ".3f") for row in rows_of(table)]

@@ -28,6 +28,8 @@ from circuits.common.plain_data import from_plain, to_plain
 from circuits.config.parts import TokenInputs, Unembedding
 from experiments import BooksConfig, Run, TokenBatch, TokenTraining, lm_run, sweep
 from experiments.cli import main
+from experiments.runs.record import RunError
+from experiments.studies import real_text
 from experiments.tasks.sentences import vocabulary as words
 from experiments.tasks.text.books.archives import SOURCES, Source, read_source, texts_hash
 from experiments.tasks.text.books.documents import Document, alike, held_out_documents
@@ -616,3 +618,22 @@ def test_sources_say_how_to_have_them() -> None:
         ("shakespeare", "--shakespeare"),
     ]
     assert all(isinstance(source, Source) and "download" in source.get for source in SOURCES)
+
+
+def test_the_study_of_real_text_is_declared_without_the_corpus_and_says_how_it_is_made(tmp_path: Path) -> None:
+    for declared in (real_text.SMALL, real_text.MILLION):
+        arms = declared.experiment.arms()
+        assert len({arm.config.id for arm in arms}) == declared.plan.n_runs
+        for arm in arms:
+            task = arm.config.task
+            assert isinstance(task, BooksConfig)
+            assert (task.content, task.inserted) == (real_text.CONTENT, real_text.INSERTED)
+            assert arm.config.model.streams == real_text.MODELS[arm.label]
+    with pytest.raises(RunError, match="is not at books/train; .*'valuestream books FOLDER' makes it"):
+        Run.at(tmp_path, arms[0].config).task()
+
+
+def test_the_study_of_real_text_is_of_what_is_measured(task: BooksTask) -> None:
+    measured = task.evaluation_sets(TokenTraining(steps=1, n_eval=4)).measured
+    for split, measure in (*real_text.FINALS.values(), (real_text.SMALL.experiment.split, "probability")):
+        assert measure in measured[split]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,8 +86,11 @@ class Held(Bundle):
     def frame(self, name: str) -> pd.DataFrame:
         return {study.FRAME: vars(self)["held"]}[name]
 
-    def has(self, name: str) -> bool:
+    def holds(self, experiments: Any) -> bool:
         return True
+
+    def experiment(self, name: str) -> pd.DataFrame:
+        return pd.DataFrame(index=range(study.EXPERIMENT.declared))
 
 
 def made(frame: pd.DataFrame, share: np.ndarray, causal: np.ndarray) -> Held:

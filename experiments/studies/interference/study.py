@@ -63,8 +63,8 @@ def parts(bundle: Bundle) -> pd.DataFrame:
 
 def _parts_table(bundle: Bundle) -> str:
     """At the last step to which all runs of a variant went."""
-    if not INTERFERENCE.trained(bundle):
-        return "Not asked before all declared runs are trained."
+    if said := INTERFERENCE.waiting(bundle):
+        return said
     table = parts(bundle)
     ends = table[table.step == table.groupby("variant").step.transform("max")]
     forms = {measure: "+.2f" if measure == "overlap" else ".2f" for measure in MEASURES}

@@ -78,8 +78,8 @@ def agreement(bundle: Bundle) -> pd.DataFrame:
 
 
 def _agreement_table(bundle: Bundle) -> str:
-    if not bundle.has(FRAME):
-        return "Not asked before all declared runs are trained."
+    if said := EXPERIMENT.waiting(bundle):
+        return said
     rows = []
     for (variant, told_by), part in agreement(bundle).groupby(["variant", "told_by"], sort=False, observed=True):
         off, order = mean_interval(part.off.to_numpy(), scale="logit"), part.order.dropna()
@@ -100,8 +100,8 @@ def _agreement_table(bundle: Bundle) -> str:
 
 def _ends_table(bundle: Bundle) -> str:
     """At the first checkpoint of every run at which enough is lost, and at its last one."""
-    if not bundle.has(FRAME):
-        return "Not asked before all declared runs are trained."
+    if said := EXPERIMENT.waiting(bundle):
+        return said
     rows, by_run = (
         [],
         shares(bundle).sort_values("step", kind="stable").groupby(["variant", "run"], sort=False, observed=True),

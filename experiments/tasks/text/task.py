@@ -10,7 +10,7 @@ import glob
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +47,9 @@ class TextTaskConfig(TokenTaskConfig):
     Raises:
         ValueError: if the numbers contradict each other.
     """
+
+    made: ClassVar[str] = ""
+    """How a corpus of this kind is made, as the end of a sentence that says that there is none."""
 
     corpus: str
     """A data set's name on the Hugging Face hub, or a local file, folder or pattern: .txt, .jsonl, .json, .parquet."""

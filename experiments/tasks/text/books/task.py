@@ -46,6 +46,8 @@ class BooksConfig(TextTaskConfig):
         ValueError: for a share outside 0 to 1, or if the numbers contradict each other.
     """
 
+    made = "; 'valuestream books FOLDER' makes it"
+
     n_ctx: int = 128
     validation: str | float = HELD_OUT
     packed: bool = True
