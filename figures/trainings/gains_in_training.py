@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,6 +21,7 @@ SHARES = {
     "causal_share": ("causal", VERMILION),
 }
 """What a share is of, in words, and its colour."""
+_SHORT = {"gain_share": "gains", "size_share": "sizes"}
 
 
 def gains_in_training(table: pd.DataFrame, off: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> go.Figure:
@@ -44,9 +46,7 @@ def gains_in_training(table: pd.DataFrame, off: pd.DataFrame, runs: Sequence[str
         "without both routes (Shapley value), from the first checkpoint at which that is 0.05 nats in all runs; a "
         "curve ends where the first of its runs ended."
     )
-    said = [
-        f"{number(row, 'mean')} by that {SHARES[row['told_by']][0]}"
-        for row in off.sort_values("mean", kind="stable").to_dict("records")
-    ]
-    finding = f"While models learn, the stream's causal share is told to within {listed(said)}"
+    nearest: list[Any] = off.sort_values("mean", kind="stable").to_dict("records")
+    said = [f"{number(row, 'mean')} by {_SHORT[row['told_by']]}" for row in nearest]
+    finding = f"In training a causal share is told to within {listed(said)}"
     return themed(figure, finding, caption, runs, of=joined(of, counted(len(runs), "run")), height=460)
