@@ -35,13 +35,18 @@ def _label(change: str, when: str, at: int) -> str:
     return f"{change} {when} ({at:,})"
 
 
-def _changed(change: str, when: str, at: int, seed: int, preset: str, training: Any) -> Arm:
+def gates(change: str, at: int) -> Any:
+    """Return the changes of gates of a training in which the stream is opened, closed or cut at a step."""
     from experiments.runs.training_config import GateChange
-    from experiments.studies.schedules import named
 
     first, then = CHANGES[change]
-    gates = (*([GateChange(0, first)] if first != "full" else []), GateChange(at, then))
-    return named(_label(change, when, at), "value", seed, replace(training, gates=gates), preset)
+    return (*([GateChange(0, first)] if first != "full" else []), GateChange(at, then))
+
+
+def _changed(change: str, when: str, at: int, seed: int, preset: str, training: Any) -> Arm:
+    from experiments.studies.schedules import named
+
+    return named(_label(change, when, at), "value", seed, replace(training, gates=gates(change, at)), preset)
 
 
 def _small(size: Size) -> list[Arm]:

@@ -5,26 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from circuits.config.streams import Gate, Stream
+from circuits.common.errors import known
+from circuits.config.streams import Stream
 from circuits.config.topologies import First, Tables
+from circuits.presets import LM_SIZES
 from experiments.studies.declared import Declared
-from experiments.studies.gate_windows import CHANGES
+from experiments.studies.gate_windows import gates
 from experiments.studies.study import Arm, Experiment, Size, Study
 from experiments.studies.tuning import condition_of, tuning_block
 
-N_LAYERS = 4
-_READERS = range(1, N_LAYERS)
-_OWN_TABLES = tuple((layer, table) for table, layer in enumerate(_READERS))
-MODELS: dict[str, tuple[Stream, ...]] = {
-    "classic": (),
-    "value": (Stream("v"),),
-    "value-stop": (Stream("v", gate="stop"),),
-    "value-gradient-only": (Stream("v", gate="gradient-only"),),
-    "x0": (Stream("v", topology=Tables(_OWN_TABLES, of="x0")),),
-    "token tables": (Stream("v", topology=Tables(_OWN_TABLES)),),
-    "first": (Stream("v", topology=First()),),
-}
-"""The streams of the arms, all beside own values and into every layer but the first."""
+ARMS = ("classic", "value", "value-stop", "value-gradient-only", "x0", "token tables", "first")
+"""All are beside own values and into every layer but the first."""
 RATES = (0.0015, 0.003, 0.006)
 """Those among which every arm has its best."""
 TUNING_SEEDS = (20, 21)
@@ -33,12 +24,39 @@ _NAMES = ("ioi train", "probability")
 """Split and measure by which a model has learned."""
 
 
-def _run(arm: str, seed: int, size: str = "0.2m", task: Any = "stories", **training: Any) -> Arm:
-    """The run of an arm, with other training than the size's own as far as it is given."""
+def streams_of(arm: str, size: str) -> tuple[Stream, ...]:
+    """Return the streams of one of :data:`ARMS` in a model of a size; every reader of a table has one of its own.
+
+    Raises:
+        UnknownNameError: for another arm or size (nearest suggested).
+    """
+    readers = range(1, LM_SIZES[known("size", size, LM_SIZES)].n_layers)
+    tables = tuple((layer, table) for table, layer in enumerate(readers))
+    streams: dict[str, tuple[Stream, ...]] = {
+        "classic": (),
+        "value": (Stream("v"),),
+        "value-stop": (Stream("v", gate="stop"),),
+        "value-gradient-only": (Stream("v", gate="gradient-only"),),
+        "x0": (Stream("v", topology=Tables(tables, of="x0")),),
+        "token tables": (Stream("v", topology=Tables(tables)),),
+        "first": (Stream("v", topology=First()),),
+    }
+    return streams[known("arm", arm, streams)]
+
+
+def _run(
+    arm: str,
+    seed: int,
+    size: str = "0.2m",
+    task: Any = "stories",
+    streams: tuple[Stream, ...] | None = None,
+    **training: Any,
+) -> Arm:
+    """The run of an arm, with other streams and other training than its own and the size's as far as they are given."""
     from experiments.runs.config import LM_TRAINING, lm_run
 
     trained = replace(LM_TRAINING[size], checkpoint_at=(), **training)
-    run = lm_run(size, task, "classic", seed, trained, streams=MODELS[arm])
+    run = lm_run(size, task, "classic", seed, trained, streams=streams_of(arm, size) if streams is None else streams)
     # Called after the arm, and not after a variant that happens to have the same streams.
     return Arm(replace(run, variant=arm, model=replace(run.model, name=arm)), size)
 
@@ -60,22 +78,16 @@ def _tuning(size: Size) -> list[Arm]:
         replace(_at_rate(arm, seed, rate), condition=condition_of("AdamW", rate))
         for seed in (TUNING_SEEDS if size == "full" else ())
         for rate in RATES
-        for arm in MODELS
+        for arm in ARMS
     ]
 
 
 def _window(arm: str, seed: int) -> Arm:
-    from experiments.runs.training_config import Every, GateChange
+    from experiments.runs.training_config import Every
 
-    what, _, at = arm.partition(" at ")
-    logged: dict[str, Any] = {"gradients_at": (Every(250),)}
-    if not at:
-        return _run(arm, seed, **logged)
-    first, then = CHANGES[what]
-    step = int(at.replace(",", ""))
-    gates: tuple[tuple[int, Gate], ...] = ((0, first), (step, then))
-    made = _run("value", seed, gates=tuple(GateChange(s, g) for s, g in gates if (s, g) != (0, "full")), **logged)
-    return replace(made, config=replace(made.config, variant=arm, model=replace(made.config.model, name=arm)))
+    change, _, at = arm.partition(" at ")
+    changes = {"gates": gates(change, int(at.replace(",", "")))} if at else {}
+    return _run(arm, seed, streams=streams_of("value" if at else arm, "0.2m"), gradients_at=(Every(250),), **changes)
 
 
 def _million(arm: str, seed: int) -> Arm:
@@ -98,7 +110,7 @@ TUNING = Experiment(
     measure=_NAMES[1],
     threshold=0.5,
     of=STORIES,
-    declared=len(MODELS) * len(RATES) * len(TUNING_SEEDS),
+    declared=len(ARMS) * len(RATES) * len(TUNING_SEEDS),
 )
 # Its arms are those of the tuning at their best rates, which are not known before it is done.
 SOURCES = Declared.of("lm-sources", None, STORIES, *_NAMES)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies.declared import Declared
-from experiments.studies.language_model_sources import MODELS
+from experiments.studies.language_model_sources import streams_of
 from experiments.studies.study import Arm, Study
 from experiments.studies.wording import final_block
 
@@ -43,7 +43,7 @@ def _arm(size: str, arm: str, seed: int) -> Arm:
     task = BooksConfig(
         **places, validation=str(FOLDER / HELD_OUT), content=CONTENT, tokenizer_content=TOKENIZER, inserted=INSERTED
     )
-    model = lm_config(size, "classic", N_TOKENS, n_ctx=task.n_ctx, streams=MODELS[arm])
+    model = lm_config(size, "classic", N_TOKENS, n_ctx=task.n_ctx, streams=streams_of(arm, size))
     training = replace(LM_TRAINING[size], steps=STEPS[size], checkpoint_at=())
     return Arm(RunConfig(task, replace(model, name=arm), training, seed, arm, size), size)
 

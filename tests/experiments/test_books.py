@@ -628,7 +628,7 @@ def test_the_study_of_real_text_is_declared_without_the_corpus_and_says_how_it_i
             task = arm.config.task
             assert isinstance(task, BooksConfig)
             assert (task.content, task.inserted) == (real_text.CONTENT, real_text.INSERTED)
-            assert arm.config.model.streams == real_text.MODELS[arm.label]
+            assert arm.config.model.streams == real_text.streams_of(arm.label, arm.config.preset)
     with pytest.raises(RunError, match="is not at books/train; .*'valuestream books FOLDER' makes it"):
         Run.at(tmp_path, arms[0].config).task()
 

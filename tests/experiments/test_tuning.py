@@ -81,7 +81,13 @@ def test_language_models_are_what_their_arms_are_called() -> None:
     for declared in (module.MILLION, module.NESTED):
         arms = declared.experiment.arms()
         assert len(arms) == declared.plan.n_runs
-        assert all(arm.config.model.streams == module.MODELS[arm.label] for arm in arms)
+        for arm in arms:
+            assert arm.config.model.streams == module.streams_of(arm.label, arm.config.preset)
+            # Every layer but the first reads, and no two of them share a layer or a table.
+            layers = range(1, arm.config.model.n_layers)
+            read = [of.topology.sources(layer) for of in arm.config.model.streams for layer in layers]
+            assert len({*read}) == len(read) == (0 if arm.label == "classic" else len(layers))
+            assert all(len(sources) == 1 for sources in read)
         [stop] = {arm.config.training.stop_at for arm in arms}
         assert stop is not None
         assert (stop.split, stop.measure) == (declared.experiment.split, declared.experiment.measure)
