@@ -19,8 +19,9 @@ from circuits.presets import parameter_count
 from experiments.runs.run import Run
 from experiments.studies import controls, sources
 from experiments.studies.committed_results import COMMITTED, Bundle
-from experiments.studies.contrasts import decided_picture, departures, judged, plan_blocks
+from experiments.studies.contrasts import decided, decided_picture, departures, judged, plan_blocks
 from experiments.studies.information import GATES as DECLARED
+from experiments.studies.interference import study as interference
 from experiments.studies.plan import PLANS, Contrast, Plan
 from experiments.studies.registry import EXPERIMENTS, STUDIES
 from experiments.studies.times import verdict
@@ -243,3 +244,25 @@ def test_a_miniature_has_nothing_of_what_was_declared_and_asks_nothing_of_it() -
     }
     assert "interference" in without
     assert all(study.asked("full") == study.asking for study in STUDIES.values())
+
+
+def test_what_the_readme_says_of_declared_studies_is_what_they_found() -> None:
+    held = Bundle.open(COMMITTED)
+    text = " ".join((COMMITTED.parents[1] / "README.md").read_text("utf-8").split())
+
+    def found(of: Any, contrast: str) -> Any:
+        table = decided(of.plan, of.experiment, held)
+        return next(row for row in rows_of(table) if row.contrast == contrast)
+
+    assert "bring most of what the stream brings, at both sizes" in text
+    for of in (sources.SOURCES, sources.PAPER):
+        stream, x0 = (found(of, f"{arm} / classic") for arm in ("value", "x0"))
+        assert verdict(stream) == verdict(x0) == "sooner"
+        assert (1 - x0.ratio) / (1 - stream.ratio) > 0.75
+    assert "in about two fifths of the steps, sooner than the stream makes it" in text
+    cut, against = (found(interference.DECLARED, f"classic, cut / {other}") for other in ("classic", "value"))
+    assert 0.37 < cut.ratio < 0.43
+    assert verdict(against) == "sooner"
+    assert "where a layer that has no values of its own is no better off" in text
+    alone = [found(sources.PAPER, f"{arm} alone / classic") for arm in ("x0", "value")]
+    assert not [row for row in alone if verdict(row) == "sooner"]
