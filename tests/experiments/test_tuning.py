@@ -70,6 +70,16 @@ def test_rates_are_tuned_on_seeds_of_their_own_alike_for_all(experiment: Any, na
         assert not {*plan.seeds} & {*seeds}
 
 
+@pytest.mark.parametrize("kind", list(optimisers.BEST))
+def test_what_is_compared_has_the_rates_that_were_best(kind: str) -> None:
+    held = Bundle.open(COMMITTED)
+    assert {(kind, arm): rate for arm, rate in optimisers.BEST[kind].items()} == tuning.best_rates(
+        held, optimisers.TUNING[kind]
+    )
+    for arm in optimisers.TUNED[kind].experiment.arms():
+        assert arm.config.training.optimizer.rate == optimisers.BEST[kind][arm.label]
+
+
 def test_language_models_are_what_their_arms_are_called() -> None:
     module = language_model_sources
     runs = {(a.label, a.config.seed): a.config for a in module.WINDOWS.experiment.arms()}
