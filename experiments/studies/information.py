@@ -37,6 +37,11 @@ STUDY = Study(
     name="information",
     question="Information or gradient, at enough seeds to say so?",
     experiments=(GATES.experiment, PAPER.experiment),
-    pictures=(GATES.picture, curves_picture("information_curves", GATES.experiment), PAPER.picture),
+    pictures=(
+        GATES.picture,
+        curves_picture("information_curves", GATES.experiment),
+        PAPER.picture,
+        curves_picture("information_paper_curves", PAPER.experiment),
+    ),
     blocks=(*GATES.blocks, *PAPER.blocks),
 )

@@ -65,7 +65,7 @@ def test_tables_of_runs(run: Run, tmp_path: Path) -> None:
 
 def test_tasks_are_called_after_their_kinds() -> None:
     names = {task_name(kind.__name__): kind for kind in MADE_BY}
-    assert {*names} == {"icl", "stories", "ioi", "repeats", "nested", "text"}
+    assert {*names} == {"icl", "stories", "ioi", "repeats", "nested", "text", "books"}
     assert all(type(config) is names[name] for name, config in USUAL.items())
 
 

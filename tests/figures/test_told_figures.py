@@ -13,7 +13,11 @@ from experiments.studies.registry import PICTURES
 from figures.words import MOST
 
 HELD = Bundle.open(COMMITTED)
-TOLD = [name for name in PICTURES if name.startswith(("amicl_", "lm_", "learned_")) and name != "lm_ratios"]
+TOLD = [
+    name
+    for name, picture in PICTURES.items()
+    if name.startswith(("amicl_", "lm_", "learned_")) and name != "lm_ratios" and picture.drawable(HELD)
+]
 BOUNDED = ("lm_ioi_curves", "lm_nested", "lm_paper_gap", "amicl_by_a", "amicl_by_size")
 
 
