@@ -1,10 +1,13 @@
-"""Files that are written whole or not at all, and files that must be there."""
+"""Files and folders that are written whole or not at all, and files that must be there."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LOCAL = (".txt", ".jsonl", ".json", ".parquet", ".model", ".tiktoken")
@@ -70,3 +73,33 @@ def write_new(path: Path, data: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path | None]:
+    """Yield an empty folder that takes a name once it is written, and nothing has it if that fails; ``None`` if there
+    is something under it, so that whoever waited for another process to make it finds it made.
+
+    The folder around it must be there, and a lock (``.NAME.lock``) stays in it.
+    """
+    from filelock import FileLock
+
+    scratch = folder.with_name(f".{folder.name}.tmp")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if holds_something(folder):
+            yield None
+            return
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            yield scratch
+            if folder.exists():
+                folder.rmdir()  # an empty one
+            scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def holds_something(folder: Path) -> bool:
+    """Return whether a folder is there and is not empty."""
+    return folder.exists() and any(folder.iterdir())

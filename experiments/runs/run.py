@@ -101,16 +101,28 @@ class Run(RunDirectory):
             )
         if not isinstance(config, TextTaskConfig):
             return make_task(config, self.config.seed, device)
+        self.require_corpus()
         config = replace(config, **self._places())
-        for name in ("corpus", "validation") if config.of_files else ():
+        tokenizer = self.tokenizer() if "tokenizer" in self.record else None
+        return MADE_BY[type(config)](config, self.config.seed, device, tokenizer=tokenizer)
+
+    def require_corpus(self) -> None:
+        """Nothing, if the run learns from no local files, or they are where they were.
+
+        Raises:
+            RunError: if they are not, saying how to tell where they are.
+        """
+        config = self.config.task
+        if not isinstance(config, TextTaskConfig) or not config.of_files:
+            return
+        config = replace(config, **self._places())
+        for name in ("corpus", "validation"):
             place = getattr(config, name)
             if isinstance(place, str) and not _is_there(place):
                 raise RunError(
                     f"the {name} of {self.path.name} is not at {place}; it is told by its content (hash "
                     f"{str(config.content)[:12]}), so it may lie anywhere: {SAY}{config.made}"
                 )
-        tokenizer = self.tokenizer() if "tokenizer" in self.record else None
-        return MADE_BY[type(config)](config, self.config.seed, device, tokenizer=tokenizer)
 
     def asker(self, device: str = "cpu") -> Any:
         """Return the task that asks this run: its own; of a corpus, which has no questions and may be far away, that on

@@ -67,7 +67,8 @@ def sweep(
     Raises:
         KeyboardInterrupt: after an interrupt, with every run saved.
         RunError: once all others are finished, if a run diverged, is in use, or was given up because its workers died;
-            before anything is trained, if Ray or its cluster is not there.
+            before anything is trained, if Ray or its cluster is not there, or the local files of a run's corpus are not
+            where they were: told once, of the first run that lacks them.
         UnknownNameError: for an unknown engine or way to compute.
         ValueError: before anything is trained, for a device that this machine does not have, or if the script
             registers kinds and has no guard, so that workers would begin its sweep again.
@@ -82,7 +83,10 @@ def sweep(
         checked_device(device)
     engines = shared_engines(configs, root, device, compute, like)
     runs = [Run.at(root, config, str(engine)) for config, engine in zip(configs, engines, strict=True)]
-    pending = {run.path for run in runs if not run.finished}
+    unfinished = [run for run in runs if not run.finished]
+    for run in unfinished:
+        run.require_corpus()
+    pending = {run.path for run in unfinished}
     if pending and engine == "ray":
         additions = Additions.here()
         with ray_cluster.connected(address) as ray:

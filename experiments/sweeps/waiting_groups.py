@@ -133,7 +133,8 @@ class Work:
         if len(self.problems) == 1:
             raise self.problems[0]
         if self.problems:
-            listed = "".join(f"\n- {problem}" for problem in self.problems)
+            same = Counter(map(str, self.problems))
+            listed = "".join(f"\n- {why}" + f" ({n} runs)" * (n > 1) for why, n in same.items())
             raise RunError(f"{len(self.problems)} runs are not finished, the others are:{listed}")
 
     def _unfinished(self, group: Sequence[Run]) -> list[Run]:

@@ -13,10 +13,13 @@ import re
 import shutil
 import struct
 import tarfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +34,7 @@ from experiments.cli import main
 from experiments.runs.record import RunError
 from experiments.studies import real_text
 from experiments.tasks.sentences import vocabulary as words
+from experiments.tasks.text.books import folder as books_folder
 from experiments.tasks.text.books.archives import SOURCES, Source, read_source, texts_hash
 from experiments.tasks.text.books.documents import Document, alike, held_out_documents
 from experiments.tasks.text.books.folder import byte_pairs, make_books, read_documents
@@ -350,13 +354,29 @@ def test_the_same_archives_give_the_same_bytes(books: Path, archives: dict[str, 
     moved = {name: shutil.copy(path, tmp_path / f"other-{name}") for name, path in archives.items()}
     rows = make_books(tmp_path / "deep" / "again", {name: Path(path) for name, path in moved.items()}, MINIATURE)
     assert bytes_of(tmp_path / "deep" / "again") == bytes_of(books)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["again"]
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {"again", ".again.lock"}
     assert [row["source"] for row in rows] == [source.name for source in SOURCES]
     assert [(row["documents"], row["held_out"]) for row in rows] == [(40, 4), (11, 1), (27, 3)]
     tokenizer = tokenizer_named(str(books / "tokenizer.json"))
     counted = sum(len(tokenizer.encode(d.text)) for d in documents(books, "held-out", "austen"))
     assert rows[1]["held_out_tokens"] == counted
     assert (books / "licences" / "king-james" / "LICENSE").read_bytes() == b"MIT"
+
+
+def test_processes_that_make_one_folder_at_once_make_it_once(archives: dict[str, Path], tmp_path: Path) -> None:
+    place, written = tmp_path / "at" / "once", list[int]()
+    write = books_folder._write
+
+    def counted(folder: Path, read: Any) -> None:
+        written.append(1)
+        time.sleep(0.2)  # for the other to come meanwhile
+        write(folder, read)
+
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(2) as two:
+        patched.setattr(books_folder, "_write", counted)
+        tables = list(two.map(lambda _: make_books(place, archives, MINIATURE), range(2)))
+    assert tables[0] == tables[1] == make_books(place, {})
+    assert written == [1]
 
 
 def test_a_folder_that_is_there_is_left_as_it_is(books: Path, tmp_path: Path) -> None:
@@ -629,8 +649,12 @@ def test_the_study_of_real_text_is_declared_without_the_corpus_and_says_how_it_i
             assert isinstance(task, BooksConfig)
             assert (task.content, task.inserted) == (real_text.CONTENT, real_text.INSERTED)
             assert arm.config.model.streams == real_text.streams_of(arm.label, arm.config.preset)
-    with pytest.raises(RunError, match="is not at books/train; .*'valuestream books FOLDER' makes it"):
+    told = "is not at books/train; .*'valuestream books FOLDER' makes it"
+    with pytest.raises(RunError, match=told):
         Run.at(tmp_path, arms[0].config).task()
+    with pytest.raises(RunError, match=told) as once:
+        sweep([arm.config for arm in arms], tmp_path, workers=2)
+    assert "runs are not finished" not in str(once.value), "it is told before anything is trained, and once"
 
 
 def test_the_study_of_real_text_is_of_what_is_measured(task: BooksTask) -> None:

@@ -101,6 +101,15 @@ def test_runs_that_diverge_stop_no_other(tmp_path: Path) -> None:
     assert all(run.finished for run in all_at(tmp_path, EIGHT))
 
 
+def test_what_went_wrong_with_several_runs_is_told_once(tmp_path: Path) -> None:
+    work = work_of(tmp_path, EIGHT[:3])
+    runs = [run for group in work.waiting for run in group]
+    for run, why in zip(runs, ("no tokenizer", "no tokenizer", "another"), strict=True):
+        work.ended([run], RuntimeError(why))
+    with pytest.raises(RunError, match=r"3 runs are not finished, .*:\n- no tokenizer \(2 runs\)\n- another$"):
+        work.conclude()
+
+
 def test_a_run_in_use_does_not_keep_its_group_from_training(tmp_path: Path) -> None:
     two = [short("classic"), short("value")]
     with Run.at(tmp_path, two[0]).locked(), pytest.raises(RunError, match=f"another process is training .*{two[0].id}"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,13 +13,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from jaxtyping import Int, UInt
 from numpy.lib import format as npy
 from tqdm import tqdm
 
 from circuits.common.errors import require
-from circuits.common.files import write_atomically
+from circuits.common.files import whole_folder, write_atomically
 from circuits.common.plain_data import content_hash
 from circuits.common.text_coverage import Coverage, shown
 from experiments.tasks.text.corpus import Corpus, made
@@ -67,7 +65,11 @@ def tokenised(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, cache: Path) -
     key = content_hash([LAYOUT, corpus.identity, fingerprint(tokenizer)])
     folder = cache / "tokens" / key[:24]
     if not folder.is_dir():
-        _make(folder, corpus, tokenizer)
+        made(folder.parent)
+        # Runs that start together wait for the first, and find what it has made.
+        with whole_folder(folder) as scratch:
+            if scratch is not None:
+                _write(scratch, corpus, tokenizer)
     _check(folder)
     arrays = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _types(tokenizer))
     return TokenStore(*map(np.asarray, arrays))
@@ -98,21 +100,6 @@ def _types(tokenizer: PreTrainedTokenizerBase) -> dict[str, np.dtype]:
     small = len(tokenizer) <= np.iinfo(np.uint16).max + 1
     types = (np.dtype(np.uint16 if small else np.uint32), np.dtype("i8"), np.dtype("u8"))
     return dict(zip(ARRAYS, types, strict=True))
-
-
-def _make(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:
-    scratch = made(folder.parent) / f".{folder.name}.tmp"
-    # Runs that start together wait for the first, and find what it has made.
-    with FileLock(folder.parent / f".{folder.name}.lock"):
-        if folder.is_dir():
-            return
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
-            _write(scratch, corpus, tokenizer)
-            scratch.rename(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from circuits.common.errors import require
+from circuits.common.files import holds_something, whole_folder
 from circuits.loading.tokenizers import TOKENIZER_JSON
 from experiments.tasks.text.books.archives import SOURCES, Members, Source, read_source
 from experiments.tasks.text.books.documents import Document, held_out_documents
@@ -42,29 +42,22 @@ def make_books(folder: Path, archives: Mapping[str, Path], sources: Sequence[Sou
     """Return what a corpus of books holds, a row a source: source, documents, characters, tokens, and of these the
     held-out ones (held_out, held_out_tokens). It is made if it is not there, of the ``archives`` by source.
 
-    Equal archives give equal bytes. A folder is there whole or not at all.
+    Equal archives give equal bytes. A folder is there whole or not at all, whoever else makes it.
 
     Raises:
         ValueError: if the folder holds something else, or something was changed in it; for an archive that is missing
             or not the one that is expected (:func:`read_source`).
     """
-    if folder.exists() and any(folder.iterdir()):
+    if holds_something(folder):
         return read_books(folder)
     lacking = [source for source in sources if source.name not in archives]
     gets = "; ".join(f"{source.option} is the file that this gets: {source.get}" for source in lacking)
     require(not lacking, f"{folder} holds no books yet; give the packages that they are read from: {gets}")
     read = {source.name: read_source(source, archives[source.name]) for source in sources}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.parent / f".{folder.name}.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
-        _write(scratch, read)
-        if folder.exists():
-            folder.rmdir()  # an empty one
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with whole_folder(folder) as scratch:
+        if scratch is not None:
+            _write(scratch, read)
     return read_books(folder)
 
 
