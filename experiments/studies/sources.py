@@ -98,7 +98,8 @@ DEEP = {
     n_layers: Declared.of(f"sources-{n_layers}-layers", partial(_deep, n_layers), f"{IN_SMALL}, {n_layers} layers")
     for n_layers in (3, 4)
 }
-_ALL = (SOURCES, PAPER, *DEEP.values())
+READERS = Declared.of("sources-3-layers-readers", partial(_deep, 3), f"{IN_SMALL}, 3 layers")
+_ALL = (SOURCES, PAPER, DEEP[3], READERS, DEEP[4])
 STUDY = Study(
     name="sources",
     question="Which values does a later layer need?",
