@@ -73,7 +73,16 @@ TUNING = {
     )
     for kind, rates in FINE.items()
 }
-BEST: dict[str, dict[str, float]] = {}
+BEST: dict[str, dict[str, float]] = {
+    "Adam": {
+        "classic": 0.0065,
+        "value": 0.01,
+        "value-stop": 0.01,
+        "value-gradient-only": 0.0065,
+        "x0": 0.01,
+        "x0 alone": 0.01,
+    },
+}
 """By kind of optimizer and arm, the rate that was best in :data:`TUNING`: what is compared is not known before it."""
 
 
