@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from circuits.common.text_table import rows_of
 from circuits.model import HookedStreamTransformer
 from circuits.presets import parameter_count
 from experiments.runs.run import Run
-from experiments.studies import controls, sources
+from experiments.studies import controls, optimisers, sources
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.contrasts import decided, decided_picture, departures, judged, plan_blocks
 from experiments.studies.information import GATES as DECLARED
@@ -254,12 +255,23 @@ def test_what_the_readme_says_of_declared_studies_is_what_they_found() -> None:
         table = decided(of.plan, of.experiment, held)
         return next(row for row in rows_of(table) if row.contrast == contrast)
 
-    assert "bring most of what the stream brings, at both sizes" in text
-    for of in (sources.SOURCES, sources.PAPER):
-        stream, x0 = (found(of, f"{arm} / classic") for arm in ("value", "x0"))
+    assert "bring most of what the stream brings, at both sizes and in up to four layers" in text
+    sizes = [*product((sources.SOURCES, sources.PAPER), [("value", "x0")])]
+    deep = [*product(sources.DEEP.values(), [("all read previous", "all read x0")])]
+    for of, pair in [*sizes, *deep]:
+        stream, x0 = (found(of, f"{arm} / classic") for arm in pair)
         assert verdict(stream) == verdict(x0) == "sooner"
         assert (1 - x0.ratio) / (1 - stream.ratio) > 0.75
-    assert "in about two fifths of the steps, sooner than the stream makes it" in text
+    assert "where one path into the last is enough" in text
+    for n_layers, of in sources.DEEP.items():
+        for source in ("previous", "first", "x0"):
+            assert verdict(found(of, f"{n_layers - 1} reads {source} / classic")) == "sooner"
+    assert "where each model has its best rate of Adam, it is not shown" in text
+    tuned = optimisers.TUNED["Adam"]
+    for what in ("value / value-stop", "value-gradient-only / classic"):
+        assert verdict(found(tuned, what)) == "not told apart"
+    assert verdict(found(tuned, "value / classic")) == "sooner"
+    assert "in two fifths of the steps, sooner than with the stream" in text
     cut, against = (found(interference.DECLARED, f"classic, cut / {other}") for other in ("classic", "value"))
     assert 0.37 < cut.ratio < 0.43
     assert verdict(against) == "sooner"
