@@ -82,6 +82,14 @@ BEST: dict[str, dict[str, float]] = {
         "x0": 0.01,
         "x0 alone": 0.01,
     },
+    "SGD": {
+        "classic": 0.5,
+        "value": 0.8,
+        "value-stop": 0.8,
+        "value-gradient-only": 0.5,
+        "x0": 0.5,
+        "x0 alone": 0.8,
+    },
 }
 """By kind of optimizer and arm, the rate that was best in :data:`TUNING`: what is compared is not known before it."""
 
