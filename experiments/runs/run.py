@@ -107,7 +107,7 @@ class Run(RunDirectory):
         return MADE_BY[type(config)](config, self.config.seed, device, tokenizer=tokenizer)
 
     def require_corpus(self) -> None:
-        """Nothing, if the run learns from no local files, or they are where they were.
+        """Refuse to go on where the local files that the run learns from are not where they were.
 
         Raises:
             RunError: if they are not, saying how to tell where they are.

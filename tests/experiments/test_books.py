@@ -363,7 +363,7 @@ def test_the_same_archives_give_the_same_bytes(books: Path, archives: dict[str, 
     assert (books / "licences" / "king-james" / "LICENSE").read_bytes() == b"MIT"
 
 
-def test_processes_that_make_one_folder_at_once_make_it_once(archives: dict[str, Path], tmp_path: Path) -> None:
+def test_two_who_make_one_folder_at_once_make_it_once(archives: dict[str, Path], tmp_path: Path) -> None:
     place, written = tmp_path / "at" / "once", list[int]()
     write = books_folder._write
 
