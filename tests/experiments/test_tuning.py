@@ -81,6 +81,16 @@ def test_what_is_compared_has_the_rates_that_were_best_and_is_nothing_before_the
         assert arm.config.training.optimizer.rate == optimisers.BEST[kind][arm.label]
 
 
+def test_language_models_are_compared_at_the_rates_that_were_best() -> None:
+    module, held = language_model_sources, Bundle.open(COMMITTED)
+    assert {("AdamW", arm): rate for arm, rate in module.BEST.items()} == tuning.best_rates(held, module.TUNING)
+    arms = module.SOURCES.experiment.arms()
+    assert len(arms) == module.SOURCES.plan.n_runs
+    for arm in arms:
+        assert arm.config.training.optimizer.rate == module.BEST[arm.label]
+        assert arm.config.model.streams == module.streams_of(arm.label, "0.2m")
+
+
 def test_language_models_are_what_their_arms_are_called() -> None:
     module = language_model_sources
     runs = {(a.label, a.config.seed): a.config for a in module.WINDOWS.experiment.arms()}
