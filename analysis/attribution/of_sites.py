@@ -37,7 +37,7 @@ Method = Literal["AtP", "AtP+QK", "AtP*", "IG"]
 METHODS: dict[str, str] = {
     "AtP": "change of the activation times the metric's gradient (Nanda 2023; Kramar et al., arXiv 2403.00745)",
     "AtP+QK": "as AtP, with attention patterns recomputed exactly for queries and keys, wherever the stream takes them",
-    "AtP*": "as AtP+QK, mean |estimate| over layers whose effects are dropped from the gradient; it has no sign",
+    "AtP*": "as AtP+QK, mean |estimate| over layers that are dropped from the gradient, one at a time; it has no sign",
     "IG": "as AtP, with the gradient's mean over inputs between the two runs, at midpoints",
 }
 
@@ -65,17 +65,24 @@ class SiteScores(Effects):
 
     @property
     def effects(self) -> Float[Tensor, " site"]:
-        """The mean scores as shares of the mean gap, comparable with a patch's normalised effect."""
-        return self.values.mean(1) / self.gap.mean()
+        """The mean scores as shares of the mean gap, comparable with a patch's normalised effect; of AtP* with its
+        size."""
+        return self.values.mean(1) / self._unit
+
+    @property
+    def _unit(self) -> float:
+        """What an effect of 1 is: the mean gap, of scores without a sign its size."""
+        gap = float(self.gap.mean())
+        return abs(gap) if self.method == "AtP*" else gap
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a site: where it is, score, effect with t interval and p over examples, and the convention."""
-        scores, gap = self.values.double().cpu().numpy(), float(self.gap.mean())
+        scores, unit = self.values.double().cpu().numpy(), self._unit
         ends, p = _tested(scores)
-        low, high = np.sort(ends / gap, axis=0)
+        low, high = np.sort(ends / unit, axis=0)
         return frame_of(self.sites).assign(
             score=scores.mean(1),
-            effect=scores.mean(1) / gap,
+            effect=scores.mean(1) / unit,
             low=low,
             high=high,
             p=p,
@@ -238,7 +245,7 @@ def _estimates(
     def at(fraction: float = 0.0, fixed: bool = False, drop: int | None = None) -> tuple[Tensor, Tensor]:
         gradients = linearised(model, between(start, end, fraction), pair, metric, drop)
         total = gradients.along(start, end)
-        return Estimator(model, pair, after, before, gradients, fixed).scores(sites), total
+        return Estimator(model, pair, after, before, gradients, fixed, drop).scores(sites), total
 
     if method == "IG":
         every, totals = zip(*(at((i + 0.5) / steps) for i in range(steps)), strict=True)
@@ -246,6 +253,7 @@ def _estimates(
     scores, total = at(fixed=method in ("AtP+QK", "AtP*"))
     if method == "AtP*":
         kept = [at(fixed=True, drop=layer)[0].abs() for layer in range(model.config.n_layers)]
-        # The layer that a site is in leaves it nothing, so that one fewer counts.
-        scores = torch.stack(kept).sum(0) / (len(kept) - 1)
+        # Where the layer that a site is in leaves it nothing, one fewer counts; the residual stream has a way past it.
+        of_own = torch.stack([kept[site.layer][i] for i, site in enumerate(sites)])
+        scores = torch.stack(kept).sum(0) / (len(kept) - (of_own == 0).to(scores))
     return scores, total

@@ -99,9 +99,11 @@ class Estimator:
         base: Activations,
         gradients: Gradients,
         fixed: bool,
+        drop: int | None = None,
     ):
-        """``fixed``: attention patterns are recomputed exactly for changes of queries and keys."""
-        self.model, self.pair, self.fixed = model, pair, fixed
+        """``fixed``: attention patterns are recomputed exactly for changes of queries and keys. ``drop``: the layer
+        that is dropped from the gradients."""
+        self.model, self.pair, self.fixed, self.drop = model, pair, fixed, drop
         self.source, self.base, self.gradients = source, base, gradients
         self.products: dict[str, Tensor] = {}
 
@@ -154,7 +156,9 @@ class Estimator:
         mask, name = self.pair.where(site.position)[:, :, None, None] & chosen[:, None], site.hook_name
         change = torch.where(mask, self.source.at[name] - self.base.at[name], 0.0)
         start: Place = (site.layer, site.component)  # type: ignore[assignment] # a carrier, as the caller asked
-        arrived = carry(self.model, start, change, self.gradients.gains, _ENTRIES[site.route])
+        # What a layer puts on the stream itself is dropped with it; what came in it passes on.
+        last = site.layer if site.layer == self.drop and site.route != "residual" else None
+        arrived = carry(self.model, start, change, self.gradients.gains, _ENTRIES[site.route], last)
         total = change.new_zeros(len(change))
         for layer in range(site.layer, self.model.config.n_layers):
             here: ByCarrier = {c: arrived[layer, c] for c in CARRIERS if (layer, c) in arrived}

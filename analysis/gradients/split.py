@@ -148,7 +148,8 @@ class GradientSteps(Table):
             return f"{len(self)} shares of layer pairs at {self.frame.step.nunique()} steps"
         reached = self.frame[(self.frame.stream > 0) & self.frame.tensor.str.contains("attn")]
         by_step = reached.groupby("step").stream_share.mean()
-        said = [f"at step {step}, {by_step[step]:.2f}" for step in dict.fromkeys(by_step.index[[0, -1]])]
+        ends = dict.fromkeys([*by_step.index[:1], *by_step.index[-1:]])
+        said = [f"at step {step}, {by_step[step]:.2f}" for step in ends]
         return f"{self.frame.step.nunique()} steps; mean share that came through the stream, where any did: " + (
             ", ".join(said) or "none anywhere"
         )

@@ -147,13 +147,16 @@ def judge(
         found = pair.interval(interval, 1 - level, n_resamples, seed)
         row = {"pairs": found.n, "estimate": found.mean, "low": found.low, "high": found.high}
         row |= {"effect_size": pair.effect(effect), "p": p[i] if p else _p(pair, test, n_resamples, seed)}
-        row |= {"smallest": pair.smallest_shown(level), "p_equivalent": pair.equivalence_p(margin) if margin else 1.0}
+        row |= {
+            "smallest": pair.smallest_shown(level),
+            "p_equivalent": pair.equivalence_p(margin) if margin is not None else 1.0,
+        }
         rows.append(row)
     table = pd.DataFrame(rows)
     for name, source in (("p_adjusted", "p"), ("p_equivalent", "p_equivalent")):
         distinct = dict(zip(first, adjust(table[source].to_numpy()[first], correction), strict=True))
         table[name] = [distinct[place] for place in of]
-    return table if margin else table.drop(columns="p_equivalent")
+    return table if margin is not None else table.drop(columns="p_equivalent")
 
 
 def _checked(frame: pd.DataFrame, reference: str, timed: bool) -> list[str]:

@@ -92,9 +92,14 @@ def with_differences(
 def effects_over_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame of patched sites, where several runs of a variant have a site with their mean and t interval.
 
-    It has columns variant, run, effect, low, high, and those of a patch's result that say where it is.
+    It has columns variant, seed, run, effect, low, high, and those of a patch's result that say where it is.
+
+    Raises:
+        ValueError: if a variant and a seed have several runs, or a run has a site more than once (of several
+            checkpoints, metrics or directions, say).
     """
     at = list(EFFECT_OF)
+    require_one_run_each(frame, at=EFFECT_OF[1:])
     over = {"mean": "over", "low": "over_low", "high": "over_high", "n": "runs"}
     found = grouped_intervals(frame.assign(value=frame.effect), at).rename(columns=over)
     both = frame.merge(found, on=at, how="left").set_index(frame.index)

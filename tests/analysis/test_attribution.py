@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
-from analysis import Pair, Site, attribute, find_sites, patch
+from analysis import METRICS, Pair, Site, attribute, find_sites, patch
 from analysis.attribution.of_sites import METHODS
+from analysis.attribution.site_gradients import Estimator, linearised
+from analysis.edges.recorded_activations import between, record
+from analysis.edges.steered_forward import flowing
 from circuits import HookedStreamTransformer
+from circuits.sites import BLOCK
 from tests.analysis.test_edge_attribution import nearly_linear, small_step
 from tests.analysis.test_patching import every_site, pair_for
 from tests.handmade import induction_model, stream_model
@@ -134,6 +138,50 @@ def test_dropping_layers_gives_sizes_that_cancellation_cannot_hide() -> None:
         dropped.append((change * gradient)[:, 2, 0].sum(-1).abs())
     assert torch.allclose(starred.values[0], torch.stack(dropped).sum(0) / 2, atol=1e-10)
     assert (starred.values >= 0).all()
+
+
+@pytest.mark.parametrize("variant", FULL)
+def test_a_layer_that_leaves_a_site_something_counts_when_it_is_dropped(variant: str) -> None:
+    """Values are used linearly, so that what is carried on of them exactly is what gradients with a layer dropped say;
+    what a layer did not make itself outlives that layer's drop."""
+    model = build(variant, "vectors", 3)
+    pair = pair_for(model, 3)
+    sites = [s for s in every_site(model) if s.component in ("v", "z", "attn_out") or s.component in BLOCK]
+    starred = attribute(model, pair, sites, method="AtP*", check=0).values
+    start, end = model.embedded(pair.corrupt), model.embedded(pair.clean)
+    after, before = record(model, end), record(model, start)
+    metric = ("logit_difference", METRICS["logit_difference"])
+    by_drop = []
+    with flowing(model):
+        for layer in range(3):
+            gradients = linearised(model, between(start, end, 0.0), pair, metric, layer)
+            # Not fixed, and so by what autograd says alone.
+            by_drop.append(Estimator(model, pair, after, before, gradients, fixed=False).scores(sites).abs())
+    whole, made = (
+        [i for i, s in enumerate(sites) if s.component in of] for of in (("resid_pre", "resid_post"), ("z",))
+    )
+    read = [i for i in whole if sites[i].position is None]
+    assert all((by_drop[sites[i].layer][i] != 0).all() for i in read)
+    assert all((by_drop[sites[i].layer][i] == 0).all() for i in made)
+    for i, site in enumerate(sites):
+        left = torch.stack([scores[i] for layer, scores in enumerate(by_drop) if layer != site.layer])
+        own = by_drop[site.layer][i]
+        expected = torch.where(own == 0, left.mean(0), (left.sum(0) + own) / 3)
+        assert torch.allclose(starred[i], expected.double(), atol=1e-9), site
+
+
+def test_sizes_have_no_sign_in_either_direction() -> None:
+    model = build("value", "vectors", 3)
+    pair = pair_for(model, 3)
+    sites = find_sites(model, ["resid_pre", "v", "z"])
+    for direction in ("denoise", "noise"):
+        found = attribute(model, pair, sites, method="AtP*", direction=direction, check=3)
+        assert (found.effects >= 0).all()
+        assert (found.effects > 0).any()
+        frame = found.to_frame()
+        assert (frame.effect >= 0).all()
+        assert (frame.low <= frame.high).all()
+        assert frame.effect.to_numpy() == pytest.approx(found.effects.numpy())
 
 
 @pytest.mark.parametrize("variant", FULL)

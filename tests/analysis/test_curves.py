@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analysis import over_seeds
-from analysis.statistics.curves import with_differences, with_held_ends, with_shared_points
+from analysis.statistics.curves import effects_over_runs, with_differences, with_held_ends, with_shared_points
 from figures.curves import curve_of
 
 
@@ -71,3 +71,24 @@ def test_differences_are_to_the_reference_at_the_others_steps() -> None:
     minus = found[found.measure != "loss"]
     assert list(minus.tokens) == [0, 30, 80]
     assert minus["value"].to_numpy() == pytest.approx([0, -0.3, -0.8])
+
+
+def patched(seed: int, effect: float, run: str = "", **more: object) -> pd.DataFrame:
+    """A run of which two sites were patched."""
+    where = {"component": "v", "route": "own", "layer": [0, 1], "head": "all", "position": "all"}
+    ends = {"effect": [effect, 2 * effect], "low": effect - 1, "high": effect + 1}
+    return pd.DataFrame({"variant": "value", "seed": seed, "run": run or f"value-{seed}"} | where | ends | more)
+
+
+def test_effects_are_means_over_runs_and_one_run_is_not_two() -> None:
+    frame = pd.concat([patched(0, 0.2), patched(1, 0.6)])
+    pooled = effects_over_runs(frame)
+    assert pooled.effect.to_numpy() == pytest.approx([0.4, 0.8, 0.4, 0.8])
+    alone = effects_over_runs(patched(0, 0.2))
+    assert list(alone.low) == pytest.approx([-0.8, -0.8]), "of one run its own interval, over examples"
+    for twice in (
+        pd.concat([patched(0, 0.2, step=100), patched(0, 0.6, step=200)]),
+        pd.concat([patched(0, 0.2), patched(0, 0.2, "value-of-another-size-0")]),
+    ):
+        with pytest.raises(ValueError, match="one comes twice"):
+            effects_over_runs(twice)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from analysis import Connection, GradientSplit, split_gradient
 from analysis.gradients.shares import NotFiniteError
-from analysis.gradients.split import connections
+from analysis.gradients.split import GradientSteps, connections
 from circuits import HookedStreamTransformer
 from circuits.config.streams import GateRule, Stream
 from circuits.config.topologies import Dense
@@ -278,6 +279,21 @@ def test_frames_have_a_row_a_tensor_and_head() -> None:
     assert row.direct != pytest.approx(float(split.direct[names[0]][:, 2].norm()))
     direct, whole = (share[names[0]][:, :, 2].flatten() for share in (split.direct, split.whole))
     assert row.direct_cosine == pytest.approx(float(F.cosine_similarity(direct, whole, dim=0)))
+
+
+def test_steps_say_how_much_came_through_the_stream_or_that_none_did() -> None:
+    def steps(variant: str, numbers: Iterable[int]) -> GradientSteps:
+        model = build(variant, "tokens", 2)
+        split = split_gradient(model, loss, inputs_for(model.config))
+        return GradientSteps(pd.concat([split.to_frame().assign(step=step) for step in numbers]))
+
+    found = steps("value", (0, 7, 90)).finding()
+    assert found.startswith("3 steps")
+    assert "at step 0, 0." in found
+    assert "at step 90, 0." in found
+    assert found.count("at step") == 2
+    assert steps("value", [5]).finding().count("at step") == 1
+    assert steps("classic", (0, 7)).finding().endswith("none anywhere")
 
 
 def test_pairs_have_a_frame_and_a_figure_of_their_own() -> None:

@@ -438,6 +438,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare(frame, horizon=10.0).to_frame()
     with pytest.raises(ValueError, match="unknown correction 'tukey'"):
         compare(frame, correction="tukey").to_frame()
+    for contrast, margin in (("difference", 0.0), ("difference", -0.1), ("ratio", 1.0), ("ratio", 0.0)):
+        with pytest.raises(ValueError, match=f"a margin here lies between .*, got {margin}"):
+            compare(frame, contrast=contrast, margin=margin).to_frame()
 
 
 def test_runs_that_differ_in_what_the_frame_does_not_name_are_not_merged() -> None:

@@ -101,6 +101,7 @@ def patches(runs: int = 1, head: str = "all") -> pd.DataFrame:
             rows.append(
                 {
                     "variant": variant,
+                    "seed": run,
                     "run": f"{variant}-{run}",
                     **site,
                     **ends,
@@ -443,7 +444,7 @@ def test_route_maps_have_a_panel_a_route_and_variant() -> None:
     crosses = figure.data[list(figure.data).index(residual) + 1]
     assert list(zip(crosses.x, crosses.y, strict=True)) == [(role, 0) for role in route_maps.ROLES]
     assert "no such site" in caption(figure)
-    assert "one run a variant, 64 pairs each" in figure.layout.meta["of"]
+    assert "classic and value, seed 0, 64 pairs each" in figure.layout.meta["of"]
     assert maps[0].xaxis == "x", "a variant begins a row"
     assert [figure.layout[f"yaxis{i}"].domain[0] for i in (2, 5)] < [figure.layout.yaxis.domain[0]] * 2
     assert figure.layout.meta["runs"] == ["classic-0", "value-0"]
