@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from transformer_lens import ActivationCache
 
-from circuits.checkpoint import load_checkpoint
 from circuits.common.errors import known, require
 from circuits.interventions.cut_edges import edge_points, without_edge
-from circuits.interventions.intervention import Intervention, check_interventions
-from circuits.interventions.replacement import Places, finite, touched_part
+from circuits.interventions.intervention import Attend, Intervention, check_interventions
+from circuits.interventions.other_models import Activations, Models, Others
+from circuits.interventions.replacement import Places, attention_to, finite, seen_keys, touched_part
 from circuits.model import HookedStreamTransformer
-from circuits.sites import check_sites
+from circuits.sites import PATTERN, Site
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Activations = Mapping[str, Tensor]
-"""By hook point."""
-Models = Mapping[str, HookedStreamTransformer]
 
 
 class NothingChangedError(ValueError):
@@ -120,33 +116,30 @@ class Intervening:
         at_step: Callable[[int], HookedStreamTransformer] | None = None,
     ):
         check_interventions(model, interventions)
-        self.model, self.interventions, self.at_step = model, tuple(interventions), at_step
+        self.model, self.interventions = model, tuple(interventions)
         self.counts = Counts(interventions, model.cfg.device or "cpu")
-        self._others: dict[str | int, HookedStreamTransformer] = dict((models or {}).items())
-        self._theirs: dict[str | int | None, Activations] = {}
+        self._others = Others(model, self.interventions, models or {}, at_step)
         self._kept: dict[str, Tensor] = {}
-        for intervention in interventions:
-            if isinstance(intervention.taken_from, str):
-                self._other(intervention)
-            require(
-                at_step is not None or not intervention.operation.freezes,
-                f"{intervention}: only a training knows the model of its window's first step; elsewhere use "
-                "FromRun(checkpoint)",
-            )
+        self._held: int | None = None
 
     @contextmanager
     def at(
         self,
         step: int | None,
         positions: Places | None = None,
-        baseline: Activations | None = None,
+        baseline: Activations | ActivationCache | None = None,
         counting: bool = True,
     ) -> Iterator[bool]:
         """Let the interventions act that are active at a step (``None``: all) and yield whether there are any.
 
-        ``positions`` say where the roles are that sites name; ``baseline`` holds the activations that :class:`Mean`
-        and :class:`Resample` take, by default those of the batch that runs.
+        ``positions`` say where the roles are that sites name, counted from the first token that there is, also with a
+        cache; ``baseline`` holds the activations that :class:`Mean` and :class:`Resample` take, by default those of the
+        batch that runs.
+
+        Raises:
+            UnknownNameError: for a role of which ``positions`` says nothing, or a baseline without what is taken of it.
         """
+        given = baseline.cache_dict if isinstance(baseline, ActivationCache) else baseline
         active = [(n, i) for n, i in enumerate(self.interventions) if i.active(step)]
         if not active:
             yield False
@@ -155,10 +148,14 @@ class Intervening:
             role = intervention.site.position
             if isinstance(role, str):
                 known("position role", role, positions or {})
+            if given is not None and intervention.operation.takes_source:
+                known("activation of the baseline", intervention.site.hook_name, given)
         counts = self.counts if counting else Counts(self.interventions, self.counts.values.device)
-        hooks: Any = [(i.site.hook_name, self._hook(i, n, counts, positions or {}, baseline or {})) for n, i in active]
+        hooks: Any = [(i.site.hook_name, self._hook(i, n, counts, positions or {}, given or {})) for n, i in active]
         # Last, so that what an edge carries is what others have left of it.
-        hooks += [(name, self._keep) for name in dict.fromkeys(n for _, i in active for n in edge_points(i))]
+        kept = [name for _, i in active for name in edge_points(i)]
+        kept += [_scores_of(i.site) for _, i in active if i.site.component == "pattern"]
+        hooks += [(name, self._keep) for name in dict.fromkeys(kept)]
         with self._listening([i for _, i in active]), self.model.hooks(fwd_hooks=hooks):
             yield True
 
@@ -166,20 +163,31 @@ class Intervening:
         self, intervention: Intervention, index: int, counts: Counts, positions: Places, baseline: Activations
     ) -> Callable[..., Tensor]:
         def act(activation: Tensor, hook: Any) -> Tensor:
-            touched = touched_part(intervention.site, activation, positions)
+            site = intervention.site
+            seen = self._seen(site, activation)
+            touched = touched_part(site, activation, positions, seen, self._held)
+            if self._held and not bool(touched.any()):
+                return activation  # it acted when the positions that the cache holds were run
             counts.fire(index)
             if intervention.operation.cuts_gradient:
                 return _CutGradient.apply(  # type: ignore[return-value] # torch gives no type for it
                     activation, touched, intervention.strength, lambda norm: counts.change(index, norm, norm)
                 )
-            old = finite(intervention.site, activation)
-            source = baseline.get(hook.name, activation).detach()
+            old = finite(site, activation)
             if intervention.operation.cuts_edge:
                 target = without_edge(self.model, intervention, self._kept)
             elif intervention.taken_from is not None:
-                target = self._taken(intervention, old)
+                target = self._others.activation(intervention, old)
+            elif isinstance(intervention.operation, Attend) and seen is not None:
+                target = attention_to(intervention.operation.to, seen).to(old)
             else:
-                target = intervention.operation.instead(old, source)
+                source = self._source(intervention, activation, baseline)
+                target = intervention.operation.instead(old, source.detach())
+            require(
+                site.component != "attn_scores" or not bool((touched & target.isneginf()).any()),
+                f"{intervention}: what it is taken from hides some of what is seen here; its padding, or its window, "
+                "is another. Take the pattern instead, or of inputs that are padded alike",
+            )
             new = target if intervention.strength == 1 else old + intervention.strength * (target - old)
             new = torch.where(touched, new, activation)
             moved = torch.where(touched, new - old, 0).detach().abs()
@@ -190,64 +198,49 @@ class Intervening:
 
         return act
 
+    def _seen(self, site: Site, activation: Tensor) -> Bool[Tensor, "batch head query key"] | None:
+        if site.component not in PATTERN:
+            return None
+        return seen_keys(self._kept[_scores_of(site)] if site.component == "pattern" else activation)
+
+    def _source(self, intervention: Intervention, activation: Tensor, baseline: Activations) -> Tensor:
+        source = baseline.get(intervention.site.hook_name) if intervention.operation.takes_source else None
+        if source is None:
+            return activation
+        require(
+            source.shape[1:] == activation.shape[1:] and not self._held,
+            f"{intervention}: an example is {tuple(source.shape[1:])} in the baseline and "
+            f"{tuple(activation.shape[1:])} here; a baseline is of inputs as long as those that run, all at once",
+        )
+        return source
+
     def _keep(self, activation: Tensor, hook: Any) -> None:
         self._kept[hook.name] = activation
 
-    def _taken(self, intervention: Intervention, old: Tensor) -> Tensor:
-        theirs = self._theirs.get(intervention.taken_from)
-        if theirs is None:
-            raise ValueError(f"{intervention} is that on the same inputs: run the whole model, from its inputs")
-        taken = theirs[intervention.site.hook_name]
-        require(
-            taken.shape == old.shape,
-            f"{intervention}: it is {tuple(taken.shape)} there and {tuple(old.shape)} here; take it from a model of "
-            "the same sizes",
-        )
-        return taken
-
-    # --- activations of other models ----------------------------------------------------------------------------------
-
-    def _other(self, intervention: Intervention) -> HookedStreamTransformer:
-        key = intervention.taken_from
-        assert key is not None, "asked of those that take from another model only"
-        if key not in self._others:
-            if isinstance(key, str):
-                found = load_checkpoint(Path(key))
-            else:
-                assert self.at_step is not None, "asked for when this was made"
-                found = self.at_step(key)
-            self._others[key] = found.to(self.model.W_U.device, self.model.W_U.dtype)
-        other = self._others[key]
-        require(other is not self.model, f"{intervention}: {key!r} is the model itself; give another, or a checkpoint")
-        try:
-            check_sites(other, [intervention.site])
-        except ValueError as error:
-            raise ValueError(f"{intervention} cannot be taken from {key!r}: {error}") from error
-        return other
-
     @contextmanager
     def _listening(self, active: Sequence[Intervention]) -> Iterator[None]:
-        # Hooks see no inputs, and what another model does on them must be known before this one runs.
-        wanted: dict[str | int, tuple[HookedStreamTransformer, list[str]]] = {}
-        for intervention in active:
-            if (key := intervention.taken_from) is not None:
-                entry = wanted.setdefault(key, (self._other(intervention), []))
-                entry[1].append(intervention.site.hook_name)
+        taking = [intervention for intervention in active if intervention.taken_from is not None]
+        for intervention in taking:
+            self._others.model(intervention)
         before, forward = vars(self.model).get("forward"), self.model.forward
 
-        def heard(inputs: Tensor | str | Sequence[str], *args: Any, **kwargs: Any) -> Any:
-            if kwargs.get("start_at_layer") is None:
-                # Text is made tokens by this model's tokenizer, for the others too.
-                theirs = inputs if isinstance(inputs, Tensor) else self.model.to_tokens(inputs)
-                for key, (other, names) in wanted.items():
-                    with torch.no_grad():
-                        _, cache = other.run_with_cache(theirs, names_filter=names, return_cache_object=False)
-                    self._theirs[key] = cache
+        def heard(inputs: Tensor | str | Sequence[str], return_type: Any = "logits", **kwargs: Any) -> Any:
+            cache = kwargs.get("past_kv_cache")
+            require(
+                cache is None or not taking,
+                f"{'; '.join(map(str, taking))}: another model has no cache of what came before; run everything at "
+                "once, without past_kv_cache (generate: use_past_kv_cache=False)",
+            )
+            self._held = None if cache is None else cache.length
+            # Hooks see no inputs, and what another model does on them must be known before this one runs.
+            if taking and kwargs.get("start_at_layer") is None:
+                self._others.run(taking, inputs, return_type, **kwargs)
             try:
-                return forward(inputs, *args, **kwargs)
+                return forward(inputs, return_type, **kwargs)
             finally:
-                self._theirs.clear()
+                self._others.forget()
                 self._kept.clear()
+                self._held = None
 
         self.model.forward = heard
         try:
@@ -258,6 +251,10 @@ class Intervening:
                 self.model.forward = before
 
 
+def _scores_of(site: Site) -> str:
+    return Site(site.layer, "attn_scores").hook_name
+
+
 @contextmanager
 def intervened(
     model: HookedStreamTransformer,
@@ -265,7 +262,7 @@ def intervened(
     step: int | None = None,
     positions: Places | None = None,
     *,
-    baseline: Activations | None = None,
+    baseline: Activations | ActivationCache | None = None,
     models: Models | None = None,
     allow_nothing: bool = False,
 ) -> Iterator[Counts]:

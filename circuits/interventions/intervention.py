@@ -18,7 +18,7 @@ from circuits.common.fields import Checked, counted_from_zero
 from circuits.common.plain_data import from_plain, register_union, to_plain
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS
-from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
+from circuits.interventions.replacement import ATTENDED, Attended, others
 from circuits.model import HookedStreamTransformer
 from circuits.sites import STATES, Site, check_sites
 
@@ -77,7 +77,8 @@ class Clamp(_Operation, Checked):
 
 @dataclass(frozen=True)
 class Attend(_Operation, Checked):
-    """A fixed attention pattern instead; ``ATTENDED`` says which there are."""
+    """A fixed attention pattern instead, over what each query sees (what no window and no padding hides);
+    ``ATTENDED`` says which there are: ``"first"`` is all attention to the first key that is seen."""
 
     only_patterns = True
 
@@ -88,10 +89,6 @@ class Attend(_Operation, Checked):
         if isinstance(self.to, str):
             known("attention", self.to, ATTENDED)
         super().__post_init__()
-
-    def instead(self, old: Tensor, source: Tensor) -> Tensor:
-        """Return the pattern, for every example and head."""
-        return attention_to(self.to, old.shape[-1]).to(old).expand_as(old)
 
 
 @dataclass(frozen=True)
@@ -287,13 +284,15 @@ def check_interventions(model: HookedStreamTransformer | ModelConfig, interventi
             not isinstance(site.position, int) or -config.n_ctx <= site.position < config.n_ctx,
             f"{site}: the model has {config.n_ctx} positions",
         )
-    edges = {i.operation: (i.site.layer, i.site.component) for i in interventions if isinstance(i.operation, Without)}
+    edges = dict.fromkeys(
+        (i.site.layer, i.site.component, i.operation) for i in interventions if isinstance(i.operation, Without)
+    )
     require(
-        len({*edges.values()}) == len(edges),
+        len({edge[:2] for edge in edges}) == len(edges),
         "two different edges into one projection are cut, but the second would bring back what the first took away; "
         "give one of them",
     )
-    for operation in edges:
+    for *_, operation in edges:
         check_sites(config, [Site(operation.layer, operation.component)])
         require(
             config.residual_scalars is None,

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -21,6 +20,7 @@ ATTENDED: dict[Attended, str] = {
     "first": "all attention to the first position",
     "uniform": "equal attention to every position up to its own",
 }
+"""Of the positions that a query sees: with a window the first is that where the window begins, and padding is none."""
 
 Places = Mapping[str, Int[Tensor, "batch _"]]
 """Positions by role, one row an example."""
@@ -44,8 +44,21 @@ def position_numbers(what: str, places: Any) -> Int[Tensor, "*any"]:
     return numbers.long()
 
 
-def touched_part(site: Site, activation: Tensor, positions: Places) -> Bool[Tensor, ...]:
-    """Return where a site's part of an activation is, in the activation's shape."""
+def touched_part(
+    site: Site,
+    activation: Tensor,
+    positions: Places,
+    seen: Bool[Tensor, "batch head query key"] | None = None,
+    held: int | None = None,
+) -> Bool[Tensor, ...]:
+    """Return where a site's part of an activation is, in the activation's shape.
+
+    ``seen`` is what :func:`seen_keys` are at a pattern or its scores, of which only these are a part. With a cache that
+    holds ``held`` tokens, positions count from the first of them, and the activation is of those after them.
+
+    Raises:
+        ValueError: for positions that are not there, or with a cache are counted from the end.
+    """
     head_axis, position_axis = (1, 2) if site.component in PATTERN else (2, 1)
     one = [1] * activation.ndim
     touched = torch.ones(one, dtype=torch.bool, device=activation.device)
@@ -53,15 +66,15 @@ def touched_part(site: Site, activation: Tensor, positions: Places) -> Bool[Tens
         here = torch.arange(activation.shape[head_axis], device=activation.device) == site.head
         touched = touched & here.view(*one[:head_axis], -1, *one[head_axis + 1 :])
     if site.position is not None:
-        rows = _rows(site, activation, position_axis, positions)
+        rows = _rows(site, activation, position_axis, positions, held)
         touched = touched & rows.view(len(rows), *one[1:position_axis], -1, *one[position_axis + 1 :])
-    if site.component in PATTERN:
-        touched = touched & _causal(activation)
+    if seen is not None:
+        touched = touched & seen
     return touched.expand_as(activation)
 
 
-def _rows(site: Site, activation: Tensor, axis: int, positions: Places) -> Bool[Tensor, "batch pos"]:
-    batch, length = activation.shape[0], activation.shape[axis]
+def _rows(site: Site, activation: Tensor, axis: int, positions: Places, held: int | None) -> Bool[Tensor, "batch pos"]:
+    batch, length = activation.shape[0], activation.shape[axis] + (held or 0)
     if isinstance(site.position, str):
         what = f"positions of {site.position!r}"
         places = position_numbers(what, positions[site.position]).to(activation.device)
@@ -72,25 +85,33 @@ def _rows(site: Site, activation: Tensor, axis: int, positions: Places) -> Bool[
     else:
         require(-length <= (site.position or 0) < length, f"{site} is beyond the inputs' {length} positions")
         places = torch.full((batch, 1), site.position or 0, device=activation.device)
-    return torch.zeros(batch, length, dtype=torch.bool, device=places.device).scatter_(1, places % length, True)
+    require(
+        held is None or not bool((places < 0).any()),
+        f"{site}: with a cache the last position is another one in every call; count from the beginning, or run "
+        "everything at once, without past_kv_cache",
+    )
+    every = torch.zeros(batch, length, dtype=torch.bool, device=places.device).scatter_(1, places % length, True)
+    return every[:, held or 0 :]
 
 
-def _causal(pattern: Tensor) -> Bool[Tensor, "query key"]:
-    return torch.ones(pattern.shape[-2:], dtype=torch.bool, device=pattern.device).tril()
+def seen_keys(scores: Float[Tensor, "batch head query key"]) -> Bool[Tensor, "batch head query key"]:
+    """Return which keys every query sees, as its scores say: what a window or padding hides is minus infinity there."""
+    return ~scores.isneginf()
 
 
 def finite(site: Site, activation: Tensor) -> Tensor:
     """Return an activation with 0 for masked scores: infinity minus itself is no number."""
-    return activation.masked_fill(~_causal(activation), 0) if site.component == "attn_scores" else activation
+    return activation.masked_fill(activation.isneginf(), 0) if site.component == "attn_scores" else activation
 
 
-def attention_to(to: Attended, n: int) -> Float[Tensor, "query key"]:
-    """Return a fixed attention pattern over ``n`` positions, one of :data:`ATTENDED`."""
+def attention_to(to: Attended, seen: Bool[Tensor, "*batch query key"]) -> Float[Tensor, "*batch query key"]:
+    """Return a fixed attention pattern, one of :data:`ATTENDED`, over the keys that every query sees."""
+    n = seen.sum(-1, keepdim=True)
     if to == "uniform":
-        return torch.ones(n, n).tril() / rearrange(torch.arange(1.0, n + 1), "query -> query 1")
-    query = torch.arange(n)
-    keys = {"previous": (query - 1).clamp(min=0), "self": query, "first": torch.zeros_like(query)}[to]
-    return (repeat(query, "key -> query key", query=n) == rearrange(keys, "query -> query 1")).float()
+        return seen / n
+    # Counted from 1, as a query sees itself at least.
+    wanted = {"previous": (n - 1).clamp(min=1), "self": n, "first": torch.ones_like(n)}[to]
+    return (seen & (seen.cumsum(-1) == wanted)).float()
 
 
 def others(n: int, seed: int) -> Int[Tensor, " n"]:

@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuits import HookedStreamTransformer, Intervention, NothingChangedError, Site, intervened, save_checkpoint
+from circuits import (
+    HookedStreamTransformer,
+    Intervention,
+    KeyValueCache,
+    NothingChangedError,
+    Site,
+    intervened,
+    save_checkpoint,
+)
+from circuits.config.parts import TokenInputs, Unembedding
 from circuits.config.streams import CARRIERS
 from circuits.interventions.applied import Intervening
 from circuits.interventions.intervention import (
@@ -34,7 +43,8 @@ from circuits.interventions.intervention import (
 )
 from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
 from circuits.sites import COMPONENTS, ROUTES, STATES
-from tests.helpers import ALL, FULL, build, gradients, inputs_for
+from experiments import plain_english
+from tests.helpers import ALL, FULL, build, gradients, inputs_for, made, model_of, token_config
 
 V = Site(0, "v")
 
@@ -172,8 +182,65 @@ def test_masked_attention_stays_masked(component: str) -> None:
         _, cache = model.run_with_cache(x)
     future = torch.ones(7, 7).triu(1).bool()
     assert (cache["pattern", 1][..., future] == 0).all()
-    equal = 0.3 * torch.ones(7, 7).tril() if component == "pattern" else attention_to("uniform", 7)
+    equal = (
+        0.3 * torch.ones(7, 7).tril()
+        if component == "pattern"
+        else attention_to("uniform", torch.ones(7, 7).tril().bool())
+    )
     assert torch.allclose(cache["pattern", 1], equal.double().expand(2, 4, 7, 7), atol=1e-6)
+
+
+PADDED = torch.arange(7) >= torch.tensor([[2], [2], [2]])
+"""Two positions of padding on the left, in every example."""
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("mask", [None, PADDED, PADDED.flip(1)])
+def test_what_a_window_or_padding_hides_stays_hidden(window: int | None, mask: Tensor | None) -> None:
+    model = build("value", "tokens", 2, windows=(window, window))
+    x, at = inputs_for(model.config, 3), torch.arange(7)
+    hidden = at > at[:, None]
+    hidden = hidden if window is None else hidden | (at <= at[:, None] - window)
+    hidden, real = hidden.expand(3, 4, -1, -1), torch.ones(3, 7, dtype=torch.bool) if mask is None else mask
+    hidden = hidden | ~real[:, None, None, :]
+
+    def pattern(*interventions: Intervention, **how: Any) -> Tensor:
+        with intervened(model, interventions) as counts:
+            logits, cache = model.run_with_cache(x, attention_mask=mask, **how)
+        assert logits.isfinite().all()
+        assert counts.values.isfinite().all()
+        rows = real[:, None, :, None] & torch.ones_like(hidden)
+        return torch.where(rows, cache["pattern", 1], 0)
+
+    for operation in (Zero(), Clamp(0.3), Mean(), Resample(), CutForward()):
+        for strength in (1.0, 0.5):
+            found = pattern(Intervention(Site(1, "attn_scores"), operation, strength))
+            assert (found[hidden] == 0).all(), operation
+            assert torch.allclose(found.sum(-1), real[:, None].double().expand(-1, 4, -1)), operation
+            assert (pattern(Intervention(Site(1, "pattern"), operation, strength))[hidden] == 0).all(), operation
+    for to in ATTENDED:
+        found = pattern(Intervention(Site(1, "pattern"), Attend(to)))
+        assert (found[hidden] == 0).all(), to
+        assert torch.allclose(found.sum(-1), real[:, None].double().expand(-1, 4, -1), atol=1e-6), to
+    twice = [Intervention(Site(1, "attn_scores"), Zero()), Intervention(Site(1, "pattern"), Clamp(0.2))]
+    assert ((pattern(*twice) == 0.2) == (~hidden & real[:, None, :, None])).all()
+    zero = [("blocks.1.attn.hook_attn_scores", lambda t, hook: torch.zeros_like(t))]
+    with model.hooks(fwd_hooks=zero):
+        _, cache = model.run_with_cache(x, attention_mask=mask)
+    assert (cache["pattern", 1][hidden] > 0).all(), "a hook that writes everywhere shows what is hidden"
+
+
+def test_scores_are_not_taken_of_what_is_padded_otherwise() -> None:
+    model = build("value", "tokens", 2)
+    x, uneven = inputs_for(model.config, 3), torch.arange(7) >= torch.tensor([[2], [0], [1]])
+    for operation in (Mean(), Resample()):
+        with (
+            pytest.raises(ValueError, match="hides some of what is seen here; .* or of inputs that are padded alike"),
+            intervened(model, [Intervention(Site(1, "attn_scores"), operation, 0.5)]),
+        ):
+            model(x, attention_mask=uneven)
+        with intervened(model, [Intervention(Site(1, "pattern"), operation, 0.5)]):
+            assert model(x, attention_mask=uneven).isfinite().all()
 
 
 @pytest.mark.parametrize("operation", [Zero(), Mean(), Clamp(0.7), Resample(), CutForward()])
@@ -227,6 +294,23 @@ def test_means_and_samples_are_taken_of_the_batch() -> None:
         assert torch.equal(cache["v", 0], expected)
 
 
+@pytest.mark.parametrize("operation", [Mean(), Resample(3)])
+def test_a_baseline_may_be_the_cache_of_a_run_and_holds_what_is_taken(operation: Operation) -> None:
+    model = build("value", "tokens", 2)
+    x, other = inputs_for(model.config, 5), inputs_for(model.config, 5, seed=1)
+    _, cache = model.run_with_cache(other)
+    plain = {name: cache[name] for name in cache}
+    found = [run(model, x, Intervention(V, operation), baseline=given) for given in (cache, plain)]
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], run(model, x, Intervention(V, operation))), "of the batch that runs"
+    with pytest.raises(ValueError, match="unknown activation of the baseline 'blocks.0.attn.hook_v'"):
+        run(model, x, Intervention(V, operation), baseline={"blocks.0.attn.hook_k": cache["k", 0]})
+    one_position = {V.hook_name: cache["v", 0][:, :1]}
+    with pytest.raises(ValueError, match=r"an example is \(1, 4, 6\) in the baseline and \(7, 4, 6\) here"):
+        run(model, x, Intervention(V, operation), baseline=one_position)
+    assert torch.isfinite(run(model, x, Intervention(V, Zero()), baseline={})).all()
+
+
 @pytest.mark.parametrize("n", range(2, 9))
 def test_another_example_is_never_the_same_one(n: int) -> None:
     for seed in range(20):
@@ -237,14 +321,22 @@ def test_another_example_is_never_the_same_one(n: int) -> None:
 
 
 def test_fixed_attention_attends_to_what_it_says() -> None:
-    assert attention_to("previous", 3).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
-    assert attention_to("self", 3).tolist() == torch.eye(3).tolist()
-    assert attention_to("first", 3).tolist() == [[1, 0, 0]] * 3
-    assert attention_to("uniform", 2).tolist() == [[1, 0], [0.5, 0.5]]
+    before = torch.ones(9, 9, dtype=torch.bool).tril()
+    assert attention_to("previous", before[:3, :3]).tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert attention_to("self", before[:3, :3]).tolist() == torch.eye(3).tolist()
+    assert attention_to("first", before[:3, :3]).tolist() == [[1, 0, 0]] * 3
+    assert attention_to("uniform", before[:2, :2]).tolist() == [[1, 0], [0.5, 0.5]]
+    padding = torch.tensor([True, False, True, True, True])
+    windowed = before.triu(-1)[2:5, :5] & padding  # two keys a query, and the second key is padding
+    assert attention_to("previous", windowed).argmax(-1).tolist() == [2, 2, 3]
+    assert attention_to("self", windowed).argmax(-1).tolist() == [2, 3, 4]
+    assert attention_to("first", windowed).argmax(-1).tolist() == [2, 2, 3]
+    assert attention_to("uniform", windowed).tolist() == [[0, 0, 1, 0, 0], [0, 0, 0.5, 0.5, 0], [0, 0, 0, 0.5, 0.5]]
     for to in get_args(Attended):
-        pattern = attention_to(to, 9)
-        assert torch.allclose(pattern.sum(-1), torch.ones(9))
-        assert (pattern.triu(1) == 0).all()
+        for seen in (before, before.triu(-2), windowed):
+            pattern = attention_to(to, seen)
+            assert torch.allclose(pattern.sum(-1), torch.ones(len(seen)))
+            assert (pattern[~seen] == 0).all()
     assert set(ATTENDED) == set(get_args(Attended))
 
 
@@ -254,6 +346,107 @@ def test_interventions_at_one_site_act_in_their_order() -> None:
     zero, one = Intervention(V, Zero()), Intervention(V, Clamp(1.0))
     assert torch.equal(run(model, x, zero, one), run(model, x, one))
     assert torch.equal(run(model, x, one, zero), run(model, x, zero))
+
+
+# --- with a cache -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", ["gpt", "nanochat"])
+def test_with_a_cache_it_acts_where_it_acts_on_the_whole(make: str) -> None:
+    model = build("value", "tokens", 3) if make == "gpt" else made(make, "value")
+    x = inputs_for(model.config, 3, length=9)
+    mask = torch.arange(9) >= torch.tensor([[2], [2], [2]])
+    places = {"here": torch.tensor([[3, 7], [4, 4], [8, 2]])}
+    components = ("v", "k", "q", "z", "resid_pre", "mlp_out", "pattern", "attn_scores")
+    operations = [Zero(), Clamp(0.3), Mean(), Resample(), CutForward()]
+    every = [
+        Intervention(Site(layer, component, position=position), operation)
+        for n, component in enumerate(components)
+        for m, position in enumerate((None, 0, 3, 8, "here"))
+        for layer, operation in [(n % 2, operations[(n + m) % 5])]
+    ]
+    every += [
+        Intervention(Site(0, "pattern", position=place), Attend(to), 0.5)
+        for to in ATTENDED
+        for place in (None, 6, "here")
+    ]
+    acted = 0
+    for intervention in every:
+        for seen in (None, mask):
+            position = intervention.site.position
+            if not isinstance(position, str) and (position or 0) > 5:
+                with pytest.raises(ValueError, match="is beyond the inputs' 5 positions"):
+                    run_in_pieces(model, x, seen, [5, 4], intervention)
+                continue
+            how: dict[str, Any] = {"positions": {"here": places["here"].clamp(max=4)}}
+            with intervened(model, [intervention], **how, allow_nothing=True):
+                whole = model(x, attention_mask=seen)
+            found = run_in_pieces(model, x, seen, [5, 1, 2, 1], intervention, **how)
+            real = slice(None) if seen is None else slice(2, None)
+            assert torch.allclose(found[:, real], whole[:, real], atol=1e-10), intervention
+            acted += not torch.allclose(whole, model(x, attention_mask=seen))
+    assert acted > 60, "and mostly it does something"
+
+
+def run_in_pieces(
+    model: HookedStreamTransformer,
+    x: Tensor,
+    mask: Tensor | None,
+    sizes: list[int],
+    *interventions: Intervention,
+    **how: Any,
+) -> Tensor:
+    cache, logits = KeyValueCache(), []
+    with intervened(model, interventions, **how, allow_nothing=True):
+        for piece, seen in zip(x.split(sizes, 1), (x if mask is None else mask).split(sizes, 1), strict=True):
+            logits.append(model(piece, attention_mask=None if mask is None else seen, past_kv_cache=cache))
+    return torch.cat(logits, 1)
+
+
+@pytest.mark.parametrize(
+    "intervention",
+    [
+        Intervention(Site(0, "pattern"), Zero()),
+        Intervention(Site(1, "pattern", head=1), Attend("previous")),
+        Intervention(Site(1, "v", position=0), Zero()),
+        Intervention(Site(0, "attn_scores", position=3), Clamp(0.0)),
+        Intervention(Site(0, "v", position=3), Clamp(5.0)),
+    ],
+)
+def test_what_is_intervened_on_goes_on_the_same_with_a_cache_as_without(intervention: Intervention) -> None:
+    model = made("llama", "value")
+    x = inputs_for(model.config, 2, length=5)
+    options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "stop_at_eos": False}
+    plain = model.generate(x, **options)
+    with intervened(model, [intervention]) as counts:
+        found = [model.generate(x, use_past_kv_cache=cached, **options) for cached in (True, False)]
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], plain)
+    times = 8 if intervention.site.position is None else 1
+    assert counts.records()[0]["fired"] == times + 8, "with a cache only where its position runs"
+
+
+def test_what_a_cache_cannot_hold_is_refused() -> None:
+    model, other = build("value", "tokens", 2), model_of(token_config("value", 2), seed=1)
+    x = inputs_for(model.config, 2)
+    options: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "stop_at_eos": False}
+    whole = model.run_with_cache(x)[1]
+    cases: list[tuple[Intervention, dict[str, Any], str]] = [
+        (Intervention(Site(0, "z"), FromRun("it")), {"models": {"it": other}}, "another model has no cache of what"),
+        (Intervention(Site(0, "z", position=-1), Zero()), {}, "with a cache the last position is another one in every"),
+        (
+            Intervention(Site(0, "z", position="last"), Zero()),
+            {"positions": {"last": torch.full((2, 1), -1)}},
+            "count from the beginning, or run everything at once, without past_kv_cache",
+        ),
+        (Intervention(V, Mean()), {"baseline": whole}, r"\(7, 4, 6\) in the baseline and \(1, 4, 6\) here"),
+    ]
+    for intervention, how, message in cases:
+        with pytest.raises(ValueError, match=message), intervened(model, [intervention], **how):
+            model.generate(x, **options)
+        if intervention.operation != Mean():
+            with intervened(model, [intervention], **how):
+                assert model.generate(x, use_past_kv_cache=False, **options).shape == (2, 10)
 
 
 # --- cuts -------------------------------------------------------------------------------------------------------------
@@ -361,6 +554,45 @@ def test_freezing_is_the_activation_of_the_windows_first_step() -> None:
         assert acting
         _, cache = model.run_with_cache(x)
         assert torch.equal(cache["pattern", 0], before.run_with_cache(x)[1]["pattern", 0])
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_another_model_sees_what_this_one_is_called_with(left: bool) -> None:
+    model, other = build("value", "tokens", 2), model_of(token_config("value", 2), seed=1)
+    x = inputs_for(model.config, 3)
+    mask = torch.arange(7) >= torch.tensor([[2], [0], [3]])
+    mask = mask if left else mask.flip(1)
+    for component in ("z", "pattern", "resid_mid"):
+        site = Site(1, component)
+        with intervened(model, [Intervention(site, FromRun("it"))], models={"it": other}):
+            found = model.run_with_cache(x, attention_mask=mask)[1][site.hook_name]
+        theirs = other.run_with_cache(x, attention_mask=mask)[1][site.hook_name]
+        real = mask[:, None, :, None].expand_as(found) if component == "pattern" else mask
+        assert torch.equal(found[real], theirs[real]), component
+        if left:
+            blind = other.run_with_cache(x)[1][site.hook_name]
+            assert not torch.allclose(found[real], blind[real]), component
+
+
+def test_another_model_sees_the_tokens_that_a_text_is_opened_with() -> None:
+    tokenizer = plain_english()
+    sizes = {"inputs": TokenInputs(len(tokenizer)), "readout": Unembedding(len(tokenizer))}
+    model, other = (model_of(token_config("value", 2, **sizes), seed) for seed in (0, 1))
+    model.set_tokenizer(tokenizer)
+    for opened in (False, True):
+        with intervened(model, [Intervention(Site(1, "z"), FromRun("it"))], models={"it": other}):
+            found = model.run_with_cache("Mary and John went", prepend_bos=opened)[1]["z", 1]
+        tokens = model.to_tokens("Mary and John went", prepend_bos=opened)
+        assert torch.equal(found, other.run_with_cache(tokens)[1]["z", 1])
+
+
+def test_another_model_in_training_mode_is_refused() -> None:
+    model, other = build("value", "tokens", 2), model_of(token_config("value", 2), seed=1)
+    x, theirs = inputs_for(model.config), Intervention(Site(1, "z"), FromRun("it"))
+    other.layers[0].train()
+    with pytest.raises(ValueError, match=r"is in training mode, or a part of it is; call its eval\(\) before"):
+        run(model, x, theirs, models={"it": other})
+    run(model.train(), x, theirs, models={"it": other.eval()})
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
