@@ -136,12 +136,12 @@ def test_a_head_and_a_position_alone_and_half_of_it() -> None:
 def test_two_edges_into_one_projection_are_refused_as_the_second_would_undo_the_first() -> None:
     model, _ = language_model("classic")
     both = [Intervention(Site(2, "v"), Without(layer)) for layer in (0, 1)]
-    elsewhere = [Intervention(Site(3, "v"), Without(layer)) for layer in (0, 1)]
-    k = Intervention(Site(2, "k"), Without(1))
-    for cuts in (both, both[::-1], [*both, elsewhere[0]], [elsewhere[1], *both], [k, *elsewhere, both[0]]):
+    elsewhere = [Intervention(Site(2, "k"), Without(layer)) for layer in (0, 1)]
+    q = Intervention(Site(2, "q"), Without(1))
+    for cuts in (both, both[::-1], [*both, elsewhere[0]], [elsewhere[1], *both], [q, *elsewhere, both[0]]):
         with pytest.raises(ValueError, match="bring back what the first took away"), intervened(model, cuts):
             pass
-    for cuts in ([both[0], elsewhere[0], k], [both[0], elsewhere[1]], [both[1], both[1], k]):
+    for cuts in ([both[0], elsewhere[0], q], [both[0], elsewhere[1]], [both[1], both[1], q]):
         with intervened(model, cuts, allow_nothing=True):
             pass
 
