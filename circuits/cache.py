@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from circuits.common.errors import require
 
 New = Float[Tensor, "batch pos kv_head d_head"]
 Kept = Float[Tensor, "batch key kv_head d_head"]
@@ -25,7 +29,18 @@ class KeyValueCache:
         """False at padding; ``None``: there is none."""
         self.last_embedding: Float[Tensor, "batch 1 d_model"] | None = None
         """That of the last token, which a smear takes a part of."""
+        self._batch: int | None = None
         self._kept: dict[int, tuple[Kept, Kept]] = {}
+
+    def draft(self) -> KeyValueCache:
+        """Return a copy that a pass may add to: this one stays as it is if the pass does not come to its end."""
+        draft = copy.copy(self)
+        draft._kept = dict(self._kept)
+        return draft
+
+    def take(self, draft: KeyValueCache) -> None:
+        """Hold what a whole pass has made of a :meth:`draft` of this."""
+        vars(self).update(vars(draft))
 
     def extended(self, layer: int, k: New, v: New) -> tuple[Kept, Kept]:
         """Return the keys and values of all tokens so far, ``k`` and ``v`` of the new ones among them."""
@@ -39,7 +54,17 @@ class KeyValueCache:
         self.last_embedding = latest[:, -1:]
 
     def add(self, is_token: Bool[Tensor, "batch pos"] | None, batch: int, n_pos: int) -> None:
-        """Count the tokens that are run next, and which of them are padding."""
+        """Count the tokens that are run next, and which of them are padding.
+
+        Raises:
+            ValueError: for other examples than those before them were of.
+        """
+        require(
+            self._batch in (None, batch),
+            f"the cache holds {self.length} positions of {self._batch} examples, and {batch} run; begin a new cache for"
+            " them",
+        )
+        self._batch = batch
         if is_token is not None or self.is_token is not None:
             device = (self.is_token if is_token is None else is_token).device  # type: ignore[union-attr] # one is there
             before = self.is_token

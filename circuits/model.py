@@ -124,11 +124,12 @@ class HookedStreamTransformer(Described, Gated, Generates):
 
         ``attention_mask`` (batch pos) is 0 at padding, on either side: no token sees it, none is counted from it, and
         it is in no loss. ``prepend_bos`` says whether text is opened, by default ``model.cfg.default_prepend_bos``.
-        With ``past_kv_cache`` the inputs follow on those that it holds, and are added to it.
+        With ``past_kv_cache`` the inputs follow on those that it holds, and are added to it once the pass has ended.
 
         Raises:
-            ValueError: for inputs that do not fit, a layer that the model does not have, a start at a later layer
-                without the tensors it reads, an unknown ``return_type``, or a loss of inputs that are not tokens.
+            ValueError: for inputs that do not fit, or not to the cache, a layer that the model does not have, a start
+                at a later layer without the tensors it reads, a part of the layers with a cache, an unknown
+                ``return_type``, or a loss of inputs that are not tokens, or of which no token is a next one.
         """
         self.check_not_compiled_with_hooks()
         if not isinstance(inputs, Tensor):
@@ -142,6 +143,10 @@ class HookedStreamTransformer(Described, Gated, Generates):
             start_at_layer is not None or not outgoing,
             "outgoing is what earlier layers passed on, for a start at a later one: give start_at_layer too",
         )
+        require(
+            past_kv_cache is None or (start_at_layer is None and stop == end),
+            "a cache is of all layers, so with past_kv_cache all of them run: leave out start_at_layer, stop_at_layer",
+        )
         require(start <= stop, f"start_at_layer = {start_at_layer} comes after stop_at_layer = {stop_at_layer}")
         if start_at_layer is None:
             check_inputs(self, inputs)
@@ -153,17 +158,20 @@ class HookedStreamTransformer(Described, Gated, Generates):
         else:
             state = State(start, inputs.clone(), apart(outgoing or {}))
         residual = self._run(state, stop, places).residual
-        if stop_at_layer is not None:
-            return residual
-        if return_type is None:
+        asked: Any = residual
+        if stop_at_layer is None and return_type is None:
             # For those that listen: what is cached without a return type has all points of the readout too.
             self._before_unembed(residual)
-            return None
-        logits = self.read_out(residual)
-        if return_type == "logits":
-            return logits
-        loss = next_token_loss(logits, inputs, is_token, loss_per_token)
-        return loss if return_type == "loss" else (logits, loss)
+            asked = None
+        elif stop_at_layer is None:
+            asked = logits = self.read_out(residual)
+            if return_type != "logits":
+                loss = next_token_loss(logits, inputs, is_token, loss_per_token)
+                asked = loss if return_type == "loss" else (logits, loss)
+        if past_kv_cache is not None and places is not None and places.cache is not None:
+            # Not before: a pass that was interrupted can be run again.
+            past_kv_cache.take(places.cache)
+        return asked
 
     def _places(self, inputs: Tensor, is_token: Tensor | None, cache: KeyValueCache | None) -> Places | None:
         if cache is None:

@@ -42,9 +42,10 @@ class Places:
 
     @staticmethod
     def following(cache: KeyValueCache, is_token: Bool[Tensor, "batch pos"] | None, like: Tensor) -> Places:
-        """Return the places of new tokens (batch pos, those of ``like``) that follow on what ``cache`` holds, which
-        counts them."""
+        """Return the places of new tokens (batch pos, those of ``like``) that follow on what ``cache`` holds, and a
+        draft of it that counts them."""
         batch, n_pos = like.shape[:2]
+        cache = cache.draft()
         cache.add(is_token, batch, n_pos)
         seen = cache.is_token
         every = Places.whole(cache.length, like.device) if seen is None else Places.padded(seen)

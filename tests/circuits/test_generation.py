@@ -125,3 +125,48 @@ def test_what_cannot_follow_is_refused() -> None:
     model(x, past_kv_cache=cache)
     with pytest.raises(ValueError, match="10 positions after the 7 of the cache are longer than n_ctx = 16"):
         model(inputs_for(model.config, length=10), past_kv_cache=cache)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("make", ["gpt", "nanochat"])
+@pytest.mark.parametrize("point", ["blocks.2.hook_resid_pre", "blocks.2.hook_resid_post", "ln_final.hook_normalized"])
+def test_a_pass_that_is_interrupted_leaves_the_cache_as_it_was(make: str, point: str) -> None:
+    model = build("value", "tokens", 3) if make == "gpt" else made(make, "nanochat")
+    x = inputs_for(model.config, batch=2, length=9)
+    mask = (torch.arange(9) >= torch.tensor([[1], [0]])).long()
+    cache = KeyValueCache()
+    model(x[:, :4], attention_mask=mask[:, :4], past_kv_cache=cache)
+
+    def interrupt(activation: Tensor, hook: Any) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted), model.hooks(fwd_hooks=[(point, interrupt)]):
+        model(x[:, 4:7], attention_mask=mask[:, 4:7], past_kv_cache=cache)
+    assert cache.length == 4
+    found = [model(x[:, at], attention_mask=mask[:, at], past_kv_cache=cache) for at in (slice(4, 7), slice(7, 9))]
+    assert cache.length == 9
+    assert torch.allclose(torch.cat(found, 1), model(x, attention_mask=mask)[:, 4:], atol=1e-10)
+
+
+def test_a_cache_is_of_all_layers_and_of_the_same_examples() -> None:
+    model = build("value", "tokens", 3)
+    x, cache = inputs_for(model.config, batch=3, length=9), KeyValueCache()
+    model(x[:, :4], past_kv_cache=cache)
+    state = model.state(x[:, 4:], 1)
+    parts: list[dict[str, Any]] = [{"stop_at_layer": 2}, {"stop_at_layer": -1}, {"stop_at_layer": 0}]
+    parts += [{"start_at_layer": 1, "outgoing": state.outgoing}, {"start_at_layer": 1, "stop_at_layer": 3}]
+    for part in parts:
+        with pytest.raises(ValueError, match="with past_kv_cache all of them run"):
+            model(state.residual if "start_at_layer" in part else x[:, 4:], past_kv_cache=cache, **part)
+    for rows in (x[:1, 4:], x[:2, 4:], torch.cat([x, x])[:, 4:]):
+        for mask in (None, torch.ones_like(rows)):
+            sentence = f"the cache holds 4 positions of 3 examples, and {len(rows)} run; begin a new cache"
+            with pytest.raises(ValueError, match=sentence):
+                model(rows, attention_mask=mask, past_kv_cache=cache)
+    assert cache.length == 4
+    residual = model(x[:, 4:], stop_at_layer=3, past_kv_cache=cache)
+    assert cache.length == 9
+    assert torch.allclose(model.read_out(residual), model(x)[:, 4:], atol=1e-10)
