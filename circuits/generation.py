@@ -62,7 +62,7 @@ class Generates(ToolSurface):
         eos = self._ending(eos_token_id) if stop_at_eos else None
         cache = KeyValueCache() if use_past_kv_cache else None
         ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-        training = self.training
+        training = [part for part in self.modules() if part.training]
         self.eval()
         try:
             for _ in range(new):
@@ -78,7 +78,8 @@ class Generates(ToolSurface):
                 if eos is not None and bool(ended.all()):
                     break
         finally:
-            self.train(training)
+            for part in training:
+                part.training = True
         if not as_text:
             return tokens
         rows = tokens if mask is None else [row[seen != 0] for row, seen in zip(tokens, mask, strict=True)]
@@ -96,6 +97,9 @@ class Generates(ToolSurface):
                 "pos) like the tokens, with no 0 at the end",
             )
             return tokens, mask
+        require(
+            mask is None, "attention_mask is of tokens; texts are padded here, with a mask of their own: leave it out"
+        )
         tokens = self.to_tokens(inputs, prepend_bos, padding_side="left")
         return tokens, None if isinstance(inputs, str) else self.mask_of(inputs, tokens, prepend_bos, "left")
 

@@ -90,6 +90,19 @@ def checked_mask(mask: Tensor, inputs: Tensor) -> Bool[Tensor, "batch pos"]:
     return mask.to(inputs.device) != 0
 
 
+def check_cache(config: ModelConfig, held: int, inputs: Tensor, of_all_layers: bool) -> None:
+    """Check that inputs can follow on the ``held`` positions of a cache."""
+    require(
+        of_all_layers,
+        "a cache is of all layers, so with past_kv_cache all of them run: leave out start_at_layer and stop_at_layer",
+    )
+    new = inputs.shape[1]
+    require(
+        held + new <= config.n_ctx,
+        f"{new} positions after the {held} of the cache are longer than n_ctx = {config.n_ctx}",
+    )
+
+
 def check_start(config: ModelConfig, layer: int, reads: list[Key], residual: Tensor, outgoing: Outgoing) -> None:
     """Check that a run can start before ``layer``, which with later ones ``reads`` what earlier layers passed on."""
     missing = [_told(key) for key in reads if key not in outgoing]
@@ -112,6 +125,20 @@ def check_start(config: ModelConfig, layer: int, reads: list[Key], residual: Ten
             f"outgoing {_told(key)} is of (batch, pos) = {tuple(tensor.shape[:2])}, the residual "
             f"stream of {where}; take both from one model.state",
         )
+        wanted = _size(config, key)
+        require(
+            tuple(tensor.shape[2:]) == wanted,
+            f"outgoing {_told(key)} is {tuple(tensor.shape[2:])} at every position, and {wanted} is read; take it from "
+            "a model.state of this model",
+        )
+
+
+def _size(config: ModelConfig, key: Key) -> tuple[int, ...]:
+    _, what = key
+    if what in ("x0", "middle"):
+        return (config.d_model,)
+    carrier = config.token_stream.carrier if what == "token" and config.token_stream else what
+    return (config.heads_of("q" if carrier == "q" else "v"), config.d_head)
 
 
 def _told(key: Key) -> str:

@@ -25,7 +25,7 @@ from circuits.folding import with_folded_norm
 from circuits.gates import Gated
 from circuits.generation import Generates
 from circuits.initial_weights import Initialised, change_starts
-from circuits.input_checks import check_inputs, check_return_type, check_start, checked_mask, layer_number
+from circuits.input_checks import check_cache, check_inputs, check_return_type, check_start, checked_mask, layer_number
 from circuits.layers import BackoutGain, Norm, ReluLayer, Residual, softcapped
 from circuits.loss import next_token_loss
 from circuits.places import Places
@@ -143,15 +143,13 @@ class HookedStreamTransformer(Described, Gated, Generates):
             start_at_layer is not None or not outgoing,
             "outgoing is what earlier layers passed on, for a start at a later one: give start_at_layer too",
         )
-        require(
-            past_kv_cache is None or (start_at_layer is None and stop == end),
-            "a cache is of all layers, so with past_kv_cache all of them run: leave out start_at_layer, stop_at_layer",
-        )
         require(start <= stop, f"start_at_layer = {start_at_layer} comes after stop_at_layer = {stop_at_layer}")
         if start_at_layer is None:
             check_inputs(self, inputs)
         elif not torch.compiler.is_compiling():
             check_start(self.config, start, self.reads_from(start), inputs, outgoing or {})
+        if past_kv_cache is not None:
+            check_cache(self.config, past_kv_cache.length, inputs, start_at_layer is None and stop == end)
         places = self._places(inputs, is_token, past_kv_cache)
         if start_at_layer is None:
             state = self.start(inputs, places)
@@ -176,12 +174,6 @@ class HookedStreamTransformer(Described, Gated, Generates):
     def _places(self, inputs: Tensor, is_token: Tensor | None, cache: KeyValueCache | None) -> Places | None:
         if cache is None:
             return None if is_token is None else Places.padded(is_token)
-        length = cache.length + inputs.shape[1]
-        require(
-            length <= self.config.n_ctx,
-            f"{inputs.shape[1]} positions after the {cache.length} of the cache are longer than n_ctx = "
-            f"{self.config.n_ctx}",
-        )
         return Places.following(cache, is_token, inputs)
 
     def _run(self, state: State, stop: int, places: Places | None = None) -> State:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits import HookedStreamTransformer, KeyValueCache, Stream, WithinLayer
+from circuits import HookedStreamTransformer, KeyValueCache, Stream, WithinLayer, lm_config
+from experiments import plain_english
 from tests.helpers import MAKES, build, inputs_for, made
 
 STREAMS = ["classic", "value", "cumulative", "nanochat", "gemma-sharing", "rwkv7-rule"]
@@ -127,6 +128,34 @@ def test_what_cannot_follow_is_refused() -> None:
         model(inputs_for(model.config, length=10), past_kv_cache=cache)
 
 
+def test_every_part_is_left_in_the_mode_that_it_had() -> None:
+    model = build("value", "tokens", 3).train()
+    x = inputs_for(model.config)
+    model.layers[0].eval()
+    model.layers[1].attn.eval()
+    before = [part.training for part in model.modules()]
+    assert len({*before}) == 2
+    model.generate(x, eos_token_id=0)
+    assert [part.training for part in model.modules()] == before
+    with pytest.raises(ValueError, match="token numbers from 0 to 99"):
+        model.generate(torch.full_like(x, 99).index_fill(1, torch.tensor(0), 0), eos_token_id=0)
+    assert [part.training for part in model.modules()] == before
+
+
+def test_the_mask_of_texts_is_their_own() -> None:
+    tokenizer = plain_english()
+    model = HookedStreamTransformer(lm_config("0.2m", "value", d_vocab=len(tokenizer))).eval()
+    model.set_tokenizer(tokenizer)
+    for texts in ("Mary gave", ["Mary gave", "When Mary and John"]):
+        tokens = model.to_tokens(texts)
+        for mask in (torch.ones_like(tokens), torch.zeros(7, 7, dtype=torch.long)):
+            with pytest.raises(ValueError, match="attention_mask is of tokens; texts are padded here"):
+                model.generate(texts, attention_mask=mask)
+    tokens = model.to_tokens("Mary gave")
+    seen = model.generate(tokens, 3, attention_mask=torch.ones_like(tokens), do_sample=False, stop_at_eos=False)
+    assert seen.shape == (1, tokens.shape[1] + 3)
+
+
 class Interrupted(Exception):
     pass
 
@@ -157,7 +186,7 @@ def test_a_cache_is_of_all_layers_and_of_the_same_examples() -> None:
     model(x[:, :4], past_kv_cache=cache)
     state = model.state(x[:, 4:], 1)
     parts: list[dict[str, Any]] = [{"stop_at_layer": 2}, {"stop_at_layer": -1}, {"stop_at_layer": 0}]
-    parts += [{"start_at_layer": 1, "outgoing": state.outgoing}, {"start_at_layer": 1, "stop_at_layer": 3}]
+    parts += [{"start_at_layer": 1, "outgoing": state.outgoing} | stop for stop in ({}, {"stop_at_layer": 3})]
     for part in parts:
         with pytest.raises(ValueError, match="with past_kv_cache all of them run"):
             model(state.residual if "start_at_layer" in part else x[:, 4:], past_kv_cache=cache, **part)

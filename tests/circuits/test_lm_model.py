@@ -712,6 +712,23 @@ def test_the_loss_of_texts_is_that_of_their_tokens() -> None:
         model(tokens, attention_mask=torch.ones(2, 4, dtype=torch.long))
 
 
+def test_a_loss_of_nothing_is_refused() -> None:
+    model = build("value", "tokens", 2)
+    x = inputs_for(model.config, batch=2)
+    one, apart = torch.arange(7) == torch.tensor([[3], [0]]), torch.arange(7).expand(2, -1) % 2 == 0
+    nothing: list[tuple[Tensor, Tensor | None]] = [(x[:, :1], None), (x, one), (x, apart), (x, ~one & False)]
+    for tokens, mask in nothing:
+        for asked in ("loss", "both"):
+            with pytest.raises(ValueError, match=r"no token follows on another in \(batch, pos\) = \(2, [17]\)"):
+                model(tokens, asked, attention_mask=mask)
+        each = model(tokens, "loss", attention_mask=mask, loss_per_token=True)
+        assert each.shape == (2, tokens.shape[1] - 1)
+        assert (each == 0).all()
+    follows = one | (torch.arange(7) == torch.tensor([[4], [5]]))
+    found = model(x, "loss", attention_mask=follows)
+    assert torch.allclose(found, model(x[:1, 3:5], "loss")), "one row has a next token, which is enough"
+
+
 def test_tokens_are_found_and_embedded_and_models_say_where_they_are() -> None:
     model = speaking()
     text = "John gave John a ball"

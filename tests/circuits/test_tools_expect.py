@@ -17,7 +17,7 @@ from circuits.config.layers import MLP
 from circuits.config.parts import Unembedding
 from circuits.model import State
 from circuits.streams.variants import streams
-from tests.helpers import FULL, build, inputs_for, model_of, token_config
+from tests.helpers import FULL, build, inputs_for, made, model_of, token_config
 
 # --- names and caches -------------------------------------------------------------------------------------------------
 
@@ -248,6 +248,20 @@ def test_layers_that_are_not_there_are_refused() -> None:
     state = model.state(x, 1)
     with pytest.raises(ValueError, match="outgoing v of layer 0 is of .batch, pos. = .2, 7., the residual stream of"):
         model(state.residual, start_at_layer=1, outgoing={key: t[:2] for key, t in state.outgoing.items()})
+    for make, cut in (
+        ("llama", lambda t: t[:, :, :1]),
+        ("nanochat", lambda t: t[..., :1]),
+        ("nanochat", lambda t: t[:, :, 0]),
+    ):
+        other = made(make, "nanochat" if make == "nanochat" else "value")
+        state = other.state(inputs_for(other.config), 2)
+        wanted = other.run_state(state)
+        assert torch.equal(other(state.residual, start_at_layer=2, outgoing=state.outgoing), wanted)
+        for key, tensor in state.outgoing.items():
+            with pytest.raises(
+                ValueError, match=r"outgoing .* at every position, and \([24, 6]+,?\) is read; take it from"
+            ):
+                other(state.residual, start_at_layer=2, outgoing={**state.outgoing, key: cut(tensor)})
     for layer in (-1, 4):
         with pytest.raises(ValueError, match="this model has 3, numbered from 0, and 3 stands for the end"):
             model.accumulated_bias(layer)
