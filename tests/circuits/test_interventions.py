@@ -224,7 +224,7 @@ def test_what_a_window_or_padding_hides_stays_hidden(window: int | None, mask: T
         assert torch.allclose(found.sum(-1), real[:, None].double().expand(-1, 4, -1), atol=1e-6), to
     twice = [Intervention(Site(1, "attn_scores"), Zero()), Intervention(Site(1, "pattern"), Clamp(0.2))]
     assert ((pattern(*twice) == 0.2) == (~hidden & real[:, None, :, None])).all()
-    zero = [("blocks.1.attn.hook_attn_scores", lambda t, hook: torch.zeros_like(t))]
+    zero: Any = [("blocks.1.attn.hook_attn_scores", lambda t, hook: torch.zeros_like(t))]
     with model.hooks(fwd_hooks=zero):
         _, cache = model.run_with_cache(x, attention_mask=mask)
     assert (cache["pattern", 1][hidden] > 0).all(), "a hook that writes everywhere shows what is hidden"
