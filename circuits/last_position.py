@@ -135,8 +135,11 @@ def why_not(config: ModelConfig) -> str | None:
         ),
         "no scalars on the residual stream": not any((config.residual_scalars, config.smear, config.backout)),
         "no tables": not config.tables,
-        "full gates within a layer": all(
-            s.gate == "full" and not s.gate_rules for s in config.streams if s.topology.within_layer
+        "full gates and gradients within a layer": all(
+            # There what is read is made of h, whose gradient no rule on weights can cut.
+            s.gate == "full" and not s.gate_rules and s.gradient == 1
+            for s in config.streams
+            if s.topology.within_layer
         ),
     }
     lacking = [want for want, holds in wants.items() if not holds]

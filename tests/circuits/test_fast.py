@@ -13,7 +13,7 @@ from circuits import HookedStreamTransformer, icl_config
 from circuits.config.gains import FixedGain, LearnedGain
 from circuits.config.model import ModelConfig
 from circuits.config.streams import HeadMixing, LinearMap, Stream
-from circuits.config.topologies import Cumulative, Dense
+from circuits.config.topologies import Cumulative, Dense, WithinLayer
 from circuits.last_position import run_last, why_not
 from experiments.tasks.in_context.measures import look
 from experiments.tasks.in_context.task import ICLTask
@@ -71,11 +71,22 @@ def test_equals_the_hooked_model_for_every_carrier_source_and_gate(carrier: Any,
         Stream("k", topology=Dense(), gain=LearnedGain(0.4, 0.8, tie="convex", per_head=True)),
         Stream("v", transform=LinearMap(), gain=LearnedGain(tie="own-fixed")),
         Stream("q", transform=HeadMixing(), gate="gradient-only"),
+        Stream("v", gain=LearnedGain(0.4, 0.8), gradient=0.3),
+        Stream("k", topology=Cumulative(), gradient=-2.0),
+        Stream("v", source="q", topology=WithinLayer(), weights="untied"),
     ],
 )
 def test_equals_the_hooked_model_for_gains_and_transforms(stream: Stream) -> None:
     config = icl_config("classic", "small", streams=(stream,), attention_scale=True)
     assert compare(config, "small") < 1e-10
+
+
+@pytest.mark.parametrize("cut", [{"gradient": 0.3}, {"gradient": 0.0}, {"gate": "stop"}, {"gate": "gradient-only"}])
+def test_what_changes_the_gradient_within_a_layer_is_not_for_the_fast_path(cut: dict[str, Any]) -> None:
+    """Its logits would be right and its gradients wrong: in the second layer what is read is made of the first's."""
+    config = icl_config("classic", "small", streams=(Stream("v", source="k", topology=WithinLayer(), **cut),))
+    assert "full gates and gradients within a layer" in str(why_not(config))
+    assert compare(config, "small") > 1e-4
 
 
 def test_a_wrong_fast_path_would_be_seen() -> None:
@@ -91,7 +102,7 @@ def test_a_wrong_fast_path_would_be_seen() -> None:
 def test_it_says_where_it_does_not_apply() -> None:
     assert why_not(icl_config("value")) is None
     assert "gains that do not depend on the token" in str(why_not(icl_config("x-transformers")))
-    assert "full gates within a layer" in str(why_not(icl_config("within-layer-stop")))
+    assert "full gates and gradients within a layer" in str(why_not(icl_config("within-layer-stop")))
     assert "two layers" in str(why_not(icl_config("value", n_layers=3)))
     reasons = str(why_not(token_config()))
     assert all(word in reasons for word in ("attention only", "no biases", "one-hot positions", "no layer norm"))
