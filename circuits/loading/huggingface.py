@@ -74,10 +74,10 @@ def open_weights(folder: Path, stack: ExitStack) -> Tensors:
         ValueError: if there are none, or they cannot be read.
     """
     require(has_weights(folder), f"{folder} has no weights: there is no {ONE}, no {INDEX} and no {OLD}; copy it whole")
-    if (folder / INDEX).is_file():
-        return sharded(folder / INDEX, stack)
-    one = folder / ONE
-    return safetensors([one], stack) if one.is_file() else torch_file(folder / OLD)
+    # In the order of transformers: a folder that was written to twice may hold more than one of them.
+    if (folder / ONE).is_file():
+        return safetensors([folder / ONE], stack)
+    return sharded(folder / INDEX, stack) if (folder / INDEX).is_file() else torch_file(folder / OLD)
 
 
 def open_fields(folder: Path) -> Fields:

@@ -106,6 +106,30 @@ def test_logits_and_gradients_are_theirs(name: str, tmp_path: Path) -> None:
     assert load_pretrained(tmp_path, family=CASES[name].model_type).config == ours.config
 
 
+def test_of_two_models_in_a_folder_the_one_that_transformers_opens(tmp_path: Path) -> None:
+    """The single file comes first, whichever was written last; without it the index is followed."""
+    stored("llama", tmp_path, shards=True)
+    index, parts = "model.safetensors.index.json", [*tmp_path.glob("model-*")]
+    kept = {file.name: file.read_bytes() for file in (tmp_path / index, *parts)}
+    sharded = load_pretrained(tmp_path)(tokens())
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    with torch.no_grad():
+        theirs.lm_head.weight.mul_(2.0)
+    theirs.save_pretrained(tmp_path)
+    for name, data in kept.items():
+        (tmp_path / name).write_bytes(data)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(tokens()).logits
+    assert torch.allclose(load_pretrained(tmp_path)(tokens()), opened, atol=1e-4)
+    assert not torch.allclose(sharded, opened, atol=1e-1)
+    for part in parts:
+        part.unlink()
+    assert torch.allclose(load_pretrained(tmp_path)(tokens()), opened, atol=1e-4), "an index of nothing"
+    for name, data in kept.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "model.safetensors").unlink()
+    assert torch.equal(load_pretrained(tmp_path)(tokens()), sharded)
+
+
 def edited(folder: Path, **fields: Any) -> None:
     file = folder / "config.json"
     config = json.loads(file.read_text()) | fields
