@@ -116,8 +116,8 @@ def bridge_config(config: ModelConfig, device: torch.device, dtype: torch.dtype)
 
 
 _NOT_THE_SUM = (
-    "no plain sum of what was written: scalars multiply it before every layer, or a part of a middle layer is taken "
-    "off at the end; analysis.Graph(model).coefficients(model) has the factor of every writer at every reader"
+    "no plain sum of what was written: scalars multiply it before every layer, a middle layer's is taken off at the "
+    "end, or an embedding added at the start; analysis.Graph(model).coefficients(model) has the factor of every writer"
 )
 
 
@@ -137,9 +137,9 @@ class StreamActivationCache(ActivationCache):
         """Return transformer-lens' parts of the residual stream.
 
         Raises:
-            ValueError: on a model with scalars on the residual stream or a backout, whose sum the parts are not.
+            ValueError: on a model with scalars on the residual stream, a backout or a smear: no sum of these parts.
         """
-        self._check_sum()
+        self._check_sum(embeddings=True)
         return super().decompose_resid(*args, **kwargs)
 
     def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
@@ -148,8 +148,31 @@ class StreamActivationCache(ActivationCache):
         Raises:
             ValueError: as :meth:`decompose_resid`.
         """
-        self._check_sum()
+        self._check_sum(embeddings=True)
         return super().get_full_resid_decomposition(*args, **kwargs)
+
+    def stack_head_results(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what transformer-lens has every head add to the residual stream.
+
+        Raises:
+            ValueError: on a model with scalars on the residual stream or a backout, which change it on its way.
+        """
+        self._check_sum()
+        return super().stack_head_results(*args, **kwargs)
+
+    def stack_neuron_results(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what transformer-lens has every neuron add to the residual stream.
+
+        Raises:
+            ValueError: as :meth:`stack_head_results`.
+        """
+        self._check_sum()
+        return super().stack_neuron_results(*args, **kwargs)
+
+    def apply_slice_to_batch_dim(self, *args: Any, **kwargs: Any) -> StreamActivationCache:
+        """Return the cache of some of the examples."""
+        sliced = super().apply_slice_to_batch_dim(*args, **kwargs)
+        return StreamActivationCache(sliced.cache_dict, sliced.model, sliced.has_batch_dim)
 
     def accumulated_resid(self, *args: Any, **kwargs: Any) -> Any:
         """Return the residual stream layer by layer.
@@ -157,18 +180,17 @@ class StreamActivationCache(ActivationCache):
         Raises:
             ValueError: on a model with a backout, whose readout is given something else than the last of them.
         """
-        if self._config.backout:
-            raise ValueError(f"of this model the readout is given {_NOT_THE_SUM}")
+        require(not self._config.backout, f"of this model the readout is given {_NOT_THE_SUM}")
         return super().accumulated_resid(*args, **kwargs)
 
     @property
     def _config(self) -> ModelConfig:
         return self.model.config  # type: ignore[attr-defined] # caches here are made by models of ours
 
-    def _check_sum(self) -> None:
-        config = self._config
-        if config.residual_scalars or config.backout:
-            raise ValueError(f"of this model the residual stream is {_NOT_THE_SUM}")
+    def _check_sum(self, embeddings: bool = False) -> None:
+        there = self._config
+        changed = there.residual_scalars or there.backout or (embeddings and there.smear)
+        require(not changed, f"of this model the residual stream is {_NOT_THE_SUM}")
 
 
 _COMPILED_WITH_HOOKS = (
@@ -267,7 +289,9 @@ class HookedRoot(HookedRootModule):
         def save(tensor: Tensor, hook: HookPoint, suffix: str) -> None:
             stored = tensor.detach().to(device)
             stored = without_batch(stored) if remove_batch_dim else stored
-            axis = hook.pos_dim or -2
+            # A norm of split inputs has a copy a head, between positions and width.
+            of_heads = tensor.ndim == 4 and str(hook.name).endswith(("hook_scale", "hook_normalized"))
+            axis = -3 if of_heads else hook.pos_dim or -2
             cache[f"{hook.name}{suffix}"] = positions.apply(stored, dim=axis) if stored.ndim >= -axis else stored
 
         names = self._wanted(names_filter)

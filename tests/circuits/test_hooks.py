@@ -81,6 +81,25 @@ def test_positions_are_sliced_on_the_position_axis_of_every_point() -> None:
     assert torch.equal(sliced["pattern", 0], whole["pattern", 0][:, :, 1:4])
 
 
+@pytest.mark.parametrize("variant", ["classic", "value"])
+@pytest.mark.parametrize("flag", ["use_split_qkv_input", "use_attn_in", "use_attn_result"])
+@pytest.mark.parametrize("cut", [[-1], (1, 3), [0, 4]])
+def test_every_point_is_sliced_by_position_under_every_flag(variant: str, flag: str, cut: Any) -> None:
+    """A norm of split inputs has an axis of heads more than its name says."""
+    model = build(variant, "tokens")
+    model.allow_stream_blind_tools()
+    getattr(model, f"set_{flag}")(True)
+    x = inputs_for(model.config, 1)
+    _, whole = model.run_with_cache(x)
+    index: Any = slice(*cut) if isinstance(cut, tuple) else cut
+    for alone in (False, True):
+        _, sliced = model.run_with_cache(x, pos_slice=cut, remove_batch_dim=alone)
+        for name, full in whole.items():
+            wanted = full[:, :, index] if name.endswith(("pattern", "attn_scores")) else full[:, index]
+            wanted = wanted[0] if alone and full.shape[0] == 1 else wanted
+            assert torch.equal(sliced[name], wanted), name
+
+
 def test_backward_hooks_see_both_routes() -> None:
     model = build("value")
     x = inputs_for(model.config)

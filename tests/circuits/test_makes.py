@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor
+from transformer_lens.tools.analysis import direct_logit_attribution
 
 from circuits import (
     Backout,
@@ -313,6 +315,36 @@ def test_folding_norms_keeps_the_logits_and_makes_attribution_exact(make: str, t
     directions = folded.tokens_to_residual_directions(torch.arange(19))
     logits = parts.sum(0) @ directions.T + folded.b_U
     assert torch.allclose(logits, folded(x), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("part", "heads_too"),
+    [
+        ({"residual_scalars": ResidualScalars((1.5, 0.5), (0.0, 0.0))}, True),
+        ({"backout": Backout(1, gain=0.5)}, True),
+        ({"smear": Smear(24, 0.5)}, False),
+        ({}, False),
+    ],
+)
+def test_parts_that_do_not_add_up_are_refused(part: dict[str, Any], heads_too: bool) -> None:
+    """Of a cache, and of what is cut from it; where heads are not refused, they and the rest are the whole."""
+    model = model_of(token_config("classic", **part))
+    x = inputs_for(model.config, batch=2)
+    _, whole = model.run_with_cache(x)
+    for cache in (whole, whole.apply_slice_to_batch_dim(0), whole.apply_slice_to_batch_dim(slice(1, 2))):
+        sums = [cache.decompose_resid, cache.get_full_resid_decomposition]
+        stacks = [cache.stack_head_results, partial(cache.stack_neuron_results, -1)]
+        for refused in [*(sums if part else []), *(stacks if heads_too else [])]:
+            with pytest.raises(ValueError, match="no plain sum of what was written"):
+                refused()
+        final = cache["resid_post", -1]
+        for added in [] if part else sums:
+            assert torch.allclose(added().sum(0), final, atol=1e-10)
+        for stack in [] if heads_too else stacks:
+            assert torch.allclose(stack(incl_remainder=True).sum(0), final, atol=1e-10)
+    if heads_too:
+        with pytest.raises(ValueError, match="no plain sum of what was written"):
+            direct_logit_attribution(model, x, torch.tensor([1, 2]), unit="head")
 
 
 # --- what has no meaning ----------------------------------------------------------------------------------------------
