@@ -76,8 +76,8 @@ def check_parts(config: ModelConfig, mixes: Iterable[Mix]) -> None:
     Raises:
         ValueError: if one gives another shape, or is not what it says of itself.
     """
-    heads = (config.n_heads, config.d_head)
     for mix in mixes:
+        heads = (config.heads_of(mix.carrier), config.d_head)
         gain, transform = mix.gain.gain, mix.transform.transform
         if type(gain).__name__ in GAIN_KINDS.origins:
             _check_gain(gain, mix, config.d_model, heads)

@@ -38,7 +38,7 @@ from circuits.common import families
 from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
 from circuits.config.gains import GAIN_KINDS
 from circuits.last_position import why_not
-from tests.helpers import random_pair
+from tests.helpers import inputs_for, random_pair, token_config
 
 pytestmark = pytest.mark.usefixtures("forgotten")
 
@@ -286,6 +286,41 @@ def test_a_gain_is_tried_out(computed: Any, says: str) -> None:
     register_gain(Decaying, computed)
     with pytest.raises(ValueError, match=says):
         model_of(Stream(topology=Dense(), gain=Decaying()))
+
+
+class PerHead(ComputedGain[Decaying]):
+    def __call__(self, mix: Any, x: Tensor) -> Any:
+        return torch.linspace(1, 2, self.n_heads)[:, None], [torch.full((1, self.n_heads, 1), 0.5) for _ in mix.sources]
+
+
+class PerQuery(ComputedGain[Decaying]):
+    def __call__(self, mix: Any, x: Tensor) -> Any:
+        return torch.ones(self.config.n_heads, 1), [0.5 for _ in mix.sources]
+
+
+class HeadMaps(ComputedTransform[Scaled]):
+    def weights(self) -> Any:
+        return {"W_map": ((self.n_heads, self.config.d_head, self.config.d_head), Eye())}
+
+    def __call__(self, mix: Any, i: int, outgoing: Tensor) -> Tensor:
+        return einsum(mix.W_map, outgoing, "head a b, batch pos head b -> batch pos head a")
+
+
+@pytest.mark.parametrize("carrier", ["q", "k", "v"])
+@pytest.mark.parametrize("shared", [None, 1, 2])
+def test_a_part_is_tried_out_on_the_heads_that_its_carrier_has(carrier: Any, shared: int | None) -> None:
+    """Keys and values may have fewer than queries; who goes by those of queries is refused there."""
+    register_gain(Decaying, PerHead)
+    register_transform(Scaled, HeadMaps)
+    stream = Stream(carrier, gain=Decaying(), transform=Scaled())
+    model = HookedStreamTransformer(token_config("classic", streams=(stream,), n_key_value_heads=shared))
+    x = inputs_for(model.config)
+    heads = shared if shared and carrier != "q" else 4
+    assert model.run_with_cache(x)[1][f"{carrier}_residual", 1].shape[2] == heads
+    if heads == 2:
+        register_gain(Decaying, PerQuery)
+        with pytest.raises(ValueError, match=r"fit \(batch pos head 1\), here \(1, 3, 2, 1\); got \(4, 1\)"):
+            HookedStreamTransformer(model.config)
 
 
 class Squared(ComputedTransform[Scaled]):
