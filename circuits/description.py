@@ -84,7 +84,8 @@ def _gradient(stream: Stream) -> str:
 
 
 def _gates(config: ModelConfig, stream: Stream, layer: int) -> str:
-    gates = {source: stream.head_gates(layer, source, config.n_heads) for source in stream.topology.sources(layer)}
+    n_heads, read = config.heads_of(stream.carrier), stream.tables_of or stream.reads
+    gates = {source: stream.head_gates(layer, source, n_heads) for source in stream.topology.sources(layer)}
     kinds = {gate for heads in gates.values() for gate in heads}
     if len(kinds) == 1:
         return kinds.pop()
@@ -92,7 +93,7 @@ def _gates(config: ModelConfig, stream: Stream, layer: int) -> str:
         source: [f"{kind} ({n} heads)" if len(heads) > 1 else kind for kind, n in Counter(heads).items()]
         for source, heads in gates.items()
     }
-    return "; ".join(f"{stream.reads}{source}: {', '.join(parts)}" for source, parts in counted.items())
+    return "; ".join(f"{read}{source}: {', '.join(parts)}" for source, parts in counted.items())
 
 
 def sizes(model: ToolSurface) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from circuits.common.showing import Shown
-from circuits.config.streams import Stream
+from circuits.config.streams import Carrier, Stream
 
 if TYPE_CHECKING:
     from pandas import DataFrame as Frame
@@ -25,6 +26,7 @@ class ShownConfig(Shown):
     streams: tuple[Stream, ...]
     mlp: Any
     name: str
+    heads_of: Callable[[Carrier], int]
 
     def finding(self) -> str:
         """Return in one line name, layers, heads and width."""
@@ -63,7 +65,7 @@ class ShownConfig(Shown):
         return model_drawing(frame, self.n_layers, self.mlp is not None, self.finding())
 
     def _connection(self, stream: Stream, reader: int, source: int) -> dict[str, Any]:
-        gates = set(stream.head_gates(reader, source, self.n_heads))
+        gates = set(stream.head_gates(reader, source, self.heads_of(stream.carrier)))
         gate = gates.pop() if len(gates) == 1 else "mixed"
         read = stream.tables_of or stream.reads
         says = f"{read}{source} into {stream.carrier}{reader}: {stream.gain.says}, {stream.transform.says}, gate {gate}"
