@@ -80,10 +80,18 @@ class ToolSurface(TextSurface):
         """Give every head its own copy of the attention input, at ``hook_attn_in``.
 
         Raises:
-            ValueError: while the copies of :meth:`set_use_split_qkv_input` are on.
+            ValueError: while the copies of :meth:`set_use_split_qkv_input` are on; where heads of queries share keys
+                and values, so that there is no one number of copies.
         """
         off = "call model.set_use_split_qkv_input(False) first"
         require(not (use and self.cfg.use_split_qkv_input), f"{_ONE_SPLIT}; {off}")
+        heads, shared = self.config.n_heads, self.config.heads_of("v")
+        require(
+            not use or heads == shared,
+            f"hook_attn_in has a copy a head for queries, keys and values alike, and this model has {heads} heads of "
+            f"queries and {shared} of keys and values; call model.set_use_split_qkv_input(True), which has copies of "
+            f"each",
+        )
         self.cfg.use_attn_in = use
 
     def set_use_hook_mlp_in(self, use: bool) -> None:
@@ -113,12 +121,15 @@ class ToolSurface(TextSurface):
         """
         why = self.why_not_linear()
         require(why is None, f"direct logit attribution needs a linear readout, but {why}")
-        if isinstance(tokens, Tensor):
-            n = self.W_U.shape[1]
-            inside = bool(((tokens >= 0) & (tokens < n)).all())
-            require(inside, f"token numbers lie between 0 and {n - 1}, got {tokens.flatten().tolist()[:10]}")
-            return self.W_U.T[tokens]
-        return self.W_U.T[self.to_single_token(tokens)]
+        if not isinstance(tokens, Tensor):
+            tokens = torch.tensor(self.to_single_token(tokens))
+        are_numbers = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
+        require(are_numbers, f"token numbers are whole numbers, got a tensor of {tokens.dtype}; call .long() on it")
+        n, tokens = self.W_U.shape[1], tokens.long()
+        inside = bool(((tokens >= 0) & (tokens < n)).all())
+        require(inside, f"token numbers lie between 0 and {n - 1}, got {tokens.flatten().tolist()[:10]}")
+        # Of one token it would be a part of the weights, and who normalises it in place would change the model.
+        return self.W_U.T[tokens].clone()
 
     def why_not_linear(self) -> str | None:
         """Return what stands between the normalised residual stream and W_U, and what to do; ``None``: nothing."""

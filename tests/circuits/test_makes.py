@@ -15,7 +15,9 @@ from transformer_lens.tools.analysis import direct_logit_attribution
 
 from circuits import (
     Backout,
+    Dense,
     FixedGain,
+    GateRule,
     HalfTruncatedRotary,
     HookedStreamTransformer,
     ModelConfig,
@@ -221,6 +223,31 @@ def test_shared_heads_are_equal_heads_of_a_model_that_shares_none() -> None:
     assert torch.allclose(torch.as_tensor(wide.OV.AB), torch.as_tensor(model.OV.AB))
     cache = model.run_with_cache(x)[1]
     assert cache["k", 0].shape[2] == cache["v_mixed", 1].shape[2] == 2
+    with pytest.raises(ValueError, match="this model has 4 heads of queries and 2 of keys and values; call"):
+        model.set_use_attn_in(True)
+    for copied in (model.set_use_split_qkv_input, wide.set_use_attn_in):
+        model.allow_stream_blind_tools()
+        copied(True)
+    assert torch.allclose(wide(x), model(x), atol=1e-12)
+
+
+@pytest.mark.parametrize("carrier", ["q", "v"])
+def test_gates_are_told_of_the_heads_that_a_carrier_has(carrier: Any) -> None:
+    """Keys and values have two heads here, and queries four."""
+
+    def told(*rules: GateRule) -> tuple[str, str]:
+        stream = Stream(carrier, topology=Dense(), gate_rules=rules)
+        model = HookedStreamTransformer(token_config("classic", 3, streams=(stream,), n_key_value_heads=2))
+        gate = model.describe().query("layer == 2 and carrier == @carrier").gate.item()
+        return str(gate), str(model.config.figure().to_dict())
+
+    n, both = (2 if carrier == "v" else 4), (GateRule("off", head=0), GateRule("off", head=1))
+    gate, drawn = told(*both)
+    assert (gate == "off") is (carrier == "v")
+    assert ("gate mixed" in drawn) is (carrier == "q")
+    gate, drawn = told(both[0], GateRule("off", source=0))
+    assert gate == f"{carrier}0: off ({n} heads); {carrier}1: off (1 heads), full ({n - 1} heads)"
+    assert "gate mixed" in drawn
 
 
 def test_scalars_smear_and_backout_are_their_formulas() -> None:

@@ -118,6 +118,21 @@ def test_who_is_asked_unfolded_is_told_what_to_do() -> None:
         build("value", "tokens").tokens_to_residual_directions(torch.tensor([19, -1]))
 
 
+def test_a_direction_is_no_part_of_the_weights() -> None:
+    for tied in (False, True):
+        model = build("value", "tokens", 2, normalization="LNPre", tied_embedding=tied)
+        before = model.W_U.detach().clone()
+        for tokens in (3, torch.tensor(3), torch.tensor([3]), torch.tensor([3], dtype=torch.uint8)):
+            direction = model.tokens_to_residual_directions(tokens)
+            assert torch.equal(direction.view(24), before[:, 3])
+            with torch.no_grad():
+                direction /= direction.norm()
+        assert torch.equal(model.W_U, before)
+        for strange in (torch.tensor([True, False]), torch.tensor(3.0)):
+            with pytest.raises(ValueError, match=r"whole numbers, got a tensor of torch.\w+; call .long\(\) on it"):
+                model.tokens_to_residual_directions(strange)
+
+
 def test_a_fold_keeps_what_a_model_is_besides() -> None:
     model = build("value", "tokens", normalization="LN", tied_embedding=True).to(torch.float32)
     model.set_use_attn_result(True)
