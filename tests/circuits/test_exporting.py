@@ -213,6 +213,72 @@ def test_a_tokenizer_of_ones_own_keeps_its_template(tmp_path: Path) -> None:
         export_huggingface(build("value", "tokens"), tmp_path, tokenizer)
 
 
+# --- one folder, again ------------------------------------------------------------------------------------------------
+
+
+def test_an_earlier_export_is_replaced_whole(tmp_path: Path) -> None:
+    """The trap: the tokenizer of one model beside the weights of another."""
+    tokenizer = plain_english()
+    first = HookedStreamTransformer(lm_config("0.2m", "value", len(tokenizer))).eval()
+    first.set_tokenizer(tokenizer)
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    first.tokenizer.chat_template = {"default": "{{ messages }}", "other": "{{ messages }} "}  # type: ignore[union-attr] # set
+    assert load_pretrained(export_huggingface(first, both)).tokenizer is not None
+    assert (both / "additional_chat_templates").is_dir()
+    (both / "model-00001-of-00002.safetensors").write_text("a part, of larger models")
+    second = HookedStreamTransformer(lm_config("0.2m", "classic", len(tokenizer)), seed=1).eval()
+    for folder in (alone, both):
+        export_huggingface(second, folder)
+    assert load_pretrained(both).tokenizer is None
+    held = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (alone, both)]
+    assert held[0] == held[1]
+    (both / "notes.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds other files \(notes.md, ...\)"):
+        export_huggingface(first, both)
+    (both / "notes.md").unlink()
+    (both / "modeling_valuestream.py").unlink()
+    with pytest.raises(ValueError, match=r"holds other files \(config.json, .*an earlier export alone"):
+        export_huggingface(first, both)
+    assert {path.name: path.read_bytes() for path in both.iterdir()}.items() < held[0].items(), "as it was"
+
+
+@pytest.mark.parametrize("after", range(9))
+def test_an_export_that_is_cut_short_gives_no_mixture_and_can_be_repeated(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was done last: what is in the folder is one of the two models, or is not opened."""
+    first, second = (HookedStreamTransformer(build("value", "tokens").config, seed=s).eval() for s in (1, 2))
+    x = inputs_for(first.config)
+    export_huggingface(first, tmp_path / "out")
+    left = iter(range(after))
+
+    def stops(done: Any) -> Any:
+        def last(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return done(*args, **kwargs)
+
+        return last
+
+    with monkeypatch.context() as cut:
+        for name in ("replace", "unlink"):
+            cut.setattr(Path, name, stops(getattr(Path, name)))
+        # Nobody tidies up after a process that was killed.
+        cut.setattr("circuits.exporting.export.shutil.rmtree", lambda *args, **kwargs: None)
+        with pytest.raises(KeyboardInterrupt):
+            export_huggingface(second, tmp_path / "out")
+    if (tmp_path / "out" / "config.json").exists():
+        found = load_pretrained(tmp_path / "out")(x)
+        assert any(torch.equal(found, model(x)) for model in (first, second))
+    else:
+        with pytest.raises(ValueError, match="no configuration"):
+            load_pretrained(tmp_path / "out")
+    export_huggingface(second, tmp_path / "out")
+    assert torch.equal(load_pretrained(tmp_path / "out")(x), second(x))
+    names = {"config.json", "generation_config.json", "model.safetensors", "modeling_valuestream.py"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
