@@ -20,8 +20,8 @@ Model = TypeVar("Model", bound=ToolSurface)
 
 @torch.no_grad()
 def with_folded_norm(model: Model) -> Model:
-    """Return a copy with the same logits, whose final norm has no weights, whose embedding has no norm, and whose
-    unembedding is untied."""
+    """Return a copy with the same logits, whose final norm has no weights and whose embedding has no norm; its
+    unembedding is its own where either had any."""
     require(
         not model.readout, "the final norm stands before a ReLU stack, not before W_U, and cannot be folded into it"
     )

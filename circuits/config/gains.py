@@ -72,7 +72,8 @@ class FixedGain(Gain):
 class LearnedGain(Gain):
     """Learned numbers per layer pair, or per layer pair and head, starting at ``own`` and ``stream``.
 
-    ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's.
+    ``tie="free"`` learns both; ``"own-fixed"`` keeps ``own`` as given; ``"convex"`` sets own = 1 - sum of the stream's,
+    from the start: then ``own`` is not read.
     """
 
     own: float = 1.0
@@ -100,7 +101,8 @@ class LearnedGain(Gain):
     def says(self) -> str:
         """The gain in words."""
         per = " and head" if self.per_head else " and channel" if self.per_channel else ""
-        return f"learned per layer pair{per}, {self.tie}, from {self.own:g} own + {self.stream:g} in"
+        own = "(1 - what comes in)" if self.tie == "convex" else f"{self.own:g}"
+        return f"learned per layer pair{per}, {self.tie}, from {own} own + {self.stream:g} in"
 
 
 @dataclass(frozen=True)

@@ -88,14 +88,18 @@ class Rotary(Rotation):
         """Check that heads of this width can be turned."""
         turned = self.fraction * d_head
         require(
-            turned == int(turned) and int(turned) % 2 == 0,
+            self._pairs(d_head) > 0 and math.isclose(turned, 2 * self._pairs(d_head), rel_tol=1e-9),
             f"rotary positions turn pairs of components, and {self.fraction:g} of d_head = {d_head} is {turned:g}; "
             f"give another d_head or fraction",
         )
 
+    def _pairs(self, d_head: int) -> int:
+        # Rounded, as 14 / 25 of 25 is a little more than 14.
+        return round(self.fraction * d_head) // 2
+
     def angles(self, d_head: int) -> tuple[float, ...]:
         """Return the angle of every pair, in radians a position."""
-        pairs = int(self.fraction * d_head) // 2
+        pairs = self._pairs(d_head)
         return tuple(self.base ** (-i / pairs) / self.stretch for i in range(pairs))
 
     @property

@@ -199,6 +199,21 @@ def test_turning_keeps_lengths_and_products_depend_on_distance_alone() -> None:
     assert torch.allclose(turned(there, at, Rotary(backwards=True)), q), "backwards undoes it"
 
 
+@pytest.mark.parametrize(("part", "d_head"), [(14, 25), (6, 11), (2, 49), (4, 49), (12, 12)])
+def test_any_even_part_of_a_head_is_turned(part: int, d_head: int) -> None:
+    """A share as a fraction may come out a rounding above or below the number of components that is meant."""
+    rotary = Rotary(fraction=part / d_head)
+    rotary.check_width(d_head)
+    assert len(rotary.angles(d_head)) == part // 2
+    q, at = torch.randn(1, 4, 2, d_head, generator=torch.Generator().manual_seed(0)), torch.arange(4)[None]
+    same = turned(q, at, rotary) == q
+    assert not same[:, 1:, :, :part].all(-1).any()
+    assert same[..., part:].all()
+    for more in (1, 0.1, 1e-4):
+        with pytest.raises(ValueError, match="turn pairs of components"):
+            Rotary(fraction=(part - more) / d_head).check_width(d_head)
+
+
 def test_a_window_is_what_the_queries_of_its_layer_see() -> None:
     model = made("qwen")
     pattern = model.run_with_cache(inputs_for(model.config))[1]["pattern", 0]

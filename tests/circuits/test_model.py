@@ -245,6 +245,10 @@ def test_describe_and_print_show_what_flows_where() -> None:
     assert table.loc[(2, "v"), "hooks"] == "hook_v hook_v_residual hook_v_mixed"
     assert table.loc[(1, "q"), "sources"] == "-"
     assert "learned per layer pair" in str(table.loc[(1, "v"), "gain"])
+    own = {"free": "0.3", "own-fixed": "0.3", "convex": "(1 - what comes in)"}
+    for tie in ("free", "own-fixed", "convex"):
+        says = LearnedGain(0.3, 0.5, tie=tie).says
+        assert says == f"learned per layer pair, {tie}, from {own[tie]} own + 0.5 in"
     model.set_gate("stop")
     assert model.describe().set_index(["layer", "carrier"]).loc[(1, "v"), "gate"] == "stop"
     text = str(model)
