@@ -25,10 +25,23 @@ SAFELY = (
 
 
 class Tensors:
-    """Tensors by name, each read when it is taken; ``says`` names their file in messages."""
+    """Tensors by name, each read when it is taken; ``says`` names their file in messages.
+
+    Raises:
+        ValueError: for two that have one name without what wrappers put before it.
+    """
 
     def __init__(self, readers: Mapping[str, Callable[[], Tensor]], says: str):
-        self._readers, self.says = {_plain(name): read for name, read in readers.items()}, says
+        self._readers: dict[str, Callable[[], Tensor]] = {}
+        self.says = says
+        for name, read in readers.items():
+            plain = _plain(name)
+            require(
+                plain not in self._readers,
+                f"{says} holds two tensors that are {plain!r} without what a wrapper puts before it, {name!r} the "
+                f"second of them; keep the one that is meant",
+            )
+            self._readers[plain] = read
         self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -128,7 +141,7 @@ def sharded(index: Path, stack: ExitStack) -> Tensors:
     inside = all(Path(name).name == name for name in names)
     require(inside, f"{index} names files outside of its folder ({names[:3]}), which are not opened")
     tensors = safetensors([index.parent / name for name in names], stack)
-    lacking = sorted(set(places) - set(tensors))
+    lacking = sorted({_plain(name) for name in places} - set(tensors))
     require(not lacking, f"{index} lists tensors that no file holds: {', '.join(lacking[:8])}; {DAMAGED}")
     return tensors
 

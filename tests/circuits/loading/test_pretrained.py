@@ -66,6 +66,22 @@ def test_logits_of_its_own_code_are_checked(folder: Path) -> None:
         load_pretrained(folder)
 
 
+def test_a_tensor_with_and_without_what_a_wrapper_puts_before_it_is_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    save_file(wrapped, file)
+    load_pretrained(folder)
+    save_file(tensors | {"module.model.norm.weight": tensors["model.norm.weight"] + 1}, file)
+    with pytest.raises(ValueError, match=r"holds two tensors that are 'model.norm.weight' without what a wrapper"):
+        load_pretrained(folder)
+    file.rename(folder / "part.safetensors")
+    save_file(wrapped, folder / "part.safetensors")
+    index = {"weight_map": dict.fromkeys(wrapped, "part.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(load_pretrained(folder).W_E, tensors["model.embed_tokens.weight"].float())
+
+
 # --- tokenizers -------------------------------------------------------------------------------------------------------
 
 
