@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from circuits.common.errors import known
+from circuits.common.errors import known, require
 from circuits.common.plain_data import derive_seed
 from circuits.config.parts import Start
 
@@ -73,12 +73,21 @@ Weights = dict[str, tuple[tuple[int, ...], Initial]]
 
 @torch.no_grad()
 def change_starts(parameters: Mapping[str, nn.Parameter], starts: Sequence[Start]) -> None:
-    """Change parameters as ``starts`` say, in their order; a weight that is added is as it was before all changes."""
+    """Change parameters as ``starts`` say, in their order; a weight that is added is as it was before all changes.
+
+    Raises:
+        UnknownNameError, ValueError: for a weight that there is not, or one that is added to another of another shape.
+    """
     added = {change.add: parameters[known("weight", change.add, parameters)].clone() for change in starts if change.add}
     for change in starts:
         weight = parameters[known("weight", change.weight, parameters)]
         weight.mul_(change.scale)
         if change.add:
+            shape, other = tuple(weight.shape), tuple(added[change.add].shape)
+            require(
+                shape == other,
+                f"{change} adds a weight of the shape {other} to one of the shape {shape}; name one of that shape",
+            )
             weight.add_(added[change.add])
 
 

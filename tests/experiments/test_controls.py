@@ -151,6 +151,9 @@ def test_starts_change_the_named_weight_alone() -> None:
 def test_starts_name_weights_that_there_are() -> None:
     with pytest.raises(UnknownNameError, match=r"blocks\.0\.attn\.W_V"):
         HookedStreamTransformer(vector_config("classic", starts=(Start("blocks.0.attn.W_v"),)))
+    for weight, added in (("blocks.0.attn.W_V", "readout.0.b"), ("readout.0.b", "blocks.0.attn.W_V")):
+        with pytest.raises(ValueError, match=r"adds a weight of the shape .* name one of that shape"):
+            HookedStreamTransformer(vector_config("classic", starts=(Start(weight, add=added),)))
 
 
 def test_a_model_that_started_otherwise_is_the_same_architecture(tmp_path: Path) -> None:
