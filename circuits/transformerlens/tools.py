@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
 from circuits.common.errors import require
-from circuits.transformerlens.hooks import Fusing
+from circuits.transformerlens.hooks import Fusing, bridge_config
 from circuits.transformerlens.text import TextSurface
 
 
@@ -168,13 +168,17 @@ class ToolSurface(TextSurface):
 
     @contextmanager
     def bind_inputs(self, vectors: Float[Tensor, "batch pos d_input"]) -> Iterator[Tensor]:
-        """Yield numbers (batch pos) that stand for input vectors, so that tools made for tokens run on vectors."""
-        self._bank = rearrange(vectors, "batch pos d_input -> (batch pos) d_input")
-        ids = torch.arange(len(self._bank), device=vectors.device)
+        """Yield numbers (batch pos) that stand for input vectors, so that tools made for tokens run on vectors.
+
+        Inside another such block the numbers of both stand for what they stood for.
+        """
+        outer, rows = self._bank, rearrange(vectors, "batch pos d_input -> (batch pos) d_input")
+        self._bank = rows if outer is None else torch.cat([outer, rows])
+        ids = torch.arange(len(self._bank) - len(rows), len(self._bank), device=vectors.device)
         try:
             yield rearrange(ids, "(batch pos) -> batch pos", batch=len(vectors))
         finally:
-            self._bank = None
+            self._bank = outer
 
     def bound(self, inputs: Tensor) -> Tensor:
         """Return the vectors that numbers stand for inside :meth:`bind_inputs`; everything else as it is."""
@@ -183,6 +187,7 @@ class ToolSurface(TextSurface):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> ToolSurface:
         super()._apply(fn, recurse)
         self.cfg.device, self.cfg.dtype = str(self.W_U.device), self.W_U.dtype
+        self.cfg.eps = bridge_config(self.config, self.W_U.device, self.W_U.dtype).eps
         return self
 
     @property

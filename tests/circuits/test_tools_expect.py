@@ -118,6 +118,13 @@ def test_who_is_asked_unfolded_is_told_what_to_do() -> None:
         build("value", "tokens").tokens_to_residual_directions(torch.tensor([19, -1]))
 
 
+@pytest.mark.parametrize("eps", [None, 0.5])
+def test_the_root_that_tools_see_is_that_of_the_number_type(eps: float | None) -> None:
+    model = HookedStreamTransformer(token_config("value", normalization="RMS", norm_eps=eps))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        assert model.to(dtype).cfg.eps == (eps or torch.finfo(dtype).eps)
+
+
 def test_a_direction_is_no_part_of_the_weights() -> None:
     for tied in (False, True):
         model = build("value", "tokens", 2, normalization="LNPre", tied_embedding=tied)

@@ -396,6 +396,21 @@ def test_tools_for_tokens_run_on_vectors_through_a_bank() -> None:
         model(ids)
 
 
+def test_a_bank_within_a_bank_keeps_both() -> None:
+    model = build("value", "vectors")
+    one, other = inputs_for(model.config, 3, seed=1), inputs_for(model.config, 2, seed=2)
+    with model.bind_inputs(one) as outer:
+        with model.bind_inputs(other) as inner:
+            assert inner.shape == other.shape[:2]
+            assert torch.equal(model(outer), model(one))
+            assert torch.equal(model(inner), model(other))
+        assert torch.equal(model(outer), model(one))
+        with pytest.raises(IndexError):
+            model(inner)
+    with pytest.raises(ValueError, match="vectors"):
+        model(outer)
+
+
 def test_text_needs_a_tokenizer() -> None:
     model = build("value", "tokens")
     with pytest.raises(ValueError, match="has no tokenizer: pass a tensor of token numbers, got str"):
