@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from circuits.common.errors import require
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import canonical_json, differences
 from circuits.config.model import ModelConfig
@@ -91,6 +92,7 @@ def architecture(config: ModelConfig) -> dict[str, Any]:
 
 def checkpoint_bytes(model: HookedStreamTransformer, **about: Any) -> bytes:
     """Return the file that :func:`save_checkpoint` writes."""
+    require("config" not in about, "a checkpoint's config is its model's own; store another under another name")
     return tensor_bytes(dict(model.state_dict()), {**about, "config": model.config.to_plain()})
 
 
@@ -99,6 +101,9 @@ def save_checkpoint(path: str | Path, model: HookedStreamTransformer, **about: A
 
     ``about`` (plain data: step, run, ...) is stored beside the architecture. Written whole or not at all, into a folder
     that is made if need be; nothing is pickled.
+
+    Raises:
+        ValueError: for something that is named ``config``, as the architecture is.
     """
     data = checkpoint_bytes(model, **about)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -111,11 +116,16 @@ def load_checkpoint(path: str | Path, expect: ModelConfig | None = None) -> Hook
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if the file is damaged, or ``expect`` names another architecture than the one it holds; the
-            message names the fields that differ. Weights of one architecture never run silently in another; the
-            explicit way is :func:`transplant`.
+        CheckpointError: if the file is damaged or holds tensors without a model, or ``expect`` names another
+            architecture than the one it holds; the message names the fields that differ. Weights of one architecture
+            never run silently in another; the explicit way is :func:`transplant`.
     """
     tensors, about = read_tensors(Path(path))
+    if "config" not in about:
+        raise CheckpointError(
+            f"{path} holds tensors and no architecture: it was not written by save_checkpoint; circuits.checkpoint."
+            f"read_tensors reads it"
+        )
     config = ModelConfig.from_plain(about["config"])
     if expect is not None:
         refuse_other_architecture(path, config, expect)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     The folder must be there: one that was deleted meanwhile is not made again unseen.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -56,9 +57,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _beside(path: Path) -> Path:
+    # Another for every thread, of this process and of those on other machines.
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
 def write_new(path: Path, data: bytes) -> bool:
     """Write a file as :func:`write_atomically` unless there is one; return whether this call wrote it."""
-    temporary = path.with_name(f".{path.name}.new.{os.getpid()}.tmp")
+    temporary = _beside(path)
     write_atomically(temporary, data)
     try:
         # A name is given only once, whoever else is about to give it.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,8 +22,8 @@ from circuits import (
     save_checkpoint,
     transplant,
 )
-from circuits.checkpoint import read_about, read_tensors
-from circuits.common.files import write_atomically
+from circuits.checkpoint import read_about, read_tensors, tensor_bytes
+from circuits.common.files import write_atomically, write_new
 from tests.helpers import ALL, build, inputs_for, model_of, token_config
 
 
@@ -105,6 +108,27 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
         write_atomically(file, b"new")
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"], "no temporary file is left"
+
+
+def test_tensors_without_a_model_are_told_from_one(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "rows", tensor_bytes({"rows": torch.ones(3)}, {"step": 2}))
+    with pytest.raises(CheckpointError, match="holds tensors and no architecture: it was not written by save_chec"):
+        load_checkpoint(tmp_path / "rows")
+    assert torch.equal(read_tensors(tmp_path / "rows")[0]["rows"], torch.ones(3))
+    with pytest.raises(ValueError, match="a checkpoint's config is its model's own; store another under another name"):
+        save_checkpoint(tmp_path / "model", build("value"), config={"lr": 0.1})
+    assert not (tmp_path / "model").exists()
+
+
+def test_threads_that_write_one_file_leave_one_of_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trap: under one name the second would write into what the first is about to move into place."""
+    both = threading.Barrier(2, timeout=10)
+    monkeypatch.setattr("os.fsync", lambda descriptor: both.wait())
+    for name, write in (("a", write_atomically), ("b", write_new)):
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(partial(write, tmp_path / name), (b"one" * 9, b"other")))
+        assert (tmp_path / name).read_bytes() in (b"one" * 9, b"other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
