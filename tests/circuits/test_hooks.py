@@ -65,6 +65,8 @@ def test_short_names_work_for_hooks_and_caches() -> None:
     assert list(cache.keys()) == ["blocks.1.attn.hook_v_mixed"]
     assert torch.equal(cache["v_mixed", 1], cache["v_mixed", -1])
     assert torch.equal(cache["v_mixed", 1], cache["blocks.1.hook_v_mixed"])
+    assert torch.equal(cache.apply_slice_to_batch_dim(1)["v_mixed", -1], cache["v_mixed", 1][1])
+    assert cache.apply_slice_to_batch_dim((0, 2))["blocks.1.hook_v_mixed"].shape[0] == 2
     by_short = model.run_with_hooks(x, fwd_hooks=[("blocks.1.hook_v_mixed", zero)])
     assert torch.equal(by_short, model.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.hook_v_mixed", zero)]))
 
