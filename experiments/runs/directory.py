@@ -157,16 +157,18 @@ class RunDirectory(RunFiles):
 
 
 def the_one(name: str, runs: Sequence[R]) -> R:
-    """Return the one of some runs that a name fits: the one that is made of its name alone, with the preset's task,
-    model and training.
+    """Return the one of some runs that a name fits: of those that are called alike up to the id, the one that is made
+    of that name alone, with the preset's task, model and training.
 
     Raises:
-        RunError: if not just one of several is of its name alone, or none can be read.
+        RunError: if they are called otherwise (by variant, preset, shape or seed), not just one of them is of its name
+            alone, or none can be read.
     """
     if len(runs) == 1:
         return runs[0]
     usual = [run for run in runs if run.config.usual]
-    if len(usual) == 1:
+    alike = len({run.path.name.rpartition("-")[0] for run in runs}) == 1
+    if alike and len(usual) == 1:
         return usual[0]
     if not runs:
         raise RunError(f"no run that {name!r} fits can be read")

@@ -18,7 +18,8 @@ def directories(root: str | Path | None = None) -> list[Path]:
 
 
 def directories_of(name: str | Path, root: str | Path | None = None) -> list[Path]:
-    """Return the directory at a path or of a name under ``root``; else all whose name or id begins so.
+    """Return the directory at a path or of a name under ``root``; else all of that name up to the id; else all whose
+    name begins so and ends there with one of its parts (task, variant, preset, seed), or whose id begins so.
 
     Raises:
         RunError: if there is none, naming the nearest three.
@@ -29,7 +30,8 @@ def directories_of(name: str | Path, root: str | Path | None = None) -> list[Pat
     there = directories(root)
     if not there:
         raise RunError(f"there are no runs in {runs_folder(root)}; train one with 'valuestream train icl'")
-    fits = [path for path in there if path.name.startswith(str(name))]
+    fits = [path for path in there if path.name.rpartition("-")[0] == str(name)]
+    fits = fits or [path for path in there if _begins(path, str(name))]
     fits = fits or [path for path in there if id_of(path).startswith(str(name))]
     if fits:
         return fits
@@ -37,6 +39,23 @@ def directories_of(name: str | Path, root: str | Path | None = None) -> list[Pat
     listed = " or ".join(repr(path.name) for path in near)
     more = f" ('valuestream runs' lists all {len(there)})" if len(there) > len(near) else ""
     raise RunError(f"unknown run {str(name)!r}: did you mean {listed}?{more}")
+
+
+def _begins(path: Path, name: str) -> bool:
+    """Whether a directory's name begins so: within its id anywhere, before it where a part ends, so that seed 1 is not
+    seed 10, and ``value`` not ``value-stop``."""
+    parts, _, _ = path.name.rpartition("-")
+    if name.startswith(f"{parts}-"):
+        return path.name.startswith(name)
+    name = name.removesuffix("-")
+    if not parts.startswith(f"{name}-"):
+        return False
+    try:
+        variant = f"-{read_record(path)['config'].get('variant')}-"
+    except RunError:
+        return True
+    begin = f"{parts}-".find(variant)
+    return not 0 <= begin < len(name) < begin + len(variant) - 1
 
 
 def id_of(path: Path) -> str:

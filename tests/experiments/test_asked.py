@@ -52,7 +52,7 @@ def lm(root: Path, task: str = "stories") -> Run:
 
 def test_runs_of_both_kinds_are_found_by_any_of_their_names(icl: Run, tmp_path: Path) -> None:
     for run in (icl, lm(tmp_path)):
-        for name in (run.path, run.path.name, run.config.id, run.path.name[:8], run.config.id[:6]):
+        for name in (run.path, run.path.name, run.config.id, run.path.name[:-3], run.config.id[:6]):
             found = Run.find(name, tmp_path)
             assert type(found) is type(run)
             assert found.path == run.path

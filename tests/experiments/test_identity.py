@@ -18,6 +18,7 @@ from experiments.questions.ioi_tables import paper_table, summary
 from experiments.runs.config import RunConfig, icl_run, lm_run
 from experiments.runs.pooling import all_metrics, require_seeds
 from experiments.runs.record import RunError
+from experiments.runs.removal import to_remove
 from experiments.runs.run import Run
 from experiments.runs.table import runs_table
 from experiments.runs.training_config import Every
@@ -86,8 +87,44 @@ def test_a_name_that_fits_several_runs_is_that_of_the_one_it_says_all_of(tmp_pat
     assert Run.find("icl-value-small-s0", tmp_path).config == usual
     assert Run.find(third.id, tmp_path).config == third
     Run.at(tmp_path, icl_run("value-stop", "small", 0))
-    with pytest.raises(RunError, match="fits 4 runs"):
-        Run.find("icl-value", tmp_path)
+    with pytest.raises(RunError, match="'icl' fits 4 runs"):
+        Run.find("icl", tmp_path)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_name_ends_where_one_of_its_parts_does(tmp_path: Path, seed: int) -> None:
+    longer = Run.at(tmp_path, icl_run("value", "small", 10 * seed + 3))
+    stop = Run.at(tmp_path, icl_run("value-stop", "small", 0))
+    for name in (f"icl-value-small-s{seed}", "icl-value-stop-small-s", "icl-value-smal", "icl-val"):
+        with pytest.raises(RunError, match=f"unknown run '{name}': did you mean"):
+            Run.find(name, tmp_path)
+        with pytest.raises(RunError, match="unknown run"):
+            to_remove([longer.path.name, name], tmp_path)
+    for name in ("icl-value", "icl-value-", "icl-value-small", f"icl-value-small-s{seed}3-{longer.config.id[:3]}"):
+        assert Run.find(name, tmp_path).path == longer.path
+        assert to_remove([name], tmp_path) == [longer.path]
+    assert Run.find("icl-value-stop", tmp_path).path == stop.path
+    custom = Run.at(tmp_path, tiny(seed=seed))
+    assert Run.find(f"icl-value-small-s{seed}", tmp_path).path == custom.path
+    assert to_remove([f"icl-value-small-s{seed}"], tmp_path) == [custom.path]
+
+
+@pytest.mark.parametrize(
+    ("name", "usual"),
+    [
+        ("icl-value-small", icl_run("value", "small", 1)),
+        ("icl-value", icl_run("value", "paper", 0)),
+        ("icl", icl_run("value-stop", "small", 0)),
+        ("icl-value-small", icl_run("value", "small", 0, n_layers=3)),
+    ],
+)
+def test_of_runs_that_are_called_otherwise_none_is_chosen(tmp_path: Path, name: str, usual: RunConfig) -> None:
+    custom = Run.at(tmp_path, tiny())
+    Run.at(tmp_path, usual)
+    with pytest.raises(RunError, match=f"'{name}' fits 2 runs: .*; give the id"):
+        Run.find(name, tmp_path)
+    Run.at(tmp_path, icl_run("value", "small", 0))
+    assert Run.find("icl-value-small-s0", tmp_path).path != custom.path
 
 
 def test_a_directory_with_an_earlier_name_is_still_the_run_of_its_id(tmp_path: Path) -> None:
@@ -110,7 +147,7 @@ def test_a_copy_beside_its_run_is_told_as_one(tmp_path: Path) -> None:
 def test_runs_of_all_tasks_are_found_alike_and_one_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     runs = [Run.at(tmp_path, tiny()), Run.at(tmp_path, tiny_lm())]
     for run in runs:
-        for name in (run.path.name, run.config.id, run.path.name[:12]):
+        for name in (run.path.name, run.config.id, run.path.name[:-8], run.path.name.rpartition("-")[0]):
             assert Run.find(name, tmp_path).config == run.config
     assert [run.record["kind"] for run in runs] == ["icl", "lm"]
     with pytest.raises(RunError, match="unknown run"):

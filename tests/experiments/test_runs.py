@@ -44,7 +44,7 @@ def test_metrics_are_tidy(run: Run) -> None:
 
 
 def test_found_by_path_name_id_or_beginning(run: Run, tmp_path: Path) -> None:
-    for name in (run.path, run.path.name, run.config.id, run.path.name[:12], run.config.id[:5]):
+    for name in (run.path, run.path.name, run.config.id, "icl-value", run.path.name[:-4], run.config.id[:5]):
         assert Run.find(name, tmp_path).path.name == run.path.name
     trained(tmp_path, tiny(seed=1))
     with pytest.raises(RunError, match=r"'icl-value' fits 2 runs: icl-value-small-s0-.*, icl-value-small-s1-"):
