@@ -26,16 +26,21 @@ def over(
     kept: analysis.KeptIn | None = None,
     **about: Any,
 ) -> Frame:
-    """Return what is found at checkpoints, all of them where none is named, with their step.
+    """Return what is found at checkpoints, all of them where none is named, with their step; -1 is the last.
 
     ``about`` (plain data) is what it depends on beside the run and the question's options, or what these come to.
+
+    Raises:
+        RunError: if there is no checkpoint at one of the steps (nearest suggested), before anything is asked.
     """
     import pandas as pd
 
     from analysis.resuming import measured
+    from experiments.runs.record import checkpoint_step
 
-    steps = list(checkpoints or run.checkpoints())
-    names = [f"{step}, {run.record['checkpoints'].get(str(step))}" for step in steps]
+    asked = [checkpoint_step(run.record, run.path.name, step) for step in checkpoints or run.checkpoints() or (-1,)]
+    steps = list(dict.fromkeys(asked))
+    names = [f"{step}, {run.record['checkpoints'][str(step)]}" for step in steps]
 
     def measure(numbers: list[int]) -> list[Tensor]:
         return [_as_bytes(ask(question.model(run, steps[i]))) for i in numbers]

@@ -28,7 +28,7 @@ else:
     Frame = Model = Run = Any
 
 Step = Annotated[int, option("which checkpoint; -1 is the last")]
-Checkpoints = Annotated[tuple[int, ...], option("steps of the checkpoints that are asked", "all")]
+Checkpoints = Annotated[tuple[int, ...], option("steps of the checkpoints that are asked; -1 is the last", "all")]
 Sequences = Annotated[int, option("sequences")]
 Components = Annotated[tuple[str, ...], option("of sites: what is patched")]
 Heads = Annotated[Literal["all", "each"], option("of sites: heads together, or one by one")]

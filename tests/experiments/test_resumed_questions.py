@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from experiments.questions.heads import Heads
 from experiments.questions.patch import Patch
 from experiments.questions.paths import Paths
 from experiments.questions.question import Question
+from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from tests.analysis.test_resuming import Stops
 from tests.helpers import run_named
@@ -132,6 +134,37 @@ def test_a_question_with_other_options_finds_nothing(
     answer(other, run, stops)
     assert "goes on" not in capsys.readouterr().err
     assert list(unfinished(run).iterdir()), "what the first has measured is still there"
+
+
+@pytest.mark.parametrize("question", [Heads(n=16), Gradients(n=16)])
+def test_the_last_checkpoint_is_its_step_and_is_asked_once(question: Heads | Gradients, run: Run, stops: Stops) -> None:
+    steps = run.checkpoints()
+    asked = replace(question, checkpoints=(steps[1], -1, steps[-1], steps[1]))
+    found = asked.ask(run).to_frame()
+    assert list(found.step.unique()) == [steps[1], steps[-1]]
+    alone = replace(question, checkpoints=(steps[-1],)).ask(run).to_frame()
+    last = found[found.step == steps[-1]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, alone, check_exact=True)
+    # What was kept of the last checkpoint is no longer of the last one, once there is another.
+    earlier = Run.open(run.path)
+    earlier.record["checkpoints"] = {str(step): run.record["checkpoints"][str(step)] for step in steps[:-1]}
+    with question.kept(run) as kept:
+        before = replace(question, checkpoints=(-1,)).ask(earlier, kept=kept).to_frame()
+        after = replace(question, checkpoints=(-1,)).ask(run, kept=kept).to_frame()
+    assert (*before.step.unique(), *after.step.unique()) == (steps[-2], steps[-1])
+    pd.testing.assert_frame_equal(after, alone, check_exact=True)
+
+
+@pytest.mark.parametrize("question", [Heads(n=16), Gradients(n=16)])
+def test_a_checkpoint_that_is_not_there_is_refused_before_any_is_asked(
+    question: Heads | Gradients, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "load_model", lambda *_: pytest.fail("asked"))
+    with pytest.raises(RunError, match="has no checkpoint at step 499; the nearest is at"):
+        replace(question, checkpoints=(0, 499)).ask(run)
+    run.record["checkpoints"] = {}
+    with pytest.raises(RunError, match="has no checkpoint yet; let it train on"):
+        question.ask(run)
 
 
 def test_a_question_that_is_asked_in_python_keeps_nothing_unless_told(run: Run, stops: Stops) -> None:
