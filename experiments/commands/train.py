@@ -173,7 +173,10 @@ class TrainLM(Training):
     window: Annotated[int | None, option("tokens in a window", "the task's")] = None
     optimizer: Annotated[
         Literal["adam", "adamw"] | None,
-        option("adam: a constant rate, as published; adamw: warm-up and cosine", "the size's"),
+        option(
+            "adam: a constant rate, as published; adamw: warm-up and cosine; another than the size's needs --rate",
+            "the size's",
+        ),
     ] = None
     accumulate: Annotated[int | None, option("in so many parts, one after the other")] = None
     precision: Annotated[
@@ -200,15 +203,21 @@ class TrainLM(Training):
         """Return what the options say of a training other than ``base``, by field, and ``None`` where they say nothing.
 
         Raises:
-            ValueError: for numbers that make no schedule.
+            ValueError: for numbers that make no schedule, or an optimizer of another kind than that of ``base`` without
+                a rate.
         """
         from experiments.runs.training_config import Adam, AdamW
 
-        named: dict[Any, Any] = {None: base.optimizer, "adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}
-        base = replace(base, optimizer=named[self.optimizer])
-        optimizer = {} if self.optimizer is None else {"optimizer": base.optimizer}
-        rest = {"accumulate": self.accumulate, "precision": self.precision}
-        return optimizer | _said(super().changes(base)) | rest
+        named: dict[str, Any] = {"adam": Adam(1e-3, (0.9, 0.95)), "adamw": AdamW()}
+        other = None if self.optimizer is None else named[self.optimizer]
+        if other is not None and type(other) is not type(base.optimizer):
+            require(
+                self.rate is not None,
+                f"--optimizer {self.optimizer}: the size {self.size} is trained by {type(base.optimizer).__name__}, "
+                f"whose rate is not that of another; give --rate too",
+            )
+            base = replace(base, optimizer=other)
+        return super().changes(base) | {"accumulate": self.accumulate, "precision": self.precision}
 
     def _task(self) -> Any:
         from experiments.tasks.kinds import TokenTaskConfig

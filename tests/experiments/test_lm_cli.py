@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from experiments.commands.train import TrainLM
+from experiments.runs.config import LM_TRAINING
 from experiments.runs.run import Run
 from tests.experiments.test_cli import run
 from tests.experiments.test_training import files_of, tiny
@@ -70,6 +73,21 @@ def test_options_of_training_reach_the_run(capsys: pytest.CaptureFixture[str], t
     assert "several processes multiply by torch's default library; leave out --prepare or --compute" in err
 
 
+@pytest.mark.parametrize("size", LM_TRAINING)
+def test_an_optimizer_that_is_the_sizes_own_is_left_as_it_is(size: str) -> None:
+    own = LM_TRAINING[size].optimizer
+    name: Any = type(own).__name__.lower()
+    other: Any = {"adam": "adamw", "adamw": "adam"}[name]
+    assert TrainLM(size=size, optimizer=name).changes(LM_TRAINING[size])["optimizer"] in (None, own)
+    assert TrainLM(size=size, optimizer=name, rate=0.5).changes(LM_TRAINING[size])["optimizer"] == replace(
+        own, rate=0.5
+    )
+    with pytest.raises(ValueError, match=f"--optimizer {other}: the size {size} is trained by .*; give --rate too"):
+        TrainLM(size=size, optimizer=other).changes(LM_TRAINING[size])
+    changed = TrainLM(size=size, optimizer=other, rate=0.5).changes(LM_TRAINING[size])["optimizer"]
+    assert (type(changed).__name__.lower(), changed.rate) == (other, 0.5)
+
+
 def test_mistakes_end_with_a_sentence_and_nothing_is_begun(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +113,7 @@ def test_mistakes_end_with_a_sentence_and_nothing_is_begun(
         (["--window", "8"], "a window must have 24 tokens at least"),
         (["--steps", "0"], "--steps must be a whole number of at least 1, got 0"),
         (["--rate", "0"], "--rate must be a number above 0, got 0.0"),
+        (["--optimizer", "adam"], "--optimizer adam: the size 0.2m is trained by AdamW, whose rate is not that of"),
     ]
     for words, message in cases:
         status, _, err = run(capsys, *["train", "lm", "--workers", 1, *words])
