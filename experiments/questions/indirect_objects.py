@@ -126,5 +126,6 @@ def _paper(table: Frame) -> Frame:
 
     text = [interval(r.mean, r.low, r.high, ".3f") for r in rows_of(table)]
     named = table.assign(text=text, model=[model_name(r.variant, r.body) for r in rows_of(table)])
-    wide: Any = named.pivot(index=["sentence", "model"], columns="answer", values="text")
+    sizes = ["size"] if table["size"].nunique() > 1 else []
+    wide: Any = named.pivot(index=["sentence", "model", *sizes], columns="answer", values="text")
     return wide[["right", "wrong"]].reset_index()

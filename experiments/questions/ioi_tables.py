@@ -82,16 +82,17 @@ def paper_table(prompts: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's table: a row a prompt and model, the probabilities of the right and the wrong name.
 
     ``prompts`` are rows of prompts or means of runs over them. Columns: sentence (1 to 4), prompt (its template),
-    variant, body, answer ("right", "wrong"), mean, low, high, n; means over both choices of the subject, intervals over
+    variant, size where there is one, body, answer ("right", "wrong"), mean, low, high, n; means over both choices of the subject, intervals over
     seeds (of one run there is none).
 
     Source: arXiv 2412.15113, language-model experiment.
     """
-    group = ["template", "variant", "body", "measure"]
+    whose = ["variant", *(["size"] if "size" in prompts else []), "body"]
+    group = ["template", *whose, "measure"]
     _check(prompts)
     shown = prompts[(prompts.set == "paper") & prompts.measure.isin(ANSWERS)]
     table = grouped_intervals(means_by_run(shown, group), group, scale="logit")
     texts = list(dict.fromkeys(table.template))
     table = table.assign(sentence=table.template.map(texts.index) + 1, answer=table.measure.map(ANSWERS))
-    named = ["sentence", "prompt", "variant", "body", "answer"]
-    return table.rename(columns={"template": "prompt"})[[*named, "mean", "low", "high", "n"]]
+    named = ["sentence", "prompt", *whose, "answer", "mean", "low", "high", "n"]
+    return table.rename(columns={"template": "prompt"})[named]

@@ -33,9 +33,9 @@ def ioi_by_sentence(
     """Return the probability of the right and the wrong name, by sentence: bars with whiskers, a colour a variant.
 
     ``table`` has columns variant (whose weights), body ("own", or the variant whose architecture they run in), prompt,
-    answer ("right" or "wrong"), mean, low, high, n, and where they are told apart sentence (a number) and order. Above:
-    weights in their own body; below: transplanted ones. ``order`` picks rows; by default those of "both", and where
-    there are none all, told apart. ``of`` says of what size and task.
+    answer ("right" or "wrong"), mean, low, high, n, and where they are told apart sentence (a number), order and size
+    (bars of their own). Above: weights in their own body; below: transplanted ones. ``order`` picks rows; by default
+    those of "both", and where there are none all, told apart. ``of`` says of what size and task.
 
     Raises:
         ValueError: if two rows are of one bar.
@@ -80,7 +80,7 @@ def _finding(table: pd.DataFrame) -> str:
     if moved.empty:
         by = [f"{span(rows['mean'], '.2f')} in {variant}" for variant, rows in matched.groupby("variant", sort=False)]
         return fitting(
-            f"The right name has a probability of {listed(by)}, over {table.sentence.nunique()} sentences",
+            f"The right name has a probability of {listed(by)}, over {table.prompt.nunique()} sentences",
             f"The right name has a probability of {ends[0]}",
         )
     if matched.empty:
@@ -97,11 +97,12 @@ def _of_order(table: pd.DataFrame, order: str | None) -> pd.DataFrame:
 
 def _sentences(table: pd.DataFrame) -> list[str]:
     """What stands under every row's bars: its prompt, in lines."""
-    several = table.order.nunique() > 1
-    width = 36 if len(table[["prompt", "order"]].drop_duplicates()) <= FEW else 19
+    several = [name for name in ("order", "size") if name in table and table[name].nunique() > 1]
+    width = 36 if len(table[["prompt", *several]].drop_duplicates()) <= FEW else 19
     prompts = table.prompt if "sentence" not in table else table.sentence.astype(str) + " " + table.prompt
     texts = ["<br>".join(textwrap.wrap(prompt, width)) for prompt in prompts]
-    return [f"{text}<br>({order})" if several else text for text, order in zip(texts, table.order, strict=True)]
+    apart = table[several].astype(str).agg(", ".join, axis=1)
+    return [f"{text}<br>({which})" if several else text for text, which in zip(texts, apart, strict=True)]
 
 
 def _groups(table: pd.DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ from analysis.metrics import METRICS
 from analysis.pairs import Pair
 from circuits import HookedStreamTransformer
 from circuits.checkpoint import architecture
-from experiments.questions.indirect_objects import IndirectObjects
+from experiments.questions.indirect_objects import IndirectObjects, _paper
 from experiments.questions.ioi_tables import BYS, OWN, paper_table, summary
 from experiments.questions.prompts import ORDERS, every_prompt, in_body, other_body
 from experiments.studies.indirect_objects import asking
@@ -186,7 +186,8 @@ def test_by_template_and_by_order() -> None:
 def test_the_papers_table_is_the_mean_over_both_subjects(lm_runs: Path) -> None:
     frame: Any = IndirectObjects(n=4, transplant=True).ask(lm_run_named(lm_runs, "classic")).to_frame()
     table: Any = paper_table(frame)
-    assert list(table.columns) == ["sentence", "prompt", "variant", "body", "answer", "mean", "low", "high", "n"]
+    whose = ["variant", "size", "body"]
+    assert list(table.columns) == ["sentence", "prompt", *whose, "answer", "mean", "low", "high", "n"]
     assert len(table) == 4 * 2 * 2
     assert set(zip(table.sentence, table.prompt, strict=True)) == {
         (i + 1, template) for i, (template, _, _) in enumerate(words.PAPER_PROMPTS)
@@ -210,6 +211,14 @@ def test_the_papers_table_is_the_mean_over_both_subjects(lm_runs: Path) -> None:
     assert (several.n == 2).all()
     assert several["mean"].to_numpy() == pytest.approx(0.75 * table["mean"].to_numpy())
     assert np.isfinite(several[["low", "high"]].to_numpy()).all()
+    larger: Any = paper_table(pd.concat([frame, again.assign(size="1m")]))
+    assert (larger.n == 1).all(), "another size is no other seed"
+    assert larger[larger["size"] != "1m"].reset_index(drop=True).equals(table)
+    assert larger[larger["size"] == "1m"]["mean"].to_numpy() == pytest.approx(table["mean"].to_numpy() / 2)
+    assert "size" not in _paper(table)
+    assert list(_paper(larger)["size"]) == ["0.2m", "1m"] * 8
+    alone = paper_table(frame.drop(columns="size"))
+    assert alone.equals(table.drop(columns="size"))
 
 
 # --- the study --------------------------------------------------------------------------------------------------------

@@ -421,6 +421,18 @@ def test_orders_are_told_apart_or_chosen() -> None:
         ioi.ioi_by_sentence(pd.concat([answers_by_sentence(), answers_by_sentence().head(16)]))
 
 
+def test_sizes_have_bars_of_their_own() -> None:
+    small, large = answers_by_sentence().assign(size="0.2m"), answers_by_sentence().assign(size="1m")
+    large = large.assign(mean=large["mean"] / 2, low=large.low / 2, high=large.high / 2)
+    assert ioi.ioi_by_sentence(small) == ioi.ioi_by_sentence(small.drop(columns="size"))
+    figure: Any = ioi.ioi_by_sentence(pd.concat([small, large]))
+    first = next(trace for trace in figure.data if trace.type == "bar")
+    assert [label.rpartition("<br>")[2] for label in first.x] == ["(0.2m)"] * 4 + ["(1m)"] * 4
+    assert list(first.y[4:]) == [mean / 2 for mean in first.y[:4]]
+    own: Any = ioi.ioi_by_sentence(pd.concat([small, large]).query("body == 'own'"))
+    assert "over 8 sentences" not in title(own)
+
+
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
