@@ -82,8 +82,8 @@ def paper_table(prompts: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's table: a row a prompt and model, the probabilities of the right and the wrong name.
 
     ``prompts`` are rows of prompts or means of runs over them. Columns: sentence (1 to 4), prompt (its template),
-    variant, size where there is one, body, answer ("right", "wrong"), mean, low, high, n; means over both choices of the subject, intervals over
-    seeds (of one run there is none).
+    variant, size where there is one, body, answer ("right", "wrong"), mean, low, high, n; means over both choices of
+    the subject, intervals over seeds (of one run there is none).
 
     Source: arXiv 2412.15113, language-model experiment.
     """
