@@ -55,10 +55,20 @@ def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
     ``stopped`` is whether a run ended before its last planned step, because it had learned.
 
     Raises:
-        ValueError: as :func:`require_seeds`.
+        ValueError: as :func:`require_seeds`, and for runs of one variant with several presets (or sizes), or of tokens
+            and of vectors: the frame does not say which, so they would be pooled as seeds of the variant.
     """
     runs = list(runs)
     require_seeds(runs)
+    first: dict[str, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.config.variant, run)
+        require(
+            (run.config.kind, run.config.preset) == (other.config.kind, other.config.preset),
+            f"{other.path.name} and {run.path.name} are both called {run.config.variant}, are of other presets or "
+            f"kinds, and would be pooled as seeds; ask all_metrics of each by itself, and give one another name in "
+            f"the column 'variant'",
+        )
     frames = [(run, run.metrics()) for run in runs]
     return pd.concat(
         [labelled(frame, run).assign(stopped=_stopped(frame, run)) for run, frame in frames], ignore_index=True

@@ -195,6 +195,20 @@ def test_each_run_counts_once_and_seeds_differ_in_nothing_else(tmp_path: Path) -
         require_seeds([runs[0], same_seed])
 
 
+def test_presets_and_kinds_of_one_variant_are_no_seeds_of_it(tmp_path: Path) -> None:
+    small = trained(tmp_path, tiny("classic", seed=3))
+    kind = trained(tmp_path, tiny_lm("classic", seed=4, steps=1))
+    renamed = Run.at(tmp_path, dataclasses.replace(tiny("classic", seed=5), preset="mine"))
+    train([renamed])
+    for other in (kind, renamed):
+        require_seeds([small, other])
+        with pytest.raises(ValueError, match="are both called classic, are of other presets or kinds, and would be"):
+            all_metrics([small, other])
+        assert len(all_metrics([small])) + len(all_metrics([other]))
+    beside = all_metrics([small, trained(tmp_path, tiny("value", seed=3))])
+    assert set(beside.variant) == {"classic", "value"}
+
+
 def prompts(run: str, seed: int, **more: Any) -> pd.DataFrame:
     about = {
         "run": run,
