@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from circuits.common.errors import whole
 from circuits.common.screen import folded
 from experiments.options import option
 from experiments.output import Tables, answer
@@ -21,8 +22,9 @@ def corpus(
     """Print some stories and what the corpus is made of: words, names, shares of sentences of every kind."""
     from experiments.tasks.stories import StoriesTask, statistics
 
+    whole("--n", n)
     stories = StoriesTask(seed=seed)
-    for tokens in stories.sample(show, "train", seed=1).tokens:
+    for tokens in stories.sample(show, "train", seed=1).tokens if whole("--show", show, 0) else ():
         answer(folded(stories.tokenizer.decode(tokens) + "\n"))
     found = statistics(stories, n)
     show_table(found)

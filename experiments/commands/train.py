@@ -108,7 +108,17 @@ class Training:
         require(rate is None or 0 < rate < math.inf, f"--rate must be a number above 0, got {rate}")
 
     def each(self, make: Any) -> list[RunConfig]:
-        """Return what ``make`` gives for every variant and seed."""
+        """Return what ``make`` gives for every variant and seed.
+
+        Raises:
+            ValueError: for one variant or seed beside several.
+        """
+        for name in ("variant", "seed"):
+            one = getattr(self, name)
+            require(
+                not getattr(self, f"{name}s") or one == getattr(type(self), name),
+                f"--{name} {one} beside --{name}s says nothing; leave it out, or put it among them",
+            )
         seeds, variants = self.seeds or (self.seed,), self.variants or (self.variant,)
         return [make(variant, seed) for seed in seeds for variant in variants]
 
@@ -228,6 +238,10 @@ class TrainLM(Training):
         tasks = named_tasks(TokenTaskConfig)
         known("task", self.task, [*tasks, "text", "books"])
         window: dict[str, Any] = {} if self.window is None else {"n_ctx": self.window}
+        require(
+            self.task == "text" or self.column == type(self).column,
+            f"--column is of a corpus of the task text, and the task is {self.task}; leave it out",
+        )
         if self.task == "books":
             require(
                 self.corpus is not None and self.tokenizer is None,

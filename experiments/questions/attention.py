@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import analysis
-from circuits.common.errors import require, whole
+from circuits.common.errors import require
 from experiments.options import option
 from experiments.output import say, show
-from experiments.questions.question import Model, OfInputs, Run, Step
+from experiments.questions.question import Model, OfInputs, OfPairs, Run, Step
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ViewAttention(OfInputs):
 
     prompt: Annotated[str | None, option("a text in the model's words", "the clean side of a pair of the task")] = None
     tokens: Annotated[tuple[int, ...], option("the prompt as token numbers")] = ()
-    row: Annotated[int, option("which pair, where no prompt is given (from 0)")] = 0
+    row: Annotated[int, option("which pair, where no prompt is given (from 0), as 'map --row' counts")] = 0
     step: Step = -1
     top: Annotated[int, option("rows to print")] = 15
 
@@ -27,14 +27,16 @@ class ViewAttention(OfInputs):
         """Refuse options with which nothing can be asked, before work starts.
 
         Raises:
-            ValueError: for a device that this machine does not have, two prompts, or numbers that are none.
+            ValueError: as :meth:`OfInputs.validate`, for two prompts, or a row beside a prompt.
         """
         super().validate()
-        whole("row", self.row, 0)
-        whole("top", self.top)
         given = {"--prompt": self.prompt is not None, "--tokens": bool(self.tokens), "--pairs": self.pairs is not None}
         named = [option for option, there in given.items() if there]
         require(len(named) < 2, f"{' and '.join(named)} each name a prompt; give one of them")
+        require(
+            self.row == 0 or "--pairs" in named or not named,
+            f"--row is of pairs, and {', '.join(named)} is a prompt by itself; leave one out",
+        )
 
     def named_steps(self) -> tuple[int, ...]:
         """Return the checkpoint that is named, -1 being the last."""
@@ -45,7 +47,7 @@ class ViewAttention(OfInputs):
 
         Raises:
             RunError: if there is no checkpoint at the step.
-            ValueError: as :func:`analysis.attention_view`, and for a row that a file of pairs does not have.
+            ValueError: as :func:`analysis.attention_view`, and for a row that the pairs do not have.
         """
         model = self.model(run, self.step)
         return analysis.attention_view(model, self._prompt(run, model))
@@ -55,8 +57,8 @@ class ViewAttention(OfInputs):
             return self.prompt if self.prompt is not None else self.tokens
         if self.file is not None:
             return self.file.pair(model)[self.row]
-        task = run.asker(self.device)
-        return self.asked(task.pairs(self.row + 1, next(iter(task.corruptions))))[self.row]
+        # Of as many as a map has by default: what is drawn depends on how many are.
+        return OfPairs(device=self.device, dtype=self.dtype).pair(run, model)[self.row]
 
     def tell(self, run: Run, found: analysis.AttentionView) -> list[Path]:
         """Print the largest vectors that are moved and each head's share by the stream, write and draw all."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import analysis
-from circuits.common.errors import known
+from circuits.common.errors import known, require
 from experiments.options import option
 from experiments.output import say, show
 from experiments.questions.cost import ESTIMATING, Cost, Work, cost_of, spread
@@ -26,6 +26,24 @@ class Attribute(Effects):
     components: Components = PATCHED
     heads: Heads = "all"
 
+    def validate(self) -> None:
+        """Refuse options with which nothing can be asked, before work starts.
+
+        Raises:
+            UnknownNameError: for an unknown method (nearest suggested).
+            ValueError: as :meth:`OfInputs.validate`, and for options that say nothing to the method.
+        """
+        from analysis.attribution.of_edges import EDGE_METHODS
+        from analysis.attribution.of_sites import METHODS
+
+        super().validate()
+        method = known("method", self.method, {**EDGE_METHODS, **METHODS})
+        unheard = ["components", "heads"] if method in EDGE_METHODS else []
+        unheard += ["check"] if method == "exact" else []
+        unheard += ["steps"] if method not in ("EAP-IG", "IG") else []
+        told = ", ".join(self.changed(*unheard))
+        require(not told, f"{told}: of that the method {method} makes nothing; leave it out, or take another --method")
+
     def ask(
         self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None
     ) -> analysis.EdgeScores | analysis.SiteScores:
@@ -33,12 +51,11 @@ class Attribute(Effects):
 
         Raises:
             RunError: if there is no checkpoint at the step.
-            UnknownNameError: for an unknown method (nearest suggested).
+            UnknownNameError, ValueError: as :meth:`validate`.
         """
         from analysis.attribution.of_edges import EDGE_METHODS
-        from analysis.attribution.of_sites import METHODS
 
-        method: Any = known("method", self.method, {**EDGE_METHODS, **METHODS})
+        method: Any = self.method
         model = self.model(run, self.step)
         pair = self.pair(run, model)
         rest: dict[str, Any] = {"steps": self.steps, "check": self.check, "max_memory": self.max_memory}

@@ -38,8 +38,8 @@ class FindCircuit(OfPairs):
 
         Raises:
             UnknownNameError: for an unknown rule, method or replacement (nearest suggested).
-            ValueError: for a size or a threshold that is not positive, or of which the rule makes nothing, or a device
-                that this machine does not have.
+            ValueError: as :meth:`OfInputs.validate`, for a size or a threshold that is not positive or of which the
+                rule makes nothing, or for steps of a method that takes none.
         """
         from analysis.attribution.of_edges import EDGE_METHODS
         from analysis.circuit.discovery import RULES
@@ -51,6 +51,10 @@ class FindCircuit(OfPairs):
         known("replacement", self.replacement, REPLACEMENTS)
         given, name = (self.size, "--size") if self.rule == "threshold" else (self.threshold, "--threshold")
         require(given is None, f"{name} says nothing to the rule {self.rule!r}; leave it out, or choose another --rule")
+        require(
+            self.method == "EAP-IG" or not self.changed("steps"),
+            f"--steps says nothing to the method {self.method}; leave it out, or take --method EAP-IG",
+        )
         size, threshold = self.size, self.threshold
         require(size is None or size > 0, f"size = {size}: a circuit needs at least one edge")
         require(threshold is None or threshold > 0, f"threshold = {threshold}: it must be positive")
@@ -71,7 +75,6 @@ class FindCircuit(OfPairs):
             RunError: if there is no checkpoint at the step.
             ValueError: as :meth:`validate`.
         """
-        self.validate()
         model = self.model(run, self.step)
         pair = self.pair(run, model)
         method: Any = self.method

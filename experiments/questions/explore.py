@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import analysis
-from circuits.common.errors import require, whole
+from circuits.common.errors import require
 from experiments.options import option
 from experiments.output import Tables, say, show, written_tables
 from experiments.questions.question import OfPairs, Run, say_written
@@ -36,13 +36,10 @@ class Explore(OfPairs):
         """Refuse options with which nothing can be asked, before work starts.
 
         Raises:
-            ValueError: for a device that this machine does not have, or numbers that are not whole or too small.
+            ValueError: as :meth:`OfInputs.validate`, and for a step, a device or a dtype.
         """
         super().validate()
-        whole("prompts", self.prompts, least=0)
-        whole("most_steps", self.most_steps)
-        heard = {"step": self.step == -1, "device": self.device == "cpu", "dtype": self.dtype == "float32"}
-        unheard = [f"--{name}" for name, there in heard.items() if not there]
+        unheard = self.changed("step", "device", "dtype")
         require(
             not unheard,
             f"{' and '.join(unheard)}: every checkpoint is measured, on the CPU and in the numbers that it has; leave "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,6 +31,17 @@ class Gradients(OfInputs):
     by: Annotated[Literal["total", "pair"], option("the stream's share, or that of every layer pair")] = "total"
     logged: Annotated[bool, option("what 'train --gradients-every' logged, instead of the checkpoints")] = False
 
+    def validate(self) -> None:
+        """Refuse options with which nothing can be asked, before work starts.
+
+        Raises:
+            ValueError: as :meth:`OfInputs.validate`, and for options that a log cannot have: it has the parameters'
+                shares in total, at the steps and of the sequences that the training was told.
+        """
+        super().validate()
+        told = ", ".join(self.changed(*(f.name for f in fields(self) if f.name != "logged"))) if self.logged else ""
+        require(not told, f"{told}: what was logged is as the training logged it; leave out that, or --logged")
+
     def named_steps(self) -> tuple[int, ...]:
         """Return the checkpoints that are named."""
         return self.checkpoints
@@ -43,15 +54,11 @@ class Gradients(OfInputs):
 
         Raises:
             RunError: if what was logged is asked for, and nothing was.
-            ValueError: for pairs of a model without a stream, and for options that a log cannot have.
+            ValueError: for pairs of a model without a stream, and as :meth:`validate`.
         """
         from analysis.gradients.split import GradientSteps
 
         if self.logged:
-            require(
-                self.by == "total" and not self.activations and self.file is None,
-                "what was logged are the parameters' shares in total; leave out --by, --activations and --pairs",
-            )
             return GradientSteps(run.gradients())
         split = self._of_file if self.file is not None else self._of_task(run)
 

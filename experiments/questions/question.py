@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +34,8 @@ Components = Annotated[tuple[str, ...], option("of sites: what is patched")]
 Heads = Annotated[Literal["all", "each"], option("of sites: heads together, or one by one")]
 FREE = ("checkpoints", "max_memory", "top")
 """Options of which no number at a checkpoint depends: at which ones it is asked, in how much memory, what is shown."""
+LEAST = {"n": 1, "top": 1, "steps": 1, "max_memory": 1, "most_steps": 1, "row": 0, "check": 0, "prompts": 0}
+"""Of options that are numbers, the least that says anything."""
 SHARES = "own + stream + interaction = total"
 
 
@@ -46,15 +48,36 @@ class Question:
         Literal["float32", "float64", "bfloat16"], option("what the model computes in, and its vectors are")
     ] = "float32"
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Of every question, so that one that is asked in Python is refused as one of the shell is.
+        if ask := vars(cls).get("ask"):
+
+            @wraps(ask)
+            def validated(self: Question, *args: Any, **rest: Any) -> Any:
+                self.validate()
+                return ask(self, *args, **rest)
+
+            type.__setattr__(cls, "ask", validated)
+
     def validate(self) -> None:
-        """Refuse options with which nothing can be asked, before work starts.
+        """Refuse options with which nothing can be asked, before work starts; whoever asks is refused so.
 
         Raises:
-            ValueError: for a device that this machine does not have.
+            ValueError: for a device that this machine does not have, or a number that says nothing, as no pairs.
         """
         from experiments.runs.devices import checked_device
 
         checked_device(self.device)
+        for name, least in LEAST.items():
+            value = getattr(self, name, None)
+            if value is not None:
+                whole(name, value, least)
+
+    def changed(self, *names: str) -> list[str]:
+        """Return which of some options say something else than their defaults, as the shell writes them."""
+        told = [f.name for f in fields(self) if f.name in names and getattr(self, f.name) != f.default]
+        return [f"--{name.replace('_', '-')}" for name in told]
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> Any:
         """Return what the question finds of a run; with ``kept``, a long one goes on where it was interrupted."""
@@ -142,15 +165,13 @@ class OfInputs(Question):
         """Refuse options with which nothing can be asked, before work starts.
 
         Raises:
-            ValueError: for a device that this machine does not have, a file that holds no pairs (naming the line), or
-                one beside options of what a task draws.
+            ValueError: as :meth:`Question.validate`, for a file that holds no pairs (naming the line), or one beside
+                options of what a task draws.
         """
         super().validate()
         if self.file is not None:
-            drawn = [o for o in ("n", "corruption", "split") if getattr(self, o, None) != getattr(type(self), o, None)]
-            require(
-                not drawn, f"--{', --'.join(drawn)}: of what the task draws, and --pairs asks a file; leave one out"
-            )
+            drawn = ", ".join(self.changed("n", "corruption", "split"))
+            require(not drawn, f"{drawn}: of what the task draws, and --pairs asks a file; leave one out")
 
     @cached_property
     def file(self) -> analysis.PairsFile | None:
@@ -231,15 +252,6 @@ class Effects(OfPairs):
 
     direction: Annotated[Literal["denoise", "noise"], option("clean into corrupt, or corrupt into clean")] = "denoise"
     top: Annotated[int, option("rows to print")] = 15
-
-    def validate(self) -> None:
-        """Refuse options with which nothing can be asked, before work starts.
-
-        Raises:
-            ValueError: for a device that this machine does not have, or rows to print that are no number of 1 or more.
-        """
-        super().validate()
-        whole("top", self.top)
 
     def largest(self, frame: Frame) -> Frame:
         """Return the rows with the largest effects, either way."""

@@ -13,15 +13,19 @@ import torch
 
 from circuits import HookedStreamTransformer
 from experiments.questions.ablate import Ablate
+from experiments.questions.attention import ViewAttention
 from experiments.questions.attribute import Attribute
 from experiments.questions.circuit import FindCircuit
+from experiments.questions.explore import Explore
 from experiments.questions.gradients import Gradients
 from experiments.questions.heads import Heads
+from experiments.questions.indirect_objects import IndirectObjects
 from experiments.questions.logits import Logits
 from experiments.questions.patch import Patch
 from experiments.questions.paths import Paths
 from experiments.questions.prompts import ioi_task
 from experiments.questions.question import Question
+from experiments.questions.route_map import MapRoutes
 from experiments.runs.config import lm_run
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
@@ -148,7 +152,45 @@ def test_sequences_are_those_of_a_split_with_their_answers(icl: Run, tmp_path: P
             some.asker().sequences(2, split)
 
 
+EFFECTS = (Patch, Paths, Attribute, MapRoutes)
+NUMBERED = (*EFFECTS, Ablate, Heads, FindCircuit, Logits, Gradients, Explore, IndirectObjects)
 QUESTIONS = [Patch(n=4), Attribute(n=4), Paths(n=4), Ablate(n=4), Heads(n=4), FindCircuit(n=4)]
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        *((kind(n=n), "n must be a whole number of at least 1") for kind in NUMBERED for n in (0, -3)),
+        *((kind(top=0), "top must be a whole number of at least 1") for kind in (*EFFECTS, Logits, ViewAttention)),
+        (Logits(top=-1), "top must be a whole number of at least 1"),
+        (MapRoutes(row=-1), "row must be a whole number of at least 0"),
+        (Attribute(steps=0), "steps must be a whole number of at least 1"),
+        (Attribute(check=-1), "check must be a whole number of at least 0"),
+        (FindCircuit(steps=-2), "steps must be a whole number of at least 1"),
+        (Patch(max_memory=0), "max_memory must be a whole number of at least 1"),
+        (Heads(device="tpu9"), "'tpu9' names no device"),
+        (Attribute(method="EAP", heads="each"), "--heads: of that the method EAP makes nothing; leave it out"),
+        (Attribute(method="exact", check=3), "--check: of that the method exact makes nothing"),
+        (Attribute(method="AtP", steps=7), "--steps: of that the method AtP makes nothing"),
+        (FindCircuit(method="EAP", steps=7), "--steps says nothing to the method EAP"),
+        (ViewAttention(tokens=(1, 2), row=1), "--row is of pairs, and --tokens is a prompt by itself"),
+        (Gradients(logged=True, n=8, split="test"), "--n, --split: what was logged is as the training logged it"),
+        (Gradients(logged=True, checkpoints=(0,)), "--checkpoints: what was logged is as the training logged it"),
+        (Gradients(logged=True, by="pair", dtype="float64"), "--dtype, --by: what was logged is as the training"),
+    ],
+)
+def test_options_that_say_nothing_are_refused_however_it_is_asked(icl: Run, question: Question, message: str) -> None:
+    for asked in (lambda: question.ask(icl), lambda: question.answer([icl])):
+        with pytest.raises(ValueError, match=message):
+            asked()
+
+
+@pytest.mark.parametrize("kind", [Patch, FindCircuit, MapRoutes, Logits])
+def test_a_file_of_pairs_is_asked_without_what_a_task_draws(icl: Run, tmp_path: Path, kind: Any) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"clean": [1, 2, 3], "corrupt": [1, 4, 3], "answer": 2, "wrong": 4}\n')
+    with pytest.raises(ValueError, match="--n, --corruption: of what the task draws, and --pairs asks a file"):
+        kind(n=64, corruption="nonsense", pairs=pairs).ask(icl)
 
 
 @pytest.mark.parametrize(

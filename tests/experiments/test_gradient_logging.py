@@ -154,7 +154,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "blocks.0.attn.hook_v" in said
         assert f"{analysis}.parquet" in said
     for mistake, message in (
-        (("icl-value", "--logged", "--by", "pair"), "what was logged are the parameters' shares in total"),
+        (("icl-value", "--logged", "--by", "pair"), "--by: what was logged is as the training logged it"),
         (("icl-classic", "--logged"), "logged no gradients; train with --gradients-every N"),
         (("icl-classic", "--by", "pair"), "this split knows no layer pairs"),
         (("icl-value", "--activations", "blocks.0.attn.hok_v"), "did you mean 'blocks.0.attn.hook_v'"),

@@ -113,6 +113,13 @@ def test_mistakes_end_with_a_sentence_and_nothing_is_begun(
         (["--window", "8"], "a window must have 24 tokens at least"),
         (["--steps", "0"], "--steps must be a whole number of at least 1, got 0"),
         (["--rate", "0"], "--rate must be a number above 0, got 0.0"),
+        (["--column", "body"], "--column is of a corpus of the task text, and the task is stories; leave it out"),
+        (["--task", "books", "--corpus", "x/y", "--column", "body"], "--column is of a corpus of the task text"),
+        (
+            ["--variant", "classic", "--variants", "value", "classic"],
+            "--variant classic beside --variants says nothing",
+        ),
+        (["--seed", 3, "--seeds", 0, 1], "--seed 3 beside --seeds says nothing; leave it out, or put it among them"),
         (["--optimizer", "adam"], "--optimizer adam: the size 0.2m is trained by AdamW, whose rate is not that of"),
     ]
     for words, message in cases:
@@ -195,6 +202,11 @@ def test_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "share of sentences: ioi" in out
     assert "names held out" in out
     assert run(capsys, "corpus", "--n", 5, "--show", 1)[1].split("\n")[0] == out.split("\n")[0]
+    status, out, _ = run(capsys, "corpus", "--n", 20, "--show", 0)
+    assert (status, "<story>" in out, "share of sentences: ioi" in out) == (0, False, True)
+    for words, name, least in ((["--show", -1], "--show", 0), (["--n", 0], "--n", 1)):
+        status, _, err = run(capsys, "corpus", *words)
+        assert (status, f"{name} must be a whole number of at least {least}" in err) == (2, True)
     assert run(capsys, "corpus", "--n", 5, "--show", 1, "--seed", 1)[1].split("\n")[0] != out.split("\n")[0]
     none = run(capsys, "corpus", "--n", 5, "--show", 0)[1]
     assert "<story>" not in none

@@ -152,7 +152,10 @@ def test_mistakes_end_with_a_sentence_before_anything_is_asked(
         (["patch", asked.path, "--pairs", bad], "bad.jsonl, line 3: it is no JSON"),
         (["patch", asked.path, "--pairs", mine, "--corruption", "flip"], "--corruption: of what the task draws, and"),
         (["heads", asked.path, "--pairs", mine, "--n", 3, "--split", "names"], "--n, --split: of what the task draws"),
-        (["gradients", asked.path, "--pairs", mine, "--logged"], "leave out --by, --activations and --pairs"),
+        (
+            ["gradients", asked.path, "--pairs", mine, "--logged"],
+            "--pairs: what was logged is as the training logged it",
+        ),
     ]
     for words, message in cases:
         status, _, err = run(capsys, *words)

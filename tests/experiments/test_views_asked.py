@@ -74,10 +74,11 @@ def test_attention_in_a_text_in_token_numbers_and_in_the_tasks_own_prompt(
     numbers = model.to_tokens(TEXT)[0].tolist()
     assert run(capsys, "attention", speaker.path, "--tokens", *numbers)[0] == 0
     assert written(speaker, "attention").mixed.tolist() == of_text.mixed.tolist()
-    assert run(capsys, "attention", classifier.path, "--row", 1)[0] == 0
-    pair = MapRoutes(n=2).pair(classifier)
-    frame = written(classifier, "attention")
-    assert frame.mixed.tolist() == attention_view(classifier.load_model(), pair[1]).to_frame().mixed.tolist()
+    for row in (0, 5):
+        assert run(capsys, "attention", classifier.path, "--row", row)[0] == 0
+        pair = MapRoutes(row=row).pair(classifier)
+        frame = written(classifier, "attention")
+        assert frame.mixed.tolist() == attention_view(classifier.load_model(), pair[row]).to_frame().mixed.tolist()
     assert {"target item", "matching label"} <= set(frame.query_token)
 
 
@@ -86,6 +87,7 @@ def test_mistakes_end_with_a_sentence(speaker: Run, classifier: Run, capsys: pyt
         (speaker, ["--prompt", "When Zaphod went"], "the tokenizer does not know 'Zaphod'"),
         (classifier, ["--prompt", TEXT], "this model takes vectors, and the prompt is a text"),
         (speaker, ["--prompt", TEXT, "--tokens", 1], "--prompt and --tokens each name a prompt; give one of them"),
+        (classifier, ["--row", 128], "there is no pair 128: there are 128"),
         (speaker, ["--row", -1], "row must be a whole number of at least 0"),
     ]
     for asked, words, message in cases:
