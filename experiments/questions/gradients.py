@@ -25,7 +25,13 @@ class Gradients(OfInputs):
     """Split the gradient at every checkpoint into direct and stream share; write and draw the shares."""
 
     n: Sequences = 256
-    split: Annotated[str, option("train, test, ic, ic2 or iw; of a language model train or validation")] = "train"
+    split: Annotated[
+        str,
+        option(
+            "train, test, ic, ic2 or iw; of a language model train or validation: other draws than those of training, "
+            "but of a corpus train are windows that are trained on"
+        ),
+    ] = "train"
     checkpoints: Checkpoints = ()
     activations: Annotated[tuple[str, ...], option("hook points, for the gradient there too")] = ()
     by: Annotated[Literal["total", "pair"], option("the stream's share, or that of every layer pair")] = "total"
@@ -84,6 +90,7 @@ class Gradients(OfInputs):
 
     def tell(self, run: Run, found: GradientSteps) -> list[Path]:
         """Print the attention's shares at the first, middle and last step, write and draw all."""
+        from experiments.tasks.text.task import TextTaskConfig
         from figures.models.gradients import gradient_pairs, gradient_shares
 
         name, columns, draw = "gradients", ["whole", "direct", "stream", "stream_share", "alignment"], gradient_shares
@@ -94,7 +101,8 @@ class Gradients(OfInputs):
         attention = frame[frame.tensor.str.contains("attn")]
         steps = sorted(frame.step.unique())
         shown = attention[attention.step.isin({steps[0], steps[len(steps) // 2], steps[-1]})]
-        drawn = f"{self.n} sequences of {self.split}"
+        finite = isinstance(run.config.task, TextTaskConfig) and self.split == "train"
+        drawn = f"{self.n} sequences of {self.split}{' (windows that it is trained on)' * finite}"
         asked = drawn if self.file is None else f"the answers' loss on {len(self.file.rows)} pairs of {self.file.name}"
         of = "as logged in training" if self.logged else asked
         say(f"{run.path.name}: gradient of the loss by route, {of}; first, middle and last of {len(steps)} steps:")

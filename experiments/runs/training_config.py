@@ -224,7 +224,8 @@ class TrainingConfig(Checked):
     gates: tuple[GateChange, ...] = ()
     stop_at: StopAt | None = None
     gradients_at: tuple[Schedule, ...] = ()
-    """When the loss's gradient is split by route, the last step included; empty: never."""
+    """When the loss's gradient is split by route, the last step included; empty: never. It is that of sequences of
+    "train" on which no step trains, but of a corpus, which is finite, of windows that are trained on."""
     rates: tuple[Rate, ...] = ()
     """Parameters that learn faster or slower than the others; of several that fit, the last one holds."""
     interventions: tuple[Intervention, ...] = ()

@@ -51,5 +51,6 @@ class DrawnTask(ShownTask, ABC):
         return None
 
     def held_out(self, n: int = 64, split: str = "train") -> Any:
-        """Return ``n`` sequences of a split, drawn as no step draws them."""
+        """Return ``n`` sequences of a split, drawn as no step draws them; of a corpus, which is finite, those of
+        "train" are windows that are trained on, in another order, and those of "validation" are not."""
         return self.sample(n, split, seed=2**40)

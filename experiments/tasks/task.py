@@ -99,7 +99,8 @@ class TrainedTask(Task, Protocol):
         ...
 
     def held_out(self, n: int = ..., split: str = "train") -> Any:
-        """Return sequences of a split on which no step trains."""
+        """Return sequences of a split, drawn as no step draws them: none that is trained on, but of a corpus, which is
+        finite, where those of "train" are."""
         ...
 
     def split_gradient(

@@ -20,9 +20,12 @@ from experiments.runs.run import Run
 from experiments.runs.training_config import SGD, At, Every, StopAt
 from experiments.tasks.in_context.measures import EvaluationSets
 from experiments.tasks.in_context.task import ICLTask
+from experiments.tasks.text.task import TextTaskConfig
+from experiments.tasks.tokenizers import save_tokenizer, word_level
 from experiments.training.trainer import Trainer
 from tests.experiments.test_resume import child
 from tests.experiments.test_training import files_of, tiny, trained
+from tests.helpers import tiny_lm
 
 LOGGED = tiny(gradients_at=(Every(6), At((1,))))
 
@@ -47,6 +50,20 @@ def test_no_step_trains_on_the_batch_that_is_held_out(tmp_path: Path) -> None:
     kept = task.held_out(32).inputs
     assert kept.equal(task.held_out(32).inputs)
     assert not any(kept.equal(task.sample(32, "train", seed=step).inputs) for step in range(12))
+
+
+def test_of_a_corpus_it_is_said_that_windows_are_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VALUESTREAM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "corpus.txt").write_text("".join(f"w{i} w{i % 7} w{i % 5}\n" for i in range(40)))
+    save_tokenizer(word_level([f"w{i}" for i in range(40)]), tmp_path / "words")
+    task = TextTaskConfig.of(str(tmp_path / "corpus.txt"), str(tmp_path / "words"), n_ctx=8, validation=0.2)
+    texts, drawn = trained(tmp_path, tiny_lm(task=task, steps=1)), trained(tmp_path, tiny_lm(steps=1))
+    for run, split, said in ((texts, "train", True), (texts, "validation", False), (drawn, "train", False)):
+        question = Gradients(n=4, split=split, checkpoints=(-1,))
+        question.tell(run, question.ask(run))
+        assert ("train (windows that it is trained on)" in capsys.readouterr().out) is said
 
 
 @pytest.mark.parametrize("variant", ["value", "x-transformers"])

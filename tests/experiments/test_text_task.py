@@ -203,6 +203,29 @@ def test_held_out_documents_are_never_trained_on_whatever_the_seed_and_order(
     assert set(everything(turned, "validation")) == held
 
 
+@pytest.mark.parametrize("n", [3, 4, 7, 10])
+def test_no_held_out_window_comes_twice_in_a_batch(config: TextTaskConfig, n: int) -> None:
+    task, seeds = TextTask(config), [0, 1, 2, 3, 4, 2**40]
+    size = task.n_windows("validation")
+    assert size == 10
+    for seed in seeds:
+        batch = texts(task, task.sample(n, "validation", seed))
+        assert len(set(batch)) == len(batch) == n
+        first = seed * n % size
+        walked = texts(task, task.walk("validation", seed * n, (seed + 1) * n))
+        assert (batch == walked) is (first + n <= size), "a step within an epoch is as it always was"
+    crossing = [texts(task, task.walk("validation", seed * 7, (seed + 1) * 7)) for seed in range(1, 9)]
+    assert any(len(set(rows)) < 7 for rows in crossing), "and one across its end would have some twice"
+
+
+def test_of_a_corpus_only_validation_is_not_trained_on(config: TextTaskConfig) -> None:
+    task = TextTask(config)
+    trained = set(everything(task, "train"))
+    assert set(texts(task, task.held_out(8))) <= trained
+    assert not set(texts(task, task.held_out(8, "validation"))) & trained
+    assert texts(task, task.held_out(8)) != texts(task, task.sample(8))
+
+
 def test_equal_documents_are_on_the_same_side(config: TextTaskConfig, tmp_path: Path) -> None:
     write_lines(tmp_path / "twice.jsonl", DOCUMENTS + DOCUMENTS)
     twice = TextTask(dataclasses.replace(config, corpus=str(tmp_path / "twice.jsonl")))

@@ -182,17 +182,20 @@ class TextTask(TokenTask):
     def sample(self, n: int, split: str = "train", seed: int = 0) -> TokenBatch:
         """Return the windows of step ``seed`` of a walk through a split, ``n`` at a step; an epoch has each one once.
 
-        Equal arguments give equal windows. No held out window comes twice: of "validation" there are at most as many
-        as there are.
+        Equal arguments give equal windows. No held out window comes twice in a batch: of "validation" there are at most
+        as many as there are, and they are the last ones of an epoch where the step would go on into the next.
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
             ValueError: if ``n`` is not a whole number of 1 or more.
         """
-        n = whole("n", n)
-        if split != "train":
-            n = min(n, self.n_windows(split))
-        return self.walk(split, seed * n, (seed + 1) * n)
+        n, size = whole("n", n), self.n_windows(split)
+        if split == "train":
+            return self.walk(split, seed * n, (seed + 1) * n)
+        n = min(n, size)
+        # An epoch is shuffled anew: across its end a window might come twice.
+        first = min(seed * n, (seed * n // size + 1) * size - n)
+        return self.walk(split, first, first + n)
 
     def walk(self, split: str, first: int, end: int) -> TokenBatch:
         """Return the windows from number ``first`` to before ``end`` of a walk through a split, epoch by epoch.
