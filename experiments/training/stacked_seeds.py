@@ -24,6 +24,7 @@ from circuits.common.errors import require
 from circuits.common.plain_data import canonical_json, differences
 from circuits.last_position import last_logits, why_not
 from circuits.model import HookedStreamTransformer
+from experiments.runs.config import RunConfig
 from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW
 from experiments.tasks.in_context.batches import ICLBatch
@@ -173,23 +174,15 @@ class Stacking:
 
 
 def require_stackable(runs: Sequence[Run]) -> None:
-    """Raise unless the runs differ in their seeds, and in nothing else, and are trained without interventions.
+    """Raise unless the runs differ in their seeds, and in nothing else, and none must be trained by itself.
 
     Raises:
         ValueError: naming the run and what keeps it out of the stack.
     """
     first = runs[0]
     for run in runs:
-        require(
-            run.config.kind == "icl" and run.config.training.clip is None,
-            f"{run.path.name} cannot be stacked: a stack is of in-context classifiers whose gradients are not clipped; "
-            f"train it by experiments.training",
-        )
-        if run.config.training.interventions:
-            raise ValueError(
-                f"{run.path.name} has interventions, and they act on one model at a time; runs that train stacked must "
-                f"have none: train it by experiments.training"
-            )
+        why = _why_alone(run.config)
+        require(why is None, f"{run.path.name} cannot be stacked: {why}; train it by experiments.training")
         found = differences(_but_seed(first), _but_seed(run))
         require(
             not found,
@@ -201,6 +194,18 @@ def require_stackable(runs: Sequence[Run]) -> None:
     require(not twice, f"runs that train stacked must have a seed each, and {twice} came more than once")
 
 
+def _why_alone(config: RunConfig) -> str | None:
+    """What keeps a run out of every stack, or ``None``."""
+    if config.kind != "icl":
+        return "a stack is of in-context classifiers"
+    reasons = {
+        "its gradients are clipped, and a stack clips none": config.training.clip is not None,
+        "it has interventions, and they act on one model at a time": bool(config.training.interventions),
+        "it has dropout, whose draws are each run's own": bool(config.model.dropout),
+    }
+    return next((why for why, holds in reasons.items() if holds), None)
+
+
 def stacks(runs: Sequence[Run], most: int) -> list[list[Run]]:
     """Return the runs in groups that :func:`train_stacked` takes, as even as can be and none above ``most`` runs.
 
@@ -208,9 +213,7 @@ def stacks(runs: Sequence[Run], most: int) -> list[list[Run]]:
     """
     together: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        training = run.config.training
-        stays = run.config.kind != "icl" or training.interventions or training.clip is not None
-        alone = run.path.name if stays else ""
+        alone = "" if _why_alone(run.config) is None else run.path.name
         together[canonical_json([run.config.variant, run.config.preset, _but_seed(run), alone])].append(run)
     cut = ((group, -(-len(group) // most)) for group in together.values())
     return [group[part::parts] for group, parts in cut for part in range(parts)]

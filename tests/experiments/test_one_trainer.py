@@ -212,7 +212,7 @@ def test_a_classifier_is_trained_by_adamw_and_its_gradient_is_clipped(tmp_path: 
             ours.step()
         for (name, left), right in zip(model.named_parameters(), trainer.model.parameters(), strict=True):
             assert torch.allclose(left, right, atol=1e-5), (clip, name)
-    with pytest.raises(ValueError, match="cannot be stacked: .* whose gradients are not clipped"):
+    with pytest.raises(ValueError, match="cannot be stacked: its gradients are clipped"):
         train_stacked([runs[1e-3]])
 
 

@@ -44,6 +44,10 @@ def seeds_of(variant: str = "value", seeds: Sequence[int] = SEEDS, **changes: An
     return [tiny(variant, seed, **({"n_eval": 50} | changes)) for seed in seeds]
 
 
+def dropped(seed: int) -> RunConfig:
+    return dataclasses.replace(tiny(seed=seed), model=dataclasses.replace(tiny().model, dropout=0.1))
+
+
 def stacked(root: Path, configs: Sequence[RunConfig], **how: Any) -> list[Run]:
     train_stacked([Run.at(root, config) for config in configs], **how)
     return [Run.at(root, config) for config in configs]
@@ -353,7 +357,11 @@ def test_wide_evaluation_sets_are_the_same_sequences() -> None:
         ),
         (
             [tiny("value", s, interventions=(Intervention(Site(1, "v"), Zero(), first=5),)) for s in SEEDS],
-            "-s0-.* has interventions, and they act on one model at a time; .* train it by experiments.training",
+            "-s0-.* cannot be stacked: it has interventions, and they act on one model at a time; train it by",
+        ),
+        (
+            [dropped(s) for s in SEEDS],
+            "-s0-.* cannot be stacked: it has dropout, whose draws are each run's own; train it by",
         ),
         ([tiny("value", 3), tiny("value", 3)], r"must have a seed each, and \[3\] came more than once"),
     ],
@@ -365,14 +373,19 @@ def test_runs_that_cannot_be_stacked_are_told_why(tmp_path: Path, configs: list[
 
 def test_runs_are_put_into_stacks_that_can_be_trained(tmp_path: Path) -> None:
     cut = tiny(interventions=(Intervention(Site(1, "v"), Zero(), first=5),))
-    configs = [*(tiny(v, seed) for seed in range(5) for v in ("classic", "value")), cut]
+    alone = [cut, dropped(0), dropped(1), tiny(clip=1.0)]
+    configs = [*(tiny(v, seed) for seed in range(5) for v in ("classic", "value")), *alone]
     runs = [Run.at(tmp_path, config) for config in configs]
     groups = stacks(runs, most=3)
     found = [(group[0].config.variant, [run.config.seed for run in group]) for group in groups]
     classic, value = ([(v, [0, 2, 4]), (v, [1, 3])] for v in ("classic", "value"))
-    assert found == [*classic, *value, ("value", [0])]
-    for group in groups[:-1]:
+    assert found == [*classic, *value, *(("value", [config.seed]) for config in alone)]
+    for group in groups[:4]:
         require_stackable(group)
+    for group in groups[4:]:
+        with pytest.raises(ValueError, match="cannot be stacked"):
+            require_stackable(group)
+    train([groups[5][0]])
 
 
 def test_a_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
