@@ -9,14 +9,12 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-import torch
-
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, whole
 from circuits.common.families import registered_by_script
 from circuits.common.screen import say
 from experiments.plugins import Additions, script_path
 from experiments.runs.config import RunConfig
-from experiments.runs.devices import checked_device
+from experiments.runs.devices import checked_device, one_thread
 from experiments.runs.directory import directory_of
 from experiments.runs.folder import runs_folder
 from experiments.runs.record import RunError
@@ -70,11 +68,12 @@ def sweep(
             before anything is trained, if Ray or its cluster is not there, or the local files of a run's corpus are not
             where they were: told once, of the first run that lacks them.
         UnknownNameError: for an unknown engine or way to compute.
-        ValueError: before anything is trained, for a device that this machine does not have, or if the script
-            registers kinds and has no guard, so that workers would begin its sweep again.
+        ValueError: before anything is trained, for a device that this machine does not have, no workers, or if the
+            script registers kinds and has no guard, so that workers would begin its sweep again.
     """
     root = runs_folder(root)
     known("engine", engine, ENGINES)
+    workers = None if workers is None else whole("workers", workers)
     require(retries >= 0, f"retries must be 0 or more, got {retries}")
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":
@@ -168,11 +167,11 @@ def _working(
 
 
 def _train_here(work: Work, device: str, stop: Event) -> None:
-    torch.set_num_threads(1)
     while work.waiting:
         group = work.next()
         try:
-            train_group(group, device, work.progress.report, stop.is_set)
+            with one_thread():
+                train_group(group, device, work.progress.report, stop.is_set)
         except RunError as error:
             work.ended(group, error)
         else:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+import torch
+
 from circuits.common.errors import require
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
@@ -86,7 +88,8 @@ def _update_each(here: Sequence[Trainer], goes_on: GoesOn) -> None:
 
 
 def train_together(active: list[Trainer], update: Update, report: Report, stop: Callable[[], bool]) -> None:
-    """Bring runs to their ends, those that are behind first; a run that ends leaves the list ``active``.
+    """Bring runs to their ends, those that are behind first; a run that ends leaves the list ``active``. Random numbers
+    of whoever calls are as they were.
 
     Raises:
         KeyboardInterrupt: once ``stop`` says so, with every run saved.
@@ -103,20 +106,23 @@ def train_together(active: list[Trainer], update: Update, report: Report, stop: 
             return False
         return True
 
-    while active:
-        if stop():
-            for trainer in active:
-                trainer.close()
-            raise KeyboardInterrupt
-        step = min(trainer.step for trainer in active)
-        for trainer in [trainer for trainer in active if trainer.step == step]:
-            if not goes_on(trainer, trainer.observe):
-                continue
-            report(trainer.run.path.name, step, trainer.value)
-            if trainer.done and goes_on(trainer, trainer.close):
-                active.remove(trainer)
-        here = [trainer for trainer in active if trainer.step == step]
-        if here:
-            update(here, goes_on)
+    # Dropout draws from the generators that all share.
+    devices = {trainer.device for trainer in active if trainer.device.type == "cuda"}
+    with torch.random.fork_rng(devices):
+        while active:
+            if stop():
+                for trainer in active:
+                    trainer.close()
+                raise KeyboardInterrupt
+            step = min(trainer.step for trainer in active)
+            for trainer in [trainer for trainer in active if trainer.step == step]:
+                if not goes_on(trainer, trainer.observe):
+                    continue
+                report(trainer.run.path.name, step, trainer.value)
+                if trainer.done and goes_on(trainer, trainer.close):
+                    active.remove(trainer)
+            here = [trainer for trainer in active if trainer.step == step]
+            if here:
+                update(here, goes_on)
     if failed:
         raise failed[0]

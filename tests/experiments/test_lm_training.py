@@ -24,6 +24,7 @@ from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.table import runs_table
 from experiments.runs.training_config import Adam, AdamW, At, Every
+from experiments.sweeps.sweep import sweep
 from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.tokenizers import fingerprint, word_level
 from experiments.tasks.tokens.batches import TokenBatch
@@ -270,6 +271,23 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(tmp_path
     assert files_of(run) == files_of(whole)
     sessions = read_lines(run.path / "sessions.jsonl")
     assert [(s["from"], s["to"]) for s in sessions] == [(0, after), (after, 12)]
+
+
+def test_training_in_this_process_leaves_its_random_numbers_and_threads_as_they_were(tmp_path: Path) -> None:
+    """With dropout, with an interrupt, and with a run that fails."""
+    wild = tiny_lm(seed=1, dropout=0.1, optimizer=AdamW(rate=1e30, warmup=0), clip=None)
+    torch.manual_seed(7)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        stopped(tmp_path, tiny_lm(dropout=0.1), 5)
+        with pytest.raises(RunError, match="diverged"):
+            sweep([tiny_lm(dropout=0.1), wild], tmp_path, workers=1, progress=False)
+        assert Run.at(tmp_path, tiny_lm(dropout=0.1)).finished
+        assert torch.get_rng_state().equal(state)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_same_run_twice_is_the_same_bytes(tmp_path: Path) -> None:

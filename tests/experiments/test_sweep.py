@@ -42,6 +42,13 @@ UNLUCKY, POISON = short("value", 1), short("value-stop", 0, steps=31)
 WILD = short("value", 1, optimizer=SGD(rate=1e30))
 
 
+@pytest.mark.parametrize("workers", [0, -2])
+def test_no_workers_are_refused_before_anything_is_made(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(ValueError, match=f"workers must be a whole number of at least 1, got {workers}"):
+        sweep(EIGHT, tmp_path / "runs", workers)
+    assert not (tmp_path / "runs").exists()
+
+
 # --- workers that die -------------------------------------------------------------------------------------------------
 
 
