@@ -24,7 +24,11 @@ class Ablate(OfSequences):
         option("what comes in place: zero, the mean over sequences, or another sequence's activation"),
     ] = ("zero", "mean")
     from_run: Annotated[
-        str | None, option("also put in place what another run's model has there on the same sequences")
+        str | None,
+        option(
+            "also put in place what another run's model, at its last checkpoint whatever --step says, has there on the "
+            "same sequences"
+        ),
     ] = None
     edges: Annotated[
         tuple[str, ...], option("edges to cut together, as in 'L0H0.v > L1H0.v (stream)', or 'each' one by itself")
@@ -95,7 +99,7 @@ class Ablate(OfSequences):
         from figures.models.ablation import ablation_bars
 
         other = "" if self.from_run is None else run.find(self.from_run, run.path.parent).path.name
-        taken = f", 'from run' is {other}" if other else ""
+        taken = f", 'from run' is {other} at its last checkpoint" if other else ""
         say(f"{run.path.name}: ablations on {self.asked_of(run)}{taken}")
         show(found.frame.drop(columns=["n"]))
         return self.keep(run, "ablate_edges" if self.edges else "ablate", found.frame, ablation_bars)

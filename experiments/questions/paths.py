@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import analysis
+from circuits.common.errors import require
 from experiments.options import option
 from experiments.output import say, show
 from experiments.questions.cost import Cost, Work, cost_of, spread
@@ -37,7 +38,8 @@ class Paths(Effects):
 
         Raises:
             RunError: if there is no checkpoint at the step.
-            ValueError: for a sender that is not like L0H1, and as :func:`analysis.patch_paths`.
+            ValueError: for a sender that is not like L0H1, for no route, or only the stream's of a model without one,
+                and as :func:`analysis.patch_paths`.
         """
         model, pair, paths = self._paths(run)
         found = self._patch(model, pair, paths, progress, kept)
@@ -58,6 +60,12 @@ class Paths(Effects):
         senders = heads_named(self.senders) or None
         model = self.model(run, self.step)
         routes = [route for route in self.routes if route != "stream" or model.config.streams]
+        there = "residual, stream or both" if model.config.streams else "residual, as it has no stream"
+        named = " ".join(self.routes) or "without a name"
+        require(
+            bool(routes),
+            f"--routes {named}: no path of {run.path.name} goes by that; name {there}",
+        )
         return model, self.pair(run, model), analysis.find_paths(model, senders, list(self.receivers) or None, routes)
 
     def _patch(

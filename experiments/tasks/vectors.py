@@ -62,13 +62,18 @@ class VectorTask(DrawnTask):
     """Sequences are never seen twice, so the loss on others says the same."""
 
     def sequences(self, n: int, split: str = "validation", seed: int = 1) -> Pair:
-        """Return ``n`` sequences of a split, as the clean side of a pair: other ones than those of ``pairs``.
+        """Return ``n`` sequences of a split, as the clean side of a pair: other ones than those of ``pairs``, and
+        of "train" such as no step trains on.
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        batch = self.sample(n, split, seed)
+        batch = self._asked(n, split, seed)
         return Pair.one_sided(batch.inputs, batch.labels)
+
+    def _asked(self, n: int, split: str, seed: int) -> Any:
+        """Return sequences of a split that no step trains on: steps draw those of "train" by their numbers."""
+        return self.sample(n, split, 2**41 + seed if split == "train" else seed)
 
     def head_scores(self, batch: Any) -> list[AttentionScore]:
         """Return the attention scores that this task gives meaning to, for the sequences of a batch."""
@@ -81,7 +86,7 @@ class VectorTask(DrawnTask):
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        batch = self.sample(n, split, seed)
+        batch = self._asked(n, split, seed)
         scores = self.head_scores(batch)
         return lambda model: one_table([score_heads(model, batch.inputs, scores)])
 

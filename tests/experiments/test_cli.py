@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
+from experiments.questions.paths import Paths
 from experiments.runs.run import Run
 from tests.helpers import run_named
 
@@ -92,11 +94,23 @@ def test_heads_ablate_gradients(capsys: pytest.CaptureFixture[str], trained_runs
         assert all(files(run_named(trained_runs, "value"), analysis))
 
 
+def test_paths_by_a_route_that_a_model_does_not_have_are_refused(
+    capsys: pytest.CaptureFixture[str], trained_runs: Path
+) -> None:
+    words = ["--root", trained_runs, "--n", 4, "--routes"]
+    status, _, err = run(capsys, "paths", "icl-classic", *words, "stream")
+    assert (status, "--routes stream: no path of icl-classic-small-s0-" in err) == (2, True)
+    assert "goes by that; name residual, as it has no stream" in err
+    assert run(capsys, "paths", "icl-value", *words, "stream")[0] == 0
+    with pytest.raises(ValueError, match="--routes without a name: .*; name residual, stream or both"):
+        Paths(n=4, routes=()).ask(run_named(trained_runs, "value"))
+
+
 def test_ablate_by_other_methods_and_from_another_run(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
     words = ["ablate", "icl-classic", "--root", trained_runs, "--n", 32, "--method", "resample"]
     status, out, _ = run(capsys, *words, "--from-run", "icl-value")
     assert status == 0
-    assert "'from run' is icl-value-small-s0" in out
+    assert re.search(r"'from run' is icl-value-small-s0-\w+ at its last checkpoint", out)
     frame = run_named(trained_runs, "classic").results("ablate")
     assert set(frame.method) == {"resample", "from run"}
     for other, message in (
@@ -140,7 +154,8 @@ def test_paths_attribute_circuit(capsys: pytest.CaptureFixture[str], trained_run
         ("AtP+QK", "matching label"),
         ("exact", "of 14 edges"),
     ):
-        status, out, _ = run(capsys, "attribute", *words, "--method", method, "--check", 4)
+        check = [] if method == "exact" else ["--check", 4]
+        status, out, _ = run(capsys, "attribute", *words, "--method", method, *check)
         assert status == 0
         assert line in out
         assert ("against exact patching of 4" in out) is (method != "exact")

@@ -27,6 +27,19 @@ def train(task: ICLTask) -> ICLBatch:
     return task.sample(N, "train", seed=5)
 
 
+@pytest.mark.parametrize("n", [8, 32, 128])
+def test_sequences_of_train_that_are_asked_are_of_no_step(n: int) -> None:
+    small = ICLTask("small", seed=3)
+    asked = {seed: small.sequences(n, "train", seed).clean for seed in (0, 1, 2)}
+    assert not asked[1].equal(asked[2])
+    steps = [small.sample(n, "train", seed=step).inputs for step in range(5)]
+    assert not any(one.equal(step) for one in (*asked.values(), small.held_out(n).inputs) for step in steps)
+    for split in ("ic", "iw", "test"):
+        assert small.sequences(n, split).clean.equal(small.sample(n, split, seed=1).inputs), "these no step draws"
+    scorer: Any = small.head_scorer(n, "train")
+    assert scorer.keywords["batch"].inputs.equal(asked[1])
+
+
 def novel(batch: ICLBatch) -> torch.Tensor:
     return (batch.classes >= batch.config.n_classes).all(1)
 

@@ -47,7 +47,8 @@ class ICLTask(ICLSequences):
         ]
 
     def sequences(self, n: int, split: str = "ic", seed: int = 1) -> Pair:
-        """Return ``n`` sequences of a split, as the clean side of a pair: other ones than those of :meth:`pairs`.
+        """Return ``n`` sequences of a split, as the clean side of a pair: other ones than those of :meth:`pairs`,
+        and of "train" such as no step trains on.
 
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
@@ -61,7 +62,7 @@ class ICLTask(ICLSequences):
         Raises:
             UnknownNameError: for an unknown split (nearest suggested).
         """
-        batch = self.sample(n, split, seed)
+        batch = self._asked(n, split, seed)
         return partial(scored, batch=batch, scores=self.head_scores(batch), labels=self.label_inputs())
 
     # --- what a trainer asks ------------------------------------------------------------------------------------------
