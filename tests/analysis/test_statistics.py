@@ -24,7 +24,7 @@ from analysis.statistics.intervals import (
     paired_ratio,
     smallest_shown,
 )
-from analysis.statistics.paired_seeds import paired_seeds
+from analysis.statistics.paired_seeds import Contrast, paired_seeds
 from analysis.statistics.survival import restricted_mean, times_of
 from analysis.statistics.thresholds import Rule, steps_to_threshold, threshold_table, threshold_times
 
@@ -438,7 +438,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare(frame, horizon=10.0).to_frame()
     with pytest.raises(ValueError, match="unknown correction 'tukey'"):
         compare(frame, correction="tukey").to_frame()
-    for contrast, margin in (("difference", 0.0), ("difference", -0.1), ("ratio", 1.0), ("ratio", 0.0)):
+    margins: list[tuple[Contrast, float]] = [("difference", 0.0), ("difference", -0.1), ("ratio", 1.0), ("ratio", 0.0)]
+    for contrast, margin in margins:
         with pytest.raises(ValueError, match=f"a margin here lies between .*, got {margin}"):
             compare(frame, contrast=contrast, margin=margin).to_frame()
 
