@@ -51,7 +51,6 @@ __getattr__ = lazily(
         "models.edges": (
             "circuit_drawing",
             "edge_drawing",
-            "gap_curves",
         ),
         "models.logits": ("logit_attribution_bars", "logit_lens_curves"),
         "models.gradients": (

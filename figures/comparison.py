@@ -12,7 +12,7 @@ from figures.axes import log_axis
 from figures.curves import whiskers
 from figures.findings import number
 from figures.theme import colours, themed
-from figures.words import fitting, listed, span
+from figures.words import fitting, listed, sentence, span
 
 SYMBOLS = {"told apart": "circle", "the same": "diamond", "not told apart": "circle-open"}
 """What is said of an estimate, by what is drawn of it."""
@@ -52,7 +52,7 @@ def comparison_dots(frame: pd.DataFrame) -> go.Figure:
     measured = f"restricted mean of steps up to {first.horizon:g}" if "horizon" in frame else "mean"
     against = f"times {first.reference}'s" if ratio else f"minus {first.reference}'s"
     if ratio and bool((frame.low > 0).all()):
-        figure.update_xaxes(log_axis(pd.concat([frame.low, frame.high, pd.Series([1.0])]), near_one=True))
+        figure.update_xaxes(log_axis(pd.concat([frame.low, frame.high, pd.Series([1.0])])))
     figure.update_xaxes(title_text=f"{measured}, {against}")
     names = list(dict.fromkeys(frame.variant))
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.4, -0.6])
@@ -95,6 +95,6 @@ def _finding(frame: pd.DataFrame, verdicts: list[str], against: str) -> str:
     def said(interval: bool) -> str:
         ends = (number(row, "estimate", ".3g") if interval else f"{row['estimate']:.3g}" for row in told)
         named = listed(f"{row['variant']} {end}" for row, end in zip(told, ends, strict=True))
-        return "; ".join([f"{against.capitalize()}: {named}", *rest])
+        return "; ".join([f"{sentence(against)}: {named}", *rest])
 
     return fitting(said(True), said(False), f"{len(told)} of {len(rows)} told apart from {reference}")

@@ -65,7 +65,7 @@ def colours(names: Iterable[str], others: str = "") -> dict[str, str]:
 
 def dash(name: str) -> str:
     """Return the line style of a variant: its gate."""
-    return next((style for suffix, style in _DASHES.items() if name.endswith(suffix)), "solid")
+    return next((style for suffix, style in _DASHES.items() if name.partition(",")[0].endswith(suffix)), "solid")
 
 
 def faded(colour: str, opacity: float) -> str:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from circuits.common.palette import GREY, TEAL
 from figures.curves import whiskers
-from figures.findings import joined, number, whom
+from figures.findings import by_run, joined, number, once, whom
 from figures.theme import colours, themed
 from figures.words import fitting
 
@@ -24,7 +24,8 @@ def ablation_bars(frame: pd.DataFrame) -> go.Figure:
 
     ``frame`` is :func:`analysis.ablation.ablate`'s, with a column variant where several models are drawn.
     """
-    frame = frame if "variant" in frame else frame.assign(variant="")
+    frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
+    once(frame.drop_duplicates(["variant", "accuracy", "loss"]), "whole models", "variant")
     rows = pd.concat([_whole(frame), _ablated(frame)], ignore_index=True)
     labels = list(dict.fromkeys(rows.label))
     variants = list(dict.fromkeys(rows.variant))

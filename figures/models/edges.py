@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, ROUTES
-from figures.findings import joined, spelt, whom
+from figures.findings import by_run, joined, once, spelt, whom
 from figures.models.edge_findings import finding
 from figures.models.edge_layout import Layout, Way, shape_of
 from figures.theme import WIDTH, faded, themed
@@ -40,7 +40,8 @@ def edge_drawing(frame: pd.DataFrame, title: str = "", caption: str = "", of: st
     ``title`` the figure says what goes through the stream. ``caption`` is given where effects are not those of a
     metric: they are not written on the edges then. ``of`` says of what size and task.
     """
-    frame = frame if "variant" in frame else frame.assign(variant="")
+    frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
+    once(frame, "edges", "variant", "edge")
     kept = frame[frame["kept"].astype(bool)] if "kept" in frame else frame
     variants = list(dict.fromkeys(frame.variant))
     titles = variants if len(variants) > 1 else None

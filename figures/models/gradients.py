@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLUE, GREY
 from figures.axes import log_axis
-from figures.findings import joined, whom
+from figures.findings import by_run, joined, once, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.theme import colours, dash, themed
 from figures.words import counted, fitting, listed
@@ -38,6 +38,8 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     gradient reaches through the stream, or is not of attention, is left out; of more than four weights (of a layer and
     head) those with the largest share are drawn.
     """
+    frame = by_run(frame)
+    once(frame, "gradients", "variant", "step", "tensor", "head")
     attention = frame[frame.tensor.str.contains("attn")]
     reached = attention[attention.groupby(["variant", "tensor", "head"])["stream"].transform("max") > 0]
     named = reached.assign(weight=_weights(reached))
@@ -114,6 +116,7 @@ def split_bars(frame: pd.DataFrame) -> go.Figure:
 
     ``frame`` is :meth:`analysis.gradients.split.GradientSplit.to_frame`.
     """
+    once(frame, "gradients", "tensor", "head")
     reached = frame[frame.stream > 0].sort_values("stream_share", kind="stable")
     heads = ["" if head == "all" else f", head {head}" for head in reached["head"]]
     names = [f"{tensor}{head}" for tensor, head in zip(reached.tensor, heads, strict=True)]
@@ -156,6 +159,7 @@ def gradient_pairs(frame: pd.DataFrame) -> go.Figure:
     attention, is left out.
     """
     last = frame[(frame.step == frame.step.max()) & frame.tensor.str.contains("attn")]
+    once(last, "shares", "tensor", "head", "reader", "source", "read", "fed")
     named = last.assign(
         pair=[f"{row.read}{row.source} → {row.fed}{row.reader}" for row in last.itertuples()], weight=_weights(last)
     )

@@ -9,9 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuits.common.errors import require
 from circuits.common.palette import VERMILION
-from figures.findings import joined, plain
+from figures.findings import by_run, joined, once, plain
 from figures.models.cells import fitted, printed
 from figures.theme import themed
 from figures.words import counted, fitting, listed
@@ -42,10 +41,10 @@ def head_score_maps(frame: pd.DataFrame, of: str = "") -> go.Figure:
     Raises:
         ValueError: if a head of a run has a score twice, at several steps for example.
     """
-    twice = frame.duplicated(["run", "layer", "head", "score"])
-    require(not twice.any(), f"{int(twice.sum())} scores are there twice (of several steps?); choose one of them first")
+    once(frame, "scores", "run", "layer", "head", "score")
     scores = [s for s in SCORES if s in set(frame.score)] + [s for s in dict.fromkeys(frame.score) if s not in SCORES]
-    names = _names(frame)
+    named = by_run(frame)
+    names = dict(zip(named.run, named.variant.astype(str), strict=True))
     layers, heads = sorted(frame.layer.unique().tolist()), sorted(frame["head"].unique().tolist())
     tall = len(names) * _LAYER * len(layers) + (len(names) - 1) * _BETWEEN
     figure = make_subplots(
@@ -80,17 +79,6 @@ def head_score_maps(frame: pd.DataFrame, of: str = "") -> go.Figure:
     )
     size: dict[str, Any] = {"height": 142 + tall, "above": 18, "left": 74}
     return themed(figure, _finding(frame, names), caption, frame.run, of=joined(of, one, n), **size)
-
-
-def _names(frame: pd.DataFrame) -> dict[str, str]:
-    """What every run is called: by its variant, and where there are several of one, by its seed or its name's end."""
-    runs = frame.drop_duplicates("run").to_dict("records")
-    several = frame.groupby("variant")["run"].nunique().max() > 1
-    called = [f"seed {run['seed']}" if "seed" in run else str(run["run"])[-6:] for run in runs]
-    return {
-        run["run"]: f"{run['variant']}, {one}" if several else str(run["variant"])
-        for run, one in zip(runs, called, strict=True)
-    }
 
 
 def _map(rows: pd.DataFrame, name: str, layers: list[int], heads: list[int]) -> go.Heatmap:

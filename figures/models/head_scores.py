@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import EARLIER_TO_LATER, TEAL
+from figures.findings import by_run, once
 from figures.theme import themed
-from figures.words import fitting, listed, span
+from figures.words import fitting, listed, sentence, span
 
 SCORE_WORDS = {
     "ila": "label looks at its item",
@@ -24,11 +25,15 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", 
 
 
 def head_scores(frame: pd.DataFrame, of: str = "") -> go.Figure:
-    """Return head scores over training: a panel a score, a line a head (colour: layer, symbol: head), a row a variant.
+    """Return head scores over training: a panel a score, a line a head (colour: layer, symbol: head), a row a variant,
+    or a run where several are of one.
 
     ``frame`` has columns variant, run, step, layer, head, score, value, stderr, n, and where scores are of two heads
     ``partner``, the other one. Rows with layer -1 are of the whole model. ``of`` says of what size and task.
     """
+    whose = _whose(frame, of)
+    frame = by_run(frame)
+    once(frame, "scores", "variant", "step", "layer", "head", "score", "partner")
     scores, variants = list(dict.fromkeys(frame.score)), list(dict.fromkeys(frame.variant))
     across = min(len(scores), 4)
     deep = -(-len(scores) // across)
@@ -64,7 +69,7 @@ def head_scores(frame: pd.DataFrame, of: str = "") -> go.Figure:
             figure.update_xaxes(title_text="step (updates)", showticklabels=True, row=row + 1, col=column + 1)
     figure.update_xaxes(rangemode="tozero")
     figure.update_annotations(font_size=12)
-    return themed(figure, _finding(frame), _caption(frame), frame.run, height=150 + 190 * rows, of=_whose(frame, of))
+    return themed(figure, _finding(frame), _caption(frame), frame.run, height=150 + 190 * rows, of=whose)
 
 
 def _title(score: str, variant: str) -> str:
@@ -86,7 +91,7 @@ def _caption(frame: pd.DataFrame) -> str:
     parts += ["composition: of weights, exact" if frame.score.str.contains("composition").any() else ""]
     told = "; ".join(part for part in parts if part)
     bars = "Bars: 95 % intervals over what a score is a mean of. Colour: the layer; symbol: the head."
-    return f"{told[:1].upper()}{told[1:]}. {bars}"
+    return f"{sentence(told)}. {bars}"
 
 
 def _head_names(frame: pd.DataFrame) -> pd.Series:

@@ -9,11 +9,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.findings import joined, largest, plain, whom
+from figures.findings import joined, largest, once, plain, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.head_scores import SCORE_WORDS, head_scores
 from figures.theme import themed
-from figures.words import counted, fitting, listed
+from figures.words import counted, fitting, in_order, listed
 
 _COMPOSED = {"Q": "into queries", "K": "into keys", "V": "into values"}
 _ACROSS = 4
@@ -35,7 +35,8 @@ def head_score_panels(frame: pd.DataFrame) -> go.Figure:
     if "step" in frame and frame.step.nunique() > 1:
         missing = {name: "" for name in ("variant", "run") if name not in frame}
         return head_scores(frame.assign(**missing))
-    of_one = frame[(frame.layer >= 0) & (frame.get("partner", pd.Series("", frame.index)) == "")]
+    of_one = frame[(frame.layer >= 0) & (frame.get("partner", pd.Series("", frame.index)).fillna("") == "")]
+    once(of_one, "scores", "layer", "head", "score")
     panels = {SCORE_WORDS.get(str(score), str(score)): rows for score, rows in of_one.groupby("score", sort=False)}
     best = [(words, largest(rows, "value")) for words, rows in panels.items() if rows["value"].notna().any()]
     best = sorted(best, key=lambda one: -one[1]["value"])
@@ -61,6 +62,7 @@ def composition_panels(frame: pd.DataFrame) -> go.Figure:
         earlier="L" + frame.from_layer.astype(str) + "H" + frame.from_head.astype(str),
         later="L" + frame.to_layer.astype(str) + "H" + frame.to_head.astype(str),
     )
+    once(named, "scores", "earlier", "later", "kind")
     panels = {_kind(str(kind)): rows for kind, rows in named.groupby("kind", sort=False)}
     top = largest(named, "score")
     title = f"{top.earlier} and {top.later} compose most: {plain(top.score)}, {_kind(str(top.kind))}"
@@ -81,10 +83,9 @@ def _panels(
 ) -> go.Figure:
     across = min(len(panels), _ACROSS)
     down = -(-len(panels) // across)
-    rows_of = list(dict.fromkeys(x for rows in panels.values() for x in sorted(rows[axes[0]].unique())))
-    columns_of = list(dict.fromkeys(x for rows in panels.values() for x in sorted(rows[axes[1]].unique())))
-    named = len(rows_of) * len(columns_of) <= _CELLS_NAMED
-    tall = _CELL * len(rows_of) * down + _BETWEEN * (down - 1)
+    y, x = (in_order({str(one) for rows in panels.values() for one in rows[axis]}) for axis in axes)
+    named = len(y) * len(x) <= _CELLS_NAMED
+    tall = _CELL * len(y) * down + _BETWEEN * (down - 1)
     figure = make_subplots(
         down,
         across,
@@ -92,11 +93,11 @@ def _panels(
         horizontal_spacing=0.06,
         vertical_spacing=_BETWEEN / tall if down > 1 else 0,
     )
-    x, y = [str(x) for x in columns_of], [str(y) for y in rows_of]
     for i, (name, rows) in enumerate(panels.items()):
         grid, other = (
-            rows.pivot(index=axes[0], columns=axes[1], values=v)
-            .reindex(index=rows_of, columns=columns_of)
+            rows.astype(dict.fromkeys(axes, str))
+            .pivot(index=axes[0], columns=axes[1], values=v)
+            .reindex(index=y, columns=x)
             .to_numpy(float)
             for v in (value, beside)
         )

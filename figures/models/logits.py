@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from circuits.common.palette import ROUTES, TEAL
 from figures.curves import band
-from figures.findings import joined, number, plain, spelt, whom
+from figures.findings import joined, number, once, plain, spelt, whom
 from figures.theme import themed
 from figures.words import counted, fitting, listed
 
@@ -23,6 +23,7 @@ def logit_attribution_bars(frame: pd.DataFrame) -> go.Figure:
     ``frame`` is :meth:`analysis.logits.direct_attribution.LogitAttribution.to_frame`.
     """
     named = frame.assign(part=[_name(row) for row in frame.to_dict("records")])
+    once(named, "parts", "part", "route", "source")
     summed = named.groupby(["part", "route"], sort=False)["value"].sum().reset_index()
     figure, n = go.Figure(), int(frame.n.max())
     for route, rows in summed.groupby("route", sort=False):
@@ -58,6 +59,7 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
 
     ``frame`` is :func:`analysis.logits.lens.logit_lens`.
     """
+    once(frame, "numbers", "route", "layer")
     figure, n, metric = go.Figure(), int(frame.n.max()), spelt(frame.metric.iloc[0])
     for route, rows in frame.groupby("route", sort=False):
         curve = rows.rename(columns={"value": "mean", "layer": "step"})

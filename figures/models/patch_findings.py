@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from figures.findings import largest, number
-from figures.words import fitting
+from figures.words import fitting, sentence
 
 APART = 0.05
 """Routes whose effects differ by less carry the same."""
@@ -36,8 +36,7 @@ def finding(frame: pd.DataFrame) -> str:
     where = f"{apart.position} before layer {apart.layer}" + (f" of {apart.variant}" if several else "")
     return fitting(
         *(
-            f"{where[0].upper()}{where[1:]} carries {of(state)} by both routes, {of(alone)} by the residual stream "
-            "alone"
+            f"{sentence(where)} carries {of(state)} by both routes, {of(alone)} by the residual stream alone"
             for of in (number, lambda row: f"{row['effect']:.2f}")
         )
     )

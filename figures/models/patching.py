@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.findings import DIRECTIONS, joined, spelt, whom
+from figures.findings import DIRECTIONS, by_run, joined, once, spelt, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.patch_findings import finding
 from figures.theme import DIVERGING, themed
@@ -35,7 +35,8 @@ def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
     are drawn side by side. Effects of individual heads are told apart across too.
     """
     frame = frame.assign(column=[_column(row) for row in frame.to_dict("records")])
-    frame = frame if "variant" in frame else frame.assign(variant="")
+    frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
+    once(frame, "effects", "variant", "position", "column")
     variants = list(dict.fromkeys(frame.variant))
     widths = [frame[frame.variant == v].column.nunique() for v in variants]
     figure = make_subplots(

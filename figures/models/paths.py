@@ -10,10 +10,10 @@ from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, ROUTES, TEAL
 from figures.curves import whiskers
-from figures.findings import DIRECTIONS, joined, largest, number, spelt, whom
+from figures.findings import DIRECTIONS, joined, largest, number, once, spelt, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.theme import DIVERGING, themed
-from figures.words import counted, fitting
+from figures.words import counted, fitting, in_order
 
 _BY = {"residual": "by the residual stream", "stream": "by the stream"}
 _SHARES = {
@@ -33,11 +33,12 @@ def path_heat_maps(frame: pd.DataFrame) -> go.Figure:
     frame = frame.assign(
         panel=[f"into {into},<br>{_BY.get(way, way)}" for into, way in zip(frame.into, frame.route, strict=True)]
     )
+    once(frame, "paths", "panel", "sender", "receiver")
     panels = list(dict.fromkeys(frame.panel))
     widths = [max(1, frame[frame.panel == p].receiver.nunique()) for p in panels]
     figure = make_subplots(1, len(panels), subplot_titles=panels, column_widths=widths, horizontal_spacing=0.025)
     limit = max(1e-9, float(frame.effect.abs().max()))
-    senders = sorted(frame.sender.map(_head).unique(), reverse=True)
+    senders = in_order(frame.sender.map(_head).unique())[::-1]
     for column, panel in enumerate(panels, 1):
         heat, absent = _paths(frame[frame.panel == panel], senders, limit, column == len(panels))
         figure.add_traces([heat, absent], rows=[1, 1], cols=[column, column])
@@ -60,12 +61,13 @@ def path_heat_maps(frame: pd.DataFrame) -> go.Figure:
 
 def _paths(rows: pd.DataFrame, senders: list[str], limit: float, scale: bool) -> tuple[go.Heatmap, go.Scatter]:
     named = rows.assign(head=rows.sender.map(_head), to=rows.receiver.map(_head))
+    receivers = in_order(named.to.unique())
     grids = {
-        name: named.pivot(index="head", columns="to", values=name).reindex(index=senders)
+        name: named.pivot(index="head", columns="to", values=name).reindex(index=senders, columns=receivers)
         for name in ("effect", "low", "high")
         if name in named
     }
-    grid, receivers = grids["effect"].to_numpy(float), list(grids["effect"].columns)
+    grid = grids["effect"].to_numpy(float)
     ends = "" if len(grids) < 3 else " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
     heat = go.Heatmap(
         z=grid,
@@ -125,6 +127,7 @@ def share_bars(frame: pd.DataFrame) -> go.Figure:
     """
     figure = go.Figure()
     frame = frame.assign(name="L" + frame.layer.astype(str) + "H" + frame["head"].astype(str) + "." + frame.carrier)
+    once(frame, "shares", "name", "share")
     for share, (words, fill, edge) in _SHARES.items():
         rows = frame[frame["share"] == share]
         error = whiskers(rows.effect, rows.low, rows.high, symmetric=False, thickness=1.2, width=3, color="#555555")

@@ -15,7 +15,7 @@ from figures.models.cells import crosses, fitted, printed
 from figures.models.patch_findings import finding
 from figures.models.patching import NO_SITE, SITES
 from figures.theme import DIVERGING, themed
-from figures.words import counted, span
+from figures.words import counted, sentence, span
 
 ROLES = ("IO", "S1", "S1+1", "S2", "END")
 ROUTES = ("own", "residual", "mixed", "outgoing", "-")
@@ -145,4 +145,4 @@ def _caption(whole: pd.DataFrame) -> str:
     direction = whole.iloc[0].direction if "direction" in whole else ""
     done = f"{DIRECTIONS[direction].capitalize()} ({direction}): 1 is the whole difference; " if direction else ""
     rest = f"intervals stand on hover. A cross: {NO_SITE}. {SITES}"
-    return done + rest if done else rest[0].upper() + rest[1:]
+    return done + rest if done else sentence(rest)

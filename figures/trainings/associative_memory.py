@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from circuits.common.palette import BLACK, GREY, SIMILARITIES
 from figures.findings import joined, number, plain
 from figures.theme import faded, themed
-from figures.words import fitting, span
+from figures.words import fitting, sentence, span
 
 SIMILARITY_WORDS = {
     "dot": "dot product",
@@ -74,7 +74,7 @@ def accuracy_by_size(curves: pd.DataFrame, of: str = "") -> go.Figure:
     said = [_along(shown[(shown.curve == curve) & (shown.source == "here")], curve) for curve in CURVE_WORDS]
     caption = f"{_BANDS} Squares: read off the paper's plots (±0.01). The axis starts at {low:.2f}."
     title = fitting(*("; ".join(part[i] for part in said) for i in (0, 1)))
-    return themed(figure, title[0].upper() + title[1:], caption, of=joined(of, _trials(curves)))
+    return themed(figure, sentence(title), caption, of=joined(of, _trials(curves)))
 
 
 _BANDS = "Bands: Wilson's 95 % intervals."

@@ -11,14 +11,13 @@ import plotly.graph_objects as go
 
 from circuits.common.palette import GREY
 from circuits.common.text_table import rows_of
+from figures.axes import log_ticks
 from figures.curves import whiskers
 from figures.panels import Panel, entitle, lay_out
 from figures.theme import WIDTH, colours, themed
 from figures.trainings.verdicts import FEW, OTHER, explain, finding, verdict_of, words_of
 from figures.words import gates, listed, span
 
-TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4)
-FEW_TICKS = (0.1, 0.2, 0.5, 1, 2, 4, 8)
 SHOWN = (0.15, 4.5)
 """Ratios that an axis shows at most, beside the dots themselves; intervals may leave it, and an arrow says so."""
 
@@ -42,8 +41,7 @@ def time_ratios(table: pd.DataFrame, runs: Sequence[str] = (), title: str = "", 
         place = {"xref": axes[panel]["xaxis"], "yref": f"{axes[panel]['yaxis']} domain"}
         line = {"color": GREY, "width": 1, "dash": "dash"}
         figure.add_shape(type="line", x0=1, x1=1, y0=0, y1=1, line=line, layer="above", **place)
-    ticks = [tick for tick in (TICKS if high / low < 4 else FEW_TICKS) if low <= tick <= high]
-    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks], tickangle=0)
+    figure.update_xaxes(log_ticks(low, high) | {"tickangle": 0})
     figure.update_xaxes(range=[math.log10(low), math.log10(high)], zeroline=False)
     entitle(figure, axes)
     explain(figure, shown)
@@ -89,7 +87,7 @@ def _frame(table: pd.DataFrame) -> tuple[float, float]:
         return 0.5, 2.0
     low = min(max(SHOWN[0], known.low.min()), known.ratio.min(), 1.0)
     high = max(min(SHOWN[1], known.high.max()), known.ratio.max(), 1.0)
-    room = (high / low) ** 0.04
+    room = (high / low) ** 0.04 if high > low else 1.05
     return low / room, high * room
 
 

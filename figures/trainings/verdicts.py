@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuits.common.text_table import rows_of
-from figures.words import between, fitting, listed, span
+from figures.words import between, fitting, listed, sentence, span
 
 OTHER = "#555555"
 """Of what has no colour of its own in other figures."""
@@ -179,4 +179,4 @@ def _in_how_many(rows: pd.DataFrame) -> str:
             if n[words] or (words == "sooner" and not n["later"]):
                 found[words].append(f"{variant} in {n[words]}")
     parts = [f"{words} than {reference}: {listed(said)} of {total}" for words, said in found.items() if said]
-    return ", ".join(parts).capitalize() + " conditions"
+    return sentence(", ".join(parts)) + " conditions"
