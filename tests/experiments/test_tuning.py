@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from circuits import HookedStreamTransformer
 from experiments.studies import language_model_sources, optimisers, tuning
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.plan import Plan
@@ -113,3 +114,15 @@ def test_language_models_are_what_their_arms_are_called() -> None:
         assert stop is not None
         assert (stop.split, stop.measure) == (declared.experiment.split, declared.experiment.measure)
         assert stop.accuracy >= max(declared.plan.thresholds)
+
+
+def test_language_models_have_as_many_parameters_as_their_page_says() -> None:
+    page = (COMMITTED.parent / "language_model_sources.md").read_text("utf-8")
+    counted = {
+        arm.label: sum(weight.numel() for weight in HookedStreamTransformer(arm.config.model).parameters())
+        for arm in language_model_sources.SOURCES.experiment.arms()[: len(language_model_sources.ARMS)]
+    }
+    apart = {counted.pop(label): label for label in ("x0", "token tables")}
+    [same] = {*counted.values()}
+    for n, label in {same: "classic, value and its gates, first", **apart}.items():
+        assert f"| {label} | {n:,} |" in page
