@@ -20,9 +20,13 @@ _ROW, _BESIDE = 24, 9
 
 
 def ablation_bars(frame: pd.DataFrame) -> go.Figure:
-    """Return accuracy under every ablation, a row each, below that of the whole model: a dot a variant, with intervals.
+    """Return accuracy under every ablation, a row each, below that of the whole model: a dot a variant, or a run where
+    several are of one, with intervals.
 
     ``frame`` is :func:`analysis.ablation.ablate`'s, with a column variant where several models are drawn.
+
+    Raises:
+        ValueError: if a run has several whole models, at several steps for example.
     """
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
     once(frame.drop_duplicates(["variant", "accuracy", "loss"]), "whole models", "variant")

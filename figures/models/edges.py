@@ -33,12 +33,16 @@ _SIDES = 46
 
 
 def edge_drawing(frame: pd.DataFrame, title: str = "", caption: str = "", of: str = "") -> go.Figure:
-    """Return the edges of a model's graph, or of a circuit, a panel a variant; width is the size of the effect.
+    """Return the edges of a model's graph, or of a circuit, a panel a variant, or a run where several are
+    of one; width is the size of the effect.
 
     ``frame`` has columns edge, source, target, route, effect and, where several runs are drawn side by side, variant
     and run; rows with ``kept`` false are left out. Of each panel's edges the forty largest are shown. Without a
     ``title`` the figure says what goes through the stream. ``caption`` is given where effects are not those of a
     metric: they are not written on the edges then. ``of`` says of what size and task.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, at several steps or in several directions for example.
     """
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
     once(frame, "edges", "variant", "edge")
@@ -64,7 +68,7 @@ def edge_drawing(frame: pd.DataFrame, title: str = "", caption: str = "", of: st
 
 
 def circuit_drawing(frame: pd.DataFrame, of: str = "") -> go.Figure:
-    """Return a circuit as :func:`edge_drawing` draws it."""
+    """Return a circuit as :func:`edge_drawing` draws it, which says what is refused."""
     return edge_drawing(frame, of=of)
 
 

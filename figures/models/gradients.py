@@ -32,11 +32,15 @@ _SHARE = "Share = |stream| / (|direct| + |stream|); alignment = cosine of the tw
 
 
 def gradient_shares(frame: pd.DataFrame) -> go.Figure:
-    """Return share, alignment and norm of the gradients that the stream reaches against steps: a row a weight.
+    """Return share, alignment and norm of the gradients that the stream reaches against steps: a row a weight, a
+    line a variant, or a run where several are of one.
 
     ``frame`` has columns variant, run, step, tensor, layer, part, head, stream, stream_share, alignment, whole. What no
     gradient reaches through the stream, or is not of attention, is left out; of more than four weights (of a layer and
     head) those with the largest share are drawn.
+
+    Raises:
+        ValueError: if a run has a gradient twice at a step.
     """
     frame = by_run(frame)
     once(frame, "gradients", "variant", "step", "tensor", "head")
@@ -65,7 +69,7 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     shown = f" Of {len(largest)} weights that the stream reaches, the {MOST} with the largest share." * (
         len(largest) > MOST
     )
-    caption = f"{_SHARE}{shown} One run a variant, the same held-out examples at all steps."
+    caption = f"{_SHARE}{shown} A line is of one run, at all steps on the same held-out examples."
     of = joined(whom(frame), "gradients of attention's weights")
     return themed(figure, _over_steps(frame, named, weights), caption, frame.run, of=of, height=190 + 230 * rows)
 
@@ -115,6 +119,9 @@ def split_bars(frame: pd.DataFrame) -> go.Figure:
     """Return of every tensor and head that the stream brings gradient to the share that it brings, and the alignment.
 
     ``frame`` is :meth:`analysis.gradients.split.GradientSplit.to_frame`.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     once(frame, "gradients", "tensor", "head")
     reached = frame[frame.stream > 0].sort_values("stream_share", kind="stable")
@@ -157,6 +164,9 @@ def gradient_pairs(frame: pd.DataFrame) -> go.Figure:
     ``frame`` has columns run, step, tensor, layer, part, head, reader, source, read, fed, share (of the sum of the
     norms of the direct share and of all crossings). What no gradient reaches through the stream, or is not of
     attention, is left out.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     last = frame[(frame.step == frame.step.max()) & frame.tensor.str.contains("attn")]
     once(last, "shares", "tensor", "head", "reader", "source", "read", "fed")

@@ -30,6 +30,9 @@ def head_scores(frame: pd.DataFrame, of: str = "") -> go.Figure:
 
     ``frame`` has columns variant, run, step, layer, head, score, value, stderr, n, and where scores are of two heads
     ``partner``, the other one. Rows with layer -1 are of the whole model. ``of`` says of what size and task.
+
+    Raises:
+        ValueError: if a head of a run has a score twice at a step.
     """
     whose = _whose(frame, of)
     frame = by_run(frame)

@@ -31,6 +31,9 @@ def head_score_panels(frame: pd.DataFrame) -> go.Figure:
 
     ``frame`` has columns layer, head, score, value, stderr, n; those of :func:`figures.head_scores` where there is a
     step. Rows of the whole model (layer -1) and of two heads (partner) are left out of heat maps.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     if "step" in frame and frame.step.nunique() > 1:
         missing = {name: "" for name in ("variant", "run") if name not in frame}
@@ -57,6 +60,9 @@ def composition_panels(frame: pd.DataFrame) -> go.Figure:
     """Return every kind of composition as a heat map of earlier by later heads.
 
     ``frame`` is :meth:`analysis.heads.composition.Composition.to_frame`.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     named = frame.assign(
         earlier="L" + frame.from_layer.astype(str) + "H" + frame.from_head.astype(str),

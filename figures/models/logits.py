@@ -21,6 +21,9 @@ def logit_attribution_bars(frame: pd.DataFrame) -> go.Figure:
     """Return what every component writes of a logit (difference), a head's share by route on top of each other.
 
     ``frame`` is :meth:`analysis.logits.direct_attribution.LogitAttribution.to_frame`.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     named = frame.assign(part=[_name(row) for row in frame.to_dict("records")])
     once(named, "parts", "part", "route", "source")
@@ -58,6 +61,9 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
     """Return a metric of what the model would say before every layer: of the residual stream, and by every route.
 
     ``frame`` is :func:`analysis.logits.lens.logit_lens`.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     once(frame, "numbers", "route", "layer")
     figure, n, metric = go.Figure(), int(frame.n.max()), spelt(frame.metric.iloc[0])

@@ -29,10 +29,14 @@ _COMPONENT_WORDS = {"state": "resid + stream"}
 
 
 def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
-    """Return the effect of every patched site: a panel a variant, positions down, layer / component / route across.
+    """Return the effect of every patched site: a panel a variant, or a run where several are of
+    one, positions down, layer / component / route across.
 
     ``frame`` is :meth:`analysis.patching.patch.PatchResult.to_frame`, with columns variant and run where several runs
     are drawn side by side. Effects of individual heads are told apart across too.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, at several steps or in several directions for example.
     """
     frame = frame.assign(column=[_column(row) for row in frame.to_dict("records")])
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")

@@ -29,6 +29,9 @@ def path_heat_maps(frame: pd.DataFrame) -> go.Figure:
     """Return the effect of every path: senders down, receivers across, a panel for each port (q, k, v) and route.
 
     ``frame`` is :meth:`analysis.edges.direct_paths.PathResult.to_frame`.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     frame = frame.assign(
         panel=[f"into {into},<br>{_BY.get(way, way)}" for into, way in zip(frame.into, frame.route, strict=True)]
@@ -124,6 +127,9 @@ def share_bars(frame: pd.DataFrame) -> go.Figure:
     """Return every head's effect split into own layer's share, stream's share and interaction, with intervals.
 
     ``frame`` is :func:`analysis.edges.head_shares.head_shares`'s.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     figure = go.Figure()
     frame = frame.assign(name="L" + frame.layer.astype(str) + "H" + frame["head"].astype(str) + "." + frame.carrier)
