@@ -1,4 +1,4 @@
-"""Ticks of logarithmic axes: round numbers, at least a few, and no digits between them."""
+"""Ticks of logarithmic axes: round numbers, at least five, and no digits between them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 
 _STEPS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 """What powers of ten are multiplied by, from the fewest ticks to the most."""
-_FEWEST = 4
+_FEWEST = 5
 """So many ticks are shown at least."""
 
 
 def log_ticks(low: float, high: float) -> dict[str, Any]:
     """Return the ticks of a logarithmic axis from ``low`` to ``high``, two numbers above 0.
 
-    They are the fewest of some round numbers that are four or more: powers of ten, these and 2 and 5 times them, or
+    They are the fewest of some round numbers that are five or more: powers of ten, these and 2 and 5 times them, or
     where both ends are near each other, multiples of one number.
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -17,14 +17,14 @@ from circuits.common.text_table import rows_of
 from circuits.model import HookedStreamTransformer
 from circuits.presets import parameter_count
 from experiments.runs.run import Run
-from experiments.studies import controls, optimisers, sources
+from experiments.studies import controls, language_model_sources, optimisers, sources
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.contrasts import decided, decided_picture, departures, judged, plan_blocks
 from experiments.studies.information import GATES as DECLARED
 from experiments.studies.interference import study as interference
 from experiments.studies.plan import PLANS, Contrast, Plan
 from experiments.studies.registry import EXPERIMENTS, STUDIES
-from experiments.studies.times import verdict
+from experiments.studies.times import times, verdict
 
 GATES, PLAN = DECLARED.experiment, DECLARED.plan
 FACTORS = {"classic": 1.0, "value": 0.5, "value-stop": 0.55, "value-gradient-only": 1.0}
@@ -34,6 +34,14 @@ FOUR = replace(
     arms=tuple(FACTORS),
     contrasts=tuple(c for c in PLAN.contrasts if {*c.of} <= {*FACTORS}),
 )
+STORIES = {
+    "value / classic": "sooner",
+    "value-stop / classic": "sooner",
+    "value / value-stop": "not told apart",
+    "x0 / classic": "sooner",
+    "x0 / value": "later",
+}
+"""What the README says of language models."""
 
 
 def runs_of(factors: dict[str, float], noise: float = 0.02, spread: float = 0.1, seed: int = 0) -> pd.DataFrame:
@@ -276,3 +284,30 @@ def test_what_the_readme_says_of_declared_studies_is_what_they_found() -> None:
     assert "it is not shown that a layer is better off without values of its own" in text
     alone = [found(sources.PAPER, f"{arm} alone / classic") for arm in ("x0", "value")]
     assert not [row for row in alone if verdict(row) == "sooner"]
+    assert "Language models learn indirect objects sooner with the stream, too, and with its values alone" in text
+    stories = {contrast: found(language_model_sources.SOURCES, contrast) for contrast in STORIES}
+    assert {contrast: verdict(row) for contrast, row in stories.items()} == STORIES
+    assert "what its gradient adds is not shown; values of the input bring less" in text
+
+
+def test_what_the_page_says_of_language_models_is_what_they_gave() -> None:
+    held, of = Bundle.open(COMMITTED), language_model_sources.SOURCES
+    page = " ".join((COMMITTED.parent / "language_model_sources.md").read_text("utf-8").split())
+    by = {at: judged(of.plan, times(held, of.experiment, at)).set_index("contrast") for at in of.plan.thresholds}
+    assert "value-stop learns in about four fifths of classic's steps, at every threshold" in page
+    assert all(0.78 < table.ratio["value-stop / classic"] < 0.84 for table in by.values())
+    assert all(table.p_adjusted["value-gradient-only / classic"] > 0.05 for table in by.values())
+    gradient = {at: table.loc["value / value-stop"] for at, table in by.items()}
+    assert [row.p_adjusted < 0.05 for row in gradient.values()] == [False, False, True]
+    row = gradient[0.7]
+    assert f"at 70 % it is ({row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}])" in page
+    assert by[0.5].ratio.idxmin() == "first / classic"
+    assert f"bring models to 30 % in {by[0.3].ratio['token tables / classic']:.2f} of classic's steps" in page
+    assert by[0.3].p_adjusted["token tables / value"] < 0.05
+    assert by[0.3].ratio["token tables / value"] < 1
+    assert all(by[at].p_adjusted["token tables / classic"] > 0.05 for at in (0.5, 0.7))
+    told = by[0.5].iloc[-1]
+    assert f"({1 / told.smallest:.2f} or {told.smallest:.2f}) would have shown" in page
+    late = times(held, of.experiment, 0.5).query("steps != steps").variant
+    assert "One run of value-gradient-only and one of the token tables did not get to 50 %" in page
+    assert sorted(late) == ["token tables", "value-gradient-only"]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from circuits import HookedStreamTransformer
+from circuits.presets import parameter_count
 from experiments.studies import language_model_sources, optimisers, tuning
 from experiments.studies.committed_results import COMMITTED, Bundle
 from experiments.studies.plan import Plan
@@ -119,7 +119,7 @@ def test_language_models_are_what_their_arms_are_called() -> None:
 def test_language_models_have_as_many_parameters_as_their_page_says() -> None:
     page = (COMMITTED.parent / "language_model_sources.md").read_text("utf-8")
     counted = {
-        arm.label: sum(weight.numel() for weight in HookedStreamTransformer(arm.config.model).parameters())
+        arm.label: parameter_count(arm.config.model)
         for arm in language_model_sources.SOURCES.experiment.arms()[: len(language_model_sources.ARMS)]
     }
     apart = {counted.pop(label): label for label in ("x0", "token tables")}
