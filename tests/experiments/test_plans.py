@@ -306,6 +306,8 @@ def test_what_the_page_says_of_language_models_is_what_they_gave() -> None:
     assert by[0.3].p_adjusted["token tables / value"] < 0.05
     assert by[0.3].ratio["token tables / value"] < 1
     assert all(by[at].p_adjusted["token tables / classic"] > 0.05 for at in (0.5, 0.7))
+    later = [by[at].loc["token tables / value"] for at in (0.5, 0.7)]
+    assert all(row.p_adjusted < 0.05 and row.ratio > 1 for row in later)
     told = by[0.5].iloc[-1]
     assert f"({1 / told.smallest:.2f} or {told.smallest:.2f}) would have shown" in page
     late = times(held, of.experiment, 0.5).query("steps != steps").variant
