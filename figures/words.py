@@ -25,7 +25,9 @@ def listed(words: Iterable[str]) -> str:
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Return names in the order of the numbers in them: L2H0 before L10H0."""
-    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return sorted(
+        names, key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    )
 
 
 def sentence(words: str) -> str:

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from circuits.common.palette import GREY, TEAL
 from figures.curves import whiskers
-from figures.findings import by_run, joined, number, once, whom
+from figures.findings import joined, number, whom
+from figures.models.several_runs import by_run, once
 from figures.theme import colours, themed
 from figures.words import fitting
 

@@ -9,9 +9,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, ROUTES
-from figures.findings import by_run, joined, once, spelt, whom
+from figures.findings import joined, spelt, whom
 from figures.models.edge_findings import finding
 from figures.models.edge_layout import Layout, Way, shape_of
+from figures.models.several_runs import by_run, once
 from figures.theme import WIDTH, faded, themed
 from figures.words import counted
 

@@ -11,8 +11,9 @@ from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLUE, GREY
 from figures.axes import log_axis
-from figures.findings import by_run, joined, once, whom
+from figures.findings import joined, whom
 from figures.models.cells import crosses, fitted, printed
+from figures.models.several_runs import by_run, once
 from figures.theme import colours, dash, themed
 from figures.words import counted, fitting, listed
 

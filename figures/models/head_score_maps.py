@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import VERMILION
-from figures.findings import by_run, joined, once, plain
+from figures.findings import joined, plain
 from figures.models.cells import fitted, printed
+from figures.models.several_runs import by_run, once
 from figures.theme import themed
 from figures.words import counted, fitting, listed
 

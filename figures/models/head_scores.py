@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import EARLIER_TO_LATER, TEAL
-from figures.findings import by_run, once
+from figures.models.several_runs import by_run, once
 from figures.theme import themed
 from figures.words import fitting, listed, sentence, span
 

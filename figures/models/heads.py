@@ -9,9 +9,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.findings import joined, largest, once, plain, whom
+from figures.findings import joined, largest, plain, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.head_scores import SCORE_WORDS, head_scores
+from figures.models.several_runs import once
 from figures.theme import themed
 from figures.words import counted, fitting, in_order, listed
 

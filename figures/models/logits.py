@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 
 from circuits.common.palette import ROUTES, TEAL
 from figures.curves import band
-from figures.findings import joined, number, once, plain, spelt, whom
+from figures.findings import joined, number, plain, spelt, whom
+from figures.models.several_runs import once
 from figures.theme import themed
 from figures.words import counted, fitting, listed
 

@@ -10,9 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.findings import DIRECTIONS, by_run, joined, once, spelt, whom
+from figures.findings import DIRECTIONS, joined, spelt, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.patch_findings import finding
+from figures.models.several_runs import by_run, once
 from figures.theme import DIVERGING, themed
 
 SITES = (

@@ -10,8 +10,9 @@ from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, ROUTES, TEAL
 from figures.curves import whiskers
-from figures.findings import DIRECTIONS, joined, largest, number, once, spelt, whom
+from figures.findings import DIRECTIONS, joined, largest, number, spelt, whom
 from figures.models.cells import crosses, fitted, printed
+from figures.models.several_runs import once
 from figures.theme import DIVERGING, themed
 from figures.words import counted, fitting, in_order
 

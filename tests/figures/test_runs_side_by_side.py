@@ -11,7 +11,6 @@ import pytest
 
 from figures.axes import log_axis, log_ticks
 from figures.comparison import comparison_dots
-from figures.findings import by_run
 from figures.models.ablation import ablation_bars
 from figures.models.edges import edge_drawing
 from figures.models.gradients import gradient_pairs, gradient_shares, split_bars
@@ -20,6 +19,7 @@ from figures.models.heads import composition_panels, head_score_panels
 from figures.models.logits import logit_attribution_bars, logit_lens_curves
 from figures.models.patching import patch_heat_map
 from figures.models.paths import path_heat_maps, share_bars
+from figures.models.several_runs import by_run
 from figures.trainings.verdicts import finding
 from figures.words import in_order
 from tests.figures.test_model_figures import compared, edges_of, gradients_of, patched, title
@@ -117,6 +117,7 @@ def test_what_would_hide_another_is_refused(draw: Callable[..., Any], frame: pd.
 
 def test_heads_stand_in_the_order_of_their_numbers() -> None:
     assert in_order(["L10H0", "L2H11", "L2H3", "input"]) == ["L2H3", "L2H11", "L10H0", "input"]
+    assert in_order(["x²", "x10", "x9"]) == ["x9", "x10", "x²"]
     heat: Any = path_heat_maps(PATHS).data[0]
     assert list(heat.y) == ["L10H0", "L2H0", "L1H0"], "from below"
     assert list(heat.x) == ["L2H0", "L3H0", "L11H0"]
