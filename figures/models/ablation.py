@@ -30,7 +30,7 @@ def ablation_bars(frame: pd.DataFrame) -> go.Figure:
         ValueError: if a run has several whole models, at several steps for example.
     """
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
-    once(frame.drop_duplicates(["variant", "accuracy", "loss"]), "whole models", "variant")
+    once(frame.drop_duplicates(["variant", "accuracy", "loss"]), "whole model", "variant")
     rows = pd.concat([_whole(frame), _ablated(frame)], ignore_index=True)
     labels = list(dict.fromkeys(rows.label))
     variants = list(dict.fromkeys(rows.variant))

@@ -46,7 +46,7 @@ def edge_drawing(frame: pd.DataFrame, title: str = "", caption: str = "", of: st
         ValueError: if several of what is drawn have one place, at several steps or in several directions for example.
     """
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
-    once(frame, "edges", "variant", "edge")
+    once(frame, "edge", "variant", "edge")
     kept = frame[frame["kept"].astype(bool)] if "kept" in frame else frame
     variants = list(dict.fromkeys(frame.variant))
     titles = variants if len(variants) > 1 else None

@@ -44,7 +44,7 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
         ValueError: if a run has a gradient twice at a step.
     """
     frame = by_run(frame)
-    once(frame, "gradients", "variant", "step", "tensor", "head")
+    once(frame, "gradient", "variant", "step", "tensor", "head")
     attention = frame[frame.tensor.str.contains("attn")]
     reached = attention[attention.groupby(["variant", "tensor", "head"])["stream"].transform("max") > 0]
     named = reached.assign(weight=_weights(reached))
@@ -124,7 +124,7 @@ def split_bars(frame: pd.DataFrame) -> go.Figure:
     Raises:
         ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
-    once(frame, "gradients", "tensor", "head")
+    once(frame, "gradient", "tensor", "head")
     reached = frame[frame.stream > 0].sort_values("stream_share", kind="stable")
     heads = ["" if head == "all" else f", head {head}" for head in reached["head"]]
     names = [f"{tensor}{head}" for tensor, head in zip(reached.tensor, heads, strict=True)]
@@ -170,7 +170,7 @@ def gradient_pairs(frame: pd.DataFrame) -> go.Figure:
         ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     last = frame[(frame.step == frame.step.max()) & frame.tensor.str.contains("attn")]
-    once(last, "shares", "tensor", "head", "reader", "source", "read", "fed")
+    once(last, "share", "tensor", "head", "reader", "source", "read", "fed")
     named = last.assign(
         pair=[f"{row.read}{row.source} → {row.fed}{row.reader}" for row in last.itertuples()], weight=_weights(last)
     )

@@ -42,7 +42,7 @@ def head_score_maps(frame: pd.DataFrame, of: str = "") -> go.Figure:
     Raises:
         ValueError: if a head of a run has a score twice, at several steps for example.
     """
-    once(frame, "scores", "run", "layer", "head", "score")
+    once(frame, "score", "run", "layer", "head", "score")
     scores = [s for s in SCORES if s in set(frame.score)] + [s for s in dict.fromkeys(frame.score) if s not in SCORES]
     named = by_run(frame)
     names = dict(zip(named.run, named.variant.astype(str), strict=True))

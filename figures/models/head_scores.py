@@ -36,7 +36,7 @@ def head_scores(frame: pd.DataFrame, of: str = "") -> go.Figure:
     """
     whose = _whose(frame, of)
     frame = by_run(frame)
-    once(frame, "scores", "variant", "step", "layer", "head", "score", "partner")
+    once(frame, "score", "variant", "step", "layer", "head", "score", "partner")
     scores, variants = list(dict.fromkeys(frame.score)), list(dict.fromkeys(frame.variant))
     across = min(len(scores), 4)
     deep = -(-len(scores) // across)

@@ -40,7 +40,7 @@ def head_score_panels(frame: pd.DataFrame) -> go.Figure:
         missing = {name: "" for name in ("variant", "run") if name not in frame}
         return head_scores(frame.assign(**missing))
     of_one = frame[(frame.layer >= 0) & (frame.get("partner", pd.Series("", frame.index)).fillna("") == "")]
-    once(of_one, "scores", "layer", "head", "score")
+    once(of_one, "score", "layer", "head", "score")
     panels = {SCORE_WORDS.get(str(score), str(score)): rows for score, rows in of_one.groupby("score", sort=False)}
     best = [(words, largest(rows, "value")) for words, rows in panels.items() if rows["value"].notna().any()]
     best = sorted(best, key=lambda one: -one[1]["value"])
@@ -69,7 +69,7 @@ def composition_panels(frame: pd.DataFrame) -> go.Figure:
         earlier="L" + frame.from_layer.astype(str) + "H" + frame.from_head.astype(str),
         later="L" + frame.to_layer.astype(str) + "H" + frame.to_head.astype(str),
     )
-    once(named, "scores", "earlier", "later", "kind")
+    once(named, "score", "earlier", "later", "kind")
     panels = {_kind(str(kind)): rows for kind, rows in named.groupby("kind", sort=False)}
     top = largest(named, "score")
     title = f"{top.earlier} and {top.later} compose most: {plain(top.score)}, {_kind(str(top.kind))}"

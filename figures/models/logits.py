@@ -27,7 +27,7 @@ def logit_attribution_bars(frame: pd.DataFrame) -> go.Figure:
         ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
     named = frame.assign(part=[_name(row) for row in frame.to_dict("records")])
-    once(named, "parts", "part", "route", "source")
+    once(named, "part", "part", "route", "source")
     summed = named.groupby(["part", "route"], sort=False)["value"].sum().reset_index()
     figure, n = go.Figure(), int(frame.n.max())
     for route, rows in summed.groupby("route", sort=False):
@@ -66,7 +66,7 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
     Raises:
         ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
     """
-    once(frame, "numbers", "route", "layer")
+    once(frame, "number", "route", "layer")
     figure, n, metric = go.Figure(), int(frame.n.max()), spelt(frame.metric.iloc[0])
     for route, rows in frame.groupby("route", sort=False):
         curve = rows.rename(columns={"value": "mean", "layer": "step"})

@@ -41,7 +41,7 @@ def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
     """
     frame = frame.assign(column=[_column(row) for row in frame.to_dict("records")])
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
-    once(frame, "effects", "variant", "position", "column")
+    once(frame, "effect", "variant", "position", "column")
     variants = list(dict.fromkeys(frame.variant))
     widths = [frame[frame.variant == v].column.nunique() for v in variants]
     figure = make_subplots(

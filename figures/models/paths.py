@@ -37,7 +37,7 @@ def path_heat_maps(frame: pd.DataFrame) -> go.Figure:
     frame = frame.assign(
         panel=[f"into {into},<br>{_BY.get(way, way)}" for into, way in zip(frame.into, frame.route, strict=True)]
     )
-    once(frame, "paths", "panel", "sender", "receiver")
+    once(frame, "path", "panel", "sender", "receiver")
     panels = list(dict.fromkeys(frame.panel))
     widths = [max(1, frame[frame.panel == p].receiver.nunique()) for p in panels]
     figure = make_subplots(1, len(panels), subplot_titles=panels, column_widths=widths, horizontal_spacing=0.025)
@@ -134,7 +134,7 @@ def share_bars(frame: pd.DataFrame) -> go.Figure:
     """
     figure = go.Figure()
     frame = frame.assign(name="L" + frame.layer.astype(str) + "H" + frame["head"].astype(str) + "." + frame.carrier)
-    once(frame, "shares", "name", "share")
+    once(frame, "share", "name", "share")
     for share, (words, fill, edge) in _SHARES.items():
         rows = frame[frame["share"] == share]
         error = whiskers(rows.effect, rows.low, rows.high, symmetric=False, thickness=1.2, width=3, color="#555555")

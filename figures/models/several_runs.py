@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from circuits.common.errors import require
-from figures.words import listed
+from figures.words import counted, listed
 
 
 def by_run(frame: pd.DataFrame) -> pd.DataFrame:
@@ -36,4 +36,4 @@ def once(frame: pd.DataFrame, what: str, *place: str) -> None:
         if name not in place and name in frame and frame[name].nunique() > 1
     )
     told = f"they are of more than one {several}" if several else "they may be of several runs, steps or directions"
-    require(not twice, f"{twice} {what} have the place of another: {told}; choose one of them first")
+    require(not twice, f"{counted(twice, what)} in the place of another: {told}; choose one of them first")

@@ -525,7 +525,7 @@ def test_heads_of_several_runs_are_not_averaged() -> None:
     assert figure.layout.yaxis6.title.text == "<b>classic, ssic-1</b><br>layer"
     seeded: Any = head_score_maps.head_score_maps(scores_of(runs=2).assign(seed=lambda t: t.run.str[-1]))
     assert seeded.layout.yaxis6.title.text == "<b>classic, seed 1</b><br>layer"
-    with pytest.raises(ValueError, match="160 scores have the place of another"):
+    with pytest.raises(ValueError, match="160 scores in the place of another"):
         head_score_maps.head_score_maps(pd.concat([scores_of(), scores_of()]))
 
 

@@ -20,8 +20,9 @@ from figures.models.logits import logit_attribution_bars, logit_lens_curves
 from figures.models.patching import patch_heat_map
 from figures.models.paths import path_heat_maps, share_bars
 from figures.models.several_runs import by_run
+from figures.theme import dash
 from figures.trainings.verdicts import finding
-from figures.words import in_order
+from figures.words import gates, in_order
 from tests.figures.test_model_figures import compared, edges_of, gradients_of, patched, title
 
 PATHS = pd.DataFrame(
@@ -62,6 +63,8 @@ def test_runs_of_one_variant_are_called_by_their_seeds_and_others_as_they_are() 
     one_each = frame.assign(variant=["classic", "classic", "value", "value"])
     assert by_run(one_each) is one_each
     assert by_run(SCORES) is SCORES
+    assert [dash(name) for name in ("value-stop, seed 0", "value-stop", "value, seed 0")] == ["dash", "dash", "solid"]
+    assert "-stop: its gradient cut" in gates(["value-stop, seed 0"])
 
 
 def test_two_runs_of_a_variant_have_a_panel_each() -> None:
@@ -97,9 +100,9 @@ def test_two_runs_of_a_variant_have_a_line_each() -> None:
         (patch_heat_map, patched(0.2), "8 effects"),
         (edge_drawing, edges_of(2.0), "4 edges"),
         (gradient_shares, gradients_of({"value": 0.4}), "2 gradients"),
-        (split_bars, SPLIT, "1 gradients"),
-        (gradient_pairs, CROSSED, "1 shares"),
-        (ablation_bars, ABLATED, "1 whole models"),
+        (split_bars, SPLIT, "1 gradient"),
+        (gradient_pairs, CROSSED, "1 share"),
+        (ablation_bars, ABLATED, "1 whole model"),
         (path_heat_maps, PATHS, "3 paths"),
         (share_bars, SHARES, "2 shares"),
         (head_score_panels, SCORES, "2 scores"),
@@ -111,7 +114,7 @@ def test_two_runs_of_a_variant_have_a_line_each() -> None:
 def test_what_would_hide_another_is_refused(draw: Callable[..., Any], frame: pd.DataFrame, what: str) -> None:
     assert draw(frame)
     after = frame.assign(phase="after", accuracy=0.7)
-    with pytest.raises(ValueError, match=f"{what} have the place of another.*more than one phase; choose one"):
+    with pytest.raises(ValueError, match=f"{what} in the place of another.*more than one phase; choose one"):
         draw(pd.concat([frame.assign(phase="before"), after], ignore_index=True))
 
 
