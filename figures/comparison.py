@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -16,13 +17,16 @@ from figures.words import fitting, listed, sentence, span
 
 SYMBOLS = {"told apart": "circle", "the same": "diamond", "not told apart": "circle-open"}
 """What is said of an estimate, by what is drawn of it."""
+NONE = "neither got there"
+"""What is said where there is no estimate, as no run of the variant or of the reference reached the threshold."""
 
 
 def comparison_dots(frame: pd.DataFrame) -> go.Figure:
     """Return every variant's estimate with its interval, and a line where it would equal the reference.
 
     ``frame`` is :meth:`analysis.statistics.comparison.Comparison.to_frame`. The symbol is the verdict: filled where
-    told apart from the reference, a diamond where equivalent, open where neither.
+    told apart from the reference, a diamond where equivalent, open where neither; a variant without an estimate says
+    why.
     """
     first, palette = frame.iloc[0], colours(frame.variant)
     level, ratio = 1 - float(first.confidence), first.contrast == "ratio"
@@ -33,6 +37,10 @@ def comparison_dots(frame: pd.DataFrame) -> go.Figure:
             key = {"symbol": symbol, "size": 10, "color": "#555555"}
             figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=_named(verdict, level), marker=key))
     for row, verdict in zip(frame.to_dict("records"), verdicts, strict=True):
+        if verdict == NONE:
+            where = {"x": [1 if ratio else 0], "y": [row["variant"]], "textposition": "middle right"}
+            figure.add_trace(go.Scatter(mode="text", text=[f" {NONE}"], showlegend=False, hoverinfo="skip", **where))
+            continue
         ends, colour = pd.DataFrame([row]), palette[row["variant"]]
         dot = {"size": 10, "color": colour, "symbol": SYMBOLS[verdict], "line": {"color": colour, "width": 1.6}}
         figure.add_trace(
@@ -51,14 +59,15 @@ def comparison_dots(frame: pd.DataFrame) -> go.Figure:
     figure.add_vline(x=1 if ratio else 0, line={"color": GREY, "width": 1, "dash": "longdash"})
     measured = f"restricted mean of steps up to {first.horizon:g}" if "horizon" in frame else "mean"
     against = f"times {first.reference}'s" if ratio else f"minus {first.reference}'s"
-    if ratio and bool((frame.low > 0).all()):
-        figure.update_xaxes(log_axis(pd.concat([frame.low, frame.high, pd.Series([1.0])])))
+    known = frame[frame.estimate.notna()]
+    if ratio and bool((known.low > 0).all()):
+        figure.update_xaxes(log_axis(pd.concat([known.low, known.high, pd.Series([1.0])])))
     figure.update_xaxes(title_text=f"{measured}, {against}")
     names = list(dict.fromkeys(frame.variant))
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.4, -0.6])
-    caption = (
-        f"{first.confidence:.0%} intervals ({first.interval}) and p adjusted alike ({first.correction}). With 80 % "
-        f"power so many seeds show {first.smallest:.3g}."
+    shown = known.smallest.dropna()
+    caption = f"{first.confidence:.0%} intervals ({first.interval}) and p adjusted alike ({first.correction})." + (
+        f" With 80 % power so many seeds show {span(shown, '.3g')}." if len(shown) else ""
     )
     of = f"{span(frame.pairs)} pairs of seeds a comparison"
     size: dict[str, Any] = {"height": 190 + 44 * len(frame), "left": 30 + round(7.2 * max(map(len, names)))}
@@ -66,6 +75,8 @@ def comparison_dots(frame: pd.DataFrame) -> go.Figure:
 
 
 def _verdict(row: dict[Any, Any], level: float) -> str:
+    if np.isnan(row["estimate"]):
+        return NONE
     if row["p_adjusted"] < level:
         return "told apart"
     return "the same" if row.get("p_equivalent", 1.0) < level else "not told apart"
@@ -83,7 +94,7 @@ def _finding(frame: pd.DataFrame, verdicts: list[str], against: str) -> str:
     told = [row for row, verdict in rows if verdict == "told apart"]
     rest = [
         f"{listed(row['variant'] for row, verdict in rows if verdict == said)} {said}"
-        for said in ("the same", "not told apart")
+        for said in ("the same", "not told apart", NONE)
         if said in verdicts
     ]
     reference = frame.reference.iloc[0]

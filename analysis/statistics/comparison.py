@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,10 @@ class Comparison(Table):
     def finding(self) -> str:
         """Return every variant's estimate with its interval, adjusted p, and the smallest effect that could show."""
         first = self.frame.iloc[0]
-        said = [
-            f"{row.variant} {row.estimate:.3g} [{row.low:.3g}, {row.high:.3g}], p = {row.p_adjusted:.2g}"
-            for _, row in self.frame.iterrows()
-        ]
+        said = "; ".join(_said(row) for _, row in self.frame.iterrows())
         return (
-            f"{first.contrast} to {first.reference} over {first.pairs} paired seeds: {'; '.join(said)} "
-            f"(with 80 % power, so many seeds show {first.smallest:.3g})"
+            f"{first.contrast} to {first.reference} over {first.pairs} paired seeds: {said} (could show: the "
+            f"smallest effect that so many seeds show with 80 % power)"
         )
 
     def largest(self, n: int = ROWS) -> pd.DataFrame:
@@ -50,6 +47,13 @@ class Comparison(Table):
         from figures.comparison import comparison_dots
 
         return comparison_dots(self.frame)
+
+
+def _said(row: Any) -> str:
+    if np.isnan(row.estimate):
+        return f"{row.variant}: neither got there"
+    shown = "" if np.isnan(row.smallest) else f", could show {row.smallest:.3g}"
+    return f"{row.variant} {row.estimate:.3g} [{row.low:.3g}, {row.high:.3g}], p = {row.p_adjusted:.2g}{shown}"
 
 
 def compare(
@@ -72,8 +76,9 @@ def compare(
     ``frame`` has one row a run: variant, seed and value, or for times that may be censored variant, seed, steps
     (NaN: censored) and last. Estimates are variant minus reference of means, or with ``contrast="ratio"`` variant
     divided by reference of geometric means; of times, of means restricted to a ``horizon`` (by default the latest that
-    every variant's curve reaches). ``"log-rank"`` is for times and takes no account of pairs. For the rest, and the
-    columns that every comparison has, see :func:`judge`.
+    every variant's curve reaches). Of a variant of which, as of the reference, no run got there before the horizon,
+    nothing is judged (NaN), and it is not in the family. ``"log-rank"`` is for times and takes no account of pairs. For
+    the rest, and the columns that every comparison has, see :func:`judge`.
 
     Columns: variant, reference, those of :func:`judge`; for times horizon, reached and reference_reached; confidence,
     and the names of contrast, interval, test, effect and correction.
@@ -99,10 +104,12 @@ def compare(
             pair, more = paired_seeds(_values(frame, variant), _values(frame, reference), contrast), {}
         pairs.append(pair)
         rows.append(row | more)
-    by_rank = [logrank_p(times_of(frame, v), times_of(frame, reference)) for v in others if test == "log-rank"]
+    told = [i for i, pair in enumerate(pairs) if pair.seen > 0]
+    by_rank = [logrank_p(times_of(frame, others[i]), times_of(frame, reference)) for i in told if test == "log-rank"]
     options: dict[str, Any] = {"interval": interval, "test": test, "effect": effect, "correction": correction}
     options |= {"confidence": confidence, "margin": margin, "n_resamples": n_resamples, "seed": seed}
-    judged = judge(pairs, by_rank or None, **options)
+    judged = judge([pairs[i] for i in told], by_rank or None, **options).set_axis(told).reindex(range(len(pairs)))
+    judged["pairs"] = [len(pair.scores) for pair in pairs]
     return Comparison(pd.concat([pd.DataFrame(rows), judged], axis=1).assign(confidence=confidence, **named))
 
 
@@ -110,7 +117,6 @@ def judge(
     pairs: Sequence[PairedSeeds],
     p: Sequence[float] | None = None,
     *,
-    once: Sequence[Hashable] | None = None,
     interval: str = "t",
     test: str = "t",
     effect: str = "g_z",
@@ -122,26 +128,22 @@ def judge(
 ) -> pd.DataFrame:
     """Return one row a comparison of one family, its intervals and p-values adjusted alike.
 
-    ``once`` has a key for each: those with equal keys are one comparison under several names, and are counted once.
-    With k distinct ones, intervals have the confidence 1 - (1 - confidence) / k, unless the correction is ``"none"``.
+    Of k comparisons, intervals have the confidence 1 - (1 - confidence) / k, unless the correction is ``"none"``.
     So with interval and test ``"t"`` and the correction ``"bonferroni"`` or ``"none"``, an interval excludes no effect
     exactly where ``p_adjusted`` is below 1 - confidence. (No simple interval agrees with Holm's p or with
     Benjamini-Hochberg's: theirs are wider than those p-values ask for.) ``p`` stands for the test's p-values.
 
     Columns: pairs, estimate, low, high, effect_size, p, p_adjusted, smallest (the effect that so many seeds show with
     80 % power at the adjusted level: see :meth:`analysis.statistics.paired_seeds.PairedSeeds.smallest_shown`), and
-    with a ``margin``
-    p_equivalent (adjusted): an effect is absent only where that is below 1 - confidence.
+    with a ``margin`` p_equivalent (adjusted): an effect is absent only where that is below 1 - confidence. Without
+    pairs there is no row.
 
     Raises:
         ValueError: for an unknown name, or a margin that is none.
 
     Source: Dunn, JASA 56, 1961, for the intervals.
     """
-    keys: list[Hashable] = list(range(len(pairs)) if once is None else once)
-    of = [keys.index(key) for key in keys]
-    first = sorted(set(of))
-    level = (1 - confidence) / (1 if correction == "none" else max(len(first), 1))
+    level = (1 - confidence) / (1 if correction == "none" else max(len(pairs), 1))
     rows = []
     for i, pair in enumerate(pairs):
         found = pair.interval(interval, 1 - level, n_resamples, seed)
@@ -152,10 +154,10 @@ def judge(
             "p_equivalent": pair.equivalence_p(margin) if margin is not None else 1.0,
         }
         rows.append(row)
-    table = pd.DataFrame(rows)
+    numbers = ("estimate", "low", "high", "effect_size", "p", "smallest", "p_equivalent")
+    table = pd.DataFrame(rows, columns=["pairs", *numbers]).astype({"pairs": int} | dict.fromkeys(numbers, float))
     for name, source in (("p_adjusted", "p"), ("p_equivalent", "p_equivalent")):
-        distinct = dict(zip(first, adjust(table[source].to_numpy()[first], correction), strict=True))
-        table[name] = [distinct[place] for place in of]
+        table[name] = adjust(table[source].to_numpy(), correction)
     return table if margin is not None else table.drop(columns="p_equivalent")
 
 

@@ -222,4 +222,5 @@ def paired_restricted(first: Times, second: Times, horizon: float, contrast: Con
     scores = n * measure(np.arange(n), np.arange(n, 2 * n)) - (n - 1) * measure(others, others + n)
     # Rounded to what the sums can resolve, so that equal pairs have equal scores and equal ranks.
     unit = horizon if contrast == "difference" else 1.0
-    return PairedSeeds(contrast, measure, np.round(scores / unit, 12) * unit)
+    seen = float((reached & (steps < horizon)).mean())
+    return PairedSeeds(contrast, measure, np.round(scores / unit, 12) * unit, seen)

@@ -8,16 +8,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.comparison import judge
 from analysis.statistics.paired_seeds import PairedSeeds
 from analysis.statistics.survival import paired_restricted, shared_horizon, times_of
+from circuits.common.errors import require
 from circuits.common.text_table import interval, markdown
 from experiments.studies.committed_results import Bundle
 from experiments.studies.pictures import ratios_picture
 from experiments.studies.plan import Plan
 from experiments.studies.study import Block, Experiment, Picture
-from experiments.studies.times import times, verdict
+from experiments.studies.times import beside, ratios_of, times, told, verdict
 from experiments.studies.wording import shown
+from figures.words import listed
 
 
 def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
@@ -27,27 +28,35 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
 
     ``runs`` is what :func:`experiments.studies.times.times` returns. A ratio is of restricted mean steps over the seeds
     that all arms have, up to the step to which all were followed; of four arms it is the first ratio over the second,
-    so that 1 is no interaction. Two arms that went the same way have no ratio (``same_as`` is the reference).
+    so that 1 is no interaction. A contrast has no ratio where no run of its arms gets to the threshold, or fewer of an
+    arm's than the plan wants, and where all of its arms went as those of an earlier one, which ``same_as`` names; both
+    stay in the family that was declared. Two arms that went the same way (``same_as`` is the reference) are no part of
+    it.
 
     Raises:
-        ValueError: if an arm of a contrast has no run, or fewer than two seeds are shared.
+        ValueError: if fewer than two seeds are shared by all arms.
     """
     shared = set.intersection(*({*runs.seed[runs.variant == arm]} for arm in plan.arms))
+    require(
+        len(shared) >= 2,
+        f"a plan's contrasts are paired by seed and need two or more that all of its arms have, got {sorted(shared)}: "
+        f"train what is missing of {', '.join(plan.arms)}",
+    )
     runs = runs[runs.seed.isin(shared)].sort_values("seed", kind="stable")
     horizon = shared_horizon(runs)
-    same = [c.of[1] if len(c.of) == 2 and _went_alike(runs, *c.of) else "" for c in plan.contrasts]
-    differ = [i for i, is_same in enumerate(same) if not is_same]
-    pairs = [paired(runs, plan.contrasts[i].of, horizon) for i in differ]
-    found = judge(pairs, margin=plan.smallest_of_interest).set_axis(differ)
-    named = pd.DataFrame([{"what": c.what, "contrast": told(c.of)} for c in plan.contrasts])
-    found = found.rename(columns={"estimate": "ratio"}).reindex(named.index)
-    return pd.concat([named, found.assign(margin=plan.smallest_of_interest, same_as=same)], axis=1)
-
-
-def _went_alike(runs: pd.DataFrame, variant: str, reference: str) -> bool:
-    """Whether the runs of two arms measured the same, seed by seed, so that there is no ratio to judge."""
-    mine, other = (list(runs.curve[runs.variant == arm]) for arm in (variant, reference))
-    return mine == other
+    reached = (runs.steps < horizon).groupby(runs.variant).mean()
+    rows, pairs, few, first = [], {}, [], {}
+    for i, (what, of) in enumerate((contrast.what, contrast.of) for contrast in plan.contrasts):
+        ways = tuple(tuple(runs.curve[runs.variant == arm]) for arm in of)
+        share, alike = reached[list(of)], len(of) == 2 and ways[0] == ways[1]
+        pairs |= {} if alike else {i: paired(runs, of, horizon)}
+        few.append(share.max() == 0 or share.min() < plan.least_reached)
+        same_as = of[1] if alike else beside(first.setdefault(ways, of), of)
+        rows.append({"what": what, "contrast": told(of), "pairs": len(shared), "same_as": same_as})
+    table = pd.DataFrame(rows)
+    found = ratios_of(pairs, table.index, plan.smallest_of_interest)
+    found[pd.Series(few) | (table.same_as != "")] = np.nan
+    return pd.concat([table.assign(margin=plan.smallest_of_interest), found], axis=1)
 
 
 def paired(runs: pd.DataFrame, of: Sequence[str], horizon: float) -> PairedSeeds:
@@ -68,13 +77,7 @@ def _between(first: PairedSeeds, second: PairedSeeds) -> PairedSeeds:
     def measure(a: np.ndarray, b: np.ndarray) -> float | np.ndarray:
         return first.measure(a, b) - second.measure(a, b)
 
-    return PairedSeeds("ratio", measure, first.scores - second.scores)
-
-
-def told(of: Sequence[str]) -> str:
-    """Return what pages call a contrast of two arms or of four."""
-    ratios = [f"{a} / {b}" for a, b in zip(of[::2], of[1::2], strict=True)]
-    return ratios[0] if len(ratios) == 1 else f"({ratios[0]}) / ({ratios[1]})"
+    return PairedSeeds("ratio", measure, first.scores - second.scores, min(first.seen, second.seen))
 
 
 def decided(plan: Plan, experiment: Experiment, bundle: Bundle) -> pd.DataFrame:
@@ -100,14 +103,27 @@ def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         {
             "contrast": row.what,
             "of": row.contrast,
-            "ratio": _ratio(row),
-            "p": "-" if row.same_as else f"{row.p_adjusted:.2g}",
-            "could show": "-" if row.same_as else shown(row.smallest),
+            "ratio": _ratio(row, "-"),
+            "p": "-" if np.isnan(row.ratio) else f"{row.p_adjusted:.2g}",
+            "could show": "-" if np.isnan(row.ratio) else shown(row.smallest),
             "verdict": verdict(row),
         }
         for _, row in decided(plan, experiment, bundle).iterrows()
     ]
-    return markdown(pd.DataFrame(rows))
+    return markdown(pd.DataFrame(rows)) + _too_few(plan, experiment, bundle)
+
+
+def _too_few(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+    """Which arms have too few runs that got to the threshold that decides, so that what they are in the end decides."""
+    runs = times(bundle, experiment, plan.primary)
+    reached = runs.steps.notna().groupby(runs.variant).mean()
+    few = [arm for arm in plan.arms if reached[arm] < plan.least_reached]
+    if not few:
+        return ""
+    return (
+        f"\n\nFewer than {plan.least_reached:.0%} of the runs of {listed(few)} got to {plan.primary:.0%}, so that, as "
+        f"was declared, final values decide what is said of {'it' if len(few) == 1 else 'them'}."
+    )
 
 
 def _by_threshold(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
@@ -115,14 +131,14 @@ def _by_threshold(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
         return said
     found = {f"{at:.0%}": judged(plan, times(bundle, experiment, at)) for at in plan.thresholds}
     rows = [
-        {"contrast": contrast.what} | {at: _ratio(table.iloc[i]) for at, table in found.items()}
+        {"contrast": contrast.what} | {at: _ratio(table.iloc[i], verdict(table.iloc[i])) for at, table in found.items()}
         for i, contrast in enumerate(plan.contrasts)
     ]
     return markdown(pd.DataFrame(rows))
 
 
-def _ratio(row: pd.Series) -> str:
-    return "-" if row.same_as else interval(row.ratio, row.low, row.high, ".3f")
+def _ratio(row: pd.Series, without: str) -> str:
+    return without if np.isnan(row.ratio) else interval(row.ratio, row.low, row.high, ".3f")
 
 
 def departures(plan: Plan, arms: pd.DataFrame) -> list[str]:

@@ -11,8 +11,10 @@ from circuits.config.topologies import First, Tables
 from circuits.presets import LM_SIZES
 from experiments.studies.declared import Declared
 from experiments.studies.gate_windows import gates
+from experiments.studies.language_models import NESTED_FINALS
 from experiments.studies.study import Arm, Experiment, Size, Study
 from experiments.studies.tuning import condition_of, tuning_block
+from experiments.studies.wording import final_block
 
 ARMS = ("classic", "value", "value-stop", "value-gradient-only", "x0", "token tables", "first")
 """All are beside own values and into every layer but the first."""
@@ -136,5 +138,11 @@ STUDY = Study(
     question="Which values do language models need, and is it information or gradient?",
     experiments=(TUNING, *(each.experiment for each in _ALL)),
     pictures=tuple(each.picture for each in _ALL),
-    blocks=(tuning_block(TUNING), *(block for each in _ALL for block in each.blocks)),
+    blocks=(
+        tuning_block(TUNING),
+        *(block for each in _ALL for block in each.blocks),
+        final_block(
+            "lm-nested-long-finals", "lm-nested-long: where models end", NESTED.experiment, NESTED_FINALS, lead="runs"
+        ),
+    ),
 )

@@ -45,6 +45,8 @@ class Plan:
     analysis: str
     core_hours: float
     """What it was to cost, measured on one run of every arm."""
+    least_reached: float = 0.0
+    """The share of an arm's runs of which fewer than get to a threshold, no ratio is told of the arm there."""
 
     def __post_init__(self) -> None:
         named = {arm for contrast in self.contrasts for arm in contrast.of}

@@ -118,7 +118,7 @@ def held_to(rows: Sequence[Row], fresh: pd.DataFrame, seeds: Mapping[str, Sequen
     the fresh ratio lies in the committed row's prediction interval for a mean of so many new pairs.
 
     ``ratio``, ``low``, ``high`` and ``says`` are those of the committed table. The fresh interval and the prediction's
-    are adjusted after Bonferroni over the rows, of which those whose committed runs went the same way count once.
+    are adjusted after Bonferroni over the rows.
     ``quotient`` is fresh over committed; its interval holds 1 exactly where ``verdict`` is "inside". Otherwise that is
     "outside", or says that too few of the fresh got there. Both are restricted to one ``horizon``: a committed estimate
     is another than the table's only where fresh runs were followed less far.
@@ -127,8 +127,7 @@ def held_to(rows: Sequence[Row], fresh: pd.DataFrame, seeds: Mapping[str, Sequen
     predicted_low, predicted_high, quotient, quotient_low, quotient_high, verdict, same_side, same_verdict, horizon.
     """
     made = [_both(row, fresh, seeds[row.name]) for row in rows]
-    ways = [tuple(tuple(row.runs.curve[row.runs.variant == arm]) for arm in row.of) for row in rows]
-    level = (1 - CONFIDENCE) / len({*ways})
+    level = (1 - CONFIDENCE) / len(rows)
     of_rows = ("pairs", "ratio", "low", "high")
     table = pd.DataFrame(
         [
@@ -137,7 +136,7 @@ def held_to(rows: Sequence[Row], fresh: pd.DataFrame, seeds: Mapping[str, Sequen
         ]
     )
     margin = float(rows[0].said.margin)
-    found = judge([new for _, new, _, _ in made], once=ways, confidence=CONFIDENCE, margin=margin)
+    found = judge([new for _, new, _, _ in made], confidence=CONFIDENCE, margin=margin)
     found = found.rename(columns={"estimate": "ratio"}).assign(margin=margin, same_as="")
     # Where none got there, both are the horizon, which is no measurement of their ratio.
     found.loc[[few for *_, few in made], ["ratio", "low", "high"]] = float("nan")

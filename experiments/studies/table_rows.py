@@ -11,10 +11,10 @@ import pandas as pd
 from circuits.common.errors import known, require
 from circuits.common.text_table import rows_of
 from experiments.studies.committed_results import Bundle
-from experiments.studies.contrasts import decided, told
+from experiments.studies.contrasts import decided
 from experiments.studies.plan import PLANS, Plan
 from experiments.studies.study import Experiment
-from experiments.studies.times import compared, times
+from experiments.studies.times import compared, times, told
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,13 @@ def table_rows(bundle: Bundle, experiment: Experiment) -> list[Row]:
 
     Raises:
         UnknownNameError: for an experiment of which the bundle holds no run (nearest suggested).
-        ValueError: if its runs logged no such times, or no comparison has two pairs.
+        ValueError: if its runs logged no such times, no comparison has two pairs, or runs that a plan declared are to
+            come.
     """
+    waiting = experiment.waiting(bundle)
+    require(
+        not waiting, f"{experiment.name} has no table yet: {waiting} 'valuestream sweep {experiment.name}' trains them"
+    )
     metrics = bundle.metrics(experiment.name)
     timed = (metrics.split == experiment.split) & (metrics.measure == experiment.measure)
     require(
@@ -78,7 +83,7 @@ def _declared(plan: Plan, experiment: Experiment, bundle: Bundle) -> list[Row]:
     runs = runs[runs.seed.isin(shared)]
     table, condition = decided(plan, experiment, bundle), str(runs.condition.iloc[0])
     both = zip(plan.contrasts, rows_of(table), strict=True)
-    return [Row(told(contrast.of), condition, contrast.of, row, runs) for contrast, row in both if not row.same_as]
+    return [Row(told(contrast.of), condition, contrast.of, row, runs) for contrast, row in both if pd.notna(row.ratio)]
 
 
 def _contrasts(experiment: Experiment, bundle: Bundle) -> list[Row]:

@@ -93,35 +93,52 @@ def speed(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]] | None = None) ->
 
     ``runs`` is what :func:`times` returns; ``pairs`` are (variant, reference), by default all against classic. All of
     a row is over the same seeds and up to the same horizon, so that ``ratio`` is steps / reference_steps, which are
-    restricted means. Rows are one family (see :func:`analysis.statistics.comparison.judge`), comparisons of runs
-    that went the same way up to the threshold counting once: ``same_as`` names what a variant is the same as, or is
-    empty.
+    restricted means. Rows with a ratio are one family (see :func:`analysis.statistics.comparison.judge`). Others are of
+    too few runs that got there, or of runs that went the same way up to the threshold as their reference's or as those
+    of an earlier row, which ``same_as`` names.
 
     Columns: condition, variant, reference, pairs, reached, reference_reached, diverged (of either), steps,
     reference_steps, same_as, margin, ratio, low, high, p, p_adjusted, smallest, p_equivalent (to 1, within margin).
     """
     wanted = pairs or against_classic(runs.variant)
-    rows, judged, keys, first = [], {}, {}, {}
+    rows, judged, first = [], {}, {}
     for condition, there in runs.groupby("condition", sort=False):
         for variant, reference in wanted:
             if {variant, reference} <= set(there.variant):
                 row, pair, ways = _pair(there, variant, reference)
                 if pair:
-                    judged[len(rows)], keys[len(rows)] = pair, ways
-                    row["same_as"] = first.setdefault(ways, variant)
+                    row["same_as"] = beside(first.setdefault(ways, (variant, reference)), (variant, reference))
+                    judged |= {} if row["same_as"] else {len(rows): pair}
                 rows.append({"condition": condition, **row})
     table = pd.DataFrame(rows, columns=list(_ROW))
     table["margin"] = MARGIN
-    table["same_as"] = table.same_as.where(table.same_as != table.variant, "")
-    if not judged:
-        return table.assign(**dict.fromkeys(_JUDGED, float("nan")))
-    found = judge(list(judged.values()), once=list(keys.values()), margin=MARGIN).set_axis(list(judged))
-    return pd.concat([table, found.rename(columns={"estimate": "ratio"}).reindex(table.index)[list(_JUDGED)]], axis=1)
+    return pd.concat([table, ratios_of(judged, table.index, MARGIN)], axis=1)
+
+
+def told(of: Sequence[str]) -> str:
+    """Return what pages call a comparison of two arms or of four."""
+    ratios = [f"{a} / {b}" for a, b in zip(of[::2], of[1::2], strict=True)]
+    return ratios[0] if len(ratios) == 1 else f"({ratios[0]}) / ({ratios[1]})"
+
+
+def beside(first: Sequence[str], of: Sequence[str]) -> str:
+    """Return what a comparison is called beside a later one whose runs went the same way; nothing if it is that one."""
+    if first == of:
+        return ""
+    return first[0] if len(of) == 2 and first[1] == of[1] else told(first)
+
+
+def ratios_of(pairs: Mapping[int, PairedSeeds], rows: pd.Index, margin: float) -> pd.DataFrame:
+    """Return what is judged of those rows of a table that have pairs, as one family: the columns :data:`JUDGED`, empty
+    for the others."""
+    found = judge([*pairs.values()], margin=margin).set_axis([*pairs]).rename(columns={"estimate": "ratio"})
+    return found[list(JUDGED)].reindex(rows)
 
 
 _ROW = ("condition", "variant", "reference", "pairs", "reached", "reference_reached", "diverged", "steps")
 _ROW += ("reference_steps", "same_as")
-_JUDGED = ("ratio", "low", "high", "p", "p_adjusted", "smallest", "p_equivalent")
+JUDGED = ("ratio", "low", "high", "p", "p_adjusted", "smallest", "p_equivalent")
+"""Columns of what is judged, which are empty where there is no ratio."""
 
 
 def _pair(runs: pd.DataFrame, variant: str, reference: str) -> tuple[dict[str, Any], PairedSeeds | None, Any]:

@@ -48,7 +48,7 @@ def time_ratios(table: pd.DataFrame, runs: Sequence[str] = (), title: str = "", 
     cut = bool((shown.low < low).any() or (shown.high > high).any())
     caption = (
         "Ratio of restricted mean steps to the threshold, log axis. Intervals: 95 %, paired t, and p: both "
-        "Bonferroni-adjusted over all that is compared here, so that an interval excludes 1 exactly where p < 0.05."
+        "Bonferroni-adjusted over all comparisons of the table, so that an interval excludes 1 exactly where p < 0.05."
         + (" Arrows: the interval goes on beyond the frame." if cut else "")
         + gates(shown.variant)
     )

@@ -32,16 +32,17 @@ TOLD, SAME, OPEN = (
     Verdict("not told apart", "circle-open"),
 )
 _NONE = Verdict("too few got there", "")
+_ONE = Verdict("too few pairs", "")
 _IS = Verdict("the same runs", "")
 
 
 def verdict_of(row: Any) -> Verdict:
     """Return the verdict of a row of ratios: told apart comes first, and "the same" is said of an equivalence alone.
 
-    A row has ratio, p_adjusted, p_equivalent, and where it is of runs that went the same way as others', same_as.
+    A row has ratio, p_adjusted, p_equivalent, pairs, and where its runs went the same way as others', same_as.
     """
     if pd.isna(row.ratio):
-        return _IS if getattr(row, "same_as", "") else _NONE
+        return _IS if getattr(row, "same_as", "") else _ONE if row.pairs < 2 else _NONE
     if row.p_adjusted < 0.05:
         return TOLD
     return SAME if row.p_equivalent < 0.05 else OPEN

@@ -365,15 +365,6 @@ def test_an_interval_excludes_no_effect_exactly_where_the_adjusted_p_is_small(
             assert -1 <= row["low"] <= row["high"] <= 1
 
 
-def test_what_is_one_comparison_counts_once() -> None:
-    pairs = [paired_seeds(A, B), paired_seeds(A, B), paired_seeds(B, A)]
-    thrice, twice = judge(pairs), judge(pairs, once=["x", "x", "y"])
-    assert thrice.p_adjusted.tolist() == pytest.approx((3 * thrice.p).clip(upper=1).tolist())
-    assert twice.p_adjusted.tolist() == pytest.approx((2 * twice.p).clip(upper=1).tolist())
-    assert (twice.low > thrice.low).all()
-    assert (twice.smallest < thrice.smallest).all()
-
-
 def test_simultaneous_intervals_hold_them_all_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     hold, plain = 0, 0
@@ -414,6 +405,54 @@ def test_compare_puts_it_together() -> None:
         frame, "key", contrast="ratio", interval="bootstrap", test="permutation", effect="rank-biserial"
     ).to_frame()
     assert other.set_index("variant").loc["value", "p"] == pytest.approx(paired_seeds(A, B, "ratio").permutation_p())
+
+
+def timed(last: float, **by_variant: list[float]) -> pd.DataFrame:
+    """A time frame of runs that get there at these steps (NaN: not)."""
+    return pd.DataFrame(
+        [
+            {"variant": variant, "seed": seed, "steps": step, "last": last}
+            for variant, steps in by_variant.items()
+            for seed, step in enumerate(steps)
+        ]
+    )
+
+
+NEVER = [float("nan")] * 4
+
+
+def test_where_no_run_got_there_nothing_is_judged_and_the_family_is_smaller() -> None:
+    some = {"classic": NEVER, "value": [300.0, 320.0, 310.0, 340.0]}
+    both = compare(timed(900, **some, key=NEVER), contrast="ratio", margin=1.1)
+    frame = both.to_frame().set_index("variant")
+    judged = ["estimate", "low", "high", "p", "p_adjusted", "p_equivalent", "smallest"]
+    assert frame.loc["key", judged].isna().all()
+    alone = compare(timed(900, **some), contrast="ratio", margin=1.1).to_frame().set_index("variant")
+    pd.testing.assert_series_equal(frame.loc["value", judged], alone.loc["value", judged])
+    assert "key: neither got there" in both.finding()
+    nothing = compare(timed(900, classic=NEVER, key=NEVER), contrast="ratio", margin=1.1, test="log-rank")
+    assert nothing.to_frame()[judged].isna().all(axis=None)
+    assert nothing.to_frame()["pairs"].tolist() == [4]
+
+
+@pytest.mark.parametrize(("reached", "same"), [(1, False), (3, False), (4, True), (7, True)])
+def test_times_that_most_runs_did_not_have_are_not_the_same(reached: int, same: bool) -> None:
+    """Restricted means are alike where most of them are the horizon."""
+    steps = np.array([19_900.0] * reached + [float("nan")] * (8 - reached))
+    frame = timed(20_000, classic=steps[::2].tolist(), value=steps[1::2].tolist())
+    [row] = compare(frame, contrast="ratio", margin=1.1).to_frame().to_dict("records")
+    assert 1 / 1.1 < row["low"] <= row["high"] < 1.1
+    assert (row["p_equivalent"] < 0.05) == same
+
+
+def test_a_finding_says_of_every_variant_what_its_own_seeds_could_show() -> None:
+    near, far = [1.1, 0.9, 1.0, 1.05], [9.0, -20.0, 5.0, -4.0]
+    both = compare(values(classic=[0.0, 0.1, 0.2, 0.1], near=near, far=far))
+    shown = both.to_frame().set_index("variant").smallest
+    assert shown["far"] > 10 * shown["near"]
+    assert both.finding().count("could show") == 3, "of two variants, and what it means"
+    for variant, rest in zip(("near", "far"), both.finding().split("near ")[1].split("far "), strict=True):
+        assert f"could show {shown[variant]:.3g}" in rest
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

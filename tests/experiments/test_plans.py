@@ -149,6 +149,90 @@ def test_arms_that_went_the_same_way_have_no_ratio_and_are_no_part_of_the_family
     assert first.p_adjusted == pytest.approx((len(pairs.contrasts) - 1) * one.p_adjusted)
 
 
+def test_a_contrast_declared_twice_is_named_and_counts_twice() -> None:
+    runs = runs_of(FACTORS)
+    twin = runs[runs.variant == "value"].assign(variant="value-stop")
+    alike = pd.concat([runs[runs.variant != "value-stop"], twin])
+    of = (("value", "classic"), ("value-stop", "classic"), ("value-gradient-only", "classic"))
+    of += (("value-stop", "value-gradient-only"), ("value", "value-gradient-only"))
+    four = (*of[2], *of[0]), (*of[2], *of[1])
+    plan = replace(FOUR, contrasts=tuple(Contrast(f"contrast {i}", pair) for i, pair in enumerate((*of, *four))))
+    table = judged(plan, alike)
+    assert table.same_as.tolist() == ["", "value", "", "", "value-stop", "", table.contrast.iloc[5]]
+    assert table.ratio.isna().tolist() == [bool(name) for name in table.same_as]
+    assert verdict(table.iloc[1]) == "is value"
+    one = judged(replace(plan, contrasts=plan.contrasts[:1]), alike).iloc[0]
+    assert table.iloc[0].p_adjusted == pytest.approx(7 * one.p_adjusted)
+    assert judged(plan, runs).same_as.tolist() == [""] * 7
+
+
+def censored_beyond(runs: pd.DataFrame, share: dict[str, float]) -> pd.DataFrame:
+    """Times of which in some arms only a share got there."""
+    first = {arm: set(SEEDS[: round(part * len(SEEDS))]) for arm, part in share.items()}
+    there = [row.variant not in first or row.seed in first[row.variant] for row in rows_of(runs)]
+    return runs.assign(steps=runs.steps.where(there))
+
+
+def test_where_too_few_got_there_no_ratio_is_told_and_never_that_two_are_the_same() -> None:
+    never = judged(FOUR, censored_beyond(runs_of(FACTORS), dict.fromkeys(FACTORS, 0.0)))
+    assert never.ratio.isna().all()
+    assert {verdict(row) for row in rows_of(never)} == {"too few got there"}
+    few = judged(FOUR, censored_beyond(runs_of(FACTORS), dict.fromkeys(FACTORS, 0.1)))
+    assert not any(verdict(row).startswith("the same") for row in rows_of(few))
+    assert few.ratio.notna().all(), "this plan declared no least share"
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.7, False), (0.9, True)])
+def test_a_plan_may_want_that_most_runs_of_an_arm_get_there(share: float, told: bool) -> None:
+    plan = replace(FOUR, least_reached=0.8)
+    table = judged(plan, censored_beyond(runs_of(FACTORS), {"value-stop": share}))
+    without = [row.contrast for row in rows_of(table) if verdict(row) == "too few got there"]
+    assert without == ([] if told else [row.contrast for row in rows_of(table) if "value-stop" in row.contrast])
+
+
+def test_plans_that_declared_what_decides_where_few_get_there_say_so_in_numbers() -> None:
+    declared = {path.stem: Plan.read(path.stem) for path in PLANS.glob("*.toml")}
+    worded = {name for name, plan in declared.items() if "fewer than four in five runs of an arm" in plan.analysis}
+    assert worded == {name for name, plan in declared.items() if plan.least_reached == 0.8} != set()
+    blocks = {block.name for study in STUDIES.values() for block in study.blocks}
+    assert {f"{name}-finals" for name in worded} <= blocks
+
+
+def test_of_a_study_whose_runs_mostly_did_not_get_there_the_page_says_what_decides() -> None:
+    bundle, declared = Bundle.open(COMMITTED), language_model_sources.SOURCES
+    main, by_threshold, _ = plan_blocks(replace(declared.plan, least_reached=0.95), declared.experiment)
+    said = main.text(bundle)
+    assert (
+        "Fewer than 95% of the runs of value-gradient-only and token tables got to 50%, so that, as was declared, "
+        "final values decide what is said of them."
+    ) in said
+    assert said.count("too few got there") == 5
+    at_each = by_threshold.text(bundle)
+    assert "| values of the token by tables | 0.583 [0.493, 0.689] | too few got there |" in at_each
+    usual = plan_blocks(declared.plan, declared.experiment)[0].text(bundle)
+    assert "final values decide" not in usual
+    assert "too few got there" not in usual
+
+
+def test_arms_that_share_no_two_seeds_are_refused() -> None:
+    runs = runs_of(FACTORS)
+    alone = runs[(runs.variant != "value") | (runs.seed == SEEDS[0])]
+    with pytest.raises(
+        ValueError, match=r"two or more that all of its arms have, got \[10\]: train what is missing of"
+    ):
+        judged(FOUR, alone)
+
+
+def test_where_all_went_alike_every_row_says_as_whose() -> None:
+    runs = runs_of(FACTORS)
+    classic = runs[runs.variant == "classic"]
+    alike = pd.concat([classic.assign(variant=arm) for arm in FACTORS])
+    two = replace(FOUR, contrasts=tuple(c for c in FOUR.contrasts if len(c.of) == 2))
+    table = judged(two, alike)
+    assert table.ratio.isna().all()
+    assert [verdict(row) for row in rows_of(table)] == [f"is {c.of[1]}" for c in two.contrasts]
+
+
 def test_fewer_runs_than_declared_say_nothing() -> None:
     bundle = Bundle.open(COMMITTED)
     assert GATES.trained(bundle)

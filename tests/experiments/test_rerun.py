@@ -110,15 +110,6 @@ def test_inside_is_where_the_quotients_interval_holds_one() -> None:
     assert {*found.verdict} == {"inside", "outside"}
 
 
-def test_rows_of_the_same_runs_count_once() -> None:
-    rng = np.random.default_rng(3)
-    rows, fresh = rows_from(runs_of(range(6), rng)), runs_of(range(6, 12), rng)
-    twice = [*rows, replace(rows[0], name="the same")]
-    both, alone = again(twice, fresh), again(rows, fresh)
-    assert both.predicted_low[0] == both.predicted_low[2] == alone.predicted_low[0]
-    assert again(rows[:1], fresh).predicted_low[0] > alone.predicted_low[0], "one row is not adjusted"
-
-
 def test_a_censored_run_counts_up_to_its_last_step_and_none_that_gets_there_is_said() -> None:
     rng = np.random.default_rng(4)
     rows, fresh = rows_from(runs_of(range(6), rng)), runs_of(range(6, 10), rng)
@@ -215,6 +206,21 @@ def test_what_has_no_times_or_no_runs_is_refused() -> None:
         table_rows(HELD, experiment("lm-nested"))
     with pytest.raises(UnknownNameError, match="unknown experiment in the bundle 'mine'"):
         table_rows(HELD, Experiment("mine", lambda size: []))
+    more = replace(GATES, declared=GATES.declared + 1)
+    with pytest.raises(
+        ValueError, match=r"information has no table yet: 108 of 109 runs .* 'valuestream sweep information'"
+    ):
+        table_rows(HELD, more)
+
+
+def test_what_the_table_prints_without_a_ratio_is_no_row() -> None:
+    asked = experiment("connections")
+    table = compared(HELD, asked)
+    named = set(table.variant[table.same_as != ""])
+    assert {"cumulative", "resformer-sparse", "resformer-dense"} <= named
+    rows = table_rows(HELD, asked)
+    assert len(rows) == table.ratio.notna().sum() == ((table.same_as == "") & (table.pairs >= 2)).sum()
+    assert "2 layers: cumulative / classic" not in {row.name for row in rows}
 
 
 def test_of_one_seed_variants_begin_with_the_same_weights() -> None:

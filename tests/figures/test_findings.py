@@ -102,6 +102,7 @@ def test_ratios_are_told_with_their_intervals_where_there_are_few() -> None:
     assert finding(open_.assign(p_equivalent=0.01)) == "value as classic within 5%"
     assert finding(pd.DataFrame([row(ratio=float("nan"))])) == "value too few got there"
     assert finding(pd.DataFrame([row(ratio=float("nan"), same_as="key")])) == "value the same runs as key"
+    assert finding(pd.DataFrame([row(ratio=float("nan"), pairs=1)])) == "value too few pairs"
 
 
 def test_many_ratios_are_counted() -> None:

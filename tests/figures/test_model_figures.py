@@ -186,6 +186,12 @@ def test_comparisons_tell_their_verdict_by_symbol_and_title() -> None:
     assert title(figure) == "Times classic's: v0 0.8 [0.7, 0.9]; v1 the same; v2 not told apart"
     assert title(comparison_dots(compared(0.5, 0.6))) == "v0 and v1 not told apart compared with classic"
     assert "6 pairs of seeds" in figure.layout.meta["of"]
+    spread = comparison_dots(frame.assign(smallest=[1.1, 1.3, 1.2]))
+    assert "With 80 % power so many seeds show 1.1 to 1.3" in spread.layout.meta["caption"]
+    none: Any = comparison_dots(frame.assign(estimate=[0.8, float("nan"), 0.8], p_equivalent=1.0))
+    assert title(none) == "Times classic's: v0 0.8 [0.7, 0.9]; v2 not told apart; v1 neither got there"
+    [said] = [trace for trace in none.data if trace.mode == "text"]
+    assert (said.x, said.y, said.text) == ((1,), ("v1",), (" neither got there",))
     assert "p = 0.01 (adjusted), 6 pairs of seeds: told apart" in dots[0].hovertext
 
 
