@@ -20,7 +20,7 @@ from analysis.metrics import precise, read
 from analysis.pairs import Pair, check_readable, without_padding
 from analysis.ready import require_eval_mode
 from analysis.resuming import KeptIn, identity, kept_rows, measured
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, several
 from circuits.config.streams import CARRIERS, Gate
 from circuits.interventions.applied import Activations, Intervening, Models
 from circuits.interventions.intervention import Intervention, Mean, Operation, Resample, Zero, operation_name
@@ -156,12 +156,16 @@ def _some_gate(model: HookedStreamTransformer, cut: Gates) -> Gates:
     return cut
 
 
-def standard_ablations(model: HookedStreamTransformer, methods: Sequence[Method] = ("zero", "mean")) -> list[Ablation]:
+def standard_ablations(model: HookedStreamTransformer, methods: Iterable[Method] = ("zero", "mean")) -> list[Ablation]:
     """Return every ablation that the model has something for: each head whole and in halves, the stream, both cuts.
 
     Without a stream a head's output is all of it, so there are no halves; where heads share what a stream takes on,
     there are halves alone.
+
+    Raises:
+        UnknownNameError: for an unknown method (nearest suggested).
     """
+    methods = [method if not isinstance(method, str) else known("method", method, METHODS) for method in methods]
     heads = [(layer, head) for layer in range(model.config.n_layers) for head in range(model.config.n_heads)]
     found = [one for method in methods for where in heads for one in _possible(Ablation.head, model, *where, method)]
     if not model.config.streams:
@@ -183,7 +187,7 @@ def _possible(make: Callable[..., Ablation], *of: Any) -> list[Ablation]:
 def ablate(
     model: HookedStreamTransformer,
     pair: Pair,
-    ablations: Sequence[Ablation] | None = None,
+    ablations: Iterable[Ablation] | None = None,
     *,
     models: Models | None = None,
     allow_nothing: bool = False,
@@ -209,10 +213,11 @@ def ablate(
     """
     require_eval_mode(model, "ablation")
     check_readable(model, pair)
-    wanted = standard_ablations(model) if ablations is None else list(ablations)
-    require(bool(wanted), "there is no ablation to make; leave ablations out for the standard ones")
-    odd = [ablation for ablation in wanted if not isinstance(ablation, Ablation)]
-    require(not odd, f"ablations are a list of Ablation, got {odd[:1]}; Ablation.head(model, 0, 1) makes one")
+    wanted = (
+        standard_ablations(model)
+        if ablations is None
+        else several("ablations", ablations, Ablation, how="Ablation.head(model, 0, 1) makes one")
+    )
     for ablation in wanted if ablations is not None and not allow_nothing else ():
         if ablation.gates:
             _some_gate(model, ablation.gates)

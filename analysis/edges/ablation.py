@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import pandas as pd
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from analysis.ablated import Ablations
 from analysis.edges.cut_runs import EdgeRuns, numbered
-from analysis.edges.graph import Graph
+from analysis.edges.graph import Edge, Graph
 from analysis.edges.sent import Sent, send
 from analysis.memory import bound_for, bytes_of
 from analysis.metrics import Metric, evaluate, metric_named, read
@@ -38,7 +38,7 @@ MEASURED = ("accuracy", "accuracy_ablated", "loss", "loss_ablated", "changed")
 def ablate_edges(
     model: HookedStreamTransformer,
     pair: Pair,
-    edges: Sequence[str | Sequence[str]] | None = None,
+    edges: Iterable[str | Edge | Iterable[str | Edge]] | None = None,
     method: CutMethod = "mean",
     other: HookedStreamTransformer | None = None,
     seed: int = 0,
@@ -51,25 +51,28 @@ def ablate_edges(
 
     They are of the clean inputs, where the pair reads them (inputs without a counterfactual are a
     ``Pair.one_sided(inputs, answers)``). Means and samples are of the clean inputs too, and leave padding out.
-    ``edges`` are names (:class:`analysis.edges.graph.Graph` lists them), sets of names, or ``None`` for each edge by
-    itself.
+    ``edges`` are edges or their names (:class:`analysis.edges.graph.Graph` lists them), sets of them, or ``None`` for
+    each edge by itself.
     ``changed`` is the largest change of a logit that is read. With a ``metric`` there are the columns metric,
     metric_whole and metric_ablated, too: its means. ``kept`` as in :func:`analysis.patch`.
 
     Raises:
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
-        ValueError: for a model in training mode or with hooks attached, a pair that the model cannot answer or that is
-            read at padding, one example to resample from, ``from run`` without another model or with one of another
-            architecture, or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy
-            needs.
+        ValueError: for no edge at all, a model in training mode or with hooks attached, a pair that the model cannot
+            answer or that is read at padding, one example to resample from, ``from run`` without another model or with
+            one of another architecture, or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is
+            less than one copy needs.
     """
     for asked in (model, *([] if other is None else [other])):
         require_eval_mode(asked, "ablation")
         require_no_hooks(asked, "ablating edges")
     check_readable(model, pair)
     graph = Graph(model)
-    sets = [edge.name for edge in graph.edges] if edges is None else list(edges)
-    names = [[s] if isinstance(s, str) else list(s) for s in sets]
+    require(
+        not isinstance(edges, (str, Edge)), f"edges are a list of edges, their names, or sets of either, got {edges!r}"
+    )
+    names = [_names(one) for one in (graph.edges if edges is None else edges)]
+    require(bool(names) and all(names), "there is no edge to cut; leave edges out for each by itself")
     cuts = torch.stack([numbered(graph.find(group), len(graph)) for group in names])
     if max_memory is not None:
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
@@ -92,6 +95,11 @@ def ablate_edges(
         numbers = numbers.assign(**of_whole, metric_ablated=rows[:, -1])
     where = {"part": [" + ".join(group) for group in names], "method": method, "layer": "all", "head": "all"}
     return Ablations(pd.concat([pd.DataFrame(where), numbers], axis=1).assign(n=len(pair)))
+
+
+def _names(edges: str | Edge | Iterable[str | Edge]) -> list[str]:
+    together = [edges] if isinstance(edges, (str, Edge)) else edges
+    return [edge.name if isinstance(edge, Edge) else edge for edge in together]
 
 
 def _sent(

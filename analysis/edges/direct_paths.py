@@ -19,7 +19,7 @@ from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult, result_of
 from analysis.resuming import KeptIn, kept_rows, measured
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, several
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.layers import Residual
 from circuits.model import HookedStreamTransformer, State
@@ -54,7 +54,7 @@ def find_paths(
     model: HookedStreamTransformer,
     senders: Iterable[tuple[int, int]] | None = None,
     receivers: Iterable[str] | None = None,
-    routes: Sequence[str] = ("residual", "stream"),
+    routes: Iterable[str] = ("residual", "stream"),
 ) -> list[Edge]:
     """Return the paths from heads (layer, head) to receivers by name (``L1H0.q``, ``MLP1``, ``logits``; default: all).
 
@@ -65,12 +65,15 @@ def find_paths(
         ValueError: for a sender that does not exist, or if nothing leads from the senders to the receivers.
     """
     graph = Graph(model)
-    for route in routes:
-        known("route", route, PATH_ROUTES)
+    routes = [known("route", route, PATH_ROUTES) for route in several("routes", routes, str)]
     names = {node.name for node in graph.readers} | {edge.target.name for edge in graph.edges}
-    wanted = names if receivers is None else {known("receiver", name, sorted(names)) for name in receivers}
+    wanted = (
+        names
+        if receivers is None
+        else {known("receiver", name, sorted(names)) for name in several("receivers", receivers, str)}
+    )
     heads = {(node.layer, node.head) for node in graph.writers if node.kind == "head"}
-    sending = heads if senders is None else set(senders)
+    sending = heads if senders is None else {tuple(one) if isinstance(one, list) else one for one in senders}
     require(
         sending <= heads,
         f"senders {sorted(sending - heads)}: the model has {graph.n_layers} layers of {graph.n_heads} heads",
@@ -89,7 +92,7 @@ def find_paths(
 def patch_paths(
     model: HookedStreamTransformer,
     pair: Pair,
-    paths: Sequence[Edge] | None = None,
+    paths: Iterable[Edge] | None = None,
     metric: str | Metric = "logit_difference",
     direction: Direction = "denoise",
     max_memory: int | None = None,
@@ -109,8 +112,8 @@ def patch_paths(
     Source: Wang et al., arXiv 2211.00593 (direct path patching); on a model without streams the numbers are
         transformer-lens' ``get_act_patch_direct_path``.
     """
-    wanted = find_paths(model) if paths is None else list(paths)
-    require(bool(wanted), "there is no path to patch; analysis.find_paths(model, ...) makes a list of them")
+    how = "analysis.find_paths(model, ...) makes it"
+    wanted = find_paths(model) if paths is None else several("paths", paths, Edge, how=how)
     odd = [path.name for path in wanted if path.route not in PATH_ROUTES or path.source.kind not in SENDERS]
     require(not odd, f"{odd[:1]}: a path leaves a head, by the residual stream or by the stream; see find_paths")
     beside, graph = len(pair) * logits_of_one(model, pair.n_pos), Graph(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult, result_of
 from analysis.result import Table, ends, largest_by, told
 from analysis.resuming import KeptIn, kept_rows, measured
-from circuits.common.errors import require
+from circuits.common.errors import require, several
 from circuits.common.showing import ROWS
 from circuits.config.streams import Carrier
 from circuits.model import HookedStreamTransformer, State
@@ -65,7 +65,7 @@ class HeadShares(Table):
 def head_shares(
     model: HookedStreamTransformer,
     pair: Pair,
-    carriers: Sequence[Carrier] | None = None,
+    carriers: Iterable[Carrier] | None = None,
     metric: str | Metric = "logit_difference",
     direction: Direction = "denoise",
     max_memory: int | None = None,
@@ -114,9 +114,9 @@ def _chunks(where: Sequence[tuple[Place, int]], copies: int) -> Iterator[list[in
         yield from (here[start : start + copies] for start in range(0, len(here), copies))
 
 
-def _projections(model: HookedStreamTransformer, carriers: Sequence[Carrier] | None) -> list[tuple[Place, int]]:
-    require(carriers is None or len(carriers) > 0, "there is no carrier to split; carriers are q, k and v")
-    wanted = carriers or sorted({carrier for _, carrier in carried_projections(model)}) or ["v"]
+def _projections(model: HookedStreamTransformer, carriers: Iterable[Carrier] | None) -> list[tuple[Place, int]]:
+    carried = sorted({carrier for _, carrier in carried_projections(model)}) or ["v"]
+    wanted = carried if carriers is None else several("carriers", carriers, str)
     found: list[tuple[Place, int]] = [
         ((layer, carrier), head)
         for layer, block in enumerate(model.layers)

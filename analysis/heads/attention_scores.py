@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -17,7 +17,7 @@ from analysis.metrics import precise
 from analysis.pairs import Pair, is_padding
 from analysis.ready import require_eval_mode
 from analysis.result import Table, columns
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, several
 from circuits.common.showing import ROWS
 from circuits.model import HookedStreamTransformer
 
@@ -246,7 +246,7 @@ def scores_by_role(pair: Pair) -> list[AttentionScore]:
 
 
 @torch.no_grad()
-def score_heads(model: HookedStreamTransformer, inputs: Tensor | Pair, scores: Sequence[AttentionScore]) -> HeadScores:
+def score_heads(model: HookedStreamTransformer, inputs: Tensor | Pair, scores: Iterable[AttentionScore]) -> HeadScores:
     """Return every score of every head: layer, head, score, value (mean over examples), stderr, n, convention.
 
     Of a pair, the clean inputs are scored. What is padding says each score, which was made with a mask. The standard
@@ -256,12 +256,11 @@ def score_heads(model: HookedStreamTransformer, inputs: Tensor | Pair, scores: S
         ValueError: for a model in training mode, no score at all, or scores for another number of examples.
     """
     require_eval_mode(model, "scoring heads")
+    scores = several("scores", scores, AttentionScore, how="tasks make them: task.head_scores(batch)")
     require(isinstance(inputs, (Tensor, Pair)), f"heads are scored on a tensor or a pair, got {type(inputs).__name__}")
     if isinstance(inputs, Pair):
         _check_no_padding(model, inputs, scores)
         inputs = inputs.clean
-    if not scores:
-        raise ValueError("there is no score to compute; tasks make them (task.head_scores(batch)), or this module")
     for score in scores:
         if len(score.queries) != len(inputs):
             raise ValueError(f"score {score.name!r} is for {len(score.queries)} examples, but there are {len(inputs)}")

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from analysis.pairs import Pair, is_padding
-from circuits.common.errors import UnknownNameError, known, require
+from circuits.common.errors import UnknownNameError, known, require, several
 from circuits.config.streams import CARRIERS
 from circuits.model import HookedStreamTransformer
 from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site
@@ -20,11 +21,11 @@ Patched = Site | tuple[Site, ...]
 
 def find_sites(
     model: HookedStreamTransformer,
-    components: Sequence[str] = ("v",),
-    routes: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Literal["all", "each"] | Sequence[int] = "all",
-    positions: Sequence[int | str] | None = None,
+    components: Iterable[str] = ("v",),
+    routes: Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    heads: Literal["all", "each"] | Iterable[int] = "all",
+    positions: Iterable[int | str] | None = None,
 ) -> list[Site]:
     """Return the sites of a product of layers, components, routes, heads and positions that the model has.
 
@@ -36,26 +37,19 @@ def find_sites(
         UnknownNameError: for an unknown component or route, or one that the model has nowhere.
         ValueError: for a layer or head that the model does not have.
     """
-    _check_numbers("layers", layers, model.config.n_layers)
-    for what, given in (("components", components), ("routes", routes), ("positions", positions)):
-        require(
-            given is None or (not isinstance(given, str) and isinstance(given, Iterable) and len(list(given)) > 0),
-            f"{what} are a list of one or more, got {given!r}",
-        )
-    if isinstance(heads, str):
-        known("heads", heads, ("all", "each"))
-    for component in components:
-        known("component", component, COMPONENTS)
-    for route in routes or ():
-        known("route", route, ROUTES)
+    n_layers = model.config.n_layers
+    of_layers = range(n_layers) if layers is None else _numbers("layers", layers, n_layers)
+    components = [known("component", component, COMPONENTS) for component in several("components", components, str)]
+    if routes is not None:
+        routes = [known("route", route, ROUTES) for route in several("routes", routes, str)]
     most = max(Site(0, component).heads_in(model.config) for component in components)
-    _check_numbers("heads", None if isinstance(heads, str) else heads, most)
-    places: Sequence[int | str | None] = [None] if positions is None else positions
-    of_layers = range(model.config.n_layers) if layers is None else layers
+    wanted = known("heads", heads, ("all", "each")) if isinstance(heads, str) else _numbers("heads", heads, most)
+    places: list[Any] = [None] if positions is None else several("positions", positions, int, np.integer, str)
+    places = [int(place) if isinstance(place, np.integer) else place for place in places]
     found: list[Site] = []
     for component, layer in product(components, of_layers):
         for route in _routes(component, routes):
-            for head in _heads(model, component, heads):
+            for head in _heads(model, component, wanted):
                 found += [Site(layer, component, route, head, place) for place in places]
     there = [site for site in found if site.exists(model)]
     missing = {(s.component, s.route) for s in found} - {(s.component, s.route) for s in there}
@@ -69,15 +63,12 @@ def find_sites(
     return there
 
 
-def _check_numbers(what: str, numbers: Sequence[int] | None, n: int) -> None:
-    require(
-        numbers is None or isinstance(numbers, Iterable),
-        f"{what} are a list of numbers, as [0], or 'all' or 'each' of heads, got {numbers!r}",
-    )
-    given = [] if numbers is None else list(numbers)
+def _numbers(what: str, numbers: Iterable[int], n: int) -> list[int]:
+    given = [int(number) for number in several(what, numbers, int, np.integer, least=0)]
     require(len(set(given)) == len(given), f"{what} {given} come more than once; give each once")
-    odd = [number for number in given if isinstance(number, bool) or number not in range(n)]
+    odd = [number for number in given if number not in range(n)]
     require(not odd, f"{what} {odd}: the model has {n}, numbered from 0 to {n - 1}")
+    return given
 
 
 def _routes(component: str, routes: Sequence[str] | None) -> list[Route]:
@@ -85,12 +76,10 @@ def _routes(component: str, routes: Sequence[str] | None) -> list[Route]:
     return wanted if component in CARRIERS else ["own"]
 
 
-def _heads(
-    model: HookedStreamTransformer, component: str, heads: Literal["all", "each"] | Sequence[int]
-) -> Sequence[int | None]:
+def _heads(model: HookedStreamTransformer, component: str, heads: str | Sequence[int]) -> Sequence[int | None]:
     if component not in (*HEAD, *PATTERN) or heads == "all":
         return [None]
-    return range(Site(0, component).heads_in(model.config)) if heads == "each" else list(heads)  # type: ignore[arg-type] # not a string here
+    return range(Site(0, component).heads_in(model.config)) if isinstance(heads, str) else heads
 
 
 def listed_sites(sites: Any) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any
 
 
@@ -33,6 +34,24 @@ def require(condition: bool, message: str) -> None:
     """Raise ``ValueError(message)`` unless ``condition`` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def several(what: str, given: Any, *kinds: type, least: int = 1, how: str = "") -> list[Any]:
+    """Return things of these kinds as a list: what gives each but once, as a generator, is read once.
+
+    ``how`` says how to come by them.
+
+    Raises:
+        ValueError: for one thing instead of several, one of another kind (True is no number), or fewer than ``least``.
+    """
+    wanted = f"{what} are a list of {' or '.join(kind.__name__ for kind in kinds)}{how and f' ({how})'}"
+    if isinstance(given, (str, *kinds)) or not isinstance(given, Iterable):
+        raise ValueError(f"{wanted}, got {shorten(repr(given), 200)}")
+    found = list(given)
+    odd = [one for one in found if isinstance(one, bool) or not isinstance(one, kinds)]
+    require(not odd, f"{wanted}, and it holds {shorten(repr(odd[:1]), 200)}")
+    require(len(found) >= least, f"{wanted}, {least} or more, and it is empty")
+    return found
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

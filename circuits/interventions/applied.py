@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -111,13 +111,12 @@ class Intervening:
     def __init__(
         self,
         model: HookedStreamTransformer,
-        interventions: Sequence[Intervention],
+        interventions: Iterable[Intervention],
         models: Models | None = None,
         at_step: Callable[[int], HookedStreamTransformer] | None = None,
     ):
-        check_interventions(model, interventions)
-        self.model, self.interventions = model, tuple(interventions)
-        self.counts = Counts(interventions, model.cfg.device or "cpu")
+        self.model, self.interventions = model, check_interventions(model, interventions)
+        self.counts = Counts(self.interventions, model.cfg.device or "cpu")
         self._others = Others(model, self.interventions, models or {}, at_step)
         self._kept: dict[str, Tensor] = {}
         self._held: int | None = None
@@ -258,7 +257,7 @@ def _scores_of(site: Site) -> str:
 @contextmanager
 def intervened(
     model: HookedStreamTransformer,
-    interventions: Sequence[Intervention],
+    interventions: Iterable[Intervention],
     step: int | None = None,
     positions: Places | None = None,
     *,
@@ -280,7 +279,7 @@ def intervened(
     with ready.at(step, positions, baseline):
         yield ready.counts
     if not allow_nothing:
-        ready.counts.require_change([i for i in interventions if i.active(step)])
+        ready.counts.require_change([i for i in ready.interventions if i.active(step)])
 
 
 class _CutGradient(torch.autograd.Function):

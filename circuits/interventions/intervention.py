@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, several
 from circuits.common.fields import Checked, counted_from_zero
 from circuits.common.plain_data import from_plain, register_union, to_plain
 from circuits.config.model import ModelConfig
@@ -270,15 +270,17 @@ class Intervention(Checked):
         return from_plain(cls, data)
 
 
-def check_interventions(model: HookedStreamTransformer | ModelConfig, interventions: Iterable[Intervention]) -> None:
-    """Check that the model, or one of that configuration, has every site.
+def check_interventions(
+    model: HookedStreamTransformer | ModelConfig, interventions: Iterable[Intervention]
+) -> tuple[Intervention, ...]:
+    """Return interventions of which the model, or one of that configuration, has every site.
 
     Raises:
         UnknownNameError: naming the first hook point that does not exist and the nearest that do.
         ValueError: for a layer, head or position beyond the model's.
     """
     config = model if isinstance(model, ModelConfig) else model.config
-    interventions = tuple(interventions)
+    interventions = tuple(several("interventions", interventions, Intervention, least=0))
     for site in check_sites(config, [i.site for i in interventions]):
         require(
             not isinstance(site.position, int) or -config.n_ctx <= site.position < config.n_ctx,
@@ -299,3 +301,4 @@ def check_interventions(model: HookedStreamTransformer | ModelConfig, interventi
             f"{operation}: this model scales its residual stream between layers, so what a part wrote is not what a "
             f"later layer reads of it; attribution and ablation of edges know how",
         )
+    return interventions

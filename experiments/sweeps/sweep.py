@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Literal
 
-from circuits.common.errors import known, require, whole
+from circuits.common.errors import known, require, several, whole
 from circuits.common.families import registered_by_script
 from circuits.common.screen import say
 from experiments.plugins import Additions, script_path
@@ -32,7 +32,7 @@ ENGINES = ("processes", "ray")
 
 
 def sweep(
-    configs: Sequence[RunConfig],
+    configs: Iterable[RunConfig],
     root: str | Path | None = None,
     workers: int | None = None,
     device: str = "cpu",
@@ -68,10 +68,11 @@ def sweep(
             before anything is trained, if Ray or its cluster is not there, or the local files of a run's corpus are not
             where they were: told once, of the first run that lacks them.
         UnknownNameError: for an unknown engine or way to compute.
-        ValueError: before anything is trained, for a device that this machine does not have, no workers, or if the
-            script registers kinds and has no guard, so that workers would begin its sweep again.
+        ValueError: before anything is trained, for what is no list of configurations, a device that this machine does
+            not have, no workers, or if the script registers kinds and has no guard, so that workers would begin its
+            sweep again.
     """
-    root = runs_folder(root)
+    root, configs = runs_folder(root), _configurations(configs)
     known("engine", engine, ENGINES)
     workers = None if workers is None else whole("workers", workers)
     require(retries >= 0, f"retries must be 0 or more, got {retries}")
@@ -103,7 +104,7 @@ def sweep(
 
 
 def sweep_plan(
-    configs: Sequence[RunConfig],
+    configs: Iterable[RunConfig],
     root: str | Path | None = None,
     workers: int | None = None,
     device: str = "cpu",
@@ -118,7 +119,7 @@ def sweep_plan(
     Raises:
         ValueError: for a device that this machine does not have.
     """
-    root = runs_folder(root)
+    root, configs = runs_folder(root), _configurations(configs)
     checked_device(device)
     engines = shared_engines(configs, root, device, compute, like)
     runs = [
@@ -127,6 +128,10 @@ def sweep_plan(
     ]
     pending = len({run.path for run in runs if not run.finished})
     return planned(runs, min(workers or cores(), max(1, pending)), device, ends)
+
+
+def _configurations(given: Iterable[RunConfig]) -> list[RunConfig]:
+    return several("configs", given, RunConfig, least=0, how="experiments.icl_run('value', 'small', 0) makes one")
 
 
 def _room(most: int) -> tuple[int, Additions]:

@@ -283,7 +283,7 @@ def test_mistakes_are_explained() -> None:
         (lambda: Ablation.head(model, 0, 3), "the model has 2 layers of 1 heads"),
         (lambda: Ablation.sites("none", []), "ablation 'none' takes nothing away: it has no site"),
         (lambda: Ablation.z(model, 0, 0, "median"), "unknown method 'median'"),
-        (lambda: ablate(model.eval(), Pair.one_sided(x, y), []).to_frame(), "there is no ablation to make"),
+        (lambda: ablate(model.eval(), Pair.one_sided(x, y), []).to_frame(), "ablations are a list of Ablation"),
         (lambda: ablate(model, Pair.one_sided(x, y[:2])).to_frame(), "3 inputs with 2 answers and 2 wrong ones"),
         (
             lambda: ablate(model, Pair.one_sided(x[:1], y[:1]), [Ablation.z(model, 0, 0, "resample")]).to_frame(),

@@ -278,7 +278,7 @@ def test_the_figure_names_heads_pairs_of_heads_and_the_model() -> None:
 def test_mistakes_are_explained() -> None:
     model = build("value", "tokens")
     x = inputs_for(model.config)
-    with pytest.raises(ValueError, match="there is no score to compute"):
+    with pytest.raises(ValueError, match="scores are a list of AttentionScore"):
         score_heads(model, x, []).to_frame()
     with pytest.raises(ValueError, match="score 'previous token' is for 2 examples, but there are 3"):
         score_heads(model, x, [previous_token(x[:2])]).to_frame()

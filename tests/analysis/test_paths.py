@@ -204,7 +204,7 @@ def test_mistakes_are_explained() -> None:
         (lambda: find_paths(model, [(3, 0)]), r"senders \[\(3, 0\)\]: the model has 2 layers of 4 heads"),
         (lambda: find_paths(classic, routes=["stream"]), "no stream path leads from"),
         (lambda: find_paths(model, [(1, 0)], ["L1H0.v"]), "no residual or stream path leads from"),
-        (lambda: patch_paths(model, pair, []), "there is no path to patch"),
+        (lambda: patch_paths(model, pair, []), "paths are a list of Edge"),
         (
             lambda: patch_paths(model, pair, Graph(model).edges[:1]),
             r"input > L0H0.q \(residual\).*a path leaves a head",
