@@ -72,7 +72,7 @@ CASES: list[tuple[str, str]] = [
     ("patch(model, pair, Site(1, 'v'))", "sites are a list of Site, or of tuples of them to patch together"),
     ("patch(model, pair, ['v'])", "it holds ['v']"),
     ("patch(model, pair, [Site(1, 'v')], 3)", "a metric is one of ['logit_difference', 'probability', 'rank', 'loss',"),
-    ("ablate(model, pair, ['head'])", "ablations are a list of Ablation (Ablation.head(model, 0, 1) makes one), and it holds ['head']"),
+    ("ablate(model, pair, ['head'])", "(Ablation.head(model, 0, 1) makes one), and it holds ['head']"),
     ("find_sites(model, ['z'], layers=1)", "layers are a list of int or integer, got 1"),
     ("find_sites(model, ['z'], positions='END')", "positions are a list of int or integer or str, got 'END'"),
     ("find_sites(model, ['v'], routes=[])", "routes are a list of str, 1 or more, and it is empty"),
