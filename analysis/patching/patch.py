@@ -16,7 +16,7 @@ from transformer_lens.patching import PatchingResult
 from analysis.compared_runs import Direction, TwoRuns, comparable, in_order
 from analysis.gap import Gap, measure_gap
 from analysis.memory import bound_for, bytes_of
-from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, precise, read
+from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, check_logits, evaluate, precise, read
 from analysis.pairs import Pair
 from analysis.patching.edits import Edit
 from analysis.patching.replay import Replay
@@ -226,6 +226,7 @@ class _Sweep:
     def _all_measured(self, logits: Float[Tensor, "copy batch *pos d_vocab_out"]) -> Float[Tensor, "copy batch"]:
         if self.function not in METRICS.values():
             return torch.stack([self._measured(part) for part in logits])
+        check_logits(logits)
         # Ours look at every example by itself, without control flow, and can be mapped over the copies.
         values = torch.vmap(lambda part: self._of(part, self.pair))(logits)
         return check_finite(self.metric, values)
