@@ -204,6 +204,11 @@ class Trainer:
             raise self._failed(f"at step {self.step} an intervention did nothing: {error}") from error
 
     def _diverged(self, why: str) -> RunError:
+        if self.step == 0:
+            start = (
+                "the weights that it starts from, or the data, hold NaN or numbers that are too large; correct those"
+            )
+            return self._failed(f"cannot be trained: {why}, before any update: {start}")
         kept = "what was measured before is kept. Use a smaller rate, or another variant"
         return self._failed(f"diverged: {why}; {kept}")
 
