@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.ablated import Ablations
-from analysis.metrics import precise, read
+from analysis.metrics import check_finite, check_logits, precise, read
 from analysis.pairs import Pair, check_readable, without_padding
 from analysis.ready import require_eval_mode
 from analysis.resuming import KeptIn, identity, kept_rows, measured
@@ -285,12 +285,8 @@ def _measured(
     acting = applied.at(None, pair.positions, baseline) if applied else nullcontext()
     with regated, acting, torch.enable_grad():
         logits = read(model(pair.clean), pair.read_at)
-        require(
-            bool(torch.isfinite(logits).all()),
-            f"the logits {'with ' + ablation.part + ' ablated ' if ablation else ''}hold NaN or infinity; find "
-            f"where in the weights or the inputs they come from",
-        )
-        loss = F.cross_entropy(logits, pair.answers)
+        check_logits(logits, f"the model{f' with {ablation.part} ablated' if ablation else ''}")
+        loss = check_finite("loss", F.cross_entropy(logits, pair.answers))
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         require(
             bool(learned) and loss.requires_grad,

@@ -14,7 +14,7 @@ from analysis.gap import Gap, measure_gap
 from analysis.memory import beside_logits, bound_for, copies_within, in_batches, logits_of_one, run_of_one
 from analysis.metrics import Metric, PerExample, evaluate, metric_named, read, require_gradient
 from analysis.pairs import Pair, check_readable
-from analysis.ready import require_eval_mode, require_no_hooks
+from analysis.ready import require_eval_mode, require_gradients, require_no_hooks
 from circuits.common.errors import known
 from circuits.model import HookedStreamTransformer
 
@@ -87,6 +87,8 @@ def two_runs(
     ``needed`` says how many bytes the question needs after this; a bound that is less is refused before anything runs.
     """
     name, function = comparable(model, pair, metric, direction, operation)
+    if gradient:
+        require_gradients(model, operation, pair.clean, pair.corrupt, pair.answers, pair.wrong)
     logits = logits_of_one(model, pair.n_pos)
     one = run_of_one(model, pair.n_pos) + beside_logits(function, logits) + 3 * gradient * logits
     # The logits that are read: batch by batch, together, and their sizes.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from analysis.pairs import Pair, ReadAt
+from analysis.ready import require_finite
 from circuits.common.errors import known, require
 
 PerExample = Float[Tensor, " batch"]
@@ -22,6 +23,15 @@ def read(logits: Float[Tensor, "batch pos d_vocab_out"], at: ReadAt | None) -> F
     if isinstance(at, Tensor):
         return precise(logits[torch.arange(len(logits), device=logits.device), at.to(logits.device)])
     return precise(logits[:, -1 if at is None else at])
+
+
+def check_logits(logits: Float[Tensor, "*any d_vocab_out"], of: str = "the model") -> None:
+    """Raise ``NotFiniteError`` for logits that say nothing of any answer: with NaN among them, or the largest infinite.
+
+    A logit of minus infinity is an answer that is ruled out, and may be among others.
+    """
+    # A maximum is NaN where any number is; comparisons with NaN are false, and would count it as right.
+    require_finite(f"the logits of {of}", logits.detach().amax(-1))
 
 
 def precise(values: Tensor) -> Float[Tensor, "*any"]:
@@ -41,8 +51,14 @@ class ReadMetric:
         update_wrapper(self, of)
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab_out"], pair: Pair) -> Tensor:
-        """Return the metric of every example."""
-        return self.of(read(logits, pair.read_at), pair)
+        """Return the metric of every example.
+
+        Raises:
+            NotFiniteError: for logits that are not finite where they are read (minus infinity may be among others).
+        """
+        there = read(logits, pair.read_at)
+        check_logits(there)
+        return self.of(there, pair)
 
 
 def _of(values: Float[Tensor, "batch d_vocab_out"], answers: Int[Tensor, " batch"]) -> PerExample:
@@ -103,9 +119,14 @@ def metric_named(metric: str | Metric) -> tuple[str, Metric]:
 
 
 def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExample:
-    """Return a metric's values, in single precision at least, after checking that there is one finite number a row."""
-    # A metric of anyone's may write into what it is given.
-    values = metric(logits if isinstance(metric, ReadMetric) else logits.clone(), pair)
+    """Return a metric's values, in single precision at least, after checking that there is one finite number a row, of
+    logits that are finite wherever the metric may look."""
+    if isinstance(metric, ReadMetric):
+        values = metric(logits, pair)
+    else:
+        check_logits(logits)
+        # A metric of anyone's may write into what it is given.
+        values = metric(logits.clone(), pair)
     if not isinstance(values, Tensor) or values.shape != (len(logits),) or values.is_complex():
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"metric {name!r} must return one number an example, ({len(logits)},); it returned {got}")
@@ -113,7 +134,7 @@ def evaluate(metric: Metric, name: str, logits: Tensor, pair: Pair) -> PerExampl
     return check_finite(name, precise(values)).clone()
 
 
-def check_finite(name: str, values: Float[Tensor, "*copy batch"]) -> Float[Tensor, "*copy batch"]:
+def check_finite(name: str, values: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Return a metric's values after checking that every one is finite."""
     if not bool(torch.isfinite(values).all()):
         raise ValueError(

@@ -132,12 +132,12 @@ def attribute_edges(
     ``steps`` is the number of inputs between the two runs, for EAP-IG. ``check`` edges are also patched exactly, each
     alone, and the result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`, and so is
     ``kept``, of what is patched exactly. Gradients follow what flows forward: past a ``stop`` gate too, and
-    not through a ``gradient-only`` one.
+    not through a ``gradient-only`` one; they are taken under ``torch.no_grad()``, too.
 
     Raises:
-        ValueError: for a model in training mode or with hooks attached, a metric without a gradient or not one finite
-            number an example, a pair whose clean and corrupt metric are equal, or a bound on memory that is less
-            than one example needs (with ``check`` or "exact", one copy of the pair).
+        ValueError: for a model in training mode or with hooks attached, inference mode, a metric without a gradient or
+            not one finite number an example, a pair whose clean and corrupt metric are equal, or a bound on memory that
+            is less than one example needs (with ``check`` or "exact", one copy of the pair).
 
     Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; stream edges are this toolkit's own.
     """
@@ -164,7 +164,11 @@ def attribute_edges(
         pair.clean.device,
         _bytes_of_scores(graph, pair),
     )
-    with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
+    with (
+        torch.enable_grad(),
+        flowing(model),
+        tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar,
+    ):
         for rows in in_batches(len(pair), size):
             estimator.add(pair[rows], runs.source[rows], runs.base[rows])
             bar.update(rows.stop - rows.start)

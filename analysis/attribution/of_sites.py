@@ -137,13 +137,13 @@ def attribute(
     ``steps`` is the number of inputs between the two runs, for IG. ``check`` sites are also patched exactly, and the
     result says how well the estimates agree. ``max_memory`` as in :func:`analysis.patch`, and so is ``kept``, of what
     is patched exactly. Gradients follow what flows forward: past a ``stop`` gate too, and not through a
-    ``gradient-only`` one.
+    ``gradient-only`` one; they are taken under ``torch.no_grad()``, too.
 
     Raises:
         ValueError: for a model in training mode or with hooks attached, a site that the model or the pair does not
-            have, a metric without a gradient or not one finite number an example, a pair whose clean and corrupt metric
-            are equal, AtP* on a model of one layer, or a bound on memory that is less than one example needs (with
-            ``check``, one copy of the pair).
+            have, inference mode, a metric without a gradient or not one finite number an example, a pair whose clean
+            and corrupt metric are equal, AtP* on a model of one layer, or a bound on memory that is less than one
+            example needs (with ``check``, one copy of the pair).
 
     Source: Kramar et al., arXiv 2403.00745 (AtP, the query-key fix and GradDrop); routes through the stream are this
         toolkit's own.
@@ -167,7 +167,11 @@ def attribute(
     runs = two_runs(model, pair, metric, direction, "attribution", True, max_memory, needed)
     size = copies_within(max_memory, _bytes_of_one(model, pair, runs.function), 1, pair.clean.device, scores)
     found = []
-    with flowing(model), tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar:
+    with (
+        torch.enable_grad(),
+        flowing(model),
+        tqdm(total=len(pair), unit=" pairs", disable=not progress, leave=False, delay=2) as bar,
+    ):
         for rows in in_batches(len(pair), size):
             named, both = (runs.metric, runs.function), (runs.source[rows], runs.base[rows])
             found.append(_estimates(model, pair[rows], named, *both, wanted, method, steps))

@@ -15,7 +15,7 @@ from analysis.edges.cut_runs import EdgeRuns, numbered
 from analysis.edges.graph import Edge, Graph
 from analysis.edges.sent import Sent, send
 from analysis.memory import bound_for, bytes_of
-from analysis.metrics import Metric, evaluate, metric_named, read
+from analysis.metrics import Metric, check_finite, check_logits, evaluate, metric_named, read
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.resuming import KeptIn, identity, kept_rows
@@ -78,12 +78,15 @@ def ablate_edges(
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
     whole = read(model(pair.clean), pair.read_at).clone()
+    check_logits(whole)
     named = None if metric is None else metric_named(metric)
     about = {"method": method, "seed": seed, "other": None if other is None else identity(other)}
     there = kept_rows(kept, "cutting edges", model, pair, named, **about)
 
     def measure(logits: Tensor) -> Tensor:
-        row = _row(whole, read(logits, pair.read_at), pair.answers)
+        cut = read(logits, pair.read_at)
+        check_logits(cut, "the model with edges cut")
+        row = _row(whole, cut, pair.answers)
         row += [] if named is None else [_mean(named, logits, pair)]
         return torch.tensor(row, dtype=torch.float64, device=logits.device)
 
@@ -138,5 +141,6 @@ def _mean(metric: tuple[str, Metric], logits: Tensor, pair: Pair) -> float:
 
 def _row(whole: Tensor, cut: Tensor, answers: Tensor) -> list[float]:
     accuracy = [float((x.argmax(-1) == answers).float().mean()) for x in (whole, cut)]
-    loss = [float(F.cross_entropy(x, answers)) for x in (whole, cut)]
-    return [*accuracy, *loss, float((cut - whole).abs().max())]
+    loss = [float(check_finite("loss", F.cross_entropy(x, answers))) for x in (whole, cut)]
+    # Of an answer that is ruled out in both, by a logit of minus infinity, the difference is no number.
+    return [*accuracy, *loss, float((cut - whole).nan_to_num(0.0, torch.inf, -torch.inf).abs().max())]

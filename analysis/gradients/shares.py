@@ -14,18 +14,14 @@ import torch
 from torch import Tensor
 
 from analysis.gradients.split import Connection, Gradients, GradientSplit, connections
-from analysis.ready import require_eval_mode
-from circuits.common.errors import known
+from analysis.ready import NotFiniteError, require_eval_mode, require_gradients
+from circuits.common.errors import known, require
 from circuits.model import HookedStreamTransformer
 
 Loss = Callable[[Tensor], Tensor]
 By = Literal["total", "pair"]
 
 TOLERANCE = 1e-5
-
-
-class NotFiniteError(ValueError):
-    """A loss, or a gradient of it, that is NaN or infinite."""
 
 
 def split_gradient(
@@ -35,23 +31,30 @@ def split_gradient(
 
     It is that for every parameter that learns, and for the activations at the hook points named. What is read of a
     connection (``hook_from_<layer>``) counts as lying behind the connection. ``by="pair"`` splits the stream's share
-    by the connection that a path uses first, at one backward pass more for each.
+    by the connection that a path uses first, at one backward pass more for each. Under ``torch.no_grad()`` it is the
+    same.
 
     Raises:
         UnknownNameError: for a hook point that does not exist (nearest suggested).
-        ValueError: for a model in training mode, a loss that is not one number with a gradient, or a hook point whose
-            flag is off.
+        ValueError: for a model in training mode, a loss that is not one number with a gradient, a hook point whose
+            flag is off, nothing to split the gradient of, or inference mode.
         NotFiniteError: for a loss or a gradient that is NaN or infinite.
         AssertionError: if the shares do not add to the whole within 1e-5 (in half precision, within its rounding).
     """
     require_eval_mode(model, "splitting a gradient")
     known("way to split", by, ("total", "pair"))
+    require_gradients(model, "splitting a gradient", inputs)
+    require(
+        bool(activations) or any(parameter.requires_grad for parameter in model.parameters()),
+        "no parameter learns (requires_grad is False for all), so there is no gradient to split; call "
+        "model.requires_grad_(), or name activations",
+    )
     switch, seen = _Switch(), _Seen()
     pairs = connections(model.config)
     # What is seen at a connection is what comes out of the switch, so the switch is attached first.
     hooks: Any = [(pair.hook_name, switch) for pair in pairs]
     hooks += [(model.check_hook_name(name), seen) for name in dict.fromkeys(activations)]
-    with model.hooks(fwd_hooks=hooks):
+    with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         value = _checked_loss(loss(model(inputs)))
     tensors = {n: p for n, p in model.named_parameters() if p.requires_grad} | seen.tensors
     split = _split(value, tensors, switch, pairs, by)
@@ -137,8 +140,12 @@ class _Seen:
 
 
 def _checked_loss(value: Tensor) -> Tensor:
-    if value.ndim or not value.requires_grad:
-        raise ValueError(f"a loss must be one number with a gradient, got shape {tuple(value.shape)}")
+    require(value.ndim == 0, f"a loss must be one number with a gradient, got shape {tuple(value.shape)}")
+    require(
+        value.requires_grad,
+        "a loss must be one number with a gradient, and this one has none: it is made of the logits by .detach(), "
+        "argmax or the like, or nothing before them learns",
+    )
     if not bool(torch.isfinite(value)):
         raise NotFiniteError(
             f"the loss is {value.item()}, so no gradient can be split; correct the data or the weights"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from analysis.metrics import precise
 from analysis.pairs import Pair, is_padding
-from analysis.ready import require_eval_mode
+from analysis.ready import require_eval_mode, require_finite
 from analysis.result import Table, columns
 from circuits.common.errors import known, require, several
 from circuits.common.showing import ROWS
@@ -288,8 +288,13 @@ def tidy(layer: int, score: str, values: Float[Tensor, "batch head"], convention
     """Return the mean of a score over examples for every head of a layer, with its standard error and convention.
 
     The standard error is NaN for one example.
+
+    Raises:
+        NotFiniteError: for scores that are NaN or infinite.
     """
     n, values = len(values), precise(values)
+    # Left in a table, the highest of the heads would be the highest of those that have a number.
+    require_finite(f"scores {score!r} of layer {layer}", values)
     errors = values.std(0) / n**0.5 if n > 1 else torch.full_like(values[0], torch.nan)
     heads = range(values.shape[1])
     numbers = {"value": values.mean(0).tolist(), "stderr": errors.tolist()}

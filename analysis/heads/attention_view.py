@@ -18,7 +18,7 @@ from torch import Tensor
 from analysis.metrics import precise
 from analysis.pairs import Pair, is_padding
 from analysis.position_names import position_names, token_names
-from analysis.ready import require_eval_mode, require_no_hooks
+from analysis.ready import require_eval_mode, require_finite, require_no_hooks
 from analysis.text_pairs import tokens_of
 from circuits.attention import Attention
 from circuits.common.errors import require
@@ -130,6 +130,7 @@ def attention_view(
         ValueError: for a model in training mode or with hooks attached, a text of a model that has no tokenizer or
             whose tokenizer does not know some of it (naming that), inputs that do not fit, more prompts than one, or a
             head that is not there.
+        NotFiniteError: for attention, or what it moves, that is NaN or infinite.
 
     Source: Kobayashi et al., arXiv 2004.10102 (norms of what is moved); its split by route is our own.
     """
@@ -194,6 +195,8 @@ def _layer(
     pattern = precise(cache[f"blocks.{attn.layer}.attn.hook_pattern"])[0, heads].cpu()
     hidden = Places.whole(pattern.shape[-1], pattern.device).hidden(attn.window)[0]
     moved = _moved(attn, cache)[:, heads].cpu()
+    require_finite(f"attention patterns of layer {attn.layer}", pattern)
+    require_finite(f"values that attention moves in layer {attn.layer}", moved)
     written = einsum(pattern, moved, "head query key, route head key d -> route head query d")
     shares, of_head = (_along(vectors, last) for vectors, last in ((moved, 1), (written, 2)))
     return (~hidden).expand_as(pattern), pattern, moved.norm(dim=-1), shares, of_head

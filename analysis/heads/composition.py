@@ -20,7 +20,7 @@ from transformer_lens.utilities.matrix import composition_scores
 from analysis.edges.graph import Place, carried_projections
 from analysis.edges.steered_forward import carry
 from analysis.metrics import precise
-from analysis.ready import require_no_hooks
+from analysis.ready import require_finite_weights, require_no_hooks
 from analysis.result import Table, largest_by
 from circuits.common.showing import ROWS
 from circuits.model import HookedStreamTransformer
@@ -80,10 +80,12 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> Com
     Raises:
         ValueError: with hooks attached, if gains depend on the input (``stream=False`` leaves the stream's kinds out),
             or if no head comes before another.
+        NotFiniteError: for weights that hold NaN or infinity.
 
     Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021), for Q, K and V.
     """
     require_no_hooks(model, "composition of heads")
+    require_finite_weights(model, "composition of heads")
     frames = _through_residual(model)
     if stream and model.config.streams:
         require_fixed_gains(model, "use stream=False")

@@ -14,8 +14,8 @@ from transformer_lens import FactoredMatrix
 
 from analysis.heads.attention_scores import HeadScores, tidy
 from analysis.heads.composition import require_fixed_gains
-from analysis.metrics import precise
-from analysis.ready import require_eval_mode, require_no_hooks
+from analysis.metrics import check_logits, precise
+from analysis.ready import require_eval_mode, require_finite_weights, require_no_hooks
 from circuits.block import Block
 from circuits.common.errors import known
 from circuits.config.streams import CARRIERS, Carrier
@@ -43,11 +43,13 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
     Raises:
         ValueError: for a model in training mode or with hooks attached, without tokens or a linear readout, or without
             the route.
+        NotFiniteError: for weights that hold NaN or infinity.
 
     Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021).
     """
     require_eval_mode(model, "scoring eigenvalue copying")
     require_no_hooks(model, "scoring eigenvalue copying")
+    require_finite_weights(model, "scoring eigenvalue copying")
     _check_linear(model)
     embedded = model.W_E[:, None]
     tables = model.value_embeddings(torch.arange(len(embedded), device=embedded.device)[:, None], embedded)
@@ -105,6 +107,7 @@ def copy_score(
     for layer, values in _values(model, residual, model.value_embeddings(inputs[:, None], residual), project, route):
         written = einsum(values, model.layers[layer].attn.W_O, "item pos head d_head, head d_head d -> item pos head d")
         logits = model.read_out(rearrange(written, "item 1 head d -> item head d"))
+        check_logits(logits)
         own = logits.gather(2, answers[:, None, None].expand(-1, logits.shape[1], 1))
         found = (logits >= own).sum(-1) <= top_k
         frames.append(tidy(layer, f"copying ({route})", precise(found), convention))

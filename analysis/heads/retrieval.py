@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from analysis.heads.attention_scores import HeadScores, is_pattern, tidy
-from analysis.metrics import precise
+from analysis.metrics import check_logits, precise, read
 from analysis.pairs import Pair, check_readable, is_padding
 from analysis.ready import require_eval_mode
 from circuits.model import HookedStreamTransformer
@@ -47,7 +47,9 @@ def score_retrieval(
         )
     logits, cache = model.run_with_cache(inputs, names_filter=is_pattern)
     rows, read_at = torch.arange(len(inputs), device=logits.device), pair.reads
-    said = logits[rows, read_at].argmax(-1) == answers
+    there = read(logits, pair.read_at)
+    check_logits(there)
+    said = there.argmax(-1) == answers
     frames = []
     for layer in range(model.config.n_layers):
         largest = cache["pattern", layer].transpose(1, 2)[rows, read_at].argmax(-1)

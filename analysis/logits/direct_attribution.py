@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.logits.written import Read, Written, check_linear, reads_of
-from analysis.metrics import precise
+from analysis.metrics import check_logits, precise
 from analysis.pairs import Pair
 from analysis.result import largest_by
 from analysis.statistics.intervals import mean_interval
@@ -77,6 +77,7 @@ def attribute_logits(
         UnknownNameError: for another ``of`` (nearest suggested).
         ValueError: for a model in training mode or with hooks, one with a readout that is not linear, or a bound on
             memory (``max_memory``, in bytes, by default a quarter of what is free) that one example exceeds.
+        NotFiniteError: for logits that are NaN or infinite.
     """
     known("of", of, get_args(Of))
     check_linear(model, "attributing logits")
@@ -87,6 +88,7 @@ def attribute_logits(
         parts, values = _parts(read, direction, constant)
         columns.append(values)
         totals.append(torch.einsum("bd,bd->b", read.before[-1], direction) + constant)
+        check_logits(totals[-1][:, None])
     return LogitAttribution(pd.DataFrame(parts), torch.cat(columns, 1), torch.cat(totals), of)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.logits.written import Read, check_linear, reads_of
-from analysis.metrics import METRICS, precise
+from analysis.metrics import METRICS, evaluate, precise
 from analysis.pairs import Pair
 from analysis.result import Table
 from analysis.statistics.intervals import mean_interval, scale_of
@@ -66,7 +66,7 @@ def logit_lens(
         for layer, residual in enumerate(read.before):
             for route, seen in zip(ROUTES, (residual, _made_before(read, layer)), strict=True):
                 logits = precise(model.read_out(seen[:, None].to(model.dtype)))[:, 0]
-                found.setdefault((layer, route), []).append(METRICS[metric].of(logits, rows))
+                found.setdefault((layer, route), []).append(evaluate(METRICS[metric].of, metric, logits, rows))
     frame = []
     for (layer, route), values in found.items():
         mean = mean_interval(torch.cat(values).double().cpu().numpy(), scale=scale_of(metric))

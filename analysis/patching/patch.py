@@ -16,7 +16,7 @@ from transformer_lens.patching import PatchingResult
 from analysis.compared_runs import Direction, TwoRuns, comparable, in_order
 from analysis.gap import Gap, measure_gap
 from analysis.memory import bound_for, bytes_of
-from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, evaluate, precise, read
+from analysis.metrics import METRICS, Metric, ReadMetric, check_finite, check_logits, evaluate, precise, read
 from analysis.pairs import Pair
 from analysis.patching.edits import Edit
 from analysis.patching.replay import Replay
@@ -24,7 +24,7 @@ from analysis.patching.site_search import Patched, check_positions, frame_of, li
 from analysis.result import Effects
 from analysis.resuming import KeptIn, KeptRows, kept_rows, measured
 from analysis.statistics.intervals import share_interval
-from circuits.common.errors import require, whole
+from circuits.common.errors import whole
 from circuits.model import HookedStreamTransformer, State
 from circuits.sites import STATES, Site, check_sites
 from circuits.streams.mixing import Outgoing
@@ -67,9 +67,12 @@ class PatchResult(Effects, PatchingResult):
     def interval(self, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "2 site"]:
         """Return low and high ends of the effect's percentile bootstrap interval over examples; NaN for one example.
 
-        A difference of the two runs that is 0 in some resample leaves the interval without an end (infinite or NaN).
+        A difference of the two runs that is 0 in some resample leaves the interval without an end (infinite or NaN),
+        unless all other examples have the same effect.
+
+        Raises:
+            ValueError: for a confidence that is none, or no resample.
         """
-        require(0 < confidence < 1, f"confidence is a share between 0 and 1, as 0.95, got {confidence}")
         whole("n_resamples", n_resamples)
         moved, gap = (x.double().numpy() for x in (self.effect(), self._gap()))
         return np.stack(share_interval(moved, gap, confidence, n_resamples, seed))
@@ -223,6 +226,7 @@ class _Sweep:
     def _all_measured(self, logits: Float[Tensor, "copy batch *pos d_vocab_out"]) -> Float[Tensor, "copy batch"]:
         if self.function not in METRICS.values():
             return torch.stack([self._measured(part) for part in logits])
+        check_logits(logits)
         # Ours look at every example by itself, without control flow, and can be mapped over the copies.
         values = torch.vmap(lambda part: self._of(part, self.pair))(logits)
         return check_finite(self.metric, values)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.result import Table, columns
-from analysis.statistics.intervals import CORRECTIONS, EFFECTS, adjust
+from analysis.statistics.intervals import CORRECTIONS, EFFECTS, adjust, require_confidence
 from analysis.statistics.paired_seeds import CONTRASTS, INTERVALS, Contrast, PairedSeeds, paired_seeds
 from analysis.statistics.survival import logrank_p, paired_restricted, shared_horizon, times_of
 from circuits.common.errors import known, require
@@ -85,7 +85,7 @@ def compare(
 
     Raises:
         ValueError: for an unknown name, a missing column or number, no other variant, fewer than two pairs, seeds that
-            differ or repeat, negative times, a horizon beyond every observation.
+            differ or repeat, negative times, a horizon beyond every observation, a confidence that is none.
     """
     named = {"contrast": contrast, "interval": interval, "test": test, "effect": effect, "correction": correction}
     for kind, name in named.items():
@@ -139,10 +139,11 @@ def judge(
     pairs there is no row.
 
     Raises:
-        ValueError: for an unknown name, or a margin that is none.
+        ValueError: for an unknown name, or a confidence or a margin that is none.
 
     Source: Dunn, JASA 56, 1961, for the intervals.
     """
+    require_confidence(confidence)
     level = (1 - confidence) / (1 if correction == "none" else max(len(pairs), 1))
     rows = []
     for i, pair in enumerate(pairs):

@@ -7,6 +7,7 @@ in :mod:`analysis.statistics.survival`, and one call for all of it in :mod:`anal
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -46,6 +47,11 @@ def same(x: np.ndarray) -> bool:
     return bool(np.ptp(x) <= 1e-12 * np.abs(x).max())
 
 
+def require_confidence(confidence: float) -> None:
+    """Raise ``ValueError`` for a confidence that is no share between 0 and 1, 0 and 1 left out."""
+    require(0 < confidence < 1, f"a confidence lies between 0 and 1, got {confidence}: 0.95 is usual")
+
+
 def scale_of(measure: str) -> Scale:
     """Return the scale on which intervals of a measure are made: ``"logit"`` for those in ``BOUNDED``, ``"log"`` for
     those in ``POSITIVE``."""
@@ -61,13 +67,14 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     With ``scale="correlation"`` it is so of [-1, 1] by Fisher's z: (1 + x) / 2 on the logit scale.
 
     Raises:
-        ValueError: for an unknown scale, or a number outside of [0, 1] on the logit scale, of [-1, 1] on that of
-            correlations, below 0 on the log scale.
+        ValueError: for an unknown scale, a confidence that is none, or a number outside of [0, 1] on the logit scale,
+            of [-1, 1] on that of correlations, below 0 on the log scale.
 
     Source: Brown, Cai and DasGupta, Statistical Science 16, 2001, section 4.2, with t for z and the standard error of
     the numbers for the binomial one.
     """
     known("scale", scale, get_args(Scale))
+    require_confidence(confidence)
     x = np.asarray(values, dtype=float)
     if scale == "correlation":
         require(
@@ -103,7 +110,11 @@ def grouped_intervals(
     Rows that lack a key are groups of their own. With ``scale=None`` the scale is that of the column ``measure``.
 
     Columns: those of ``by``, and mean, low, high, n.
+
+    Raises:
+        ValueError: as :func:`mean_interval`.
     """
+    require_confidence(confidence)
     rows = []
     for key, part in frame.groupby(list(by), sort=False, observed=True, dropna=False):
         chosen = scale or scale_of(str(part["measure"].iloc[0]))
@@ -119,7 +130,7 @@ def paired_ratio(
     """Return the geometric mean of values / reference, pair by pair, with the t interval of the mean log ratio.
 
     Raises:
-        ValueError: if the two are not pairs of positive numbers.
+        ValueError: if the two are not pairs of positive numbers, or for a confidence that is none.
     """
     a, b = np.asarray(values, dtype=float), np.asarray(reference, dtype=float)
     if a.shape != b.shape or not (np.all(a > 0) and np.all(b > 0)):
@@ -139,11 +150,18 @@ def share_interval(
 ) -> tuple[Float[np.ndarray, "*more"], Float[np.ndarray, "*more"]]:
     """Return the ends of the percentile bootstrap interval of mean(moved) / mean(gap), examples drawn as pairs.
 
-    NaN for one example; a gap that is 0 in some resample leaves an end infinite or NaN.
+    NaN for one example; of examples that all have the same share it has no width. Else a gap that is 0 in some resample
+    leaves an end infinite or NaN.
+
+    Raises:
+        ValueError: for a confidence that is none.
     """
+    require_confidence(confidence)
     if moved.shape[-1] < 2:
         return np.full(moved.shape[:-1], np.nan), np.full(moved.shape[:-1], np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        # It tells of an end that is NaN, which is what is returned, and in the words of another method.
+        warnings.filterwarnings("ignore", category=scipy.stats.DegenerateDataWarning)
         found = scipy.stats.bootstrap(
             (moved, np.broadcast_to(gap, moved.shape)),
             lambda a, b, axis: a.mean(axis) / b.mean(axis),
@@ -156,7 +174,11 @@ def share_interval(
             batch=50,
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    return np.asarray(found.low), np.asarray(found.high)
+        share = moved.mean(-1) / np.broadcast_to(gap, moved.shape).mean(-1)
+        missed = np.abs(moved - share[..., None] * gap).max(-1)
+    # A resample of examples whose gap is 0 has no share; where all others have the same one, that is no spread.
+    known_share = np.isnan(found.low) & (missed <= 1e-12 * np.abs(gap).max(-1))
+    return np.where(known_share, share, found.low), np.where(known_share, share, found.high)
 
 
 # --- effect sizes of pairs: scores are differences, one a pair --------------------------------------------------------

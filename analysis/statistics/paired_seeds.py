@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from jaxtyping import Float, Int
 
-from analysis.statistics.intervals import EFFECTS, Interval, same, smallest_shown
+from analysis.statistics.intervals import EFFECTS, Interval, require_confidence, same, smallest_shown
 from circuits.common.errors import known, require
 
 Contrast = Literal["difference", "ratio", "bounded"]
@@ -72,7 +72,7 @@ class PairedSeeds:
         narrow: of five, some 83 % of 95 % intervals hold the truth.
         """
         known("interval", method, INTERVALS)
-        require(0 < confidence < 1, f"a confidence lies between 0 and 1, got {confidence}: 0.95 is usual")
+        require_confidence(confidence)
         if method == "t":
             t = self._t()
             low, high = t.interval(confidence) if t else (self._centre, self._centre)
@@ -105,7 +105,7 @@ class PairedSeeds:
         Source: Hahn, Journal of the American Statistical Association 64, 1969, for the mean of a future sample.
         """
         require(n_new >= 1, f"a prediction is of one new pair or more, got {n_new}")
-        require(0 < confidence < 1, f"a confidence lies between 0 and 1, got {confidence}: 0.95 is usual")
+        require_confidence(confidence)
         n, spread = len(self.scores), self._spread
         half = float(scipy.stats.t.ppf((1 + confidence) / 2, n - 1)) * spread * float(np.sqrt(1 / n + 1 / n_new))
         return Interval(self.estimate, self._back(self._centre - half), self._back(self._centre + half), n)

@@ -15,7 +15,7 @@ import pandas as pd
 import scipy
 from jaxtyping import Bool, Float
 
-from analysis.statistics.intervals import Interval
+from analysis.statistics.intervals import Interval, require_confidence
 from analysis.statistics.paired_seeds import CONTRASTS, Contrast, PairedSeeds
 from circuits.common.errors import known, require
 
@@ -73,8 +73,12 @@ def kaplan_meier(times: Times, confidence: float = 0.95) -> pd.DataFrame:
     One row for step 0 and one for each step observed, the share being that after the step. The band is pointwise, by
     Greenwood's variance of log(-log survival); it has no width where the share is 1 or 0.
 
+    Raises:
+        ValueError: for a confidence that is none.
+
     Source: Kaplan and Meier, JASA 53, 1958.
     """
+    require_confidence(confidence)
     curve = scipy.stats.ecdf(times.censored()).sf
     with warnings.catch_warnings():
         # Where the share is 1 or 0 the transform is infinite; those ends are filled in below.
@@ -109,7 +113,7 @@ def survival_curves(frame: pd.DataFrame, confidence: float = 0.95) -> pd.DataFra
     """Return every variant's Kaplan-Meier curve, one under the other, with a column variant; see ``kaplan_meier``.
 
     Raises:
-        ValueError: as :func:`times_of`.
+        ValueError: as :func:`times_of` and :func:`kaplan_meier`.
     """
     variants = frame["variant"].drop_duplicates()
     curves = [kaplan_meier(times_of(frame, v), confidence).assign(variant=v) for v in variants]
@@ -170,10 +174,11 @@ def restricted_mean(times: Times, horizon: float, confidence: float = 0.95) -> I
     one. A single run has no interval.
 
     Raises:
-        ValueError: if the horizon is not positive or beyond every observation.
+        ValueError: if the horizon is not positive or beyond every observation, or for a confidence that is none.
 
     Source: Royston and Parmar, BMC Medical Research Methodology 13:152, 2013.
     """
+    require_confidence(confidence)
     _require_known(horizon, times.known_until, "these times")
     mean, n = float(_area(times.steps, times.reached, horizon)), len(times.steps)
     if n == 1:

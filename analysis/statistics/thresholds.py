@@ -78,6 +78,9 @@ def threshold_table(times: pd.DataFrame, reference: str = "classic", confidence:
     ``steps`` is the mean over runs that reached the threshold, and ``ratio`` the paired ratio over the ``pairs`` of
     which both did; both flatter a variant that often fails (column ``reached`` tells): :func:`analysis.compare` counts
     the censored too. Ends of intervals are ``_low`` and ``_high``; what cannot be had is NaN.
+
+    Raises:
+        ValueError: for a confidence that is none.
     """
     by_seed = times.pivot(index="seed", columns="variant", values="steps")
     rows = []

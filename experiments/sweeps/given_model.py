@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from analysis.ready import require_finite_weights
 from circuits.checkpoint import tensor_hash
 from circuits.common.errors import known, require
 from circuits.config.model import ModelConfig
@@ -46,8 +47,9 @@ def train(
     Raises:
         KeyboardInterrupt, RunError: as :func:`experiments.sweep`.
         UnknownNameError: for an unknown task (nearest suggested).
-        ValueError: for something else than a model, one in another precision than float32 or with hooks attached, or
-            parts that contradict each other.
+        ValueError: for something else than a model, one in another precision than float32, with hooks attached or with
+            parameters that do not learn, or parts that contradict each other.
+        NotFiniteError: for weights that hold NaN or infinity.
     """
     root = runs_folder(root)
     require(
@@ -85,4 +87,13 @@ def _weights(model: HookedStreamTransformer) -> str:
         f"hooks are attached ({', '.join(map(str, list(hooked)[:3]))}), and would not act in training; call "
         f"model.reset_hooks(), or give TrainingConfig(interventions=...)",
     )
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"requires_grad is False for {len(frozen)} parameters (first: {', '.join(frozen[:3])}), which a run does "
+            f"not store: it would train them all the same. Call model.requires_grad_(), and hold parameters still in "
+            f"the training: rates=(Rate({frozen[0]!r}, 0.0),), or activations: "
+            f"interventions=(Intervention(site, Freeze()),)"
+        )
+    require_finite_weights(model, "training")
     return tensor_hash(model.state_dict())

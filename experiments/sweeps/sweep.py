@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
+import torch
+
 from circuits.common.errors import known, require, several, whole
 from circuits.common.families import registered_by_script
 from circuits.common.screen import say
@@ -31,6 +33,9 @@ from experiments.training.stopping import told_to_stop
 ENGINES = ("processes", "ray")
 
 
+# Training takes gradients, whatever mode its caller is in.
+@torch.inference_mode(False)
+@torch.enable_grad()
 def sweep(
     configs: Iterable[RunConfig],
     root: str | Path | None = None,
@@ -103,6 +108,8 @@ def sweep(
     return [Run.open(run.path) for run in runs]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def sweep_plan(
     configs: Iterable[RunConfig],
     root: str | Path | None = None,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.gradients.shares import NotFiniteError
+from analysis.ready import NotFiniteError
 from analysis.statistics.intervals import BOUNDED
 from circuits.checkpoint import tensor_hash
 from circuits.common.errors import known, require
@@ -204,6 +204,11 @@ class Trainer:
             raise self._failed(f"at step {self.step} an intervention did nothing: {error}") from error
 
     def _diverged(self, why: str) -> RunError:
+        if self.step == 0:
+            start = (
+                "the weights that it starts from, or the data, hold NaN or numbers that are too large; correct those"
+            )
+            return self._failed(f"cannot be trained: {why}, before any update: {start}")
         kept = "what was measured before is kept. Use a smaller rate, or another variant"
         return self._failed(f"diverged: {why}; {kept}")
 
@@ -255,8 +260,11 @@ class Trainer:
 
     def _evaluate(self, model: HookedStreamTransformer) -> float:
         model.eval()
-        with self.intervening.at(self.step, counting=False):
-            rows = self.task.measures(model, self.sets, self.compiled)
+        try:
+            with self.intervening.at(self.step, counting=False):
+                rows = self.task.measures(model, self.sets, self.compiled)
+        except NotFiniteError as error:
+            raise self._diverged(f"at step {self.step} {error}") from error
         model.train()
         values = {(split, name): value for split, name, value in rows}
         for (split, name), value in values.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
-from analysis import METRICS, Pair, Site, attribute, find_sites, patch
+from analysis import METRICS, Pair, Site, attribute, attribute_edges, find_sites, patch
 from analysis.attribution.of_sites import METHODS
 from analysis.attribution.site_gradients import Estimator, linearised
 from analysis.edges.recorded_activations import between, record
@@ -19,7 +21,7 @@ from circuits.sites import BLOCK
 from tests.analysis.test_edge_attribution import nearly_linear, small_step
 from tests.analysis.test_patching import every_site, pair_for
 from tests.handmade import induction_model, stream_model
-from tests.helpers import FULL, build, model_of, token_config
+from tests.helpers import FULL, build, model_of, random_pair, token_config
 
 
 def small_pair(model: HookedStreamTransformer) -> Pair:
@@ -266,3 +268,25 @@ def test_mistakes_are_explained() -> None:
             call()
     with pytest.raises(ValueError, match="evaluation mode"):
         attribute(model.train(), pair, sites)
+
+
+@pytest.mark.parametrize("method", ["AtP", "AtP*", "IG"])
+def test_gradients_are_taken_wherever_it_is_asked(method: Any) -> None:
+    model = build("value", "tokens", 2)
+    pair, sites = random_pair(model), find_sites(model, ["v", "z"])
+    wanted = attribute(model, pair, sites, method=method).to_frame()
+    edges = attribute_edges(model, pair).to_frame()
+    model.requires_grad_(False)
+    with torch.no_grad():
+        pd.testing.assert_frame_equal(attribute(model, pair, sites, method=method).to_frame(), wanted)
+        pd.testing.assert_frame_equal(attribute_edges(model, pair).to_frame(), edges)
+    with torch.inference_mode():
+        for ask in (lambda: attribute(model, pair, sites, method=method), lambda: attribute_edges(model, pair)):
+            with pytest.raises(
+                ValueError, match=r"attribution takes gradients, and torch.inference_mode\(\) keeps none"
+            ):
+                ask()
+        patched = patch(model, pair, sites)
+    assert np.allclose(patched.to_frame().effect, patch(model, pair, sites).to_frame().effect)
+    with pytest.raises(ValueError, match="metric 'rank' has no gradient"):
+        attribute(model, pair, sites, "rank", method=method)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis import Connection, GradientSplit, split_gradient
-from analysis.gradients.shares import NotFiniteError
 from analysis.gradients.split import GradientSteps, connections
+from analysis.ready import NotFiniteError
 from circuits import HookedStreamTransformer
 from circuits.config.streams import GateRule, Stream
 from circuits.config.topologies import Dense
@@ -339,7 +339,7 @@ def test_mistakes_are_explained() -> None:
         split_gradient(model.train(), loss, x)
     with pytest.raises(ValueError, match=r"a loss must be one number with a gradient, got shape \(3,\)"):
         split_gradient(model.eval(), lambda logits: logits[:, -1, 0], x)
-    with pytest.raises(ValueError, match="one number with a gradient"):
+    with pytest.raises(ValueError, match=r"one number with a gradient, and this one has none: .* by .detach\(\)"):
         split_gradient(model, lambda logits: logits.detach().sum(), x)
     with pytest.raises(NotFiniteError, match="the loss is nan, so no gradient can be split; correct the data"):
         split_gradient(model, lambda logits: logits.sum() * torch.nan, x)
@@ -353,6 +353,37 @@ def test_mistakes_are_explained() -> None:
         split_gradient(model, loss, x, ["blocks.0.attn.hook_result"])
     with pytest.raises(ValueError, match=r"this split knows no layer pairs; use split_gradient\(..., by='pair'\)"):
         split_gradient(model, loss, x).pairs_to_frame()
+
+
+def test_it_is_the_same_wherever_it_is_asked() -> None:
+    model = build("cumulative", "tokens", 3)
+    x = inputs_for(model.config)
+    wanted = split_gradient(model, loss, x)
+    with torch.no_grad():
+        found = split_gradient(model, loss, x)
+        assert not torch.is_grad_enabled(), "what the caller has stays so"
+    assert all(found.whole[name].equal(gradient) for name, gradient in wanted.whole.items())
+    assert all(found.stream[name].equal(gradient) for name, gradient in wanted.stream.items())
+    told = r"splitting a gradient takes gradients, and torch.inference_mode\(\) keeps none: leave it"
+    with torch.inference_mode():
+        made_there = inputs_for(model.config).clone()
+        with pytest.raises(ValueError, match=told):
+            split_gradient(model, loss, x)
+    with pytest.raises(ValueError, match=told):
+        split_gradient(model, loss, made_there)
+
+
+def test_of_a_model_that_learns_nothing_activations_have_a_gradient() -> None:
+    model, name = build("value", "tokens", 2), "blocks.1.attn.hook_v"
+    x = inputs_for(model.config)
+    wanted = split_gradient(model, loss, x, [name]).whole[name]
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"no parameter learns .*; call model.requires_grad_\(\), or name activations"):
+        split_gradient(model, loss, x)
+    found = split_gradient(model, loss, x, [name]).whole
+    assert list(found) == [name]
+    assert torch.allclose(found[name], wanted, atol=1e-12)
+    assert wanted.abs().max() > 0
 
 
 @settings(max_examples=30, derandomize=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -22,10 +24,11 @@ from analysis.statistics.intervals import (
     grouped_intervals,
     mean_interval,
     paired_ratio,
+    share_interval,
     smallest_shown,
 )
 from analysis.statistics.paired_seeds import Contrast, paired_seeds
-from analysis.statistics.survival import restricted_mean, times_of
+from analysis.statistics.survival import Times, kaplan_meier, restricted_mean, times_of
 from analysis.statistics.thresholds import Rule, steps_to_threshold, threshold_table, threshold_times
 
 FEW = settings(max_examples=40)
@@ -245,6 +248,45 @@ def test_what_is_no_pair_is_refused() -> None:
         paired_seeds(A, B).interval(confidence=95.0)
     with pytest.raises(ValueError, match="unknown effect size 'cohen'"):
         paired_seeds(A, B).effect("cohen")
+
+
+ASKED_WITH: dict[str, Callable[[float], Any]] = {
+    "mean_interval": lambda c: mean_interval([1.0, 2.0, 4.0], c),
+    "of a correlation": lambda c: mean_interval([0.1, 0.2], c, "correlation"),
+    "of nothing": lambda c: mean_interval([], c),
+    "grouped": lambda c: grouped_intervals(pd.DataFrame({"by": [1, 1], "value": [2.0, 3.0]}), ["by"], c),
+    "paired_ratio": lambda c: paired_ratio([1.0, 2.0], [2.0, 3.0], c),
+    "share_interval": lambda c: share_interval(np.array([[1.0, 2.0]]), np.array([3.0, 4.0]), c),
+    "prediction": lambda c: paired_seeds(A, B).prediction(3, c),
+    "kaplan_meier": lambda c: kaplan_meier(TIMES, c),
+    "restricted_mean": lambda c: restricted_mean(TIMES, 20.0, c),
+    "judge": lambda c: judge([paired_seeds(A, B)] * 3, confidence=c),
+}
+TIMES = Times(np.array([10.0, 20.0, 30.0]), np.array([True, True, False]))
+
+
+@pytest.mark.parametrize("asked", ASKED_WITH)
+def test_a_confidence_is_a_share_wherever_one_is_given(asked: str) -> None:
+    for wrong in (-1.0, 0.0, 1.0, 95.0, math.nan):
+        with pytest.raises(ValueError, match=f"a confidence lies between 0 and 1, got {wrong}: 0.95 is usual"):
+            ASKED_WITH[asked](wrong)
+    ASKED_WITH[asked](0.8)
+
+
+def test_a_share_of_gaps_that_may_be_none_warns_of_nothing() -> None:
+    """Two of three examples have no gap, so resamples have none; warnings are errors here."""
+    gap = np.array([0.0, 0.0, 4.0])
+    moved = np.array([[0.0, 0.0, 4.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 2.0, 4.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        low, high = share_interval(moved, gap)
+        none = share_interval(np.array([[0.0, 0.0]]), np.zeros(2))
+    assert low[:3].tolist() == high[:3].tolist() == [1.0, 0.25, 0.0], "all that have a share have the same: no spread"
+    assert np.isnan([low[3], high[3]]).all(), "some resample has no share, and the others differ"
+    assert np.isnan(none).all()
+    spread, wide = share_interval(np.array([[1.0, 3.0, 2.0]]), np.array([2.0, 3.0, 4.0]))
+    assert spread[0] == pytest.approx(0.5, abs=0.01)
+    assert wide[0] == pytest.approx(1.0, abs=0.01)
 
 
 # --- power, absence, bounds -------------------------------------------------------------------------------------------

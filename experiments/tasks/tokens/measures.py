@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -97,12 +98,17 @@ def answers(model: HookedStreamTransformer, pair: Pair) -> dict[str, Float[Tenso
 
 
 def evaluate(model: HookedStreamTransformer, sets: TokenEvaluationSets) -> list[Row]:
-    """Return (set, measure, value): the validation loss, and the mean of every measure over each set of questions.
+    """Return (set, measure, value): the validation loss, and, if that is finite, the mean of every measure over each
+    set of questions.
 
     Raises:
         ValueError: for a model in training mode.
     """
-    rows: list[Row] = [("validation", "loss", validation_loss(model, sets.validation))]
+    loss = validation_loss(model, sets.validation)
+    rows: list[Row] = [("validation", "loss", loss)]
+    if not math.isfinite(loss):
+        # Of a model that diverged questions are refused, and the loss says it.
+        return rows
     for name, pair in sets.questions.items():
         rows += [(name, measure, float(values.mean())) for measure, values in answers(model, pair).items()]
     return rows
