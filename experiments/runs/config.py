@@ -38,10 +38,11 @@ def check_variant(variant: str, model: ModelConfig) -> None:
     Raises:
         ValueError: saying what the model could be called.
     """
-    if variant not in variants.names() or model.streams == variants.streams(variant, model.n_layers):
-        return
     name = variants.name_of(model.streams, model.n_layers, variant)
-    raise ValueError(f"{variant!r} is the name of a rule, and this model has other streams; call the variant {name!r}")
+    require(
+        name == variant or variant not in variants.names(),
+        f"{variant!r} is the name of a rule, and this model has other streams; call the variant {name!r}",
+    )
 
 
 def shape_tags(model: ModelConfig, usual: Mapping[str, int | bool]) -> str:

@@ -302,6 +302,14 @@ def test_a_model_of_vectors_keeps_its_name_and_its_gates(tmp_path: Path) -> None
     assert run.path.name.startswith("icl-value-stop-own-s0-")
 
 
+def test_a_model_of_one_layer_is_trained_as_one_without_a_stream(tmp_path: Path) -> None:
+    architecture = icl_config("classic", "small", n_layers=1, n_heads=2)
+    run = train(architecture, "icl", VECTORS, root=tmp_path, progress=False)
+    assert run.path.name.startswith("icl-classic-own-1layers-2heads-s0-")
+    within = replace(architecture, streams=icl_config("within-layer", "small").streams)
+    assert train(within, "icl", VECTORS, root=tmp_path, progress=False).config.variant == "within-layer"
+
+
 @pytest.mark.usefixtures("untyped")
 def test_what_cannot_be_trained_as_it_is_is_refused(tmp_path: Path) -> None:
     model = HookedStreamTransformer(icl_config("value", "small"))
