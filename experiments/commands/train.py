@@ -297,6 +297,7 @@ def train(
     from experiments.runs.table import IN_NAME, in_words, row_of
     from experiments.sweeps.shared_engine import chosen_compute
     from experiments.sweeps.sweep import sweep
+    from experiments.training.checks import check_shared
 
     configs = what.configs()
     compute = None if what.compute == "auto" else what.compute
@@ -305,6 +306,8 @@ def train(
             not what.compute.endswith("-onednn"),
             f"several processes multiply by torch's default library; leave out --prepare or --compute {what.compute}",
         )
+        for config in configs:
+            check_shared(config)
         runs = [Run.at(what.root, config, compute or chosen_compute(config, what.device)) for config in configs]
         answer("\n".join(str(run.path) for run in runs))
     else:

@@ -238,6 +238,9 @@ def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["heads", "nothing"], "there are no runs in"),
         (["circuit"], "name one run or more"),
         (["describe", "value", "--layers", "1"], "has no layer to read in a model of 1 layer"),
+        (["train", "icl", "--layers", "1", "--variant", "gemma-sharing"], "has no layer to read in a model of 1 layer"),
+        (["train", "icl", "--evaluate-levels", "2", "--steps", "5"], "which lies between 0 and 1"),
+        (["train", "icl", "--prepare"], "is of a task of vectors, and several processes train one model of tokens"),
     ],
 )
 def test_mistakes_end_with_a_sentence_and_status_2(

@@ -201,7 +201,7 @@ def test_quiet_leaves_tables_and_errors(capsys: pytest.CaptureFixture[str], tmp_
 def test_a_path_that_was_asked_for_is_printed_by_quiet_commands_too(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    status, out, err = run(capsys, "train", "icl", "--prepare", "--quiet", "--root", tmp_path)
+    status, out, err = run(capsys, "train", "lm", "--prepare", "--quiet", "--root", tmp_path)
     assert (status, err) == (0, "")
     assert (Path(out.strip()) / "run.json").is_file()
 
@@ -343,7 +343,7 @@ def test_the_folder_of_runs_is_that_of_the_option_or_the_variable_or_runs(
     assert list(runs_table().run) == [r.path.name for r in Run.under()] == [Run.find(there).path.name] == [there]
     assert there in run(capsys, "runs")[1]
     assert here in run(capsys, "runs", "--root", "runs")[1], "the option is nearer than the variable"
-    assert run(capsys, "train", "icl", "--prepare", "--seed", 9)[1].startswith("elsewhere/icl-")
+    assert run(capsys, "train", "lm", "--prepare", "--seed", 9)[1].startswith("elsewhere/lm-")
     assert Run.at(None, tiny(seed=3)).path.parent == Path("elsewhere")
     monkeypatch.setenv(VARIABLE, "")
     assert list(runs_table().run) == [here]
