@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from circuits.common.errors import whole
 from circuits.common.plain_data import content_hash
 
 FORMAT = "valuestream-run-2"
@@ -99,7 +100,9 @@ def checkpoint_step(record: Mapping[str, Any], name: str, step: int = -1) -> int
 
     Raises:
         RunError: if there is none at that step (nearest suggested), or none at all.
+        ValueError: for what is no step.
     """
+    step = whole("the step of a checkpoint (-1 is the last)", step, -1)
     steps = sorted(int(each) for each in record["checkpoints"])
     if not steps:
         raise RunError(f"{name} has no checkpoint yet; let it train on")
