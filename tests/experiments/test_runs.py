@@ -14,6 +14,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.runs.frames import parquet_bytes
+from experiments.runs.pooling import all_metrics, require_seeds
 from experiments.runs.record import DamagedRunWarning, RunError
 from experiments.runs.run import Run
 from experiments.runs.table import runs_table
@@ -80,6 +81,13 @@ def test_results_are_written_and_read(run: Run) -> None:
     assert (back.run == run.path.name).all()
     with pytest.raises(RunError, match=r"has no result 'thnig'; there are \['thing'\]"):
         run.results("thnig")
+
+
+def test_metrics_of_no_runs_are_none(run: Run) -> None:
+    with pytest.raises(ValueError, match="all_metrics is of one run or more, and got none; Run.under"):
+        all_metrics(iter([]))
+    require_seeds([])
+    assert len(all_metrics([run])) == len(run.metrics())
 
 
 def test_equal_frames_have_equal_bytes() -> None:
