@@ -45,7 +45,7 @@ CASES: list[tuple[str, str]] = [
     ("copy_score(words, [1, 2, 3])", "give a tensor (item) of token numbers, as those of a sequence"),
     ("copy_score(words, torch.tensor([1.0, 2.0]))", "one after the other; got (2,) of torch.float32"),
     ("copy_score(words, torch.tensor([2, 40]))", "token numbers from 2 to 40, but d_vocab = 40"),
-    ("copy_score(words, tokens[0] > 1)", "this model takes (batch, pos) token numbers, got (5, 1) of torch.bool"),
+    ("copy_score(words, tokens[0] > 1)", "answers are whole numbers, one an example, got (5,) of torch.bool"),
     ("model(x, attention_mask=[[1] * 17] * 4)", "(batch, pos) = (4, 17); got list; use torch.as_tensor(mask)"),
     ("model(x, attention_mask=short.numpy())", "(batch, pos) = (4, 17); got ndarray; use torch.as_tensor(mask)"),
     ("model(x, attention_mask=short[:, :5])", "for every position, (batch, pos) = (4, 17); got (4, 5) of torch.bool"),

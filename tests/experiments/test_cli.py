@@ -126,7 +126,8 @@ def test_train_with_interventions(capsys: pytest.CaptureFixture[str], tmp_path: 
     file = tmp_path / "interventions.json"
     words = ["train", "icl", "--steps", 4, "--root", tmp_path / "runs", "--workers", 1, "--interventions", file]
     for text, message in (
-        ("{", "is not JSON"),
+        ("{", "interventions.json is not JSON (Expecting property name enclosed in double quotes"),
+        ("[{]", 'it holds a list, as [{"site": {"layer": 0, "component": "pattern"}'),
         ("{}", "holds no list of interventions; put brackets around"),
         ('[{"operation": {"type": "Zero"}}]', "an intervention needs the field 'site'"),
         ('[{"site": {"layer": 5, "component": "v"}, "operation": {"type": "Zero"}}]', "the model has 2 layers"),
