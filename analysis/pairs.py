@@ -51,7 +51,7 @@ class Pair(ShownPair):
     def __post_init__(self) -> None:
         self._check_inputs()
         for name in ("answers", "wrong"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)).to(self.clean.device))
+            object.__setattr__(self, name, whole_numbers(name, getattr(self, name)).to(self.clean.device))
         if not len(self.answers) == len(self.wrong) == len(self.clean):
             raise ValueError(
                 f"{len(self.clean)} inputs with {len(self.answers)} answers and {len(self.wrong)} wrong ones"
@@ -231,7 +231,12 @@ class Pair(ShownPair):
         return mask.scatter_(1, self.positions[position].to(mask.device) % self.n_pos, True)
 
 
-def _numbers(name: str, values: Any) -> Int[Tensor, " example"]:
+def whole_numbers(name: str, values: Any) -> Int[Tensor, " example"]:
+    """Return whole numbers, one an example.
+
+    Raises:
+        ValueError: for anything else; it is called ``name``.
+    """
     try:
         numbers = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -264,12 +269,15 @@ def without_padding(activation: Tensor, pair: Pair, axis: int = 1) -> Tensor:
     return torch.where(real, activation, mean)
 
 
+def check_answers(model: HookedStreamTransformer, answers: Int[Tensor, " example"]) -> None:
+    """Refuse answers that the model cannot give."""
+    n, low, high = model.config.readout.d_vocab_out, int(answers.min()), int(answers.max())
+    require(low >= 0 and high < n, f"answers are numbers of logits, from 0 to {n - 1}, got {low} to {high}")
+
+
 def check_readable(model: HookedStreamTransformer, pair: Pair) -> None:
     """Refuse a pair whose answers the model cannot give, or that is read where its tokenizer's padding stands."""
-    n = model.config.readout.d_vocab_out
-    every = torch.cat([pair.answers, pair.wrong])
-    low, high = int(every.min()), int(every.max())
-    require(low >= 0 and high < n, f"answers are numbers of logits, from 0 to {n - 1}, got {low} to {high}")
+    check_answers(model, torch.cat([pair.answers, pair.wrong]))
     padding = is_padding(model, pair)
     at = padding[torch.arange(len(pair), device=pair.clean.device), pair.reads]
     require(

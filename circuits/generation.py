@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuits.cache import KeyValueCache
 from circuits.common.errors import known, require, whole
+from circuits.input_checks import checked_mask
 from circuits.transformerlens.tools import ToolSurface
 
 
@@ -92,7 +93,7 @@ class Generates(ToolSurface):
         if isinstance(inputs, Tensor):
             tokens = self.to_tokens(inputs)
             require(
-                mask is None or (mask.shape == tokens.shape and bool(mask[:, -1].all())),
+                mask is None or bool(checked_mask(mask, tokens)[:, -1].all()),
                 "padding must stand on the left, as what follows comes after the last token: attention_mask is (batch, "
                 "pos) like the tokens, with no 0 at the end",
             )

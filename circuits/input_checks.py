@@ -81,11 +81,12 @@ def check_return_type(config: ModelConfig, return_type: str | None, inputs: Tens
 
 def checked_mask(mask: Tensor, inputs: Tensor) -> Bool[Tensor, "batch pos"]:
     """Return an attention mask of ``inputs`` as True where a token stands."""
-    shape = tuple(inputs.shape[:2])
+    shape, is_tensor = tuple(inputs.shape[:2]), isinstance(mask, Tensor)
+    got = f"{tuple(mask.shape)} of {mask.dtype}" if is_tensor else f"{type(mask).__name__}; use torch.as_tensor(mask)"
     require(
-        tuple(mask.shape) == shape and not mask.is_floating_point(),
-        f"attention_mask has a whole number (0 at padding) or a truth value for every position, (batch, pos) = "
-        f"{shape}; got {tuple(mask.shape)} of {mask.dtype}",
+        is_tensor and tuple(mask.shape) == shape and not mask.is_floating_point(),
+        f"attention_mask is a tensor with a whole number (0 at padding) or a truth value for every position, (batch, "
+        f"pos) = {shape}; got {got}",
     )
     return mask.to(inputs.device) != 0
 

@@ -132,9 +132,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("VALUESTREAM_TRACEBACK"):
             raise
-        say(f"error: {error}", errors)
+        say(f"error: {_told(error)}", errors)
         return 2
     return 0
+
+
+def _told(error: Exception) -> str:
+    """What an error says; of one of the system, which says what is wrong with which file, also what to do."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return f"{error.filename} cannot be used ({error.strerror}); name another path, or change what stands there"
 
 
 if __name__ == "__main__":

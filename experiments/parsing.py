@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import make_dataclass
+from dataclasses import is_dataclass, make_dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -48,7 +48,8 @@ def parsed(commands: Mapping[str, Command], words: Sequence[str], about: str) ->
     Raises:
         Helped: with help, where that is asked for.
         UnknownNameError: for an unknown command (nearest suggested).
-        ValueError: for an option or a value that the command does not take, saying what it takes.
+        ValueError: for an option or a value that the command does not take, saying what it takes, or an option of
+            several values without any.
     """
     asks_help = not {"-h", "--help"}.isdisjoint(words)
     named = _words_alone(words)
@@ -59,7 +60,20 @@ def parsed(commands: Mapping[str, Command], words: Sequence[str], about: str) ->
     given, unknown = _read(commands, words, about)
     if unknown:
         raise ValueError(_unknown(commands, unknown, named, about))
+    if bare := _without_values(given.command, words):
+        raise ValueError(f"{bare[0]} needs a value after it, or several; leave it out where there is none")
     return given.command, given.output
+
+
+def _without_values(command: Prepared, words: Sequence[str]) -> list[str]:
+    """The options of several values that are given with none, as where a variable of the shell is empty."""
+    options = dict(command.keywords)
+    for value in command.keywords.values():
+        options |= vars(value) if is_dataclass(value) else {}
+    typed = {word.replace("_", "-") for word in words}
+    return [
+        option for name, value in options.items() if value == () and (option := f"--{name.replace('_', '-')}") in typed
+    ]
 
 
 def completion_script(commands: Mapping[str, Command], shell: str) -> str:

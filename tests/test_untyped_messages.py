@@ -35,6 +35,28 @@ CASES: list[tuple[str, str]] = [
     ("Adam(betas=(0.9, 1.0))", "Adam needs a positive rate and betas from 0 to below 1"),
     ("copy_score(model, x[:, -1], y, 'streem')", "unknown route 'streem': did you mean 'stream'"),
     ("copy_score(model, x[:, -1], y[:2])", "a copy score needs items and one answer each: 4 items, 2 answers"),
+    ("copy_score(model, x, y)", "(item, 64) of vectors, as those of a sequence one after the other; got (4, 17, 64)"),
+    ("copy_score(model, x[:, -1].tolist(), y)", "one after the other; got list"),
+    ("copy_score(model, y, y)", "(item, 64) of vectors, as those of a sequence one after the other; got (4,) of"),
+    ("copy_score(model, x[:, -1, :9], y)", "this model takes (batch, pos, 64) vectors of torch.float32"),
+    ("copy_score(model, x[:, -1], y + 40)", "answers are numbers of logits, from 0 to 31, got 4"),
+    ("copy_score(model, x[:, -1], ['a', 'b', 'c', 'd'])", "answers are whole numbers, one an example, got ['a', 'b'"),
+    ("copy_score(words, tokens)", "(item) of token numbers, as those of a sequence one after the other; got (4, 5)"),
+    ("copy_score(words, [1, 2, 3])", "give a tensor (item) of token numbers, as those of a sequence"),
+    ("copy_score(words, torch.tensor([1.0, 2.0]))", "one after the other; got (2,) of torch.float32"),
+    ("copy_score(words, torch.tensor([2, 40]))", "token numbers from 2 to 40, but d_vocab = 40"),
+    ("copy_score(words, tokens[0] > 1)", "answers are whole numbers, one an example, got (5,) of torch.bool"),
+    ("model(x, attention_mask=[[1] * 17] * 4)", "(batch, pos) = (4, 17); got list; use torch.as_tensor(mask)"),
+    ("model(x, attention_mask=short.numpy())", "(batch, pos) = (4, 17); got ndarray; use torch.as_tensor(mask)"),
+    ("model(x, attention_mask=short[:, :5])", "for every position, (batch, pos) = (4, 17); got (4, 5) of torch.bool"),
+    ("words.generate(tokens, attention_mask=[[1] * 5] * 4)", "(batch, pos) = (4, 5); got list; use torch.as_tensor"),
+    ("load_pretrained('.', dtype='float32')", "of floating point of torch, as torch.bfloat16, got 'float32'"),
+    ("load_pretrained('.', dtype=torch.int64)", "of floating point of torch, as torch.bfloat16, got torch.int64"),
+    ("checkpoint_step({'checkpoints': {'5': ''}}, 'a', 'last')", "whole number of at least -1, got 'last'"),
+    ("checkpoint_step({'checkpoints': {'5': ''}}, 'a', 5.0)", "checkpoint (-1 is the last) must be a whole number of"),
+    ("checkpoint_step({'checkpoints': {'5': ''}}, 'a', 3)", "a has no checkpoint at step 3; the nearest is at 5"),
+    ("model.run_with_cache(x)[1]['v_mixed', -7]", "cache['v_mixed', -7] is of no layer of this model: it has 2"),
+    ("words.run_with_cache(tokens)[1]['q', 3]", "cache['q', 3] is of no layer of this model: it has 3, numbered from"),
     ("Every(0)", "the distance must be positive"),
     ("steps_to_threshold(None, 0.9, 'last')", "unknown rule 'last': there are 'first', 'interpolated'"),
     ("split_gradient(model, None, x, by='pairs')", "unknown way to split 'pairs': did you mean 'pair'"),
@@ -97,14 +119,16 @@ from analysis.heads.attention_scores import duplicate_token, induction, previous
 from analysis.statistics.paired_seeds import paired_seeds
 from analysis.statistics.thresholds import steps_to_threshold
 from analysis.heads.copying import copy_score
-from circuits import HookedStreamTransformer, Intervention, Stream, icl_config, intervened
+from circuits import HookedStreamTransformer, Intervention, Stream, icl_config, intervened, lm_config, load_pretrained
 from circuits.interventions.intervention import Attend, Zero
 from circuits.config.gains import LearnedGain
+from experiments.runs.record import checkpoint_step
 from experiments.runs.training_config import SGD, Adam, Every, GateChange
 from experiments.tasks.in_context.task import ICLTask
 from experiments.studies.associative_memory.study import ask as amicl_study
 from experiments.studies.registry import experiment
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
+words = HookedStreamTransformer(lm_config("0.2m", "value", 40, n_layers=3)).eval()
 pair = ICLTask("small").pairs(4)
 x, y = pair.clean, pair.answers
 tokens, short = torch.arange(20).view(4, 5) % 3, (torch.arange(17) < 9).expand(4, -1)

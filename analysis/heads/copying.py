@@ -15,10 +15,12 @@ from transformer_lens import FactoredMatrix
 from analysis.heads.attention_scores import HeadScores, tidy
 from analysis.heads.composition import require_fixed_gains
 from analysis.metrics import check_logits, precise
+from analysis.pairs import check_answers, whole_numbers
 from analysis.ready import require_eval_mode, require_finite_weights, require_no_hooks
 from circuits.block import Block
-from circuits.common.errors import known
+from circuits.common.errors import known, require
 from circuits.config.streams import CARRIERS, Carrier
+from circuits.input_checks import check_inputs
 from circuits.model import HookedStreamTransformer
 from circuits.streams.mixing import Outgoing
 from circuits.streams.transforms import ByCarrier, HeadTensor
@@ -88,8 +90,8 @@ def copy_score(
     sends the embedding through the values of the source layers; layers without it are left out.
 
     Raises:
-        ValueError: for a model in training mode or with hooks attached, no items, vectors without answers, or a route
-            that is not there.
+        ValueError: for a model in training mode or with hooks attached, no items, items that are not what the model
+            takes, vectors without answers, answers that it cannot give, or a route that is not there.
 
     Source: Wang et al., arXiv 2211.00593, who embed by the first MLP layer; here it is the embedding itself.
     """
@@ -165,13 +167,22 @@ def _check_linear(model: HookedStreamTransformer) -> None:
 def _answers(
     model: HookedStreamTransformer, inputs: Tensor, answers: Int[Tensor, " item"] | None, top_k: int
 ) -> Int[Tensor, " item"]:
+    of_tokens, is_tensor = model.config.inputs.are_tokens, isinstance(inputs, Tensor)
+    wanted = "(item) of token numbers" if of_tokens else f"(item, {model.config.inputs.rows}) of vectors"
+    require(
+        is_tensor and inputs.ndim == (1 if of_tokens else 2) and inputs.is_floating_point() != of_tokens,
+        f"a copy score is of single items, each by itself: give a tensor {wanted}, as those of a sequence one after "
+        f"the other; got {f'{tuple(inputs.shape)} of {inputs.dtype}' if is_tensor else type(inputs).__name__}",
+    )
     if answers is None:
-        if inputs.is_floating_point():
-            raise ValueError("vectors are not their own answers; pass answers=, one number an item")
+        require(of_tokens, "vectors are not their own answers; pass answers=, one number an item")
         answers = inputs
-    if not len(inputs) or len(answers) != len(inputs):
-        raise ValueError(f"a copy score needs items and one answer each: {len(inputs)} items, {len(answers)} answers")
+    numbers = whole_numbers("answers", answers)
+    if not len(inputs) or len(numbers) != len(inputs):
+        raise ValueError(f"a copy score needs items and one answer each: {len(inputs)} items, {len(numbers)} answers")
+    check_inputs(model, inputs[:, None])
+    check_answers(model, numbers)
     choices = model.W_U.shape[1]
     if not 0 < top_k < choices:
         raise ValueError(f"top_k must lie between 1 and {choices - 1}, one less than the logits; got {top_k}")
-    return answers
+    return numbers

@@ -59,8 +59,13 @@ def load_pretrained(
         UnknownNameError: for an unknown family (nearest suggested).
         ValueError: for a folder of no known family; a field of its configuration, or a tensor, about which nothing is
             known; a tensor that is missing or has another shape; a pickle; a file that was cut short; a tokenizer of
-            another vocabulary; too little memory; or logits other than the folder's own.
+            another vocabulary; a dtype that is none of floating point; too little memory; or logits other than the
+            folder's own.
     """
+    require(
+        isinstance(dtype, torch.dtype) and dtype.is_floating_point,
+        f"dtype must be one of floating point of torch, as torch.bfloat16, got {dtype!r}",
+    )
     folder = folder_there(path)
     chosen = family_of(path) if family is None else FAMILIES[known("family", family, FAMILIES)]
     beside = folder if folder.is_dir() else folder.parent
@@ -117,7 +122,6 @@ def _refuse_named(config: dict[str, object], folder: Path) -> None:
 
 
 def _filled(opened: Opened, dtype: torch.dtype) -> HookedStreamTransformer:
-    require(dtype.is_floating_point, f"dtype must be one of floating point, got {dtype}")
     with torch.device("meta"):
         model = HookedStreamTransformer(opened.config)
     needed = sum(x.numel() for x in model.state_dict().values()) * dtype.itemsize

@@ -75,7 +75,8 @@ def _bank(n_layers: int) -> Streams:
 
 def _sharing(n_layers: int) -> Streams:
     storing = max(0, n_layers // 2 - 1)
-    pairs = tuple((reader, storing) for reader in range(storing + 1, n_layers))
+    # A model of one layer has no reader; with one that it lacks, it is refused as by the other rules.
+    pairs = tuple((reader, storing) for reader in range(storing + 1, max(2, n_layers)))
     carriers: tuple[Carrier, ...] = ("k", "v")
     return tuple(Stream(c, topology=Listed(pairs), gain=FixedGain(own=0.0)) for c in carriers)
 
@@ -279,9 +280,14 @@ def streams(name: str, n_layers: int) -> Streams:
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _made(rule: Variant, gate: Gate, n_layers: int) -> Streams:
-    """A rule's streams: a study asks for those of every rule some thousands of times."""
-    return rule.streams(n_layers, gate)
+def _made(rule: Variant, gate: Gate, n_layers: int) -> Streams | None:
+    """A rule's streams, ``None`` where it makes none for so many layers: a study asks for those of every rule some
+    thousands of times."""
+    try:
+        return rule.streams(n_layers, gate)
+    except Exception:
+        # A rule that somebody registered may fail in any way at a depth that it is not for.
+        return None
 
 
 def name_of(given: Streams, n_layers: int, asked: str) -> str:

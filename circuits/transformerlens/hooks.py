@@ -22,7 +22,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.slice import Slice
 from transformer_lens.utilities.tensors import remove_batch_dim as without_batch
 
-from circuits.common.errors import known, require
+from circuits.common.errors import UnknownNameError, known, require
 from circuits.config.model import ModelConfig
 from circuits.transformerlens.names import FLAGGED_POINTS, OF_ATTENTION, full_name, has_heads
 
@@ -125,9 +125,15 @@ class StreamActivationCache(ActivationCache):
     """transformer-lens' cache, which also understands ``cache["v_mixed", 1]``."""
 
     def __getitem__(self, key: Any) -> Tensor:
-        if isinstance(key, tuple) and isinstance(key[0], str) and re.fullmatch(OF_ATTENTION, key[0]):
-            layer = key[1] if key[1] >= 0 else self.model.cfg.n_layers + key[1]
-            key = f"blocks.{layer}.attn.hook_{key[0]}"
+        if isinstance(key, tuple) and len(key) > 1 and isinstance(key[1], int):
+            name, layer, n_layers = key[0], key[1], self.model.cfg.n_layers
+            if not -n_layers <= layer < n_layers:
+                raise UnknownNameError(
+                    f"cache[{name!r}, {layer}] is of no layer of this model: it has {n_layers}, numbered from 0, and "
+                    f"-1 is the last one"
+                )
+            if isinstance(name, str) and re.fullmatch(OF_ATTENTION, name):
+                key = f"blocks.{layer % n_layers}.attn.hook_{name}"
         return super().__getitem__(full_name(key) if isinstance(key, str) else key)
 
     def __contains__(self, key: object) -> bool:

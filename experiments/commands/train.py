@@ -21,6 +21,13 @@ else:
     Intervention = RunConfig = Any
 
 
+INTERVENTION = (
+    '{"site": {"layer": 0, "component": "pattern"}, "operation": {"type": "Attend", "to": "previous"}, '
+    '"strength": 1.0, "first": 0, "last": 500}'
+)
+"""What a file of interventions lists."""
+
+
 @dataclass(frozen=True)
 class Training:
     """What every training can be told."""
@@ -46,10 +53,9 @@ class Training:
         Path | None,
         THERE,
         option(
-            'a JSON list of what is done to activations, each like {"site": {"layer": 0, "component": '
-            '"pattern"}, "operation": {"type": "Attend", "to": "previous"}, "strength": 1.0, "first": 0, "last": '
-            "500}; types: Zero, Mean, Clamp (value), Attend (to), Resample (seed), FromRun (checkpoint), Freeze, "
-            "CutForward, CutGradient, Without (layer, component: what it wrote is cut out of a later q, k or v)"
+            f"a JSON list of what is done to activations, each like {INTERVENTION}; types: Zero, Mean, Clamp (value), "
+            "Attend (to), Resample (seed), FromRun (checkpoint), Freeze, CutForward, CutGradient, Without (layer, "
+            "component: what it wrote is cut out of a later q, k or v)"
         ),
     ] = None
     compute: Annotated[
@@ -271,14 +277,15 @@ def read_interventions(file: Path) -> tuple[Intervention, ...]:
     """Return the interventions that a JSON file lists.
 
     Raises:
-        ValueError: if it is not JSON, or no list of interventions.
+        ValueError: if there is no such file, it is not JSON, or no list of interventions.
     """
     from circuits import Intervention
 
+    require(file.is_file(), f"there is no file of interventions at {file}; it holds a list, as [{INTERVENTION}]")
     try:
-        stored = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error}); 'valuestream train --help' shows what is wanted") from error
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); it holds a list, as [{INTERVENTION}]") from error
     if not isinstance(stored, list):
         raise ValueError(f"{file} holds no list of interventions; put brackets around: [{{...}}, {{...}}]")
     return tuple(Intervention.from_plain(data) for data in stored)
@@ -297,6 +304,7 @@ def train(
     from experiments.runs.table import IN_NAME, in_words, row_of
     from experiments.sweeps.shared_engine import chosen_compute
     from experiments.sweeps.sweep import sweep
+    from experiments.training.checks import check_shared
 
     configs = what.configs()
     compute = None if what.compute == "auto" else what.compute
@@ -305,6 +313,8 @@ def train(
             not what.compute.endswith("-onednn"),
             f"several processes multiply by torch's default library; leave out --prepare or --compute {what.compute}",
         )
+        for config in configs:
+            check_shared(config)
         runs = [Run.at(what.root, config, compute or chosen_compute(config, what.device)) for config in configs]
         answer("\n".join(str(run.path) for run in runs))
     else:

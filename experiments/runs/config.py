@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
 
+from analysis.statistics.intervals import BOUNDED
 from circuits.common.errors import known, require
 from circuits.common.fields import Checked, checked_value
 from circuits.common.plain_data import content_hash, essence, from_plain, to_plain
@@ -15,6 +16,7 @@ from circuits.config.parts import ReluStack, VectorInputs
 from circuits.interventions.intervention import check_interventions
 from circuits.presets import LM_SIZES, icl_config, lm_config
 from circuits.streams import variants
+from experiments.runs.levels import AtLevels
 from experiments.runs.training_config import (
     SGD,
     Adam,
@@ -38,10 +40,11 @@ def check_variant(variant: str, model: ModelConfig) -> None:
     Raises:
         ValueError: saying what the model could be called.
     """
-    if variant not in variants.names() or model.streams == variants.streams(variant, model.n_layers):
-        return
     name = variants.name_of(model.streams, model.n_layers, variant)
-    raise ValueError(f"{variant!r} is the name of a rule, and this model has other streams; call the variant {name!r}")
+    require(
+        name == variant or variant not in variants.names(),
+        f"{variant!r} is the name of a rule, and this model has other streams; call the variant {name!r}",
+    )
 
 
 def shape_tags(model: ModelConfig, usual: Mapping[str, int | bool]) -> str:
@@ -80,6 +83,7 @@ class RunConfig(Checked):
                 change.carrier is None or change.carrier in fed,
                 f"{change} is of a stream into {change.carrier}, and this model's streams feed {fed}",
             )
+        self._check_levels()
         check_variant(self.variant, self.model)
         check_interventions(self.model, self.training.interventions)
 
@@ -132,6 +136,21 @@ class RunConfig(Checked):
             f"the task's windows have {n_tokens} tokens, the model only {self.model.n_ctx} positions; give the "
             f"model n_ctx={n_tokens}, or the task shorter windows",
         )
+
+    def _check_levels(self) -> None:
+        schedules = [schedule for schedule in self.training.evaluate_at if isinstance(schedule, AtLevels)]
+        beyond = [level for schedule in schedules for level in schedule.levels if not 0 <= level <= 1]
+        require(
+            not beyond or self.watched[1] not in BOUNDED,
+            f"the run is watched by its {self.watched[1]}, which lies between 0 and 1; so must the levels that it is "
+            f"evaluated at, got {beyond}",
+        )
+
+    @property
+    def watched(self) -> tuple[str, str]:
+        """The set and the measure that tell how far the training is: those that it stops by, or else its task's."""
+        stop = self.training.stop_at
+        return (stop.split, stop.measure) if stop else MADE_BY[type(self.task)].watched
 
     @property
     def of_tokens(self) -> bool:

@@ -28,7 +28,7 @@ from circuits.common.files import write_new
 from circuits.common.plain_data import differences
 from experiments.runs.config import RunConfig
 from experiments.runs.files import RunFiles
-from experiments.runs.folder import runs_folder
+from experiments.runs.folder import ANOTHER, runs_folder
 from experiments.runs.locks import GONE, explained, held_lock
 from experiments.runs.names import directories, directories_of
 from experiments.runs.record import (
@@ -67,12 +67,19 @@ class RunDirectory(RunFiles):
     @classmethod
     def at(cls: type[R], root: str | Path | None, config: RunConfig, engine: str = "eager") -> R:
         """Return the run of a configuration under ``root``, new or as it stands there, whatever its directory's name
-        says before the id."""
+        says before the id.
+
+        Raises:
+            RunError: if its directory cannot be made.
+        """
         path = directory_of(root, config)
         if not (path / "run.json").exists():
             record = {"format": FORMAT, "kind": config.kind, "id": config.id, "config": cls._plain(config)}
             record |= {"engine": engine, "status": "running", "environment": environment(), "checkpoints": {}}
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"the folder {path} cannot be made ({error.strerror}); {ANOTHER}") from error
             with explained(path):
                 # Another process may be making the same run; it is made once.
                 write_new(path / "run.json", record_bytes(record))

@@ -26,7 +26,7 @@ from circuits.model import HookedStreamTransformer
 from experiments.runs.frames import parquet_bytes, sealed_bytes, sha256
 from experiments.runs.locks import GONE, explained, same_file
 from experiments.runs.logs import append_line, whole_lines
-from experiments.runs.record import RunError, checkpoint_step, record_bytes
+from experiments.runs.record import RunError, anew, checkpoint_step, record_bytes
 from experiments.runs.recorded import STATE, RecordedRun, result_name
 
 
@@ -42,10 +42,7 @@ class RunFiles(RecordedRun):
             RunError: if there is no checkpoint at that step, or it is not the one that the run wrote.
         """
         step = checkpoint_step(self.record, self.path.name, step)
-        file = self.checkpoint_path(step)
-        if not file.is_file() or sha256(file) != self.record["checkpoints"][str(step)]:
-            raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
-        return load_checkpoint(file)
+        return load_checkpoint(self.intact(self.checkpoint_path(step), self.record["checkpoints"][str(step)]))
 
     def checkpoint_path(self, step: int) -> Path:
         """Return where the checkpoint of a step is kept."""
@@ -133,7 +130,8 @@ class RunFiles(RecordedRun):
         there = len(self._lines(name)[:measurements])
         if there < measurements:
             raise RunError(
-                f"{self.path / name} has {there} measurements, the saved state had seen {measurements}; remove the run"
+                f"{self.path / name} has {there} measurements, the saved state had seen {measurements}; "
+                f"{anew(self.path)}"
             )
         lines = whole_lines(self.path / name)[:measurements]
         if (self.path / name).exists():

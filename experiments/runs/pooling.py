@@ -55,10 +55,11 @@ def all_metrics(runs: Iterable[Run]) -> pd.DataFrame:
     ``stopped`` is whether a run ended before its last planned step, because it had learned.
 
     Raises:
-        ValueError: as :func:`require_seeds`, and for runs of one variant with several presets (or sizes), or of tokens
-            and of vectors: the frame does not say which, so they would be pooled as seeds of the variant.
+        ValueError: as :func:`require_seeds`, for no runs, and for runs of one variant with several presets (or sizes),
+            or of tokens and of vectors: the frame does not say which, so they would be pooled as seeds of the variant.
     """
     runs = list(runs)
+    require(bool(runs), "all_metrics is of one run or more, and got none; Run.under(root) gives those of a folder")
     require_seeds(runs)
     first: dict[str, Run] = {}
     for run in runs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from circuits.common.errors import whole
 from circuits.common.plain_data import content_hash
 
 FORMAT = "valuestream-run-2"
@@ -28,6 +30,13 @@ class RunError(ValueError):
 
 class DamagedRunWarning(UserWarning):
     """A run that was left out of a listing, as it cannot be read."""
+
+
+def anew(path: Path) -> str:
+    """Return what to do about a run that is damaged, in words: the command that removes it comes first, as what is
+    there is never trained again."""
+    command = f"valuestream runs --remove {shlex.quote(str(path))} --yes"
+    return f"remove the run ('{command}'), then train it again, or import it again"
 
 
 @cache
@@ -65,17 +74,19 @@ def read_record(path: Path) -> dict[str, Any]:
         what = "is not a run directory: it has no run.json; 'valuestream runs' lists the runs"
         raise RunError(f"{path} {what}") from error
     except ValueError as error:
-        raise RunError(f"{file} is half written or damaged ({error}); remove {path} and train again") from error
+        raise RunError(f"{file} is half written or damaged ({error}); {anew(path)}") from error
     if not isinstance(record, dict):
-        raise RunError(f"{file} is damaged, it is no record of a run; remove {path} and train again")
+        raise RunError(f"{file} is damaged, it is no record of a run; {anew(path)}")
     if record.get("format") not in (FORMAT, FIRST_FORMAT):
         raise RunError(f"{path} has the format {record.get('format')!r}, this version reads {FORMAT!r}")
     if not isinstance(record.get("config"), dict) or "id" not in record:
-        raise RunError(f"{file} is damaged, it names no configuration; remove {path} and train again")
+        raise RunError(f"{file} is damaged, it names no configuration; {anew(path)}")
     if record["format"] == FORMAT and record.get("sha256") != _record_hash(record):
-        raise RunError(f"{file} does not have the hash that it states: it was changed or damaged; restore it")
+        raise RunError(
+            f"{file} does not have the hash that it states: it was changed or damaged; restore it, or {anew(path)}"
+        )
     if record.get("status") not in STATUSES or not isinstance(record.get("checkpoints"), dict):
-        raise RunError(f"{file} is damaged, it has no status or no list of checkpoints; remove {path} and train again")
+        raise RunError(f"{file} is damaged, it has no status or no list of checkpoints; {anew(path)}")
     return record
 
 
@@ -89,7 +100,9 @@ def checkpoint_step(record: Mapping[str, Any], name: str, step: int = -1) -> int
 
     Raises:
         RunError: if there is none at that step (nearest suggested), or none at all.
+        ValueError: for what is no step.
     """
+    step = whole("the step of a checkpoint (-1 is the last)", step, -1)
     steps = sorted(int(each) for each in record["checkpoints"])
     if not steps:
         raise RunError(f"{name} has no checkpoint yet; let it train on")

@@ -16,7 +16,7 @@ from circuits.common.showing import ROWS, Shown
 from experiments.runs.frames import DamagedFrameError, read_sealed, sha256
 from experiments.runs.locks import is_held
 from experiments.runs.logs import DamagedLogError, read_lines
-from experiments.runs.record import RunError
+from experiments.runs.record import RunError, anew
 
 STATE = "state.safetensors"
 SHARDS, ABOUT = "state", "about.json"
@@ -103,16 +103,24 @@ class RecordedRun(Shown):
         if not self.finished:
             rows = [row for rows in self._lines(f"{log}.jsonl") for row in rows]
             return pd.DataFrame(rows, columns=columns)
-        file = self.path / f"{log}.parquet"
-        if not file.is_file() or sha256(file) != self.record[log]:
-            raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
-        return pd.read_parquet(file)
+        return pd.read_parquet(self.intact(self.path / f"{log}.parquet", self.record[log]))
+
+    def intact(self, file: Path, digest: str | None) -> Path:
+        """Return a file of the run, which is there with the hash that run.json states.
+
+        Raises:
+            RunError: if it is not, saying how to have the run anew.
+        """
+        if not file.is_file() or sha256(file) != digest:
+            what = f"{file} is missing or does not have the hash that run.json states"
+            raise RunError(f"{what}; {anew(self.path)}")
+        return file
 
     def _lines(self, name: str) -> list[Any]:
         try:
             return read_lines(self.path / name)
         except DamagedLogError as error:
-            raise RunError(f"{error}; remove {self.path} and train the run again") from error
+            raise RunError(f"{error}; {anew(self.path)}") from error
 
     @property
     def seconds(self) -> float:

@@ -17,8 +17,7 @@ from circuits.loading.tokenizers import load_tokenizer, opening_tokens
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
 from experiments.runs.directory import RunDirectory, directory_of
-from experiments.runs.frames import sha256
-from experiments.runs.record import RunError
+from experiments.runs.record import RunError, anew
 from experiments.runs.saved_shards import drop_shards
 from experiments.tasks.imported import ImportedConfig
 from experiments.tasks.registry import MADE_BY, make_task
@@ -175,7 +174,7 @@ class Run(RunDirectory):
         if before not in (None, now):
             raise RunError(
                 f"{self.path.name} began with another tokenizer (SHA-256 {before[:12]}) than its task has now; use the "
-                f"version that it began with (run.json names the commit), or remove the run"
+                f"version that it began with (run.json names the commit), or {anew(self.path)}"
             )
         if before is None:
             files = tokenizer_files(tokenizer)
@@ -216,9 +215,7 @@ class Run(RunDirectory):
         # The first runs noted the hash of one file alone.
         one = {TOKENIZER_JSON: self.record.get("tokenizer")}
         for name, digest in self.record.get("tokenizer_files", one).items():
-            file = self.tokenizer_path / name
-            if not file.is_file() or sha256(file) != digest:
-                raise RunError(f"{file} is missing or does not have the hash that run.json states; train the run again")
+            self.intact(self.tokenizer_path / name, digest)
         return load_tokenizer(self.tokenizer_path)
 
 

@@ -16,6 +16,7 @@ from experiments.runs.config import LM_TRAINING, TRAINING, RunConfig
 from experiments.runs.folder import runs_folder
 from experiments.runs.run import Run
 from experiments.runs.training_config import Training
+from experiments.sweeps.beforehand import check_beforehand
 from experiments.sweeps.shared_engine import shared_engines
 from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.batches import PRESETS, ICLTaskConfig
@@ -46,8 +47,8 @@ def train(
 
     Raises:
         KeyboardInterrupt, RunError: as :func:`experiments.sweep`.
-        UnknownNameError: for an unknown task (nearest suggested).
-        ValueError: for something else than a model, one in another precision than float32, with hooks attached or with
+        UnknownNameError, ValueError: before a run is made, as :func:`experiments.sweep`; for an unknown task (nearest
+            suggested), something else than a model, one in another precision than float32, with hooks attached or with
             parameters that do not learn, or parts that contradict each other.
         NotFiniteError: for weights that hold NaN or infinity.
     """
@@ -66,6 +67,7 @@ def train(
     variant = variants.name_of(architecture.streams, architecture.n_layers, architecture.name)
     weights = None if isinstance(model, ModelConfig) else _weights(model)
     config = RunConfig(task, architecture, training or usual, seed, variant, PRESET, weights)
+    check_beforehand([config], root, device)
     if isinstance(model, HookedStreamTransformer):
         (engine,) = shared_engines([config], root, device, compute)
         run = Run.at(root, config, str(engine))

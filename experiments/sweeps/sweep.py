@@ -22,6 +22,7 @@ from experiments.runs.folder import runs_folder
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.sweeps import ray_cluster
+from experiments.sweeps.beforehand import check_beforehand
 from experiments.sweeps.cost import Unkept
 from experiments.sweeps.plan import Plan, cores, planned
 from experiments.sweeps.processes import train_in_workers
@@ -72,10 +73,10 @@ def sweep(
         RunError: once all others are finished, if a run diverged, is in use, or was given up because its workers died;
             before anything is trained, if Ray or its cluster is not there, or the local files of a run's corpus are not
             where they were: told once, of the first run that lacks them.
-        UnknownNameError: for an unknown engine or way to compute.
+        UnknownNameError: for an unknown engine or way to compute, or an early end by what a task does not measure.
         ValueError: before anything is trained, for what is no list of configurations, a device that this machine does
-            not have, no workers, or if the script registers kinds and has no guard, so that workers would begin its
-            sweep again.
+            not have, a precision that the device does not, no workers, or if the script registers kinds and has no
+            guard, so that workers would begin its sweep again.
     """
     root, configs = runs_folder(root), _configurations(configs)
     known("engine", engine, ENGINES)
@@ -84,8 +85,7 @@ def sweep(
     require(0 < gpu_share <= 1, f"gpu_share must be above 0 and at most 1 (a whole GPU), got {gpu_share}")
     if engine == "ray":
         ray_cluster.require_ray()
-    else:
-        checked_device(device)
+    check_beforehand(configs, root, None if engine == "ray" else device)
     engines = shared_engines(configs, root, device, compute, like)
     runs = [Run.at(root, config, str(engine)) for config, engine in zip(configs, engines, strict=True)]
     unfinished = [run for run in runs if not run.finished]

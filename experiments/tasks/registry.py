@@ -24,21 +24,24 @@ from experiments.tasks.text.task import TextTask, TextTaskConfig
 AConfig = TypeVar("AConfig", bound=TaskConfig)
 
 
-def _indirect_objects(config: IOIConfig, seed: int, device: str) -> IOITask:
-    tokenizer = plain_english()
-    return IOITask(config, tokenizer, seed, device, opening=tokenizer.bos_token_id)
+class PlainIOITask(IOITask):
+    """The task in the words of generated sentences, each text opened by their beginning token."""
+
+    def __init__(self, config: IOIConfig, seed: int = 0, device: str = "cpu"):
+        tokenizer = plain_english()
+        super().__init__(config, tokenizer, seed, device, opening=tokenizer.bos_token_id)
 
 
 MADE_BY: dict[type[TaskConfig], Any] = {
     ICLTaskConfig: ICLTask,
     StoriesConfig: StoriesTask,
-    IOIConfig: _indirect_objects,
+    IOIConfig: PlainIOITask,
     RepeatsConfig: RepeatsTask,
     NestedConfig: NestedTask,
     TextTaskConfig: TextTask,
     BooksConfig: BooksTask,
 }
-"""What makes the task of a configuration, its seed and a device."""
+"""The class of a configuration's task, which is made of it, a seed and a device."""
 TASK_KINDS = Family("task", TaskConfig, *MADE_BY, ImportedConfig)
 store_family(TASK_KINDS)
 USUAL: dict[str, TaskConfig] = {

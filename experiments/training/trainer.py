@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from analysis.ready import NotFiniteError
-from analysis.statistics.intervals import BOUNDED
 from circuits.checkpoint import tensor_hash
-from circuits.common.errors import known, require
 from circuits.common.plain_data import derive_seed
 from circuits.interventions.applied import Intervening, NothingChangedError
 from circuits.model import HookedStreamTransformer
@@ -25,6 +23,7 @@ from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW, scheduled
 from experiments.tasks.task import TrainedTask
 from experiments.tasks.tokenizers import check_fits
+from experiments.training.checks import check_end, check_shared
 from experiments.training.engines import engine_of
 from experiments.training.evaluations import Evaluations
 from experiments.training.one_process import Alone, Loss
@@ -45,10 +44,12 @@ class Trainer:
         self.run, self.task, self.sets, self.config = run, task, sets, run.config.training
         self.group = group or Alone()
         self.device = torch.device(device)
-        self.watched = (self.config.stop_at.split, self.config.stop_at.measure) if self.config.stop_at else task.watched
+        self.watched = run.config.watched
         check_precision(self.config, device)
+        check_end(run.config, sets)
+        if self.group.world > 1:
+            check_shared(run.config)
         self.evaluations = Evaluations(self.config.evaluate_at, self.config.steps)
-        self._check()
         model = self._at_start()
         if task.tokenizer is not None:
             check_fits(task.tokenizer, model.cfg.d_vocab)
@@ -73,27 +74,6 @@ class Trainer:
         """Seconds that the last save took: large models save more seldom, a twentieth of the time at most."""
         self._resume()
         self.first_step = self.step
-
-    def _check(self) -> None:
-        name = self.run.path.name
-        require(
-            self.group.world == 1 or self.run.config.of_tokens,
-            f"{name} is of a task of vectors, and several processes train one model of tokens; train it in one",
-        )
-        require(
-            self.group.world == 1 or not self.config.interventions,
-            f"{name} has interventions, which act on whole activations, and here every process has some rows; train it "
-            f"in one process",
-        )
-        if self.config.stop_at is not None:
-            measured = self.sets.measured
-            known("measure to stop by", self.config.stop_at.measure, measured[known("set", self.watched[0], measured)])
-        levels = [level for schedule in self.evaluations.at_levels for level in schedule.levels]
-        require(
-            self.watched[1] not in BOUNDED or all(0 <= level <= 1 for level in levels),
-            f"{name} is watched by its {self.watched[1]}, which lies between 0 and 1; so must the levels that it is "
-            f"evaluated at, got {levels}",
-        )
 
     def _at_start(self) -> HookedStreamTransformer:
         wanted, name = self.run.config.weights, self.run.path.name

@@ -416,6 +416,23 @@ def test_a_variant_gives_streams() -> None:
     assert "mine" not in variants.names()
 
 
+@pytest.mark.parametrize("error", [ValueError("too few"), IndexError("too few")])
+def test_a_rule_that_fails_at_a_depth_is_no_name_there_and_hides_no_other(error: Exception) -> None:
+    def deep(n: int) -> tuple[Stream, ...]:
+        if n == 1:
+            raise error
+        return (Stream("v", topology=circuits.Listed(((n - 1, 0),)), gain=FixedGain(0.5, 0.25)),)
+
+    register_variant("deep", deep)
+    within = variants.streams("within-layer", 1)
+    assert variants.name_of((), 1, "deep") == "classic"
+    assert variants.name_of(within, 1, "custom") == "within-layer"
+    assert variants.name_of((dataclasses.replace(within[0], gate="off"),), 1, "deep").startswith("own-")
+    assert [variants.name_of(deep(n), n, "custom") for n in (2, 3)] == ["deep", "deep"]
+    with pytest.raises(type(error), match="too few"):
+        icl_config("deep", "small", n_layers=1)
+
+
 def test_an_unnamed_models_name_does_not_say_where_its_code_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     register_gain(Decaying, ByDistance)
     stream = Stream(gain=Decaying())

@@ -54,6 +54,16 @@ def test_points_have_the_short_names_that_transformer_lens_makes(short: str) -> 
     assert torch.equal(cache[name], cache[full])
 
 
+@pytest.mark.parametrize("name", ["v_mixed", "pattern", "resid_pre"])
+def test_layers_of_a_cache_count_from_either_end_and_no_further(name: str) -> None:
+    model = build("value", n_layers=3)
+    cache = model.run_with_cache(inputs_for(model.config))[1]
+    assert all(torch.equal(cache[name, layer], cache[name, layer - 3]) for layer in range(3))
+    for layer in (3, -4):
+        with pytest.raises(KeyError, match=rf"cache\['{name}', {layer}\] is of no layer of this model: it has 3"):
+            cache[name, layer]
+
+
 def test_a_short_name_of_nothing_is_unknown() -> None:
     with pytest.raises(ValueError, match="unknown hook point 'blocks.0.hook_x_input'"):
         build("value", "tokens").add_hook("blocks.0.hook_x_input", lambda t, hook: t)

@@ -33,6 +33,7 @@ from experiments.sweeps.sweep import sweep
 from experiments.tasks.in_context.task import ICLTask
 from experiments.tasks.indirect_objects.task import IOITask
 from experiments.tasks.nested_relations import NestedTask
+from experiments.tasks.registry import PlainIOITask
 from experiments.tasks.repeated_tokens import RepeatsTask
 from experiments.tasks.stories import StoriesTask
 from experiments.tasks.task import TrainedTask
@@ -98,7 +99,7 @@ def test_several_that_fit_are_named_where_there_are_runs_of_the_other_kind_too(i
 KINDS: dict[str, tuple[type, str, str]] = {
     "icl": (ICLTask, "labels", "ic"),
     "stories": (StoriesTask, "flip", "train"),
-    "ioi": (IOITask, "flip", "train"),
+    "ioi": (PlainIOITask, "flip", "train"),
     "repeats": (RepeatsTask, "successor", "train"),
     "nested": (NestedTask, "exchange", "train"),
 }

@@ -126,7 +126,8 @@ def test_train_with_interventions(capsys: pytest.CaptureFixture[str], tmp_path: 
     file = tmp_path / "interventions.json"
     words = ["train", "icl", "--steps", 4, "--root", tmp_path / "runs", "--workers", 1, "--interventions", file]
     for text, message in (
-        ("{", "is not JSON"),
+        ("{", "interventions.json is not JSON (Expecting property name enclosed in double quotes"),
+        ("[{]", 'it holds a list, as [{"site": {"layer": 0, "component": "pattern"}'),
         ("{}", "holds no list of interventions; put brackets around"),
         ('[{"operation": {"type": "Zero"}}]', "an intervention needs the field 'site'"),
         ('[{"site": {"layer": 5, "component": "v"}, "operation": {"type": "Zero"}}]', "the model has 2 layers"),
@@ -238,6 +239,9 @@ def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["heads", "nothing"], "there are no runs in"),
         (["circuit"], "name one run or more"),
         (["describe", "value", "--layers", "1"], "has no layer to read in a model of 1 layer"),
+        (["train", "icl", "--layers", "1", "--variant", "gemma-sharing"], "has no layer to read in a model of 1 layer"),
+        (["train", "icl", "--evaluate-levels", "2", "--steps", "5"], "which lies between 0 and 1"),
+        (["train", "icl", "--prepare"], "is of a task of vectors, and several processes train one model of tokens"),
     ],
 )
 def test_mistakes_end_with_a_sentence_and_status_2(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from experiments.runs.run import Run
 from experiments.runs.table import runs_table
 from experiments.runs.training_config import NoTraining, TokenTraining
 from experiments.tasks.imported import ImportedConfig
-from tests.circuits.loading.test_huggingface import stored, tokens
+from tests.circuits.loading.test_huggingface import CASES, SIZES, stored, tokens
 from tests.circuits.loading.test_pretrained import words
 
 
@@ -45,6 +46,24 @@ def test_a_model_becomes_a_run_that_is_told_by_its_weights(tmp_path: Path) -> No
     assert list(runs_table(root)[["task", "variant", "preset", "status", "step"]].iloc[0]) == [
         *("imported", "classic", "llama", "finished", 0)
     ]
+
+
+@pytest.mark.parametrize("name", ["llama, one layer", "qwen3, one layer"])
+def test_a_model_of_one_layer_is_imported_as_one_without_a_stream(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        CASES,
+        name,
+        CASES[name.partition(",")[0]].__class__(**{**SIZES, "num_hidden_layers": 1, "num_key_value_heads": 2}),
+    )
+    stored(name, tmp_path / "theirs")
+    words(tmp_path / "theirs", 29)
+    run = import_model(tmp_path / "theirs", tmp_path / "runs")
+    assert (run.config.variant, run.load_model().config.n_layers) == ("classic", 1)
+    assert torch.equal(run.load_model()(tokens()), load_pretrained(tmp_path / "theirs")(tokens()))
+    with pytest.raises(ValueError, match="'gemma-sharing' is the name of a rule, .*; call the variant 'classic'"):
+        dataclasses.replace(run.config, variant="gemma-sharing")
 
 
 def test_the_command_says_what_was_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

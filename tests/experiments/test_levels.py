@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.commands.train import TrainICL, TrainLM
-from experiments.runs.config import RunConfig
+from experiments.runs.config import RunConfig, icl_run, lm_run
 from experiments.runs.levels import WIDEST, AtLevels
 from experiments.runs.run import Run
 from experiments.runs.training_config import Adam, Every, StopAt, most_evaluations, scheduled
@@ -197,9 +197,18 @@ def test_a_language_model_follows_its_loss(tmp_path: Path) -> None:
     assert steps_of(run) == evaluated(losses.__getitem__, 8, AtLevels((3.0,), 3))
 
 
-def test_levels_that_an_accuracy_cannot_have_are_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"watched by its accuracy, which lies between 0 and 1; .* got \[95.0\]"):
-        trained(tmp_path, tiny(evaluate_at=(AtLevels((95.0,), 4),)))
+@pytest.mark.parametrize("level", [95.0, -0.5])
+def test_levels_that_an_accuracy_cannot_have_are_refused_before_a_run_is_made(level: float) -> None:
+    near = (AtLevels((0.25, level), 4),)
+    said = rf"watched by its {{}}, which lies between 0 and 1; .* got \[{level}\]"
+    with pytest.raises(ValueError, match=said.format("accuracy")):
+        tiny(evaluate_at=near)
+    with pytest.raises(ValueError, match=said.format("probability")):
+        tiny_lm(evaluate_at=near, stop_at=StopAt(0.5, "ioi train", measure="probability"))
+    assert tiny_lm(evaluate_at=near).watched == ("validation", "loss")
+    assert tiny(evaluate_at=near, stop_at=StopAt(1.5, "ic", measure="loss")).watched == ("ic", "loss")
+    assert icl_run("value", "small").watched == ("ic", "accuracy")
+    assert lm_run("0.2m", "ioi").watched == ("validation", "loss")
 
 
 # --- where it is said -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
 from experiments.runs.training_config import SGD, Adam, AdamW, At, Every, GateChange, Rate, StopAt, TrainingConfig
+from experiments.sweeps.sweep import sweep
 from experiments.tasks.task import TrainedTask
 from experiments.training.one_process import Alone
 from experiments.training.stacked_seeds import train_stacked
@@ -130,6 +131,9 @@ def test_what_is_not_measured_ends_no_run(tmp_path: Path, stop: StopAt, message:
     with pytest.raises(ValueError, match=message):
         train([run])
     assert run.metrics().empty, "nothing was trained"
+    with pytest.raises(ValueError, match=message):
+        sweep([tiny_lm(), run.config], tmp_path / "swept", progress=False)
+    assert not (tmp_path / "swept").exists(), "nothing was begun"
 
 
 # --- interventions ----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from experiments import (
     Run,
     RunConfig,
     RunError,
+    StopAt,
     TokenBatch,
     TokenTask,
     TokenTaskConfig,
@@ -302,6 +303,14 @@ def test_a_model_of_vectors_keeps_its_name_and_its_gates(tmp_path: Path) -> None
     assert run.path.name.startswith("icl-value-stop-own-s0-")
 
 
+def test_a_model_of_one_layer_is_trained_as_one_without_a_stream(tmp_path: Path) -> None:
+    architecture = icl_config("classic", "small", n_layers=1, n_heads=2)
+    run = train(architecture, "icl", VECTORS, root=tmp_path, progress=False)
+    assert run.path.name.startswith("icl-classic-own-1layers-2heads-s0-")
+    within = replace(architecture, streams=icl_config("within-layer", "small").streams)
+    assert train(within, "icl", VECTORS, root=tmp_path, progress=False).config.variant == "within-layer"
+
+
 @pytest.mark.usefixtures("untyped")
 def test_what_cannot_be_trained_as_it_is_is_refused(tmp_path: Path) -> None:
     model = HookedStreamTransformer(icl_config("value", "small"))
@@ -316,6 +325,12 @@ def test_what_cannot_be_trained_as_it_is_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"hooks are attached \(blocks.0.attn.hook_v\), and would not act in train"):
         train(model, "icl", root=tmp_path)
     model.reset_hooks()
+    ends = replace(VECTORS, stop_at=StopAt(0.5, "iw", measure="lost"))
+    with pytest.raises(ValueError, match="unknown measure to stop by 'lost': did you mean 'loss'"):
+        train(model, "icl", ends, root=tmp_path / "new")
+    with pytest.raises(ValueError, match="cuda:99 was asked for, and torch sees"):
+        train(model, "icl", VECTORS, root=tmp_path / "new", device="cuda:99")
+    assert not (tmp_path / "new").exists(), "nothing was begun"
     config = replace(icl_run("value", "small", 0, VECTORS), weights="0" * 64)
     with pytest.raises(RunError, match=r"has none at step 0; give the model to train\(model, task, training\)"):
         sweep([config], tmp_path, 1, progress=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.cli import main
 from experiments.runs.frames import parquet_bytes
+from experiments.runs.pooling import all_metrics, require_seeds
 from experiments.runs.record import DamagedRunWarning, RunError
 from experiments.runs.run import Run
 from experiments.runs.table import runs_table
@@ -79,6 +83,13 @@ def test_results_are_written_and_read(run: Run) -> None:
         run.results("thnig")
 
 
+def test_metrics_of_no_runs_are_none(run: Run) -> None:
+    with pytest.raises(ValueError, match="all_metrics is of one run or more, and got none; Run.under"):
+        all_metrics(iter([]))
+    require_seeds([])
+    assert len(all_metrics([run])) == len(run.metrics())
+
+
 def test_equal_frames_have_equal_bytes() -> None:
     frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
     assert parquet_bytes(frame) == parquet_bytes(frame.copy())
@@ -99,7 +110,7 @@ def test_another_version_is_refused(run: Run) -> None:
 def test_a_half_written_record_is_refused(run: Run) -> None:
     file = run.path / "run.json"
     file.write_text(file.read_text()[:200])
-    with pytest.raises(RunError, match="is half written or damaged .*; remove .* and train again"):
+    with pytest.raises(RunError, match="is half written or damaged .*; remove the run .* train it again"):
         Run.open(run.path)
 
 
@@ -145,6 +156,45 @@ def test_changed_or_missing_checkpoints_are_refused(run: Run) -> None:
     first.unlink()
     with pytest.raises(RunError, match="is missing"):
         run.load_model(0)
+
+
+def damaged(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    flipped = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+    path.unlink()
+    if how != "deleted":
+        path.write_bytes(data[:-9] if how == "cut" else flipped)
+
+
+def read(path: Path) -> None:
+    run = Run.open(path)
+    run.metrics()
+    run.load_model()
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *(("checkpoints/step_00000012.safetensors", how) for how in ("cut", "flipped", "deleted")),
+        *(("metrics.parquet", how) for how in ("cut", "flipped", "deleted")),
+        *(("run.json", how) for how in ("cut", "flipped")),
+    ],
+)
+def test_what_is_said_of_a_damaged_run_brings_it_back(
+    name: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = trained(tmp_path / "my runs", tiny())
+    before = (whole.path / name).read_bytes()
+    damaged(whole.path / name, how)
+    with pytest.raises(RunError) as refused:
+        read(whole.path)
+    said = re.search(r"remove the run \('valuestream (.*)'\), then train it again", str(refused.value))
+    assert said, refused.value
+    assert main(shlex.split(said[1])) == 0
+    capsys.readouterr()
+    again = trained(tmp_path / "my runs", tiny())
+    read(again.path)
+    assert name == "run.json" or (again.path / name).read_bytes() == before
 
 
 def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from circuits import MLP
 from experiments.cli import COMMANDS
 from experiments.commands.train import TrainICL, TrainLM
 from experiments.output import Output, rows
-from experiments.parsing import completion_script
+from experiments.parsing import Helped, completion_script, parsed
 from experiments.runs.config import icl_run, lm_run
 from experiments.runs.folder import VARIABLE
 from experiments.runs.run import Run
@@ -201,7 +201,7 @@ def test_quiet_leaves_tables_and_errors(capsys: pytest.CaptureFixture[str], tmp_
 def test_a_path_that_was_asked_for_is_printed_by_quiet_commands_too(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    status, out, err = run(capsys, "train", "icl", "--prepare", "--quiet", "--root", tmp_path)
+    status, out, err = run(capsys, "train", "lm", "--prepare", "--quiet", "--root", tmp_path)
     assert (status, err) == (0, "")
     assert (Path(out.strip()) / "run.json").is_file()
 
@@ -218,6 +218,50 @@ def test_streams_are_as_they_were_after_a_command(capsys: pytest.CaptureFixture[
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+SEVERAL: dict[str, list[str]] = {
+    "train icl": ["variants", "seeds", "evaluate-levels"],
+    "train lm": ["variants", "seeds", "evaluate-levels"],
+    "runs": ["remove"],
+    "attention RUN": ["tokens"],
+    "patch RUN": ["components", "routes", "together"],
+    "paths RUN": ["senders", "receivers", "routes"],
+    "attribute RUN": ["components"],
+    "ablate RUN": ["method", "edges"],
+    "heads RUN": ["checkpoints"],
+    "gradients RUN": ["checkpoints", "activations"],
+    "rerun RUN": ["rows", "seeds"],
+    "figures": ["only", "format"],
+    "collect": ["roots"],
+    **{study: ["roots"] for study in ("mechanism", "lm-mechanism", "learned-gains", "gains-in-training")},
+    "interference": ["roots"],
+}
+"""Options that take several values, by command."""
+
+
+@pytest.mark.parametrize("command", SEVERAL)
+def test_an_option_of_several_values_without_any_is_refused_before_anything_is_begun(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in SEVERAL[command]:
+        for words in ([f"--{name}", "--quiet"], ["--quiet", f"--{name}"], [f"--{name.replace('-', '_')}"]):
+            status, out, err = run(capsys, *command.split(), *words)
+            said = f"error: --{name} needs a value after it, or several; leave it out where there is none\n"
+            assert (status, out, err) == (2, "", said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_option_of_several_values_is_among_those() -> None:
+    found = {}
+    for words in [[command] for command in COMMANDS if command != "train"] + [["train", "icl"], ["train", "lm"]]:
+        with pytest.raises(Helped) as said:
+            parsed(COMMANDS, [*words, "--help"], "")
+        plain = re.sub("\033\\[[0-9;]*m", "", str(said.value))
+        names = re.findall(r"^[│|]? +--([\w-]+) (?:\[|\S*\.\.\.)", plain, re.MULTILINE)
+        found |= {" ".join(words): names} if names else {}
+    assert found == {command.removesuffix(" RUN"): names for command, names in SEVERAL.items()}
 
 
 @pytest.mark.parametrize(
@@ -248,6 +292,12 @@ def test_streams_are_as_they_were_after_a_command(capsys: pytest.CaptureFixture[
         (["train", "icl", "--rate", "-1"], "--rate must be a number above 0, got -1.0"),
         (["train", "icl", "--rate", "inf"], "--rate must be a number above 0, got inf"),
         (["train", "icl", "--evaluate-every", "0"], "--evaluate-every must be a whole number of at least 1, got 0"),
+        (["train", "icl", "--interventions", "."], "there is no file of interventions at .; it holds a list, as [{"),
+        (["train", "icl", "--root", "/dev/null"], "/dev/null is a file, and runs are kept in a folder; name another"),
+        (["train", "icl", "--root", "/dev/null/x", "--steps", "1"], "the folder /dev/null/x/icl-value-small-s0-"),
+        (["runs", "--root", "/dev/null"], "/dev/null is a file, and runs are kept in a folder; name another one, by"),
+        (["collect", "--roots", "/dev/null", "--bundle", "b"], "/dev/null is a file, and runs are kept in a folder"),
+        (["import", "/dev/null"], "/dev/null cannot be used (Not a directory); name another path, or change what"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -343,7 +393,7 @@ def test_the_folder_of_runs_is_that_of_the_option_or_the_variable_or_runs(
     assert list(runs_table().run) == [r.path.name for r in Run.under()] == [Run.find(there).path.name] == [there]
     assert there in run(capsys, "runs")[1]
     assert here in run(capsys, "runs", "--root", "runs")[1], "the option is nearer than the variable"
-    assert run(capsys, "train", "icl", "--prepare", "--seed", 9)[1].startswith("elsewhere/icl-")
+    assert run(capsys, "train", "lm", "--prepare", "--seed", 9)[1].startswith("elsewhere/lm-")
     assert Run.at(None, tiny(seed=3)).path.parent == Path("elsewhere")
     monkeypatch.setenv(VARIABLE, "")
     assert list(runs_table().run) == [here]

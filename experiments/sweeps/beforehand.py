@@ -1,0 +1,34 @@
+"""What is asked of configurations before anything of their runs is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.runs.config import RunConfig
+from experiments.runs.devices import checked_device
+from experiments.runs.directory import directory_of
+from experiments.tasks.registry import make_task
+from experiments.tasks.text.task import TextTaskConfig
+from experiments.training.checks import check_end
+from experiments.training.precision import check_precision
+
+
+def check_beforehand(configs: Sequence[RunConfig], root: str | Path, device: str | None) -> None:
+    """Check that new runs can be trained, on a device of this machine or (``None``) of others. What a corpus measures
+    is asked by its trainer, as making its task is to read it.
+
+    Raises:
+        UnknownNameError: for an early end by what the task does not measure (nearest suggested).
+        ValueError: for a device that this machine does not have, or a precision that the device does not.
+    """
+    if device is not None:
+        checked_device(device)
+        for config in configs:
+            check_precision(config.training, device)
+    ending = [c for c in configs if c.training.stop_at and not isinstance(c.task, TextTaskConfig)]
+    new = {(c.task, c.training.stop_at): c for c in ending if not directory_of(root, c).exists()}
+    for config in new.values():
+        few = replace(config.training, n_eval=1)
+        check_end(config, make_task(config.task, config.seed).evaluation_sets(few))

@@ -1,0 +1,37 @@
+"""What a training is refused for; none of it needs a model, so it is asked before a run is made where it can be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from circuits.common.errors import known, require
+from experiments.runs.config import RunConfig
+
+
+def check_end(config: RunConfig, sets: Any) -> None:
+    """Check that the evaluation sets of a run's task measure what the run stops by, if it stops early.
+
+    Raises:
+        UnknownNameError: for a set or a measure that is not there (nearest suggested).
+    """
+    stop = config.training.stop_at
+    if stop is not None:
+        measured = sets.measured
+        known("measure to stop by", stop.measure, measured[known("set", stop.split, measured)])
+
+
+def check_shared(config: RunConfig) -> None:
+    """Check that several processes can train a run's model together.
+
+    Raises:
+        ValueError: for a task of vectors, or interventions.
+    """
+    require(
+        config.of_tokens,
+        f"{config.name} is of a task of vectors, and several processes train one model of tokens; train it in one",
+    )
+    require(
+        not config.training.interventions,
+        f"{config.name} has interventions, which act on whole activations, and in several processes each has some "
+        f"rows; train it in one process",
+    )
