@@ -87,24 +87,32 @@ def test_numbers_of_numpy_are_numbers_and_truths_are_not(asked: tuple[HookedStre
         find_sites(model, ["v"], heads=np.array([True, False]))
 
 
+def wrong(given: Any) -> Any:
+    """Something of a type that is not wanted."""
+    return given
+
+
 @pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda m, p: ablate_edges(m, p, []), "there is no edge to cut"),
         (lambda m, p: ablate_edges(m, p, [[]]), "there is no edge to cut"),
-        (lambda m, p: ablate_edges(m, p, Graph(m).edges[0]), "edges are a list of edges, their names, or sets"),
+        (lambda m, p: ablate_edges(m, p, wrong(Graph(m).edges[0])), "edges are a list of edges, their names, or sets"),
         (lambda m, p: ablate_edges(m, p, Graph(m).edges[0].name), "edges are a list of edges, their names, or sets"),
-        (lambda m, p: patch_paths(m, p, [Graph(m).edges[-1].name]), "paths are a list of Edge .* and it holds"),
-        (lambda m, p: score_heads(m, p, previous_token(p)), "scores are a list of AttentionScore"),
+        (lambda m, p: patch_paths(m, p, wrong([Graph(m).edges[-1].name])), "paths are a list of Edge .* and it holds"),
+        (lambda m, p: score_heads(m, p, wrong(previous_token(p))), "scores are a list of AttentionScore"),
         (lambda m, p: head_shares(m, p, []), "carriers are a list of str, 1 or more, and it is empty"),
-        (lambda m, p: intervened(m, Intervention(Site(1, "z"), Zero())).__enter__(), "interventions are a list of"),
-        (lambda m, p: intervened(m, ["zero"]).__enter__(), r"it holds \['zero'\]"),
+        (
+            lambda m, p: intervened(m, wrong(Intervention(Site(1, "z"), Zero()))).__enter__(),
+            "interventions are a list of",
+        ),
+        (lambda m, p: intervened(m, wrong(["zero"])).__enter__(), r"it holds \['zero'\]"),
         (lambda m, p: standard_ablations(m, ["zro"]), "unknown method 'zro': did you mean 'zero'"),
         (lambda m, p: find_sites(m, "v"), "components are a list of str, got 'v'"),
         (lambda m, p: find_sites(m, []), "components are a list of str, 1 or more, and it is empty"),
-        (lambda m, p: sweep(icl_run("value", "small", 0)), "configs are a list of RunConfig .*, got RunConfig"),
-        (lambda m, p: sweep(["icl"]), r"configs are a list of RunConfig .*, and it holds \['icl'\]"),
+        (lambda m, p: sweep(wrong(icl_run("value", "small", 0))), "configs are a list of RunConfig .*, got RunConfig"),
+        (lambda m, p: sweep(wrong(["icl"])), r"configs are a list of RunConfig .*, and it holds \['icl'\]"),
     ],
 )
 def test_one_alone_none_and_other_kinds_are_refused(

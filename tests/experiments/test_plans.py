@@ -170,7 +170,7 @@ def censored_beyond(runs: pd.DataFrame, share: dict[str, float]) -> pd.DataFrame
     """Times of which in some arms only a share got there."""
     first = {arm: set(SEEDS[: round(part * len(SEEDS))]) for arm, part in share.items()}
     there = [row.variant not in first or row.seed in first[row.variant] for row in rows_of(runs)]
-    return runs.assign(steps=runs.steps.where(there))
+    return runs.assign(steps=runs.steps.where(pd.Series(there, index=runs.index)))
 
 
 def test_where_too_few_got_there_no_ratio_is_told_and_never_that_two_are_the_same() -> None:
@@ -368,10 +368,43 @@ def test_what_the_readme_says_of_declared_studies_is_what_they_found() -> None:
     assert "it is not shown that a layer is better off without values of its own" in text
     alone = [found(sources.PAPER, f"{arm} alone / classic") for arm in ("x0", "value")]
     assert not [row for row in alone if verdict(row) == "sooner"]
-    assert "Language models learn indirect objects sooner with the stream, too, and with its values alone" in text
+    small = (
+        "Language models of 0.2 million parameters learn indirect objects sooner with the stream, too, and with its "
+    )
+    assert f"{small}values alone" in text
     stories = {contrast: found(language_model_sources.SOURCES, contrast) for contrast in STORIES}
     assert {contrast: verdict(row) for contrast, row in stories.items()} == STORIES
     assert "what its gradient adds is shown at one of three thresholds; values of the input bring less" in text
+    assert "Of a million, the stream is shown to help at one threshold, and those values at none" in text
+    of = language_model_sources.MILLION
+    by = [judged(of.plan, times(held, of.experiment, at)).set_index("contrast") for at in of.plan.thresholds]
+    sooner = {arm: sum(verdict(table.loc[f"{arm} / classic"]) == "sooner" for table in by) for arm in ("value", "x0")}
+    assert sooner == {"value": 1, "x0": 0}
+
+
+def test_what_the_page_says_of_a_million_parameters_is_what_they_gave() -> None:
+    held, of = Bundle.open(COMMITTED), language_model_sources.MILLION
+    page = " ".join((COMMITTED.parent / "language_model_sources.md").read_text("utf-8").split())
+    by = {at: judged(of.plan, times(held, of.experiment, at)).set_index("contrast") for at in of.plan.thresholds}
+    stream = {at: table.loc["value / classic"] for at, table in by.items()}
+    assert [verdict(row) for row in stream.values()] == ["not told apart", "not told apart", "sooner"]
+    assert f"value has {stream[0.5].ratio:.2f} of classic's steps" in page
+    assert 1 < stream[0.5].high < 1.005
+    row = stream[0.7]
+    assert f"At 70 % it is ({row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}])" in page
+    assert (
+        "x0, with 6 % more parameters, is the same as classic within 10 %, and later than the stream at every" in page
+    )
+    assert verdict(by[0.5].loc["x0 / classic"]) == "the same within 10%"
+    assert {verdict(table.loc["x0 / value"]) for table in by.values()} == {"later"}
+    counts = {arm.label: parameter_count(arm.config.model) for arm in of.experiment.arms()[:3]}
+    assert counts["classic"] == counts["value"]
+    assert round(100 * (counts["x0"] / counts["classic"] - 1)) == 6
+    assert f"Only a ratio of {1 / stream[0.5].smallest:.2f} or less would have shown" in page
+    assert "All 30 runs got to 70 %" in page
+    assert times(held, of.experiment, 0.7).steps.notna().sum() == 30
+    runs = held.arms[held.arms.experiment == of.experiment.name].run
+    assert f"They took {held.runs[held.runs.run.isin(runs)].seconds.sum() / 3600:.1f} core-hours" in page
 
 
 def test_what_the_page_says_of_language_models_is_what_they_gave() -> None:
