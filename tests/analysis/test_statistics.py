@@ -468,12 +468,12 @@ def test_where_no_run_got_there_nothing_is_judged_and_the_family_is_smaller() ->
     both = compare(timed(900, **some, key=NEVER), contrast="ratio", margin=1.1)
     judged = ["estimate", "low", "high", "p", "p_adjusted", "p_equivalent", "smallest"]
     frame = both.to_frame().set_index("variant")[judged]
-    assert frame.loc[["key"]].isna().all(axis=None)
+    assert frame.loc[["key"]].isna().to_numpy().all()
     alone = compare(timed(900, **some), contrast="ratio", margin=1.1).to_frame().set_index("variant")[judged]
     pd.testing.assert_frame_equal(frame.loc[["value"]], alone)
     assert "key: neither got there" in both.finding()
     nothing = compare(timed(900, classic=NEVER, key=NEVER), contrast="ratio", margin=1.1, test="log-rank")
-    assert nothing.to_frame()[judged].isna().all(axis=None)
+    assert nothing.to_frame()[judged].isna().to_numpy().all()
     assert nothing.to_frame()["pairs"].tolist() == [4]
 
 
