@@ -140,11 +140,12 @@ class RunConfig(Checked):
     def _check_levels(self) -> None:
         schedules = [schedule for schedule in self.training.evaluate_at if isinstance(schedule, AtLevels)]
         beyond = [level for schedule in schedules for level in schedule.levels if not 0 <= level <= 1]
-        require(
-            not beyond or self.watched[1] not in BOUNDED,
-            f"the run is watched by its {self.watched[1]}, which lies between 0 and 1; so must the levels that it is "
-            f"evaluated at, got {beyond}",
-        )
+        # A model that others trained has no levels, and no task that is watched.
+        if beyond and self.watched[1] in BOUNDED:
+            raise ValueError(
+                f"the run is watched by its {self.watched[1]}, which lies between 0 and 1; so must the levels that it "
+                f"is evaluated at, got {beyond}"
+            )
 
     @property
     def watched(self) -> tuple[str, str]:
