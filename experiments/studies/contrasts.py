@@ -44,12 +44,13 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
     )
     runs = runs[runs.seed.isin(shared)].sort_values("seed", kind="stable")
     horizon = shared_horizon(runs)
-    reached = (runs.steps < horizon).groupby(runs.variant).mean()
+    reached = _reached(runs, horizon)
     rows, pairs, few, first = [], {}, [], {}
     for i, (what, of) in enumerate((contrast.what, contrast.of) for contrast in plan.contrasts):
         ways = tuple(tuple(runs.curve[runs.variant == arm]) for arm in of)
         share, alike = reached[list(of)], len(of) == 2 and ways[0] == ways[1]
-        pairs |= {} if alike else {i: paired(runs, of, horizon)}
+        if not alike:
+            pairs[i] = paired(runs, of, horizon)
         few.append(share.max() == 0 or share.min() < plan.least_reached)
         same_as = of[1] if alike else beside(first.setdefault(ways, of), of)
         rows.append({"what": what, "contrast": told(of), "pairs": len(shared), "same_as": same_as})
@@ -57,6 +58,11 @@ def judged(plan: Plan, runs: pd.DataFrame) -> pd.DataFrame:
     found = ratios_of(pairs, table.index, plan.smallest_of_interest)
     found[pd.Series(few) | (table.same_as != "")] = np.nan
     return pd.concat([table.assign(margin=plan.smallest_of_interest), found], axis=1)
+
+
+def _reached(runs: pd.DataFrame, horizon: float) -> pd.Series:
+    """The share of every arm's runs that got to the threshold before the horizon."""
+    return (runs.steps < horizon).groupby(runs.variant).mean()
 
 
 def paired(runs: pd.DataFrame, of: Sequence[str], horizon: float) -> PairedSeeds:
@@ -99,6 +105,7 @@ def decided_picture(name: str, plan: Plan, experiment: Experiment) -> Picture:
 def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
     if said := experiment.waiting(bundle):
         return said
+    runs = times(bundle, experiment, plan.primary)
     rows = [
         {
             "contrast": row.what,
@@ -108,15 +115,14 @@ def _table(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
             "could show": "-" if np.isnan(row.ratio) else shown(row.smallest),
             "verdict": verdict(row),
         }
-        for _, row in decided(plan, experiment, bundle).iterrows()
+        for _, row in judged(plan, runs).iterrows()
     ]
-    return markdown(pd.DataFrame(rows)) + _too_few(plan, experiment, bundle)
+    return markdown(pd.DataFrame(rows)) + _too_few(plan, runs)
 
 
-def _too_few(plan: Plan, experiment: Experiment, bundle: Bundle) -> str:
+def _too_few(plan: Plan, runs: pd.DataFrame) -> str:
     """Which arms have too few runs that got to the threshold that decides, so that what they are in the end decides."""
-    runs = times(bundle, experiment, plan.primary)
-    reached = runs.steps.notna().groupby(runs.variant).mean()
+    reached = _reached(runs, shared_horizon(runs))
     few = [arm for arm in plan.arms if reached[arm] < plan.least_reached]
     if not few:
         return ""

@@ -108,7 +108,8 @@ def speed(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]] | None = None) ->
                 row, pair, ways = _pair(there, variant, reference)
                 if pair:
                     row["same_as"] = beside(first.setdefault(ways, (variant, reference)), (variant, reference))
-                    judged |= {} if row["same_as"] else {len(rows): pair}
+                    if not row["same_as"]:
+                        judged[len(rows)] = pair
                 rows.append({"condition": condition, **row})
     table = pd.DataFrame(rows, columns=list(_ROW))
     table["margin"] = MARGIN

@@ -72,7 +72,7 @@ torch.set_num_threads(1)
 model = HookedStreamTransformer(icl_config("value", "small")).eval()
 x = torch.randn(2, 5, 64)
 plain = model(x)
-whole = torch.compile(model, fullgraph=True, backend="eager")
+whole = torch.compile(model, fullgraph=True)
 assert torch.allclose(whole(x), plain, atol=1e-4)
 
 class Trap(torch.nn.Module):
