@@ -9,9 +9,10 @@ from pathlib import Path
 from experiments.runs.config import RunConfig
 from experiments.runs.devices import checked_device
 from experiments.runs.directory import directory_of
+from experiments.runs.run import Run
 from experiments.tasks.registry import make_task
 from experiments.tasks.text.task import TextTaskConfig
-from experiments.training.checks import check_end
+from experiments.training.checks import check_end, check_start
 from experiments.training.precision import check_precision
 
 
@@ -22,11 +23,15 @@ def check_beforehand(configs: Sequence[RunConfig], root: str | Path, device: str
     Raises:
         UnknownNameError: for an early end by what the task does not measure (nearest suggested).
         ValueError: for a device that this machine does not have, or a precision that the device does not.
+        RunError: for weights of a model to start from that are not in the run's directory.
     """
     if device is not None:
         checked_device(device)
         for config in configs:
             check_precision(config.training, device)
+    for config in configs:
+        path = directory_of(root, config)
+        check_start(config, Run.open(path).record["checkpoints"] if config.weights and path.exists() else ())
     ending = [c for c in configs if c.training.stop_at and not isinstance(c.task, TextTaskConfig)]
     new = {(c.task, c.training.stop_at): c for c in ending if not directory_of(root, c).exists()}
     for config in new.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -67,7 +68,8 @@ def train(
     variant = variants.name_of(architecture.streams, architecture.n_layers, architecture.name)
     weights = None if isinstance(model, ModelConfig) else _weights(model)
     config = RunConfig(task, architecture, training or usual, seed, variant, PRESET, weights)
-    check_beforehand([config], root, device)
+    # Its weights are put there once all else is known to be well.
+    check_beforehand([replace(config, weights=None)], root, device)
     if isinstance(model, HookedStreamTransformer):
         (engine,) = shared_engines([config], root, device, compute)
         run = Run.at(root, config, str(engine))

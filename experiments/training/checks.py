@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from circuits.common.errors import known, require
 from experiments.runs.config import RunConfig
+from experiments.runs.record import RunError
+
+
+def check_start(config: RunConfig, checkpoints: Container[str]) -> None:
+    """Check that a run that starts from the weights that a model had has them, which is as its checkpoint of step 0.
+
+    Raises:
+        RunError: if it does not.
+    """
+    if config.weights is not None and "0" not in checkpoints:
+        raise RunError(
+            f"{config.name} starts from weights that a model had, and its directory has none at step 0; give the model "
+            f"to train(model, task, training), which puts them there"
+        )
 
 
 def check_end(config: RunConfig, sets: Any) -> None:

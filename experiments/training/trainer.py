@@ -23,7 +23,7 @@ from experiments.runs.run import Run
 from experiments.runs.training_config import AdamW, scheduled
 from experiments.tasks.task import TrainedTask
 from experiments.tasks.tokenizers import check_fits
-from experiments.training.checks import check_end, check_shared
+from experiments.training.checks import check_end, check_shared, check_start
 from experiments.training.engines import engine_of
 from experiments.training.evaluations import Evaluations
 from experiments.training.one_process import Alone, Loss
@@ -79,11 +79,7 @@ class Trainer:
         wanted, name = self.run.config.weights, self.run.path.name
         if wanted is None:
             return HookedStreamTransformer(self.run.config.model, seed=self.run.config.seed)
-        if "0" not in self.run.record["checkpoints"]:
-            raise RunError(
-                f"{name} starts from weights that a model had, and its directory has none at step 0; give the model to "
-                f"train(model, task, training), which puts them there"
-            )
+        check_start(self.run.config, self.run.record["checkpoints"])
         model = self.run.load_model(0)
         if tensor_hash(model.state_dict()) != wanted:
             raise RunError(f"the checkpoint of {name} at step 0 does not have the weights that its configuration names")

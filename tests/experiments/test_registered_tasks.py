@@ -330,10 +330,10 @@ def test_what_cannot_be_trained_as_it_is_is_refused(tmp_path: Path) -> None:
         train(model, "icl", ends, root=tmp_path / "new")
     with pytest.raises(ValueError, match="cuda:99 was asked for, and torch sees"):
         train(model, "icl", VECTORS, root=tmp_path / "new", device="cuda:99")
-    assert not (tmp_path / "new").exists(), "nothing was begun"
     config = replace(icl_run("value", "small", 0, VECTORS), weights="0" * 64)
     with pytest.raises(RunError, match=r"has none at step 0; give the model to train\(model, task, training\)"):
-        sweep([config], tmp_path, 1, progress=False)
+        sweep([config], tmp_path / "new", 1, progress=False)
+    assert not (tmp_path / "new").exists(), "nothing was begun"
     run = Run.at(tmp_path, config)
     with run.locked():
         run.write_checkpoint(model, 0)
