@@ -174,17 +174,27 @@ def tokens_of(model: HookedStreamTransformer, name: str, written: str | tuple[in
 
 
 def _answer(model: HookedStreamTransformer, text: str | tuple[int, ...], said: str | int) -> int:
+    if not (isinstance(said, str) and isinstance(text, str)):
+        return model.to_single_token(said)
+    if not goes_on(text + said, len(text)):
+        # Many tokenizers write what begins a text otherwise than what goes on one.
+        head, whole = (model.to_tokens(written, prepend_bos=False)[0].tolist() for written in (text, text + said))
+        if whole[: len(head)] == head:
+            added = whole[len(head) :]
+            parts = [model.to_single_str_token(number) for number in added]
+            require(len(added) == 1, f"{said!r} is {len(added)} tokens, not one, after this text: {parts}")
+            return added[0]
+        return model.to_single_token(said)
     number = model.to_single_token(said)
-    if isinstance(said, str) and isinstance(text, str) and goes_on(text + said, len(text)):
-        try:
-            new_word = model.to_single_token(f" {said}")
-        except ValueError:
-            return number
-        require(
-            number == new_word,
-            f"after this text, {said!r} would go on its last word; write {f' {said}'!r}, with the space, which is "
-            f"another token, or the token's number if that is meant",
-        )
+    try:
+        new_word = model.to_single_token(f" {said}")
+    except ValueError:
+        return number
+    require(
+        number == new_word,
+        f"after this text, {said!r} would go on its last word; write {f' {said}'!r}, with the space, which is "
+        f"another token, or the token's number if that is meant",
+    )
     return number
 
 

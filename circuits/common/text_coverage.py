@@ -57,6 +57,16 @@ class Coverage:
         """Return the token numbers of a text as :meth:`numbers`, unknown ones among them."""
         return self._encoded(text)["input_ids"]
 
+    def behind(self, before: str, text: str) -> list[int]:
+        """Return the token numbers that a text adds behind another, as :meth:`encode`; of its own where tokens of both
+        run together.
+
+        Many tokenizers begin every text as if there were a space before it, so what goes on is other tokens than what
+        begins.
+        """
+        head, whole = self.encode(before), self.encode(before + text)
+        return whole[len(head) :] if whole[: len(head)] == head else self.encode(text)
+
     def missing(self, text: str) -> list[str]:
         """Return the pieces of a text that would become the unknown token or be lost, in their order; none: [].
 

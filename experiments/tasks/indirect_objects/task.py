@@ -61,8 +61,8 @@ class IOITask(TokenTask):
 
     Raises:
         ValueError: for a name that is several tokens, not known, or the same token as another one; a template without
-            the needed slots; an opening of what are no tokens; from methods, for a number of windows or prompts that is
-            not a whole one of 1 or more.
+            the needed slots; texts whose tokens are not those of their words; an opening of what are no tokens; from
+            methods, for a number of windows or prompts that is not a whole one of 1 or more.
         UnknownNameError: from methods, for an unknown split or corruption (nearest suggested).
     """
 
@@ -79,8 +79,11 @@ class IOITask(TokenTask):
     ):
         super().__init__(config, seed, device, tokenizer)
         self._coverage = Coverage(tokenizer)
-        self.book = Phrasebook(self._coverage.encode, device)
-        self._opening = self.book.special(_checked_opening(opening, self.d_vocab))
+        self.book = Phrasebook(
+            self._coverage.encode, device, within=lambda text: self._coverage.behind(config.names[0], text)
+        )
+        opens = _checked_opening(opening, self.d_vocab)
+        self._opening, self._n_opening = self.book.special(opens), len(opens)
         self._pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
         self._names = {
             "train": self._single(config.names, "names"),
@@ -96,6 +99,7 @@ class IOITask(TokenTask):
         for kind in self._templates:
             self._check_order(kind)
             self._check_window(kind)
+        self._check_texts()
         self._warn_of_unknown()
 
     # --- what a trainer asks ----------------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ class IOITask(TokenTask):
         """
         n = whole("n", n)
         known("corruption", corruption, CORRUPTIONS)
-        why = " whose names this tokenizer knows, each as a token of its own" if split == "paper" else ""
+        why = " whose names are tokens of their own in this tokenizer's texts" if split == "paper" else ""
         require(self.has(known("split", split, SPLITS)), f"there are no templates for the split {split!r}{why}")
         generator = self.generator("prompts", split, corruption, seed)
         if split == "paper":
@@ -227,6 +231,50 @@ class IOITask(TokenTask):
         name = self._names["train"][0].expand(len(self._texts[kind]))
         every = torch.arange(len(name), device=self.device)
         self._lay(kind, {"io": name, "s": name, "template": every, "baba": torch.zeros_like(every), **longest})
+
+    def _check_texts(self) -> None:
+        """Refuse a tokenizer to which texts are other tokens than their pieces; those of the paper are left out."""
+        for kind in [*self._templates]:
+            differing = self._differing(kind)
+            if differing and kind == "paper":
+                del self._templates[kind]
+            elif differing:
+                raise ValueError(
+                    f"with this tokenizer {differing}, so it cannot be said where a name stands; take other templates, "
+                    f"places or objects (IOIConfig), or a tokenizer that ends tokens where words and marks end"
+                )
+
+    def _differing(self, kind: str) -> str:
+        """The first text that is other tokens than its pieces, with every filler in every template; else nothing."""
+        names = torch.cat([*self._names.values()])
+        first = (*self.config.names, *self.config.held_out_names)
+        second = first[1:] + first[:1]
+        written: dict[str, tuple[str, ...]] = {"A": first, "B": second, "S": first, "IO": second}
+        written |= {"place": self.config.places, "object": self.config.objects}
+        n = max(map(len, written.values()))
+        every = torch.arange(n * len(self._texts[kind]), device=self.device)
+        fillers = {slot: of[every % n % len(of)] for slot, of in self._fillers.items()}
+        who = {"s": names[every % n % len(names)], "io": names[(every % n + 1) % len(names)]}
+        laid = self._lay(kind, who | fillers | {"template": every // n, "baba": torch.ones_like(every)})
+        texts = [
+            "".join(f" {written[part][i % len(written[part])]}" if is_slot else part for part, is_slot in parts)
+            for parts in map(parts_of, self._texts[kind])
+            for i in range(n)
+        ]
+        rows = zip(laid.tokens.tolist(), laid.lengths.tolist(), strict=True)
+        pieces = [row[self._n_opening : length] for row, length in rows]
+        whole = self._encoded(texts)
+        other = [i for i in range(len(texts)) if pieces[i] != whole[i]]
+        # A name that begins a text may have its space there, or not.
+        bare = self._encoded([texts[i].lstrip() for i in other])
+        wrong = [i for i, tokens in zip(other, bare, strict=True) if pieces[i] != tokens]
+        if not wrong:
+            return ""
+        whole_text, in_pieces = (" ".join(self.tokenizer.convert_ids_to_tokens(of[wrong[0]])) for of in (whole, pieces))
+        return f"{texts[wrong[0]].strip()!r} is {whole_text}, and word by word {in_pieces}"
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
     def _draw(self, n: int, names: str, kind: str, generator: torch.Generator) -> Drawn:
         two = self._names[names][distinct(n, 2, len(self._names[names]), generator)]

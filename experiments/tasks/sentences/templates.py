@@ -47,22 +47,25 @@ class Laid:
 
 
 class Phrasebook:
-    """Pieces of text by number, as one tokenizer encodes them. Piece 0 is empty."""
+    """Pieces of text by number, as one tokenizer encodes them. Piece 0 is empty.
 
-    def __init__(self, encode: Encode, device: str | torch.device = "cpu"):
-        self._encode, self.device = encode, torch.device(device)
-        self._number: dict[str, int] = {"": 0}
+    ``within`` encodes pieces as they go on a text, where that is not as ``encode`` does those that begin one.
+    """
+
+    def __init__(self, encode: Encode, device: str | torch.device = "cpu", within: Encode | None = None):
+        self._encode, self._within, self.device = encode, within or encode, torch.device(device)
+        self._number: dict[tuple[str, bool], int] = {("", False): 0}
         self._special: dict[tuple[int, ...], int] = {}
         self._encoded: list[tuple[int, ...]] = [()]
         self._table: tuple[Tensor, Tensor] | None = None
 
-    def piece(self, text: str) -> int:
-        """Return the number of a piece, with the space before it if it has one."""
-        if text not in self._number:
-            self._number[text] = len(self._encoded)
-            self._encoded.append(tuple(self._encode(text)))
+    def piece(self, text: str, begins: bool = False) -> int:
+        """Return the number of a piece, with the space before it if it has one, that goes on a text or begins one."""
+        if (text, begins) not in self._number:
+            self._number[text, begins] = len(self._encoded)
+            self._encoded.append(tuple((self._encode if begins else self._within)(text)))
             self._table = None
-        return self._number[text]
+        return self._number[text, begins]
 
     def pieces(self, texts: Sequence[str], spaced: bool = True) -> Int[Tensor, " text"]:
         """Return the numbers of several pieces, each after a space unless ``spaced`` is false."""
@@ -129,7 +132,10 @@ class Templates:
         for template in templates:
             self._check(template, needs)
         rows = [
-            [-1 - self.slots.index(text) if is_slot else book.piece(text) for text, is_slot in parts_of(template)]
+            [
+                -1 - self.slots.index(text) if is_slot else book.piece(text, begins=i == 0)
+                for i, (text, is_slot) in enumerate(parts_of(template))
+            ]
             for template in templates
         ]
         width = max(map(len, rows), default=1)
