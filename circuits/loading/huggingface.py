@@ -139,8 +139,9 @@ def rotary(fields: Fields) -> Rotation:
     Raises:
         ValueError: for a kind of scaling that is not known, naming it.
     """
-    base, given = fields.real("rope_theta", 10_000.0), fields.inner("rope_parameters") | fields.inner("rope_scaling")
-    rope = Fields(given, f"the rotary positions of {fields.where}")
+    base, new, old = fields.real("rope_theta", 10_000.0), fields.inner("rope_parameters"), fields.inner("rope_scaling")
+    # Where both are given, transformers takes nothing of the new ones.
+    rope = Fields(old or new, f"the rotary positions of {fields.where}")
     base, kind = rope.real("rope_theta", base), rope.get("type", None)
     kind = rope.get("rope_type", None) or kind or "default"
     for place in (fields, rope):

@@ -6,6 +6,7 @@ with value residuals can be loaded; since 10 November there are U-Net skips (``s
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,9 @@ from circuits.loading.tensors import Tensors, last_step, read_torch, tensors_in
 
 FILE = re.compile(r"state_step(\d+)\.pt")
 SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+NUMBER = r"\d+\.?\d*"
+TANH = rf"(?:(?:torch|F|functional|nn\.functional)\.)?tanh\(\s*logits\s*/\s*({NUMBER})\s*\)"
+CAP = re.compile(rf"logits\s*=\s*(?:({NUMBER})\s*\*\s*{TANH}|{TANH}\s*\*\s*({NUMBER}))\s*$", re.MULTILINE)
 EMBEDDING = "transformer.wte.weight"
 BLOCK = re.compile(r"transformer\.h\.(\d+)\.attn\.c_v\.weight")
 
@@ -49,8 +53,9 @@ def open_state(path: Path, stack: ExitStack) -> Opened:
 def _config(code: str, tensors: Tensors, name: str) -> ModelConfig:
     vocabulary, d_model = tensors.peek(EMBEDDING).shape
     n_layers = sum(BLOCK.fullmatch(tensor) is not None for tensor in tensors)
-    heads = re.search(r"GPTConfig\([^)]*n_head\s*=\s*(\d+)", code)
-    fixed = re.search(r"self\.lamb\s*=\s*([\d.]+)", code)
+    code = re.sub(r"#.*", "", code)
+    heads = re.search(r"GPTConfig\([^)]*n_head\s*=\s*(\d+)\s*[,)]", code)
+    fixed = re.search(rf"self\.lamb\s*=\s*({NUMBER})\s*$", code, re.MULTILINE)
     learns = "transformer.h.0.attn.lamb" in tensors
     require(
         heads is not None and (learns or fixed is not None),
@@ -59,13 +64,12 @@ def _config(code: str, tensors: Tensors, name: str) -> ModelConfig:
     assert heads is not None
     share = float(fixed[1]) if fixed else 0.5
     gain: Gain = LearnedGain(0.5, 0.5, tie="convex") if learns else FixedGain(1 - share, share)
-    cap = re.search(r"([\d.]+) \* torch\.tanh\(logits / \1\)", code)
-    length = re.search(r"sequence_length : int = (\d+)", code)
+    length = re.search(r"sequence_length\s*:\s*int\s*=\s*(\d+(?:\s*\*\s*\d+)*)\s*$", code, re.MULTILINE)
     return ModelConfig(
         n_layers=n_layers,
         n_heads=int(heads[1]),
         d_model=d_model,
-        n_ctx=int(length[1]) if length else 1024,
+        n_ctx=math.prod(map(int, length[1].split("*"))) if length else 1024,
         inputs=TokenInputs(vocabulary),
         readout=Unembedding(vocabulary),
         positions="none",
@@ -76,11 +80,27 @@ def _config(code: str, tensors: Tensors, name: str) -> ModelConfig:
         embedding_norm="RMSPre",
         mlp=MLP(4 * d_model, "relu2", biases=False),
         biases=False,
-        logit_softcap=float(cap[1]) if cap else None,
+        logit_softcap=_softcap(code, tensors.says),
         residual_scalars=ResidualScalars() if "transformer.h.0.lambdas" in tensors else None,
         streams=(Stream("v", topology=First(), gain=gain),),
         name=name,
     )
+
+
+def _softcap(code: str, says: str) -> float | None:
+    """The cap of the logits, of every place where code without comments has one.
+
+    Raises:
+        ValueError: for code that does something else with tanh, or caps in one place otherwise than in another.
+    """
+    caps = [(float(a or d), float(b or c)) for a, b, c, d in CAP.findall(code)]
+    found = {cap for pair in caps for cap in pair}
+    require(
+        len(caps) == len(re.findall(r"\btanh\b", code)) and len(found) < 2,
+        f"the code in {says} has a tanh that is not read as a cap of all logits, as in 'logits = 30 * "
+        f"torch.tanh(logits / 30)'; without it, the model would be another one",
+    )
+    return found.pop() if found else None
 
 
 def _weights(config: ModelConfig, tensors: Tensors) -> Weights:

@@ -257,7 +257,7 @@ def test_the_papers_prompts_are_not_asked_of_a_tokenizer_that_lacks_their_names(
     vocabulary = ["and", "met", "in", "the", "gave", "to", "park", "a", "ball", ",", "."]
     lacking = IOITask(config, word_level([*names, *vocabulary]))
     assert list(lacking.questions(3)) == ["ioi train", "ioi names"]
-    with pytest.raises(ValueError, match="for the split 'paper' whose names this tokenizer knows"):
+    with pytest.raises(ValueError, match="for the split 'paper' whose names are tokens of their own"):
         lacking.prompts(3, "paper")
     paper = words_of([template for template, _, _ in words.PAPER_PROMPTS])
     having = IOITask(config, word_level(sorted({*names, *vocabulary, *paper, *words.PAPER_NAMES})))

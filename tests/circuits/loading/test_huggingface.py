@@ -158,6 +158,26 @@ def test_fields_of_older_versions_say_the_same(tmp_path: Path) -> None:
     assert load_pretrained(tmp_path).config == wanted.config
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"rope_scaling": {"rope_type": "linear", "factor": 5.0}},
+        {"rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 90.0}, "rope_theta": 700.0},
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 700.0},
+        {"rope_scaling": {}, "rope_theta": 700.0},
+        {"rope_scaling": None},
+    ],
+)
+def test_of_old_and_new_rotary_fields_those_that_transformers_takes(beside: dict[str, Any], tmp_path: Path) -> None:
+    stored("llama, biases, linear positions", tmp_path)
+    new = load_pretrained(tmp_path).config
+    edited(tmp_path, **beside)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    ours = load_pretrained(tmp_path, dtype=torch.float64)
+    assert (ours.config == new) == (not beside["rope_scaling"])
+    assert torch.allclose(ours(tokens()), theirs(tokens()).logits, atol=1e-5)
+
+
 def test_no_value_of_a_field_ends_in_another_error(tmp_path: Path) -> None:
     """Whatever stands in a configuration, it is read or refused by a sentence."""
     stored("qwen2, windows", tmp_path)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from circuits import load_pretrained
+from circuits.config.gains import FixedGain
 
 VOCABULARY = 40
 FIRST = "self.lamb = 0.5\nsequence_length : int = 64\nmodel = GPT(GPTConfig(vocab_size=num_vocab, n_head={heads}))"
@@ -89,6 +90,60 @@ def test_logits_and_gradients_are_those_of_the_formulas(case: str, tmp_path: Pat
     b = torch.autograd.grad(wanted.log_softmax(-1)[..., 3].sum(), [weights[name] for name in theirs])
     for ours, other in zip(a, b, strict=True):
         assert (ours.transpose(1, 2).flatten(0, 1) - other).abs().max() <= 1e-5 * other.abs().max()
+
+
+CAPPED = "logits = 30 * torch.tanh(logits / 30) # capped"
+
+
+def with_code(folder: Path, change: tuple[str, str]) -> None:
+    file = folder / "state_step000125.pt"
+    held = torch.load(file, weights_only=True)
+    assert change[0] in held["code"]
+    torch.save(held | {"code": held["code"].replace(*change)}, file)
+
+
+@pytest.mark.parametrize(
+    ("written", "cap"),
+    [
+        ("logits = 15*torch.tanh(logits/15)", 15.0),
+        ("logits = 12.5 * F.tanh(logits / 12.5)\n    logits = logits.float()", 12.5),
+        ("logits = tanh( logits / 20.0 ) * 20", 20.0),
+        ("logits = 9.0 * torch.tanh(logits / 9)\nlogits = 9 * torch.tanh(logits / 9.0)", 9.0),
+        ("# logits = 30 * torch.tanh(logits / 30)", None),
+    ],
+)
+def test_a_cap_is_read_however_it_is_written(written: str, cap: float | None, tmp_path: Path) -> None:
+    saved("8 November", tmp_path)
+    with_code(tmp_path, (CAPPED, written))
+    assert load_pretrained(tmp_path).config.logit_softcap == cap
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "logits = 15 * torch.tanh(logits / 30)",
+        "logits = cap * torch.tanh(logits / cap)",
+        "logits = 15 * torch.tanh(logits / 7.5) + logits",
+        "logits = 15 * torch.tanh(logits / 15)\nlogits = 20 * torch.tanh(logits / 20)",
+        "x = torch.tanh(x)",
+    ],
+)
+def test_a_tanh_that_is_not_read_is_refused(written: str, tmp_path: Path) -> None:
+    saved("8 November", tmp_path)
+    with_code(tmp_path, (CAPPED, written))
+    with pytest.raises(ValueError, match="has a tanh that is not read as a cap of all logits"):
+        load_pretrained(tmp_path)
+
+
+def test_numbers_are_whole_expressions_of_code_that_runs(tmp_path: Path) -> None:
+    saved("6 November", tmp_path)
+    with_code(tmp_path, ("int = 64", "int = 2*32 # 1024"))
+    assert load_pretrained(tmp_path).config.n_ctx == 64
+    with_code(tmp_path, ("self.lamb = 0.5", "# self.lamb = 0.25\nself.lamb = 0.75"))
+    assert load_pretrained(tmp_path).config.streams[0].gain == FixedGain(0.25, 0.75)
+    with_code(tmp_path, ("self.lamb = 0.75", "self.lamb = 3/4"))
+    with pytest.raises(ValueError, match=r"has no self\.lamb"):
+        load_pretrained(tmp_path)
 
 
 def test_later_records_are_refused_for_their_skips(tmp_path: Path) -> None:
