@@ -226,6 +226,26 @@ def test_of_a_corpus_only_validation_is_not_trained_on(config: TextTaskConfig) -
     assert texts(task, task.held_out(8)) != texts(task, task.sample(8))
 
 
+def test_what_is_held_out_is_no_window_that_is_trained_on(config: TextTaskConfig, tmp_path: Path) -> None:
+    """Documents may be told apart by what no window has of them."""
+    held = everything(TextTask(config), "validation")
+    alike = next(text for text in held if len(text.split()) == N_CTX)
+    rest = [f"w5 w{i}" for i in range(10)] + [f"w6 {alike}", alike]
+    longer = [f"{alike} w{i} w59" for i in range(40)]
+    write_lines(tmp_path / "stories.jsonl", [*DOCUMENTS, *longer, *rest])
+    changed = dataclasses.replace(config, content=None)
+    with pytest.warns(UserWarning, match=r"\d+ of \d+ documents of corpus .* begin with the first 8 tokens"):
+        task = TextTask(changed)
+    train, validation = (set(everything(task, split)) for split in ("train", "validation"))
+    assert not train & validation
+    assert alike in validation
+    assert f"w6 {cut(alike)}".split()[:N_CTX] in [text.split() for text in train | validation], "begins otherwise"
+    packed = TextTask(dataclasses.replace(changed, packed=True))
+    assert packed.n_windows() > 0, "joined, documents have all of their tokens"
+    write_lines(tmp_path / "stories.jsonl", longer)
+    refused(changed, "all documents of corpus .* so nothing is left; choose a larger n_ctx, or packed=True")
+
+
 def test_equal_documents_are_on_the_same_side(config: TextTaskConfig, tmp_path: Path) -> None:
     write_lines(tmp_path / "twice.jsonl", DOCUMENTS + DOCUMENTS)
     twice = TextTask(dataclasses.replace(config, corpus=str(tmp_path / "twice.jsonl")))
@@ -410,12 +430,12 @@ def test_a_data_set_on_the_hub_is_read_by_split_and_kept(
 
     def load(name: str, subset: str | None, **options: Any) -> datasets.Dataset:
         asked.append((name, subset, options["split"], options["revision"]))
-        return datasets.Dataset.from_dict({"story": DOCUMENTS[:5] if options["split"] == "held" else DOCUMENTS})
+        return datasets.Dataset.from_dict({"story": DOCUMENTS[:5] if options["split"] == "held" else DOCUMENTS[5:]})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub = dataclasses.replace(config, corpus="somebody/stories", column="story", validation="held", revision="a" * 40)
     task = TextTask(hub)
-    assert (task.n_windows("train"), task.n_windows("validation")) == (50, 5)
+    assert (task.n_windows("train"), task.n_windows("validation")) == (45, 5)
     assert asked == [("somebody/stories", None, split, "a" * 40) for split in ("train", "held")]
     TextTask(hub)
     assert len(asked) == 2, "a commit stays what it is: nothing is asked again"

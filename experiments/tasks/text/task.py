@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -147,7 +148,8 @@ def _is_path(name: str) -> bool:
 class TextTask(TokenTask):
     """Windows of a corpus, which is turned into tokens once and kept in ``cache`` (:func:`default_cache`).
 
-    Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Batches are on
+    Which documents are held out depends on the corpus alone; the order of the others on ``seed``. Of documents that are
+    a window each, those whose window is a held-out one too are not trained on, with a warning. Batches are on
     ``device``. A window that is a document begins with what the tokenizer's template puts before a text
     (:func:`circuits.loading.tokenizers.opening_tokens`), mostly nothing; packed, so does every document within a
     window. A ``tokenizer`` that is at hand spares looking for the one that is named.
@@ -239,7 +241,28 @@ class TextTask(TokenTask):
             held = held_out(store.hashes[documents], c.validation)
             require(not held.all(), f"corpus {c.corpus} has no two different documents: one must be held out")
             parts = [(store, documents[~held]), (store, documents[held])]
-        return {split: self._windowed(split, *part) for split, part in zip(SPLITS, parts, strict=True)}
+        windows = {split: self._windowed(split, *part) for split, part in zip(SPLITS, parts, strict=True)}
+        train, validation = (windows[split] for split in SPLITS)
+        if isinstance(train, SeparateWindows) and isinstance(validation, SeparateWindows):
+            windows["train"] = self._apart(train, validation)
+        return windows
+
+    def _apart(self, train: SeparateWindows, validation: SeparateWindows) -> SeparateWindows:
+        """The windows to train on that are not held out too."""
+        apart, c = train.without(validation), self.config
+        same = f"the first {c.n_ctx} tokens of documents that are held out, and are not trained on"
+        require(
+            len(apart) > 0,
+            f"all documents of corpus {c.corpus} begin with {same}, so nothing is left; choose a larger n_ctx, or "
+            f"packed=True",
+        )
+        if left := len(train) - len(apart):
+            warnings.warn(
+                f"{left:,} of {len(train):,} documents of corpus {c.corpus} begin with {same}",
+                UserWarning,
+                stacklevel=5,
+            )
+        return apart
 
     def _usable(self, store: TokenStore, corpus: Corpus) -> Documents:
         shortest = 1 if self.config.packed else 2

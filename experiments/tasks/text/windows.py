@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +38,18 @@ class SeparateWindows:
 
     def __len__(self) -> int:
         return len(self.documents)
+
+    def without(self, others: SeparateWindows) -> SeparateWindows:
+        """Return the windows that are none of the others, as documents may differ behind what a window has of them."""
+        known = set(others._contents())
+        kept = [content not in known for content in self._contents()]
+        return replace(self, documents=self.documents[np.array(kept, dtype=bool)])
+
+    def _contents(self) -> Iterator[bytes]:
+        ends = self.store.ends[self.documents]
+        starts = ends - self.store.lengths[self.documents]
+        for start, end in zip(starts.tolist(), np.minimum(ends, starts + self.n_ctx).tolist(), strict=True):
+            yield self.store.tokens[start:end].tobytes()
 
     def take(self, rows: Int[np.ndarray, " row"]) -> TokenBatch:
         """Return the windows of some documents."""
