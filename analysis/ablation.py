@@ -65,8 +65,9 @@ class Ablation:
             ValueError: if there is no site.
         """
         operation = METHODS[known("method", method, METHODS)] if isinstance(method, str) else method
-        together = tuple(Intervention(site, operation) for site in sites)
-        require(bool(together), f"ablation {name!r} takes nothing away: it has no site")
+        given = several("sites", sites, Site, least=0, how="analysis.find_sites(model, ...) makes one")
+        require(bool(given), f"ablation {name!r} takes nothing away: it has no site")
+        together = tuple(Intervention(site, operation) for site in given)
         return cls(name, together)
 
     @classmethod

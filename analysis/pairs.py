@@ -67,6 +67,7 @@ class Pair(ShownPair):
     def _places(self, role: str, places: Any) -> Int[Tensor, "batch _"]:
         what = f"positions of {role!r}"
         numbers = position_numbers(what, places)
+        require(numbers.ndim > 0, f"{what} must be (batch, n), one or more for each example, got {places!r}")
         if len(numbers) != len(self.clean):
             raise ValueError(f"{what} are given for {len(numbers)} of {len(self.clean)} examples")
         require(
@@ -200,6 +201,7 @@ class Pair(ShownPair):
             row = whole("the row of a pair", rows, least=-len(self))
             require(-len(self) <= row < len(self), f"there is no pair {row}: there are {len(self)}")
             rows = slice(row % len(self), row % len(self) + 1)
+        require((rows.step or 1) > 0, f"rows of a pair are taken forwards, got a step of {rows.step}")
         positions = {role: places[rows] for role, places in self.positions.items()}
         parts = (self.clean[rows], self.corrupt[rows], self.answers[rows], self.wrong[rows])
         read_at = self.read_at[rows] if isinstance(self.read_at, Tensor) else self.read_at

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.cache import KeyValueCache
-from circuits.common.errors import known, require, whole
+from circuits.common.errors import known, real, require, whole
 from circuits.input_checks import checked_mask
 from circuits.transformerlens.tools import ToolSurface
 
@@ -51,7 +51,7 @@ class Generates(ToolSurface):
         require(self.config.inputs.are_tokens, "this model takes vectors, and cannot go on with them by itself")
         known("return_type", return_type, ("input", "str", "tokens"))
         new = whole("max_new_tokens", max_new_tokens, 1)
-        _check_sampling(top_k, top_p, temperature)
+        _check_sampling(top_k, top_p, temperature, generator)
         as_text = return_type == "str" or (return_type == "input" and not isinstance(inputs, Tensor))
         tokens, mask = self._to_go_on_from(inputs, prepend_bos, attention_mask)
         length = tokens.shape[1]
@@ -113,11 +113,15 @@ class Generates(ToolSurface):
         return self.to_single_token(given)
 
 
-def _check_sampling(top_k: int | None, top_p: float | None, temperature: float) -> None:
-    require(top_k is None or top_k > 0, f"top_k must be above 0, or None; got {top_k}")
-    require(top_p is None or 0 < top_p <= 1, f"top_p must be above 0 and at most 1, or None; got {top_p}")
+def _check_sampling(top_k: Any, top_p: Any, temperature: Any, generator: Any) -> None:
+    if top_k is not None:
+        whole("top_k", top_k)
+    share = 1 if top_p is None else real("top_p", top_p, above=0)
+    require(share <= 1, f"top_p must be above 0 and at most 1, or None; got {top_p}")
+    real("temperature", temperature, above=0)
     require(
-        temperature > 0, f"temperature must be above 0, got {temperature}; do_sample=False takes the likeliest token"
+        generator is None or isinstance(generator, torch.Generator),
+        f"generator is a torch.Generator, as torch.Generator().manual_seed(3), got {generator!r}",
     )
 
 

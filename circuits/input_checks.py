@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from circuits.cache import KeyValueCache
 from circuits.common.errors import known, require
 from circuits.config.model import ModelConfig
 from circuits.streams.mixing import Key, Outgoing
@@ -91,13 +92,17 @@ def checked_mask(mask: Tensor, inputs: Tensor) -> Bool[Tensor, "batch pos"]:
     return mask.to(inputs.device) != 0
 
 
-def check_cache(config: ModelConfig, held: int, inputs: Tensor, of_all_layers: bool) -> None:
-    """Check that inputs can follow on the ``held`` positions of a cache."""
+def check_cache(config: ModelConfig, cache: KeyValueCache, inputs: Tensor, of_all_layers: bool) -> None:
+    """Check that inputs can follow on what a cache holds."""
+    require(
+        isinstance(cache, KeyValueCache),
+        f"past_kv_cache is a KeyValueCache, KeyValueCache() before there is anything in it, got {type(cache).__name__}",
+    )
     require(
         of_all_layers,
         "a cache is of all layers, so with past_kv_cache all of them run: leave out start_at_layer and stop_at_layer",
     )
-    new = inputs.shape[1]
+    new, held = inputs.shape[1], cache.length
     require(
         held + new <= config.n_ctx,
         f"{new} positions after the {held} of the cache are longer than n_ctx = {config.n_ctx}",

@@ -149,7 +149,7 @@ class HookedStreamTransformer(Described, Gated, Generates):
         elif not torch.compiler.is_compiling():
             check_start(self.config, start, self.reads_from(start), inputs, outgoing or {})
         if past_kv_cache is not None:
-            check_cache(self.config, past_kv_cache.length, inputs, start_at_layer is None and stop == end)
+            check_cache(self.config, past_kv_cache, inputs, start_at_layer is None and stop == end)
         places = self._places(inputs, is_token, past_kv_cache)
         if start_at_layer is None:
             state = self.start(inputs, places)

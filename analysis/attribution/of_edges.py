@@ -142,8 +142,8 @@ def attribute_edges(
     Source: Syed et al., arXiv 2310.10348; Hanna et al., arXiv 2403.17806; stream edges are this toolkit's own.
     """
     known("method", method, EDGE_METHODS)
+    steps = whole("steps", steps, least=0)
     require(steps > 0, f"steps = {steps}: EAP-IG needs at least one input between the two runs")
-    steps = whole("steps", steps)
     whole("check", check, least=0)
     graph = Graph(model)
     asked = len(graph) if method == "exact" else min(check, len(graph))

@@ -13,8 +13,8 @@ from torch import Tensor
 from analysis.attribution.of_edges import EdgeScores
 from analysis.edges.connectivity import connected, grown
 from analysis.edges.cut_runs import numbered
-from analysis.edges.graph import Graph
-from circuits.common.errors import known, require, whole
+from analysis.edges.graph import Edge, Graph
+from circuits.common.errors import known, real, require, whole
 from circuits.common.showing import Shown
 
 Rule = Literal["top", "greedy", "threshold"]
@@ -48,13 +48,14 @@ class Circuit(Shown):
         return len(self.edges)
 
     @classmethod
-    def of(cls, graph: Graph, names: Iterable[str]) -> Circuit:
-        """Return the circuit of edges by name.
+    def of(cls, graph: Graph, edges: Iterable[str | Edge]) -> Circuit:
+        """Return the circuit of edges, each given by itself or by its name.
 
         Raises:
             UnknownNameError: for an edge that the graph does not have (nearest suggested).
+            ValueError: for one edge instead of several.
         """
-        return cls(graph, tuple(sorted(set(graph.find(names)))))
+        return cls(graph, tuple(sorted(set(graph.find(edges)))))
 
     @property
     def names(self) -> list[str]:
@@ -105,7 +106,7 @@ def find_circuit(
     with ``threshold``.
 
     Raises:
-        ValueError: if what the rule needs is missing.
+        ValueError: if what the rule needs is missing or no such number.
         EmptyCircuitError: if nothing is left.
 
     Source: Hanna et al., arXiv 2403.17806 (greedy growth); Conmy et al., arXiv 2304.14997 (thresholds).
@@ -115,12 +116,13 @@ def find_circuit(
     other = size if rule == "threshold" else threshold
     require(other is None, f"rule {rule!r} takes {'a threshold' if rule == 'threshold' else 'a size'} and nothing else")
     if rule == "threshold":
-        require(threshold is not None and threshold > 0, f"threshold = {threshold}: it must be positive")
-        chosen = (scores.effects.abs() >= float(threshold or 0)).nonzero()[:, 0].tolist()
+        threshold = real("threshold", threshold, above=0)
+        chosen = (scores.effects.abs() >= threshold).nonzero()[:, 0].tolist()
     else:
-        require(size is not None and 0 < size <= len(graph), f"size = {size}: from 1 to the graph's {len(graph)} edges")
+        size = whole("size", size)
+        require(size <= len(graph), f"size = {size}: from 1 to the graph's {len(graph)} edges")
         largest = order.argsort(descending=True, stable=True).tolist()
-        chosen = largest[:size] if rule == "top" else grown(graph, order.tolist(), size or 0)
+        chosen = largest[:size] if rule == "top" else grown(graph, order.tolist(), size)
     kept = connected(graph, chosen)
     if not kept:
         raise EmptyCircuitError(

@@ -71,9 +71,10 @@ def ablate_edges(
     require(
         not isinstance(edges, (str, Edge)), f"edges are a list of edges, their names, or sets of either, got {edges!r}"
     )
-    names = [_names(one) for one in (graph.edges if edges is None else edges)]
-    require(bool(names) and all(names), "there is no edge to cut; leave edges out for each by itself")
-    cuts = torch.stack([numbered(graph.find(group), len(graph)) for group in names])
+    given = [[one] if isinstance(one, (str, Edge)) else one for one in (graph.edges if edges is None else edges)]
+    cut = [graph.find(together) for together in given]
+    require(bool(cut) and all(cut), "there is no edge to cut; leave edges out for each by itself")
+    cuts = torch.stack([numbered(group, len(graph)) for group in cut])
     if max_memory is not None:
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
@@ -96,13 +97,9 @@ def ablate_edges(
     if named is not None:
         of_whole = {"metric": named[0], "metric_whole": _mean(named, model(pair.clean), pair)}
         numbers = numbers.assign(**of_whole, metric_ablated=rows[:, -1])
-    where = {"part": [" + ".join(group) for group in names], "method": method, "layer": "all", "head": "all"}
+    parts = [" + ".join(graph.edges[number].name for number in group) for group in cut]
+    where = {"part": parts, "method": method, "layer": "all", "head": "all"}
     return Ablations(pd.concat([pd.DataFrame(where), numbers], axis=1).assign(n=len(pair)))
-
-
-def _names(edges: str | Edge | Iterable[str | Edge]) -> list[str]:
-    together = [edges] if isinstance(edges, (str, Edge)) else edges
-    return [edge.name if isinstance(edge, Edge) else edge for edge in together]
 
 
 def _sent(
@@ -113,13 +110,19 @@ def _sent(
     other: HookedStreamTransformer | None,
     seed: int,
 ) -> Sent:
+    require(
+        other is None or method == "from run",
+        f"the method {method!r} asks no other model; leave other out, or take 'from run'",
+    )
     if method == "from run":
         if other is None:
             raise ValueError("cutting edges 'from run' needs the other model: other=")
+        alike = [edge.name for edge in Graph(other).edges] == [edge.name for edge in graph.edges]
+        shapes = [{name: weight.shape for name, weight in each.named_parameters()} for each in (other, model)]
         require(
-            [edge.name for edge in Graph(other).edges] == [edge.name for edge in graph.edges],
-            f"the other model ({other.config.name}) has other edges than this one ({model.config.name}); take a model "
-            f"of the same architecture",
+            alike and shapes[0] == shapes[1],
+            f"the other model ({other.config.name}) has other {'sizes' if alike else 'edges'} than this one "
+            f"({model.config.name}); take a model of the same architecture",
         )
         return send(other, graph, pair.clean)
     if method == "other run":

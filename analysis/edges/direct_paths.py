@@ -18,6 +18,7 @@ from analysis.memory import beside_logits, bytes_of, copies_within, logits_of_on
 from analysis.metrics import Metric
 from analysis.pairs import Pair
 from analysis.patching.patch import PatchResult, result_of
+from analysis.patching.site_search import listed_heads
 from analysis.resuming import KeptIn, kept_rows, measured
 from circuits.common.errors import known, require, several
 from circuits.config.streams import CARRIERS, Carrier
@@ -73,11 +74,7 @@ def find_paths(
         else {known("receiver", name, sorted(names)) for name in several("receivers", receivers, str)}
     )
     heads = {(node.layer, node.head) for node in graph.writers if node.kind == "head"}
-    sending = heads if senders is None else {tuple(one) if isinstance(one, list) else one for one in senders}
-    require(
-        sending <= heads,
-        f"senders {sorted(sending - heads)}: the model has {graph.n_layers} layers of {graph.n_heads} heads",
-    )
+    sending = heads if senders is None else set(listed_heads("senders", senders, model.config))
     found = [
         edge
         for edge in graph.edges

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, several
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS, Carrier, Source
 from circuits.model import HookedStreamTransformer
@@ -113,12 +113,14 @@ class Graph:
         """The number of every edge by its name."""
         return {edge.name: i for i, edge in enumerate(self.edges)}
 
-    def find(self, names: Iterable[str]) -> list[int]:
-        """Return the numbers of edges by name.
+    def find(self, edges: Iterable[str | Edge]) -> list[int]:
+        """Return the numbers of edges, each given by itself or by its name.
 
         Raises:
             UnknownNameError: for an edge that the model does not have (nearest suggested).
+            ValueError: for one edge instead of several.
         """
+        names = [e.name if isinstance(e, Edge) else e for e in several("edges", edges, str, Edge, least=0)]
         return [self.numbers[known("edge", name, self.numbers)] for name in names]
 
     def heads_at(self, node: Node) -> set[tuple[int, int]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from analysis.gradients.split import Connection, Gradients, GradientSplit, connections
 from analysis.ready import NotFiniteError, require_eval_mode, require_gradients
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, several
 from circuits.model import HookedStreamTransformer
 
 Loss = Callable[[Tensor], Tensor]
@@ -49,11 +49,12 @@ def split_gradient(
         "no parameter learns (requires_grad is False for all), so there is no gradient to split; call "
         "model.requires_grad_(), or name activations",
     )
+    named = several("activations", activations, str, least=0)
     switch, seen = _Switch(), _Seen()
     pairs = connections(model.config)
     # What is seen at a connection is what comes out of the switch, so the switch is attached first.
     hooks: Any = [(pair.hook_name, switch) for pair in pairs]
-    hooks += [(model.check_hook_name(name), seen) for name in dict.fromkeys(activations)]
+    hooks += [(model.check_hook_name(name), seen) for name in dict.fromkeys(named)]
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         value = _checked_loss(loss(model(inputs)))
     tensors = {n: p for n, p in model.named_parameters() if p.requires_grad} | seen.tensors

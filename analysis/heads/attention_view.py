@@ -17,11 +17,12 @@ from torch import Tensor
 
 from analysis.metrics import precise
 from analysis.pairs import Pair, is_padding
+from analysis.patching.site_search import listed_heads
 from analysis.position_names import position_names, token_names
 from analysis.ready import require_eval_mode, require_finite, require_no_hooks
 from analysis.text_pairs import tokens_of
 from circuits.attention import Attention
-from circuits.common.errors import require
+from circuits.common.errors import require, several
 from circuits.common.showing import ROWS, Shown
 from circuits.model import HookedStreamTransformer
 from circuits.places import Places
@@ -141,7 +142,10 @@ def attention_view(
     else:
         inputs = _one_row(model, prompt)
         told = token_names(model, inputs[0])
-    wanted, said = _checked_heads(model, heads), told if names is None else list(names)
+    config = model.config
+    every = product(range(config.n_layers), range(config.n_heads))
+    wanted = sorted(set(listed_heads("heads", every if heads is None else heads, config)))
+    said = told if names is None else several("names", names, str)
     require(len(said) == inputs.shape[1], f"{len(said)} names for {inputs.shape[1]} positions; give one for each")
     _, cache = model.run_with_cache(inputs, names_filter=_kept, return_cache_object=False)
     layers = [_layer(model.layers[layer].attn, cache, of) for layer, of in groupby(wanted, itemgetter(0))]
@@ -176,15 +180,6 @@ def _one_row(model: HookedStreamTransformer, prompt: str | Tensor | Sequence[int
     given = given[None] if given.ndim == (2 if given.is_floating_point() else 1) else given
     require(given.ndim > 0 and len(given) == 1, f"one prompt is viewed at a time, got {tuple(given.shape)}; give a row")
     return given.to(model.cfg.device)
-
-
-def _checked_heads(model: HookedStreamTransformer, heads: Iterable[tuple[int, int]] | None) -> list[tuple[int, int]]:
-    every = list(product(range(model.config.n_layers), range(model.config.n_heads)))
-    given = every if heads is None else list(heads)
-    odd = [head for head in given if head not in every]
-    shape = f"{model.config.n_layers} layers of {model.config.n_heads} heads"
-    require(bool(given) and not odd, f"heads are (layer, head) pairs of {shape}, got {odd[:3] or 'none'}")
-    return sorted(set(given))
 
 
 def _layer(

@@ -18,7 +18,7 @@ from analysis.metrics import check_logits, precise
 from analysis.pairs import check_answers, whole_numbers
 from analysis.ready import require_eval_mode, require_finite_weights, require_no_hooks
 from circuits.block import Block
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, whole
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.input_checks import check_inputs
 from circuits.model import HookedStreamTransformer
@@ -183,6 +183,6 @@ def _answers(
     check_inputs(model, inputs[:, None])
     check_answers(model, numbers)
     choices = model.W_U.shape[1]
-    if not 0 < top_k < choices:
+    if not whole("top_k", top_k) < choices:
         raise ValueError(f"top_k must lie between 1 and {choices - 1}, one less than the logits; got {top_k}")
     return numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
@@ -16,6 +16,7 @@ from analysis.compared_runs import Direction
 from analysis.metrics import Metric
 from analysis.pairs import Pair, is_padding
 from analysis.patching.patch import PatchResult, patch
+from analysis.patching.site_search import listed_positions
 from analysis.position_names import position_names
 from analysis.result import columns, ends, largest_by, told
 from analysis.resuming import KeptIn
@@ -85,7 +86,7 @@ def route_map(
     direction: Direction = "denoise",
     max_memory: int | None = None,
     progress: bool = False,
-    positions: Sequence[Place] | None = None,
+    positions: Iterable[Place] | None = None,
     kept: KeptIn | None = None,
 ) -> RouteMap:
     """Return the effect of patching either route alone and both together, at every position before every layer.
@@ -103,7 +104,7 @@ def route_map(
     return _result(found, dict(zip(sites, found.values.double(), strict=True)), position_names(model, pair))
 
 
-def mapped_sites(model: HookedStreamTransformer, pair: Pair, positions: Sequence[Place] | None = None) -> list[Site]:
+def mapped_sites(model: HookedStreamTransformer, pair: Pair, positions: Iterable[Place] | None = None) -> list[Site]:
     """Return what :func:`route_map` patches, one at a time.
 
     Where nothing comes beside the residual stream, that is all there is.
@@ -116,9 +117,9 @@ def mapped_sites(model: HookedStreamTransformer, pair: Pair, positions: Sequence
     return [site for site in every if site.component == "resid_pre" or Site(site.layer, "stream").exists(model)]
 
 
-def _places(model: HookedStreamTransformer, pair: Pair, positions: Sequence[Place] | None) -> list[Place]:
+def _places(model: HookedStreamTransformer, pair: Pair, positions: Iterable[Place] | None) -> list[Place]:
     if positions is not None:
-        return list(positions)
+        return listed_positions(positions)
     padding = is_padding(model, pair)
     alike = [bool((places == places[:1]).all()) for places in (padding, *pair.positions.values())]
     if all(alike):

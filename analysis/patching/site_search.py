@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import pandas as pd
 
 from analysis.pairs import Pair, is_padding
 from circuits.common.errors import UnknownNameError, known, require, several
+from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS
 from circuits.model import HookedStreamTransformer
 from circuits.sites import COMPONENTS, HEAD, PATTERN, ROUTES, Route, Site
@@ -35,7 +37,7 @@ def find_sites(
 
     Raises:
         UnknownNameError: for an unknown component or route, or one that the model has nowhere.
-        ValueError: for a layer or head that the model does not have.
+        ValueError: for a layer or head that the model does not have, or something that is given twice.
     """
     n_layers = model.config.n_layers
     of_layers = range(n_layers) if layers is None else _numbers("layers", layers, n_layers)
@@ -44,8 +46,7 @@ def find_sites(
         routes = [known("route", route, ROUTES) for route in several("routes", routes, str)]
     most = max(Site(0, component).heads_in(model.config) for component in components)
     wanted = known("heads", heads, ("all", "each")) if isinstance(heads, str) else _numbers("heads", heads, most)
-    places: list[Any] = [None] if positions is None else several("positions", positions, int, np.integer, str)
-    places = [int(place) if isinstance(place, np.integer) else place for place in places]
+    places: list[Any] = [None] if positions is None else listed_positions(positions)
     found: list[Site] = []
     for component, layer in product(components, of_layers):
         for route in _routes(component, routes):
@@ -63,9 +64,24 @@ def find_sites(
     return there
 
 
+def listed_positions(positions: Any) -> list[int | str]:
+    """Return positions, by their numbers or roles, as a list.
+
+    Raises:
+        ValueError: for one instead of several, none, something else, or one that is given twice.
+    """
+    given = several("positions", positions, int, np.integer, str)
+    _require_once("positions", given)
+    return [place if isinstance(place, str) else int(place) for place in given]
+
+
+def _require_once(what: str, given: list[Any]) -> None:
+    require(len(set(given)) == len(given), f"{what} {given} come more than once; give each once")
+
+
 def _numbers(what: str, numbers: Iterable[int], n: int) -> list[int]:
     given = [int(number) for number in several(what, numbers, int, np.integer, least=0)]
-    require(len(set(given)) == len(given), f"{what} {given} come more than once; give each once")
+    _require_once(what, given)
     odd = [number for number in given if number not in range(n)]
     require(not odd, f"{what} {odd}: the model has {n}, numbered from 0 to {n - 1}")
     return given
@@ -92,6 +108,23 @@ def listed_sites(sites: Any) -> list[Any]:
     odd = [part for part in parts if not isinstance(part, Site)]
     require(not odd, f"{told}; it holds {odd[:1]}")
     return wanted
+
+
+def listed_heads(what: str, heads: Any, config: ModelConfig) -> list[tuple[int, int]]:
+    """Return (layer, head) pairs, of Python or numpy, as a list.
+
+    Raises:
+        ValueError: for one pair instead of several, none, or a head that the model does not have.
+    """
+    told = f"{what} are (layer, head) pairs of {config.n_layers} layers of {config.n_heads} heads"
+    try:
+        pairs = [tuple(operator.index(number) for number in pair) for pair in heads]
+    except TypeError:
+        raise ValueError(f"{told}, got {heads!r}") from None
+    every = {*product(range(config.n_layers), range(config.n_heads))}
+    odd = [pair for pair in pairs if pair not in every]
+    require(bool(pairs) and not odd, f"{told}, got {odd[:3] or 'none'}")
+    return [(layer, head) for layer, head in pairs]
 
 
 def check_positions(model: HookedStreamTransformer, wanted: Sequence[Site], pair: Pair) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 from collections.abc import Iterable
 from textwrap import shorten
@@ -52,6 +53,21 @@ def several(what: str, given: Any, *kinds: type, least: int = 1, how: str = "") 
     require(not odd, f"{wanted}, and it holds {shorten(repr(odd[:1]), 200)}")
     require(len(found) >= least, f"{wanted}, {least} or more, and it is empty")
     return found
+
+
+def real(name: str, value: Any, above: float | int) -> float:
+    """Return a number of Python, numpy or torch above ``above`` as a ``float``.
+
+    Raises:
+        ValueError: for what is no number (a text, True), NaN, infinity, or too small.
+    """
+    is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    try:
+        number = math.nan if is_truth or isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    require(above < number < math.inf, f"{name} must be a number above {above:g}, got {value!r}")
+    return number
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

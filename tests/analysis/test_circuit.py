@@ -202,9 +202,9 @@ def test_mistakes_are_explained() -> None:
     blind: Any = lambda logits, pair: logits[:, -1, 0] * 0  # noqa: E731 # as short as a metric can be
     circuit = find_circuit(scores, "greedy", 20)
     cases: list[tuple[Any, str]] = [
-        (lambda: find_circuit(scores, "greedy"), "size = None: from 1 to the graph's"),
+        (lambda: find_circuit(scores, "greedy"), "size must be a whole number of at least 1, got None"),
         (lambda: find_circuit(scores, "top", 10**6), "size = 1000000: from 1 to the graph's"),
-        (lambda: find_circuit(scores, "threshold"), "threshold = None: it must be positive"),
+        (lambda: find_circuit(scores, "threshold"), "threshold must be a number above 0, got None"),
         (lambda: judge(other, pair, circuit), "the circuit is of a graph with .* edges, this model's has"),
         (lambda: judge(model, pair, circuit, blind), "clean and corrupt <lambda> are equal on average"),
         (lambda: judge(model, pair, Circuit(Graph(model), ())), "the circuit has no edges"),

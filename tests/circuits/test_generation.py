@@ -112,9 +112,9 @@ def test_what_cannot_follow_is_refused() -> None:
     asks: dict[str, dict[str, Any]] = {
         "7 tokens and 11 more are longer than n_ctx = 16; at most 10 more can follow": {"max_new_tokens": 11},
         "stop_at_eos needs an ending token": {},
-        "top_k must be above 0": {"top_k": 0},
+        "top_k must be a whole number of at least 1": {"top_k": 0},
         "top_p must be above 0": {"top_p": 1.5},
-        "temperature must be above 0": {"temperature": 0.0},
+        "temperature must be a number above 0": {"temperature": 0.0},
         "padding must stand on the left": {"attention_mask": (torch.arange(7) < 5).expand(3, -1)},
     }
     for sentence, options in asks.items():

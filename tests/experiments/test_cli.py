@@ -200,7 +200,7 @@ def test_circuits_of_two_runs_and_of_the_classic_one(capsys: pytest.CaptureFixtu
     status, _, err = run(capsys, "circuit", "icl-value", "--root", trained_runs, "--rule", "greedi")
     assert "unknown rule 'greedi': did you mean 'greedy'" in err
     status, _, err = run(capsys, "circuit", "icl-value", "--root", trained_runs, "--threshold", "0")
-    assert "threshold = 0.0: it must be positive" in err
+    assert "threshold must be a number above 0, got 0.0" in err
     status, _, err = run(
         capsys, "ablate", "icl-value", "--root", trained_runs, "--edges", "each", "--from-run", "icl-value"
     )
