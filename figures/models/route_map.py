@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from figures.findings import DIRECTIONS, joined, number, spelt, whom
 from figures.models.cells import printed
+from figures.models.patch_findings import as_both_routes
 from figures.models.positions import label
 from figures.theme import DIVERGING, WIDTH, themed
 from figures.words import counted, fitting
@@ -53,14 +54,13 @@ def route_heat_maps(frame: pd.DataFrame) -> go.Figure:
 
 
 def _finding(frame: pd.DataFrame) -> str:
-    """Where the stream carries most, and what the residual stream carries there."""
+    """Where the stream carries most and what the residual stream carries there, or that it carries nothing."""
     rows = {route: part.set_index(["place", "layer"]) for route, part in frame.groupby("route", sort=False)}
     streams = rows["stream"]
     at: Any = streams.effect.abs().idxmax()
     if abs(streams.effect[at]) < _LEAST:
         at = rows["residual"].effect.abs().idxmax()
-        most = number(rows["residual"].loc[at].to_dict())
-        return f"The residual stream carries all that differs; most at {at[0]}, before layer {at[1]}: {most}"
+        return as_both_routes(rows["residual"].loc[at], str(at[0]), str(at[1]))
     stream, residual = (rows[route].loc[at].to_dict() for route in ("stream", "residual"))
     return fitting(
         *(
