@@ -143,7 +143,35 @@ def test_survival_says_when_half_are_there_and_who_never_is() -> None:
     assert title(survival(survival_curves(times))).startswith("Half are there by step 200")
     assert title(survival(survival_curves(times))).endswith("1 of value not by 500")
     never = survival_curves(times.assign(steps=np.nan))
-    assert title(survival(never)) == "In no variant are half of the runs there; 4 of value not by 500"
+    said = "In no variant are half of the runs there; 1 of value not by 500 (3 not followed so far)"
+    assert title(survival(never)) == said
+
+
+def timed(last: Sequence[float], steps: Sequence[float], variant: str = "value") -> pd.DataFrame:
+    return pd.DataFrame({"variant": variant, "seed": range(len(last)), "steps": steps, "last": last})
+
+
+def test_survival_counts_the_runs_that_there_are_and_not_the_share_of_them() -> None:
+    """Three of eight get there; the share still below at the end, 0.3, times eight would be two."""
+    no = np.nan
+    ended = title(survival(survival_curves(timed([20, 30, 40, 90, 300] + [300] * 3, [no] * 4 + [no, 100, 120, 140]))))
+    assert ended == "Half are there by step 120 [100, later] (value); 1 of value not by 300 (4 not followed so far)"
+    all_there = title(survival(survival_curves(timed([20, 30, 140, 140], [no, no, 100, 140]))))
+    assert all_there == "Half are there by step 100 [100, 140] (value); 2 of value not followed to 140"
+    followed = title(survival(survival_curves(timed([300] * 5, [no, no, 100, 120, 140]))))
+    assert followed.endswith("; 2 of value not by 300"), "of those all is known"
+    whole = title(survival(survival_curves(timed([300] * 3, [100, 120, 140]))))
+    assert ";" not in whole
+
+
+def test_survival_of_many_variants_counts_the_runs_of_all() -> None:
+    names = [f"a variant that is called {i}" for i in range(4)]
+    times = pd.concat([timed([50, 300, 300, 300], [np.nan, np.nan, 100 + i, 120], v) for i, v in enumerate(names)])
+    said = f"Half are there first of {names[0]}, last of {names[3]}; 8 runs not known to be"
+    assert title(survival(survival_curves(times))) == said
+    none = title(survival(survival_curves(times.assign(steps=np.nan))))
+    assert none == "In no variant are half of the runs there; 16 runs not known to be"
+    assert max(len(said), len(none)) <= MOST
 
 
 def test_shares_of_the_gradient_are_told_from_start_to_end() -> None:
