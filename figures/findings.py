@@ -15,6 +15,8 @@ DIRECTIONS = {
     "noise": "corrupt activations patched into the clean run",
 }
 """What is patched, by direction."""
+LEAST = 0.005
+"""Smaller numbers are 0 in two digits."""
 _NAMED = 4
 """So many variants are named in a subtitle; more are counted."""
 
@@ -28,6 +30,11 @@ def plain(value: float, form: str = ".2f") -> str:
     """Return a number in a format, zero without a sign."""
     text = f"{value:{form}}"
     return text if text.strip("+-0.%") else text.lstrip("+-")
+
+
+def shows(value: float) -> bool:
+    """Return whether a number is not 0 in two digits: one that is may be the largest of many that are all the same."""
+    return bool(abs(value) >= LEAST)
 
 
 def number(row: Mapping[Any, Any] | pd.Series, of: str = "effect", form: str = ".2f") -> str:

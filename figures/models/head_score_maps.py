@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import VERMILION
-from figures.findings import joined, plain
+from figures.findings import LEAST, joined, plain, shows
 from figures.models.cells import fitted, printed
 from figures.models.several_runs import by_run, once
 from figures.theme import themed
@@ -120,6 +120,8 @@ def _finding(frame: pd.DataFrame, names: dict[str, str]) -> str:
         return f"{names[row['run']]}'s L{row['layer']}H{row['head']} ({row['score']}{number})"
 
     below = rest["value"].max() if len(rest) else np.nan
+    if not shows(rows.iloc[0]["value"]):
+        return f"No score of any head is {LEAST} or more"
     if high.empty:
         return f"No head of any run scores {HIGH} or more; the highest is {said(rows.iloc[0], True)}"
     other = "" if np.isnan(below) else f"; no other above {plain(below)}"

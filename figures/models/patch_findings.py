@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from figures.findings import largest, number, plain
+from figures.findings import LEAST, largest, number, plain, shows
 from figures.words import fitting, sentence
 
 APART = 0.05
@@ -22,6 +22,8 @@ def finding(frame: pd.DataFrame) -> str:
     both = _side_by_side(whole)
     if both.empty:
         top = largest(frame)
+        if not shows(top.effect):
+            return f"No patched site has an effect of {LEAST} or more"
         site = top.component if top.route == "-" else f"{top.component} {top.route}"
         place = f"{site} at {top.position} in layer {top.layer}" + (f" of {top.variant}" if several else "")
         return f"The largest effect is that of {place}: {number(top)}"

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, ROUTES, TEAL
 from figures.curves import whiskers
-from figures.findings import DIRECTIONS, joined, largest, number, spelt, whom
+from figures.findings import DIRECTIONS, LEAST, joined, largest, number, shows, spelt, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.several_runs import once
 from figures.theme import DIVERGING, themed
@@ -104,6 +104,8 @@ def _head(name: str) -> str:
 def _largest(frame: pd.DataFrame) -> str:
     """The largest path, and where that is no stream's, the largest by the stream beside it."""
     top = largest(frame)
+    if not shows(top.effect):
+        return f"No direct path has an effect of {LEAST} or more"
     streams = frame[frame.route == "stream"]
 
     def said(row: pd.Series, ends: bool) -> str:
@@ -163,6 +165,8 @@ def _split(frame: pd.DataFrame) -> str:
     top = largest(by) if len(by) else None
     if top is None or abs(top.effect) < 0.005:
         first = largest(frame)
+        if not shows(first.effect):
+            return f"No head's projection has an effect of {LEAST} or more"
         most = f"{first['name']}, {number(first.to_dict())}"
         return f"No head has an effect by the stream; the largest effect is that of {most}"
     whole = number(totals.loc[top["name"]].to_dict())
