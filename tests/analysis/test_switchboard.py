@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import attribute_edges, find_circuit, head_shares, judge, patch
+from analysis import WeakPairWarning, attribute_edges, find_circuit, head_shares, judge, patch
 from analysis.edges.graph import Graph
 from analysis.edges.switched import EdgeSwitch
 from analysis.switchboard.document import FORMAT, assembled, chosen_edges, of_edges
@@ -92,6 +93,43 @@ def test_what_is_not_told_apart_is_not_measured() -> None:
     table = switchboard_page(board.document).partition("<noscript>")[2].partition("</noscript>")[0]
     assert table.count("<tr>") == 2 + 4, "two headings and the edges: no node was measured"
     assert not re.search(r"<td[^>]*>-?\d", table), "and no number"
+
+
+def found_of(clean: float, corrupt: float, warnings: list[str], n: int = 7) -> dict[str, Any]:
+    model = build("value", "tokens", 2)
+    told = measured(model, random_pair(model), "logit_difference", range(4), 0, gradients=False)
+    return told | {"clean": clean, "corrupt": corrupt, "n": n, "warnings": warnings}
+
+
+def test_a_lead_says_what_is_to_be_known_of_the_pairs_of_the_last_step() -> None:
+    weak = found_of(-0.0149, -0.0112, ["clean and corrupt loss are not told apart", "a second"], n=5)
+    model = build("value", "tokens", 2)
+
+    def board(*by_step: dict[str, Any]) -> Any:
+        return assembled(ABOUT, model, range(4), [("r", 0, dict(enumerate(by_step)))], "loss", [])
+
+    said = board(found_of(2.0, -0.5, []), weak)
+    assert said.finding().endswith(
+        "(clean -0.015, corrupt -0.011). Clean and corrupt loss are not told apart. A second."
+    )
+    assert said.warnings() == {"r": ["clean and corrupt loss are not told apart", "a second"]}
+    assert said.to_frame().groupby("step").n.unique().map(list).to_dict() == {0: [7], 1: [5]}
+    strong = board(weak, found_of(2.0, -0.001, []))
+    assert strong.finding().endswith("of loss (clean 2.00, corrupt 0.00).")
+    assert strong.warnings() == {"r": []}
+    assert "5 pairs" in str(said.figure().data)
+
+
+def test_a_measure_keeps_what_the_pairs_are_warned_of() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 12)
+    with pytest.warns(WeakPairWarning) as told:
+        patch(model, pair, [Site(0, "z")])
+    found = measured(model, pair, "logit_difference", range(2), 0, gradients=False)
+    assert found["warnings"] == [str(warning.message) for warning in told.list]
+    logits = model(pair.clean)[:, -1]
+    answered = replace(pair, answers=logits.argmax(-1), wrong=logits.argmin(-1))
+    assert measured(model, answered, "logit_difference", range(2), 0, gradients=False)["warnings"] == []
 
 
 @pytest.mark.parametrize("make", ["llama", "classic", "gpt2"])
