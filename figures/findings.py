@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from figures.words import between, listed
+from figures.words import between, listed, span
 
 DIRECTIONS = {
     "denoise": "clean activations patched into the corrupt run",
@@ -51,6 +51,13 @@ def largest(frame: pd.DataFrame, column: str = "effect") -> Any:
 def joined(*parts: str) -> str:
     """Return those parts of a subtitle that say something, after one another."""
     return ", ".join(part for part in parts if part)
+
+
+def over(frame: pd.DataFrame, what: str) -> str:
+    """Return over how many of something the rows of a frame are: "1 pair", "16 to 64 pairs"; nothing without an n."""
+    if "n" not in frame:
+        return ""
+    return f"{span(frame.n, ',.0f')} {what}{'' if frame.n.max() == 1 else 's'}"
 
 
 def whom(frame: pd.DataFrame) -> str:

@@ -156,7 +156,7 @@ def _highest(rows: pd.DataFrame, score: str) -> tuple[str, str]:
     """The head of the highest score of every variant, at length and in short."""
     best = {str(v): leading(of) for v, of in rows.groupby("variant", sort=False)}
     words = SCORE_WORDS.get(score, score)
-    names, numbers = ([row[i] for row in best.values()] for i in (0, 1))
+    names, numbers = [name for name, _ in best.values()], [value for _, value in best.values()]
     values = [f"{plain(x)} ({v})" if v else plain(x) for v, x in zip(best, numbers, strict=True)]
     if len(set(names)) == 1:
         return f"{words}: {names[0]}, {listed(values)}", f"{words}: {names[0]} ({span(numbers, '.2f')})"

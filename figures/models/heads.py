@@ -9,12 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.findings import LEAST, joined, largest, plain, shows, whom
+from figures.findings import LEAST, joined, largest, over, plain, shows, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.head_scores import SCORE_WORDS, head_scores, leading
 from figures.models.several_runs import once
 from figures.theme import themed
-from figures.words import counted, fitting, in_order, listed
+from figures.words import fitting, in_order, listed
 
 _COMPOSED = {"Q": "into queries", "K": "into keys", "V": "into values"}
 _ACROSS = 4
@@ -56,7 +56,7 @@ def head_score_panels(frame: pd.DataFrame) -> go.Figure:
     )
     of = joined(
         whom(frame),
-        counted(int(frame.n.max()), "example") if "n" in frame else "",
+        over(frame, "example"),
         f"highest of {len(best)} scores" if len(best) > 1 else "",
     )
     return _panels(panels, ("layer", "head"), "value", "stderr" if "stderr" in frame else "value", title, caption, of)
@@ -148,4 +148,4 @@ _BESIDE = {"stderr": "standard error", "norm": "norm", "value": "score"}
 
 
 def _examples(rows: pd.DataFrame) -> str:
-    return f", {counted(int(rows.n.iloc[0]), 'example')}" if "n" in rows else ""
+    return f", {over(rows, 'example')}" if "n" in rows else ""
