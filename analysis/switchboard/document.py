@@ -149,9 +149,11 @@ def of_edges(result: EdgeScores | Quality) -> Switchboard:
     node = {key: [[None] * len(nodes_of(graph))] for key in ("effect", "low", "high")}
     beside, title = result.beside, f"{type(result).__name__} of {graph.config.name!r}"
     run = {"name": title, "seed": 0, "steps": [0], "clean": [beside.clean], "corrupt": [beside.corrupt]}
-    told = {"warnings": [list(beside.warnings)]}
+    told, lead = {"warnings": [list(beside.warnings)]}, result.finding()
+    if beside.warnings:
+        lead = _with(f"{lead}.", beside.warnings)
     document = {
-        **_head(graph, title, result.finding(), [("examples", beside.n)], result.metric),
+        **_head(graph, title, lead, [("examples", beside.n)], result.metric),
         **_graph(graph, frame.number.tolist()),
         "runs": [run | {"accuracy": [beside.accuracy], "n": [beside.n], "node": node, "edge": edge} | told],
         "prompts": [],
@@ -212,7 +214,12 @@ def _lead(board: Switchboard) -> str:
         f"At step {run['steps'][-1]:,}, {' and '.join(said)} of the clean-corrupt difference of "
         f"{board.document['metric']} (clean {clean}, corrupt {corrupt})."
     )
-    return " ".join([found, *(f"{sentence(warning)}." for warning in run["warnings"][-1])])
+    return _with(found, run["warnings"][-1])
+
+
+def _with(found: str, warned: Sequence[str]) -> str:
+    """What was found, and after it what is to be known of its pairs, a sentence each."""
+    return " ".join([found, *(f"{sentence(warning)}." for warning in warned)])
 
 
 def _told_apart(*numbers: float) -> list[str]:

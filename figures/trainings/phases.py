@@ -115,7 +115,7 @@ def _finding(frame: pd.DataFrame, told: Mapping[str, str]) -> str:
         when = {"after": "after the transition", "end": "at the end"}
         each = {p: {words: by[p, phase] for phase, words in when.items() if (p, phase) in by} for p in told}
         # A preset may not have the variant, or not these phases of it.
-        each = {told[p]: found for p, found in each.items() if found}
+        each = {p: found for p, found in each.items() if found}
         if not each:
             continue
         said = {p: ", ".join(f"{x:.2f} {words}" for words, x in found.items()) for p, found in each.items()}
@@ -123,8 +123,8 @@ def _finding(frame: pd.DataFrame, told: Mapping[str, str]) -> str:
         alike = [p for p in list(each)[1:] if list(each[p]) == list(each[first])]
         short = said | {p: ", ".join(f"{x:.2f}" for x in each[p].values()) for p in alike}
         whose = f"{variant}'s stream alone restores"
-        ways = ["; ".join(f"{x} ({p})" for p, x in way.items()) for way in (said, short)]
-        return fitting(*(f"{whose} {way}" for way in ways), f"{whose} {said[first]} ({first})")
+        ways = ("; ".join(f"{x} ({told[p]})" for p, x in way.items()) for way in (said, short, {first: said[first]}))
+        return fitting(*(f"{whose} {way}" for way in ways))
     broken = means[(means.measure == "accuracy") & (means.phase == "end") & (means.route != "every route")]
     if broken.empty:
         return "What is whole, by phase"

@@ -155,9 +155,9 @@ class _Left(NamedTuple):
 def _halves(medians: dict[str, Crossing], left: dict[str, _Left]) -> str:
     """When half of the runs of every variant are there, and how many are not at the end."""
     there = sorted((v for v in medians if medians[v].reached), key=lambda v: medians[v].step)
-    below = listed(words for v, rest in left.items() for words in rest.said(v))
+    below = listed(words for v, runs in left.items() for words in runs.said(v))
     rest = f"; {below}" if below else ""
-    counts = f"; {counted(sum(rest.followed + rest.ended for rest in left.values()), 'run')} not known to be"
+    counts = f"; {counted(sum(runs.followed + runs.ended for runs in left.values()), 'run')} not known to be"
     if not there:
         return fitting(*(f"In no variant are half of the runs there{each}" for each in (rest, counts)))
     words = {v: str(medians[v]) for v in there}

@@ -197,6 +197,20 @@ def test_results_have_a_switchboard_of_one_step() -> None:
         assert all(html.escape(edge["name"]) in table for edge in shown.document["edges"])
 
 
+def test_a_result_is_shown_with_what_its_pairs_are_warned_of() -> None:
+    """The model prefers the one answer or the other, so that of a pair and its opposite one is weak."""
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+    results = [attribute_edges(model, p) for p in (pair, replace(pair, answers=pair.wrong, wrong=pair.answers))]
+    weak, strong = sorted(results, key=lambda result: not result.notes())
+    assert of_edges(strong).finding() == strong.finding()
+    assert of_edges(strong).warnings() == {"EdgeScores of 'value'": []}
+    [warned] = of_edges(weak).warnings().values()
+    assert "the model does not do what it is asked" in warned[-1]
+    assert of_edges(weak).finding().lower() == ". ".join([weak.finding(), *warned]).lower() + "."
+    assert set(of_edges(weak).to_frame().n) == {6}
+
+
 STRING, NUMBER = {"type": "string"}, {"type": ["number", "null"]}
 SCHEMA = {
     "type": "object",
