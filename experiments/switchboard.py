@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from analysis.attribution.of_edges import EdgeScores
 from analysis.circuit.quality import Quality
 from analysis.edges.switched import EdgeSwitch
+from analysis.gap import WeakPairWarning
 from analysis.pairs import Pair
 from analysis.resuming import code_hash, pair_identity
 from analysis.switchboard.document import Switchboard, assembled, chosen_edges, of_edges
@@ -51,6 +53,7 @@ def explore(
     needs no kernel. It is asked ``n`` pairs of each run's task (or ``pair``), at ``most_steps`` checkpoints from the
     first to the last, and shows ``prompts`` of them. ``gradients`` compares the loss's gradient with and without every
     edge, a pass forward and backward each. What was measured is kept in the run's directory, checkpoint by checkpoint.
+    Pairs that a run does not tell apart at its last step are told in a :class:`analysis.WeakPairWarning`.
 
     Raises:
         ValueError: for runs of different architectures or tasks, a run without checkpoints, and as
@@ -87,6 +90,9 @@ def explore(
     board = assembled(
         _about(first, asked, metric, pair is None), model, edges, found, metric, prompts_of(asked, prompts)
     )
+    for name, said in board.warnings().items():
+        for sentence in said:
+            warnings.warn(sentence if len(runs) == 1 else f"{sentence} ({name})", WeakPairWarning, stacklevel=2)
     return LiveSwitchboard(board.document, first, asked, metric, max_memory)
 
 

@@ -12,6 +12,7 @@ from circuits.common.palette import GREY
 from figures.axes import log_axis
 from figures.curves import whiskers
 from figures.findings import number
+from figures.models.several_runs import alike
 from figures.theme import colours, themed
 from figures.words import fitting, listed, sentence, span
 
@@ -27,9 +28,12 @@ def comparison_dots(frame: pd.DataFrame) -> go.Figure:
     ``frame`` is :meth:`analysis.statistics.comparison.Comparison.to_frame`. The symbol is the verdict: filled where
     told apart from the reference, a diamond where equivalent, open where neither; a variant without an estimate says
     why.
+
+    Raises:
+        ValueError: if what is drawn is of several comparisons, which differ in what they were asked.
     """
-    first, palette = frame.iloc[0], colours(frame.variant)
-    level, ratio = 1 - float(first.confidence), first.contrast == "ratio"
+    asked = alike(frame, "reference", "contrast", "confidence", "interval", "correction", "horizon")
+    palette, level, ratio = colours(frame.variant), 1 - float(asked["confidence"]), asked["contrast"] == "ratio"
     verdicts = [_verdict(row, level) for row in frame.to_dict("records")]
     figure = go.Figure()
     for verdict, symbol in SYMBOLS.items():
@@ -57,8 +61,8 @@ def comparison_dots(frame: pd.DataFrame) -> go.Figure:
             )
         )
     figure.add_vline(x=1 if ratio else 0, line={"color": GREY, "width": 1, "dash": "longdash"})
-    measured = f"restricted mean of steps up to {first.horizon:g}" if "horizon" in frame else "mean"
-    against = f"times {first.reference}'s" if ratio else f"minus {first.reference}'s"
+    measured = f"restricted mean of steps up to {asked['horizon']:g}" if "horizon" in asked else "mean"
+    against = f"times {asked['reference']}'s" if ratio else f"minus {asked['reference']}'s"
     known = frame[frame.estimate.notna()]
     if ratio and bool((known.low > 0).all()):
         figure.update_xaxes(log_axis(pd.concat([known.low, known.high, pd.Series([1.0])])))
@@ -66,8 +70,9 @@ def comparison_dots(frame: pd.DataFrame) -> go.Figure:
     names = list(dict.fromkeys(frame.variant))
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names, range=[len(names) - 0.4, -0.6])
     shown = known.smallest.dropna()
-    caption = f"{first.confidence:.0%} intervals ({first.interval}) and p adjusted alike ({first.correction})." + (
-        f" With 80 % power so many seeds show {span(shown, '.3g')}." if len(shown) else ""
+    caption = (
+        f"{asked['confidence']:.0%} intervals ({asked['interval']}) and p adjusted alike ({asked['correction']})."
+        + (f" With 80 % power so many seeds show {span(shown, '.3g')}." if len(shown) else "")
     )
     of = f"{span(frame.pairs)} pairs of seeds a comparison"
     size: dict[str, Any] = {"height": 190 + 44 * len(frame), "left": 30 + round(7.2 * max(map(len, names)))}

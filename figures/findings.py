@@ -8,13 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from figures.words import between, listed
+from figures.words import between, listed, span
 
 DIRECTIONS = {
     "denoise": "clean activations patched into the corrupt run",
     "noise": "corrupt activations patched into the clean run",
 }
 """What is patched, by direction."""
+LEAST = 0.005
+"""Smaller numbers are 0 in two digits."""
 _NAMED = 4
 """So many variants are named in a subtitle; more are counted."""
 
@@ -28,6 +30,11 @@ def plain(value: float, form: str = ".2f") -> str:
     """Return a number in a format, zero without a sign."""
     text = f"{value:{form}}"
     return text if text.strip("+-0.%") else text.lstrip("+-")
+
+
+def shows(value: float) -> bool:
+    """Return whether a number is not 0 in two digits: one that is may be the largest of many that are all the same."""
+    return bool(abs(value) >= LEAST)
 
 
 def number(row: Mapping[Any, Any] | pd.Series, of: str = "effect", form: str = ".2f") -> str:
@@ -44,6 +51,13 @@ def largest(frame: pd.DataFrame, column: str = "effect") -> Any:
 def joined(*parts: str) -> str:
     """Return those parts of a subtitle that say something, after one another."""
     return ", ".join(part for part in parts if part)
+
+
+def over(frame: pd.DataFrame, what: str) -> str:
+    """Return over how many of something the rows of a frame are: "1 pair", "16 to 64 pairs"; nothing without an n."""
+    if "n" not in frame:
+        return ""
+    return f"{span(frame.n, ',.0f')} {what}{'' if frame.n.max() == 1 else 's'}"
 
 
 def whom(frame: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from analysis.attribution.of_edges import EdgeScores, attribute_edges
 from analysis.circuit.quality import Quality
 from analysis.edges.cut_runs import CHANGES
 from analysis.edges.graph import Graph
+from analysis.gap import WeakPairWarning
 from analysis.pairs import Pair
 from analysis.result import ends, largest_by
 from analysis.switchboard.measured import nodes_of, plain
@@ -20,6 +22,7 @@ from circuits.common.errors import require, whole
 from circuits.common.showing import ROWS, Shown
 from circuits.model import HookedStreamTransformer
 from figures.explore.page import FORMAT
+from figures.words import sentence
 
 MOST_EDGES = 800
 """More edges than this are too many to draw, and to measure at every step."""
@@ -36,15 +39,20 @@ class Switchboard(Shown):
         return str(self.document["lead"])
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a run, step and edge: effect, low, high, metric (with it cut), cosine, clean, corrupt."""
+        """Return one row a run, step and edge: effect, low, high, metric (with it cut), cosine, and of the pairs clean,
+        corrupt, accuracy and n."""
         edges = pd.DataFrame(self.document["edges"]).rename(columns={"name": "edge"})
         frames = []
         for run in self.document["runs"]:
             for i, step in enumerate(run["steps"]):
                 numbers = {key: values[i] for key, values in run["edge"].items()}
-                beside = {key: run[key][i] for key in ("clean", "corrupt", "accuracy")}
+                beside = {key: run[key][i] for key in ("clean", "corrupt", "accuracy", "n")}
                 frames.append(edges.assign(run=run["name"], seed=run["seed"], step=step, **numbers, **beside))
         return pd.concat(frames, ignore_index=True)
+
+    def warnings(self) -> dict[str, list[str]]:
+        """Return what is to be known of the pairs of every run at its last step, by the run's name."""
+        return {run["name"]: list(run["warnings"][-1]) for run in self.document["runs"]}
 
     def last(self) -> pd.DataFrame:
         """Return the rows of :meth:`to_frame` that are of the first run's last step."""
@@ -82,7 +90,10 @@ def chosen_edges(model: HookedStreamTransformer, pair: Pair, metric: str, most: 
     graph, most = Graph(model), whole("most", most)
     if len(graph) <= most:
         return list(range(len(graph)))
-    scores = attribute_edges(model, pair, metric, "EAP-IG", "noise", check=0).effects.abs()
+    with warnings.catch_warnings():
+        # What is to be known of the pairs is said where the chosen edges are measured.
+        warnings.simplefilter("ignore", WeakPairWarning)
+        scores = attribute_edges(model, pair, metric, "EAP-IG", "noise", check=0).effects.abs()
     return sorted(scores.argsort(descending=True, stable=True)[:most].tolist())
 
 
@@ -138,10 +149,13 @@ def of_edges(result: EdgeScores | Quality) -> Switchboard:
     node = {key: [[None] * len(nodes_of(graph))] for key in ("effect", "low", "high")}
     beside, title = result.beside, f"{type(result).__name__} of {graph.config.name!r}"
     run = {"name": title, "seed": 0, "steps": [0], "clean": [beside.clean], "corrupt": [beside.corrupt]}
+    told, lead = {"warnings": [list(beside.warnings)]}, result.finding()
+    if beside.warnings:
+        lead = _with(f"{lead}.", beside.warnings)
     document = {
-        **_head(graph, title, result.finding(), [("examples", beside.n)], result.metric),
+        **_head(graph, title, lead, [("examples", beside.n)], result.metric),
         **_graph(graph, frame.number.tolist()),
-        "runs": [run | {"accuracy": [beside.accuracy], "node": node, "edge": edge}],
+        "runs": [run | {"accuracy": [beside.accuracy], "n": [beside.n], "node": node, "edge": edge} | told],
         "prompts": [],
     }
     return Switchboard(document)
@@ -174,7 +188,7 @@ def _graph(graph: Graph, edges: Sequence[int]) -> dict[str, Any]:
 def _run(name: str, seed: int, by_step: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     steps = sorted(by_step)
     found: dict[str, Any] = {"name": name, "seed": seed, "steps": steps}
-    for key in ("clean", "corrupt", "accuracy", "shares"):
+    for key in ("clean", "corrupt", "accuracy", "n", "warnings", "shares"):
         found[key] = [by_step[step][key] for step in steps]
     for key in ("node", "edge"):
         parts = dict.fromkeys(part for step in steps for part in by_step[step][key])
@@ -194,8 +208,21 @@ def _lead(board: Switchboard) -> str:
         if len(rows):
             top = largest_by(rows, "effect", 1).iloc[0]
             said.append(f"the strongest edge of {words} is {top.edge} with {top.effect:.2f}{ends(top)}")
-    step = board.document["runs"][0]["steps"][-1]
-    return (
-        f"At step {step:,}, {' and '.join(said)} of the clean-corrupt difference of {board.document['metric']} "
-        f"(clean {last.clean.iloc[0]:.2f}, corrupt {last.corrupt.iloc[0]:.2f})."
+    run = board.document["runs"][0]
+    clean, corrupt = _told_apart(last.clean.iloc[0], last.corrupt.iloc[0])
+    found = (
+        f"At step {run['steps'][-1]:,}, {' and '.join(said)} of the clean-corrupt difference of "
+        f"{board.document['metric']} (clean {clean}, corrupt {corrupt})."
     )
+    return _with(found, run["warnings"][-1])
+
+
+def _with(found: str, warned: Sequence[str]) -> str:
+    """What was found, and after it what is to be known of its pairs, a sentence each."""
+    return " ".join([found, *(f"{sentence(warning)}." for warning in warned)])
+
+
+def _told_apart(*numbers: float) -> list[str]:
+    """Numbers with two digits behind the point, or as many as tell them apart."""
+    ways = ([f"{round(number, digits) + 0.0:.{digits}f}" for number in numbers] for digits in range(2, 13))
+    return next((way for way in ways if len(set(way)) == len(numbers)), [f"{number:.3g}" for number in numbers])

@@ -38,9 +38,11 @@ def measured(
     """Return what the switchboard shows of a model, as plain data; ``None`` where nothing can be measured.
 
     Effects are shares of the clean-corrupt difference of the metric that are lost where a node's output, or what comes
-    along an edge, is the corrupt run's. Keys: clean, corrupt, accuracy, n; node and edge (effect, low, high, a number a
-    node or an edge of ``edges``; of edges also metric, and with ``gradients`` cosine); with ``gates`` what a stop and a
-    gradient-only gate of every stream edge leave; shares; pattern and values of the first ``prompts`` inputs.
+    along an edge, is the corrupt run's. Keys: clean, corrupt, accuracy, n, and ``warnings``, which hold what is to be
+    known of these and would come as a :class:`WeakPairWarning` at every step; node and edge (effect, low, high, a
+    number a node or an edge of ``edges``; of edges also metric, and with ``gradients`` cosine); with ``gates`` what a
+    stop and a gradient-only gate of every stream edge leave; shares; pattern and values of the first ``prompts``
+    inputs.
 
     Raises:
         ValueError: as :func:`analysis.patch` and :class:`analysis.edges.switched.EdgeSwitch`.
@@ -48,13 +50,13 @@ def measured(
     seen = [on_prompt(model, inputs) for inputs in inputs_of(pair, range(prompts))]
     found: dict[str, Any] = {"pattern": [pattern for pattern, _ in seen], "values": [values for _, values in seen]}
     with warnings.catch_warnings():
-        # Early in training nothing is told apart; the metric of both runs stands beside every effect.
+        # Early in training nothing is told apart, and what is asked below would say the same again.
         warnings.simplefilter("ignore", WeakPairWarning)
         try:
             switch = EdgeSwitch(model, pair, metric, max_memory=max_memory)
         except NoGapError:
             return found | _without_gap(model, pair, metric, edges)
-        found |= switch.runs.beside.columns()
+        found |= switch.runs.beside.columns() | {"warnings": list(switch.runs.beside.warnings)}
         found |= {"node": _nodes(model, pair, switch.graph, metric, max_memory)}
         found |= {"edge": _edges(switch, edges, gradients, max_memory)}
         found |= {"shares": _shares(model, pair, metric, max_memory)}
@@ -69,7 +71,7 @@ def _without_gap(model: HookedStreamTransformer, pair: Pair, metric: str, edges:
     right = float(accuracy(logits, pair).mean())
     nothing = {key: [None] * len(nodes_of(Graph(model))) for key in ("effect", "low", "high")}
     of_edges = {key: [None] * len(edges) for key in ("effect", "low", "high", "metric", "cosine")}
-    beside = {"clean": clean, "corrupt": clean, "accuracy": right, "n": len(pair)}
+    beside = {"clean": clean, "corrupt": clean, "accuracy": right, "n": len(pair), "warnings": []}
     return beside | {"node": nothing, "edge": of_edges, "shares": []}
 
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from circuits.common.palette import GREY, TEAL
 from figures.curves import whiskers
-from figures.findings import joined, number, whom
+from figures.findings import joined, number, over, whom
 from figures.models.several_runs import by_run, once
 from figures.theme import colours, themed
 from figures.words import fitting
@@ -50,7 +50,7 @@ def ablation_bars(frame: pd.DataFrame) -> go.Figure:
     figure.update_layout(showlegend=len(variants) > 1)
     height = 170 + (_ROW + _BESIDE * (len(variants) - 1)) * len(labels)
     left = 24 + round(6.6 * max(len(label) for label in labels))
-    of = joined(whom(frame), f"{frame.n.max()} sequences")
+    of = joined(whom(frame), over(frame, "sequence"))
     runs = frame.run if "run" in frame else ()
     return themed(figure, _finding(rows), _caption(frame), runs, height=height, left=left, of=of)
 

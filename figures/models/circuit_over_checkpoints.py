@@ -10,9 +10,10 @@ from plotly.subplots import make_subplots
 
 from circuits.common.palette import GREY
 from figures.curves import edges
-from figures.findings import joined, number, spelt, whom
+from figures.findings import joined, number, over, spelt, whom
+from figures.models.several_runs import alike
 from figures.theme import colours, dash, themed
-from figures.words import counted, fitting, listed
+from figures.words import fitting, listed
 
 _LINE: dict[str, Any] = {"color": GREY, "width": 1, "dash": "longdash"}
 
@@ -22,9 +23,12 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
 
     ``frame`` has columns step, faithfulness, low, high, overlap, gap, and where it is of runs run, variant and seed; it
     may have metric and n.
+
+    Raises:
+        ValueError: if what is drawn is of several metrics.
     """
     frame = frame if "run" in frame else frame.assign(run="", variant="", seed="")
-    metric = spelt(frame.metric.iloc[0]) if "metric" in frame else "metric"
+    metric = spelt(alike(frame, "metric").get("metric", "metric"))
     measures = {
         "faithfulness": "faithfulness of the final circuit",
         "overlap": "overlap with the circuit found then",
@@ -53,14 +57,13 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
         "bootstrap intervals over pairs); it means little before the model tells clean from corrupt (right). Overlap: "
         "edges in both circuits among those in either."
     )
-    pairs = counted(int(frame.n.max()), "pair") if "n" in frame else ""
     figure.update_layout(showlegend=frame.run.nunique() > 1)
-    return themed(figure, _finding(frame), caption, frame.run, height=430, of=joined(whom(frame), pairs))
+    return themed(figure, _finding(frame), caption, frame.run, height=430, of=joined(whom(frame), over(frame, "pair")))
 
 
 def _curve(rows: pd.DataFrame, value: str, words: str, name: str, colour: str) -> go.Scatter:
     ends = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" if value == "faithfulness" else ""
-    pairs = f", {rows.n.iloc[0]} pairs" if "n" in rows else ""
+    pairs = f", {over(rows, 'pair')}" if "n" in rows else ""
     return go.Scatter(
         x=rows.step,
         y=rows[value],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from figures.findings import largest, number
+from figures.findings import LEAST, largest, number, shows
 from figures.words import counted, fitting, listed
 
 
@@ -21,6 +21,8 @@ def finding(frame: pd.DataFrame) -> str:
         return _of_circuit(frame, kept)
     shares = {variant: _share(kept[kept.variant == variant]) for variant in variants}
     top = largest(kept)
+    if not shows(top.effect):
+        return f"No edge has an effect of {LEAST} or more"
     most = f"the largest is {top.edge}: {top.effect:.2f}"
     if not any(shares.values()):
         return f"No edge goes through a stream; {most}"

@@ -9,12 +9,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, ROUTES
-from figures.findings import joined, spelt, whom
+from figures.findings import joined, over, spelt, whom
 from figures.models.edge_findings import finding
 from figures.models.edge_layout import Layout, Way, shape_of
-from figures.models.several_runs import by_run, once
+from figures.models.several_runs import alike, by_run, once
 from figures.theme import WIDTH, faded, themed
-from figures.words import counted
 
 WORDS = {
     "residual": "through the residual stream",
@@ -43,7 +42,8 @@ def edge_drawing(frame: pd.DataFrame, title: str = "", caption: str = "", of: st
     metric: they are not written on the edges then. ``of`` says of what size and task.
 
     Raises:
-        ValueError: if several of what is drawn have one place, at several steps or in several directions for example.
+        ValueError: if several of what is drawn have one place, at several steps for example, or what is drawn is of
+            several metrics, directions, methods or replacements.
     """
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
     once(frame, "edge", "variant", "edge")
@@ -74,20 +74,19 @@ def circuit_drawing(frame: pd.DataFrame, of: str = "") -> go.Figure:
 
 
 def _of(frame: pd.DataFrame) -> str:
-    first = frame.iloc[0]
-    if "metric" not in frame or not isinstance(first["metric"], str):
-        return whom(frame)
-    how = str(first["method"]) if "method" in frame else ""
-    pairs = counted(int(first.n), "pair") if "n" in frame else ""
-    return joined(whom(frame), pairs, how, f"shares of the {spelt(first.metric)} between clean and corrupt")
+    # On the switchboard it is a number: the metric with the edge cut.
+    if "metric" not in frame or not isinstance(frame.metric.iloc[0], str):
+        return joined(whom(frame), over(frame, "pair"))
+    asked = alike(frame, "metric", "direction", "method")
+    share = f"shares of the {spelt(asked['metric'])} between clean and corrupt"
+    return joined(whom(frame), over(frame, "pair"), asked.get("method", ""), share)
 
 
 def _caption(kept: pd.DataFrame) -> str:
     most = int(kept.groupby("variant").size().max()) if len(kept) else 0
     shown = f"The {MOST} largest of {most:,} edges. " if most > MOST else ""
-    outside = (
-        f" In place of edges outside the circuit: {kept.iloc[0].replacement}." if "replacement" in kept and most else ""
-    )
+    asked = alike(kept, "replacement") if most else {}
+    outside = f" In place of edges outside the circuit: {asked['replacement']}." if asked else ""
     return (
         f"{shown}Wider: a larger effect; an edge that ends in a bar instead of an arrow has a negative one. q, k, v: "
         f"the head's port that an edge ends in, from left to right.{outside}"
@@ -119,7 +118,7 @@ def _edge(row: dict, way: Way, strength: float) -> go.Scatter:
     colour = faded(ROUTES[row["route"]], 0.3 + 0.7 * strength)
     width = 1 + 6 * strength
     end = "arrow" if row["effect"] >= 0 else "line-ew"
-    beside = joined(whom(pd.DataFrame([row])), *([f"{row['n']} pairs"] if "n" in row else []))
+    beside = joined(whom(pd.DataFrame([row])), *([over(pd.DataFrame([row]), "pair")] if "n" in row else []))
     ends = f" [{row['low']:.3f}, {row['high']:.3f}]" if "stderr" not in row and "low" in row else ""
     error = f", standard error {row['stderr']:.3f}" if row.get("stderr", float("nan")) >= 0 else ""
     return go.Scatter(

@@ -70,7 +70,7 @@ def gradient_shares(frame: pd.DataFrame) -> go.Figure:
     shown = f" Of {len(largest)} weights that the stream reaches, the {MOST} with the largest share." * (
         len(largest) > MOST
     )
-    caption = f"{_SHARE}{shown} A line is of one run, at all steps on the same held-out examples."
+    caption = f"{_SHARE}{shown} A line is of one run, at all steps on the same examples."
     of = joined(whom(frame), "gradients of attention's weights")
     return themed(figure, _over_steps(frame, named, weights), caption, frame.run, of=of, height=190 + 230 * rows)
 
@@ -209,6 +209,6 @@ def gradient_pairs(frame: pd.DataFrame) -> go.Figure:
         "Share = norm of what crossed there first, seen from the weight, over the sum of the norms of the direct share "
         "and all crossings."
     )
-    of = joined(whom(last), f"step {step:,}", "one held-out batch")
+    of = joined(whom(last), f"step {step:,}", "one batch")
     size: dict[str, Any] = {"height": 212 + _LEAST * max(1, len(table)), "left": 120}
     return themed(figure, title, caption, last.run, of=of, **size)

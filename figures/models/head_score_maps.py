@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import VERMILION
-from figures.findings import joined, plain
+from figures.findings import LEAST, joined, over, plain, shows
 from figures.models.cells import fitted, printed
 from figures.models.several_runs import by_run, once
 from figures.theme import themed
-from figures.words import counted, fitting, listed
+from figures.words import fitting, listed
 
 SCORES = {
     "previous token": "previous token",
@@ -72,14 +72,13 @@ def head_score_maps(frame: pd.DataFrame, of: str = "") -> go.Figure:
     figure.update_xaxes(range=across, tickvals=list(range(len(heads))), ticktext=heads, **plain_axes)
     figure.update_xaxes(title_text="head", title_standoff=4, row=len(names))
     figure.update_annotations(font_size=12.5)
-    n = counted(int(frame.n.max()), "prompt") if "n" in frame else ""
     one = "one run a variant" if len(set(frame.variant)) == len(names) else ""
     caption = (
         "A score is the attention of a head from the one position to the other, between 0 and 1; standard errors "
         f"stand on hover. Framed: {HIGH} and more. Heads of different runs are different heads."
     )
     size: dict[str, Any] = {"height": 142 + tall, "above": 18, "left": 74}
-    return themed(figure, _finding(frame, names), caption, frame.run, of=joined(of, one, n), **size)
+    return themed(figure, _finding(frame, names), caption, frame.run, of=joined(of, one, over(frame, "prompt")), **size)
 
 
 def _map(rows: pd.DataFrame, name: str, layers: list[int], heads: list[int]) -> go.Heatmap:
@@ -87,7 +86,7 @@ def _map(rows: pd.DataFrame, name: str, layers: list[int], heads: list[int]) -> 
         rows.pivot(index="layer", columns="head", values=column).reindex(index=layers, columns=heads).to_numpy(float)
         for column in ("value", "stderr")
     )
-    n = f", {counted(int(rows.n.iloc[0]), 'prompt')}" if "n" in rows else ""
+    n = f", {over(rows, 'prompt')}" if "n" in rows else ""
     return go.Heatmap(
         z=value,
         x=list(range(len(heads))),
@@ -120,6 +119,8 @@ def _finding(frame: pd.DataFrame, names: dict[str, str]) -> str:
         return f"{names[row['run']]}'s L{row['layer']}H{row['head']} ({row['score']}{number})"
 
     below = rest["value"].max() if len(rest) else np.nan
+    if not shows(rows.iloc[0]["value"]):
+        return f"No score of any head is {LEAST} or more"
     if high.empty:
         return f"No head of any run scores {HIGH} or more; the highest is {said(rows.iloc[0], True)}"
     other = "" if np.isnan(below) else f"; no other above {plain(below)}"

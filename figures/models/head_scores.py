@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import EARLIER_TO_LATER, TEAL
+from figures.findings import plain, shows
 from figures.models.several_runs import by_run, once
 from figures.theme import themed
 from figures.words import fitting, listed, sentence, span
@@ -20,6 +21,8 @@ SCORE_WORDS = {
     "cla": "labels of the context",
 }
 """Of scores that are called by a short name."""
+_NAMED = 2
+"""So many heads of one score are named."""
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x", "triangle-down")
 """Of the heads of a layer; how a line is dashed says which gate a variant has, in all figures."""
 
@@ -138,7 +141,7 @@ def _head_curve(curve: pd.DataFrame, name: str, variant: str, layers: int) -> go
 def _finding(frame: pd.DataFrame) -> str:
     """Which head scores highest at the end, of as many scores as fit."""
     of_heads = frame[(frame.layer >= 0) & (frame.get("partner", pd.Series("", frame.index)).fillna("") == "")]
-    last = of_heads[of_heads.step == of_heads.groupby("run")["step"].transform("max")]
+    last = of_heads[of_heads.step == of_heads.groupby("run")["step"].transform("max")].dropna(subset=["value"])
     scores = [str(score) for score in dict.fromkeys(last.score)]
     if not scores:
         return "Scores of the whole model and of pairs of heads"
@@ -151,11 +154,23 @@ def _finding(frame: pd.DataFrame) -> str:
 
 def _highest(rows: pd.DataFrame, score: str) -> tuple[str, str]:
     """The head of the highest score of every variant, at length and in short."""
-    best = rows.loc[rows.groupby("variant", sort=False)["value"].idxmax()]
-    names = [f"L{layer}H{head}" for layer, head in zip(best.layer, best["head"], strict=True)]
+    best = {str(v): leading(of) for v, of in rows.groupby("variant", sort=False)}
     words = SCORE_WORDS.get(score, score)
-    values = [f"{x:.2f} ({v})" if v else f"{x:.2f}" for v, x in zip(best.variant, best["value"], strict=True)]
+    names, numbers = [name for name, _ in best.values()], [value for _, value in best.values()]
+    values = [f"{plain(x)} ({v})" if v else plain(x) for v, x in zip(best, numbers, strict=True)]
     if len(set(names)) == 1:
-        return f"{words}: {names[0]}, {listed(values)}", f"{words}: {names[0]} ({span(best['value'], '.2f')})"
+        return f"{words}: {names[0]}, {listed(values)}", f"{words}: {names[0]} ({span(numbers, '.2f')})"
     each = [f"{name} {value}" for name, value in zip(names, values, strict=True)]
     return f"{words}: {listed(each)}", f"{words}: {listed(names)}"
+
+
+def leading(rows: pd.DataFrame) -> tuple[str, float]:
+    """Return the head with the highest score of some rows, and the score; all heads that have it, where it is shared.
+
+    No head leads where every score is 0 in two digits, and more than two of one score are counted.
+    """
+    top = float(rows["value"].max())
+    names = [f"L{row['layer']}H{row['head']}" for row in rows[rows["value"] == top].to_dict("records")]
+    if not shows(top):
+        return "no head", top
+    return (listed(names) if len(names) <= _NAMED else f"{len(names)} of {len(rows)} heads"), top

@@ -9,12 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.findings import joined, largest, plain, whom
+from figures.findings import LEAST, joined, largest, over, plain, shows, whom
 from figures.models.cells import crosses, fitted, printed
-from figures.models.head_scores import SCORE_WORDS, head_scores
+from figures.models.head_scores import SCORE_WORDS, head_scores, leading
 from figures.models.several_runs import once
 from figures.theme import themed
-from figures.words import counted, fitting, in_order, listed
+from figures.words import fitting, in_order, listed
 
 _COMPOSED = {"Q": "into queries", "K": "into keys", "V": "into values"}
 _ACROSS = 4
@@ -42,16 +42,21 @@ def head_score_panels(frame: pd.DataFrame) -> go.Figure:
     of_one = frame[(frame.layer >= 0) & (frame.get("partner", pd.Series("", frame.index)).fillna("") == "")]
     once(of_one, "score", "layer", "head", "score")
     panels = {SCORE_WORDS.get(str(score), str(score)): rows for score, rows in of_one.groupby("score", sort=False)}
-    best = [(words, largest(rows, "value")) for words, rows in panels.items() if rows["value"].notna().any()]
-    best = sorted(best, key=lambda one: -one[1]["value"])
-    said = [f"L{row.layer}H{row['head']} has {plain(row['value'])} of {words!r}" for words, row in best]
-    title = fitting(*(listed(said[:n]) for n in range(min(_TOLD, len(said)), 0, -1))) if said else "No head was scored"
+    best = [(words, *leading(rows)) for words, rows in panels.items() if rows["value"].notna().any()]
+    best = sorted(best, key=lambda one: -one[-1])
+    said = [
+        f"{heads} {'have' if ' ' in heads else 'has'} {plain(value)} of {words!r}"
+        for words, heads, value in best
+        if shows(value)
+    ]
+    nothing = f"No score of any head is {LEAST} or more" if best else "No head was scored"
+    title = fitting(*(listed(said[:n]) for n in range(min(_TOLD, len(said)), 0, -1))) if said else nothing
     caption = (
         "Scores of heads lie between 0 and 1; standard errors stand on hover. A cross: the score is not of this head."
     )
     of = joined(
         whom(frame),
-        counted(int(frame.n.max()), "example") if "n" in frame else "",
+        over(frame, "example"),
         f"highest of {len(best)} scores" if len(best) > 1 else "",
     )
     return _panels(panels, ("layer", "head"), "value", "stderr" if "stderr" in frame else "value", title, caption, of)
@@ -72,7 +77,9 @@ def composition_panels(frame: pd.DataFrame) -> go.Figure:
     once(named, "score", "earlier", "later", "kind")
     panels = {_kind(str(kind)): rows for kind, rows in named.groupby("kind", sort=False)}
     top = largest(named, "score")
-    title = f"{top.earlier} and {top.later} compose most: {plain(top.score)}, {_kind(str(top.kind))}"
+    title = f"No score of two heads is {LEAST} or more"
+    if shows(top.score):
+        title = f"{top.earlier} and {top.later} compose most: {plain(top.score)}, {_kind(str(top.kind))}"
     caption = (
         "|A B| / (|A| |B|): A what the earlier head writes, B what the later one reads with; norms stand on hover. A "
         "cross: the one is no earlier than the other, or no stream joins them."
@@ -141,4 +148,4 @@ _BESIDE = {"stderr": "standard error", "norm": "norm", "value": "score"}
 
 
 def _examples(rows: pd.DataFrame) -> str:
-    return f", {counted(int(rows.n.iloc[0]), 'example')}" if "n" in rows else ""
+    return f", {over(rows, 'example')}" if "n" in rows else ""

@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 
 from circuits.common.palette import ROUTES, TEAL
 from figures.curves import band
-from figures.findings import joined, number, plain, spelt, whom
-from figures.models.several_runs import once
+from figures.findings import joined, number, over, plain, spelt, whom
+from figures.models.several_runs import alike, once
 from figures.theme import themed
-from figures.words import counted, fitting, listed
+from figures.words import fitting, listed
 
 _LENS = {"residual": ROUTES["residual"], "every route": TEAL}
 _WRITES = {"residual": "what is no head's writes", "own": "heads' own values", "stream": "what came by the stream"}
@@ -24,17 +24,18 @@ def logit_attribution_bars(frame: pd.DataFrame) -> go.Figure:
     ``frame`` is :meth:`analysis.logits.direct_attribution.LogitAttribution.to_frame`.
 
     Raises:
-        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example, or
+            what is drawn is of several metrics.
     """
     named = frame.assign(part=[_name(row) for row in frame.to_dict("records")])
     once(named, "part", "part", "route", "source")
     summed = named.groupby(["part", "route"], sort=False)["value"].sum().reset_index()
-    figure, n = go.Figure(), int(frame.n.max())
+    figure, mean = go.Figure(), f"mean of {over(frame, 'example')}"
     for route, rows in summed.groupby("route", sort=False):
         bar = go.Bar(x=rows.part, y=rows.value, name=str(route), marker_color=ROUTES[str(route)])
-        bar.hovertemplate = f"%{{x}}, {route}: %{{y:.3f}} (mean of {counted(n, 'example')})<extra></extra>"
+        bar.hovertemplate = f"%{{x}}, {route}: %{{y:.3f}} ({mean})<extra></extra>"
         figure.add_trace(bar)
-    of, whole = spelt(frame.of.iloc[0]), float(frame.value.sum())
+    of, whole = spelt(alike(frame, "of")["of"]), float(frame.value.sum())
     figure.update_layout(barmode="relative")
     figure.update_xaxes(tickangle=-45, categoryorder="array", categoryarray=list(dict.fromkeys(summed.part)))
     figure.update_yaxes(title_text=f"{of} (logits)")
@@ -48,7 +49,7 @@ def logit_attribution_bars(frame: pd.DataFrame) -> go.Figure:
     of_whole = f"Of the {of} of {plain(whole)}"
     title = fitting(f"{of_whole} {said}", f"{of_whole}, the stream makes {plain(by_route.get('stream', 0.0))}")
     runs = frame.run if "run" in frame else ()
-    about = joined(whom(frame), f"mean of {counted(n, 'example')}")
+    about = joined(whom(frame), mean)
     return themed(figure, title, caption, runs, height=460, below=90, of=about)
 
 
@@ -64,10 +65,12 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
     ``frame`` is :func:`analysis.logits.lens.logit_lens`.
 
     Raises:
-        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example, or
+            what is drawn is of several metrics.
     """
     once(frame, "number", "route", "layer")
-    figure, n, metric = go.Figure(), int(frame.n.max()), spelt(frame.metric.iloc[0])
+    figure, mean = go.Figure(), f"mean of {over(frame, 'example')}"
+    metric = spelt(alike(frame, "metric")["metric"])
     for route, rows in frame.groupby("route", sort=False):
         curve = rows.rename(columns={"value": "mean", "layer": "step"})
         *edges, line = band(curve, str(route), _LENS[str(route)])
@@ -75,7 +78,7 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
             customdata=rows[["low", "high"]].to_numpy(),
             hovertemplate=f"before layer %{{x}}: {metric} %{{y:.3f}} "
             "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]<br>"
-            f"mean of {counted(n, 'example')}<extra>{route}</extra>",
+            f"{mean}<extra>{route}</extra>",
         )
         # So few points would be marked, those of the band too.
         figure.add_traces([trace.update(mode="lines") for trace in (*edges, line)])
@@ -87,7 +90,7 @@ def logit_lens_curves(frame: pd.DataFrame) -> go.Figure:
         "Bands: 95 % intervals. 'every route' adds to the residual stream what streams still carry, as later heads "
         "write it; both are the model's own logits at the end."
     )
-    of = joined(whom(frame), f"mean of {counted(n, 'example')}")
+    of = joined(whom(frame), mean)
     runs = frame.run if "run" in frame else ()
     return themed(figure, _lens_finding(frame, metric, last), caption, runs, height=420, of=of)
 

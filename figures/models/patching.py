@@ -10,10 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from figures.findings import DIRECTIONS, joined, spelt, whom
+from figures.findings import DIRECTIONS, joined, over, spelt, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.patch_findings import finding
-from figures.models.several_runs import by_run, once
+from figures.models.several_runs import alike, by_run, once
 from figures.theme import DIVERGING, themed
 
 SITES = (
@@ -37,7 +37,8 @@ def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
     are drawn side by side. Effects of individual heads are told apart across too.
 
     Raises:
-        ValueError: if several of what is drawn have one place, at several steps or in several directions for example.
+        ValueError: if several of what is drawn have one place, at several steps for example, or what is drawn is of
+            several metrics, directions or methods.
     """
     frame = frame.assign(column=[_column(row) for row in frame.to_dict("records")])
     frame = by_run(frame) if "variant" in frame else frame.assign(variant="")
@@ -63,17 +64,16 @@ def patch_heat_map(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(showgrid=False)
     figure.update_yaxes(title_text="position", col=1)
     figure.update_annotations(font_size=14)
-    first = frame.iloc[0]
-    estimated = f"estimated ({first['method']})" if "method" in frame else ""
+    asked = alike(frame, "metric", "direction", "method")
+    direction, estimated = asked["direction"], f"estimated ({asked['method']})" if "method" in asked else ""
     caption = (
-        f"{DIRECTIONS[first.direction].capitalize()} ({first.direction}): 1 is the whole difference, 0 nothing; "
+        f"{DIRECTIONS[direction].capitalize()} ({direction}): 1 is the whole difference, 0 nothing; "
         f"effects below {_LEAST} are not printed, intervals and p stand on hover. {SITES}"
     )
     if estimated:
         caption = f"Estimates, by gradients, of: {caption[0].lower()}{caption[1:]}"
-    of = joined(
-        whom(frame), estimated, f"{first.n} pairs", f"share of the {spelt(first.metric)} between clean and corrupt"
-    )
+    share = f"share of the {spelt(asked['metric'])} between clean and corrupt"
+    of = joined(whom(frame), estimated, over(frame, "pair"), share)
     longest = 14 + round(5.2 * max(len(column) for column in frame.column))
     left = 34 + round(7.2 * max(len(str(position)) for position in positions))
     size: dict[str, Any] = {"height": 240 + 38 * len(positions), "below": longest, "left": left}
@@ -100,7 +100,7 @@ def _panel(part: pd.DataFrame, columns: list[str], positions: list[Any], scale: 
         textfont={"size": 11},
         customdata=np.stack([low, high, p], axis=-1),
         hovertemplate="%{x}<br>%{y}<br>effect %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
-        f"p = %{{customdata[2]:.3g}}, {part.n.iloc[0]} pairs<extra>{joined(whom(part))}</extra>",
+        f"p = %{{customdata[2]:.3g}}, {over(part, 'pair')}<extra>{joined(whom(part))}</extra>",
         hoverongaps=False,
         colorbar={"title": "effect", "thickness": 12, "nticks": 3},
         showscale=scale,

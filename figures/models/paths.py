@@ -10,11 +10,11 @@ from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, ROUTES, TEAL
 from figures.curves import whiskers
-from figures.findings import DIRECTIONS, joined, largest, number, spelt, whom
+from figures.findings import DIRECTIONS, LEAST, joined, largest, number, over, shows, spelt, whom
 from figures.models.cells import crosses, fitted, printed
-from figures.models.several_runs import once
+from figures.models.several_runs import alike, once
 from figures.theme import DIVERGING, themed
-from figures.words import counted, fitting, in_order
+from figures.words import fitting, in_order
 
 _BY = {"residual": "by the residual stream", "stream": "by the stream"}
 _SHARES = {
@@ -32,7 +32,8 @@ def path_heat_maps(frame: pd.DataFrame) -> go.Figure:
     ``frame`` is :meth:`analysis.edges.direct_paths.PathResult.to_frame`.
 
     Raises:
-        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example, or
+            what is drawn is of several metrics or directions.
     """
     frame = frame.assign(
         panel=[f"into {into},<br>{_BY.get(way, way)}" for into, way in zip(frame.into, frame.route, strict=True)]
@@ -53,9 +54,10 @@ def path_heat_maps(frame: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=senders, showgrid=False)
     figure.update_yaxes(title_text="sender", col=1)
     figure.update_annotations(font_size=13)
+    direction = alike(frame, "direction")["direction"]
     caption = (
         "The receiver alone sees the sender as in the other run: by the residual stream what the sender writes, by "
-        f"the stream what it projects ({frame.iloc[0].direction}: {DIRECTIONS[frame.iloc[0].direction]}). A cross: "
+        f"the stream what it projects ({direction}: {DIRECTIONS[direction]}). A cross: "
         "there is no such path."
     )
     size: dict[str, Any] = {"height": 220 + 34 * len(senders), "below": 60, "left": 84, "above": 18}
@@ -87,7 +89,7 @@ def _paths(rows: pd.DataFrame, senders: list[str], limit: float, scale: bool) ->
         else [
             list(zip(*row, strict=True)) for row in zip(grids["low"].to_numpy(), grids["high"].to_numpy(), strict=True)
         ],
-        hovertemplate=f"%{{y}} to %{{x}}: %{{z:.3f}}{ends}, {rows.n.iloc[0]} pairs<extra>{rows.panel.iloc[0]}</extra>",
+        hovertemplate=f"%{{y}} to %{{x}}: %{{z:.3f}}{ends}, {over(rows, 'pair')}<extra>{rows.panel.iloc[0]}</extra>",
         hoverongaps=False,
         colorbar={"title": "effect", "thickness": 12, "nticks": 3},
         showscale=scale and len(senders) > 3,
@@ -104,6 +106,8 @@ def _head(name: str) -> str:
 def _largest(frame: pd.DataFrame) -> str:
     """The largest path, and where that is no stream's, the largest by the stream beside it."""
     top = largest(frame)
+    if not shows(top.effect):
+        return f"No direct path has an effect of {LEAST} or more"
     streams = frame[frame.route == "stream"]
 
     def said(row: pd.Series, ends: bool) -> str:
@@ -119,9 +123,8 @@ def _largest(frame: pd.DataFrame) -> str:
 
 
 def _of(frame: pd.DataFrame) -> str:
-    first = frame.iloc[0]
-    share = f"shares of the {spelt(first.metric)} between clean and corrupt"
-    return joined(whom(frame), counted(int(first.n), "pair"), share)
+    share = f"shares of the {spelt(alike(frame, 'metric')['metric'])} between clean and corrupt"
+    return joined(whom(frame), over(frame, "pair"), share)
 
 
 def share_bars(frame: pd.DataFrame) -> go.Figure:
@@ -130,7 +133,8 @@ def share_bars(frame: pd.DataFrame) -> go.Figure:
     ``frame`` is :func:`analysis.edges.head_shares.head_shares`'s.
 
     Raises:
-        ValueError: if several of what is drawn have one place, in several runs or at several steps for example.
+        ValueError: if several of what is drawn have one place, in several runs or at several steps for example, or
+            what is drawn is of several metrics or directions.
     """
     figure = go.Figure()
     frame = frame.assign(name="L" + frame.layer.astype(str) + "H" + frame["head"].astype(str) + "." + frame.carrier)
@@ -146,12 +150,13 @@ def share_bars(frame: pd.DataFrame) -> go.Figure:
             x=rows.name, y=rows.effect, name=words, marker=marker, error_y=error, hovertext=text, hoverinfo="text"
         )
         figure.add_trace(bar)
-    direction = frame.iloc[0].direction
+    asked = alike(frame, "metric", "direction")
+    direction = asked["direction"]
     caption = (
         f"A head's projection patched at all positions ({direction}: {DIRECTIONS[direction]}), whiskers: 95 % "
         "bootstrap intervals. By its own layer + by the stream + only by both together = in all."
     )
-    figure.update_yaxes(title_text=f"effect on the {spelt(frame.iloc[0].metric)}")
+    figure.update_yaxes(title_text=f"effect on the {spelt(asked['metric'])}")
     size: dict[str, Any] = {"height": 420, "below": 34}
     return themed(figure, _split(frame), caption, frame.run if "run" in frame else (), of=_of(frame), **size)
 
@@ -163,6 +168,8 @@ def _split(frame: pd.DataFrame) -> str:
     top = largest(by) if len(by) else None
     if top is None or abs(top.effect) < 0.005:
         first = largest(frame)
+        if not shows(first.effect):
+            return f"No head's projection has an effect of {LEAST} or more"
         most = f"{first['name']}, {number(first.to_dict())}"
         return f"No head has an effect by the stream; the largest effect is that of {most}"
     whole = number(totals.loc[top["name"]].to_dict())

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from figures.findings import DIRECTIONS, joined, number, spelt, whom
+from figures.findings import DIRECTIONS, joined, number, over, spelt, whom
 from figures.models.cells import printed
+from figures.models.patch_findings import as_both_routes
 from figures.models.positions import label
+from figures.models.several_runs import alike, once
 from figures.theme import DIVERGING, WIDTH, themed
-from figures.words import counted, fitting
+from figures.words import fitting
 
 PANELS = {
     "residual": "residual stream alone",
@@ -33,7 +35,12 @@ def route_heat_maps(frame: pd.DataFrame) -> go.Figure:
     """Return the effect of each route at every position before every layer; a button shows one route by itself.
 
     ``frame`` is :meth:`analysis.patching.route_map.RouteMap.to_frame`.
+
+    Raises:
+        ValueError: if several of what is drawn have one place, in several runs for example, or what is drawn is of
+            several metrics, directions or pairs.
     """
+    once(frame, "effect", "position", "layer", "route")
     frame = frame.assign(place=[label(p, t) for p, t in zip(frame.position, frame.token, strict=True)])
     places = list(dict.fromkeys(frame.place))[::-1]
     layers = [str(layer) for layer in sorted(frame.layer.unique())]
@@ -49,18 +56,17 @@ def route_heat_maps(frame: pd.DataFrame) -> go.Figure:
     left = 24 + round(6.8 * max(len(place) for place in places))
     size: dict[str, Any] = {"height": 164 + _ROW * len(places), "below": 14, "left": left, "above": _ABOVE}
     runs = frame.run if "run" in frame else ()
-    return themed(figure, _finding(frame), _caption(frame.iloc[0]), runs, of=_of(frame), **size)
+    return themed(figure, _finding(frame), _caption(frame), runs, of=_of(frame), **size)
 
 
 def _finding(frame: pd.DataFrame) -> str:
-    """Where the stream carries most, and what the residual stream carries there."""
+    """Where the stream carries most and what the residual stream carries there, or that it carries nothing."""
     rows = {route: part.set_index(["place", "layer"]) for route, part in frame.groupby("route", sort=False)}
     streams = rows["stream"]
     at: Any = streams.effect.abs().idxmax()
     if abs(streams.effect[at]) < _LEAST:
         at = rows["residual"].effect.abs().idxmax()
-        most = number(rows["residual"].loc[at].to_dict())
-        return f"The residual stream carries all that differs; most at {at[0]}, before layer {at[1]}: {most}"
+        return as_both_routes(rows["residual"].loc[at], str(at[0]), str(at[1]))
     stream, residual = (rows[route].loc[at].to_dict() for route in ("stream", "residual"))
     return fitting(
         *(
@@ -71,13 +77,12 @@ def _finding(frame: pd.DataFrame) -> str:
 
 
 def _of(frame: pd.DataFrame) -> str:
-    first = frame.iloc[0]
-    ends = f"{spelt(first.metric)} {first.clean:.3g} clean and {first.corrupt:.3g} corrupt"
-    return joined(whom(frame), counted(int(first.n), "pair"), f"shares of the difference between them: {ends}")
+    asked = alike(frame, "metric", "clean", "corrupt")
+    ends = f"{spelt(asked['metric'])} {asked['clean']:.3g} clean and {asked['corrupt']:.3g} corrupt"
+    return joined(whom(frame), over(frame, "pair"), f"shares of the difference between them: {ends}")
 
 
 def _heat(rows: pd.DataFrame, places: list[str], layers: list[str], i: int) -> go.Heatmap:
-    n = rows.n.iloc[0]
     rows = rows.assign(layer=rows.layer.astype(str))
     effect, low, high = (
         rows.pivot(index="place", columns="layer", values=name).reindex(index=places, columns=layers).to_numpy(float)
@@ -100,7 +105,7 @@ def _heat(rows: pd.DataFrame, places: list[str], layers: list[str], i: int) -> g
         texttemplate=_numbers(len(layers), len(PANELS)),
         customdata=_intervals(low, high),
         hovertemplate=f"{PANELS[rows.route.iloc[0]]}<br>%{{y}}, before layer %{{x}}<br>effect %{{z:.3f}}"
-        f"%{{customdata}}, {counted(int(n), 'pair')}<extra></extra>",
+        f"%{{customdata}}, {over(rows, 'pair')}<extra></extra>",
     )
 
 
@@ -168,9 +173,10 @@ def _button(name: str, shown: list[int], n_layers: int) -> dict[str, Any]:
     return {"label": name, "method": "update", "args": [traces, axes]}
 
 
-def _caption(first: pd.Series) -> str:
+def _caption(frame: pd.DataFrame) -> str:
+    direction = alike(frame, "direction")["direction"]
     return (
-        f"{DIRECTIONS[first.direction].capitalize()} ({first.direction}): 1 is all of the difference. 'stream' is "
+        f"{DIRECTIONS[direction].capitalize()} ({direction}): 1 is all of the difference. 'stream' is "
         "what earlier layers pass on beside the residual stream. In every cell residual stream + stream + interaction "
         f"= both; numbers below {_LEAST} are not printed, intervals stand on hover."
     )

@@ -10,12 +10,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.errors import require
-from figures.findings import DIRECTIONS, joined, spelt, whom
+from figures.findings import DIRECTIONS, joined, over, spelt, whom
 from figures.models.cells import crosses, fitted, printed
 from figures.models.patch_findings import finding
 from figures.models.patching import NO_SITE, SITES
+from figures.models.several_runs import alike
 from figures.theme import DIVERGING, themed
-from figures.words import counted, sentence, span
+from figures.words import sentence, span
 
 ROLES = ("IO", "S1", "S1+1", "S2", "END")
 ROUTES = ("own", "residual", "mixed", "outgoing", "-")
@@ -34,7 +35,8 @@ def route_maps(frame: pd.DataFrame, of: str = "") -> go.Figure:
     says of what size and task.
 
     Raises:
-        ValueError: if all sites are of single heads, or several runs of a variant are not averaged.
+        ValueError: if all sites are of single heads, several runs of a variant are not averaged, or what is drawn is
+            of several metrics or directions.
     """
     whole = frame[frame["head"] == "all"]
     require(len(whole) > 0, "every site here is of a single head; patch with heads='all', or draw patch_heat_map")
@@ -106,8 +108,7 @@ def _effects(cells: pd.DataFrame, layers: list[int]) -> tuple[go.Heatmap, go.Sca
         .to_numpy(float)
         for value in ("effect", "low", "high")
     )
-    pairs = f", {counted(int(cells.n.iloc[0]), 'pair')}" if "n" in cells else ""
-    runs = _runs(cells)
+    of = joined(over(cells, "pair"), _runs(cells))
     rows = list(range(len(layers)))
     heat = go.Heatmap(
         z=effect,
@@ -118,7 +119,7 @@ def _effects(cells: pd.DataFrame, layers: list[int]) -> tuple[go.Heatmap, go.Sca
         textfont={"size": 11},
         customdata=np.stack([low, high], axis=-1),
         hovertemplate="layer %{y}, %{x}: %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-        f"{pairs}, {runs}<extra>{cells.variant.iloc[0]}</extra>",
+        f", {of}<extra>{cells.variant.iloc[0]}</extra>",
         hoverongaps=False,
         coloraxis="coloraxis",
         xgap=1,
@@ -133,16 +134,16 @@ def _runs(cells: pd.DataFrame) -> str:
 
 
 def _of(whole: pd.DataFrame) -> str:
-    runs, first = whole.groupby("variant")["run"].nunique(), whole.iloc[0]
+    runs, asked = whole.groupby("variant")["run"].nunique(), alike(whole, "metric")
     of = "one run a variant" if runs.max() == 1 else f"means over {span(runs)} runs"
-    pairs = f"{first.n} pairs each" if "n" in whole else ""
-    metric = f"share of the {spelt(first.metric)} between clean and corrupt" if "metric" in whole else ""
+    pairs = f"{over(whole, 'pair')} each" if "n" in whole else ""
+    metric = f"share of the {spelt(asked['metric'])} between clean and corrupt" if asked else ""
     named = whom(whole)
     return joined(named if runs.max() == 1 else "", "" if "seed" in named else of, pairs, metric)
 
 
 def _caption(whole: pd.DataFrame) -> str:
-    direction = whole.iloc[0].direction if "direction" in whole else ""
+    direction = alike(whole, "direction").get("direction", "")
     done = f"{DIRECTIONS[direction].capitalize()} ({direction}): 1 is the whole difference; " if direction else ""
     rest = f"intervals stand on hover. A cross: {NO_SITE}. {SITES}"
     return done + rest if done else sentence(rest)

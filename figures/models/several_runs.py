@@ -1,6 +1,8 @@
-"""Several runs in one figure: none hides another."""
+"""Several runs in one figure: none hides another, and what is said of all is true of each."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 
@@ -37,3 +39,18 @@ def once(frame: pd.DataFrame, what: str, *place: str) -> None:
     )
     told = f"they are of more than one {several}" if several else "they may be of several runs, steps or directions"
     require(not twice, f"{counted(twice, what)} in the place of another: {told}; choose one of them first")
+
+
+def alike(frame: pd.DataFrame, *columns: str) -> dict[str, Any]:
+    """Return by name what every row says in those of some columns that there are.
+
+    Raises:
+        ValueError: if rows say different things there, which no caption and no axis can say of all.
+    """
+    there = {column: list(dict.fromkeys(frame[column])) for column in columns if column in frame}
+    for column, values in there.items():
+        require(
+            len(values) == 1,
+            f"what is drawn is of more than one {column} ({listed(map(str, values))}); choose one of them first",
+        )
+    return {column: values[0] for column, values in there.items()}

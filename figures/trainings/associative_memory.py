@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import BLACK, GREY, SIMILARITIES
-from figures.findings import joined, number, plain
+from figures.findings import joined, number, over, plain
 from figures.theme import faded, themed
 from figures.words import fitting, sentence, span
 
@@ -137,4 +137,4 @@ def _hover(name: str) -> str:
 
 
 def _trials(curves: pd.DataFrame) -> str:
-    return f"{curves.n[curves.source == 'here'].max():,} sequences a point"
+    return f"{over(curves[curves.source == 'here'], 'sequence')} a point"

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.palette import GREY, SIMILARITIES
-from figures.findings import joined
+from figures.findings import joined, over
 from figures.theme import faded, themed
 from figures.trainings.associative_memory import SIMILARITY_WORDS
 from figures.words import counted
@@ -56,7 +56,7 @@ def best_a(tasks: pd.DataFrame, of: str = "") -> go.Figure:
         "of the trials. Thick: not significantly worse than the best (one-sided sign tests, trial by trial, Holm). "
         "Where nothing works, the best is by chance. Dashed: a = 1."
     )
-    about = joined(of, f"{tasks.n.max():,} sequences a point")
+    about = joined(of, f"{over(tasks, 'sequence')} a point")
     size: dict[str, Any] = {"height": 150 + 240 * len(sizes), "above": 14}
     return themed(figure, _finding(tasks), caption, of=about, **size)
 

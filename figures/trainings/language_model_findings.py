@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from figures.findings import number, plain, spelt
+from figures.findings import LEAST, number, plain, spelt
 from figures.trainings.learning import reference_of
 from figures.words import fitting, listed
 
@@ -15,8 +15,6 @@ _SHORT = {"probability": "P(right answer)", "wrong_probability": "P(wrong answer
 """Measures whose names are too long for a title."""
 _LEVEL = 0.05
 """Below this adjusted p two variants are told apart."""
-_LEAST = 0.005
-"""Nats that a title speaks of."""
 MILLION = 1e6
 
 
@@ -32,7 +30,7 @@ def loss_finding(
         return f"The loss of {reference} ends at {number(base.iloc[-1].to_dict(), 'mean')} nats"
     deepest = {variant: float(curve["mean"].min()) for variant, curve in less.items()}
     first = min(deepest, key=lambda variant: deepest[variant])
-    if deepest[first] > -_LEAST:
+    if deepest[first] > -LEAST:
         way = f"No variant is below {reference} on the way"
     else:
         way = f"{first} is up to {-deepest[first]:.2f} nats below {reference} on the way"
@@ -95,13 +93,15 @@ def levels_finding(
 
 
 def gap_finding(curves: Mapping[str, pd.DataFrame], levels: Mapping[str, float]) -> str:
-    """Return how far the second curve is above the first at most, and at the end, beside the gap of their levels."""
+    """Return how far the second curve is above the first at most, and at the end, beside the gap of their levels.
+
+    Where it is nowhere above by what two digits show, that is said instead of how far.
+    """
     (low, below), (high, above) = curves.items()
     gap = above.set_index("tokens")["mean"] - below.set_index("tokens")["mean"]
     most, at = float(gap.max()), float(gap.index[int(gap.argmax())]) / MILLION
-    papers = levels[high] - levels[low]
-    return fitting(
-        f"As they learn, {high} is up to {plain(most)} above {low} (at {at:.1f} million tokens), at the end "
-        f"{plain(float(gap.iloc[-1]))}; in the paper {plain(papers)}",
-        f"As they learn, {high} is up to {plain(most)} above {low}; in the paper {plain(papers)}",
-    )
+    end, papers = f"at the end {plain(float(gap.iloc[-1]))}", f"in the paper {plain(levels[high] - levels[low])}"
+    if most < LEAST:
+        return f"As they learn, {high} is nowhere above {low}, {end}; {papers}"
+    above_by = f"As they learn, {high} is up to {plain(most)} above {low}"
+    return fitting(f"{above_by} (at {at:.1f} million tokens), {end}; {papers}", f"{above_by}; {papers}")

@@ -113,12 +113,18 @@ def _finding(frame: pd.DataFrame, told: Mapping[str, str]) -> str:
     for variant, rows in alone.groupby("variant", sort=False):
         by = {(row.preset, row.phase): row.mean_ for row in rows_of(rows.rename(columns={"mean": "mean_"}))}
         when = {"after": "after the transition", "end": "at the end"}
-        each = [{words: by[p, phase] for phase, words in when.items() if (p, phase) in by} for p in told]
-        said = [", ".join(f"{x:.2f} {words}" for words, x in found.items()) for found in each]
-        short = [said[0], *(", ".join(f"{x:.2f}" for x in found.values()) for found in each[1:])]
-        said, short = ([f"{x} ({told[p]})" for x, p in zip(way, told, strict=True)] for way in (said, short))
+        each = {p: {words: by[p, phase] for phase, words in when.items() if (p, phase) in by} for p in told}
+        # A preset may not have the variant, or not these phases of it.
+        each = {p: found for p, found in each.items() if found}
+        if not each:
+            continue
+        said = {p: ", ".join(f"{x:.2f} {words}" for words, x in found.items()) for p, found in each.items()}
+        first = next(iter(each))
+        alike = [p for p in list(each)[1:] if list(each[p]) == list(each[first])]
+        short = said | {p: ", ".join(f"{x:.2f}" for x in each[p].values()) for p in alike}
         whose = f"{variant}'s stream alone restores"
-        return fitting(f"{whose} {'; '.join(said)}", f"{whose} {'; '.join(short)}", f"{whose} {said[0]}")
+        ways = ("; ".join(f"{x} ({told[p]})" for p, x in way.items()) for way in (said, short, {first: said[first]}))
+        return fitting(*(f"{whose} {way}" for way in ways))
     broken = means[(means.measure == "accuracy") & (means.phase == "end") & (means.route != "every route")]
     if broken.empty:
         return "What is whole, by phase"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,17 +88,20 @@ def _apart(own: Any, other: Any) -> bool:
 def survival(curves: pd.DataFrame, runs: Sequence[str] = (), of: str = "") -> go.Figure:
     """Return the share of runs that have not reached the threshold yet, against steps, with pointwise 95 % bands.
 
-    ``curves`` has columns variant, step, survival, low, high, at_risk (see :func:`analysis.survival_curves`); ``of``
-    says of what size and task, and of which threshold.
+    ``curves`` has columns variant, step, survival, low, high, at_risk, events (see :func:`analysis.survival_curves`);
+    ``of`` says of what size and task, and of which threshold. The title counts runs, and those that ended before the
+    last step of their variant, below the threshold, apart from those that are known to be below it there.
     """
     figure = go.Figure()
     palette = colours(curves.variant.unique())
     medians: dict[str, Crossing] = {}
-    left: dict[str, tuple[int, float]] = {}
+    left: dict[str, _Left] = {}
     for variant, rows in curves.groupby("variant", sort=False):
         name, colour, total = str(variant), palette[str(variant)], int(rows.at_risk.max())
         medians[name] = Crossing(*(_half(rows, column) for column in ("survival", "low", "high")))
-        left[name] = (round(float(rows.survival.iloc[-1]) * total), float(rows.step.iloc[-1]))
+        end = rows.iloc[-1]
+        followed, below = int(end.at_risk - end.events), total - int(rows.events.sum())
+        left[name] = _Left(followed, below - followed, float(end.step))
         steps: dict[str, Any] = {"x": rows.step, "legendgroup": name, "line_shape": "hv", "mode": "lines"}
         figure.add_trace(go.Scatter(y=rows.low, line={"width": 0}, showlegend=False, hoverinfo="skip", **steps))
         fill = {"fill": "tonexty", "fillcolor": faded(colour, 0.12), "line": {"width": 0}}
@@ -131,13 +134,32 @@ def _half(rows: pd.DataFrame, column: str) -> float:
     return float(steps.iloc[0]) if len(steps) else float("nan")
 
 
-def _halves(medians: dict[str, Crossing], left: dict[str, tuple[int, float]]) -> str:
+class _Left(NamedTuple):
+    """The runs of a variant that are not known to get there."""
+
+    followed: int
+    """Those that were followed to the last step and are still below."""
+    ended: int
+    """Those that were below when they ended, before that step."""
+    step: float
+
+    def said(self, variant: str) -> list[str]:
+        """Return how many are still below at the last step, and how many ended before, of those that there are."""
+        ended = f"{self.ended} not followed so far"
+        if self.followed:
+            beside = f" ({ended})" if self.ended else ""
+            return [f"{self.followed} of {variant} not by {self.step:,.0f}{beside}"]
+        return [f"{self.ended} of {variant} not followed to {self.step:,.0f}"] if self.ended else []
+
+
+def _halves(medians: dict[str, Crossing], left: dict[str, _Left]) -> str:
     """When half of the runs of every variant are there, and how many are not at the end."""
     there = sorted((v for v in medians if medians[v].reached), key=lambda v: medians[v].step)
-    never = [f"{n} of {v} not by {step:,.0f}" for v, (n, step) in left.items() if n]
-    rest = f"; {listed(never)}" if never else ""
+    below = listed(words for v, runs in left.items() for words in runs.said(v))
+    rest = f"; {below}" if below else ""
+    counts = f"; {counted(sum(runs.followed + runs.ended for runs in left.values()), 'run')} not known to be"
     if not there:
-        return f"In no variant are half of the runs there{rest}"
+        return fitting(*(f"In no variant are half of the runs there{each}" for each in (rest, counts)))
     words = {v: str(medians[v]) for v in there}
     return fitting(
         *(
@@ -146,7 +168,7 @@ def _halves(medians: dict[str, Crossing], left: dict[str, tuple[int, float]]) ->
             + rest
             for said in (words, {v: words[v].split(" [")[0] for v in there})
         ),
-        f"Half are there first of {there[0]}, last of {there[-1]}{rest}",
+        *(f"Half are there first of {there[0]}, last of {there[-1]}{each}" for each in (rest, counts)),
     )
 
 

@@ -47,6 +47,8 @@ def windows(
         raise ValueError(f"windows are compared with classic and value, and there is no {' and no '.join(lacking)}")
     titles = [CHANGE_WORDS[c] for c in changes]
     figure = make_subplots(1, len(changes), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.035)
+    # The title says when a reference gets there, which may be beyond what is drawn of it.
+    curves = {str(v): curve_of(rows) for v, rows in chosen.groupby("variant", sort=False)}
     changed = chosen.change.notna()
     chosen = chosen[chosen.step <= 1.25 * chosen.step[changed].max()]  # the references may have gone on much further
     made: Any = chosen[chosen.change.notna()].drop_duplicates("variant").sort_values("at", kind="stable")
@@ -76,7 +78,6 @@ def windows(
         f"{seeds_caption(chosen, few(chosen))} Upright lines: the step of the change, in the colour of its curve. "
         "Up to its change a run goes as classic does (opened) or value."
     )
-    curves = {v: curve_of(rows) for v, rows in rows_of.items()}
     title = _by_ratio(made, ratios) if ratios is not None else _by_step(made, curves, threshold)
     return themed(figure, title, caption, chosen.run, height=470, of=whose(chosen, of, threshold, split))
 
@@ -100,11 +101,11 @@ def _by_ratio(made: pd.DataFrame, ratios: pd.DataFrame) -> str:
 
 
 def _by_step(made: pd.DataFrame, curves: dict[str, pd.DataFrame], threshold: float) -> str:
-    """When the mean curves of every change come to the threshold."""
+    """The step at which the mean curves of every change come to the threshold; none where they do not, so far."""
 
     def when(variant: str) -> str:
         at = crossing(curves[variant], threshold)
-        return str(at).split(" [")[0] if at.reached else "never"
+        return str(at).split(" [")[0] if at.reached else "none"
 
     said = []
     for change, rows in made.groupby("change", sort=False):

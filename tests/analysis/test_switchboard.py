@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import attribute_edges, find_circuit, head_shares, judge, patch
+from analysis import WeakPairWarning, attribute_edges, find_circuit, head_shares, judge, patch
 from analysis.edges.graph import Graph
 from analysis.edges.switched import EdgeSwitch
 from analysis.switchboard.document import FORMAT, assembled, chosen_edges, of_edges
@@ -94,6 +95,43 @@ def test_what_is_not_told_apart_is_not_measured() -> None:
     assert not re.search(r"<td[^>]*>-?\d", table), "and no number"
 
 
+def found_of(clean: float, corrupt: float, warnings: list[str], n: int = 7) -> dict[str, Any]:
+    model = build("value", "tokens", 2)
+    told = measured(model, random_pair(model), "logit_difference", range(4), 0, gradients=False)
+    return told | {"clean": clean, "corrupt": corrupt, "n": n, "warnings": warnings}
+
+
+def test_a_lead_says_what_is_to_be_known_of_the_pairs_of_the_last_step() -> None:
+    weak = found_of(-0.0149, -0.0112, ["clean and corrupt loss are not told apart", "a second"], n=5)
+    model = build("value", "tokens", 2)
+
+    def board(*by_step: dict[str, Any]) -> Any:
+        return assembled(ABOUT, model, range(4), [("r", 0, dict(enumerate(by_step)))], "loss", [])
+
+    said = board(found_of(2.0, -0.5, []), weak)
+    assert said.finding().endswith(
+        "(clean -0.015, corrupt -0.011). Clean and corrupt loss are not told apart. A second."
+    )
+    assert said.warnings() == {"r": ["clean and corrupt loss are not told apart", "a second"]}
+    assert said.to_frame().groupby("step").n.unique().map(list).to_dict() == {0: [7], 1: [5]}
+    strong = board(weak, found_of(2.0, -0.001, []))
+    assert strong.finding().endswith("of loss (clean 2.00, corrupt 0.00).")
+    assert strong.warnings() == {"r": []}
+    assert "5 pairs" in str(said.figure().data)
+
+
+def test_a_measure_keeps_what_the_pairs_are_warned_of() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 12)
+    with pytest.warns(WeakPairWarning) as told:
+        patch(model, pair, [Site(0, "z")])
+    found = measured(model, pair, "logit_difference", range(2), 0, gradients=False)
+    assert found["warnings"] == [str(warning.message) for warning in told.list]
+    logits = model(pair.clean)[:, -1]
+    answered = replace(pair, answers=logits.argmax(-1), wrong=logits.argmin(-1))
+    assert measured(model, answered, "logit_difference", range(2), 0, gradients=False)["warnings"] == []
+
+
 @pytest.mark.parametrize("make", ["llama", "classic", "gpt2"])
 def test_patterns_and_values_are_the_caches(make: str) -> None:
     model = made(make, "value") if make == "llama" else build("value" if make == "gpt2" else "classic", "tokens", 3)
@@ -157,6 +195,20 @@ def test_results_have_a_switchboard_of_one_step() -> None:
     for shown in (board, circuit):
         table = switchboard_page(shown.document).partition("<noscript>")[2].partition("</noscript>")[0]
         assert all(html.escape(edge["name"]) in table for edge in shown.document["edges"])
+
+
+def test_a_result_is_shown_with_what_its_pairs_are_warned_of() -> None:
+    """The model prefers the one answer or the other, so that of a pair and its opposite one is weak."""
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+    results = [attribute_edges(model, p) for p in (pair, replace(pair, answers=pair.wrong, wrong=pair.answers))]
+    weak, strong = sorted(results, key=lambda result: not result.notes())
+    assert of_edges(strong).finding() == strong.finding()
+    assert of_edges(strong).warnings() == {"EdgeScores of 'value'": []}
+    [warned] = of_edges(weak).warnings().values()
+    assert "the model does not do what it is asked" in warned[-1]
+    assert of_edges(weak).finding().lower() == ". ".join([weak.finding(), *warned]).lower() + "."
+    assert set(of_edges(weak).to_frame().n) == {6}
 
 
 STRING, NUMBER = {"type": "string"}, {"type": ["number", "null"]}

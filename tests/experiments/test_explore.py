@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 import experiments.switchboard
-from analysis import attribute_edges, find_circuit, judge
+from analysis import WeakPairWarning, attribute_edges, find_circuit, judge
 from experiments import TRAINING, explore, icl_run, sweep
 from experiments.runs.run import Run
 from experiments.switchboard import LiveSwitchboard, spread_out
@@ -81,6 +82,27 @@ def test_what_was_measured_is_not_measured_again_and_an_interrupted_build_goes_o
     monkeypatch.setattr(experiments.switchboard, "measured", measured)
     other = explore(value, **(HOW | {"n": 9}))
     assert other.document["runs"][0]["clean"] != again.document["runs"][0]["clean"], "another question"
+
+
+def test_pairs_that_are_not_told_apart_are_told_once_and_of_the_last_step(
+    value: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, weak = experiments.switchboard.measured, {"early": True, "last": True}
+
+    def told(*args: Any, **how: Any) -> Any:
+        step = "last" if how["gates"] else "early"
+        return measured(*args, **how) | {"warnings": [f"clean and corrupt {step} are not told apart"] * weak[step]}
+
+    def said(**how: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            explore(value, **(HOW | how))
+        return [str(one.message) for one in found if one.category is WeakPairWarning]
+
+    monkeypatch.setattr(experiments.switchboard, "measured", told)
+    assert said() == said() == ["clean and corrupt last are not told apart"], "when it is read again, too"
+    weak["last"] = False
+    assert said(n=9) == []
 
 
 def test_the_command_writes_a_page_a_table_and_a_graph(value: Run, capsys: pytest.CaptureFixture[str]) -> None:

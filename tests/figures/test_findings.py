@@ -9,12 +9,21 @@ import numpy as np
 import pandas as pd
 
 from analysis import over_seeds, survival_curves
+from figures.models.edges import edge_drawing
+from figures.models.head_score_maps import head_score_maps
+from figures.models.head_scores import head_scores
+from figures.models.heads import composition_panels, head_score_panels
+from figures.models.patching import patch_heat_map
+from figures.models.paths import path_heat_maps, share_bars
 from figures.trainings.learning import learning_curves, run_curves
+from figures.trainings.phases import phases
 from figures.trainings.progress import PROGRESS, progress_measures
 from figures.trainings.thresholds import sensitivity
 from figures.trainings.times import gradient_share_curves, survival
 from figures.trainings.verdicts import finding
 from figures.words import MOST, fitting, listed
+from tests.figures.test_model_figures import edges_of, patched
+from tests.figures.test_runs_side_by_side import COMPOSED, PATHS, SHARES
 
 
 def title(figure: Any) -> str:
@@ -143,7 +152,35 @@ def test_survival_says_when_half_are_there_and_who_never_is() -> None:
     assert title(survival(survival_curves(times))).startswith("Half are there by step 200")
     assert title(survival(survival_curves(times))).endswith("1 of value not by 500")
     never = survival_curves(times.assign(steps=np.nan))
-    assert title(survival(never)) == "In no variant are half of the runs there; 4 of value not by 500"
+    said = "In no variant are half of the runs there; 1 of value not by 500 (3 not followed so far)"
+    assert title(survival(never)) == said
+
+
+def timed(last: Sequence[float], steps: Sequence[float], variant: str = "value") -> pd.DataFrame:
+    return pd.DataFrame({"variant": variant, "seed": range(len(last)), "steps": steps, "last": last})
+
+
+def test_survival_counts_the_runs_that_there_are_and_not_the_share_of_them() -> None:
+    """Three of eight get there; the share still below at the end, 0.3, times eight would be two."""
+    no = np.nan
+    ended = title(survival(survival_curves(timed([20, 30, 40, 90, 300] + [300] * 3, [no] * 4 + [no, 100, 120, 140]))))
+    assert ended == "Half are there by step 120 [100, later] (value); 1 of value not by 300 (4 not followed so far)"
+    all_there = title(survival(survival_curves(timed([20, 30, 140, 140], [no, no, 100, 140]))))
+    assert all_there == "Half are there by step 100 [100, 140] (value); 2 of value not followed to 140"
+    followed = title(survival(survival_curves(timed([300] * 5, [no, no, 100, 120, 140]))))
+    assert followed.endswith("; 2 of value not by 300"), "of those all is known"
+    whole = title(survival(survival_curves(timed([300] * 3, [100, 120, 140]))))
+    assert ";" not in whole
+
+
+def test_survival_of_many_variants_counts_the_runs_of_all() -> None:
+    names = [f"a variant that is called {i}" for i in range(4)]
+    times = pd.concat([timed([50, 300, 300, 300], [np.nan, np.nan, 100 + i, 120], v) for i, v in enumerate(names)])
+    said = f"Half are there first of {names[0]}, last of {names[3]}; 8 runs not known to be"
+    assert title(survival(survival_curves(times))) == said
+    none = title(survival(survival_curves(times.assign(steps=np.nan))))
+    assert none == "In no variant are half of the runs there; 16 runs not known to be"
+    assert max(len(said), len(none)) <= MOST
 
 
 def test_shares_of_the_gradient_are_told_from_start_to_end() -> None:
@@ -155,6 +192,86 @@ def test_shares_of_the_gradient_are_told_from_start_to_end() -> None:
     assert title(told) == "Gradient of W through the stream: 40% at first, 20% at last (value); none in value-stop"
     none = gradient_share_curves(over_seeds(shares.assign(value=0.0), scale="linear"), weight="W")
     assert title(none) == "No gradient of W comes through the stream"
+
+
+# --- phases and heads -------------------------------------------------------------------------------------------------
+
+
+def restored(shares: dict[tuple[str, str], dict[str, float]]) -> pd.DataFrame:
+    """What the stream alone restores, by preset and variant, and by phase."""
+    rows = [
+        {"preset": preset, "variant": variant, "run": f"{preset}-{variant}", "phase": phase, "value": share}
+        for (preset, variant), by in shares.items()
+        for phase, share in by.items()
+    ]
+    what = {"measure": "restored", "what": "the stream", "route": "stream", "low": np.nan, "high": np.nan, "n": 1}
+    return pd.DataFrame(rows).assign(**what, mean=lambda t: t["value"])
+
+
+def test_phases_are_told_of_the_presets_that_have_the_variant() -> None:
+    both, lone = {"after": 0.5, "end": 0.25}, {"end": 0.75}
+
+    def said(shares: dict[tuple[str, str], dict[str, float]]) -> str:
+        return title(phases(restored(shares), []))
+
+    value = "value's stream alone restores "
+    everywhere = value + "0.50 after the transition, 0.25 at the end (a); 0.50, 0.25 (b)"
+    assert said({("a", "value"): both, ("b", "value"): both}) == everywhere
+    first = value + "0.50 after the transition, 0.25 at the end (a)"
+    assert said({("a", "value"): both, ("b", "value"): {"before": 0.1}}) == first
+    second = value + "0.50 after the transition, 0.25 at the end (b)"
+    assert said({("a", "value"): {"within": 0.1}, ("b", "value"): both}) == second
+    mixed = value + "0.50 after the transition, 0.25 at the end (a); 0.75 at the end (b)"
+    assert said({("a", "value"): both, ("b", "value"): lone}) == mixed
+    other = said({("a", "key"): {"before": 0.1}, ("a", "value"): lone})
+    assert other == value + "0.75 at the end (a)", "of key nothing is measured where it would be told"
+    assert said({("a", "key"): {"before": 0.1}}) == "What is whole, by phase"
+
+
+def scored(values: Sequence[float], score: str = "retrieval", variant: str = "value") -> pd.DataFrame:
+    frame = pd.DataFrame({"layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "value": values})
+    return frame.assign(score=score, variant=variant, run=variant, step=100, stderr=0.01, n=16)
+
+
+def test_no_head_is_highest_where_all_are_nothing_and_those_that_share_it_are_all_told() -> None:
+    def said(*values: float) -> list[str]:
+        frame = scored(values)
+        return [title(draw(frame)) for draw in (head_scores, head_score_panels, head_score_maps)]
+
+    curves, panels, maps = said(0.0, 0.004, 0.0, 0.0)
+    assert curves == "At the end retrieval: no head, 0.00 (value)"
+    assert panels == maps == "No score of any head is 0.005 or more"
+    curves, panels, maps = said(0.0, 0.25, 0.0, 0.0)
+    assert curves == "At the end retrieval: L0H1, 0.25 (value)"
+    assert panels == "L0H1 has 0.25 of 'retrieval'"
+    assert maps == "No head of any run scores 0.5 or more; the highest is value's L0H1 (retrieval 0.25)"
+    assert said(0.0, 0.25, 0.25, 0.0)[:2] == [
+        "At the end retrieval: L0H1 and L1H0, 0.25 (value)",
+        "L0H1 and L1H0 have 0.25 of 'retrieval'",
+    ]
+    assert said(0.25, 0.25, 0.25, 0.0)[:2] == [
+        "At the end retrieval: 3 of 4 heads, 0.25 (value)",
+        "3 of 4 heads have 0.25 of 'retrieval'",
+    ]
+    two = pd.concat([scored([0.0, 0.0, 0.75, 0.5]), scored([0.0] * 4, variant="classic")])
+    assert title(head_scores(two)) == "At the end retrieval: L1H0 0.75 (value) and no head 0.00 (classic)"
+    missing = pd.concat([scored([0.0, 0.0, 0.75, 0.5]), scored([np.nan] * 4, "ila")])
+    assert title(head_scores(missing)) == "At the end retrieval: L1H0, 0.75 (value)"
+
+
+def test_nothing_is_the_largest_of_many_that_are_nothing() -> None:
+    for draw, frame, said in (
+        (patch_heat_map, patched(0.2).query("component == 'resid_pre'"), "The largest effect is that of resid_pre at"),
+        (path_heat_maps, PATHS, "The largest direct path is L10H0 to L11H0.v"),
+        (share_bars, SHARES, "No head has an effect by the stream; the largest effect is that of"),
+        (edge_drawing, edges_of(0.5), "Edges through the stream have"),
+        (composition_panels, COMPOSED, "L0H1 and L1H0 compose most: 0.20"),
+    ):
+        assert title(draw(frame)).startswith(said), draw
+        number = "score" if draw is composition_panels else "effect"
+        nothing = title(draw(frame.assign(**{number: 0.004 * frame[number]})))
+        assert nothing.startswith("No ")
+        assert nothing.endswith(" 0.005 or more")
 
 
 def test_titles_fit() -> None:

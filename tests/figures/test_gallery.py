@@ -202,6 +202,27 @@ def test_an_interval_that_leaves_the_frame_has_an_arrow() -> None:
     assert not arrows(0.3)
 
 
+def test_windows_say_when_a_reference_gets_there_beyond_what_is_drawn_of_it() -> None:
+    """classic gets there at 1,500, and is drawn up to 1.25 times the last step of what was changed."""
+
+    def told(classic: int) -> str:
+        there = {"classic": classic, "value": 300, "a": 600, "b": 9_000}
+        rows = [
+            {"variant": v, "seed": seed, "run": f"{v}-{seed}", "step": step, "value": min(1.0, step / at)}
+            for v, at in there.items()
+            for seed in range(2)
+            for step in range(0, (800 if v in "ab" else 1_600) + 1, 100)
+        ]
+        metrics = over_seeds(pd.DataFrame(rows).assign(split="ic", measure="accuracy"))
+        made = pd.DataFrame({"variant": ["a", "b"], "change": ["opened", "closed"], "when": "within", "at": [200, 400]})
+        figure: Any = windows(metrics.merge(made, on="variant", how="left"), threshold=1.0)
+        assert max(max(trace.x) for trace in figure.data if trace.name == "classic") == 1_000
+        return figure.layout.meta["title"]
+
+    assert told(1_500) == "Step of 100%: value 300, classic 1,500; opened at 200: 600; closed at 400: none"
+    assert "classic none;" in told(1_700)
+
+
 def test_windows_show_the_step_of_the_change() -> None:
     changes = [("opened", "within", 400), ("closed", "before", 150), ("gradient cut", "after", 800)]
     made = pd.DataFrame(changes, columns=["change", "when", "at"]).assign(variant=["a", "b", "c"])
@@ -210,6 +231,6 @@ def test_windows_show_the_step_of_the_change() -> None:
     upright = [shape for shape in figure.layout.shapes if shape.x0 == shape.x1]
     assert sorted(shape.x0 for shape in upright) == [150, 400, 800]
     assert {shape.line.color for shape in upright} == set(WHENS.values()) == set(EARLIER_TO_LATER[:3])
-    assert "opened at 400: never" in figure.layout.meta["title"]
+    assert "opened at 400: none" in figure.layout.meta["title"]
     with pytest.raises(ValueError, match="there is no classic"):
         windows(metrics[metrics.variant != "classic"].merge(made, on="variant", how="left"))

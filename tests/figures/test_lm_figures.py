@@ -211,6 +211,12 @@ def test_ioi_curves_have_a_panel_a_set(metrics: pd.DataFrame, measure: str) -> N
     assert lm.MEASURE_WORDS[measure] == figure.layout.yaxis.title.text
 
 
+def sunk(metrics: pd.DataFrame, variant: str, by: float) -> dict[str, pd.Series]:
+    """The columns of values, those of a variant lower."""
+    columns = ("value", "mean", "low", "high")
+    return {name: metrics[name].where(metrics.variant != variant, metrics[name] - by) for name in columns}
+
+
 def test_a_gap_is_that_of_the_means_beside_that_of_the_levels(metrics: pd.DataFrame) -> None:
     levels = {"classic": 0.07, "value": 0.41}
     figure: Any = lm.gap_curves(metrics, levels)
@@ -222,6 +228,9 @@ def test_a_gap_is_that_of_the_means_beside_that_of_the_levels(metrics: pd.DataFr
     at: Any = gap.idxmax()
     said = f"value is up to {gap.max():.2f} above classic (at {at / 1e6:.1f} million tokens)"
     assert title(figure) == f"As they learn, {said}, at the end {gap.iloc[-1]:.2f}; in the paper 0.34"
+    lower = lm.gap_curves(metrics.assign(**sunk(metrics, "value", 0.4)), levels)
+    assert "up to" not in title(lower)
+    assert title(lower).startswith("As they learn, value is nowhere above classic, at the end -0.")
     with pytest.raises(ValueError, match="a gap is that of two variants, got levels of 1"):
         lm.gap_curves(metrics, {"value": 0.4})
     with pytest.raises(UnknownNameError, match="unknown variant 'valu': did you mean 'value'"):

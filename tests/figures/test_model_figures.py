@@ -29,6 +29,7 @@ from figures.models.logits import logit_attribution_bars, logit_lens_curves
 from figures.models.pairs import pair_grid
 from figures.models.patching import patch_heat_map
 from figures.models.route_map import route_heat_maps
+from figures.words import MOST
 from tests.figures.test_views import mapped, viewed
 
 ENDS = {"low": 0.4, "high": 0.6}
@@ -55,7 +56,7 @@ def patched(alone: float, both: float = 1.0, **more: Any) -> pd.DataFrame:
 def test_patches_say_where_the_routes_part_and_else_that_they_do_not() -> None:
     apart = "S2 before layer 1 carries 1.00 [0.90, 1.10] by both routes, 0.20 [0.10, 0.30] by the residual stream alone"
     assert title(patch_heat_map(patched(0.2))) == apart
-    same = "The residual stream carries all that differs; most at S2, before layer 1: 0.98 [0.88, 1.08]"
+    same = "Before layer 1 the residual stream carries all that differs; most at S2: 0.98 [0.88, 1.08]"
     assert title(patch_heat_map(patched(0.98))) == same
     two = pd.concat([patched(1.0, variant="classic"), patched(0.2, variant="value")])
     assert title(patch_heat_map(two)).startswith("S2 before layer 1 of value carries 1.00")
@@ -64,6 +65,33 @@ def test_patches_say_where_the_routes_part_and_else_that_they_do_not() -> None:
     assert title(patch_heat_map(values)) == "The largest effect is that of v own at S2 in layer 1: 0.20 [0.10, 0.30]"
     estimated: Any = patch_heat_map(patched(0.2, method="AtP"))
     assert "estimated (AtP)" in estimated.layout.meta["of"]
+
+
+@pytest.mark.parametrize(
+    ("carried", "said"),
+    [
+        (0.96, "Before layer 1 the residual stream carries all that differs; most at S2: 0.96 [0.86, 1.06]"),
+        (1.3, "Where patched, the residual stream carries what both routes do; most at S2, before layer 1: 1.30 ["),
+        (0.4, "Where patched, the residual stream carries what both routes do; most at S2, before layer 1: 0.40 ["),
+        (
+            0.03,
+            "Where patched, neither route carries 0.05 of the difference; most at S2, before layer 1: 0.03 [",
+        ),
+        (-0.04, "Where patched, neither route carries 0.05 of the difference; most at S2, before layer 1: -0.04"),
+    ],
+)
+def test_all_that_differs_is_said_of_positions_that_carry_all_of_it(carried: float, said: str) -> None:
+    assert title(patch_heat_map(patched(carried, carried))).startswith(said)
+    assert len(title(patch_heat_map(patched(carried, carried)))) <= MOST
+    frame = mapped().assign(effect=0.0, low=np.nan, high=np.nan)
+    at = (frame.layer == 1) & (frame.position == "2") & frame.route.isin(["residual", "both"])
+    of_map = title(route_heat_maps(frame.assign(effect=frame.effect.mask(at, carried))))
+    assert of_map == said.split(" [")[0].replace("S2", "2: to")
+
+
+def test_all_that_differs_is_said_of_the_model_that_it_is_true_of() -> None:
+    two = pd.concat([patched(0.2, 0.2, variant="classic"), patched(0.99, variant="value")])
+    assert title(patch_heat_map(two)).startswith("Before layer 1 of value the residual stream carries all that differs")
 
 
 def test_a_site_that_is_not_there_has_a_cross_and_no_colour() -> None:
@@ -198,8 +226,8 @@ def test_comparisons_tell_their_verdict_by_symbol_and_title() -> None:
 def test_maps_of_routes_say_what_the_stream_carries() -> None:
     frame = mapped().assign(effect=0.0, low=-0.1, high=0.1)
     at = (frame.layer == 2) & (frame.position == "1")
-    none = title(route_heat_maps(frame.assign(effect=frame.effect.mask(at & (frame.route == "residual"), 0.9))))
-    assert none == "The residual stream carries all that differs; most at 1: to, before layer 2: 0.90 [-0.10, 0.10]"
+    none = title(route_heat_maps(frame.assign(effect=frame.effect.mask(at & (frame.route == "residual"), 0.97))))
+    assert none == "Before layer 2 the residual stream carries all that differs; most at 1: to: 0.97 [-0.10, 0.10]"
     some = title(route_heat_maps(frame.assign(effect=frame.effect.mask(at & (frame.route == "stream"), 0.7))))
     assert (
         some == "Before layer 2 the stream carries 0.70 [-0.10, 0.10] at 1: to, the residual stream 0.00 [-0.10, 0.10]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,18 +13,23 @@ import pytest
 from figures.axes import log_axis, log_ticks
 from figures.comparison import comparison_dots
 from figures.models.ablation import ablation_bars
+from figures.models.circuit_over_checkpoints import circuit_curves
 from figures.models.edges import edge_drawing
 from figures.models.gradients import gradient_pairs, gradient_shares, split_bars
+from figures.models.head_score_maps import head_score_maps
 from figures.models.head_scores import head_scores
 from figures.models.heads import composition_panels, head_score_panels
 from figures.models.logits import logit_attribution_bars, logit_lens_curves
 from figures.models.patching import patch_heat_map
 from figures.models.paths import path_heat_maps, share_bars
+from figures.models.route_map import route_heat_maps
+from figures.models.route_maps import route_maps
 from figures.models.several_runs import by_run
 from figures.theme import dash
 from figures.trainings.verdicts import finding
 from figures.words import gates, in_order
 from tests.figures.test_model_figures import compared, edges_of, gradients_of, patched, title
+from tests.figures.test_views import mapped
 
 PATHS = pd.DataFrame(
     [
@@ -116,6 +122,92 @@ def test_what_would_hide_another_is_refused(draw: Callable[..., Any], frame: pd.
     after = frame.assign(phase="after", accuracy=0.7)
     with pytest.raises(ValueError, match=f"{what} in the place of another.*more than one phase; choose one"):
         draw(pd.concat([frame.assign(phase="before"), after], ignore_index=True))
+
+
+def two_runs(frame: pd.DataFrame, **second: Any) -> pd.DataFrame:
+    """A frame of two variants, a run each, of which the second was asked otherwise."""
+    first = frame.assign(variant="value", run="a", seed=0)
+    return pd.concat([first, frame.assign(variant="classic", run="b", seed=0).assign(**second)], ignore_index=True)
+
+
+CIRCUIT = pd.DataFrame({"step": [0, 100], "faithfulness": [0.2, 0.9], "low": [0.1, 0.8], "high": [0.3, 1.0]}).assign(
+    overlap=0.5, gap=3.0, metric="logit_difference", n=8
+)
+MADE = patched(0.2).query("component == 'state'")
+
+
+@pytest.mark.parametrize(
+    ("draw", "frame", "column", "other"),
+    [
+        (patch_heat_map, patched(0.2), "metric", "loss"),
+        (patch_heat_map, patched(0.2), "direction", "noise"),
+        (patch_heat_map, patched(0.2, method="AtP"), "method", "AtP*"),
+        (route_maps, MADE, "metric", "probability"),
+        (route_maps, MADE, "direction", "noise"),
+        (edge_drawing, edges_of(2.0).assign(method="EAP"), "method", "exact"),
+        (edge_drawing, edges_of(2.0), "metric", "loss"),
+        (edge_drawing, edges_of(2.0).assign(replacement="mean"), "replacement", "zero"),
+        (circuit_curves, CIRCUIT, "metric", "loss"),
+    ],
+)
+def test_a_caption_of_all_is_true_of_each_or_what_differs_is_refused(
+    draw: Callable[..., Any], frame: pd.DataFrame, column: str, other: str
+) -> None:
+    first = frame[column].iloc[0]
+    assert draw(two_runs(frame))
+    with pytest.raises(
+        ValueError, match=re.escape(f"more than one {column} ({first} and {other}); choose one of them")
+    ):
+        draw(two_runs(frame, **{column: other}))
+
+
+@pytest.mark.parametrize(
+    ("draw", "frame", "column", "other"),
+    [
+        (path_heat_maps, PATHS, "metric", "loss"),
+        (share_bars, SHARES, "direction", "noise"),
+        (logit_attribution_bars, PARTS, "of", "logit"),
+        (logit_lens_curves, LENS, "metric", "loss of another"),
+        (comparison_dots, compared(0.01, 0.3), "contrast", "difference"),
+        (comparison_dots, compared(0.01, 0.3, horizon=500.0), "horizon", 900.0),
+        (route_heat_maps, mapped(2), "corrupt", -1.0),
+    ],
+)
+def test_rows_of_one_figure_are_asked_alike(
+    draw: Callable[..., Any], frame: pd.DataFrame, column: str, other: Any
+) -> None:
+    frame = frame.reset_index(drop=True)
+    assert draw(frame)
+    with pytest.raises(ValueError, match=f"more than one {column} "):
+        draw(frame.assign(**{column: frame[column].where(frame.index < len(frame) - 1, other)}))
+
+
+@pytest.mark.parametrize(
+    ("draw", "frame", "what"),
+    [
+        (patch_heat_map, patched(0.2), "pair"),
+        (route_maps, MADE, "pair"),
+        (edge_drawing, edges_of(2.0), "pair"),
+        (edge_drawing, edges_of(2.0).assign(metric=0.5), "pair"),
+        (circuit_curves, CIRCUIT, "pair"),
+        (ablation_bars, ABLATED, "sequence"),
+        (head_score_maps, SCORES, "prompt"),
+    ],
+)
+def test_a_subtitle_says_over_how_many_each_is(draw: Callable[..., Any], frame: pd.DataFrame, what: str) -> None:
+    for first, second, said in ((5, 5, f"5 {what}s"), (1, 1, f"1 {what}"), (5, 1_200, f"5 to 1,200 {what}s")):
+        figure = draw(two_runs(frame.assign(n=first), n=second))
+        assert re.search(rf"(^|, ){said}( each)?(,|$)", figure.layout.meta["of"])
+        hovers = " ".join(f"{trace.hovertemplate} {trace.hovertext}" for trace in figure.data)
+        assert f"5 to 1,200 {what}s" not in hovers, "a panel is of one run"
+
+
+def test_gradients_are_said_to_be_of_examples_and_of_no_set_that_the_frame_does_not_name() -> None:
+    for draw, frame in ((gradient_shares, gradients_of({"value": 0.4})), (gradient_pairs, CROSSED)):
+        meta = draw(frame).layout.meta
+        assert not any("held" in meta[text] for text in ("title", "of", "caption"))
+    assert "at all steps on the same examples" in gradient_shares(gradients_of({"value": 0.4})).layout.meta["caption"]
+    assert gradient_pairs(CROSSED).layout.meta["of"].endswith("one batch")
 
 
 def test_heads_stand_in_the_order_of_their_numbers() -> None:
