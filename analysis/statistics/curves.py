@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.statistics.intervals import Scale, grouped_intervals
-from analysis.statistics.one_run_each import require_one_run_each
+from analysis.statistics.one_run_each import require_columns, require_one_run_each
 
 EFFECT_OF = ("variant", "component", "route", "layer", "head", "position")
 """The columns that name what was patched."""
@@ -61,8 +61,10 @@ def over_seeds(frame: pd.DataFrame, at: str = "step", scale: Scale | None = None
     intervals of what lies between 0 and 1, or is never below 0, stay there (see :func:`analysis.mean_interval`).
 
     Raises:
-        ValueError: if a variant and a seed have several runs, or a run comes twice.
+        ValueError: for a frame without a column variant, seed, value or ``at``; if a variant and a seed have several
+            runs, or a run comes twice.
     """
+    require_columns(frame, ["variant", "seed", at, "value"], "measurements (experiments.all_metrics makes one)")
     by = [name for name in ("split", "measure") if name in frame]
     require_one_run_each(frame, at=(*by, at))
     chosen = scale or (None if "measure" in frame else "linear")

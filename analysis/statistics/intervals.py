@@ -68,7 +68,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
 
     Raises:
         ValueError: for an unknown scale, a confidence that is none, or a number outside of [0, 1] on the logit scale,
-            of [-1, 1] on that of correlations, below 0 on the log scale.
+            of [-1, 1] on that of correlations, below 0 on the log scale; for numbers in rows and columns.
 
     Source: Brown, Cai and DasGupta, Statistical Science 16, 2001, section 4.2, with t for z and the standard error of
     the numbers for the binomial one.
@@ -76,6 +76,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, confidence: float = 0.95
     known("scale", scale, get_args(Scale))
     require_confidence(confidence)
     x = np.asarray(values, dtype=float)
+    require(x.ndim == 1, f"a mean is of numbers one after the other, got an array of {x.shape}; give a row or a column")
     if scale == "correlation":
         require(
             bool((np.abs(x) <= 1).all()),
@@ -133,9 +134,9 @@ def paired_ratio(
         ValueError: if the two are not pairs of positive numbers, or for a confidence that is none.
     """
     a, b = np.asarray(values, dtype=float), np.asarray(reference, dtype=float)
-    if a.shape != b.shape or not (np.all(a > 0) and np.all(b > 0)):
+    if a.shape != b.shape or not all((side > 0).all() and np.isfinite(side).all() for side in (a, b)):
         raise ValueError(
-            f"a paired ratio needs as many positive numbers on both sides, got {a.tolist()} and {b.tolist()}"
+            f"a paired ratio needs as many finite positive numbers on both sides, got {a.tolist()} and {b.tolist()}"
         )
     logs = mean_interval(np.log(a / b), confidence)
     return Interval(float(np.exp(logs.mean)), float(np.exp(logs.low)), float(np.exp(logs.high)), logs.n)

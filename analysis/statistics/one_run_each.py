@@ -9,12 +9,19 @@ import pandas as pd
 from circuits.common.errors import require
 
 
+def require_columns(frame: pd.DataFrame, needed: Sequence[str], of: str) -> None:
+    """Refuse a frame that lacks a column; ``of`` says what such a frame is of, and what makes one."""
+    missing = [name for name in needed if name not in frame]
+    require(not missing, f"a frame of {of} has columns {[*needed]}, and here is no {missing}")
+
+
 def require_one_run_each(frame: pd.DataFrame, group: Sequence[str] = ("variant",), at: Sequence[str] = ()) -> None:
     """Refuse a frame in which a group and a seed name several runs, or none, or a run's rows come twice.
 
     ``frame`` has the columns of ``group`` and seed, and mostly run; one run has one row at each value of ``at``.
     """
     by = [*group, "seed"]
+    require_columns(frame, [*by, *at], "runs")
     known = [name for name in (*by, "run") if name in frame]
     complete = not frame[by].isna().any(axis=None)
     require(complete, f"some rows have no {' or no '.join(by)}: give all of these, or drop those rows")

@@ -16,8 +16,12 @@ import scipy
 from jaxtyping import Bool, Float
 
 from analysis.statistics.intervals import Interval, require_confidence
+from analysis.statistics.one_run_each import require_columns
 from analysis.statistics.paired_seeds import CONTRASTS, Contrast, PairedSeeds
 from circuits.common.errors import known, require
+
+TIME_COLUMNS = ("variant", "seed", "steps", "last")
+OF_TIMES = "times (threshold_times makes one)"
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,7 @@ def times_of(frame: pd.DataFrame, variant: str) -> Times:
     Raises:
         ValueError: if the frame is no time frame, lacks the variant, or names a seed twice.
     """
-    needed = ["variant", "seed", "steps", "last"]
-    missing = [name for name in needed if name not in frame]
-    require(not missing, f"a time frame has columns {needed}, and here is no {missing}: threshold_times makes one")
+    require_columns(frame, TIME_COLUMNS, OF_TIMES)
     known("variant", variant, list(dict.fromkeys(frame["variant"])))
     rows = frame[frame["variant"] == variant].sort_values("seed", kind="stable")
     twice = rows["seed"][rows["seed"].duplicated()].tolist()
@@ -115,6 +117,7 @@ def survival_curves(frame: pd.DataFrame, confidence: float = 0.95) -> pd.DataFra
     Raises:
         ValueError: as :func:`times_of` and :func:`kaplan_meier`.
     """
+    require_columns(frame, TIME_COLUMNS, OF_TIMES)
     variants = frame["variant"].drop_duplicates()
     curves = [kaplan_meier(times_of(frame, v), confidence).assign(variant=v) for v in variants]
     return pd.concat(curves, ignore_index=True)

@@ -61,7 +61,7 @@ def test_paired_ratio_is_the_geometric_mean() -> None:
     assert found.low < found.mean < found.high
     swapped = paired_ratio([1.0, 2.0], [2.0, 6.0])
     assert (1 / swapped.mean, 1 / swapped.high, 1 / swapped.low) == pytest.approx((found.mean, found.low, found.high))
-    with pytest.raises(ValueError, match="a paired ratio needs as many positive numbers on both sides"):
+    with pytest.raises(ValueError, match="a paired ratio needs as many finite positive numbers on both sides"):
         paired_ratio([1.0], [0.0])
     with pytest.raises(ValueError, match="on both sides"):
         paired_ratio([1.0], [1.0, 2.0])

@@ -16,8 +16,8 @@ from lifelines.statistics import logrank_test
 from lifelines.utils import restricted_mean_survival_time
 from scipy import stats
 
-from analysis import compare, survival_curves, threshold_table
-from analysis.statistics.intervals import mean_interval
+from analysis import compare, over_seeds, survival_curves, threshold_table
+from analysis.statistics.intervals import mean_interval, paired_ratio
 from analysis.statistics.paired_seeds import paired_seeds
 from analysis.statistics.survival import (
     Times,
@@ -227,7 +227,7 @@ def test_what_is_no_time_is_refused() -> None:
         restricted_mean(times_of(frame, "classic"), 21.0)
     with pytest.raises(ValueError, match="'value' has seeds \\[1\\] more than once"):
         survival_curves(frame.replace({"seed": {2: 1}}).iloc[3:])
-    with pytest.raises(ValueError, match="here is no \\['last'\\]: threshold_times makes one"):
+    with pytest.raises(ValueError, match="threshold_times makes one\\) has .* here is no \\['last'\\]"):
         times_of(frame.drop(columns="last"), "value")
     with pytest.raises(ValueError, match="reached the threshold after their last step"):
         times_of(frame.assign(last=1.0), "value")
@@ -292,3 +292,36 @@ def test_curves_stand_under_one_another() -> None:
     assert curves.variant.unique().tolist() == ["classic", "value"]
     part = curves[curves.variant == "value"].drop(columns="variant").reset_index(drop=True)
     pd.testing.assert_frame_equal(part, kaplan_meier(b))
+
+
+@pytest.mark.parametrize("lacking", ["variant", "seed", "steps", "last"])
+def test_a_frame_without_a_column_is_refused_by_its_name(lacking: str) -> None:
+    frame = pd.DataFrame({"variant": ["a", "a"], "seed": [0, 1], "steps": [30.0, np.nan], "last": [60.0, 60.0]})
+    assert len(survival_curves(frame)) == 3
+    with pytest.raises(
+        ValueError, match=rf"a frame of times \(threshold_times makes one\) .* here is no \['{lacking}'"
+    ):
+        survival_curves(frame.drop(columns=lacking))
+
+
+@pytest.mark.parametrize("lacking", ["variant", "seed", "step", "value"])
+def test_curves_over_seeds_need_their_columns(lacking: str) -> None:
+    frame = pd.DataFrame({"variant": "a", "seed": [0, 1, 0, 1], "step": [5, 5, 9, 9], "value": [0.1, 0.3, 0.5, 0.9]})
+    assert over_seeds(frame)["mean"].tolist() == pytest.approx([0.2, 0.2, 0.7, 0.7])
+    with pytest.raises(ValueError, match=rf"a frame of measurements .* here is no \['{lacking}'\]"):
+        over_seeds(frame.drop(columns=lacking))
+
+
+@pytest.mark.parametrize("bad", [[[1.0, 2.0], [3.0, 4.0]], 3.0])
+@pytest.mark.usefixtures("untyped")
+def test_a_mean_is_of_numbers_in_a_row(bad: Any) -> None:
+    with pytest.raises(ValueError, match="a mean is of numbers one after the other, got an array of"):
+        mean_interval(bad)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 0.0, -2.0])
+def test_a_ratio_is_of_finite_positive_numbers(bad: float) -> None:
+    assert paired_ratio([2.0, 8.0], [1.0, 2.0]).mean == pytest.approx(8**0.5)
+    for pair in (([2.0, bad], [1.0, 2.0]), ([2.0, 8.0], [bad, 2.0])):
+        with pytest.raises(ValueError, match="finite positive numbers on both sides"):
+            paired_ratio(*pair)
