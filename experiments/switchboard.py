@@ -24,7 +24,7 @@ from circuits.common.errors import known, require, whole
 from circuits.common.files import write_atomically
 from circuits.common.plain_data import content_hash
 from circuits.model import HookedStreamTransformer
-from experiments.runs.devices import one_thread
+from experiments.devices import one_thread
 from experiments.runs.run import Run
 from figures.explore.page import FORMAT
 

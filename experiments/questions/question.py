@@ -66,7 +66,7 @@ class Question:
         Raises:
             ValueError: for a device that this machine does not have, or a number that says nothing, as no pairs.
         """
-        from experiments.runs.devices import checked_device
+        from experiments.devices import checked_device
 
         checked_device(self.device)
         for name, least in LEAST.items():
@@ -133,7 +133,7 @@ class Question:
         """
         import torch
 
-        from experiments.runs.devices import checked_device
+        from experiments.devices import checked_device
 
         return run.load_model(step).to(checked_device(self.device), getattr(torch, self.dtype))
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from experiments.devices import checked_device
 from experiments.runs.config import RunConfig
-from experiments.runs.devices import checked_device
 from experiments.runs.directory import directory_of
 from experiments.runs.run import Run
 from experiments.tasks.registry import make_task

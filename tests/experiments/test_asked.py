@@ -255,7 +255,7 @@ def test_the_gradient_is_split_in_the_dtype_that_it_is_asked_in(trained_runs: Pa
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("cpu0", "names no device"), ("cuda:99", r"torch sees \d+ CUDA device\(s\) here; take --device cpu")],
+    [("cpu0", "names no device"), ("cuda:99", r"torch sees \d+ CUDA device\(s\) here; take the device cpu")],
 )
 def test_a_device_that_is_not_there_is_refused_before_work(device: str, message: str, icl: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
