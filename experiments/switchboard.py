@@ -25,6 +25,7 @@ from circuits.common.files import write_atomically
 from circuits.common.plain_data import content_hash
 from circuits.model import HookedStreamTransformer
 from experiments.devices import one_thread
+from experiments.runs.pooling import require_once
 from experiments.runs.run import Run
 from figures.explore.page import FORMAT
 
@@ -53,7 +54,7 @@ def explore(
     edge, a pass forward and backward each. What was measured is kept in the run's directory, checkpoint by checkpoint.
 
     Raises:
-        ValueError: for runs of different architectures or tasks, a run without checkpoints, and as
+        ValueError: for runs of different architectures or tasks, one run twice, a run without checkpoints, and as
             :func:`analysis.switchboard.measured.measured`.
     """
     if isinstance(what, (EdgeScores, Quality)):
@@ -174,6 +175,7 @@ def spread_out(steps: Sequence[int], most: int) -> list[int]:
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
+    require_once(runs)
     first = runs[0]
     for other in runs[1:]:
         require(

@@ -220,13 +220,19 @@ class Run(RunDirectory):
 
 
 def runs_in(roots: Sequence[str | Path], wanted: Iterable[RunConfig]) -> list[Run]:
-    """Return those of the wanted runs that are in some directories, whatever became of them.
+    """Return those of the wanted runs that are in some directories, whatever became of them, each once: of one that is
+    in several the first that has ended, else the first.
 
     Raises:
         RunError: for a run directory that is damaged.
     """
     there = [directory_of(root, config) for config in wanted for root in roots]
-    return [Run.open(path) for path in there if (path / "run.json").is_file()]
+    found: dict[str, Run] = {}
+    for run in (Run.open(path) for path in dict.fromkeys(there) if (path / "run.json").is_file()):
+        before = found.get(run.record["id"])
+        if before is None or (before.record["status"] == "running" and run.record["status"] != "running"):
+            found[run.record["id"]] = run
+    return list(found.values())
 
 
 def _is_there(place: str) -> bool:
