@@ -101,6 +101,23 @@ def ablate_edges(
     return Ablations(pd.concat([pd.DataFrame(where), numbers], axis=1).assign(n=len(pair)))
 
 
+def require_same_edges(model: HookedStreamTransformer, other: HookedStreamTransformer) -> None:
+    """Refuse another model of which no edge can be taken instead of this one's.
+
+    Raises:
+        ValueError: if it has other edges, or what flows along them has other sizes.
+    """
+    names, sizes = (
+        [[edge.name for edge in Graph(one).edges] for one in (model, other)],
+        [(one.config.d_model, one.config.d_head) for one in (model, other)],
+    )
+    require(
+        names[0] == names[1] and sizes[0] == sizes[1],
+        f"the other model ({other.config.name}) has other edges than this one ({model.config.name}), or other sizes; "
+        f"take a model of the same architecture",
+    )
+
+
 def _names(edges: str | Edge | Iterable[str | Edge]) -> list[str]:
     together = [edges] if isinstance(edges, (str, Edge)) else edges
     return [edge.name if isinstance(edge, Edge) else edge for edge in together]
@@ -117,11 +134,7 @@ def _sent(
     if method == "from run":
         if other is None:
             raise ValueError("cutting edges 'from run' needs the other model: other=")
-        require(
-            [edge.name for edge in Graph(other).edges] == [edge.name for edge in graph.edges],
-            f"the other model ({other.config.name}) has other edges than this one ({model.config.name}); take a model "
-            f"of the same architecture",
-        )
+        require_same_edges(model, other)
         return send(other, graph, pair.clean)
     if method == "other run":
         pair.require_difference()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -118,6 +119,15 @@ def test_ablate_by_other_methods_and_from_another_run(capsys: pytest.CaptureFixt
     assert re.search(r"'from run' is icl-value-small-s0-\w+ at its last checkpoint", out)
     frame = run_named(trained_runs, "classic").results("ablate")
     assert set(frame.method) == {"resample", "from run"}
+    words[1] = "icl-value"
+    for edges, message in (
+        ([], r"that model \(classic\) has no such place, blocks.\d.attn.hook_v_\w+; take a model of the same"),
+        (["--edges", "each"], r"the other model \(classic\) has other edges than this one \(value\)"),
+    ):
+        status, out, err = run(capsys, *words, "--from-run", "icl-classic", *edges)
+        assert (status, out) == (2, "")
+        assert re.match(rf"error: .*{message}", err), "before a word on what it takes"
+    words[1] = "icl-classic"
     for other, message in (
         ("icl-classic", "is the run itself; name another one"),
         ("icl-nothing", "unknown run"),
@@ -146,6 +156,23 @@ def test_train_with_interventions(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert run(capsys, *words)[0] == 0
     (done,) = Run.under(tmp_path / "runs")
     assert [record["fired"] for record in done.record["interventions"]] == [2]
+
+
+def test_a_training_takes_from_checkpoints_that_have_what_is_taken(
+    capsys: pytest.CaptureFixture[str], trained_runs: Path, tmp_path: Path
+) -> None:
+    classic = run_named(trained_runs, "classic").path / "checkpoints" / "step_00000000.safetensors"
+    for place, file, message in (
+        ({"layer": 1, "component": "v", "route": "residual"}, classic, "that model (classic) has no such place"),
+        ({"layer": 1, "component": "z"}, tmp_path / "none.safetensors", "there is no checkpoint at"),
+        ({"layer": 1, "component": "z"}, classic, None),
+    ):
+        listed = tmp_path / "interventions.json"
+        listed.write_text(json.dumps([{"site": place, "operation": {"type": "FromRun", "checkpoint": str(file)}}]))
+        words = ["train", "icl", "--steps", 2, "--workers", 1, "--root", tmp_path / "runs", "--interventions", listed]
+        status, _, err = run(capsys, *words)
+        assert (status, (tmp_path / "runs").exists()) == ((0, True) if message is None else (2, False))
+        assert message is None or message in err
 
 
 def test_paths_attribute_circuit(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
