@@ -21,7 +21,7 @@ from analysis.switchboard.document import Switchboard, assembled, chosen_edges, 
 from analysis.switchboard.measured import measured
 from analysis.switchboard.prompts import prompt_of, prompts_of
 from circuits.common.errors import known, require, whole
-from circuits.common.files import write_atomically
+from circuits.common.files import made_folder, path_of, write_atomically
 from circuits.common.plain_data import content_hash
 from circuits.model import HookedStreamTransformer
 from experiments.devices import one_thread
@@ -214,6 +214,7 @@ def write_neuronpedia(board: Switchboard, path: str | Path, step: int | None = N
     """Write one step of a switchboard as neuronpedia's page reads it, and return the file's path."""
     from analysis.switchboard.neuronpedia import neuronpedia_graph
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(path), json.dumps(neuronpedia_graph(board, step), allow_nan=False).encode())
-    return Path(path)
+    file = path_of("a graph's file", path)
+    made_folder(file.parent)
+    write_atomically(file, json.dumps(neuronpedia_graph(board, step), allow_nan=False).encode())
+    return file

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.errors import known, require
+from circuits.common.files import path_of
 from circuits.loading.tokenizers import load_tokenizer, opening_tokens
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
@@ -69,10 +70,12 @@ class Run(RunDirectory):
 
         Raises:
             UnknownNameError: for another field.
+            ValueError: for what is no path.
         """
         for name in places:
             known("place", name, PLACES)
-        held = self._places() | {name: str(Path(place).expanduser().resolve()) for name, place in places.items()}
+        there = {name: path_of(f"the place of the {name}", place) for name, place in places.items()}
+        held = self._places() | {name: str(place.expanduser().resolve()) for name, place in there.items()}
         if held != self._places():
             self._write("places.json", (json.dumps(held, indent=1, sort_keys=True) + "\n").encode())
 
