@@ -93,6 +93,7 @@ def test_runs_are_named_by_strings_and_paths(tmp_path: Path) -> None:
 def test_a_model_and_a_tokenizer_of_transformers_are_exported(tmp_path: Path) -> None:
     run: Any = Run.at(tmp_path, tiny(seed=4))
     model, given = build("value", "tokens"), tmp_path / "export"
+    other: Any
     for other, kind in ((run, "Run"), (lm_config("0.2m"), "ModelConfig"), ("icl-value", "str"), (None, "NoneType")):
         with pytest.raises(ValueError, match=rf"as run.load_model\(\) returns, got {kind}$"):
             export_huggingface(other, given)
