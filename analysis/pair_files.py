@@ -11,6 +11,7 @@ from typing import Any
 from analysis.pairs import Pair
 from analysis.text_pairs import Row, named, parts_of_rows
 from circuits.common.errors import known, require
+from circuits.common.files import path_of
 from circuits.model import HookedStreamTransformer
 
 FIELDS = ("clean", "corrupt", "answer", "wrong", "roles")
@@ -37,7 +38,7 @@ class PairsFile:
         Raises:
             ValueError: if there is no such file or no line in it; and for a line that is no such object, naming it.
         """
-        path = Path(path)
+        path = path_of("a file of pairs", path)
         require(path.is_file(), f"there is no file of pairs at {path}; it has a line a pair, as in {EXAMPLE}")
         data = path.read_bytes()
         try:

@@ -26,7 +26,7 @@ from analysis.pairs import Pair
 from circuits.checkpoint import CheckpointError, read_tensors, tensor_bytes, tensor_hash
 from circuits.common.errors import require
 from circuits.common.families import source_hash
-from circuits.common.files import write_atomically
+from circuits.common.files import path_of, write_atomically
 from circuits.common.plain_data import canonical_json, content_hash
 from circuits.common.screen import say
 from circuits.model import HookedStreamTransformer
@@ -50,7 +50,7 @@ class KeptIn:
     """
 
     def __init__(self, folder: str | Path, every: float = 5.0):
-        self.folder, self.every = Path(folder), every
+        self.folder, self.every = path_of("the folder of what is kept", folder), every
         self._above = next(above for above in self.folder.absolute().parents if above.is_dir())
         self._opened: list[KeptRows] = []
 

@@ -15,7 +15,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from circuits.common.errors import require
-from circuits.common.files import write_atomically
+from circuits.common.files import check_folder, made_folder, path_of, write_atomically
 from circuits.common.plain_data import canonical_json, differences
 from circuits.config.model import ModelConfig
 from circuits.model import HookedStreamTransformer
@@ -59,6 +59,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a file of :func:`tensor_bytes`, and what is said about them.
 
     Raises:
+        ValueError: for what is no path.
         FileNotFoundError: if there is no such file.
         CheckpointError: if it is no such file, was cut short, or its content does not have the hash it states.
     """
@@ -103,11 +104,14 @@ def save_checkpoint(path: str | Path, model: HookedStreamTransformer, **about: A
     that is made if need be; nothing is pickled.
 
     Raises:
-        ValueError: for something that is named ``config``, as the architecture is.
+        ValueError: for something that is named ``config``, as the architecture is, for what is no path, and for one in
+            a folder that is a file.
     """
+    file = path_of("a checkpoint", path)
+    check_folder(file.parent)
     data = checkpoint_bytes(model, **about)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(path), data)
+    made_folder(file.parent)
+    write_atomically(file, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -115,12 +119,13 @@ def load_checkpoint(path: str | Path, expect: ModelConfig | None = None) -> Hook
     """Return the model of a checkpoint, in evaluation mode on the CPU.
 
     Raises:
+        ValueError: for what is no path.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file is damaged or holds tensors without a model, or ``expect`` names another
             architecture than the one it holds; the message names the fields that differ. Weights of one architecture
             never run silently in another; the explicit way is :func:`transplant`.
     """
-    tensors, about = read_tensors(Path(path))
+    tensors, about = read_tensors(path_of("a checkpoint", path))
     if "config" not in about:
         raise CheckpointError(
             f"{path} holds tensors and no architecture: it was not written by save_checkpoint; circuits.checkpoint."
@@ -150,10 +155,11 @@ def read_about(path: str | Path) -> dict[str, Any]:
     """Return what was stored beside a checkpoint's weights: its configuration and ``about``, without the weights.
 
     Raises:
+        ValueError: for what is no path.
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file is not a checkpoint or is damaged.
     """
-    return read_tensors(Path(path))[1]
+    return read_tensors(path_of("a checkpoint", path))[1]
 
 
 def refuse_other_architecture(path: str | Path, held: ModelConfig, wanted: ModelConfig) -> None:

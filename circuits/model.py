@@ -58,7 +58,7 @@ class HookedStreamTransformer(Described, Gated, Generates):
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
-        seed = whole("seed", seed, least=-(2**63))
+        seed = whole("seed", seed, None)
         self.config = config
         self.cfg = bridge_config(config, torch.device("cpu"), torch.float32)
         self.embed = Embed(config) if config.inputs.project else nn.Identity()
@@ -91,7 +91,12 @@ class HookedStreamTransformer(Described, Gated, Generates):
         return list(self.readout)  # type: ignore[arg-type] # the ModuleList holds nothing else
 
     def init_weights(self, seed: int) -> None:
-        """Start every parameter afresh from ``seed``; parameters that two architectures share start equal."""
+        """Start every parameter afresh from ``seed``; parameters that two architectures share start equal.
+
+        Raises:
+            ValueError: if ``seed`` is not a whole number, before any parameter is changed.
+        """
+        seed = whole("seed", seed, None)
         if next(self.parameters()).is_meta:
             return  # shapes without values, as counting parameters needs
         for module in self.modules():

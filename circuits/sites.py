@@ -114,6 +114,13 @@ class Site(Checked):
         """Return how many heads there are at such a place in a model: keys and values may have fewer."""
         return config.heads_of("v") if self.component in ("k", "v") else config.n_heads
 
+    def sizes_in(self, config: ModelConfig) -> tuple[int, ...]:
+        """Return the sizes of the activation at such a place in a model, beside batch and positions: heads, heads and
+        their width, or the width of the residual stream."""
+        if self.component in PATTERN:
+            return (config.n_heads,)
+        return (self.heads_in(config), config.d_head) if self.component in HEAD else (config.d_model,)
+
     def _carried(self, config: ModelConfig) -> bool:
         carrier: Carrier = self.component  # type: ignore[assignment] # the caller has seen that it is one
         if self.route == "own":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -14,6 +15,29 @@ from experiments.runs.folder import VARIABLE
 
 NOTHING = ("None", "", "False")
 """Defaults that say nothing to a reader: an option that is not given is not given."""
+
+
+class Options:
+    """Options of a command, a frozen dataclass, of which the shell notes what was typed."""
+
+    typed: ClassVar[frozenset[str]] = frozenset()
+
+    def given(self, *names: str) -> list[str]:
+        """Return which of some options were typed or say something else than their defaults, as the shell writes them:
+        a default that is typed is asked for like any other value."""
+        there: Any = self
+        told = [
+            f.name
+            for f in fields(there)
+            if f.name in names and (f.name in self.typed or getattr(self, f.name) != f.default)
+        ]
+        return [f"--{name.replace('_', '-')}" for name in told]
+
+    def note(self, words: Iterable[str]) -> None:
+        """Note which options are among the words that were typed."""
+        named = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}
+        typed = frozenset(name.removeprefix("no-").replace("-", "_") for name in named)
+        object.__setattr__(self, "typed", typed)
 
 
 def option(help: str, default: str | None = None, *, name: str | None = None, metavar: str | None = None) -> Any:

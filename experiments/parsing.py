@@ -22,6 +22,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from circuits.common.errors import known
 from circuits.common.screen import columns, folded
+from experiments.options import Options
 from experiments.output import Output, Tables
 
 Command = Callable[..., Tables | None]
@@ -62,6 +63,9 @@ def parsed(commands: Mapping[str, Command], words: Sequence[str], about: str) ->
         raise ValueError(_unknown(commands, unknown, named, about))
     if bare := _without_values(given.command, words):
         raise ValueError(f"{bare[0]} needs a value after it, or several; leave it out where there is none")
+    for value in given.command.keywords.values():
+        if isinstance(value, Options):
+            value.note(words)
     return given.command, given.output
 
 

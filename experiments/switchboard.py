@@ -23,10 +23,11 @@ from analysis.switchboard.document import Switchboard, assembled, chosen_edges, 
 from analysis.switchboard.measured import measured
 from analysis.switchboard.prompts import prompt_of, prompts_of
 from circuits.common.errors import known, require, whole
-from circuits.common.files import write_atomically
+from circuits.common.files import made_folder, path_of, write_atomically
 from circuits.common.plain_data import content_hash
 from circuits.model import HookedStreamTransformer
-from experiments.runs.devices import one_thread
+from experiments.devices import one_thread
+from experiments.runs.pooling import require_once
 from experiments.runs.run import Run
 from figures.explore.page import FORMAT
 
@@ -56,7 +57,7 @@ def explore(
     Pairs that a run does not tell apart at its last step are told in a :class:`analysis.WeakPairWarning`.
 
     Raises:
-        ValueError: for runs of different architectures or tasks, a run without checkpoints, and as
+        ValueError: for runs of different architectures or tasks, one run twice, a run without checkpoints, and as
             :func:`analysis.switchboard.measured.measured`.
     """
     if isinstance(what, (EdgeScores, Quality)):
@@ -180,6 +181,7 @@ def spread_out(steps: Sequence[int], most: int) -> list[int]:
 
 
 def _check_alike(runs: Sequence[Run]) -> None:
+    require_once(runs)
     first = runs[0]
     for other in runs[1:]:
         require(
@@ -218,6 +220,7 @@ def write_neuronpedia(board: Switchboard, path: str | Path, step: int | None = N
     """Write one step of a switchboard as neuronpedia's page reads it, and return the file's path."""
     from analysis.switchboard.neuronpedia import neuronpedia_graph
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(path), json.dumps(neuronpedia_graph(board, step), allow_nan=False).encode())
-    return Path(path)
+    file = path_of("a graph's file", path)
+    made_folder(file.parent)
+    write_atomically(file, json.dumps(neuronpedia_graph(board, step), allow_nan=False).encode())
+    return file

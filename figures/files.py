@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from circuits.common.files import write_atomically
+from circuits.common.files import made_folder, path_of, write_atomically
 
 PLOTLY_JS = "plotly.min.js"
 SHOWN = {"displaylogo": False, "displayModeBar": "hover", "responsive": True}
@@ -48,10 +48,10 @@ def write_figure(figure: go.Figure, stem: str | Path, shared: str | Path | None 
     HTML files load one ``plotly.min.js`` in the folder ``shared`` (default: beside the figure), so they open offline
     and stay small.
     """
-    stem = Path(stem)
-    folder = Path(shared) if shared else stem.parent
+    stem = path_of("a figure's file", stem)
+    folder = path_of("the folder of what figures share", shared) if shared else stem.parent
     for made in (folder, stem.parent):
-        made.mkdir(parents=True, exist_ok=True)
+        made_folder(made)
     script = folder / PLOTLY_JS
     if not script.exists():
         write_atomically(script, get_plotlyjs().encode())

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from circuits.common.files import write_atomically
+from circuits.common.files import made_folder, path_of, write_atomically
 from figures.explore.page import STYLE, switchboard_part
 from figures.files import SHOWN
 from figures.images import side_by_side
@@ -69,9 +69,10 @@ def write_page(
 <footer>{html.escape(footer)}</footer>
 <script>{(HERE / "html_page.js").read_text("utf-8")}</script></body></html>
 """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(path), text.encode())
-    return Path(path)
+    file = path_of("a page", path)
+    made_folder(file.parent)
+    write_atomically(file, text.encode())
+    return file
 
 
 def _section(section: Section, number: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from circuits.common.files import made_folder, path_of
 from figures.theme import WIDTH, is_themed, laid_out
 
 Kind = Literal["png", "svg", "pdf"]
@@ -63,7 +64,7 @@ def write_images(
     require_browser()
     import kaleido
 
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    made_folder(path_of("the images' folder", folder))
     paths = []
     with _drawing():
         for name, figure in figures.items():

@@ -107,7 +107,7 @@ CASES: list[tuple[str, str]] = [
     ("pair[1.5]", "the row of a pair must be a whole number of at least -4, got 1.5"),
     ("previous_token('text')", "a score is made of inputs, a tensor (batch, pos ...), or of a pair, got str"),
     ("patch(model, pair, [Site(1, 'v')], max_memory=float('nan'))", "max_memory must be a whole number of at least 0"),
-    ("HookedStreamTransformer(model.config, True)", "seed must be a whole number of at least"),
+    ("HookedStreamTransformer(model.config, True)", "seed must be a whole number, got True"),
     ("icl_config(3)", "a variant is named by a string, got 3; there are 'classic'"),
     ("paired_seeds([1.0, 2.0], [2.0, 3.0], 'rato')", "unknown contrast 'rato': did you mean 'ratio'"),
 ]

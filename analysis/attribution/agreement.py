@@ -8,6 +8,8 @@ import numpy as np
 import scipy
 from torch import Tensor
 
+from circuits.common.errors import whole
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -42,7 +44,12 @@ def agreement(estimated: Tensor, exact: Tensor) -> Agreement:
 
 
 def to_check(scores: Tensor, n: int, seed: int = 0) -> list[int]:
-    """Return ``n`` of the indices of ``scores`` (or all): half of them the largest, the rest at random."""
+    """Return ``n`` of the indices of ``scores`` (or all): half of them the largest, the rest at random.
+
+    Raises:
+        ValueError: for a seed that is no whole number of 0 or more.
+    """
+    seed = whole("seed", seed, 0)
     order = scores.abs().argsort(descending=True, stable=True).tolist()
     largest, others = order[: (n + 1) // 2], order[(n + 1) // 2 :]
     drawn = np.random.default_rng(seed).permutation(len(others))[: n // 2]

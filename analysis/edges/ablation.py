@@ -19,7 +19,7 @@ from analysis.metrics import Metric, check_finite, check_logits, evaluate, metri
 from analysis.pairs import Pair, check_readable
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.resuming import KeptIn, identity, kept_rows
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, whole
 from circuits.interventions.replacement import others
 from circuits.model import HookedStreamTransformer
 
@@ -60,9 +60,10 @@ def ablate_edges(
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
         ValueError: for no edge at all, a model in training mode or with hooks attached, a pair that the model cannot
             answer or that is read at padding, one example to resample from, ``from run`` without another model or with
-            one of another architecture, or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is
-            less than one copy needs.
+            one of another architecture, a seed that is no whole number, or a bound on memory (``max_memory``, as in
+            :func:`analysis.patch`) that is less than one copy needs.
     """
+    seed = whole("seed", seed, None)
     for asked in (model, *([] if other is None else [other])):
         require_eval_mode(asked, "ablation")
         require_no_hooks(asked, "ablating edges")
@@ -78,8 +79,8 @@ def ablate_edges(
     if max_memory is not None:
         bound_for(max_memory, EdgeRuns.needed(model, graph, pair.clean) + 2 * bytes_of([cuts]), pair.clean.device)
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
-    whole = read(model(pair.clean), pair.read_at).clone()
-    check_logits(whole)
+    uncut = read(model(pair.clean), pair.read_at).clone()
+    check_logits(uncut)
     named = None if metric is None else metric_named(metric)
     about = {"method": method, "seed": seed, "other": None if other is None else identity(other)}
     there = kept_rows(kept, "cutting edges", model, pair, named, **about)
@@ -87,7 +88,7 @@ def ablate_edges(
     def measure(logits: Tensor) -> Tensor:
         cut = read(logits, pair.read_at)
         check_logits(cut, "the model with edges cut")
-        row = _row(whole, cut, pair.answers)
+        row = _row(uncut, cut, pair.answers)
         row += [] if named is None else [_mean(named, logits, pair)]
         return torch.tensor(row, dtype=torch.float64, device=logits.device)
 
@@ -100,6 +101,21 @@ def ablate_edges(
     parts = [" + ".join(graph.edges[number].name for number in group) for group in cut]
     where = {"part": parts, "method": method, "layer": "all", "head": "all"}
     return Ablations(pd.concat([pd.DataFrame(where), numbers], axis=1).assign(n=len(pair)))
+
+
+def require_same_edges(model: HookedStreamTransformer, other: HookedStreamTransformer) -> None:
+    """Refuse another model of which no edge can be taken instead of this one's.
+
+    Raises:
+        ValueError: if it has other edges, or weights of other sizes.
+    """
+    alike = [edge.name for edge in Graph(other).edges] == [edge.name for edge in Graph(model).edges]
+    shapes = [{name: weight.shape for name, weight in each.named_parameters()} for each in (other, model)]
+    require(
+        alike and shapes[0] == shapes[1],
+        f"the other model ({other.config.name}) has other {'sizes' if alike else 'edges'} than this one "
+        f"({model.config.name}); take a model of the same architecture",
+    )
 
 
 def _sent(
@@ -117,13 +133,7 @@ def _sent(
     if method == "from run":
         if other is None:
             raise ValueError("cutting edges 'from run' needs the other model: other=")
-        alike = [edge.name for edge in Graph(other).edges] == [edge.name for edge in graph.edges]
-        shapes = [{name: weight.shape for name, weight in each.named_parameters()} for each in (other, model)]
-        require(
-            alike and shapes[0] == shapes[1],
-            f"the other model ({other.config.name}) has other {'sizes' if alike else 'edges'} than this one "
-            f"({model.config.name}); take a model of the same architecture",
-        )
+        require_same_edges(model, other)
         return send(other, graph, pair.clean)
     if method == "other run":
         pair.require_difference()

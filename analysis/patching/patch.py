@@ -71,7 +71,7 @@ class PatchResult(Effects, PatchingResult):
         unless all other examples have the same effect.
 
         Raises:
-            ValueError: for a confidence that is none, or no resample.
+            ValueError: for a confidence that is none, no resample, or a seed that is no whole number of 0 or more.
         """
         whole("n_resamples", n_resamples)
         moved, gap = (x.double().numpy() for x in (self.effect(), self._gap()))

@@ -12,7 +12,7 @@ from analysis.result import Table, columns
 from analysis.statistics.intervals import CORRECTIONS, EFFECTS, adjust, require_confidence
 from analysis.statistics.paired_seeds import CONTRASTS, INTERVALS, Contrast, PairedSeeds, paired_seeds
 from analysis.statistics.survival import logrank_p, paired_restricted, shared_horizon, times_of
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, whole
 from circuits.common.showing import ROWS
 
 NAMES = {
@@ -85,11 +85,13 @@ def compare(
 
     Raises:
         ValueError: for an unknown name, a missing column or number, no other variant, fewer than two pairs, seeds that
-            differ or repeat, negative times, a horizon beyond every observation, a confidence that is none.
+            differ or repeat, negative times, a horizon beyond every observation, a confidence that is none, or for
+            resamples a seed that is no whole number of 0 or more.
     """
     named = {"contrast": contrast, "interval": interval, "test": test, "effect": effect, "correction": correction}
     for kind, name in named.items():
         known(kind, name, NAMES[kind])
+    seed = whole("seed", seed, 0)
     timed = "steps" in frame
     require(timed or test != "log-rank", "the log-rank test is for times: give columns steps and last, or another test")
     require(timed or horizon is None, "a horizon is for times: give columns steps and last, or no horizon")
@@ -139,11 +141,13 @@ def judge(
     pairs there is no row.
 
     Raises:
-        ValueError: for an unknown name, or a confidence or a margin that is none.
+        ValueError: for an unknown name, a confidence or a margin that is none, or a seed that is no whole number of 0
+            or more.
 
     Source: Dunn, JASA 56, 1961, for the intervals.
     """
     require_confidence(confidence)
+    seed = whole("seed", seed, 0)
     level = (1 - confidence) / (1 if correction == "none" else max(len(pairs), 1))
     rows = []
     for i, pair in enumerate(pairs):

@@ -18,7 +18,7 @@ import pandas as pd
 import scipy
 from jaxtyping import Float
 
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, whole
 
 Scale = Literal["linear", "log", "logit", "correlation"]
 BOUNDED = frozenset({"accuracy", "probability", "wrong_probability", "preference", "ila", "tila", "tla", "cla"})
@@ -155,9 +155,10 @@ def share_interval(
     leaves an end infinite or NaN.
 
     Raises:
-        ValueError: for a confidence that is none.
+        ValueError: for a confidence that is none, or a seed that is no whole number of 0 or more.
     """
     require_confidence(confidence)
+    seed = whole("seed", seed, 0)
     if moved.shape[-1] < 2:
         return np.full(moved.shape[:-1], np.nan), np.full(moved.shape[:-1], np.nan)
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():

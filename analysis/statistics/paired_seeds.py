@@ -11,7 +11,7 @@ import scipy
 from jaxtyping import Float, Int
 
 from analysis.statistics.intervals import EFFECTS, Interval, require_confidence, same, smallest_shown
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, whole
 
 Contrast = Literal["difference", "ratio", "bounded"]
 CONTRASTS = ("difference", "ratio", "bounded")
@@ -70,9 +70,14 @@ class PairedSeeds:
         ``"t"`` is Student's with the standard error of the scores (the jackknife's); ``"bootstrap"`` draws whole pairs
         and takes percentiles (BCa can be undefined where censoring makes ties). With few pairs the bootstrap is too
         narrow: of five, some 83 % of 95 % intervals hold the truth.
+
+        Raises:
+            UnknownNameError: for an unknown method (nearest suggested).
+            ValueError: for a confidence that is none, or a seed that is no whole number of 0 or more.
         """
         known("interval", method, INTERVALS)
         require_confidence(confidence)
+        seed = whole("seed", seed, 0)
         if method == "t":
             t = self._t()
             low, high = t.interval(confidence) if t else (self._centre, self._centre)
@@ -149,7 +154,11 @@ class PairedSeeds:
 
         Exact where all 2**n exchanges are no more than ``n_resamples``; otherwise so many are drawn. The least p of n
         pairs is 2 / 2**n: 0.25 for three, below 0.05 from six on.
+
+        Raises:
+            ValueError: for a seed that is no whole number of 0 or more.
         """
+        seed = whole("seed", seed, 0)
         n = len(self.scores)
         scale = np.abs(self.scores).max() or 1.0  # scipy takes values within 1e-14 as equal, so size must not matter
         found = scipy.stats.permutation_test(

@@ -70,13 +70,18 @@ def real(name: str, value: Any, above: float | int) -> float:
     return number
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """Return a whole number of Python, numpy or torch as an ``int``."""
+def whole(name: str, value: Any, least: int | None = 1) -> int:
+    """Return a whole number of Python, numpy or torch as an ``int``; ``least=None`` takes negative ones too.
+
+    Raises:
+        ValueError: for what is none (True and 1.0 are none), or is below ``least``.
+    """
     is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
         number = None if is_truth else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be a whole number{bound}, got {value!r}")
     return number

@@ -10,6 +10,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from circuits.common.errors import require
 
 LOCAL = (".txt", ".jsonl", ".json", ".parquet", ".model", ".tiktoken")
 """Suffixes that a name on the hub does not have."""
@@ -23,13 +26,46 @@ def names_no_file(name: str) -> bool:
     return local and not path.exists() and not (glob.has_magic(name) and glob.glob(str(path), recursive=True))
 
 
+def path_of(what: str, given: Any) -> Path:
+    """Return what is given as a path.
+
+    Raises:
+        ValueError: for what is neither a string nor a path.
+    """
+    require(isinstance(given, (str, os.PathLike)), f"{what} is a path, given as a string or a Path, got {given!r}")
+    return Path(given)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made, as it or one that it would lie in is a file.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    above = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    inside = "" if above == folder.absolute() else f", as {folder} cannot lie in it"
+    require(above.is_dir(), f"{above} is a file: give a folder{inside}")
+
+
+def made_folder(folder: Path) -> Path:
+    """Return a folder, which is made if need be.
+
+    Raises:
+        ValueError: as :func:`check_folder`.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def folder_there(path: str | Path) -> Path:
     """Return the folder that others stored a model in.
 
     Raises:
+        ValueError: for what is no path.
         FileNotFoundError: if it is not there, saying how to get one from the hub where the name is one.
     """
-    there = Path(path).expanduser()
+    there = path_of("a model's folder", path).expanduser()
     if there.exists():
         return there
     text = str(path)

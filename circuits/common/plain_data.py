@@ -12,7 +12,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 from cattrs.strategies import configure_tagged_union, configure_union_passthrough
 
-from circuits.common.errors import known, require
+from circuits.common.errors import known, require, whole
 from circuits.common.families import Family, without_modules
 from circuits.common.fields import Checked, Kind, checked_value, checks_of
 
@@ -119,8 +119,13 @@ def derive_seed(*labels: str | int) -> int:
 
     Streams of random numbers are told apart by label (``"init"``, ``"data"``, ``"evaluation"``) and never by adding
     to a seed, so that runs of different variants share them exactly and streams never overlap.
+
+    Raises:
+        ValueError: for a label that is neither a string nor a whole number: 1.0 and True are equal to 1 and would be
+            hashed otherwise.
     """
-    return int(content_hash(list(labels))[:16], 16) >> 1
+    told = [label if isinstance(label, str) else whole("a label of a seed", label, None) for label in labels]
+    return int(content_hash(told)[:16], 16) >> 1
 
 
 def differences(left: Any, right: Any, path: str = "") -> list[str]:

@@ -161,9 +161,13 @@ class _Characters:
 
 def shown(pieces: Sequence[str]) -> str:
     """Return some pieces as a person reads them, each once and few of many."""
-    once = list(dict.fromkeys(pieces))
-    more = f" and {len(once) - _SHOWN} more" if len(once) > _SHOWN else ""
-    return ", ".join(map(repr, once[:_SHOWN])) + more
+    return few([repr(piece) for piece in dict.fromkeys(pieces)])
+
+
+def few(told: Sequence[str]) -> str:
+    """Return the first of some texts, and how many more there are."""
+    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    return ", ".join(told[:_SHOWN]) + more
 
 
 def _is_fast(tokenizer: Any) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.common.errors import require
+from circuits.common.fields import shown
+from circuits.common.files import check_folder, path_of
 from circuits.loading.huggingface import CONFIG
 from circuits.loading.tokenizers import open_with, opening_tokens
 from circuits.model import HookedStreamTransformer
@@ -20,6 +22,8 @@ else:
     # Annotations must resolve at run time, and the package is imported only where it is used.
     PreTrainedTokenizerBase = Any
 
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_ASKED_OF_TOKENIZERS = (*_ENDS, "convert_ids_to_tokens", "save_pretrained", "__len__")
 _SCRATCH = ".unfinished_export"
 _WRITTEN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
@@ -41,13 +45,21 @@ def export_huggingface(
     that the model's own texts were opened with. An earlier export in the folder is replaced, once all is written.
 
     Raises:
-        ValueError: for a model of vectors, a tokenizer with more tokens than the model, or a folder that holds other
-            files than an earlier export's.
+        ValueError: for what is no model, a model of vectors, what is no tokenizer, one with more tokens than the model,
+            or a folder that cannot be made or holds other files than an earlier export's.
     """
     from circuits.exporting.wrapper import OPENER, ValueStreamConfig, ValueStreamForCausalLM
 
-    target = Path(folder).expanduser()
-    require(not target.is_file(), f"{target} is a file: give a folder")
+    require(
+        isinstance(model, HookedStreamTransformer),
+        f"what is exported is a HookedStreamTransformer, as run.load_model() returns, got {type(model).__name__}",
+    )
+    require(
+        tokenizer is None or all(hasattr(tokenizer, name) for name in _ASKED_OF_TOKENIZERS),
+        f"tokenizer is one of transformers, as AutoTokenizer.from_pretrained(...) returns, got {shown(tokenizer)}",
+    )
+    target = path_of("the folder of an export", folder).expanduser()
+    check_folder(target)
     held = sorted(path.name for path in target.iterdir() if path.name != _SCRATCH) if target.is_dir() else []
     strange = [name for name in held if OPENER not in held or not (name == OPENER or _WRITTEN.fullmatch(name))]
     require(
@@ -57,8 +69,7 @@ def export_huggingface(
     )
     require(model.config.inputs.are_tokens, "this model takes vectors; transformers' language models take tokens")
     speaks = model.tokenizer if tokenizer is None else tokenizer
-    ends = ("bos_token_id", "eos_token_id", "pad_token_id")
-    roles: dict[str, Any] = {} if speaks is None else {name: getattr(speaks, name) for name in ends}
+    roles: dict[str, Any] = {} if speaks is None else {name: getattr(speaks, name) for name in _ENDS}
     wrapped = ValueStreamForCausalLM(ValueStreamConfig(model.config.to_plain(), **roles))
     wrapped.model.to(model.dtype)
     wrapped.model.load_state_dict(model.state_dict())

@@ -11,13 +11,32 @@ from torch import Tensor
 
 from circuits.checkpoint import load_checkpoint
 from circuits.common.errors import require
+from circuits.config.model import ModelConfig
 from circuits.interventions.intervention import Intervention
 from circuits.model import HookedStreamTransformer
-from circuits.sites import check_sites
 
 Activations = Mapping[str, Tensor]
 """By hook point."""
 Models = Mapping[str, HookedStreamTransformer]
+
+
+def check_taken(intervention: Intervention, here: ModelConfig, there: ModelConfig) -> None:
+    """Check that a model of one architecture has what an intervention takes from it for a model of another.
+
+    Raises:
+        ValueError: if it does not, or in other sizes.
+    """
+    site, taken = intervention.site, f"{intervention} cannot be taken from {intervention.taken_from!r}"
+    require(
+        site.exists_in(there),
+        f"{taken}: that model ({there.name}) has no such place, {site.hook_name}; take a model of the same "
+        f"architecture as this one ({here.name})",
+    )
+    sizes = (site.sizes_in(there), site.sizes_in(here))
+    require(
+        sizes[0] == sizes[1],
+        f"{taken}: {site.hook_name} has the sizes {sizes[0]} there and {sizes[1]} here; take a model of the same sizes",
+    )
 
 
 class Others:
@@ -26,7 +45,7 @@ class Others:
     ``models`` and ``at_step`` as for :class:`circuits.interventions.applied.Intervening`.
 
     Raises:
-        UnknownNameError, ValueError: for a site that another model does not have, or a step where none is known.
+        ValueError: for a site that another model does not have or has in other sizes, or a step where none is known.
         FileNotFoundError, CheckpointError: for a checkpoint that is missing or damaged.
     """
 
@@ -53,7 +72,7 @@ class Others:
         """Return the model that an intervention takes from.
 
         Raises:
-            UnknownNameError, ValueError: if it is the model itself, or does not have the site.
+            ValueError: if it is the model itself, or as :func:`check_taken`.
         """
         key = intervention.taken_from
         assert key is not None, "asked of those that take from another model only"
@@ -66,10 +85,7 @@ class Others:
             self._loaded[key] = found.to(self._model.W_U.device, self._model.W_U.dtype)
         other = self._loaded[key]
         require(other is not self._model, f"{intervention}: {key!r} is the model itself; give another, or a checkpoint")
-        try:
-            check_sites(other, [intervention.site])
-        except ValueError as error:
-            raise ValueError(f"{intervention} cannot be taken from {key!r}: {error}") from error
+        check_taken(intervention, self._model.config, other.config)
         return other
 
     def run(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from circuits.checkpoint import holding
 from circuits.common.errors import known, require
-from circuits.common.files import folder_there
+from circuits.common.files import folder_there, path_of
 from circuits.initial_weights import Initialised
 from circuits.loading import huggingface, resformer
 from circuits.loading.exported import EXPORTED
@@ -57,20 +57,21 @@ def load_pretrained(
     Raises:
         FileNotFoundError: if there is nothing at ``path``, as for a name on the hub: nothing is downloaded.
         UnknownNameError: for an unknown family (nearest suggested).
-        ValueError: for a folder of no known family; a field of its configuration, or a tensor, about which nothing is
-            known; a tensor that is missing or has another shape; a pickle; a file that was cut short; a tokenizer of
-            another vocabulary; a dtype that is none of floating point; too little memory; or logits other than the
-            folder's own.
+        ValueError: for what is no path; a folder of no known family; a field of its configuration, or a tensor, about
+            which nothing is known; a tensor that is missing or has another shape; a pickle; a file that was cut short;
+            a tokenizer of another vocabulary; a dtype that is none of floating point; too little memory; or logits
+            other than the folder's own.
     """
     require(
         isinstance(dtype, torch.dtype) and dtype.is_floating_point,
         f"dtype must be one of floating point of torch, as torch.bfloat16, got {dtype!r}",
     )
+    given = None if tokenizer is None else path_of("a tokenizer", tokenizer).expanduser()
     folder = folder_there(path)
     chosen = family_of(path) if family is None else FAMILIES[known("family", family, FAMILIES)]
     beside = folder if folder.is_dir() else folder.parent
-    place = Path(tokenizer).expanduser() if tokenizer is not None else beside
-    wanted = tokenizer is not None or (beside / TOKENIZER_JSON).is_file()
+    place = beside if given is None else given
+    wanted = given is not None or (beside / TOKENIZER_JSON).is_file()
     speaks = given_tokenizer(place, chosen.split_pattern, chosen.special_tokens) if wanted else None
     with ExitStack() as stack:
         opened = chosen.open(folder, stack)

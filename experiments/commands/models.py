@@ -6,6 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from circuits.common.errors import require
 from experiments.options import option
 from experiments.output import Tables, answer, say, show
 
@@ -28,7 +29,9 @@ def variants() -> Tables:
 
 def describe(
     variant: Positional[Annotated[str, option("a named mixing rule")]],
-    preset: Annotated[str, option("paper or small")] = "paper",
+    preset: Annotated[
+        str | None, option("of the classifier: paper or small; rules that carry value embeddings have none", "paper")
+    ] = None,
     layers: Annotated[int, option("attention layers")] = 2,
 ) -> Tables:
     """Show what flows where in a variant: a table of layers, carriers, sources, gains, gates and hook names.
@@ -38,8 +41,15 @@ def describe(
     from circuits import HookedStreamTransformer, icl_config, lm_config
     from circuits import variants as rules
 
-    of_tokens = rules.get(variant)[0].of_tokens
-    config = lm_config("0.2m", variant, n_layers=layers) if of_tokens else icl_config(variant, preset, n_layers=layers)
+    if rules.get(variant)[0].of_tokens:
+        require(
+            preset is None,
+            f"--preset {preset} is of the classifier, which reads vectors, and {variant} carries value embeddings of "
+            f"tokens: it is described in a small language model; leave out --preset",
+        )
+        config = lm_config("0.2m", variant, n_layers=layers)
+    else:
+        config = icl_config(variant, "paper" if preset is None else preset, n_layers=layers)
     model = HookedStreamTransformer(config)
     answer(model)
     say(f"source: {rules.citation(variant)}")

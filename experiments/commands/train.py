@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from circuits.common.errors import known, require, whole
-from experiments.options import NAMED, THERE, Device, Root, Workers, option
+from circuits.common.fields import all_different
+from experiments.options import NAMED, THERE, Device, Options, Root, Workers, option
 from experiments.output import Tables, answer, show
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ INTERVENTION = (
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Options):
     """What every training can be told."""
 
     variant: Annotated[str, option("a named mixing rule; 'valuestream variants' lists them")] = "value"
@@ -117,14 +118,15 @@ class Training:
         """Return what ``make`` gives for every variant and seed.
 
         Raises:
-            ValueError: for one variant or seed beside several.
+            ValueError: for one variant or seed beside several, or one that is among them twice.
         """
         for name in ("variant", "seed"):
-            one = getattr(self, name)
+            one, several = getattr(self, name), getattr(self, f"{name}s")
             require(
-                not getattr(self, f"{name}s") or one == getattr(type(self), name),
+                not several or not self.given(name),
                 f"--{name} {one} beside --{name}s says nothing; leave it out, or put it among them",
             )
+            all_different(f"--{name}s", several)
         seeds, variants = self.seeds or (self.seed,), self.variants or (self.variant,)
         return [make(variant, seed) for seed in seeds for variant in variants]
 
@@ -245,7 +247,7 @@ class TrainLM(Training):
         known("task", self.task, [*tasks, "text", "books"])
         window: dict[str, Any] = {} if self.window is None else {"n_ctx": self.window}
         require(
-            self.task == "text" or self.column == type(self).column,
+            self.task == "text" or not self.given("column"),
             f"--column is of a corpus of the task text, and the task is {self.task}; leave it out",
         )
         if self.task == "books":

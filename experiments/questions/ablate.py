@@ -44,7 +44,8 @@ class Ablate(OfSequences):
         Raises:
             RunError: if there is no checkpoint at the step.
             UnknownNameError: for an unknown split, or an edge that the model does not have (nearest suggested).
-            ValueError: for another run that is this one, or whose classes and labels are others.
+            ValueError: for another run that is this one, whose classes and labels are others, or whose model lacks
+                what is taken from it.
         """
         model, asked, models = self._models(run)
         if self.edges:
@@ -78,7 +79,22 @@ class Ablate(OfSequences):
             asked = self.file.pair(model)
         else:
             asked = self.asked(run.asker(self.device).sequences(self.n, self.of(run)))
-        return model, asked, {} if other is None else {other.path.name: self.model(other)}
+        models = {} if other is None else {other.path.name: self.model(other)}
+        for theirs in models.values():
+            self._check_taken(model, theirs, models)
+        return model, asked, models
+
+    def _check_taken(self, model: Model, theirs: Model, models: dict[str, Model]) -> None:
+        """Refuse another model that lacks what is taken from it, before anything is measured."""
+        from analysis.edges.ablation import require_same_edges
+        from circuits.interventions.other_models import check_taken
+
+        if self.edges:
+            require_same_edges(model, theirs)
+            return
+        taken = {i for ablation in self._ablations(model, models) for i in ablation.interventions if i.taken_from}
+        for intervention in sorted(taken, key=str):
+            check_taken(intervention, model.config, theirs.config)
 
     def _ablations(self, model: Model, models: dict[str, Model]) -> list[analysis.Ablation]:
         from circuits.interventions.intervention import FromRun

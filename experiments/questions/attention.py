@@ -34,7 +34,7 @@ class ViewAttention(OfInputs):
         named = [option for option, there in given.items() if there]
         require(len(named) < 2, f"{' and '.join(named)} each name a prompt; give one of them")
         require(
-            self.row == 0 or "--pairs" in named or not named,
+            not self.given("row") or "--pairs" in named or not named,
             f"--row is of pairs, and {', '.join(named)} is a prompt by itself; leave one out",
         )
 

@@ -41,7 +41,7 @@ class Attribute(Effects):
         unheard = ["components", "heads"] if method in EDGE_METHODS else []
         unheard += ["check"] if method == "exact" else []
         unheard += ["steps"] if method not in ("EAP-IG", "IG") else []
-        told = ", ".join(self.changed(*unheard))
+        told = ", ".join(self.given(*unheard))
         require(not told, f"{told}: of that the method {method} makes nothing; leave it out, or take another --method")
 
     def ask(

@@ -52,7 +52,7 @@ class FindCircuit(OfPairs):
         given, name = (self.size, "--size") if self.rule == "threshold" else (self.threshold, "--threshold")
         require(given is None, f"{name} says nothing to the rule {self.rule!r}; leave it out, or choose another --rule")
         require(
-            self.method == "EAP-IG" or not self.changed("steps"),
+            self.method == "EAP-IG" or not self.given("steps"),
             f"--steps says nothing to the method {self.method}; leave it out, or take --method EAP-IG",
         )
         size, threshold = self.size, self.threshold
@@ -129,10 +129,8 @@ class FindCircuit(OfPairs):
         found = over(self, run, steps, at, progress, kept, circuit=list(circuit.names))
         return analysis.CircuitSteps(labelled(found, run))
 
-    def answer(self, runs: Sequence[Run]) -> Tables:
-        """Find and judge each run's circuit, follow it over checkpoints where that is asked, compare the runs', and
-        return results by name."""
-        self.validate()
+    def _answered(self, runs: Sequence[Run]) -> Tables:
+        """Find and judge each run's circuit, follow it over checkpoints where that is asked, and compare the runs'."""
         written: list[Path] = []
         found: dict[str, analysis.Circuit] = {}
         for run in runs:

@@ -20,6 +20,10 @@ else:
     KeptIn = Switchboard = Any
 
 
+USED = {"device": "cpu", "dtype": "float32"}
+"""What every switchboard is measured on and in."""
+
+
 @dataclass(frozen=True)
 class Explore(OfPairs):
     """Measure every edge at every checkpoint and write the route switchboard: a page that opens without a kernel.
@@ -39,7 +43,9 @@ class Explore(OfPairs):
             ValueError: as :meth:`OfInputs.validate`, and for a step, a device or a dtype.
         """
         super().validate()
-        unheard = self.changed("step", "device", "dtype")
+        # A device or a dtype that is what is used anyway is heard.
+        others = [f"--{name}" for name, used in USED.items() if getattr(self, name) != used]
+        unheard = [*self.given("step"), *others]
         require(
             not unheard,
             f"{' and '.join(unheard)}: every checkpoint is measured, on the CPU and in the numbers that it has; leave "
@@ -75,9 +81,8 @@ class Explore(OfPairs):
             progress=progress,
         )
 
-    def answer(self, runs: Sequence[Run]) -> Tables:
-        """Measure runs, write one page of all of them beside the first, and return what was measured."""
-        self.validate()
+    def _answered(self, runs: Sequence[Run]) -> Tables:
+        """Measure runs, and write one page of all of them beside the first."""
         return written_tables(say_written(self.tell(runs[0], self.of_runs(runs, progress=True))))
 
     def tell(self, run: Run, found: Switchboard) -> list[Path]:

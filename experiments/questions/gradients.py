@@ -45,7 +45,7 @@ class Gradients(OfInputs):
                 shares in total, at the steps and of the sequences that the training was told.
         """
         super().validate()
-        told = ", ".join(self.changed(*(f.name for f in fields(self) if f.name != "logged"))) if self.logged else ""
+        told = ", ".join(self.given(*(f.name for f in fields(self) if f.name != "logged"))) if self.logged else ""
         require(not told, f"{told}: what was logged is as the training logged it; leave out that, or --logged")
 
     def named_steps(self) -> tuple[int, ...]:

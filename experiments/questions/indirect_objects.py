@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import analysis
+from circuits.common.errors import require
 from experiments.options import option
 from experiments.output import Tables, say, show, written_tables
 from experiments.questions.question import Frame, Question, Run, Step, say_written
@@ -59,8 +60,27 @@ class IndirectObjects(Question):
 
         Raises:
             RunError: if there is no checkpoint at the step.
-            ValueError: as :meth:`bodies`, and for a run whose tokens know no names.
+            ValueError: as :meth:`bodies`, for a run whose tokens know no names, and for --transplant of weights whose
+                own body is named.
         """
+        self._check_bodies([run])
+        return self._measured(run)
+
+    def _check_bodies(self, runs: Sequence[Run]) -> None:
+        """Refuse another architecture that may not be transplanted into, and a transplant that moves no run."""
+        from experiments.questions.prompts import body_of
+
+        for run in runs:
+            self.bodies(run)
+        body = self.body
+        if body is not None and self.transplant:
+            require(
+                any(body_of(run.config.model, body, allowed=True) is not run.config.model for run in runs),
+                f"--transplant: {body} is the body of {' and '.join(run.path.name for run in runs)} already, so "
+                f"nothing is transplanted; leave it out, or name another --body",
+            )
+
+    def _measured(self, run: Run) -> PromptAnswers:
         import pandas as pd
 
         from experiments.questions.ioi_tables import OWN, PromptAnswers
@@ -80,9 +100,8 @@ class IndirectObjects(Question):
         missed."""
         return () if self.step == -1 else (self.step,)
 
-    def answer(self, runs: Sequence[Run]) -> Tables:
-        """Measure runs, print every set and the paper's table, keep each run's numbers, draw them together, and return
-        both tables and every prompt."""
+    def _answered(self, runs: Sequence[Run]) -> Tables:
+        """Measure runs, print every set and the paper's table, keep each run's numbers, and draw them together."""
         import pandas as pd
 
         from experiments.questions.ioi_tables import paper_table, summary
@@ -90,12 +109,9 @@ class IndirectObjects(Question):
         from figures.files import write_figure
         from figures.trainings.indirect_objects import ioi_by_sentence
 
-        self.validate()
         require_seeds(runs)
-        for run in runs:
-            # Another architecture is refused here, before anything is measured.
-            self.bodies(run)
-        frames = [self.ask(run).to_frame() for run in runs]
+        self._check_bodies(runs)
+        frames = [self._measured(run).to_frame() for run in runs]
         prompts = pd.concat(frames, ignore_index=True)
         say(f"indirect-object identification, {self.n} prompts a set, evaluation mode, mean [95 % interval]:")
         by_set = summary(prompts, self.by)

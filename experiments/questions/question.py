@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import analysis
 from circuits.common.errors import require, whole
-from experiments.options import THERE, Device, option
+from circuits.common.fields import all_different
+from experiments.options import THERE, Device, Options, option
 from experiments.output import Tables, say, written_tables
 from experiments.questions.cost import Cost
 
@@ -34,13 +35,15 @@ Components = Annotated[tuple[str, ...], option("of sites: what is patched")]
 Heads = Annotated[Literal["all", "each"], option("of sites: heads together, or one by one")]
 FREE = ("checkpoints", "max_memory", "top")
 """Options of which no number at a checkpoint depends: at which ones it is asked, in how much memory, what is shown."""
+ONCE = ("components", "routes", "senders", "receivers", "method", "edges", "activations")
+"""Options of several values of which none may come twice; a checkpoint may, as -1 and by its step, and counts once."""
 LEAST = {"n": 1, "top": 1, "steps": 1, "max_memory": 1, "most_steps": 1, "row": 0, "check": 0, "prompts": 0}
 """Of options that are numbers, the least that says anything."""
 SHARES = "own + stream + interaction = total"
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(Options):
     """A question to a run of either kind, with the options that all of them have."""
 
     device: Device = "cpu"
@@ -64,20 +67,20 @@ class Question:
         """Refuse options with which nothing can be asked, before work starts; whoever asks is refused so.
 
         Raises:
-            ValueError: for a device that this machine does not have, or a number that says nothing, as no pairs.
+            ValueError: for a device that this machine does not have, a number that says nothing, as no pairs, or a
+                value that comes twice among several.
         """
-        from experiments.runs.devices import checked_device
+        from experiments.devices import checked_device
 
         checked_device(self.device)
         for name, least in LEAST.items():
             value = getattr(self, name, None)
             if value is not None:
                 whole(name, value, least)
-
-    def changed(self, *names: str) -> list[str]:
-        """Return which of some options say something else than their defaults, as the shell writes them."""
-        told = [f.name for f in fields(self) if f.name in names and getattr(self, f.name) != f.default]
-        return [f"--{name.replace('_', '-')}" for name in told]
+        for name in ONCE:
+            values = getattr(self, name, ())
+            if not isinstance(values, str):
+                all_different(f"--{name}", values)
 
     def ask(self, run: Run, progress: bool = False, kept: analysis.KeptIn | None = None) -> Any:
         """Return what the question finds of a run; with ``kept``, a long one goes on where it was interrupted."""
@@ -97,8 +100,19 @@ class Question:
         return ()
 
     def answer(self, runs: Sequence[Run]) -> Tables:
-        """Ask runs one after the other, tell what was found of each, and return it whole: results by name."""
+        """Ask runs, each once, tell what was found, and return it whole: results by name.
+
+        Raises:
+            ValueError: as :meth:`validate`, and for a run that comes twice, or beside a copy of its directory.
+        """
+        from experiments.runs.pooling import require_once
+
         self.validate()
+        require_once(runs)
+        return self._answered(runs)
+
+    def _answered(self, runs: Sequence[Run]) -> Tables:
+        """Ask runs one after the other; what is said of them together is said by who overrides it."""
         written: list[Path] = []
         for run in runs:
             self.foretell(run)
@@ -133,7 +147,7 @@ class Question:
         """
         import torch
 
-        from experiments.runs.devices import checked_device
+        from experiments.devices import checked_device
 
         return run.load_model(step).to(checked_device(self.device), getattr(torch, self.dtype))
 
@@ -170,7 +184,7 @@ class OfInputs(Question):
         """
         super().validate()
         if self.file is not None:
-            drawn = ", ".join(self.changed("n", "corruption", "split"))
+            drawn = ", ".join(self.given("n", "corruption", "split"))
             require(not drawn, f"{drawn}: of what the task draws, and --pairs asks a file; leave one out")
 
     @cached_property

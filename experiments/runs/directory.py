@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from circuits.common.families import KindError
-from circuits.common.files import write_new
+from circuits.common.files import path_of, write_new
 from circuits.common.plain_data import differences
 from experiments.runs.config import RunConfig
 from experiments.runs.files import RunFiles
@@ -90,10 +90,11 @@ class RunDirectory(RunFiles):
         """Return the run in a directory.
 
         Raises:
+            ValueError: for what is no path.
             RunError: if the directory is no run, of another version or of a kind that this one does not know, half
                 written or changed.
         """
-        path = Path(path)
+        path = path_of("a run's directory", path)
         record = read_record(path)
         if kind_of(record) not in KINDS:
             raise RunError(

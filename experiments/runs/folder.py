@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from circuits.common.errors import require
+from circuits.common.files import path_of
 
 VARIABLE = "VALUESTREAM_RUNS"
 """The environment variable that names another folder than ``runs``."""
@@ -19,9 +20,9 @@ def runs_folder(root: str | Path | None = None) -> Path:
     ``runs``, where this process works.
 
     Raises:
-        ValueError: for what is there and is no folder.
+        ValueError: for what is no path, or is there and is no folder.
     """
-    folder = Path(os.environ.get(VARIABLE) or "runs").expanduser() if root is None else Path(root)
+    folder = Path(os.environ.get(VARIABLE) or "runs").expanduser() if root is None else path_of("root", root)
     require(folder.is_dir() or not folder.exists(), f"{folder} is a file, and runs are kept in a folder; {ANOTHER}")
     return folder
 

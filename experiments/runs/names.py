@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import SequenceMatcher
 from heapq import nlargest
+from os import PathLike
 from pathlib import Path
 
 from experiments.runs.folder import runs_folder
@@ -22,8 +23,10 @@ def directories_of(name: str | Path, root: str | Path | None = None) -> list[Pat
     name begins so and ends there with one of its parts (task, variant, preset, seed), or whose id begins so.
 
     Raises:
-        RunError: if there is none, naming the nearest three.
+        RunError: if there is none, naming the nearest three, and for what is neither a string nor a path.
     """
+    if not isinstance(name, (str, PathLike)):
+        raise RunError(f"a run is named by a string or a path, got {name!r}; 'valuestream runs' lists them")
     for path in (Path(name), runs_folder(root) / name):
         if path.is_dir():
             return [path]

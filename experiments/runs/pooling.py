@@ -12,23 +12,34 @@ from circuits.common.plain_data import differences
 from experiments.runs.run import Run
 
 
+def require_once(runs: Iterable[Run]) -> None:
+    """Refuse a run that comes twice: a copy of its directory is the same run.
+
+    Raises:
+        ValueError: naming both directories.
+    """
+    seen: dict[str, Run] = {}
+    for run in runs:
+        before = seen.get(run.record["id"])
+        require(
+            before is None,
+            f"{before and before.path} and {run.path} are one run (id {run.record['id']}), which would count twice; "
+            f"leave one of them out",
+        )
+        seen[run.record["id"]] = run
+
+
 def require_seeds(runs: Iterable[Run]) -> None:
     """Refuse runs of which means over seeds would say something wrong.
 
     Raises:
-        ValueError: if a run comes twice (a copy of its directory is the same run), or two of one variant and preset or
-            size differ in more than their seed, naming both and in what.
+        ValueError: as :func:`require_once`, or if two of one variant and preset or size differ in more than their
+            seed, naming both and in what.
     """
-    seen: dict[str, Run] = {}
+    runs = list(runs)
+    require_once(runs)
     alike: dict[tuple[str, str, str], Run] = {}
     for run in runs:
-        before = seen.get(run.record["id"])
-        seen[run.record["id"]] = run
-        require(
-            before is None,
-            f"{before and before.path} and {run.path} are one run (id {run.record['id']}), which would count as two "
-            f"seeds; leave one of them out",
-        )
         config = run.config
         first = alike.setdefault((config.kind, config.variant, config.preset), run)
         found = differences(_but_seed(first), _but_seed(run))

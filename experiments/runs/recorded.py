@@ -141,6 +141,7 @@ class RecordedRun(Shown):
         """Return a frame that :meth:`write_result` wrote.
 
         Raises:
+            ValueError: for what can be no result's name.
             RunError: if there is none, naming those that there are, or it is not as it was written.
         """
         file = self.path / "results" / f"{result_name(analysis)}.parquet"
@@ -174,7 +175,7 @@ def result_name(analysis: str) -> str:
         ValueError: for one that is not letters, digits, dots, hyphens and underscores, a letter or digit first.
     """
     require(
-        bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", analysis, re.ASCII)),
+        isinstance(analysis, str) and bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", analysis, re.ASCII)),
         f"{analysis!r} names no result: use letters, digits, dots, hyphens and underscores, a letter or digit first",
     )
     return analysis

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from circuits.common.errors import known, require
+from circuits.common.files import path_of
 from circuits.loading.tokenizers import load_tokenizer, opening_tokens
 from circuits.model import HookedStreamTransformer
 from experiments.runs.config import RunConfig
@@ -69,10 +70,12 @@ class Run(RunDirectory):
 
         Raises:
             UnknownNameError: for another field.
+            ValueError: for what is no path.
         """
         for name in places:
             known("place", name, PLACES)
-        held = self._places() | {name: str(Path(place).expanduser().resolve()) for name, place in places.items()}
+        there = {name: path_of(f"the place of the {name}", place) for name, place in places.items()}
+        held = self._places() | {name: str(place.expanduser().resolve()) for name, place in there.items()}
         if held != self._places():
             self._write("places.json", (json.dumps(held, indent=1, sort_keys=True) + "\n").encode())
 
@@ -220,13 +223,19 @@ class Run(RunDirectory):
 
 
 def runs_in(roots: Sequence[str | Path], wanted: Iterable[RunConfig]) -> list[Run]:
-    """Return those of the wanted runs that are in some directories, whatever became of them.
+    """Return those of the wanted runs that are in some directories, whatever became of them, each once: of one that is
+    in several the first that has ended, else the first.
 
     Raises:
         RunError: for a run directory that is damaged.
     """
     there = [directory_of(root, config) for config in wanted for root in roots]
-    return [Run.open(path) for path in there if (path / "run.json").is_file()]
+    found: dict[str, Run] = {}
+    for run in (Run.open(path) for path in dict.fromkeys(there) if (path / "run.json").is_file()):
+        before = found.get(run.record["id"])
+        if before is None or (before.record["status"] == "running" and run.record["status"] != "running"):
+            found[run.record["id"]] = run
+    return list(found.values())
 
 
 def _is_there(place: str) -> bool:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from experiments.devices import checked_device
 from experiments.runs.config import RunConfig
-from experiments.runs.devices import checked_device
 from experiments.runs.directory import directory_of
 from experiments.runs.run import Run
 from experiments.tasks.registry import make_task
 from experiments.tasks.text.task import TextTaskConfig
-from experiments.training.checks import check_end, check_start
+from experiments.training.checks import check_end, check_interventions_taken, check_start
 from experiments.training.precision import check_precision
 
 
@@ -23,6 +23,8 @@ def check_beforehand(configs: Sequence[RunConfig], root: str | Path, device: str
     Raises:
         UnknownNameError: for an early end by what the task does not measure (nearest suggested).
         ValueError: for a device that this machine does not have, or a precision that the device does not.
+            Likewise for a checkpoint that an intervention takes from and that lacks what is taken.
+        FileNotFoundError, CheckpointError: for one that is missing or damaged.
         RunError: for weights of a model to start from that are not in the run's directory.
     """
     if device is not None:
@@ -32,6 +34,9 @@ def check_beforehand(configs: Sequence[RunConfig], root: str | Path, device: str
     for config in configs:
         path = directory_of(root, config)
         check_start(config, Run.open(path).record["checkpoints"] if config.weights and path.exists() else ())
+    for config in configs:
+        if not directory_of(root, config).exists():
+            check_interventions_taken(config)
     ending = [c for c in configs if c.training.stop_at and not isinstance(c.task, TextTaskConfig)]
     new = {(c.task, c.training.stop_at): c for c in ending if not directory_of(root, c).exists()}
     for config in new.values():

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import torch
 
+from experiments.devices import checked_device, one_thread
 from experiments.runs.config import RunConfig
-from experiments.runs.devices import checked_device, one_thread
 from experiments.runs.run import Run
 from experiments.runs.training_config import At, most_evaluations, scheduled
 from experiments.tasks.repeated_tokens import RepeatsConfig

@@ -14,9 +14,9 @@ import torch
 from circuits.common.errors import known, require, several, whole
 from circuits.common.families import registered_by_script
 from circuits.common.screen import say
+from experiments.devices import checked_device, one_thread
 from experiments.plugins import Additions, script_path
 from experiments.runs.config import RunConfig
-from experiments.runs.devices import checked_device, one_thread
 from experiments.runs.directory import directory_of
 from experiments.runs.folder import runs_folder
 from experiments.runs.record import RunError

@@ -21,6 +21,7 @@ from circuits.associative_memory import AMICL, Sequences
 from circuits.common.errors import known, require, whole
 from circuits.common.fields import Checked
 from circuits.common.plain_data import canonical_json, derive_seed, essence
+from experiments.tasks.seeded import SeededTask
 from experiments.tasks.shown import ShownTask
 from experiments.tasks.task import Row, TrainingNumbers
 
@@ -168,11 +169,12 @@ class AMICLBatch:
         return _first_alike(self._asked[..., 0], self.classes[:, : self.config.n_pairs])
 
 
-class AMICLTask(ShownTask):
+class AMICLTask(SeededTask, ShownTask):
     """A task in ``TASKS`` or a configuration; sequences depend on nothing but it, the seed and their number.
 
     Raises:
         UnknownNameError: for an unknown task (nearest suggested).
+        ValueError: for a seed that is no whole number.
     """
 
     tokenizer = None
@@ -190,7 +192,7 @@ class AMICLTask(ShownTask):
 
         Raises:
             UnknownNameError: for an unknown split.
-            ValueError: if ``n`` is not a whole number of 1 or more.
+            ValueError: if ``n`` is not a whole number of 1 or more, or the seed not a whole number.
         """
         n = whole("n", n)
         known("split", split, self.splits)

@@ -9,13 +9,20 @@ from typing import Any
 import torch
 
 from analysis.pairs import Pair
+from circuits.common.errors import whole
 from circuits.common.plain_data import derive_seed
+from experiments.devices import checked_device
 from experiments.tasks.kinds import task_name
+from experiments.tasks.seeded import SeededTask
 from experiments.tasks.shown import ShownTask
 
 
-class DrawnTask(ShownTask, ABC):
-    """What tasks of tokens and of vectors have in common; each brings :meth:`sample`, and ``pairs`` if it asks."""
+class DrawnTask(SeededTask, ShownTask, ABC):
+    """What tasks of tokens and of vectors have in common; each brings :meth:`sample`, and ``pairs`` if it asks.
+
+    Raises:
+        ValueError: for a device that this machine does not have; from methods too, for a seed that is no whole number.
+    """
 
     tokenizer: Any = None
     """The tokenizer that token numbers are of; ``None`` for a task that makes numbers or vectors directly."""
@@ -23,7 +30,8 @@ class DrawnTask(ShownTask, ABC):
     corruptions: Mapping[str, str] = {}
 
     def __init__(self, config: Any, seed: int = 0, device: str | torch.device = "cpu"):
-        self.config, self.seed, self.device = config, seed, torch.device(device)
+        self.config, self.device = config, checked_device(device)
+        self.seed = whole("seed", seed, None)
 
     def generator(self, *labels: str | int) -> torch.Generator:
         """Return a generator on the task's device, seeded by its name, its seed and ``labels``: equal labels give equal

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from circuits.common.errors import require
+from circuits.common.errors import require, whole
 from circuits.common.families import Family
 from circuits.common.plain_data import store_family
+from experiments.devices import checked_device
 from experiments.tasks.checks import check_methods, check_task
 from experiments.tasks.imported import ImportedConfig
 from experiments.tasks.in_context.batches import ICLTaskConfig
@@ -101,9 +102,15 @@ def make_task(config: TaskConfig, seed: int, device: str = "cpu") -> Any:
     """Return the task of a configuration, with the draws of a seed.
 
     Raises:
-        ValueError: if a registered task gives something else than it should.
+        ValueError: for what is no task's configuration, a seed that is no whole number, a device that this machine does
+            not have, or if a registered task gives something else than it should.
     """
-    task = MADE_BY[type(config)](config, seed, device)
+    require(
+        type(config) in MADE_BY,
+        f"a task is made of its configuration, such as IOIConfig(), got {config!r}",
+    )
+    checked_device(device)
+    task = MADE_BY[type(config)](config, whole("seed", seed, None), device)
     if type(config).__name__ in TASK_KINDS.origins:
         check_task(task)
     return task

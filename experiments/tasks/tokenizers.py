@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuits.common.errors import require
-from circuits.common.files import names_no_file, write_atomically
+from circuits.common.files import names_no_file, path_of, write_atomically
 from circuits.common.plain_data import content_hash
 from circuits.loading.tokenizers import CONVENTIONS, INSTEAD, TOKENIZER_JSON, load_tokenizer, tokenizer_from_file
 
@@ -79,7 +79,7 @@ def tokenizer_named(name_or_path: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: if there is none, saying what to pass instead.
     """
-    path = Path(name_or_path).expanduser()
+    path = path_of("a tokenizer, if it is not a name on the hub,", name_or_path).expanduser()
     if path.is_dir():
         return load_tokenizer(path)
     if path.is_file():

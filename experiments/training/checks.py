@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
+from circuits.checkpoint import load_checkpoint
 from circuits.common.errors import known, require
+from circuits.interventions.other_models import check_taken
 from experiments.runs.config import RunConfig
 from experiments.runs.record import RunError
 
@@ -33,6 +36,19 @@ def check_end(config: RunConfig, sets: Any) -> None:
     if stop is not None:
         measured = sets.measured
         known("measure to stop by", stop.measure, measured[known("set", stop.split, measured)])
+
+
+def check_interventions_taken(config: RunConfig) -> None:
+    """Check that the checkpoints that a run's interventions take from have what is taken.
+
+    Raises:
+        FileNotFoundError, CheckpointError: for a checkpoint that is missing or damaged.
+        ValueError: for one without the place, or where it has other sizes.
+    """
+    for intervention in config.training.interventions:
+        if isinstance(intervention.taken_from, str):
+            there = load_checkpoint(Path(intervention.taken_from))
+            check_taken(intervention, config.model, there.config)
 
 
 def check_shared(config: RunConfig) -> None:

@@ -12,8 +12,8 @@ import torch
 
 from circuits.last_position import why_not
 from circuits.products import Shape, bare, by_onednn, has_onednn, operator
+from experiments.devices import one_thread
 from experiments.runs.config import RunConfig
-from experiments.runs.devices import one_thread
 from experiments.runs.record import RunError
 from experiments.tasks.in_context.batches import ICLTaskConfig
 

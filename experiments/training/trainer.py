@@ -17,6 +17,7 @@ from circuits.common.plain_data import derive_seed
 from circuits.interventions.applied import Intervening, NothingChangedError
 from circuits.model import HookedStreamTransformer
 from circuits.products import compile_without_python, through_onednn
+from experiments.devices import checked_device
 from experiments.runs.locks import explained
 from experiments.runs.record import RunError
 from experiments.runs.run import Run
@@ -43,7 +44,7 @@ class Trainer:
     def __init__(self, run: Run, task: TrainedTask, sets: Any, device: str = "cpu", group: Alone | None = None):
         self.run, self.task, self.sets, self.config = run, task, sets, run.config.training
         self.group = group or Alone()
-        self.device = torch.device(device)
+        self.device = checked_device(device)
         self.watched = run.config.watched
         check_precision(self.config, device)
         check_end(run.config, sets)

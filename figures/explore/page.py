@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.common.errors import require
-from circuits.common.files import write_atomically
+from circuits.common.files import made_folder, path_of, write_atomically
 
 FORMAT = "valuestream switchboard 1"
 """The documents that this page shows."""
@@ -23,10 +23,10 @@ Rows = Iterable[Sequence[Any]]
 
 def write_switchboard(path: str | Path, data: Mapping[str, Any]) -> Path:
     """Write :func:`switchboard_page` of a document and return the path of the file."""
-    text = switchboard_page(data)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(path), text.encode())
-    return Path(path)
+    file = path_of("a page", path)
+    made_folder(file.parent)
+    write_atomically(file, switchboard_page(data).encode())
+    return file
 
 
 def switchboard_page(data: Mapping[str, Any]) -> str:

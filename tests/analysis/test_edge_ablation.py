@@ -47,6 +47,17 @@ def test_all_edges_out_of_a_head_are_its_output(variant: str) -> None:
     assert cut.part[0] == " + ".join(out)
 
 
+@pytest.mark.parametrize("there", [{"d_model": 12}, {"n_heads": 2}, {"variant": "key"}, {"n_layers": 2}])
+def test_what_edges_carry_is_taken_from_a_model_of_the_same_architecture(there: dict[str, Any]) -> None:
+    model = build("value", "tokens", 3)
+    pair = Pair.one_sided(inputs_for(model.config, 4), torch.arange(4))
+    other = build(**({"variant": "value", "kind": "tokens", "n_layers": 3} | there))
+    with pytest.raises(ValueError, match="has other (edges|sizes) than this one .*; take a model of the same"):
+        ablate_edges(model, pair, None, "from run", other)
+    alike = build("value", "tokens", 3)
+    assert len(ablate_edges(model, pair, None, "from run", alike).to_frame()) == len(Graph(model))
+
+
 @pytest.mark.parametrize("variant", ["value", "cumulative", "key", "lime", "cross-carrier"])
 def test_all_stream_edges_are_the_stream(variant: str) -> None:
     """In two layers, where what is carried is used at once: the same as zeroing what comes in."""

@@ -41,6 +41,7 @@ from circuits.interventions.intervention import (
     Zero,
     operation_name,
 )
+from circuits.interventions.other_models import check_taken
 from circuits.interventions.replacement import ATTENDED, Attended, attention_to, others
 from circuits.sites import COMPONENTS, ROUTES, STATES
 from experiments import plain_english
@@ -595,6 +596,34 @@ def test_another_model_in_training_mode_is_refused() -> None:
     run(model.train(), x, theirs, models={"it": other.eval()})
 
 
+@pytest.mark.parametrize(
+    ("site", "there", "told"),
+    [
+        (Site(1, "resid_pre"), {"d_model": 16}, r"sizes \(16,\) there and \(24,\) here"),
+        (Site(1, "pattern"), {"n_heads": 3}, r"sizes \(3,\) there and \(4,\) here"),
+        (Site(0, "k"), {"n_key_value_heads": 2}, r"sizes \(2, 6\) there and \(4, 6\) here"),
+        (Site(2, "z", head=1), {"n_layers": 2}, r"has no such place, blocks.2.attn.hook_z"),
+        (Site(1, "mlp_out"), {"mlp": None}, r"has no such place, blocks.1.hook_mlp_out"),
+        (Site(1, "z", head=3), {"n_heads": 3}, r"has no such place, blocks.1.attn.hook_z"),
+        (Site(1, "z"), {"mlp": None}, None),
+        (Site(1, "resid_pre"), {"n_heads": 3}, None),
+        (Site(1, "pattern"), {"d_model": 16}, None),
+        (Site(1, "q"), {"n_key_value_heads": 2}, None),
+    ],
+)
+def test_what_is_taken_from_another_model_is_there_in_the_same_sizes(
+    site: Site, there: dict[str, Any], told: str | None
+) -> None:
+    here = token_config("value", 3)
+    other = token_config("value", **({"n_layers": 3} | there))
+    if told is None:
+        theirs = model_of(other, seed=1).eval()
+        run(model_of(here), inputs_for(here), Intervention(site, FromRun("it")), models={"it": theirs})
+        return
+    with pytest.raises(ValueError, match=rf"at .* cannot be taken from 'it': .*{told}"):
+        check_taken(Intervention(site, FromRun("it")), here, other)
+
+
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
@@ -689,7 +718,7 @@ def test_mistakes_are_explained_before_anything_runs(tmp_path: Path) -> None:
         (
             Intervention(Site(1, "v", "residual"), FromRun("it")),
             {"models": {"it": other}},
-            "cannot be taken from 'it': unknown site 'blocks.1.attn.hook_v_residual'",
+            r"taken from 'it': that model \(classic\) has no such place, blocks.1.attn.hook_v_residual; take a",
         ),
         (Intervention(V, Freeze()), {}, r"only a training knows .* use FromRun\(checkpoint\)"),
     ]
@@ -715,7 +744,7 @@ def test_mistakes_are_explained_before_anything_runs(tmp_path: Path) -> None:
             Intervention(Site(0, "z"), FromRun("it")),
             inputs_for(wide.config),
             {"models": {"it": build("value", "tokens", n_heads=2)}},
-            re.escape("(3, 7, 2, 12) there and (3, 7, 4, 6) here"),
+            re.escape("hook_z has the sizes (2, 12) there and (4, 6) here; take a model of the same sizes"),
         ),
     ]
     for intervention, inputs, how, message in running:

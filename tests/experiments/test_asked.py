@@ -170,6 +170,11 @@ QUESTIONS = [Patch(n=4), Attribute(n=4), Paths(n=4), Ablate(n=4), Heads(n=4), Fi
         (FindCircuit(steps=-2), "steps must be a whole number of at least 1"),
         (Patch(max_memory=0), "max_memory must be a whole number of at least 1"),
         (Heads(device="tpu9"), "'tpu9' names no device"),
+        (Ablate(method=("mean", "zero", "mean")), "--method must differ from each other, and mean came more than once"),
+        (Ablate(edges=("each", "each")), "--edges must differ from each other, and each came"),
+        (Paths(senders=("L0H0", "L0H0")), "--senders must differ from each other, and L0H0 came"),
+        (Paths(routes=("stream", "stream")), "--routes must differ from each other, and stream came"),
+        (Patch(components=("v", "z", "v")), "--components must differ from each other, and v came"),
         (Attribute(method="EAP", heads="each"), "--heads: of that the method EAP makes nothing; leave it out"),
         (Attribute(method="exact", check=3), "--check: of that the method exact makes nothing"),
         (Attribute(method="AtP", steps=7), "--steps: of that the method AtP makes nothing"),
@@ -255,7 +260,7 @@ def test_the_gradient_is_split_in_the_dtype_that_it_is_asked_in(trained_runs: Pa
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("cpu0", "names no device"), ("cuda:99", r"torch sees \d+ CUDA device\(s\) here; take --device cpu")],
+    [("cpu0", "names no device"), ("cuda:99", r"torch sees \d+ CUDA device\(s\) here; take the device cpu")],
 )
 def test_a_device_that_is_not_there_is_refused_before_work(device: str, message: str, icl: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.cli import main
+from experiments.cli import COMMANDS, main
+from experiments.parsing import parsed
 from experiments.questions.paths import Paths
 from experiments.runs.run import Run
 from tests.helpers import run_named
@@ -36,6 +38,10 @@ def test_variants_and_describe(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0
     assert "v1" in out
     assert "stop" in out
+    widths = {preset: run(capsys, "describe", "key", *preset)[1] for preset in ((), ("--preset", "paper"))}
+    assert len({*widths.values()}) == 1
+    assert widths[()] != run(capsys, "describe", "key", "--preset", "small")[1]
+    assert run(capsys, "describe", "nanochat")[0] == 0
 
 
 def test_train_list_and_train_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -113,6 +119,15 @@ def test_ablate_by_other_methods_and_from_another_run(capsys: pytest.CaptureFixt
     assert re.search(r"'from run' is icl-value-small-s0-\w+ at its last checkpoint", out)
     frame = run_named(trained_runs, "classic").results("ablate")
     assert set(frame.method) == {"resample", "from run"}
+    words[1] = "icl-value"
+    for edges, message in (
+        ([], r"that model \(classic\) has no such place, blocks.\d.attn.hook_v_\w+; take a model of the same"),
+        (["--edges", "each"], r"the other model \(classic\) has other edges than this one \(value\)"),
+    ):
+        status, out, err = run(capsys, *words, "--from-run", "icl-classic", *edges)
+        assert (status, out) == (2, "")
+        assert re.match(rf"error: .*{message}", err), "before a word on what it takes"
+    words[1] = "icl-classic"
     for other, message in (
         ("icl-classic", "is the run itself; name another one"),
         ("icl-nothing", "unknown run"),
@@ -141,6 +156,23 @@ def test_train_with_interventions(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert run(capsys, *words)[0] == 0
     (done,) = Run.under(tmp_path / "runs")
     assert [record["fired"] for record in done.record["interventions"]] == [2]
+
+
+def test_a_training_takes_from_checkpoints_that_have_what_is_taken(
+    capsys: pytest.CaptureFixture[str], trained_runs: Path, tmp_path: Path
+) -> None:
+    classic = run_named(trained_runs, "classic").path / "checkpoints" / "step_00000000.safetensors"
+    for place, file, message in (
+        ({"layer": 1, "component": "v", "route": "residual"}, classic, "that model (classic) has no such place"),
+        ({"layer": 1, "component": "z"}, tmp_path / "none.safetensors", "there is no checkpoint at"),
+        ({"layer": 1, "component": "z"}, classic, None),
+    ):
+        listed = tmp_path / "interventions.json"
+        listed.write_text(json.dumps([{"site": place, "operation": {"type": "FromRun", "checkpoint": str(file)}}]))
+        words = ["train", "icl", "--steps", 2, "--workers", 1, "--root", tmp_path / "runs", "--interventions", listed]
+        status, _, err = run(capsys, *words)
+        assert (status, (tmp_path / "runs").exists()) == ((0, True) if message is None else (2, False))
+        assert message is None or message in err
 
 
 def test_paths_attribute_circuit(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:
@@ -238,6 +270,18 @@ def test_no_runs_yet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
         (["demo", "--size", "standrad"], "unknown size 'standrad': did you mean 'standard'"),
         (["heads", "nothing"], "there are no runs in"),
         (["circuit"], "name one run or more"),
+        (["describe", "value", "--preset", "papre"], "unknown preset 'papre': did you mean 'paper'"),
+        (["describe", "value", "--preset="], "unknown preset ''"),
+        (["describe", "nanochat", "--preset", "small"], "--preset small is of the classifier, which reads vectors"),
+        (
+            ["describe", "nanochat-frozen", "--preset", "paper"],
+            "and nanochat-frozen carries value embeddings of tokens",
+        ),
+        (["train", "icl", "--variant", "value", "--variants", "key"], "--variant value beside --variants says nothing"),
+        (["train", "icl", "--seeds", "3", "--seed=0"], "--seed 0 beside --seeds says nothing; leave it out"),
+        (["train", "icl", "--variants", "key", "value", "key"], "--variants must differ from each other, and key came"),
+        (["train", "lm", "--seeds", "4", "4"], "--seeds must differ from each other, and 4 came more than once"),
+        (["train", "lm", "--column", "text"], "--column is of a corpus of the task text, and the task is stories"),
         (["describe", "value", "--layers", "1"], "has no layer to read in a model of 1 layer"),
         (["train", "icl", "--layers", "1", "--variant", "gemma-sharing"], "has no layer to read in a model of 1 layer"),
         (["train", "icl", "--evaluate-levels", "2", "--steps", "5"], "which lies between 0 and 1"),
@@ -254,6 +298,45 @@ def test_mistakes_end_with_a_sentence_and_status_2(
     assert message in err
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("run.json")), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["patch", "--pairs", "PAIRS", "--n", 128], "--n: of what the task draws, and --pairs asks a file; leave one"),
+        (["heads", "--n=256", "--pairs", "PAIRS"], "--n: of what the task draws, and --pairs asks a file"),
+        (["attribute", "--method", "exact", "--check", 64], "--check: of that the method exact makes nothing"),
+        (["attribute", "--heads", "all"], "--heads: of that the method EAP-IG makes nothing"),
+        (["circuit", "--method", "exact", "--steps", 5], "--steps says nothing to the method exact"),
+        (["attention", "--tokens", 1, 2, "--row", 0], "--row is of pairs, and --tokens is a prompt by itself"),
+        (["gradients", "--logged", "--by", "total"], "--by: what was logged is as the training logged it"),
+        (["explore", "--step", -1], "--step: every checkpoint is measured"),
+    ],
+)
+def test_a_default_that_is_typed_is_asked_for_like_any_other_value(
+    capsys: pytest.CaptureFixture[str], trained_runs: Path, tmp_path: Path, words: list[Any], message: str
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"clean": [1, 2, 3], "corrupt": [1, 4, 3], "answer": 2, "wrong": 4}\n')
+    told = [pairs if word == "PAIRS" else word for word in words]
+    status, out, err = run(capsys, told[0], "icl-value", "--root", trained_runs, *told[1:])
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+
+
+def test_what_was_typed_is_noted_of_each_command() -> None:
+    def read(*words: str) -> Any:
+        return parsed(COMMANDS, words, "")[0].keywords["question"]
+
+    assert read("patch", "x").given("n", "step", "metric") == []
+    assert read("patch", "x", "--n", "128", "--step=-1").given("n", "step", "metric") == ["--n", "--step"]
+    assert read("patch", "x", "--max_memory", "5", "--metric", "loss").given("max_memory", "metric", "n") == [
+        "--metric",
+        "--max-memory",
+    ]
+    assert read("explore", "x", "--no-gradients").given("gradients") == ["--gradients"]
+    assert read("explore", "x", "--gradients").given("gradients") == ["--gradients"]
+    assert read("explore", "x").given("gradients") == []
 
 
 def test_mistakes_on_a_run(capsys: pytest.CaptureFixture[str], trained_runs: Path) -> None:

@@ -160,6 +160,9 @@ def test_runs_that_are_no_seeds_of_each_other_are_refused(value: Run, trained_ru
     classic = run_named(trained_runs, "classic")
     with pytest.raises(ValueError, match="has another architecture or task"):
         explore([value, classic], **HOW)
+    for twice in ([value, value], [value, Run.open(value.path)]):
+        with pytest.raises(ValueError, match="are one run .* which would count twice; leave one of them out"):
+            explore(twice, **HOW)
     with pytest.raises(ValueError, match="there is no run to explore"):
         explore([], **HOW)
     value.record["checkpoints"] = {}

@@ -14,12 +14,19 @@ from circuits import icl_config, lm_config
 from circuits.config.gains import FixedGain
 from circuits.config.streams import Stream
 from circuits.config.topologies import First
+from experiments.questions.ablate import Ablate
+from experiments.questions.circuit import FindCircuit
+from experiments.questions.explore import Explore
+from experiments.questions.gradients import Gradients
+from experiments.questions.heads import Heads
 from experiments.questions.ioi_tables import paper_table, summary
+from experiments.questions.patch import Patch
+from experiments.questions.question import Question
 from experiments.runs.config import RunConfig, icl_run, lm_run
 from experiments.runs.pooling import all_metrics, require_seeds
 from experiments.runs.record import RunError
 from experiments.runs.removal import to_remove
-from experiments.runs.run import Run
+from experiments.runs.run import Run, runs_in
 from experiments.runs.table import runs_table
 from experiments.runs.training_config import Every
 from experiments.tasks.text import task as text
@@ -183,9 +190,7 @@ def test_each_run_counts_once_and_seeds_differ_in_nothing_else(tmp_path: Path) -
     shutil.copytree(runs[0].path, copied / runs[0].path.name)
     (again,) = Run.under(copied)
     for twice in ([runs[0], runs[0]], [*runs, again]):
-        with pytest.raises(
-            ValueError, match=rf"are one run \(id {runs[0].config.id}\), which would count as two seeds"
-        ):
+        with pytest.raises(ValueError, match=rf"are one run \(id {runs[0].config.id}\), which would count twice"):
             all_metrics(twice)
     longer = trained(tmp_path, tiny(seed=2, steps=16))
     with pytest.raises(ValueError, match=r"both called value \(small\) .* they differ in training.steps: 12 / 16"):
@@ -193,6 +198,28 @@ def test_each_run_counts_once_and_seeds_differ_in_nothing_else(tmp_path: Path) -
     same_seed = trained(tmp_path, tiny(seed=0, batch_size=16))
     with pytest.raises(ValueError, match=r"differ in training.batch_size: 32 / 16"):
         require_seeds([runs[0], same_seed])
+
+
+@pytest.mark.parametrize("kind", [Patch, Heads, Gradients, FindCircuit, Explore, Ablate])
+def test_every_question_is_asked_of_a_run_once(kind: type[Question], tmp_path: Path) -> None:
+    one, other = (Run.at(tmp_path / "runs", tiny(seed=seed)) for seed in (5, 6))
+    shutil.copytree(one.path, tmp_path / "copied")
+    for twice in ([one, one], [one, other, Run.open(tmp_path / "copied")]):
+        with pytest.raises(ValueError, match=rf"are one run \(id {one.config.id}\), which would count twice"):
+            kind().answer(twice)
+    with pytest.raises(RunError, match="has no checkpoint"):
+        kind().answer([one, other])
+
+
+def test_of_runs_in_several_folders_each_is_found_once(tmp_path: Path) -> None:
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    wanted = [tiny(seed=seed) for seed in (5, 6, 7)]
+    there = {(folder, i): Run.at(folder, wanted[i]) for folder, i in ((begun, 0), (begun, 1), (done, 1))}
+    trained(done, wanted[0])
+    found = runs_in([begun, done, done], [*wanted, wanted[1]])
+    assert [run.path for run in found] == [done / there[begun, 0].path.name, there[begun, 1].path]
+    assert [run.path.parent for run in runs_in([done, begun], wanted)] == [done, done]
+    assert runs_in([tmp_path], wanted) == []
 
 
 def test_presets_and_kinds_of_one_variant_are_no_seeds_of_it(tmp_path: Path) -> None:

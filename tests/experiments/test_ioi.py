@@ -123,6 +123,8 @@ def test_a_run_is_measured_in_its_own_body_and_in_others(lm_runs: Path, task: IO
     assert set(zip(frame.variant, frame["size"], frame.seed, strict=True)) == {("classic", "0.2m", 0)}
     values = {body: part.value.to_numpy() for body, part in frame.groupby("body")}
     assert np.array_equal(values[OWN], values["classic"])
+    with pytest.raises(ValueError, match="--transplant: classic is the body of lm-stories-classic-.* already"):
+        IndirectObjects(n=4, body="classic", transplant=True).ask(run)
     assert not np.allclose(values[OWN], values["value"], atol=1e-6)
     assert np.array_equal(values[OWN], every_prompt(run.load_model(), task, 4).value.to_numpy())
     assert not np.array_equal(values[OWN], IndirectObjects(n=4, step=0).ask(run).to_frame().value.to_numpy())

@@ -337,6 +337,28 @@ def test_names_that_a_tokenizer_does_not_tell_apart_are_refused() -> None:
         IOITask(IOIConfig(names=names[:4]), lowered)
 
 
+def test_few_of_the_names_that_a_tokenizer_lacks_are_told_and_what_else_can_be_asked() -> None:
+    names = ("Mary", *(f"Zaphod{letter}" for letter in "ABCDEFGH"), "Tom")
+    for lacking, told in (
+        (
+            names,
+            r"know the name\(s\) 'ZaphodA', 'ZaphodB', 'ZaphodC', 'ZaphodD', 'ZaphodE' and 3 more; take names of its",
+        ),
+        (names[:3], r"know the name\(s\) 'ZaphodA', 'ZaphodB'; take names of its vocabulary \(IOIConfig.names\)"),
+    ):
+        config = IOIConfig(names=lacking, held_out_names=("A", "B", "C"))
+        with pytest.raises(ValueError, match=told) as said:
+            IOITask(config, TWO_WORDS)
+        assert str(said.value).endswith(
+            "or ask pairs of your own: Pair.from_text(...), or --pairs FILE of a command that takes it"
+        )
+    # What is wrong with the configuration itself is no matter of a tokenizer.
+    with pytest.raises(
+        ValueError, match=r"Anna Lena \(2\); take other names \(IOIConfig.names\) or another tokenizer$"
+    ):
+        IOIConfig(names=("Ida", "Anna Lena", "Udo"))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -348,7 +370,7 @@ def test_names_that_a_tokenizer_does_not_tell_apart_are_refused() -> None:
         ),
         (
             lambda: IOITask(IOIConfig(names=("Mary", "Zaphod", "Tom"), held_out_names=("A", "B", "C")), TWO_WORDS),
-            r"this tokenizer does not know the name\(s\) Zaphod; take names of its vocabulary",
+            r"this tokenizer does not know the name\(s\) 'Zaphod'; take names of its vocabulary \(IOIConfig",
         ),
         (
             lambda: task_of(templates=("{A} and {B} sat, and {S} gave it to her.",)),

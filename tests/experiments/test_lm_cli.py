@@ -175,6 +175,15 @@ def test_ioi_in_a_body_that_is_named(capsys: pytest.CaptureFixture[str], lm_runs
     assert set(written(lm_runs, "classic", "ioi").body) == {"value"}
     status, out, _ = run(capsys, *words, "classic")
     assert status == 0
+    own = [*words, "classic", "--transplant"]
+    status, out, err = run(capsys, *own)
+    assert (status, out) == (2, "")
+    assert "--transplant: classic is the body of lm-stories-classic-" in err
+    assert "already, so nothing is transplanted; leave it out, or name another --body" in err
+    # Of two runs one is moved.
+    status, _, _ = run(capsys, "ioi", "lm-stories-value", *own[1:])
+    assert status == 0
+    assert set(written(lm_runs, "value", "ioi").body) == set(written(lm_runs, "classic", "ioi").body) == {"classic"}
     for body, step, message in (("valeu", 6, "did you mean 'value'"), ("classic", 5, "the nearest is at 6")):
         status, _, err = run(capsys, *words, body, "--step", step)
         assert status == 2

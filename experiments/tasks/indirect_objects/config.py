@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from circuits.common.errors import require
-from circuits.common.text_coverage import shown
+from circuits.common.text_coverage import few, shown
 from experiments.tasks.kinds import TokenTaskConfig
 from experiments.tasks.sentences import vocabulary as words
 
@@ -82,8 +82,8 @@ def _check_names(kind: str, names: Sequence[str]) -> None:
     require_single(several, "with blanks inside", kind)
 
 
-def require_single(several: Mapping[str, int], why: str, kind: str = "names") -> None:
-    """Refuse names that are several words or tokens, each given with how many.
+def require_single(several: Mapping[str, int], why: str, kind: str = "names", instead: str = "") -> None:
+    """Refuse names that are several words or tokens, each given with how many; ``instead`` is what else to do.
 
     Raises:
         ValueError: if there is one.
@@ -91,6 +91,6 @@ def require_single(several: Mapping[str, int], why: str, kind: str = "names") ->
     require(
         not several,
         f"names must be single tokens, for the answer is one; {why} these are more: "
-        f"{', '.join(f'{name} ({n})' for name, n in several.items())}; take other names (IOIConfig.{kind}) or another "
-        f"tokenizer",
+        f"{few([f'{name} ({n})' for name, n in several.items()])}; take other names (IOIConfig.{kind}) or another "
+        f"tokenizer{instead}",
     )

@@ -35,6 +35,8 @@ def _checked_opening(opening: int | Sequence[int] | None, d_vocab: int) -> tuple
     return tokens
 
 
+OWN_PAIRS = ", or ask pairs of your own: Pair.from_text(...), or --pairs FILE of a command that takes it"
+"""What else to do where the task's names cannot be asked of a model."""
 Drawn = dict[str, Int[Tensor, " prompt"]]
 """What was chosen for every prompt: pieces of ``io``, ``s``, ``place``, ``object``; ``template``; ``baba`` (1 or 0)."""
 
@@ -174,9 +176,13 @@ class IOITask(TokenTask):
 
     def _single(self, names: Sequence[str], kind: str) -> Int[Tensor, " name"]:
         lengths = {name: len(self.book.tokens(f" {name}")) for name in names}
-        require_single({name: n for name, n in lengths.items() if n > 1}, "with this tokenizer", kind)
+        require_single({name: n for name, n in lengths.items() if n > 1}, "with this tokenizer", kind, OWN_PAIRS)
         lost = [name for name in names if not self._is_known(name)]
-        require(not lost, f"this tokenizer does not know the name(s) {', '.join(lost)}; take names of its vocabulary")
+        require(
+            not lost,
+            f"this tokenizer does not know the name(s) {shown(lost)}; take names of its vocabulary (IOIConfig.{kind})"
+            f"{OWN_PAIRS}",
+        )
         return self.book.pieces(names)
 
     def _check_different(self, names: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import torch
 from analysis.heads.attention_scores import AttentionScore
 from analysis.pairs import Pair
 from circuits.common.errors import require, whole
+from circuits.common.files import path_of
 from circuits.loading.tokenizers import TOKENIZER_JSON
 from circuits.model import HookedStreamTransformer
 from experiments.tasks.indirect_objects.config import IOIConfig
@@ -69,7 +70,7 @@ class BooksConfig(TextTaskConfig):
         Raises:
             ValueError: if the folder holds no books, or they were changed.
         """
-        place = Path(folder).expanduser()
+        place = path_of("the folder of books", folder).expanduser()
         require(place.is_dir(), f"there is no folder {folder}; 'valuestream books {folder}' makes it")
         read_books(place)
         found = cls(str(place / TRAIN), str(place / TOKENIZER_JSON), validation=str(place / HELD_OUT), **rest)
