@@ -264,7 +264,8 @@ def log_hash(rows: pd.DataFrame) -> str:
 
 def _places(log: pd.DataFrame) -> dict[str, np.ndarray]:
     """The places of every run's rows, by id."""
-    return log.groupby("run", sort=False, observed=True).indices
+    found = log.groupby("run", sort=False, observed=True).indices
+    return {str(run): np.asarray(rows) for run, rows in found.items()}
 
 
 def _some(names: list[Any]) -> str:
