@@ -236,7 +236,8 @@ def carried(model: HookedStreamTransformer) -> dict[Origin, list[Place]]:
     """Return, for every table and projection that the stream carries, the places where it is used, its own (if so)
     first.
 
-    A place is a (layer, carrier). Chains are followed: in a running sum, layer 2 uses what layer 0 projected.
+    A place is a (layer, carrier). Chains are followed: in a running sum, layer 2 uses what layer 0 projected. Where a
+    stream has weights of its own, what they make counts as the layer's projection that is carried.
     """
     found: dict[Origin, list[Place]] = {(n, "token"): _uses(model, (n, "token")) for n in model.config.tables}
     for layer, block in enumerate(model.layers):
