@@ -17,8 +17,9 @@ from analysis.attribution.site_gradients import Estimator, linearised
 from analysis.edges.recorded_activations import between, record
 from analysis.edges.steered_forward import flowing
 from circuits import HookedStreamTransformer, Stream
+from circuits.config.gains import FixedGain, LearnedGain, TokenGain
 from circuits.config.streams import Weights
-from circuits.config.topologies import Dense, Previous
+from circuits.config.topologies import Cumulative, Dense, Previous
 from circuits.sites import BLOCK
 from tests.analysis.test_edge_attribution import nearly_linear, small_step
 from tests.analysis.test_patching import every_site, pair_for
@@ -148,6 +149,28 @@ def test_the_fix_takes_own_keys_down_a_stream_of_own_keys_alone(weights: Any) ->
         exact = patch(model, pair, sites).normalised_effect()
         assert torch.allclose(attribute(model, pair, sites, method="AtP+QK", check=0).effects, exact, atol=1e-10)
         assert bool(exact.abs().max() > 1e-3) is acts
+
+
+@pytest.mark.parametrize(
+    ("carrier", "gain"), [("k", FixedGain(0.0, 0.7)), ("q", LearnedGain(0.8, 1.4)), ("k", TokenGain())]
+)
+def test_values_that_a_running_sum_takes_to_another_carrier_count_once(carrier: Any, gain: Any) -> None:
+    """What values do in their own layer is linear and what they do to later patterns is not: where the one is silenced
+    the fix is exact, and where nothing reads the other it is the gradient's."""
+    streams = (Stream(carrier, source="v", topology=Cumulative(), gain=gain),)
+    model = model_of(token_config("classic", 3, mlp=None, normalization=None, streams=streams))
+    pair = pair_for(model, 3)
+    last = find_sites(model, ["v"], layers=[2], heads="each")
+    plain, fixed = (attribute(model, pair, last, method=m, check=0).effects for m in ("AtP", "AtP+QK"))
+    assert torch.allclose(plain, fixed, atol=1e-10)
+    with torch.no_grad():
+        model.layers[1].attn.W_O.zero_()
+    sites = find_sites(model, ["v"], ["own", "outgoing"], layers=[1], heads="each", positions=[1, 6])
+    exact = patch(model, pair, sites).normalised_effect()
+    assert torch.allclose(attribute(model, pair, sites, method="AtP+QK", check=0).effects, exact, atol=1e-10)
+    assert (attribute(model, pair, sites, check=0).effects - exact).abs().max() > 1e-3, (
+        "the negation: a gradient is not"
+    )
 
 
 def cancelling() -> tuple[HookedStreamTransformer, Pair, Site]:
