@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis import Pair, attribute_edges
+from analysis import Pair, Site, attribute, attribute_edges
 from circuits import HookedStreamTransformer
 from tests.analysis.test_edges import pair_for
 from tests.handmade import Handmade, induction_model, stream_model
-from tests.helpers import ALL, build, model_of, token_config, twin
+from tests.helpers import ALL, OF_X0, build, made, model_of, token_config, twin
 
 KINDS = [("vectors", 2), ("tokens", 3)]
 
@@ -56,6 +56,22 @@ def test_on_a_linear_model_an_estimate_is_the_exact_patch(variant: str) -> None:
     assert found.total == pytest.approx(1, abs=1e-6)
     stream = [e for e, s in zip(found.graph.edges, found.scores, strict=True) if e.route == "stream" and abs(s) > 1e-6]
     assert bool(stream) is (variant != "classic")
+
+
+WITH_TABLES = ["nanochat", "bank-of-values", OF_X0]
+
+
+@pytest.mark.parametrize("make", ["llama", "nanochat"])
+@pytest.mark.parametrize("variant", ["value", "x-transformers", *WITH_TABLES])
+def test_the_whole_input_is_what_is_embedded_and_every_row_of_a_table(make: str, variant: str) -> None:
+    """The sum over edges out of it is the gradient's word on the change of the inputs, which sites tell as well."""
+    model = made(make, variant)
+    pair = pair_for(model)
+    found = attribute_edges(model, pair, check=0)
+    of_sites = attribute(model, pair, [Site(0, "state")], check=0)
+    assert found.total == pytest.approx(of_sites.total, abs=1e-9)
+    embedded_alone = found.node_scores()["input"] / float(found.gap.mean())
+    assert (embedded_alone == pytest.approx(of_sites.total, abs=1e-6)) is (variant not in WITH_TABLES)
 
 
 def test_on_another_model_it_is_not_and_the_result_says_so() -> None:
