@@ -152,8 +152,8 @@ def _some(sites: list[Site], model: HookedStreamTransformer, what: str) -> list[
 
 
 def _some_gate(model: HookedStreamTransformer, cut: Gates) -> Gates:
-    # Behind a table of tokens there is no gradient to cut.
-    streams = [s for s in model.config.streams if cut is not GRADIENT_CUT or s.reads != "token"]
+    # Behind a table of tokens there is no gradient to cut; behind projections of x0 are the embeddings.
+    streams = [s for s in model.config.streams if cut is not GRADIENT_CUT or s.tables_of != "token"]
     there = {gate for s in streams for gate in (s.gate, *(rule.gate for rule in s.gate_rules))}
     some = bool(there & {gate for gate, _ in cut})
     require(some, f"this takes nothing away: model {model.config.name!r} has no such part, an open gate to cut")
