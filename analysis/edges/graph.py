@@ -96,6 +96,7 @@ class Graph:
         self.writers = writers_of(config)
         self.readers = self._readers(model)
         self.carried = carried(model)
+        self.gained = gained(model)
         self.edges: list[Edge] = []
         self.residual_ids = self._residual_edges()
         self.stream_ids = self._stream_edges()
@@ -253,14 +254,30 @@ def carried_projections(model: HookedStreamTransformer) -> dict[Place, list[Plac
     return {(number, what): uses for (number, what), uses in carried(model).items() if what != "token"}
 
 
-def _uses(model: HookedStreamTransformer, start: Origin) -> list[Place]:
+def gained(model: HookedStreamTransformer) -> dict[Place, list[Place]]:
+    """Return, for every place with a gain that depends on the input, the places where what it mixes is used, its own
+    first.
+
+    What such a place reads of the residual stream moves these uses, whatever becomes of its own projection.
+    """
+    places: list[Place] = [
+        (layer, carrier)
+        for layer, block in enumerate(model.layers)
+        for carrier, _ in block.attn.mixes()
+        if (stream := model.config.stream_into(carrier)) and stream.gain.depends_on_input
+    ]
+    return {place: _uses(model, place, raw=False) for place in places}
+
+
+def _uses(model: HookedStreamTransformer, start: Origin, raw: bool = True) -> list[Place]:
+    """Where a tensor is used; with ``raw`` unset, where that is used which a place has mixed."""
     number, carrier = start
     passed: set[Origin] = {start} if carrier == "token" else set()
     used: list[Place] = []
     for layer in range(0 if carrier == "token" else number, model.config.n_layers):
         attn = model.layers[layer].attn
         own = carrier if layer == number and carrier != "token" else None
-        passed |= {(layer, c) for c in attn.passes_own if c == own}
+        passed |= {(layer, c) for c in attn.passes_own if raw and c == own}
         fed = [c for c, mix in attn.mixes() if any((source, mix.reads) in passed for source in mix.sources)]
         here: list[Carrier] = [c for c in CARRIERS if c == own or c in fed]
         places: list[Place] = [(layer, c) for c in here]
