@@ -1,7 +1,8 @@
 """The causal graph of a model: who writes, who reads, and every edge between them, by route.
 
 Writers add to the residual stream: the input, every head, every MLP. Readers take it: every head's own projections,
-every MLP, the logits. A projection that the stream carries is a node with edges of its own: to its head (own) and to
+every MLP, the logits. A head without a projection of its own reads it in the projection's place where it says how much
+comes in. A projection that the stream carries is a node with edges of its own: to its head (own) and to
 the heads of other layers (stream). A projection that nothing but its head uses needs none: it is its head's port. A
 table of value embeddings is a node with edges to every head that reads it. Where heads share keys and values,
 projections are those of the shared ones.
@@ -94,9 +95,8 @@ class Graph:
         self.n_layers, self.n_heads, self.mlp = config.n_layers, config.n_heads, config.mlp is not None
         self.config = config
         self.writers = writers_of(config)
+        self.carried, self.gained = carried(model), gained(model)
         self.readers = self._readers(model)
-        self.carried = carried(model)
-        self.gained = gained(model)
         self.edges: list[Edge] = []
         self.residual_ids = self._residual_edges()
         self.stream_ids = self._stream_edges()
@@ -131,7 +131,8 @@ class Graph:
         return {(node.layer, head) for head in using}
 
     def rows(self, layer: int, carrier: Carrier) -> slice | None:
-        """Return where the heads' projections of a layer stand among the readers; ``None`` where there is none."""
+        """Return where the heads' projections of a layer, or what reads for their gains alone, stand among the readers;
+        ``None`` where there is none."""
         first = Node("projection", layer, 0, carrier)
         if first not in self.reader_number:
             return None
@@ -151,8 +152,10 @@ class Graph:
     def _readers(self, model: HookedStreamTransformer) -> list[Node]:
         found: list[Node] = []
         for layer, block in enumerate(model.layers):
-            for carrier in block.attn.own:
-                heads = range(self.config.heads_of(carrier))
+            for carrier in CARRIERS:
+                # The gain of a projection's place is read off the same input as the projection.
+                reads = carrier in block.attn.own or (layer, carrier) in self.gained
+                heads = range(self.config.heads_of(carrier) if reads else 0)
                 found += [Node("projection", layer, head, carrier) for head in heads]
             found += [Node("mlp", layer)] if self.mlp else []
         return [*found, Node("logits")]

@@ -140,6 +140,7 @@ GAINS_OF_INPUT: dict[str, tuple[Stream, ...]] = {
     "per token": (Stream("v", gain=TokenGain()),),
     "per channel, into keys": (Stream("k", source="v", topology=First(), gain=ChannelGain(3)),),
     "running sum": (Stream("v", topology=Cumulative(), gain=TokenGain()),),
+    "nothing of its own": (Stream("v", topology=First(), gain=SigmoidGain(2.0, 8, own=0.0)),),
     "running sum over heads": (Stream("q", topology=Cumulative(), gain=SigmoidGain(2.0, 9), transform=HeadMixing()),),
 }
 """Streams of which what a layer reads says how much comes in."""
