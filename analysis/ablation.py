@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -74,7 +75,8 @@ class Ablation:
     def head(cls, model: HookedStreamTransformer, layer: int, head: int, method: Method = "zero") -> Ablation:
         """Return the ablation of a head altogether: its output, and its own projections that the stream takes on.
 
-        (Not all that it passes on: in a running sum that holds the values of other layers too.)
+        (Not all that it passes on: in a running sum that holds the values of other layers too.) Where a stream has
+        weights of its own, what they make for the head is taken away with it.
 
         Raises:
             ValueError: where the stream takes on keys or values that other heads of queries use, too.
@@ -139,7 +141,9 @@ def _shared(values: list[int | None] | list[int]) -> str:
 
 def _of_head(model: HookedStreamTransformer, layer: int, head: int, route: str) -> list[Site]:
     passed = [Site(layer, c, "outgoing", head) for c in CARRIERS if model.config.readers(layer, c)]
-    own = [Site(layer, s.component, "own", head) for s in passed]
+    # What other weights make for the stream alone does not change with the layer's own projection.
+    apart = [c for c in CARRIERS if model.config.extra_weights(c) != "own"]
+    own = [site if site.component in apart else dataclasses.replace(site, route="own") for site in passed]
     return passed if route == "outgoing" else [site for site in own if site.exists(model)]
 
 
@@ -149,8 +153,8 @@ def _some(sites: list[Site], model: HookedStreamTransformer, what: str) -> list[
 
 
 def _some_gate(model: HookedStreamTransformer, cut: Gates) -> Gates:
-    # Behind a table of tokens there is no gradient to cut.
-    streams = [s for s in model.config.streams if cut is not GRADIENT_CUT or s.reads != "token"]
+    # Behind a table of tokens there is no gradient to cut; behind projections of x0 are the embeddings.
+    streams = [s for s in model.config.streams if cut is not GRADIENT_CUT or s.tables_of != "token"]
     there = {gate for s in streams for gate in (s.gate, *(rule.gate for rule in s.gate_rules))}
     some = bool(there & {gate for gate, _ in cut})
     require(some, f"this takes nothing away: model {model.config.name!r} has no such part, an open gate to cut")

@@ -77,6 +77,9 @@ class Attention(Initialised, Fusing):
         # The carriers that some layer reads from this one.
         self.passes_own: list[Carrier] = [c for c in read if read[c] == "own"]
         self.passes_mixed: list[Carrier] = [c for c in read if read[c] == "mixed"]
+        # Of what is passed on raw, that which is the layer's own projection itself: only here does a change of the
+        # projection go down the stream.
+        self.carries_own: list[Carrier] = [c for c in self.passes_own if config.extra_weights(c) == "own"]
         for c in CARRIERS:
             name, n = c.upper(), config.heads_of(c)
             self._weight(f"W_{name}", (n, d_model, width), learned=c in self.own)
@@ -188,8 +191,8 @@ class Attention(Initialised, Fusing):
         outgoing: Outgoing = {}
         for c in self.passes_own:
             if c in own:
-                tied = self.config.extra_weights(c) == "own"
-                passing = own[c] if tied else _projected(inputs[c], self.passing_weight(c))
+                carried = c in self.carries_own
+                passing = own[c] if carried else _projected(inputs[c], self.passing_weight(c))
                 outgoing[(self.layer, c)] = fork(self.point(f"{c}_stream"), passing)
         used: ByCarrier = {c: own[c] for c in carriers if c not in self.mixed}
         available = {**earlier, **outgoing}

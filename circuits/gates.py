@@ -12,7 +12,7 @@ from circuits.config.streams import Carrier, Gate, Stream
 from circuits.transformerlens.tools import ToolSurface
 
 _OF_TABLES: dict[Gate, Gate] = {"stop": "full", "gradient-only": "off"}
-"""Gates as a table of tokens has them, behind which is no gradient to cut or keep."""
+"""Gates as a table of tokens has them, behind which is no gradient to cut or keep (behind projections of x0 is one)."""
 
 
 class Gated(ToolSurface):
@@ -60,7 +60,7 @@ class Gated(ToolSurface):
 
         def after(gate: Gate, stream: Stream) -> Gate:
             changed = change.get(gate, gate)
-            return _OF_TABLES.get(changed, changed) if stream.reads == "token" else changed
+            return _OF_TABLES.get(changed, changed) if stream.tables_of == "token" else changed
 
         self._set_streams(
             dataclasses.replace(

@@ -176,8 +176,10 @@ class EdgeEstimator:
         return float((sums - nodes).abs().max() / largest)
 
     def input_total(self) -> float:
-        """Return what the input's outgoing edges add up to, mean over examples."""
-        return float(torch.cat(self.sums, 1)[0].mean())
+        """Return what the edges add up to that leave the inputs, mean over examples: those of what is embedded, and
+        those of tables, whose rows no residual stream brings."""
+        leaving = [i for i, edge in enumerate(self.graph.edges) if edge.source.kind in ("input", "table")]
+        return float(torch.cat(self.values, 1)[leaving].sum(0).mean())
 
 
 def edge_bytes(model: HookedStreamTransformer, graph: Graph, n_pos: int, metric: Metric) -> int:

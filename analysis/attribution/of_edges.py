@@ -56,7 +56,8 @@ class EdgeScores(Effects):
     """The largest |sum over a node's outgoing edges - the node's own score|, relative to the largest node score; exact
     patches do not add up, so theirs is NaN."""
     total: float = float("nan")
-    """What the input's outgoing edges add up to, as a share of the gap: 1 where the estimate is complete."""
+    """What the edges out of the input, and out of tables of value embeddings, add up to, as a share of the gap: 1 where
+    the estimate is complete."""
     agreement: Agreement = EXACT
     where = ("edge",)
     of = "edges"

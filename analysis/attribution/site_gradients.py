@@ -171,7 +171,8 @@ class Estimator:
     def _use_gradient(self, layer: int, carrier: Carrier) -> HeadTensor:
         """The gradient through the layer's attention alone, without what is passed on of the same tensor."""
         point, attn = self.base.use_point(layer, carrier), self.model.layers[layer].attn
-        forks = attn.passes_mixed if point.endswith("_mixed") else attn.passes_own
+        # What is used without being mixed is passed on by a running sum of another carrier, too.
+        forks = {*attn.passes_mixed} if point.endswith("_mixed") else {*attn.passes_mixed, *attn.carries_own}
         passed = self.gradients.at[f"blocks.{layer}.attn.hook_{carrier}_stream"] if carrier in forks else 0.0
         return self.gradients.at[point] - passed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 from analysis.edges.graph import Edge, Graph, Node
 from circuits.config.streams import CARRIERS
@@ -61,7 +62,8 @@ def _ends(edge: Edge) -> tuple[Key, Key]:
 
 
 def _inner(graph: Graph) -> list[tuple[Key, Key]]:
-    """What needs no edge: from what a head uses to what it writes, and from a projection to its one use."""
+    """What needs no edge: from what a head uses to what it writes; from a projection to its one use; and, where a gain
+    depends on what is read, from there to what is used of all that it multiplies."""
     found: list[tuple[Key, Key]] = []
     for layer in range(graph.n_layers):
         for head in range(graph.n_heads):
@@ -70,6 +72,12 @@ def _inner(graph: Graph) -> list[tuple[Key, Key]]:
                 found.append((("used", node), ("at", Node("head", layer, head))))
                 if (layer, carrier) not in graph.carried:
                     found.append((("made", node), ("used", node)))
+    for place, uses in graph.gained.items():
+        for head, use in product(range(graph.config.heads_of(place[1])), uses):
+            whole = graph.mixes_heads and use != place
+            moved = range(graph.config.heads_of(use[1])) if whole else [head]
+            read = Node("projection", place[0], head, place[1])
+            found += [(("made", read), ("used", Node("projection", use[0], to, use[1]))) for to in moved]
     return found
 
 

@@ -241,7 +241,8 @@ class _PathRuns:
         key = (path.source, layer)
         if self.projected[0] != key:
             normalised = block.ln1(self.base.residual(layer) + self._write(path))
-            mixed: ByCarrier = {c: self._mixed(layer, c, normalised) for c in block.attn.own}
+            read: list[Carrier] = [c for c in CARRIERS if self.graph.rows(layer, c) is not None]
+            mixed: ByCarrier = {c: self._mixed(layer, c, normalised) for c in read}
             self.projected = (key, mixed)
         return self.projected[1][carrier]
 
@@ -250,7 +251,8 @@ class _PathRuns:
         before = block.ln1(self.base.residual(layer))
         inputs: dict[Carrier, Tensor] = {c: normalised if c == carrier else before for c in CARRIERS}
         own = self.base.own(layer)
-        own[carrier] = block.attn.project_one(normalised, carrier)
+        if carrier in own:
+            own[carrier] = block.attn.project_one(normalised, carrier)
         return block.attn.mix_in(own, inputs, self.base.passed(layer))[0][carrier]
 
     def _through_stream(self, path: Edge) -> HeadTensor:

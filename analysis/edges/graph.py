@@ -1,7 +1,8 @@
 """The causal graph of a model: who writes, who reads, and every edge between them, by route.
 
 Writers add to the residual stream: the input, every head, every MLP. Readers take it: every head's own projections,
-every MLP, the logits. A projection that the stream carries is a node with edges of its own: to its head (own) and to
+every MLP, the logits. A head without a projection of its own reads it in the projection's place where it says how much
+comes in. A projection that the stream carries is a node with edges of its own: to its head (own) and to
 the heads of other layers (stream). A projection that nothing but its head uses needs none: it is its head's port. A
 table of value embeddings is a node with edges to every head that reads it. Where heads share keys and values,
 projections are those of the shared ones.
@@ -94,8 +95,8 @@ class Graph:
         self.n_layers, self.n_heads, self.mlp = config.n_layers, config.n_heads, config.mlp is not None
         self.config = config
         self.writers = writers_of(config)
+        self.carried, self.gained = carried(model), gained(model)
         self.readers = self._readers(model)
-        self.carried = carried(model)
         self.edges: list[Edge] = []
         self.residual_ids = self._residual_edges()
         self.stream_ids = self._stream_edges()
@@ -132,7 +133,8 @@ class Graph:
         return {(node.layer, head) for head in using}
 
     def rows(self, layer: int, carrier: Carrier) -> slice | None:
-        """Return where the heads' projections of a layer stand among the readers; ``None`` where there is none."""
+        """Return where the heads' projections of a layer, or what reads for their gains alone, stand among the readers;
+        ``None`` where there is none."""
         first = Node("projection", layer, 0, carrier)
         if first not in self.reader_number:
             return None
@@ -152,8 +154,10 @@ class Graph:
     def _readers(self, model: HookedStreamTransformer) -> list[Node]:
         found: list[Node] = []
         for layer, block in enumerate(model.layers):
-            for carrier in block.attn.own:
-                heads = range(self.config.heads_of(carrier))
+            for carrier in CARRIERS:
+                # The gain of a projection's place is read off the same input as the projection.
+                reads = carrier in block.attn.own or (layer, carrier) in self.gained
+                heads = range(self.config.heads_of(carrier) if reads else 0)
                 found += [Node("projection", layer, head, carrier) for head in heads]
             found += [Node("mlp", layer)] if self.mlp else []
         return [*found, Node("logits")]
@@ -238,7 +242,8 @@ def carried(model: HookedStreamTransformer) -> dict[Origin, list[Place]]:
     """Return, for every table and projection that the stream carries, the places where it is used, its own (if so)
     first.
 
-    A place is a (layer, carrier). Chains are followed: in a running sum, layer 2 uses what layer 0 projected.
+    A place is a (layer, carrier). Chains are followed: in a running sum, layer 2 uses what layer 0 projected. Where a
+    stream has weights of its own, what they make counts as the layer's projection that is carried.
     """
     found: dict[Origin, list[Place]] = {(n, "token"): _uses(model, (n, "token")) for n in model.config.tables}
     for layer, block in enumerate(model.layers):
@@ -254,14 +259,30 @@ def carried_projections(model: HookedStreamTransformer) -> dict[Place, list[Plac
     return {(number, what): uses for (number, what), uses in carried(model).items() if what != "token"}
 
 
-def _uses(model: HookedStreamTransformer, start: Origin) -> list[Place]:
+def gained(model: HookedStreamTransformer) -> dict[Place, list[Place]]:
+    """Return, for every place with a gain that depends on the input, the places where what it mixes is used, its own
+    first.
+
+    What such a place reads of the residual stream moves these uses, whatever becomes of its own projection.
+    """
+    places: list[Place] = [
+        (layer, carrier)
+        for layer, block in enumerate(model.layers)
+        for carrier, _ in block.attn.mixes()
+        if (stream := model.config.stream_into(carrier)) and stream.gain.depends_on_input
+    ]
+    return {place: _uses(model, place, raw=False) for place in places}
+
+
+def _uses(model: HookedStreamTransformer, start: Origin, raw: bool = True) -> list[Place]:
+    """Where a tensor is used; with ``raw`` unset, where that is used which a place has mixed."""
     number, carrier = start
     passed: set[Origin] = {start} if carrier == "token" else set()
     used: list[Place] = []
     for layer in range(0 if carrier == "token" else number, model.config.n_layers):
         attn = model.layers[layer].attn
         own = carrier if layer == number and carrier != "token" else None
-        passed |= {(layer, c) for c in attn.passes_own if c == own}
+        passed |= {(layer, c) for c in attn.passes_own if raw and c == own}
         fed = [c for c, mix in attn.mixes() if any((source, mix.reads) in passed for source in mix.sources)]
         here: list[Carrier] = [c for c in CARRIERS if c == own or c in fed]
         places: list[Place] = [(layer, c) for c in here]

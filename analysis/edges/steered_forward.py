@@ -108,10 +108,10 @@ def carry(
 ) -> dict[Place, HeadTensor]:
     """Return by how much every use changes if one tensor changes by ``change`` and nothing but the stream moves it.
 
-    ``entry`` says what changes at ``start``: the projection itself (``own``), what its layer uses of it and may pass on
-    (``used``), or only what is passed on (``passed``; so it is for a table, whatever is said). Keys are (layer,
-    carrier) of the uses up to layer ``last``; the changes are linear in ``change``. ``gains`` holds those of every
-    layer on the way.
+    ``entry`` says what changes at ``start``: the projection itself (``own``; where other weights make what is passed
+    on, it goes no further than its own layer), what its layer uses of it and may pass on (``used``), or only what is
+    passed on (``passed``; so it is for a table, whatever is said). Keys are (layer, carrier) of the uses up to layer
+    ``last``; the changes are linear in ``change``. ``gains`` holds those of every layer on the way.
     """
     number, carrier = start
     if carrier == "token":
@@ -139,7 +139,7 @@ def _used(
     """What one layer uses of a change, of which ``passed`` has come so far; ``here``: the carrier that it starts at."""
     attn = model.layers[layer].attn
     used: ByCarrier = {here: change} if here and entry != "passed" else {}
-    if here in attn.passes_own and entry == "own":
+    if here in attn.carries_own and entry == "own":
         passed[layer, here] = change
     for carrier, mix in attn.mixes():
         if carrier == here and entry == "used":

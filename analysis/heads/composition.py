@@ -73,9 +73,10 @@ def head_composition(model: HookedStreamTransformer, stream: bool = True) -> Com
     Kinds "Q", "K" and "V" go through the residual stream: A is W_V W_O of the earlier head, B is W_Q W_K', its
     transpose or W_V W_O of the later one, all of the layers' own weights, as they are: rotary positions and norms of
     queries and keys are left out. Kind "stream c" goes through the stream that
-    feeds carrier c ("stream b to c" if it reads carrier b): A is W_b of the source head, B is M W_O for values,
-    M W_Q' for keys and M W_K' for queries of the head that uses it, M what gains, transforms and open gates on the way
-    make of it. A gain alone does not change a score unless it is 0; ``norm``, |A B|_F itself, shows it.
+    feeds carrier c ("stream b to c" if it reads carrier b): A is W_b of the source head, or what the stream has in its
+    place (W_b_stream, for weights "untied" and "initial"), B is M W_O for values, M W_Q' for keys and M W_K' for
+    queries of the head that uses it, M what gains, transforms and open gates on the way make of it. A gain alone does
+    not change a score unless it is 0; ``norm``, |A B|_F itself, shows it.
 
     Raises:
         ValueError: with hooks attached, if gains depend on the input (``stream=False`` leaves the stream's kinds out),
@@ -109,7 +110,7 @@ def _through_residual(model: HookedStreamTransformer) -> list[pd.DataFrame]:
 
 
 def _maps(model: HookedStreamTransformer, source: Place) -> dict[Place, Float[Tensor, "source d_in head d_out"]]:
-    """The linear map from a carried projection to every place where it is used."""
+    """The linear map from what is passed on of a projection to every place where it is used."""
     heads, width = model.config.heads_of(source[1]), model.config.d_head
     basis = torch.eye(heads * width, dtype=model.cfg.dtype, device=model.W_U.device)
     basis = rearrange(basis, "(source d_in) (head d_out) -> source d_in head d_out", source=heads, head=heads)
@@ -118,7 +119,9 @@ def _maps(model: HookedStreamTransformer, source: Place) -> dict[Place, Float[Te
         for layer, block in enumerate(model.layers)
         for carrier, mix in block.attn.mixes()
     }
-    return carry(model, source, basis, gains)
+    attn = model.layers[source[0]].attn
+    apart = source[1] in attn.passes_own and source[1] not in attn.carries_own
+    return carry(model, source, basis, gains, "passed" if apart else "own")
 
 
 def _between(model: HookedStreamTransformer, source: Place, use: Place, through: Tensor) -> pd.DataFrame:
@@ -129,7 +132,7 @@ def _between(model: HookedStreamTransformer, source: Place, use: Place, through:
     partner = precise(partner)
     if feeds != "q":
         through = attn.per_query_head(through, 2)
-    weights = precise(getattr(model.layers[one].attn, f"W_{reads.upper()}"))[:, None]
+    weights = precise(model.layers[one].attn.passing_weight(reads))[:, None]
     through = rearrange(precise(through), "source d_in head d_out -> source head d_in d_out")
     A = FactoredMatrix(weights, torch.eye(model.config.d_head, dtype=weights.dtype, device=weights.device))
     B = FactoredMatrix(through, partner.expand(*through.shape[:2], -1, -1))

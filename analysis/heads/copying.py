@@ -56,14 +56,14 @@ def eigenvalue_copying(model: HookedStreamTransformer, route: CopyRoute = "mixed
     embedded = model.W_E[:, None]
     tables = model.value_embeddings(torch.arange(len(embedded), device=embedded.device)[:, None], embedded)
 
-    def project(block: Block) -> ByCarrier:
+    def project(block: Block, inputs: dict[Carrier, Tensor]) -> ByCarrier:
         weights: dict[Carrier, Tensor] = {c: getattr(block.attn, f"W_{c.upper()}") for c in block.attn.own}
         return {
-            c: einsum(embedded, W, "token pos d, head d d_head -> token pos head d_head") for c, W in weights.items()
+            c: einsum(inputs[c], W, "token pos d, head d d_head -> token pos head d_head") for c, W in weights.items()
         }
 
     frames = []
-    for layer, values in _values(model, embedded, tables, project, route):
+    for layer, values in _values(model, lambda _: embedded, tables, project, route):
         reads = rearrange(values, "token 1 head d_head -> head token d_head")
         says = precise(model.layers[layer].attn.W_O) @ precise(model.W_U)
         eigenvalues = FactoredMatrix(precise(reads), says).eigenvalues
@@ -100,13 +100,13 @@ def copy_score(
     answers = _answers(model, inputs, answers, top_k)
     residual = model.embed(inputs[:, None])
 
-    def project(block: Block) -> ByCarrier:
-        normalised = block.ln1(residual)
-        return block.attn.project({c: normalised for c in CARRIERS})
+    def project(block: Block, inputs: dict[Carrier, Tensor]) -> ByCarrier:
+        return block.attn.project(inputs)
 
     convention = f"share of items whose answer is in the top {top_k} of {model.W_U.shape[1]} logits"
     frames = []
-    for layer, values in _values(model, residual, model.value_embeddings(inputs[:, None], residual), project, route):
+    tables = model.value_embeddings(inputs[:, None], residual)
+    for layer, values in _values(model, lambda block: block.ln1(residual), tables, project, route):
         written = einsum(values, model.layers[layer].attn.W_O, "item pos head d_head, head d_head d -> item pos head d")
         logits = model.read_out(rearrange(written, "item 1 head d -> item head d"))
         check_logits(logits)
@@ -118,18 +118,19 @@ def copy_score(
 
 def _values(
     model: HookedStreamTransformer,
-    residual: Float[Tensor, "item 1 d_model"],
+    reads: Callable[[Block], Float[Tensor, "item 1 d_model"]],
     tables: Outgoing,
-    project: Callable[[Block], ByCarrier],
+    project: Callable[[Block, dict[Carrier, Tensor]], ByCarrier],
     route: CopyRoute,
 ) -> Iterator[tuple[int, HeadTensor]]:
     """Every layer that has the route, with the values of ``route`` if all layers read the same, for every head of
-    queries."""
+    queries. ``reads`` says what a layer's projections take, those that a stream has of its own too."""
     _check_route(model, route)
-    inputs: dict[Carrier, Tensor] = {c: residual for c in CARRIERS}
     earlier = tables
     for layer, block in enumerate(model.layers):
-        own, found = project(block), None
+        read, found = reads(block), None
+        inputs: dict[Carrier, Tensor] = {c: read for c in CARRIERS}
+        own = project(block, inputs)
         if route == "own":
             found = own.get("v")
         else:

@@ -128,13 +128,10 @@ def _values(model: HookedStreamTransformer, cache: dict[str, Tensor]) -> dict[in
         bring((number, "token"), cache[model.point_of((number, "token"))])
     for layer, block in enumerate(model.layers):
         for c in block.attn.own:
-            own = cache[f"blocks.{layer}.attn.hook_{c}"]
-            if c in block.attn.passes_own and model.config.extra_weights(c) != "own":
+            bring((layer, c), cache[f"blocks.{layer}.attn.hook_{c}"])
+            if c in block.attn.passes_own and c not in block.attn.carries_own:
                 # What is passed on is made by other weights than what the layer uses.
-                bring((layer, c), gains.get((layer, c), (1.0, []))[0] * own, "used")
                 bring((layer, c), cache[f"blocks.{layer}.attn.hook_{c}_stream"], "passed")
-            else:
-                bring((layer, c), own)
     return found
 
 

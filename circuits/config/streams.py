@@ -174,8 +174,9 @@ class Stream(Checked):
             self.weights != "untied",
             "tables are tied to no layer, so they cannot be untied; weights='initial' freezes them as they start",
         )
+        # Behind projections of x0 are the embeddings, to which a gradient goes that gates may cut or keep.
         require(
-            kinds <= {"full", "off"},
+            self.tables_of == "x0" or kinds <= {"full", "off"},
             f"a table of tokens has the gates 'full' and 'off', got {sorted(kinds - {'full', 'off'})}: nothing but the "
             f"stream trains it, so without gradient it is weights='initial', and without value it is nothing",
         )

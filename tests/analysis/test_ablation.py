@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from analysis import Ablation, Pair, ablate, standard_ablations
-from circuits import HookedStreamTransformer, NothingChangedError, Site, intervened, save_checkpoint
+from circuits import HookedStreamTransformer, NothingChangedError, Site, Stream, intervened, save_checkpoint
 from circuits.config.streams import CARRIERS, Carrier
+from circuits.config.topologies import Cumulative, Dense, WithinLayer
 from circuits.interventions.intervention import Clamp, FromRun
 from figures.models.ablation import ablation_bars
-from tests.helpers import ALL, FULL, build, gradients, inputs_for
+from tests.helpers import ALL, FULL, build, gradients, inputs_for, model_of, token_config
 
 KINDS = [("vectors", 2, "zero"), ("vectors", 2, "mean"), ("tokens", 3, "resample")]
 
@@ -131,23 +132,40 @@ def test_of_several_sites_together_each_is_that_of_the_whole_model(method: str) 
 # --- heads --------------------------------------------------------------------------------------------------------
 
 
+OWN_WEIGHTS: dict[str, Any] = {
+    "untied values": (Stream("v", weights="untied"),),
+    "untied keys into two": (
+        Stream("k", topology=Dense(), weights="untied"),
+        Stream("v", source="k", topology=WithinLayer(), weights="untied"),
+    ),
+    "initial queries and a running sum": (Stream("q", weights="initial"), Stream("v", topology=Cumulative())),
+}
+"""Streams that carry what other weights make than those of the layers' own projections."""
+
+
+def any_model(streams: str) -> HookedStreamTransformer:
+    if streams not in OWN_WEIGHTS:
+        return build(streams, "tokens", 3)
+    return model_of(token_config("classic", 3, streams=OWN_WEIGHTS[streams]))
+
+
 def with_other_weights(model: HookedStreamTransformer, layer: int, head: int) -> HookedStreamTransformer:
     """The same model, with every weight of one head drawn anew."""
     other = HookedStreamTransformer(model.config).double().eval()
     other.load_state_dict(model.state_dict())
     attn, generator = other.layers[layer].attn, torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for name, parameter in attn.named_parameters():
-            if name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
+        for name, parameter in (*attn.named_parameters(), *attn.named_buffers()):
+            if name.removesuffix("_stream") in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V"):
                 drawn = torch.randn(parameter[head].shape, generator=generator, dtype=torch.float64)
                 parameter[head] = drawn
     return other
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("variant", FULL)
+@pytest.mark.parametrize("variant", [*FULL, *OWN_WEIGHTS])
 def test_nothing_depends_on_a_head_that_is_removed(variant: str, layer: int) -> None:
-    model = build(variant, "tokens", 3)
+    model = any_model(variant)
     other = with_other_weights(model, layer, 1)
     x = inputs_for(model.config, 4)
 
@@ -165,6 +183,19 @@ def test_nothing_depends_on_a_head_that_is_removed(variant: str, layer: int) -> 
     passes = any(reader > layer for c in own for reader, _ in config.readers(layer, c))
     same = torch.allclose(*without(Ablation.z(model, layer, 1)))
     assert same != passes, "the trap: without its output alone, its values still travel down the stream"
+
+
+@pytest.mark.parametrize("streams", OWN_WEIGHTS)
+def test_a_head_and_its_halves_are_the_same_whoever_makes_what_is_passed_on(streams: str) -> None:
+    model = any_model(streams)
+    pair = Pair.one_sided(inputs_for(model.config, 4), answers_for(model, 4))
+    halves = Ablation.z(model, 1, 2) + Ablation.outgoing(model, 1, 2)
+    frame = ablate(model, pair, [Ablation.head(model, 1, 2), halves, Ablation.z(model, 1, 2)]).to_frame()
+    whole, both, output = frame.loss_ablated
+    assert (whole == pytest.approx(both, abs=1e-12)) is ("running sum" not in streams)
+    assert whole != pytest.approx(output, abs=1e-6)
+    standard = [one for one in standard_ablations(model) if one.part == "head" and one.describe()["layer"] == "1"]
+    assert Ablation.head(model, 1, 2) in standard
 
 
 def test_a_head_is_its_output_and_what_it_passes_on_and_not_what_others_pass_through_it() -> None:

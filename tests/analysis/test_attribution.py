@@ -16,7 +16,10 @@ from analysis.attribution.of_sites import METHODS
 from analysis.attribution.site_gradients import Estimator, linearised
 from analysis.edges.recorded_activations import between, record
 from analysis.edges.steered_forward import flowing
-from circuits import HookedStreamTransformer
+from circuits import HookedStreamTransformer, Stream
+from circuits.config.gains import FixedGain, LearnedGain, TokenGain
+from circuits.config.streams import Weights
+from circuits.config.topologies import Cumulative, Dense, Previous
 from circuits.sites import BLOCK
 from tests.analysis.test_edge_attribution import nearly_linear, small_step
 from tests.analysis.test_patching import every_site, pair_for
@@ -104,6 +107,70 @@ def test_the_fix_follows_queries_and_keys_through_the_stream() -> None:
     fixed = attribute(model, pair, sites, method="AtP+QK", check=0)
     assert torch.allclose(fixed.effects, exact, atol=1e-10)
     assert exact.abs().max() > 1e-3
+
+
+def apart(weights: Weights, **stream: Any) -> HookedStreamTransformer:
+    """A model whose stream has those weights, and whose own projections have moved away from where they started."""
+    streams = (Stream(weights=weights, **stream),)
+    model = model_of(token_config("classic", 3, mlp=None, normalization=None, streams=streams))
+    with torch.no_grad():
+        for block in model.layers:
+            for name in ("W_K", "W_V"):
+                weight: Any = getattr(block.attn, name)
+                weight.copy_(1.2 * weight.roll(1, 1))
+    return model
+
+
+@pytest.mark.parametrize("weights", ["own", "untied", "initial"])
+@pytest.mark.parametrize("topology", [Previous(), Dense()])
+def test_what_values_do_is_the_same_with_the_fix_whoever_makes_what_is_passed_on(weights: Any, topology: Any) -> None:
+    """Attention is linear in the values, so that there is nothing to recompute where they alone change."""
+    model = apart(weights, topology=topology)
+    pair = pair_for(model, 3)
+    sites = find_sites(model, ["v"], ["own", "mixed", "outgoing"], heads="each", positions=[1, "two"])
+    plain, fixed = (attribute(model, pair, sites, method=m, check=0).effects for m in ("AtP", "AtP+QK"))
+    assert torch.allclose(plain, fixed, atol=1e-10)
+    assert plain.abs().max() > 0.01
+    keys = find_sites(model, ["k"], heads="each")
+    plain, fixed = (attribute(model, pair, keys, method=m, check=0).effects for m in ("AtP", "AtP+QK"))
+    assert not torch.allclose(plain, fixed, atol=1e-3), "the negation: of keys there is"
+
+
+@pytest.mark.parametrize("weights", ["own", "untied", "initial"])
+def test_the_fix_takes_own_keys_down_a_stream_of_own_keys_alone(weights: Any) -> None:
+    """Layer 1 acts through its keys in layer 2 alone, which are its own only where no others are made for the stream;
+    the hooked model's exact patch is the oracle."""
+    model = apart(weights, carrier="k")
+    with torch.no_grad():
+        model.layers[1].attn.W_O.zero_()
+    pair = pair_for(model, 3)
+    own, passed = (find_sites(model, ["k"], [route], layers=[1], heads="each") for route in ("own", "outgoing"))
+    for sites, acts in ((own, weights == "own"), (passed, True)):
+        exact = patch(model, pair, sites).normalised_effect()
+        assert torch.allclose(attribute(model, pair, sites, method="AtP+QK", check=0).effects, exact, atol=1e-10)
+        assert bool(exact.abs().max() > 1e-3) is acts
+
+
+@pytest.mark.parametrize(
+    ("carrier", "gain"), [("k", FixedGain(0.0, 0.7)), ("q", LearnedGain(0.8, 1.4)), ("k", TokenGain())]
+)
+def test_values_that_a_running_sum_takes_to_another_carrier_count_once(carrier: Any, gain: Any) -> None:
+    """What values do in their own layer is linear and what they do to later patterns is not: where the one is silenced
+    the fix is exact, and where nothing reads the other it is the gradient's."""
+    streams = (Stream(carrier, source="v", topology=Cumulative(), gain=gain),)
+    model = model_of(token_config("classic", 3, mlp=None, normalization=None, streams=streams))
+    pair = pair_for(model, 3)
+    last = find_sites(model, ["v"], layers=[2], heads="each")
+    plain, fixed = (attribute(model, pair, last, method=m, check=0).effects for m in ("AtP", "AtP+QK"))
+    assert torch.allclose(plain, fixed, atol=1e-10)
+    with torch.no_grad():
+        model.layers[1].attn.W_O.zero_()
+    sites = find_sites(model, ["v"], ["own", "outgoing"], layers=[1], heads="each", positions=[1, 6])
+    exact = patch(model, pair, sites).normalised_effect()
+    assert torch.allclose(attribute(model, pair, sites, method="AtP+QK", check=0).effects, exact, atol=1e-10)
+    assert (attribute(model, pair, sites, check=0).effects - exact).abs().max() > 1e-3, (
+        "the negation: a gradient is not"
+    )
 
 
 def cancelling() -> tuple[HookedStreamTransformer, Pair, Site]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -16,17 +17,20 @@ from analysis.attribution.of_edges import EdgeScores
 from analysis.circuit.discovery import EmptyCircuitError
 from analysis.circuit.quality import Quality
 from analysis.edges.connectivity import connected
-from analysis.edges.cut_runs import EdgeRuns
+from analysis.edges.cut_runs import EdgeRuns, numbered, one_each
 from analysis.edges.sent import send
 from analysis.metrics import logit_difference
-from circuits import UnknownNameError
+from circuits import HookedStreamTransformer, Stream, UnknownNameError, variants
 from circuits.common.palette import ROUTES
+from circuits.config.gains import ChannelGain, SigmoidGain, TokenGain
+from circuits.config.streams import HeadMixing
+from circuits.config.topologies import Cumulative, First
 from figures.models.circuit_over_checkpoints import circuit_curves
 from figures.models.edges import MOST, circuit_drawing, edge_drawing
 from figures.theme import faded
 from tests.analysis.test_edges import pair_for
 from tests.handmade import Handmade, induction_model, stream_model
-from tests.helpers import FULL, build
+from tests.helpers import FULL, build, model_of, token_config
 
 MAKERS: list[Callable[[], Handmade]] = [induction_model, stream_model]
 
@@ -130,6 +134,73 @@ def test_edges_on_no_way_from_input_to_logits_are_left_out() -> None:
     assert cut == [], "without the stream's edge nothing leads through"
     with_own = [*through_stream, loose[0], "L0H1 > logits (residual)"]
     assert len(connected(graph, graph.find(with_own))) == 5
+
+
+GAINS_OF_INPUT: dict[str, tuple[Stream, ...]] = {
+    "per token": (Stream("v", gain=TokenGain()),),
+    "per channel, into keys": (Stream("k", source="v", topology=First(), gain=ChannelGain(3)),),
+    "running sum": (Stream("v", topology=Cumulative(), gain=TokenGain()),),
+    "nothing of its own": (Stream("v", topology=First(), gain=SigmoidGain(2.0, 8, own=0.0)),),
+    "running sum over heads": (Stream("q", topology=Cumulative(), gain=SigmoidGain(2.0, 9), transform=HeadMixing()),),
+}
+"""Streams of which what a layer reads says how much comes in."""
+
+
+def with_streams(variant: str) -> HookedStreamTransformer:
+    """A model of a variant or of one of the streams above, with mixing parameters away from their start."""
+    streams = GAINS_OF_INPUT.get(variant) or variants.streams(variant, 3)
+    model = model_of(token_config("classic", 3, mlp=None, n_heads=2, d_head=6, streams=streams))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".mix." in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator).double())
+    return model
+
+
+@pytest.mark.parametrize("variant", [*FULL, *GAINS_OF_INPUT])
+def test_edges_that_are_on_no_way_do_nothing(variant: str) -> None:
+    """What no chosen edge leads to sends what it sends in the other run, so that nothing changes if its edges go."""
+    model = with_streams(variant)
+    pair, graph = pair_for(model, 3), Graph(model)
+    runs = EdgeRuns(model, pair.clean, send(model, graph, pair.corrupt), graph)
+    generator, pruned = torch.Generator().manual_seed(1), 0
+    for density in (0.1, 0.2, 0.3, 0.5):
+        chosen = torch.rand(len(graph), generator=generator) < density
+        # The last readers see much of it, and no other edge leads to some of the rest.
+        chosen |= torch.tensor([edge.target.name == "logits" for edge in graph.edges])
+        kept = numbered(connected(graph, chosen.nonzero()[:, 0].tolist()), len(graph))
+        pruned += int((chosen & ~kept).sum())
+        before, after = runs.logits(torch.stack([~chosen, ~kept]))
+        assert torch.allclose(before, after, atol=1e-10)
+    assert pruned > 0
+    each = torch.stack([~kept | one for one in one_each(kept.nonzero()[:, 0].tolist(), len(graph))])
+    moved = (runs.logits(each) - after).flatten(1).abs().amax(1) > 1e-9
+    assert moved.double().mean() > 0.5, "the negation: of those that are kept most do something"
+
+
+@pytest.mark.parametrize("variant", ["value", *GAINS_OF_INPUT])
+def test_a_gain_that_depends_on_the_input_is_a_way_of_its_own(variant: str) -> None:
+    """Without the edges out of a layer's own projections, what it reads for them still says how much comes in."""
+    model = with_streams(variant)
+    pair, graph = pair_for(model, 3), Graph(model)
+    carrier = model.config.streams[0].carrier
+    own = {edge.source for edge in graph.edges if edge.source.kind == "projection" and edge.source.layer == 1}
+    reads = [f"{source} > L1H1.{carrier} (residual)" for source in ("input", "L0H0", "L0H1")]
+    left = [i for i, edge in enumerate(graph.edges) if edge.source not in own]
+    kept = connected(graph, left)
+    through = variant != "value"
+    assert ({*graph.find(reads)} <= {*kept}) is through
+    runs = EdgeRuns(model, pair.clean, send(model, graph, pair.corrupt), graph)
+    without = numbered([i for i in kept if i not in graph.find(reads)], len(graph))
+    with_all, less = runs.logits(torch.stack([~numbered(left, len(graph)), ~without]))
+    assert torch.allclose(with_all, less, atol=1e-10) is not through
+    scores = attribute_edges(model, pair, check=0)
+    sizes = torch.ones_like(scores.values)
+    sizes[graph.find(reads)] = 3.0
+    sizes[[i for i in range(len(graph)) if i not in left]] = 0.0
+    grown = find_circuit(dataclasses.replace(scores, values=sizes), "greedy", len(left) - 20)
+    assert ({*graph.find(reads)} <= {*grown.edges}) is through
 
 
 def test_growth_is_connected_at_every_size() -> None:

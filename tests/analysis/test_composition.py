@@ -14,8 +14,8 @@ from analysis.heads.composition import head_composition
 from circuits import HookedStreamTransformer, Stream
 from circuits.config.gains import FixedGain, LearnedGain
 from circuits.config.layers import MLP
-from circuits.config.streams import CARRIERS, Carrier, HeadMixing
-from circuits.config.topologies import Cumulative, WithinLayer
+from circuits.config.streams import CARRIERS, Carrier, HeadMixing, Weights
+from circuits.config.topologies import Cumulative, Dense, WithinLayer
 from circuits.streams.mixing import Outgoing
 from circuits.streams.transforms import HeadTensor
 from tests.handmade import Handmade, induction_model, stream_model
@@ -120,6 +120,29 @@ def test_stream_composition_is_what_brute_force_finds(variant: str, kind: str) -
         score, norm = brute_force(model, row)
         assert row.score == pytest.approx(score, abs=1e-9)
         assert row.norm == pytest.approx(norm, abs=1e-9)
+
+
+@pytest.mark.parametrize("weights", ["own", "untied", "initial"])
+def test_what_composes_through_a_stream_are_the_weights_that_make_what_it_carries(weights: Weights) -> None:
+    streams = (
+        Stream("k", source="v", topology=Dense(), gain=FixedGain(0.7, 1.3), weights=weights),
+        Stream("q", topology=WithinLayer(), source="v", gain=FixedGain(1.0, 0.4), weights=weights),
+    )
+    model = model_of(token_config("classic", 3, streams=streams))
+    for block in model.layers:
+        block.attn.W_V.copy_(block.attn.W_V.roll(1, 1))
+    norms = table(head_composition(model).to_frame(), "norm")
+    for one, other, head in ((0, 2, 1), (1, 2, 3), (1, 1, 0)):
+        kind, gain, reads = ("stream v to k", 1.3, "W_Q") if one < other else ("stream v to q", 0.4, "W_K")
+        source, reader = model.layers[one].attn, model.layers[other].attn
+        made = source.state_dict()["W_V" if weights == "own" else "W_V_stream"]
+        product = gain * made[head] @ getattr(reader, reads)[head].mT
+        assert norms[kind, one, head, other, head] == pytest.approx(float(product.norm()))
+    for block in model.layers:
+        block.attn.W_V.zero_()
+    scores = table(head_composition(model).to_frame())
+    stream = scores[scores.index.get_level_values(0).str.startswith("stream")]
+    assert bool(stream.max() > 0) is (weights != "own"), "without its own values a layer passes on what others make"
 
 
 def test_heads_meet_only_where_the_map_connects_them() -> None:

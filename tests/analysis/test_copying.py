@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from analysis.heads.copying import copy_score, eigenvalue_copying
-from circuits import HookedStreamTransformer
+from circuits import HookedStreamTransformer, Stream
 from circuits.config.parts import ReluStack
 from circuits.config.streams import Gate
+from circuits.config.topologies import Dense
 from tests.handmade import VOCAB, Handmade, induction_model, stream_model
-from tests.helpers import LINEAR, build
+from tests.helpers import LINEAR, build, model_of, token_config
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,28 @@ def test_copy_scores_are_those_of_single_embeddings_run_through_the_model(varian
             assert found == pytest.approx(share(model, whole[layer] - without[layer], answers, 3))
     else:
         assert scored["own"].value.equals(scored["mixed"].value)
+
+
+@pytest.mark.parametrize("weights", ["own", "untied", "initial"])
+@pytest.mark.parametrize("normalization", ["LN", "RMSPre"])
+def test_weights_that_a_stream_has_of_its_own_read_the_normalised_embedding_too(
+    weights: Any, normalization: Any
+) -> None:
+    streams = (Stream("v", topology=Dense(), weights=weights),)
+    model = model_of(token_config("classic", 3, normalization=normalization, streams=streams))
+    for block in model.layers:
+        block.attn.W_V.copy_(block.attn.W_V.roll(1, 1))
+    inputs, whole = items(model), outputs(model, items(model))
+    without = outputs(model, inputs, "off")
+    for route, parts in (("mixed", whole), ("stream", [a - b for a, b in zip(whole, without, strict=True)])):
+        scored = copy_score(model, inputs, route=route, top_k=4).to_frame()  # type: ignore[arg-type] # literals
+        for layer in scored.layer.unique():
+            found = scored[scored.layer == layer].value.tolist()
+            assert found == pytest.approx(share(model, parts[layer], inputs, 4))
+    for of, same in ((model, True), (model_of(token_config("classic", 3, normalization=None, streams=streams)), False)):
+        before = copy_score(of, inputs, top_k=4).to_frame()
+        of.get_parameter("embed.W_E").mul_(7)
+        assert copy_score(of, inputs, top_k=4).to_frame().value.equals(before.value) is same, "a norm hides the scale"
 
 
 @pytest.mark.parametrize("variant", LINEAR)

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis import Pair, attribute_edges
-from circuits import HookedStreamTransformer
+from analysis import Pair, Site, attribute, attribute_edges
+from circuits import HookedStreamTransformer, Stream
+from circuits.config.gains import SigmoidGain
+from circuits.config.topologies import First
 from tests.analysis.test_edges import pair_for
 from tests.handmade import Handmade, induction_model, stream_model
-from tests.helpers import ALL, build, model_of, token_config, twin
+from tests.helpers import ALL, OF_X0, build, made, model_of, token_config, twin, vector_config
 
 KINDS = [("vectors", 2), ("tokens", 3)]
 
@@ -58,6 +60,22 @@ def test_on_a_linear_model_an_estimate_is_the_exact_patch(variant: str) -> None:
     assert bool(stream) is (variant != "classic")
 
 
+WITH_TABLES = ["nanochat", "bank-of-values", OF_X0]
+
+
+@pytest.mark.parametrize("make", ["llama", "nanochat"])
+@pytest.mark.parametrize("variant", ["value", "x-transformers", *WITH_TABLES])
+def test_the_whole_input_is_what_is_embedded_and_every_row_of_a_table(make: str, variant: str) -> None:
+    """The sum over edges out of it is the gradient's word on the change of the inputs, which sites tell as well."""
+    model = made(make, variant)
+    pair = pair_for(model)
+    found = attribute_edges(model, pair, check=0)
+    of_sites = attribute(model, pair, [Site(0, "state")], check=0)
+    assert found.total == pytest.approx(of_sites.total, abs=1e-9)
+    embedded_alone = found.node_scores()["input"] / float(found.gap.mean())
+    assert (embedded_alone == pytest.approx(of_sites.total, abs=1e-6)) is (variant not in WITH_TABLES)
+
+
 def test_on_another_model_it_is_not_and_the_result_says_so() -> None:
     model = build("value", "tokens", 3)
     found = attribute_edges(model, pair_for(model), check=64)
@@ -80,6 +98,18 @@ def test_to_first_order_every_edge_is_right_whatever_the_gate_hides_from_trainin
     assert {s.gate for s in model.config.streams} == {
         {"value-stop": "stop", "value-gradient-only": "gradient-only"}.get(variant, "full")
     }, "the gates are as they were"
+
+
+def test_to_first_order_what_a_gain_alone_reads_is_right() -> None:
+    streams = (Stream("v", topology=First(), gain=SigmoidGain(2.0, 12, own=0.0)),)
+    model = model_of(vector_config("classic", 3, n_heads=2, d_head=6, streams=streams))
+    with torch.no_grad():
+        for block in model.layers[1:]:
+            block.attn.mix["v"].get_parameter("W_gain").mul_(60)
+    found = attribute_edges(model, small_step(pair_for(model), 1e-5), check=10_000)
+    assert found.agreement.worst_error < 1e-2
+    read = [i for i, edge in enumerate(found.graph.edges) if edge.target.name in ("L1H0.v", "L2H1.v")]
+    assert found.effects[[i for i in read if found.graph.edges[i].route == "residual"]].abs().max() > 1e-3
 
 
 def test_what_training_multiplies_gradients_by_changes_no_estimate() -> None:

@@ -16,7 +16,7 @@ from transformer_lens.tools.analysis.attribution_patching import (
     faithfulness,
 )
 
-from analysis import Graph, Pair, attribute_edges
+from analysis import Graph, Pair, Site, attribute, attribute_edges, patch, patch_paths
 from analysis.circuit.discovery import Circuit
 from analysis.circuit.quality import judge
 from analysis.edges.cut_runs import EdgeRuns, one_each
@@ -24,7 +24,9 @@ from analysis.edges.sent import send
 from analysis.edges.steered_forward import carry
 from analysis.metrics import logit_difference
 from circuits import HookedStreamTransformer, UnknownNameError
-from circuits.config.streams import Stream
+from circuits.config.gains import FixedGain, SigmoidGain
+from circuits.config.streams import HeadMixing, Stream
+from circuits.config.topologies import Cumulative, First, Tables
 from tests.helpers import ALL, FULL, STREAMED, build, inputs_for, model_of, token_config
 from tests.random_streams import one_stream
 
@@ -135,6 +137,71 @@ def test_one_cut_edge_is_one_hook(variant: str) -> None:
             found = runs_for(model, pair).values(one_each(graph.find([name]), len(graph)))[0] - before
             assert torch.allclose(found, expected - before, atol=1e-10), name
             assert found.abs().max() > 1e-9, name
+
+
+WITHOUT_OWN: dict[str, tuple[Stream, ...]] = {
+    "first values": (Stream("v", topology=First(), gain=SigmoidGain(2.0, 7, own=0.0)),),
+    "keys summed over heads": (
+        Stream("k", topology=Cumulative(), gain=SigmoidGain(1.5, 9, own=0.0), transform=HeadMixing()),
+    ),
+    "queries of x0": (Stream("q", topology=Tables(((1, 1), (2, 0)), of="x0"), gain=SigmoidGain(2.5, 24, own=0.0)),),
+}
+"""Streams that stand in the place of a layer's own projections, and of which its input says how much comes in."""
+
+
+def without_own(name: str, **fields: Any) -> HookedStreamTransformer:
+    model = model_of(token_config("classic", 3, streams=WITHOUT_OWN[name], **fields))
+    with torch.no_grad():
+        for block in model.layers:
+            for _, mix in block.attn.mixes():
+                mix.get_parameter("W_gain").mul_(60)
+    return model
+
+
+@pytest.mark.parametrize("variant", [*FULL, *WITHOUT_OWN])
+@pytest.mark.parametrize("shared", [None, 2])
+def test_all_that_a_writer_writes_goes_along_its_edges(variant: str, shared: int | None) -> None:
+    """If all edges out of it carry the other run's, its output is the other run's, as a patch of it."""
+    try:
+        model = (
+            without_own(variant, n_key_value_heads=shared)
+            if variant in WITHOUT_OWN
+            else model_of(token_config(variant, 3, n_key_value_heads=shared))
+        )
+    except ValueError:
+        return  # streams between carriers of as many heads alone
+    pair, runs = pair_for(model), runs_for(model, pair_for(model))
+    writers = [writer for writer in runs.graph.writers if writer.kind != "input"]
+    cuts = torch.tensor([[edge.source == writer for edge in runs.graph.edges] for writer in writers])
+    sites = [Site(w.layer or 0, "mlp_out" if w.head is None else "z", head=w.head) for w in writers]
+    patched = patch(model, pair, sites).values
+    assert torch.allclose(runs.values(cuts), patched, atol=1e-10)
+    if variant in WITHOUT_OWN:
+        carrier = model.config.streams[0].carrier
+        reads = torch.tensor([edge.target.name.endswith(f".{carrier}") for edge in runs.graph.edges])
+        late = torch.tensor([(edge.target.layer or 0) > 0 for edge in runs.graph.edges])
+        assert not torch.allclose(runs.values(cuts & ~(reads & late)), patched, atol=1e-4), "the negation"
+
+
+@pytest.mark.parametrize("variant", WITHOUT_OWN)
+def test_what_a_gain_alone_reads_is_read_along_edges(variant: str) -> None:
+    model = without_own(variant)
+    pair, graph = pair_for(model), Graph(model)
+    carrier = model.config.streams[0].carrier
+    names = [f"L0H1 > L2H3.{carrier} (residual)", f"MLP1 > L2H0.{carrier} (residual)"]
+    exact = runs_for(model, pair).values(one_each(graph.find(names), len(graph)))
+    with torch.no_grad():
+        base = logit_difference(model(pair.corrupt), pair)
+    assert (exact - base).abs().amax(1).min() > 1e-5
+    paths = [graph.edges[i] for i in graph.find(names[:1])]
+    assert torch.allclose(patch_paths(model, pair, paths).values, exact[:1], atol=1e-10)
+    found = attribute_edges(model, pair, check=0)
+    assert found.sum_error < 1e-10
+    assert found.scores[graph.find(names)].abs().min() > 1e-6
+    assert found.total == pytest.approx(attribute(model, pair, [Site(0, "state")], check=0).total, abs=1e-9)
+    fixed = model_of(token_config("classic", 3, streams=(Stream("v", topology=First(), gain=FixedGain(0.0)),)))
+    targets = {edge.target.name for edge in Graph(fixed).edges if edge.route == "residual"}
+    assert not any(name.endswith(".v") for name in targets if not name.startswith("L0")), "numbers read nothing"
 
 
 def _input(cache: Any) -> Tensor:

@@ -24,8 +24,9 @@ from analysis.heads.composition import head_composition
 from analysis.heads.copying import copy_score, eigenvalue_copying
 from analysis.metrics import logit_difference
 from analysis.patching.replay import Edit, Replay
-from circuits import HookedStreamTransformer, ModelConfig, Site
-from tests.helpers import MAKES, OF_TOKENS, OF_X0, inputs_for, made, model_of, random_pair
+from circuits import FixedGain, HookedStreamTransformer, ModelConfig, Site, Stream
+from circuits.config.topologies import First, Tables
+from tests.helpers import MAKES, OF_TOKENS, OF_X0, gradients, inputs_for, made, model_of, random_pair
 from tests.random_streams import configs
 
 STREAMS = ["classic", "value", "cumulative", "rwkv7-rule", "gemma-sharing", "lime", *OF_TOKENS, OF_X0]
@@ -306,4 +307,31 @@ def test_of_a_table_the_value_is_cut_and_no_gradient() -> None:
     assert found["forward cut"].loss_ablated.tolist() != pytest.approx(found["forward cut"].loss.tolist(), abs=1e-9)
     with pytest.raises(ValueError, match="an open gate to cut"):
         Ablation.gradient_cut(model)
+    assert {stream.gate for stream in model.config.streams} == {"full"}, "they are as they were"
+
+
+@pytest.mark.parametrize("make", ["llama", "nanochat"])
+@pytest.mark.parametrize("more", [(), (Stream("k", topology=First()),)])
+def test_of_projections_of_x0_the_gradient_is_cut_as_well(make: str, more: tuple[Stream, ...]) -> None:
+    """What is left is the share of the gradient that came by no stream, as another way of taking it apart has it."""
+    x0 = Stream("v", topology=Tables(((1, 1), (2, 0)), of="x0"), gain=FixedGain(0.6, 1.1))
+    model = made(make, "classic", streams=(x0, *more))
+    pair = random_pair(model)
+
+    def loss(logits: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits[:, -1], pair.answers)
+
+    split, cut = split_gradient(model, loss, pair.clean), Ablation.gradient_cut(model)
+    assert "gradient cut" in {one.part for one in standard_ablations(model, ["zero"])}
+    with model.regated(dict(cut.gates)):
+        left = gradients(model, loss(model(pair.clean)))
+    assert all(torch.allclose(left[name], direct, atol=1e-12) for name, direct in split.direct.items())
+    assert split.stream["embed.W_E"].norm() > 0.01 * split.whole["embed.W_E"].norm(), "there was something to cut"
+    wanted = [cut, Ablation.forward_cut(model), Ablation.stream(model), cut + Ablation.forward_cut(model)]
+    row, forward, silent, both = ablate(model, pair, wanted).to_frame().to_dict("records")
+    assert row["loss_ablated"] == row["loss"]
+    assert row["gradient_cosine"] < 1 - 1e-6
+    assert forward["loss_ablated"] == pytest.approx(silent["loss_ablated"], abs=1e-10)
+    assert both["gradient_cosine"] == pytest.approx(silent["gradient_cosine"], abs=1e-10)
+    assert abs(forward["gradient_cosine"] - both["gradient_cosine"]) > 1e-6, "a forward cut leaves the gradient"
     assert {stream.gate for stream in model.config.streams} == {"full"}, "they are as they were"

@@ -31,6 +31,7 @@ from circuits import (
     save_checkpoint,
 )
 from circuits.config.layers import MLP
+from circuits.config.streams import GATES
 from circuits.last_position import why_not
 from circuits.places import turned
 from tests.helpers import (
@@ -317,6 +318,28 @@ def test_projections_of_x0_are_added_as_they_are_at_the_start(kind: str) -> None
     if kind == "vectors":
         with pytest.raises(ValueError, match="tables have a row a token"):
             vector_config("classic", 3, streams=(Stream("v", topology=Tables(((1, 0),))),))
+
+
+def test_projections_of_x0_have_every_gate_and_rows_of_tables_two() -> None:
+    def of(gate: Any) -> HookedStreamTransformer:
+        return made("llama", "classic", streams=(Stream("v", topology=Tables(((1, 0),), of="x0"), gate=gate),))
+
+    by_gate = {gate: of(gate) for gate in GATES}
+    x = inputs_for(by_gate["full"].config)
+    logits = {gate: model(x) for gate, model in by_gate.items()}
+    assert torch.equal(logits["full"], logits["stop"])
+    assert torch.equal(logits["gradient-only"], logits["off"])
+    assert not torch.allclose(logits["full"], logits["off"])
+    found = {gate: gradients(model, logits[gate].square().sum()) for gate, model in by_gate.items()}
+    dead = {gate for gate, each in found.items() if not each["value_embeds.0.W_VE"].abs().sum()}
+    assert dead == {"stop", "off"}
+    assert not torch.allclose(found["full"]["embed.W_E"], found["stop"]["embed.W_E"]), "the embeddings got some of it"
+    assert not torch.allclose(found["gradient-only"]["embed.W_E"], found["off"]["embed.W_E"])
+    rules = (GateRule("stop", reader=1),)
+    assert Stream("v", topology=Tables(((1, 0),), of="x0"), gate_rules=rules).gate_rules == rules
+    for fields in ({"gate": "stop"}, {"gate": "gradient-only"}, {"gate_rules": rules}):
+        with pytest.raises(ValueError, match="a table of tokens has the gates 'full' and 'off'"):
+            Stream("v", topology=Tables(((1, 0),)), **fields)  # type: ignore[arg-type] # fields of several types
 
 
 def test_padding_on_either_side_changes_nothing() -> None:
