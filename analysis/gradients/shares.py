@@ -55,10 +55,14 @@ def split_gradient(
     # What is seen at a connection is what comes out of the switch, so the switch is attached first.
     hooks: Any = [(pair.hook_name, switch) for pair in pairs]
     hooks += [(model.check_hook_name(name), seen) for name in dict.fromkeys(named)]
-    with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
-        value = _checked_loss(loss(model(inputs)))
-    tensors = {n: p for n, p in model.named_parameters() if p.requires_grad} | seen.tensors
-    split = _split(value, tensors, switch, pairs, by)
+    try:
+        with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
+            value = _checked_loss(loss(model(inputs)))
+        tensors = {n: p for n, p in model.named_parameters() if p.requires_grad} | seen.tensors
+        split = _split(value, tensors, switch, pairs, by)
+    finally:
+        # The graph holds the switch and the ends hold the graph, a circle that no garbage collection sees.
+        switch.ends.clear()
     rounding = max(torch.finfo(tensor.dtype).eps for tensor in tensors.values())
     allowed = max(TOLERANCE, 4 * rounding)
     assert split.error <= allowed, f"the shares miss the whole gradient by {split.error:.2e} of its norm"
