@@ -37,7 +37,7 @@ from circuits.interventions.applied import intervened
 from circuits.interventions.intervention import CutGradient, Intervention
 from tests.helpers import build, random_pair
 
-MODEL = build("value", "tokens", 3)
+MODEL = build("value", "tokens", 4)
 PAIR = random_pair(MODEL, 3)
 GRAPH = Graph(MODEL)
 SITES = find_sites(MODEL, ["z", "v"], heads="each")
