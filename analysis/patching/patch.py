@@ -154,8 +154,8 @@ def patch(
     if not wanted or not all(joint):
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
     check_positions(model, check_sites(model, [site for one in joint for site in one]), pair)
-    sweep = _Sweep(model, pair, joint, named, direction, max_memory)
     there = kept_rows(kept, "patching", model, pair, named, direction=direction)
+    sweep = _Sweep(model, pair, joint, named, direction, max_memory)
     return result_of(PatchResult, sweep, sweep.values(there, progress), frame_of(wanted), wanted)
 
 
