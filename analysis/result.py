@@ -76,6 +76,7 @@ _WORDS = {"layer": "L", "head": "H", "position": "at "}
 
 
 def ends(row: Any, low: str = "low", high: str = "high") -> str:
-    """Return a row's interval in words, and nothing where it has none."""
-    there = low in row and not pd.isna(row[low])
-    return f" [{row[low]:.2f}, {row[high]:.2f}]" if there else ""
+    """Return a row's interval in words, that there is none where its ends are missing, nothing where it has no ends."""
+    if low not in row:
+        return ""
+    return " (no interval)" if pd.isna(row[low]) else f" [{row[low]:.2f}, {row[high]:.2f}]"

@@ -20,7 +20,7 @@ from analysis.gap import Gap
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric
 from analysis.pairs import Pair
-from analysis.result import largest_by
+from analysis.result import ends, largest_by
 from analysis.resuming import KeptIn, kept_rows
 from analysis.statistics.intervals import share_interval
 from circuits.common.errors import require, whole
@@ -42,7 +42,7 @@ class Quality(Shown):
     faithfulness: float
     low: float
     high: float
-    """Ends of faithfulness' 95 % bootstrap interval over examples."""
+    """Ends of faithfulness' 95 % bootstrap interval over examples; NaN where clean and corrupt are not told apart."""
     empty: float
     """The same with every edge replaced: 0 where what replaces is the corrupt run's."""
     incompleteness: float
@@ -61,8 +61,8 @@ class Quality(Shown):
     def finding(self) -> str:
         """Return how much the circuit keeps, what it lacks, and what its least edge does."""
         return (
-            f"{len(self.circuit)} of {len(self.circuit.graph)} edges keep {self.faithfulness:.2f} [{self.low:.2f}, "
-            f"{self.high:.2f}] of the clean-corrupt difference (edges outside: {self.replacement}); incompleteness "
+            f"{len(self.circuit)} of {len(self.circuit.graph)} edges keep {self.faithfulness:.2f}{ends(vars(self))} of "
+            f"the clean-corrupt difference (edges outside: {self.replacement}); incompleteness "
             f"{self.incompleteness:.2f}, minimality {self.minimality:.2f}; {self.beside.sentence(self.metric)}"
         )
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.errors import require
 from figures.findings import DIRECTIONS, joined, spelt, whom
-from figures.models.cells import crosses, fitted, printed
+from figures.models.cells import crosses, fitted, printed, with_ends
 from figures.models.patch_findings import finding
 from figures.models.patching import NO_SITE, SITES
 from figures.theme import DIVERGING, themed
@@ -109,6 +108,7 @@ def _effects(cells: pd.DataFrame, layers: list[int]) -> tuple[go.Heatmap, go.Sca
     pairs = f", {counted(int(cells.n.iloc[0]), 'pair')}" if "n" in cells else ""
     runs = _runs(cells)
     rows = list(range(len(layers)))
+    beside, ends = with_ends(effect, low, high)
     heat = go.Heatmap(
         z=effect,
         x=positions,
@@ -116,9 +116,8 @@ def _effects(cells: pd.DataFrame, layers: list[int]) -> tuple[go.Heatmap, go.Sca
         text=printed(effect),
         texttemplate="%{text}",
         textfont={"size": 11},
-        customdata=np.stack([low, high], axis=-1),
-        hovertemplate="layer %{y}, %{x}: %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-        f"{pairs}, {runs}<extra>{cells.variant.iloc[0]}</extra>",
+        customdata=beside,
+        hovertemplate=f"layer %{{y}}, %{{x}}: %{{z:.3f}}{ends}{pairs}, {runs}<extra>{cells.variant.iloc[0]}</extra>",
         hoverongaps=False,
         coloraxis="coloraxis",
         xgap=1,

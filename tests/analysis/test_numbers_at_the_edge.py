@@ -285,6 +285,21 @@ def test_a_gap_that_is_not_told_apart_from_zero_is_told(name: str) -> None:
         QUESTIONS[name](made.model, mixed)
 
 
+def test_effects_without_an_interval_say_so() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 3, seed=4)
+    gap = patch(model, pair, [Site(0, "z")])._gap()
+    assert abs(float(gap.mean())) < float(gap.std()), "nothing is told apart"
+    circuit = Circuit(Graph(model), tuple(range(0, len(Graph(model)), 2)))
+    asked = (patch(model, pair, find_sites(model, ["z"])), patch_paths(model, pair), head_shares(model, pair))
+    for found in (*asked, judge(model, pair, circuit, subsets=0)):
+        assert "(no interval)" in found.finding()
+        assert "nan" not in found.finding()
+    made = stream_model()
+    sure = judge(made.model, made.pair, whole(made.model), subsets=0).finding()
+    assert "edges keep 1.00 [1.00, 1.00] of the clean-corrupt difference" in sure
+
+
 def test_a_model_that_prefers_the_wrong_answers_is_told() -> None:
     made = stream_model()
     pair = Pair(made.pair.clean, made.pair.corrupt, made.pair.wrong, made.pair.answers)

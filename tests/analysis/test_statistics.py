@@ -282,11 +282,33 @@ def test_a_share_of_gaps_that_may_be_none_warns_of_nothing() -> None:
         low, high = share_interval(moved, gap)
         none = share_interval(np.array([[0.0, 0.0]]), np.zeros(2))
     assert low[:3].tolist() == high[:3].tolist() == [1.0, 0.25, 0.0], "all that have a share have the same: no spread"
-    assert np.isnan([low[3], high[3]]).all(), "some resample has no share, and the others differ"
+    assert np.isnan([low[3], high[3]]).all(), "the gap may be none, and the shares differ"
     assert np.isnan(none).all()
     spread, wide = share_interval(np.array([[1.0, 3.0, 2.0]]), np.array([2.0, 3.0, 4.0]))
     assert spread[0] == pytest.approx(0.5, abs=0.01)
     assert wide[0] == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_share_of_a_gap_that_may_be_none_has_no_interval() -> None:
+    draw = np.random.default_rng(3)
+    for _ in range(40):
+        gap = draw.normal(draw.uniform(-1.5, 1.5), 1.0, 12)
+        moved = 0.6 * gap + draw.normal(0.0, 1.0, (4, 12))
+        told = stats.ttest_1samp(gap, 0.0).pvalue < 0.05
+        low, high = share_interval(moved, gap)
+        share = moved.mean(1) / gap.mean()
+        assert (np.isfinite([low, high]) == told).all()
+        assert not told or ((low <= share) & (share <= high)).all()
+    # The same at another confidence: of a gap whose p is 0.18, there is an interval of 80 % and none of 95 %.
+    gap = np.array([3.0, -1.0, 2.0, 1.0, 0.5])
+    assert np.isfinite(share_interval(np.ones((1, 5)), gap, 0.8)).all()
+    assert np.isnan(share_interval(np.ones((1, 5)), gap, 0.95)).all()
+
+
+def test_half_of_a_gap_of_either_sign_is_half() -> None:
+    low, high = share_interval(np.array([[0.5, -1.0, 1.5], [0.5, -1.0, 2.0]]), np.array([1.0, -2.0, 3.0]))
+    assert low[0] == high[0] == 0.5, "of examples that all have the same share it is known, whatever the gap"
+    assert np.isnan([low[1], high[1]]).all()
 
 
 # --- power, absence, bounds -------------------------------------------------------------------------------------------
