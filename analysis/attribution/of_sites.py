@@ -46,7 +46,8 @@ METHODS: dict[str, str] = {
 class SiteScores(Effects):
     """A score for every site and example: by how much patching the site alone would change the metric.
 
-    Sign and direction as in :func:`analysis.patch`, except that ``AtP*`` has no sign.
+    Sign and direction as in :func:`analysis.patch`, except that ``AtP*`` has no sign. A mean of sizes is above 0
+    whether or not the site does anything, so its effects have neither interval nor p (NaN).
     """
 
     sites: list[Site]
@@ -73,12 +74,19 @@ class SiteScores(Effects):
     def _unit(self) -> float:
         """What an effect of 1 is: the mean gap, of scores without a sign its size."""
         gap = float(self.gap.mean())
-        return abs(gap) if self.method == "AtP*" else gap
+        return abs(gap) if self._unsigned else gap
+
+    @property
+    def _unsigned(self) -> bool:
+        return self.method == "AtP*"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a site: where it is, score, effect with t interval and p over examples, and the convention."""
+        """Return one row a site: where it is, score, effect with t interval and p over examples, and the convention.
+
+        One example has neither interval nor p, and nor has AtP*.
+        """
         scores, unit = self.values.double().cpu().numpy(), self._unit
-        ends, p = _tested(scores)
+        ends, p = _tested(scores[:, :0] if self._unsigned else scores)
         low, high = np.sort(ends / unit, axis=0)
         return frame_of(self.sites).assign(
             score=scores.mean(1),
