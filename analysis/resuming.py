@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from analysis.metric_identity import metric_identity
 from analysis.metrics import Metric
-from analysis.pairs import Pair
+from analysis.pairs import Pair, is_padding
 from circuits.checkpoint import CheckpointError, read_tensors, tensor_bytes, tensor_hash
 from circuits.common.errors import require
 from circuits.common.files import write_atomically
@@ -159,7 +159,10 @@ def kept_rows(
         f"hooks are attached at {', '.join(hooked[:3])}, and what was kept could not tell what they do; leave kept "
         f"out, or call model.reset_hooks()",
     )
-    asked = {"model": identity(model), "pair": pair_identity(pair), "device": pair.clean.device.type, **about}
+    # Padding that is known from the tokenizer alone is no part of the pair.
+    padding = tensor_hash({"padding": is_padding(model, pair)})
+    asked = {"model": identity(model), "pair": pair_identity(pair), "padding": padding}
+    asked |= {"device": pair.clean.device.type, **about}
     asked |= {} if metric is None else {"metric": metric_identity(*metric)}
     return kept.rows(question, code=code_hash("circuits", "analysis"), **asked)
 

@@ -19,7 +19,7 @@ from analysis.edges.sent import Replacement, send
 from analysis.gap import Gap
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric
-from analysis.pairs import Pair
+from analysis.pairs import Pair, is_padding
 from analysis.result import ends, largest_by
 from analysis.resuming import KeptIn, kept_rows
 from analysis.statistics.intervals import share_interval
@@ -174,7 +174,7 @@ class _Runs:
 
         both = two_runs(model, pair, metric, "denoise", "judging a circuit", max_memory=max_memory, needed=needed)
         self.both, self.name, self.clean, self.corrupt = both, both.metric, both.target, both.baseline
-        sent = send(model, graph, pair.corrupt).without_padding(pair).replaced(replacement)
+        sent = send(model, graph, pair.corrupt).without_padding(is_padding(model, pair)).replaced(replacement)
         beside = _beside_runs(model, pair, circuit, both.function, subsets)
         self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, beside)
         named = (self.name, both.function)

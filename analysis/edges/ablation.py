@@ -16,7 +16,7 @@ from analysis.edges.graph import Edge, Graph
 from analysis.edges.sent import Sent, send
 from analysis.memory import bound_for, bytes_of
 from analysis.metrics import Metric, check_finite, check_logits, evaluate, metric_named, read
-from analysis.pairs import Pair, check_readable
+from analysis.pairs import Pair, check_readable, is_padding
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.resuming import KeptIn, identity, kept_rows
 from circuits.common.errors import known, require
@@ -124,12 +124,12 @@ def _sent(
         return send(other, graph, pair.clean)
     if method == "other run":
         pair.require_difference()
-        return send(model, graph, pair.corrupt).without_padding(pair)
+        return send(model, graph, pair.corrupt).without_padding(is_padding(model, pair))
     require(
         len(pair) > 1 or method != "mean",
         "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
     )
-    sent = send(model, graph, pair.clean).without_padding(pair)
+    sent = send(model, graph, pair.clean).without_padding(is_padding(model, pair))
     if method == "resample":
         return sent.rows(others(len(pair), seed).to(pair.clean.device))
     return sent.replaced("zero" if method == "zero" else "mean")

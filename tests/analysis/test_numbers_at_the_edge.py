@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,10 @@ from analysis import (
     standard_ablations,
 )
 from analysis.circuit.over_checkpoints import follow
+from analysis.edges.switched import EdgeSwitch
 from analysis.heads.attention_scores import duplicate_token, induction, previous_token
 from analysis.heads.copying import eigenvalue_copying
+from analysis.switchboard.prompts import inputs_of
 from circuits import HookedStreamTransformer, Intervention, intervened
 from circuits.interventions.intervention import Zero
 from tests.handmade import induction_model, stream_model
@@ -361,6 +364,36 @@ def test_means_and_samples_leave_padding_out() -> None:
     out = [f"L1H{head} > {reader} (residual)" for head in range(4) for reader in ("MLP1", "logits")]
     cut = ablate_edges(model, pair, [out], "mean").to_frame().iloc[0]
     assert cut.loss_ablated == pytest.approx(row.loss_ablated), "edges leave it out as sites do"
+
+
+PADDED: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
+    "mean": lambda m, p: ablate(m, p, standard_ablations(m, ["mean"])).to_frame().loss_ablated.tolist(),
+    "resample": lambda m, p: ablate(m, p, standard_ablations(m, ["resample"])).to_frame().loss_ablated.tolist(),
+    "edges": lambda m, p: ablate_edges(m, p, STREAMED, "mean").to_frame().loss_ablated.tolist(),
+    "edges, resample": lambda m, p: ablate_edges(m, p, STREAMED, "resample").to_frame().loss_ablated.tolist(),
+    "circuit": lambda m, p: judge(m, p, Circuit(Graph(m), (0, 3, 5)), replacement="mean", subsets=0).faithfulness,
+    "switch": lambda m, p: EdgeSwitch(m, p, replacement="mean").changed(dict.fromkeys(STREAMED, "cut")).metric,
+    "prompts": lambda m, p: [inputs.tolist() for inputs in inputs_of(m, p, range(len(p)))],
+}
+STREAMED = [f"L0H{head}.v > L1H{head}.v (stream)" for head in range(4)] + ["L0H1 > logits (residual)"]
+
+
+@pytest.mark.parametrize("pads", [{"pad_token_id": 1, "eos_token_id": None}, {"pad_token_id": 1, "eos_token_id": 1}])
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_that_the_tokenizer_knows_is_left_out_as_a_masks_is(name: str, pads: dict[str, Any]) -> None:
+    model = build("value", "tokens", 2)
+    lengths = torch.tensor([7, 4, 5, 4])
+    mask = torch.arange(7) < lengths[:, None]
+    clean, corrupt = (inputs_for(model.config, 4, seed, 7).clamp_min(2).masked_fill(~mask, 1) for seed in (5, 6))
+    answers = torch.arange(4) + 2
+    told = Pair(clean, corrupt, answers, answers + 1, mask=mask)
+    untold = Pair(clean, corrupt, answers, answers + 1, read_at=lengths - 1)
+    ask = PADDED[name]
+    wanted, blind = ask(model, told), ask(model, untold)
+    model.tokenizer = SimpleNamespace(**pads)
+    assert ask(model, untold) == wanted
+    assert ask(model, told) == wanted
+    assert blind != wanted, "of a model without a tokenizer nothing is guessed"
 
 
 def test_the_mean_over_one_input_is_no_ablation() -> None:
