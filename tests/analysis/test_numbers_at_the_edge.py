@@ -437,6 +437,60 @@ def test_a_metric_whose_gradient_is_zero_everywhere_says_nothing() -> None:
             ask()
 
 
+@pytest.mark.parametrize("method", ["AtP", "AtP+QK", "AtP*", "IG", "EAP", "EAP-IG"])
+def test_a_metric_at_its_bound_in_some_examples_is_answered_however_they_are_batched(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 5)
+    of_edges = method.startswith("EAP")
+
+    @ReadMetric
+    def bounded(there: Tensor, p: Pair) -> Tensor:
+        found = there.gather(1, p.answers[:, None])[:, 0]
+        # The first two examples are at the bound, wherever they are.
+        return torch.where(p.answers >= pair.answers[2], found, found.detach().sign() + 0 * found)
+
+    def ask() -> Tensor:
+        if of_edges:
+            return attribute_edges(model, pair, bounded, method, steps=2, check=0).effects
+        return attribute(model, pair, find_sites(model, ["z", "v"]), bounded, method, steps=2, check=0).effects
+
+    pair = Pair(pair.clean, pair.corrupt, torch.arange(5), torch.arange(5) + 1)
+    together = ask()
+    for module in ("of_edges", "of_sites"):
+        monkeypatch.setattr(f"analysis.attribution.{module}.copies_within", lambda *_: 1)
+    assert torch.allclose(ask(), together, atol=1e-9)
+    assert together.abs().max() > 0
+
+
+@pytest.mark.parametrize("method", ["IG", "EAP-IG"])
+def test_a_metric_at_its_bound_at_some_inputs_between_is_answered(method: Any) -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 2)
+    seen: list[int] = []
+
+    @ReadMetric
+    def at_times(there: Tensor, p: Pair) -> Tensor:
+        seen.append(len(seen))
+        return there[:, 2] if len(seen) % every == 0 else there[:, 2].detach() + 0 * there[:, 3]
+
+    def ask() -> Tensor:
+        seen.clear()
+        if method == "IG":
+            return attribute(model, pair, [Site(0, "z"), Site(1, "v")], at_times, method, steps=4, check=0).values
+        return attribute_edges(model, pair, at_times, method, steps=4, check=0).values
+
+    every = 2
+    some = ask()
+    every = 1
+    assert some.abs().max() > 0
+    assert not torch.allclose(some, ask())
+    every = 1000
+    with pytest.raises(ValueError, match="the gradient of metric 'at_times' is zero everywhere"):
+        ask()
+
+
 def test_scores_that_are_none_are_refused() -> None:
     queries, keys = torch.tensor([[4], [5]]), torch.tensor([[[1, 1]], [[2, 3]]])
     with pytest.raises(ValueError, match="score 'x' counts a key of a query more than once; name it once"):
