@@ -60,8 +60,9 @@ class Quality(Shown):
 
     def finding(self) -> str:
         """Return how much the circuit keeps, what it lacks, and what its least edge does."""
+        row = {"low": self.low, "high": self.high, "n": self.beside.n}
         return (
-            f"{len(self.circuit)} of {len(self.circuit.graph)} edges keep {self.faithfulness:.2f}{ends(vars(self))} of "
+            f"{len(self.circuit)} of {len(self.circuit.graph)} edges keep {self.faithfulness:.2f}{ends(row)} of "
             f"the clean-corrupt difference (edges outside: {self.replacement}); incompleteness "
             f"{self.incompleteness:.2f}, minimality {self.minimality:.2f}; {self.beside.sentence(self.metric)}"
         )

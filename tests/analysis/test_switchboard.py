@@ -16,7 +16,7 @@ from analysis import attribute_edges, find_circuit, head_shares, judge, patch
 from analysis.edges.graph import Graph
 from analysis.edges.switched import EdgeSwitch
 from analysis.switchboard.document import FORMAT, assembled, chosen_edges, of_edges
-from analysis.switchboard.measured import measured, nodes_of
+from analysis.switchboard.measured import measured, nodes_of, plain
 from analysis.switchboard.neuronpedia import neuronpedia_graph
 from analysis.switchboard.prompts import STEPS, on_prompt, prompt_of, prompts_of, read_pattern
 from circuits.sites import Site
@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_questions(variant: str) -> None:
             row = (
                 patch(model, pair, [Site(node.where[0], "z", head=node.where[1])], direction="noise").to_frame().iloc[0]
             )
-            assert (effect, low) == pytest.approx((row.effect, row.low), abs=1e-9)
+            assert (effect, low) == pytest.approx((row.effect, plain(row.low)), abs=1e-9)
     switch = EdgeSwitch(model, pair)
     for i in range(0, len(graph), 9):
         left = switch.changed({graph.edges[i].name: "cut"})
