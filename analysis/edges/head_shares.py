@@ -158,7 +158,9 @@ class _Split(Control):
     def _mask(self, carrier: Carrier, shares: tuple[str, ...], like: HeadTensor) -> Bool[Tensor, "copy head"]:
         mask = torch.zeros(len(self.asked), like.shape[2], dtype=torch.bool, device=like.device)
         for copy, (place, head, share) in enumerate(self.asked):
-            mask[copy, head] = place[1] == carrier and share in shares
+            # Another carrier may have more heads than this one.
+            if place[1] == carrier and share in shares:
+                mask[copy, head] = True
         return mask
 
     def _chosen(

@@ -37,9 +37,10 @@ def board_of(model: Any, steps: tuple[int, ...] = (0, 10), prompts: int = 2) -> 
     return assembled(ABOUT, model, edges, runs, "logit_difference", prompts_of(pair, prompts))
 
 
-@pytest.mark.parametrize("variant", ["value", "cumulative", "key", "nanochat", "classic"])
+@pytest.mark.parametrize("variant", ["value", "cumulative", "key", "nanochat", "classic", "llama, query"])
 def test_numbers_are_those_of_the_questions(variant: str) -> None:
-    model = build(variant, "tokens", 2)
+    make, _, of_make = variant.partition(", ")
+    model = made(make, of_make, 2) if of_make else build(variant, "tokens", 2)
     pair, graph = random_pair(model), Graph(model)
     found = measured(model, pair, "logit_difference", range(len(graph)), 1, gates=True)
     exact = attribute_edges(model, pair, method="exact", direction="noise")
