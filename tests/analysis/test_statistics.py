@@ -170,8 +170,8 @@ def test_the_bootstrap_draws_whole_pairs() -> None:
     few, others = (paired_seeds(A, B).interval("bootstrap", n_resamples=50, seed=seed) for seed in (0, 1))
     assert few != others
     # Unpaired, the spread between seeds would come in; here it is taken out.
-    shifted = paired_seeds(np.add([0, 100, 200], 1.0), [0.0, 100.0, 200.0]).interval("bootstrap")
-    assert (shifted.low, shifted.high) == (1.0, 1.0)
+    shifted = paired_seeds(np.add([0, 100, 200], [1.0, 1.5, 2.0]), [0.0, 100.0, 200.0]).interval("bootstrap")
+    assert (shifted.low, shifted.high) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("contrast", ["difference", "ratio"])
@@ -180,6 +180,34 @@ def test_permutation_is_every_flip_of_signs(contrast: Any) -> None:
     flips = [np.mean(d * signs) for signs in itertools.product([1, -1], repeat=len(d))]
     wanted = np.mean(np.abs(flips) >= abs(np.mean(d)) - 1e-12)
     assert paired_seeds(A, B, contrast).permutation_p() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("contrast", "by"), [("difference", -50.0), ("ratio", 0.5), ("bounded", 0.25)])
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_pairs_that_all_differ_alike_claim_no_certainty(contrast: Any, by: float, n: int) -> None:
+    reference = np.linspace(0.1, 0.6, n) if contrast == "bounded" else np.linspace(100.0, 400.0, n)
+    values = reference * by if contrast == "ratio" else reference + by
+    alike = paired_seeds(values, reference, contrast)
+    assert alike.t_p() == pytest.approx(alike.permutation_p()) == 0.5 ** (n - 1)
+    for how in ("t", "bootstrap"):
+        found = alike.interval(how)
+        assert found.mean == pytest.approx(by)
+        assert np.isnan([found.low, found.high]).all()
+    margin = {"difference": 60.0, "ratio": 3.0, "bounded": 0.5}[contrast]
+    assert alike.equivalence_p(margin) == 0.5**n
+    assert alike.equivalence_p({"difference": 40.0, "ratio": 1.5, "bounded": 0.1}[contrast]) == 1.0
+    none = paired_seeds(reference, reference, contrast)
+    assert (none.t_p(), none.equivalence_p(margin)) == (1.0, 0.0), "runs that are the same do not differ"
+    assert none.interval().low == none.interval().high == none.estimate
+
+
+def test_a_comparison_of_pairs_that_differ_alike_says_so() -> None:
+    rows = [{"variant": v, "seed": s, "value": 10.0 * s + (v == "value")} for v in ("classic", "value") for s in (0, 1)]
+    found = compare(pd.DataFrame(rows))
+    assert "value 1 (no interval), p = 0.5" in found.finding()
+    assert "nan" not in found.finding() + str(found.figure().layout.meta["title"])
+    apart = compare(pd.DataFrame(rows).assign(value=[0.0, 10.0, 1.0, 12.0]))
+    assert "[" in apart.finding()
 
 
 def test_permutation_knows_ties_whatever_their_size() -> None:
@@ -228,7 +256,7 @@ def test_exchanging_the_two_turns_the_sign_and_no_p(pairs: list[tuple[float, flo
     a, b = map(list, zip(*pairs, strict=True))
     there, back = paired_seeds(a, b), paired_seeds(b, a)
     one, other = there.interval(method, n_resamples=199), back.interval(method, n_resamples=199)
-    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-9)
+    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-9, nan_ok=True)
     assert there.permutation_p() == pytest.approx(back.permutation_p())
     assert there.effect("rank-biserial") == pytest.approx(-back.effect("rank-biserial"))
 
@@ -340,7 +368,8 @@ def test_an_effect_that_was_not_shown_is_not_absent() -> None:
     assert wide.t_p() > 0.5
     assert wide.equivalence_p(1.05) > 0.3, "three seeds that differ so say nothing"
     assert paired_seeds([1.0, 1.01, 1.02], [1.01, 1.0, 1.02], "ratio").equivalence_p(1.05) < 0.05
-    assert paired_seeds([0.5, 0.6], [0.4, 0.5], "bounded").equivalence_p(0.2) < 1e-6, "all differ by less than that"
+    assert paired_seeds([0.5, 0.6], [0.4, 0.5], "bounded").equivalence_p(0.2) == 0.25, "two that are alike are few"
+    assert paired_seeds([0.5, 0.6], [0.5, 0.6], "bounded").equivalence_p(0.2) < 1e-6
     with pytest.raises(ValueError, match="lies between 1 and inf, got 0.95"):
         wide.equivalence_p(0.95)
 
@@ -424,7 +453,8 @@ def test_an_interval_excludes_no_effect_exactly_where_the_adjusted_p_is_small(
     nothing = 1.0 if contrast == "ratio" else 0.0
     for row in table.to_dict("records"):
         if abs(row["p_adjusted"] - 0.05) > 1e-9:
-            assert (not row["low"] <= nothing <= row["high"]) == (row["p_adjusted"] < 0.05)
+            # Three that differ alike have no interval, which excludes nothing, and p = 0.25.
+            assert (row["low"] > nothing or row["high"] < nothing) == (row["p_adjusted"] < 0.05)
         if contrast == "bounded":
             assert -1 <= row["low"] <= row["high"] <= 1
 
