@@ -30,6 +30,7 @@ from analysis.statistics.intervals import (
 from analysis.statistics.paired_seeds import Contrast, paired_seeds
 from analysis.statistics.survival import Times, kaplan_meier, restricted_mean, times_of
 from analysis.statistics.thresholds import Rule, steps_to_threshold, threshold_table, threshold_times
+from circuits.common.errors import UnknownNameError
 
 FEW = settings(max_examples=40)
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
@@ -139,6 +140,31 @@ def test_the_table_pairs_seeds_and_counts_the_censored() -> None:
     shared = compare(times[times.seed < 2]).to_frame().iloc[0]
     assert (shared.pairs, shared.estimate) == (2, -15)
     assert math.isnan(table.loc["classic", "ratio"])
+
+
+def test_a_reference_split_or_measure_that_is_not_there_is_refused() -> None:
+    frame = metrics(classic_0=(0, 1), value_0=(1, 1))
+    with pytest.raises(UnknownNameError, match="unknown split 'icl': did you mean 'ic'"):
+        threshold_times(frame, split="icl")
+    with pytest.raises(UnknownNameError, match="unknown measure 'acuracy': did you mean 'accuracy'"):
+        threshold_times(frame, measure="acuracy")
+    assert threshold_times(frame[:0], split="icl").empty, "where nothing was measured, nothing is missing"
+    times = threshold_times(frame)
+    with pytest.raises(UnknownNameError, match="unknown reference 'clasic': did you mean 'classic'"):
+        threshold_table(times, "clasic")
+    by_value: Any = threshold_table(times.assign(steps=times.steps + 10), "value").set_index("variant").ratio
+    assert by_value["classic"] == pytest.approx(2.0)
+    assert math.isnan(by_value["value"])
+
+
+def test_a_loss_is_at_a_threshold_from_above() -> None:
+    frame = metrics(classic_0=(3, 2, 1, 0.5, 1.5), value_0=(3, 2.5, 2, 2, 2))
+    frame = frame[frame.split == "ic"].assign(measure="loss")
+    for rule, steps in (("first", 20.0), ("interpolated", 20.0), ("sustained", math.nan)):
+        found = threshold_times(frame, 1.0, measure="loss", rule=rule)  # type: ignore[arg-type] # as in the list
+        assert found.steps.tolist() == pytest.approx([steps, math.nan], nan_ok=True)
+    between = threshold_times(frame, 2.25, measure="loss", rule="interpolated")
+    assert between.steps.tolist() == pytest.approx([7.5, 15.0])
 
 
 def test_without_the_reference_there_is_no_ratio() -> None:
