@@ -39,6 +39,7 @@ from analysis import (
     split_gradient,
     standard_ablations,
 )
+from analysis.ablated import Ablations
 from analysis.circuit.over_checkpoints import follow
 from analysis.edges.switched import EdgeSwitch
 from analysis.heads.attention_scores import duplicate_token, induction, previous_token
@@ -394,6 +395,14 @@ def test_padding_that_the_tokenizer_knows_is_left_out_as_a_masks_is(name: str, p
     assert ask(model, untold) == wanted
     assert ask(model, told) == wanted
     assert blind != wanted, "of a model without a tokenizer nothing is guessed"
+
+
+def test_the_worst_ablation_is_the_one_that_costs_most() -> None:
+    rows = {"part": ["a", "b", "c"], "layer": "0", "head": "1", "method": "zero", "accuracy": 0.5, "n": 4}
+    frame = pd.DataFrame(rows).assign(accuracy_ablated=[0.9, 0.4, 0.3], loss=2.0, loss_ablated=[0.5, 2.1, 2.4])
+    assert "worst: c L0 H1 zero, accuracy 0.300, loss 2.400" in Ablations(frame).finding()
+    assert Ablations(frame).largest(1).part.tolist() == ["a"], "either way"
+    assert "loss 2.000; none raises the loss (n = 4)" in Ablations(frame[:1]).finding()
 
 
 def test_the_mean_over_one_input_is_no_ablation() -> None:
