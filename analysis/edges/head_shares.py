@@ -40,8 +40,8 @@ class HeadShares(Table):
     where = ("layer", "head", "carrier")
 
     def finding(self) -> str:
-        """Return the largest effect, and what the stream's share of it is."""
-        first = self.frame.loc[self.largest(1).index[0]]
+        """Return the projection with the largest effect in all, and what the stream's share of it is."""
+        first = largest_by(self.frame[self.frame["share"] == "total"], "effect", 1).iloc[0]
         same = (self.frame[list(self.where)] == first[list(self.where)]).all(axis=1)
         by = self.frame[same].set_index("share").effect
         return (

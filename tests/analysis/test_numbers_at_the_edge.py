@@ -41,6 +41,7 @@ from analysis import (
 )
 from analysis.ablated import Ablations
 from analysis.circuit.over_checkpoints import follow
+from analysis.edges.head_shares import HeadShares
 from analysis.edges.switched import EdgeSwitch
 from analysis.heads.attention_scores import duplicate_token, induction, previous_token
 from analysis.heads.copying import eigenvalue_copying
@@ -403,6 +404,15 @@ def test_the_worst_ablation_is_the_one_that_costs_most() -> None:
     assert "worst: c L0 H1 zero, accuracy 0.300, loss 2.400" in Ablations(frame).finding()
     assert Ablations(frame).largest(1).part.tolist() == ["a"], "either way"
     assert "loss 2.000; none raises the loss (n = 4)" in Ablations(frame[:1]).finding()
+
+
+def test_heads_are_told_by_their_effect_in_all() -> None:
+    shares = {"total": 0.3, "own": 2.0, "stream": -1.5, "interaction": -0.2}
+    rows = [{"layer": 0, "head": "0", "carrier": "v", "share": s, "effect": x} for s, x in shares.items()]
+    rows += [{"layer": 1, "head": "1", "carrier": "v", "share": s, "effect": -0.5 * (s == "total")} for s in shares]
+    frame = pd.DataFrame(rows).assign(low=0.0, high=1.0, n=3, metric="loss", direction="noise")
+    assert "largest: L1 H1 v, -0.50 [0.00, 1.00]: by its own layer -0.00" in HeadShares(frame).finding()
+    assert "largest: L0 H0 v, 0.30" in HeadShares(frame[:4]).finding()
 
 
 def test_the_mean_over_one_input_is_no_ablation() -> None:
