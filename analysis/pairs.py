@@ -215,6 +215,18 @@ class Pair(ShownPair):
         if torch.equal(self.clean, self.corrupt):
             raise ValueError("clean and corrupt inputs are the same everywhere: nothing can be patched between them")
 
+    def require_two_answers(self, of: str, instead: str) -> None:
+        """Refuse pairs whose answer and wrong answer are one in every example, for what compares the two.
+
+        Raises:
+            ValueError: if they are; ``of`` says what would be 0 whatever the model does, ``instead`` what to take.
+        """
+        require(
+            not torch.equal(self.answers, self.wrong),
+            f"the answer and the wrong one are the same in every example, as Pair.one_sided makes them, so {of} is 0 "
+            f"whatever the model says; take {instead}, or give a pair with wrong answers",
+        )
+
     def where(self, position: int | str | None) -> Bool[Tensor, "batch pos"]:
         """Return where a position, or a role, is in every example; ``None`` is everywhere.
 

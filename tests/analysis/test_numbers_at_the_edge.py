@@ -26,12 +26,14 @@ from analysis import (
     ablate_edges,
     attribute,
     attribute_edges,
+    attribute_logits,
     copy_score,
     find_circuit,
     find_sites,
     head_composition,
     head_shares,
     judge,
+    logit_lens,
     patch,
     patch_paths,
     score_heads,
@@ -45,6 +47,7 @@ from analysis.edges.head_shares import HeadShares
 from analysis.edges.switched import EdgeSwitch
 from analysis.heads.attention_scores import duplicate_token, induction, previous_token
 from analysis.heads.copying import eigenvalue_copying
+from analysis.metrics import METRICS
 from analysis.switchboard.prompts import inputs_of
 from circuits import HookedStreamTransformer, Intervention, intervened
 from circuits.interventions.intervention import Zero
@@ -396,6 +399,26 @@ def test_padding_that_the_tokenizer_knows_is_left_out_as_a_masks_is(name: str, p
     assert ask(model, untold) == wanted
     assert ask(model, told) == wanted
     assert blind != wanted, "of a model without a tokenizer nothing is guessed"
+
+
+def test_what_compares_two_answers_refuses_pairs_that_have_one() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+    one = Pair.one_sided(pair.clean, pair.answers)
+    edges = ["L0H0 > logits (residual)"]
+    told = "the answer and the wrong one are the same in every example.*their logit difference is 0.*take "
+    for ask, instead in (
+        (lambda p: attribute_logits(model, p), 'of="answer"'),
+        (lambda p: logit_lens(model, p), 'metric="probability" or "loss"'),
+        (lambda p: ablate_edges(model, p, edges, metric="logit_difference"), 'metric="probability" or "loss"'),
+        (lambda p: ablate_edges(model, p, edges, metric=METRICS["logit_difference"]), "metric="),
+    ):
+        with pytest.raises(ValueError, match=told + instead):
+            ask(one)
+        assert len(ask(pair).to_frame())
+    assert len(attribute_logits(model, one, "answer").to_frame())
+    assert len(logit_lens(model, one, "probability").to_frame())
+    assert ablate_edges(model, one, edges, metric="loss").to_frame().metric_whole.iloc[0] > 0
 
 
 def test_the_worst_ablation_is_the_one_that_costs_most() -> None:
