@@ -16,16 +16,19 @@ class Ablations(Table):
     where = ("part", "layer", "head", "method")
 
     def finding(self) -> str:
-        """Return the accuracy of the whole model and the ablation that costs most of the loss."""
-        first = self.frame.loc[self.largest(1).index[0]]
+        """Return the accuracy of the whole model and the ablation that raises the loss most, if any does."""
+        costs = self.frame.loss_ablated - self.frame.loss
+        first = self.frame.iloc[int(costs.to_numpy().argmax())]
+        worst = (
+            f"worst: {told(first, self.where)}, accuracy {first.accuracy_ablated:.3f}, loss {first.loss_ablated:.3f}"
+        )
         return (
-            f"{len(self)} ablations; whole: accuracy {first.accuracy:.3f}, loss {first.loss:.3f}; worst: "
-            f"{told(first, self.where)}, accuracy {first.accuracy_ablated:.3f}, loss {first.loss_ablated:.3f} "
-            f"(n = {first.n})"
+            f"{len(self)} ablations; whole: accuracy {first.accuracy:.3f}, loss {first.loss:.3f}; "
+            f"{worst if costs.max() > 0 else 'none raises the loss'} (n = {first.n})"
         )
 
     def largest(self, n: int = ROWS) -> pd.DataFrame:
-        """Return the ``n`` ablations that change the loss most."""
+        """Return the ``n`` ablations that change the loss most, either way."""
         order = (self.frame.loss_ablated - self.frame.loss).abs().sort_values(ascending=False, kind="stable")
         kept = columns(self.frame, self.where, "accuracy_ablated loss_ablated gradient_norm gradient_cosine changed")
         return self.frame.loc[order.index, kept].head(n)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from analysis.ablated import Ablations
 from analysis.metrics import check_finite, check_logits, precise, read
-from analysis.pairs import Pair, check_readable, without_padding
+from analysis.pairs import Pair, check_readable, is_padding, without_padding
 from analysis.ready import require_eval_mode
 from analysis.resuming import KeptIn, identity, kept_rows, measured
 from circuits.common.errors import known, require, several
@@ -275,7 +275,8 @@ def _baseline(model: HookedStreamTransformer, pair: Pair, wanted: Sequence[Ablat
     with torch.no_grad():
         _, cache = model.run_with_cache(pair.clean, names_filter=names, return_cache_object=False)
     patterns = tuple(f"hook_{component}" for component in PATTERN)
-    return {name: without_padding(x, pair, 2 if name.endswith(patterns) else 1) for name, x in cache.items()}
+    padding = is_padding(model, pair)
+    return {name: without_padding(x, padding, 2 if name.endswith(patterns) else 1) for name, x in cache.items()}
 
 
 def _measured(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import update_wrapper
 
 import torch
@@ -151,9 +151,13 @@ def require_gradient(name: str, values: PerExample) -> PerExample:
     return values
 
 
-def require_some_gradient(name: str, wanted: Sequence[Tensor]) -> None:
-    """Refuse a metric whose gradient is zero everywhere, which says that nothing has an effect."""
-    if not any(bool(gradient.any()) for gradient in wanted):
+def require_some_gradient(name: str, there: bool) -> None:
+    """Refuse a metric whose gradient is zero everywhere, which says that nothing has an effect.
+
+    ``there`` says whether it is other than zero anywhere, in any example at any of the inputs where it was taken: in
+    some examples a metric may well be at its bound.
+    """
+    if not there:
         raise ValueError(
             f"the gradient of metric {name!r} is zero everywhere (a sign, a rounding or a bound that is reached): "
             f"nothing can be estimated from it; patch exactly, or use a metric that is smooth"

@@ -217,6 +217,18 @@ class Pair(ShownPair):
         if torch.equal(self.clean, self.corrupt):
             raise ValueError("clean and corrupt inputs are the same everywhere: nothing can be patched between them")
 
+    def require_two_answers(self, of: str, instead: str) -> None:
+        """Refuse pairs whose answer and wrong answer are one in every example, for what compares the two.
+
+        Raises:
+            ValueError: if they are; ``of`` says what would be 0 whatever the model does, ``instead`` what to take.
+        """
+        require(
+            not torch.equal(self.answers, self.wrong),
+            f"the answer and the wrong one are the same in every example, as Pair.one_sided makes them, so {of} is 0 "
+            f"whatever the model says; take {instead}, or give a pair with wrong answers",
+        )
+
     def where(self, position: int | str | None) -> Bool[Tensor, "batch pos"]:
         """Return where a position, or a role, is in every example; ``None`` is everywhere.
 
@@ -256,17 +268,18 @@ def last_of(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
     return mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
 
 
-def without_padding(activation: Tensor, pair: Pair, axis: int = 1) -> Tensor:
+def without_padding(activation: Tensor, padding: Bool[Tensor, "batch pos"], axis: int = 1) -> Tensor:
     """Return an activation of a pair's inputs whose padding has the mean of what is there in the other examples.
 
     So a mean over examples is over those that have the position, and another example's activation is never padding's.
-    ``axis`` is that of the positions; the examples are the first.
+    ``padding`` is :func:`is_padding`'s, which knows it from the mask or the tokenizer. ``axis`` is that of the
+    positions; the examples are the first.
     """
-    if pair.mask is None or bool(pair.mask.all()):
+    if not bool(padding.any()):
         return activation
     shape = [1] * activation.ndim
-    shape[0], shape[axis] = pair.mask.shape
-    real = pair.mask.to(activation.device).view(shape)
+    shape[0], shape[axis] = padding.shape
+    real = ~padding.to(activation.device).view(shape)
     mean = activation.masked_fill(~real, 0).sum(0, keepdim=True) / real.sum(0, keepdim=True).clamp_min(1)
     return torch.where(real, activation, mean)
 

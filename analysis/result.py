@@ -76,6 +76,10 @@ _WORDS = {"layer": "L", "head": "H", "position": "at "}
 
 
 def ends(row: Any, low: str = "low", high: str = "high") -> str:
-    """Return a row's interval in words, and nothing where it has none."""
-    there = low in row and not pd.isna(row[low])
-    return f" [{row[low]:.2f}, {row[high]:.2f}]" if there else ""
+    """Return a row's interval in words, and nothing where it has none; that there is none is said of several examples,
+    from which one would be expected."""
+    if low not in row:
+        return ""
+    if pd.isna(row[low]):
+        return " (no interval)" if row.get("n", 1) > 1 else ""
+    return f" [{row[low]:.2f}, {row[high]:.2f}]"

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from analysis.metrics import METRICS, Metric
-from analysis.pairs import Pair
+from analysis.metric_identity import metric_identity
+from analysis.metrics import Metric
+from analysis.pairs import Pair, is_padding
 from circuits.checkpoint import CheckpointError, read_tensors, tensor_bytes, tensor_hash
 from circuits.common.errors import require
-from circuits.common.families import source_hash
 from circuits.common.files import path_of, write_atomically
 from circuits.common.plain_data import canonical_json, content_hash
 from circuits.common.screen import say
@@ -43,10 +43,11 @@ class KeptIn:
         with KeptIn("unfinished") as kept:
             patch(model, pair, sites, kept=kept).to_frame().to_parquet("patch.parquet")
 
-    Rows are told apart by the weights, the pair, the metric (one of your own by its source, without what that calls),
-    the device and this code, so any number of questions may share a folder. They are written every ``every`` seconds,
-    and when the block is left by an error or an interrupt, each file whole or not at all; a process that is killed has
-    lost at most what it measured since.
+    Rows are told apart by the weights, the pair, the metric (one of your own by its code and the values that it holds,
+    without what that calls: see :func:`analysis.metric_identity.metric_identity`), the device and this code, so any
+    number of questions may share a folder. They are written every ``every`` seconds, and when the block is left by an
+    error or an interrupt, each file whole or not at all; a process that is killed has lost at most what it measured
+    since.
     """
 
     def __init__(self, folder: str | Path, every: float = 5.0):
@@ -147,8 +148,8 @@ def kept_rows(
     """Return the kept rows of a question of a model and a pair, ``None`` where nothing is to be kept.
 
     Raises:
-        ValueError: for a model with hooks attached, as what they do is not known again, or a metric of anyone's whose
-            source cannot be read.
+        ValueError: for a model with hooks attached, as what they do is not known again, or a metric of anyone's that
+            cannot be told from another (:func:`analysis.metric_identity.metric_identity`).
     """
     if kept is None:
         return None
@@ -158,8 +159,11 @@ def kept_rows(
         f"hooks are attached at {', '.join(hooked[:3])}, and what was kept could not tell what they do; leave kept "
         f"out, or call model.reset_hooks()",
     )
-    asked = {"model": identity(model), "pair": pair_identity(pair), "device": pair.clean.device.type, **about}
-    asked |= {} if metric is None else {"metric": _of_metric(*metric)}
+    # Padding that is known from the tokenizer alone is no part of the pair.
+    padding = tensor_hash({"padding": is_padding(model, pair)})
+    asked = {"model": identity(model), "pair": pair_identity(pair), "padding": padding}
+    asked |= {"device": pair.clean.device.type, **about}
+    asked |= {} if metric is None else {"metric": metric_identity(*metric)}
     return kept.rows(question, code=code_hash("circuits", "analysis"), **asked)
 
 
@@ -205,10 +209,6 @@ def pair_identity(pair: Pair) -> str:
     tensors = {"clean": pair.clean, "corrupt": pair.corrupt, "answers": pair.answers, "wrong": pair.wrong}
     tensors |= {"read at": torch.as_tensor(pair.read_at), **{f"at {role}": at for role, at in pair.positions.items()}}
     return tensor_hash(tensors if pair.mask is None else {**tensors, "mask": pair.mask})
-
-
-def _of_metric(name: str, metric: Metric) -> list[str]:
-    return [name] if metric in METRICS.values() else [name, source_hash(getattr(metric, "of", metric))]
 
 
 @cache

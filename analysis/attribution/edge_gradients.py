@@ -14,7 +14,7 @@ from analysis.edges.recorded_activations import between
 from analysis.edges.sent import Recorder, Sent, send
 from analysis.edges.steered_forward import PerHead, carry, run
 from analysis.memory import beside_logits, logits_of_one
-from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
+from analysis.metrics import Metric, evaluate, require_gradient
 from analysis.pairs import Pair
 from circuits.config.streams import Carrier
 from circuits.layers import Residual
@@ -88,6 +88,8 @@ class EdgeEstimator:
         self.values: list[Float[Tensor, "edge example"]] = []
         self.sums: list[Float[Tensor, "node example"]] = []
         self.nodes: list[Float[Tensor, "node example"]] = []
+        self.some = False
+        """Whether the gradient was other than zero anywhere."""
 
     def add(self, pair: Pair, source: Tensor, base: Tensor) -> None:
         """Score some examples."""
@@ -115,7 +117,7 @@ class EdgeEstimator:
         values = require_gradient(name, evaluate(function, name, logits, pair))
         wanted = [*leaves.readers, *leaves.uses.values(), *(t for _, t in leaves.adds), *leaves.projected.values()]
         everything = torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True)
-        require_some_gradient(name, everything)
+        self.some = self.some or any(bool(gradient.any()) for gradient in everything)
         found = iter(everything)
         gradients = _Gradients(
             readers=torch.cat([next(found) for _ in leaves.readers], 2),

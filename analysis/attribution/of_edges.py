@@ -21,7 +21,7 @@ from analysis.edges.sent import send
 from analysis.edges.steered_forward import flowing
 from analysis.gap import Gap
 from analysis.memory import beside_logits, copies_within, in_batches, logits_of_one
-from analysis.metrics import Metric, precise
+from analysis.metrics import Metric, precise, require_some_gradient
 from analysis.pairs import Pair
 from analysis.result import Effects
 from analysis.resuming import KeptIn, kept_rows
@@ -173,6 +173,7 @@ def attribute_edges(
         for rows in in_batches(len(pair), size):
             estimator.add(pair[rows], runs.source[rows], runs.base[rows])
             bar.update(rows.stop - rows.start)
+    require_some_gradient(runs.metric, estimator.some)
     values, gap = precise(torch.cat(estimator.values, 1)), runs.gap
     checked = to_check(values.mean(1), check)
     moved = _Exact(model, runs, graph, asked, max_memory, kept).of(checked) if checked else values[:0]

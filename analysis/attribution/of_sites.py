@@ -22,7 +22,7 @@ from analysis.edges.recorded_activations import between, record
 from analysis.edges.steered_forward import flowing
 from analysis.gap import Gap, WeakPairWarning
 from analysis.memory import beside_logits, bytes_of, copies_within, in_batches, logits_of_one
-from analysis.metrics import Metric, precise
+from analysis.metrics import Metric, precise, require_some_gradient
 from analysis.pairs import Pair
 from analysis.patching.patch import bytes_to_patch, patch
 from analysis.patching.site_search import check_positions, frame_of, listed_sites
@@ -46,7 +46,8 @@ METHODS: dict[str, str] = {
 class SiteScores(Effects):
     """A score for every site and example: by how much patching the site alone would change the metric.
 
-    Sign and direction as in :func:`analysis.patch`, except that ``AtP*`` has no sign.
+    Sign and direction as in :func:`analysis.patch`, except that ``AtP*`` has no sign. A mean of sizes is above 0
+    whether or not the site does anything, so its effects have neither interval nor p (NaN).
     """
 
     sites: list[Site]
@@ -73,12 +74,19 @@ class SiteScores(Effects):
     def _unit(self) -> float:
         """What an effect of 1 is: the mean gap, of scores without a sign its size."""
         gap = float(self.gap.mean())
-        return abs(gap) if self.method == "AtP*" else gap
+        return abs(gap) if self._unsigned else gap
+
+    @property
+    def _unsigned(self) -> bool:
+        return self.method == "AtP*"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row a site: where it is, score, effect with t interval and p over examples, and the convention."""
+        """Return one row a site: where it is, score, effect with t interval and p over examples, and the convention.
+
+        One example has neither interval nor p, and nor has AtP*.
+        """
         scores, unit = self.values.double().cpu().numpy(), self._unit
-        ends, p = _tested(scores)
+        ends, p = _tested(scores[:, :0] if self._unsigned else scores)
         low, high = np.sort(ends / unit, axis=0)
         return frame_of(self.sites).assign(
             score=scores.mean(1),
@@ -176,7 +184,9 @@ def attribute(
             named, both = (runs.metric, runs.function), (runs.source[rows], runs.base[rows])
             found.append(_estimates(model, pair[rows], named, *both, wanted, method, steps))
             bar.update(rows.stop - rows.start)
-    values, total = (precise(torch.cat(parts, -1)) for parts in zip(*found, strict=True))
+    scored, totals, some = zip(*found, strict=True)
+    require_some_gradient(runs.metric, any(some))
+    values, total = (precise(torch.cat(parts, -1)) for parts in (scored, totals))
     gap = runs.gap
     checked = to_check(values.mean(1), check)
     return SiteScores(
@@ -240,24 +250,24 @@ def _estimates(
     sites: list[Site],
     method: Method,
     steps: int,
-) -> tuple[Float[Tensor, "site example"], Float[Tensor, " example"]]:
-    """The scores for one batch of pairs, and what the gradient says of the whole input."""
+) -> tuple[Float[Tensor, "site example"], Float[Tensor, " example"], bool]:
+    """The scores for one batch of pairs, what the gradient says of the whole input, and whether there is any."""
     with torch.no_grad():
         start, end = (model.embedded(x) for x in (base, source))
     after, before = (record(model, x) for x in (end, start))
 
-    def at(fraction: float = 0.0, fixed: bool = False, drop: int | None = None) -> tuple[Tensor, Tensor]:
+    def at(fraction: float = 0.0, fixed: bool = False, drop: int | None = None) -> tuple[Tensor, Tensor, bool]:
         gradients = linearised(model, between(start, end, fraction), pair, metric, drop)
         total = gradients.along(start, end)
-        return Estimator(model, pair, after, before, gradients, fixed, drop).scores(sites), total
+        return Estimator(model, pair, after, before, gradients, fixed, drop).scores(sites), total, gradients.some
 
     if method == "IG":
-        every, totals = zip(*(at((i + 0.5) / steps) for i in range(steps)), strict=True)
-        return torch.stack(every).mean(0), torch.stack(totals).mean(0)
-    scores, total = at(fixed=method in ("AtP+QK", "AtP*"))
+        every, totals, some = zip(*(at((i + 0.5) / steps) for i in range(steps)), strict=True)
+        return torch.stack(every).mean(0), torch.stack(totals).mean(0), any(some)
+    scores, total, some = at(fixed=method in ("AtP+QK", "AtP*"))
     if method == "AtP*":
         kept = [at(fixed=True, drop=layer)[0].abs() for layer in range(model.config.n_layers)]
         # Where the layer that a site is in leaves it nothing, one fewer counts; the residual stream has a way past it.
         of_own = torch.stack([kept[site.layer][i] for i, site in enumerate(sites)])
         scores = torch.stack(kept).sum(0) / (len(kept) - (of_own == 0).to(scores))
-    return scores, total
+    return scores, total, some

@@ -13,7 +13,7 @@ from torch import Tensor
 from analysis.edges.graph import Place
 from analysis.edges.recorded_activations import Activations, gains_of, kept_points
 from analysis.edges.steered_forward import Entry, carry
-from analysis.metrics import Metric, evaluate, require_gradient, require_some_gradient
+from analysis.metrics import Metric, evaluate, require_gradient
 from analysis.pairs import Pair
 from circuits.config.streams import CARRIERS, Carrier
 from circuits.model import Embedded, HookedStreamTransformer
@@ -32,6 +32,8 @@ class Gradients:
     input: Embedded
     at: dict[str, Tensor]
     gains: dict[Place, Gains]
+    some: bool
+    """Whether the gradient is other than zero anywhere."""
 
     def along(self, start: Embedded, end: Embedded) -> Float[Tensor, " example"]:
         """Return what the gradient says of the whole change of the inputs."""
@@ -65,11 +67,12 @@ def linearised(
     moving = {name: tensor for name, tensor in kept.items() if tensor.requires_grad}
     wanted = [embedded.residual, *embedded.tables.values(), *moving.values()]
     first, *rest = torch.autograd.grad(values.sum(), wanted, allow_unused=True, materialize_grads=True)
-    require_some_gradient(name, [first, *rest])
+    some = any(bool(gradient.any()) for gradient in (first, *rest))
     tables = {key: rest.pop(0) for key in embedded.tables}
     detached = {name: tensor.detach() for name, tensor in kept.items()}
     still = {name: torch.zeros_like(tensor) for name, tensor in detached.items() if name not in moving}
-    return Gradients(Embedded(first, tables), dict(zip(moving, rest, strict=True)) | still, gains_of(model, detached))
+    at = dict(zip(moving, rest, strict=True)) | still
+    return Gradients(Embedded(first, tables), at, gains_of(model, detached), some)
 
 
 def _dropping(model: HookedStreamTransformer, layer: int, kept: dict[str, Tensor]) -> list[tuple[str, Any]]:

@@ -19,8 +19,8 @@ from analysis.edges.sent import Replacement, send
 from analysis.gap import Gap
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric
-from analysis.pairs import Pair
-from analysis.result import largest_by
+from analysis.pairs import Pair, is_padding
+from analysis.result import ends, largest_by
 from analysis.resuming import KeptIn, kept_rows
 from analysis.statistics.intervals import share_interval
 from circuits.common.errors import require, whole
@@ -42,7 +42,7 @@ class Quality(Shown):
     faithfulness: float
     low: float
     high: float
-    """Ends of faithfulness' 95 % bootstrap interval over examples."""
+    """Ends of faithfulness' 95 % bootstrap interval over examples; NaN where clean and corrupt are not told apart."""
     empty: float
     """The same with every edge replaced: 0 where what replaces is the corrupt run's."""
     incompleteness: float
@@ -60,9 +60,10 @@ class Quality(Shown):
 
     def finding(self) -> str:
         """Return how much the circuit keeps, what it lacks, and what its least edge does."""
+        row = {"low": self.low, "high": self.high, "n": self.beside.n}
         return (
-            f"{len(self.circuit)} of {len(self.circuit.graph)} edges keep {self.faithfulness:.2f} [{self.low:.2f}, "
-            f"{self.high:.2f}] of the clean-corrupt difference (edges outside: {self.replacement}); incompleteness "
+            f"{len(self.circuit)} of {len(self.circuit.graph)} edges keep {self.faithfulness:.2f}{ends(row)} of "
+            f"the clean-corrupt difference (edges outside: {self.replacement}); incompleteness "
             f"{self.incompleteness:.2f}, minimality {self.minimality:.2f}; {self.beside.sentence(self.metric)}"
         )
 
@@ -174,7 +175,7 @@ class _Runs:
 
         both = two_runs(model, pair, metric, "denoise", "judging a circuit", max_memory=max_memory, needed=needed)
         self.both, self.name, self.clean, self.corrupt = both, both.metric, both.target, both.baseline
-        sent = send(model, graph, pair.corrupt).without_padding(pair).replaced(replacement)
+        sent = send(model, graph, pair.corrupt).without_padding(is_padding(model, pair)).replaced(replacement)
         beside = _beside_runs(model, pair, circuit, both.function, subsets)
         self.runs = EdgeRuns(model, pair.clean, sent, graph, max_memory, beside)
         named = (self.name, both.function)

@@ -15,8 +15,8 @@ from analysis.edges.cut_runs import EdgeRuns, numbered
 from analysis.edges.graph import Edge, Graph
 from analysis.edges.sent import Sent, send
 from analysis.memory import bound_for, bytes_of
-from analysis.metrics import Metric, check_finite, check_logits, evaluate, metric_named, read
-from analysis.pairs import Pair, check_readable
+from analysis.metrics import Metric, check_finite, check_logits, evaluate, logit_difference, metric_named, read
+from analysis.pairs import Pair, check_readable, is_padding
 from analysis.ready import require_eval_mode, require_no_hooks
 from analysis.resuming import KeptIn, identity, kept_rows
 from circuits.common.errors import known, require, whole
@@ -59,15 +59,19 @@ def ablate_edges(
     Raises:
         UnknownNameError: for an edge that the model does not have, or an unknown method (nearest suggested).
         ValueError: for no edge at all, a model in training mode or with hooks attached, a pair that the model cannot
-            answer or that is read at padding, one example to resample from, ``from run`` without another model or with
-            one of another architecture, a seed that is no whole number, or a bound on memory (``max_memory``, as in
-            :func:`analysis.patch`) that is less than one copy needs.
+            answer or that is read at padding, one without wrong answers and the metric "logit_difference", one example
+            to resample from, ``from run`` without another model or with one of another architecture, a seed that is no
+            whole number, or a bound on memory (``max_memory``, as in :func:`analysis.patch`) that is less than one copy
+            needs.
     """
     seed = whole("seed", seed, None)
     for asked in (model, *([] if other is None else [other])):
         require_eval_mode(asked, "ablation")
         require_no_hooks(asked, "ablating edges")
     check_readable(model, pair)
+    named = None if metric is None else metric_named(metric)
+    if named is not None and named[1] is logit_difference:
+        pair.require_two_answers("their logit difference", 'metric="probability" or "loss"')
     graph = Graph(model)
     require(
         not isinstance(edges, (str, Edge)), f"edges are a list of edges, their names, or sets of either, got {edges!r}"
@@ -81,7 +85,6 @@ def ablate_edges(
     sent = _sent(model, graph, pair, known("method", method, CUT_METHODS), other, seed)
     uncut = read(model(pair.clean), pair.read_at).clone()
     check_logits(uncut)
-    named = None if metric is None else metric_named(metric)
     about = {"method": method, "seed": seed, "other": None if other is None else identity(other)}
     there = kept_rows(kept, "cutting edges", model, pair, named, **about)
 
@@ -137,12 +140,12 @@ def _sent(
         return send(other, graph, pair.clean)
     if method == "other run":
         pair.require_difference()
-        return send(model, graph, pair.corrupt).without_padding(pair)
+        return send(model, graph, pair.corrupt).without_padding(is_padding(model, pair))
     require(
         len(pair) > 1 or method != "mean",
         "the mean over one input is that input itself, which takes nothing away; give more, or the method 'zero'",
     )
-    sent = send(model, graph, pair.clean).without_padding(pair)
+    sent = send(model, graph, pair.clean).without_padding(is_padding(model, pair))
     if method == "resample":
         return sent.rows(others(len(pair), seed).to(pair.clean.device))
     return sent.replaced("zero" if method == "zero" else "mean")

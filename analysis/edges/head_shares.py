@@ -40,8 +40,8 @@ class HeadShares(Table):
     where = ("layer", "head", "carrier")
 
     def finding(self) -> str:
-        """Return the largest effect, and what the stream's share of it is."""
-        first = self.frame.loc[self.largest(1).index[0]]
+        """Return the projection with the largest effect in all, and what the stream's share of it is."""
+        first = largest_by(self.frame[self.frame["share"] == "total"], "effect", 1).iloc[0]
         same = (self.frame[list(self.where)] == first[list(self.where)]).all(axis=1)
         by = self.frame[same].set_index("share").effect
         return (
@@ -158,7 +158,9 @@ class _Split(Control):
     def _mask(self, carrier: Carrier, shares: tuple[str, ...], like: HeadTensor) -> Bool[Tensor, "copy head"]:
         mask = torch.zeros(len(self.asked), like.shape[2], dtype=torch.bool, device=like.device)
         for copy, (place, head, share) in enumerate(self.asked):
-            mask[copy, head] = place[1] == carrier and share in shares
+            # Another carrier may have more heads than this one.
+            if place[1] == carrier and share in shares:
+                mask[copy, head] = True
         return mask
 
     def _chosen(

@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from analysis.edges.graph import Graph, Origin, Place
 from analysis.edges.steered_forward import Control, after_layer, run
-from analysis.pairs import Pair, without_padding
+from analysis.pairs import without_padding
 from circuits.common.errors import known
 from circuits.config.streams import Carrier
 from circuits.layers import Residual
@@ -45,10 +45,10 @@ class Sent:
             return Sent(_mean(self.writers), {k: _mean(t) for k, t in self.own.items()})
         return self
 
-    def without_padding(self, pair: Pair) -> Sent:
+    def without_padding(self, padding: Bool[Tensor, "batch pos"]) -> Sent:
         """Return what is sent with :func:`analysis.pairs.without_padding` at every place."""
-        own = {place: without_padding(tensor, pair) for place, tensor in self.own.items()}
-        return Sent(without_padding(self.writers, pair), own)
+        own = {place: without_padding(tensor, padding) for place, tensor in self.own.items()}
+        return Sent(without_padding(self.writers, padding), own)
 
     def rows(self, rows: Int[Tensor, " batch"]) -> Sent:
         """Return what is sent for some of the examples, or for others in their place."""

@@ -18,7 +18,7 @@ from analysis.edges.sent import Replacement, recorded, send
 from analysis.edges.steered_forward import run
 from analysis.memory import beside_logits, logits_of_one
 from analysis.metrics import Metric, precise, read
-from analysis.pairs import Pair
+from analysis.pairs import Pair, is_padding
 from circuits.common.errors import known, require
 from circuits.model import HookedStreamTransformer
 
@@ -62,7 +62,7 @@ class EdgeSwitch:
         """
         self.model, self.graph = model, Graph(model)
         self.runs = two_runs(model, pair, metric, "noise", "changing edges", max_memory=max_memory)
-        self.sent = send(model, self.graph, pair.corrupt).without_padding(pair).replaced(replacement)
+        self.sent = send(model, self.graph, pair.corrupt).without_padding(is_padding(model, pair)).replaced(replacement)
         self.learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         require(bool(self.learned), "no parameter has a gradient, which is compared; call model.requires_grad_()")
         require(torch.is_grad_enabled(), "gradients are compared: leave torch.no_grad() or torch.inference_mode()")

@@ -75,11 +75,14 @@ def attribute_logits(
 
     Raises:
         UnknownNameError: for another ``of`` (nearest suggested).
-        ValueError: for a model in training mode or with hooks, one with a readout that is not linear, or a bound on
-            memory (``max_memory``, in bytes, by default a quarter of what is free) that one example exceeds.
+        ValueError: for a model in training mode or with hooks, one with a readout that is not linear, a pair without
+            wrong answers and "logit_difference", or a bound on memory (``max_memory``, in bytes, by
+            default a quarter of what is free) that one example exceeds.
         NotFiniteError: for logits that are NaN or infinite.
     """
     known("of", of, get_args(Of))
+    if of == "logit_difference":
+        pair.require_two_answers("their logit difference", 'of="answer"')
     check_linear(model, "attributing logits")
     columns, totals = [], []
     parts: list[dict[str, Any]] = []

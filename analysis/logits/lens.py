@@ -60,6 +60,8 @@ def logit_lens(
     Source: the logit lens, nostalgebraist (2020); "every route" is our own.
     """
     known("metric", metric, METRICS)
+    if metric == "logit_difference":
+        pair.require_two_answers("their logit difference", 'metric="probability" or "loss"')
     check_linear(model, "a logit lens")
     found: dict[tuple[int, str], list[Tensor]] = {}
     for rows, read in reads_of(model, pair, max_memory):

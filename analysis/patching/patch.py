@@ -67,8 +67,8 @@ class PatchResult(Effects, PatchingResult):
     def interval(self, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0) -> Float[np.ndarray, "2 site"]:
         """Return low and high ends of the effect's percentile bootstrap interval over examples; NaN for one example.
 
-        A difference of the two runs that is 0 in some resample leaves the interval without an end (infinite or NaN),
-        unless all other examples have the same effect.
+        NaN too where the difference of the two runs is not told apart from zero by its own t interval, unless all
+        examples have the same effect: see :func:`analysis.statistics.intervals.share_interval`.
 
         Raises:
             ValueError: for a confidence that is none, no resample, or a seed that is no whole number of 0 or more.
@@ -81,7 +81,8 @@ class PatchResult(Effects, PatchingResult):
         """Return one row a site: where it is, the mean patched metric, effect, interval, p, and the convention.
 
         ``p`` is transformer-lens' sign-flip permutation test that the mean change is zero (no correction for the number
-        of sites); one example has neither interval nor p. ``accuracy`` is the share of clean inputs that the model
+        of sites); one example has neither interval nor p, and a difference of the runs that may be none no interval.
+        ``accuracy`` is the share of clean inputs that the model
         answers rightly.
         """
         low, high = self.interval()
@@ -154,8 +155,8 @@ def patch(
     if not wanted or not all(joint):
         raise ValueError("there is no site to patch; analysis.find_sites(model, ...) makes a list of them")
     check_positions(model, check_sites(model, [site for one in joint for site in one]), pair)
-    sweep = _Sweep(model, pair, joint, named, direction, max_memory)
     there = kept_rows(kept, "patching", model, pair, named, direction=direction)
+    sweep = _Sweep(model, pair, joint, named, direction, max_memory)
     return result_of(PatchResult, sweep, sweep.values(there, progress), frame_of(wanted), wanted)
 
 

@@ -53,7 +53,8 @@ def _said(row: Any) -> str:
     if np.isnan(row.estimate):
         return f"{row.variant}: neither got there"
     shown = "" if np.isnan(row.smallest) else f", could show {row.smallest:.3g}"
-    return f"{row.variant} {row.estimate:.3g} [{row.low:.3g}, {row.high:.3g}], p = {row.p_adjusted:.2g}{shown}"
+    ends = "(no interval)" if np.isnan(row.low) else f"[{row.low:.3g}, {row.high:.3g}]"
+    return f"{row.variant} {row.estimate:.3g} {ends}, p = {row.p_adjusted:.2g}{shown}"
 
 
 def compare(
@@ -133,7 +134,8 @@ def judge(
     Of k comparisons, intervals have the confidence 1 - (1 - confidence) / k, unless the correction is ``"none"``.
     So with interval and test ``"t"`` and the correction ``"bonferroni"`` or ``"none"``, an interval excludes no effect
     exactly where ``p_adjusted`` is below 1 - confidence. (No simple interval agrees with Holm's p or with
-    Benjamini-Hochberg's: theirs are wider than those p-values ask for.) ``p`` stands for the test's p-values.
+    Benjamini-Hochberg's: theirs are wider than those p-values ask for.) Pairs that all differ alike have no interval
+    (NaN), and p by exchanges within pairs. ``p`` stands for the test's p-values.
 
     Columns: pairs, estimate, low, high, effect_size, p, p_adjusted, smallest (the effect that so many seeds show with
     80 % power at the adjusted level: see :meth:`analysis.statistics.paired_seeds.PairedSeeds.smallest_shown`), and

@@ -151,11 +151,14 @@ def share_interval(
 ) -> tuple[Float[np.ndarray, "*more"], Float[np.ndarray, "*more"]]:
     """Return the ends of the percentile bootstrap interval of mean(moved) / mean(gap), examples drawn as pairs.
 
-    NaN for one example; of examples that all have the same share it has no width. Else a gap that is 0 in some resample
-    leaves an end infinite or NaN.
+    NaN for one example, and where the gap's own t interval, of the same confidence, holds 0: then no bounded interval
+    of the ratio has that confidence (the resamples' gaps have both signs, and their percentiles need not even hold the
+    share). Of examples that all have the same share it has no width, whatever the gap.
 
     Raises:
         ValueError: for a confidence that is none, or a seed that is no whole number of 0 or more.
+
+    Source: Fieller, JRSS B 16, 1954, for where the interval of a ratio is bounded.
     """
     require_confidence(confidence)
     seed = whole("seed", seed, 0)
@@ -178,9 +181,15 @@ def share_interval(
         ).confidence_interval
         share = moved.mean(-1) / np.broadcast_to(gap, moved.shape).mean(-1)
         missed = np.abs(moved - share[..., None] * gap).max(-1)
-    # A resample of examples whose gap is 0 has no share; where all others have the same one, that is no spread.
-    known_share = np.isnan(found.low) & (missed <= 1e-12 * np.abs(gap).max(-1))
-    return np.where(known_share, share, found.low), np.where(known_share, share, found.high)
+    known_share = np.isfinite(share) & (missed <= 1e-12 * np.abs(gap).max(-1))
+    bounded = np.apply_along_axis(lambda one: _apart_from_zero(one, confidence), -1, gap)
+    low, high = (np.where(bounded, end, np.nan) for end in found)
+    return np.where(known_share, share, low), np.where(known_share, share, high)
+
+
+def _apart_from_zero(values: Float[np.ndarray, " example"], confidence: float) -> bool:
+    found = mean_interval(values, confidence)
+    return not found.low <= 0 <= found.high
 
 
 # --- effect sizes of pairs: scores are differences, one a pair --------------------------------------------------------

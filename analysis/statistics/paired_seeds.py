@@ -58,6 +58,10 @@ class PairedSeeds:
         # Pairs that all say the same up to rounding have no spread.
         return 0.0 if same(self.scores) else float(np.std(self.scores, ddof=1))
 
+    @property
+    def _all_differ_alike(self) -> bool:
+        return not self._spread and self._centre != 0
+
     def _t(self) -> Any:
         n, spread = len(self.scores), self._spread
         return scipy.stats.t(n - 1, loc=self._centre, scale=spread / np.sqrt(n)) if spread else None
@@ -69,7 +73,8 @@ class PairedSeeds:
 
         ``"t"`` is Student's with the standard error of the scores (the jackknife's); ``"bootstrap"`` draws whole pairs
         and takes percentiles (BCa can be undefined where censoring makes ties). With few pairs the bootstrap is too
-        narrow: of five, some 83 % of 95 % intervals hold the truth.
+        narrow: of five, some 83 % of 95 % intervals hold the truth. Pairs that all differ alike, and not by nothing,
+        have no interval (NaN): how far others would be from them, they cannot say.
 
         Raises:
             UnknownNameError: for an unknown method (nearest suggested).
@@ -78,7 +83,9 @@ class PairedSeeds:
         known("interval", method, INTERVALS)
         require_confidence(confidence)
         seed = whole("seed", seed, 0)
-        if method == "t":
+        if self._all_differ_alike:
+            low = high = float("nan")
+        elif method == "t":
             t = self._t()
             low, high = t.interval(confidence) if t else (self._centre, self._centre)
         else:
@@ -116,10 +123,15 @@ class PairedSeeds:
         return Interval(self.estimate, self._back(self._centre - half), self._back(self._centre + half), n)
 
     def t_p(self) -> float:
-        """Return the two-sided p of Student's t test that belongs to the interval ``"t"``."""
+        """Return the two-sided p of Student's t test that belongs to the interval ``"t"``.
+
+        Of pairs without spread there is no t. Where none differs it is 1; where all differ alike it is that of the
+        exchanges within pairs (:meth:`permutation_p`), 2 / 2**n, the least that n pairs can have without knowing how
+        differences are distributed.
+        """
         t = self._t()
         if t is None:
-            return 1.0 if self._centre == 0 else 0.0
+            return 0.5 ** (len(self.scores) - 1) if self._all_differ_alike else 1.0
         return float(2 * t.sf(self._centre + abs(self._centre)))
 
     def equivalence_p(self, margin: float) -> float:
@@ -127,7 +139,8 @@ class PairedSeeds:
 
         Within is between -margin and margin, or for a ratio between 1 / margin and margin. Below a level exactly where
         the interval of confidence 1 - 2 level lies within. Of times that fewer than half of the runs had before the
-        horizon it is 1: their restricted means are alike because most are the horizon.
+        horizon it is 1: their restricted means are alike because most are the horizon. Of pairs that all differ alike,
+        by less than the margin, it is 1 / 2**n, the chance that n signs are the same; of pairs that do not differ, 0.
 
         Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987.
         """
@@ -138,7 +151,8 @@ class PairedSeeds:
         if self.seen < 0.5:
             return 1.0
         if t is None:
-            return 0.0 if abs(self._centre) < half else 1.0
+            within = 0.5 ** len(self.scores) if self._all_differ_alike else 0.0
+            return within if abs(self._centre) < half else 1.0
         return float(t.sf(self._centre + half - abs(self._centre)))
 
     def smallest_shown(self, level: float = 0.05, power: float = 0.8) -> float:

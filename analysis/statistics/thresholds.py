@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from analysis.statistics.intervals import Interval, mean_interval, paired_ratio
+from analysis.statistics.intervals import POSITIVE, Interval, mean_interval, paired_ratio
 from analysis.statistics.one_run_each import require_one_run_each
 from circuits.common.errors import known
 
@@ -54,37 +54,46 @@ def threshold_times(
 
     ``metrics`` has columns variant, seed, step, split, measure, value. A variant and a seed name one run: what differs
     in anything else is no other seed. ``curve`` is the hash of what was measured up to the threshold: runs with equal
-    ones went the same way.
+    ones went the same way. Of a measure that falls as a run learns (``"loss"``), it is there where it is at the
+    threshold or below.
 
     Raises:
+        UnknownNameError: for a split or a measure that was not measured (nearest suggested), or an unknown rule.
         ValueError: if several runs share a variant and a seed, naming some of them, or a row lacks either.
     """
+    for kind, name in (("split", split), ("measure", measure)) if len(metrics) else ():
+        known(kind, name, list(dict.fromkeys(metrics[kind])))
     chosen = metrics[(metrics.split == split) & (metrics.measure == measure)]
     require_one_run_each(chosen, at=("step",))
     known("rule", rule, get_args(Rule))
     rows = []
     for (variant, seed), curve in chosen.groupby(["variant", "seed"], sort=False, observed=True):
         steps, values = _ordered(curve)
-        at = _crossing(steps, values, threshold, rule)
+        sign = -1.0 if measure in POSITIVE else 1.0
+        at = _crossing(steps, sign * values, sign * threshold, rule)
         went = slice(None if np.isnan(at) else int(np.searchsorted(steps, at)) + 1)
         way = hashlib.sha256(np.stack([steps[went], values[went]]).tobytes()).hexdigest()[:16]
         rows.append({"variant": variant, "seed": seed, "steps": at, "last": float(steps[-1]), "curve": way})
     return pd.DataFrame(rows, columns=["variant", "seed", "steps", "last", "curve"])
 
 
-def threshold_table(times: pd.DataFrame, reference: str = "classic", confidence: float = 0.95) -> pd.DataFrame:
+def threshold_table(times: pd.DataFrame, reference: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
     """Return one row a variant: runs, how many reached the threshold, their steps, and the ratio to the reference's.
 
     ``steps`` is the mean over runs that reached the threshold, and ``ratio`` the paired ratio over the ``pairs`` of
     which both did; both flatter a variant that often fails (column ``reached`` tells): :func:`analysis.compare` counts
-    the censored too. Ends of intervals are ``_low`` and ``_high``; what cannot be had is NaN.
+    the censored too. Ends of intervals are ``_low`` and ``_high``; what cannot be had is NaN. The reference is by
+    default classic, and without classic there is no ratio.
 
     Raises:
+        UnknownNameError: for a reference that is none of the variants (nearest suggested).
         ValueError: for a confidence that is none.
     """
+    variants = list(dict.fromkeys(times["variant"]))
+    reference = "classic" if reference is None else known("reference", reference, variants)
     by_seed = times.pivot(index="seed", columns="variant", values="steps")
     rows = []
-    for variant in times["variant"].drop_duplicates():
+    for variant in variants:
         reached = by_seed[variant].dropna()
         ratio = Interval(float("nan"), float("nan"), float("nan"), 0)
         if reference in by_seed and variant != reference:

@@ -47,7 +47,7 @@ def measured(
     Raises:
         ValueError: as :func:`analysis.patch` and :class:`analysis.edges.switched.EdgeSwitch`.
     """
-    seen = [on_prompt(model, inputs) for inputs in inputs_of(pair, range(prompts))]
+    seen = [on_prompt(model, inputs) for inputs in inputs_of(model, pair, range(prompts))]
     found: dict[str, Any] = {"pattern": [pattern for pattern, _ in seen], "values": [values for _, values in seen]}
     with warnings.catch_warnings():
         # Early in training nothing is told apart, and what is asked below would say the same again.

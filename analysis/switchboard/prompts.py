@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.pairs import Pair
+from analysis.pairs import Pair, is_padding
 from circuits.common.errors import require
 from circuits.model import HookedStreamTransformer
 
@@ -82,10 +82,7 @@ def read_pattern(written: str, layers: int, heads: int, n_pos: int) -> Float[np.
     return found
 
 
-def inputs_of(pair: Pair, examples: Sequence[int]) -> list[Tensor]:
+def inputs_of(model: HookedStreamTransformer, pair: Pair, examples: Sequence[int]) -> list[Tensor]:
     """Return clean inputs of single examples (1 pos ...), without their padding."""
-    found = []
-    for example in examples:
-        row = pair.clean[example : example + 1]
-        found.append(row if pair.mask is None else row[:, pair.mask[example]])
-    return found
+    real = ~is_padding(model, pair)
+    return [pair.clean[example : example + 1, real[example]] for example in examples]

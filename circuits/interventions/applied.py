@@ -178,7 +178,7 @@ class Intervening:
             elif intervention.taken_from is not None:
                 target = self._others.activation(intervention, old)
             elif isinstance(intervention.operation, Attend) and seen is not None:
-                target = attention_to(intervention.operation.to, seen).to(old)
+                target = attention_to(intervention.operation.to, seen, old.dtype)
             else:
                 source = self._source(intervention, activation, baseline)
                 target = intervention.operation.instead(old, source.detach())

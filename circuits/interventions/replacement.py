@@ -104,14 +104,16 @@ def finite(site: Site, activation: Tensor) -> Tensor:
     return activation.masked_fill(activation.isneginf(), 0) if site.component == "attn_scores" else activation
 
 
-def attention_to(to: Attended, seen: Bool[Tensor, "*batch query key"]) -> Float[Tensor, "*batch query key"]:
+def attention_to(
+    to: Attended, seen: Bool[Tensor, "*batch query key"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*batch query key"]:
     """Return a fixed attention pattern, one of :data:`ATTENDED`, over the keys that every query sees."""
     n = seen.sum(-1, keepdim=True)
     if to == "uniform":
-        return seen / n
+        return seen.to(dtype) / n
     # Counted from 1, as a query sees itself at least.
     wanted = {"previous": (n - 1).clamp(min=1), "self": n, "first": torch.ones_like(n)}[to]
-    return (seen & (seen.cumsum(-1) == wanted)).float()
+    return (seen & (seen.cumsum(-1) == wanted)).to(dtype)
 
 
 def others(n: int, seed: int) -> Int[Tensor, " n"]:

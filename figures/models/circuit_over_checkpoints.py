@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -11,6 +12,7 @@ from plotly.subplots import make_subplots
 from circuits.common.palette import GREY
 from figures.curves import edges
 from figures.findings import joined, number, over, spelt, whom
+from figures.models.cells import with_ends
 from figures.models.several_runs import alike
 from figures.theme import colours, dash, themed
 from figures.words import fitting, listed
@@ -44,8 +46,10 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
             trace = _curve(rows, value, words, name, palette[variant])
             trace.update(legendgroup=str(run), showlegend=column == 1, line_dash=dash(variant))
             figure.add_trace(trace, row=1, col=column)
-        known = rows.dropna(subset=["low", "high"])
-        figure.add_trace(edges(known, palette[variant], str(run)), row=1, col=1)
+        # No band over steps that have no interval.
+        parts = rows.assign(part=rows.low.isna().cumsum()).dropna(subset=["low", "high"])
+        for _, known in parts.groupby("part"):
+            figure.add_trace(edges(known, palette[variant], str(run)), row=1, col=1)
     figure.add_hline(y=1.0, line=_LINE, row=1, col=1)  # type: ignore[arg-type] # plotly takes numbers
     figure.add_hline(y=0.0, line=_LINE, row=1, col=3)  # type: ignore[arg-type] # plotly takes numbers
     figure.update_xaxes(title_text="step (updates)", rangemode="tozero")
@@ -62,17 +66,19 @@ def circuit_curves(frame: pd.DataFrame) -> go.Figure:
 
 
 def _curve(rows: pd.DataFrame, value: str, words: str, name: str, colour: str) -> go.Scatter:
-    ends = " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]" if value == "faithfulness" else ""
+    ends = rows[["low", "high"]].to_numpy(float)
+    beside, of_faithfulness = with_ends(rows[["faithfulness"]].to_numpy(float), ends[:, :1], ends[:, 1:])
+    said = of_faithfulness if value == "faithfulness" else ""
     pairs = f", {over(rows, 'pair')}" if "n" in rows else ""
     return go.Scatter(
         x=rows.step,
         y=rows[value],
-        customdata=rows[["low", "high"]].to_numpy(),
+        customdata=np.array(beside)[:, 0],
         name=name,
         mode="lines+markers",
         line={"color": colour, "width": 2},
         marker={"size": 5},
-        hovertemplate=f"step %{{x:,}}: {words} %{{y:.3f}}{ends}{pairs}<extra>{name}</extra>",
+        hovertemplate=f"step %{{x:,}}: {words} %{{y:.3f}}{said}{pairs}<extra>{name}</extra>",
     )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from figures.findings import DIRECTIONS, joined, over, spelt, whom
-from figures.models.cells import crosses, fitted, printed
+from figures.models.cells import crosses, fitted, printed, with_ends
 from figures.models.patch_findings import finding
 from figures.models.several_runs import alike, by_run, once
 from figures.theme import DIVERGING, themed
@@ -88,6 +87,7 @@ def _panel(part: pd.DataFrame, columns: list[str], positions: list[Any], scale: 
         .to_numpy(float)
         for name in ("effect", "low", "high", "p")
     )
+    beside, ends = with_ends(effect, low, high, p)
     heat = go.Heatmap(
         z=effect,
         x=columns,
@@ -98,9 +98,9 @@ def _panel(part: pd.DataFrame, columns: list[str], positions: list[Any], scale: 
         text=printed(effect, _LEAST),
         texttemplate="%{text}",
         textfont={"size": 11},
-        customdata=np.stack([low, high, p], axis=-1),
-        hovertemplate="%{x}<br>%{y}<br>effect %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
-        f"p = %{{customdata[2]:.3g}}, {over(part, 'pair')}<extra>{joined(whom(part))}</extra>",
+        customdata=beside,
+        hovertemplate=f"%{{x}}<br>%{{y}}<br>effect %{{z:.3f}}{ends}, {over(part, 'pair')}"
+        f"<extra>{joined(whom(part))}</extra>",
         hoverongaps=False,
         colorbar={"title": "effect", "thickness": 12, "nticks": 3},
         showscale=scale,

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from circuits.common.palette import BLACK, ROUTES, TEAL
 from figures.curves import whiskers
 from figures.findings import DIRECTIONS, LEAST, joined, largest, number, over, shows, spelt, whom
-from figures.models.cells import crosses, fitted, printed
+from figures.models.cells import crosses, fitted, printed, with_ends
 from figures.models.several_runs import alike, once
 from figures.theme import DIVERGING, themed
 from figures.words import fitting, in_order
@@ -74,7 +74,7 @@ def _paths(rows: pd.DataFrame, senders: list[str], limit: float, scale: bool) ->
         if name in named
     }
     grid = grids["effect"].to_numpy(float)
-    ends = "" if len(grids) < 3 else " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+    beside, ends = (None, "") if len(grids) < 3 else with_ends(*(part.to_numpy(float) for part in grids.values()))
     heat = go.Heatmap(
         z=grid,
         x=receivers,
@@ -84,11 +84,7 @@ def _paths(rows: pd.DataFrame, senders: list[str], limit: float, scale: bool) ->
         colorscale=DIVERGING,
         text=printed(grid),
         texttemplate="%{text}" if grid.size <= 150 else None,
-        customdata=None
-        if len(grids) < 3
-        else [
-            list(zip(*row, strict=True)) for row in zip(grids["low"].to_numpy(), grids["high"].to_numpy(), strict=True)
-        ],
+        customdata=beside,
         hovertemplate=f"%{{y}} to %{{x}}: %{{z:.3f}}{ends}, {over(rows, 'pair')}<extra>{rows.panel.iloc[0]}</extra>",
         hoverongaps=False,
         colorbar={"title": "effect", "thickness": 12, "nticks": 3},

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from figures.findings import DIRECTIONS, joined, number, over, spelt, whom
-from figures.models.cells import printed
+from figures.models.cells import intervals, printed
 from figures.models.patch_findings import as_both_routes
 from figures.models.positions import label
 from figures.models.several_runs import alike, once
@@ -103,17 +102,10 @@ def _heat(rows: pd.DataFrame, places: list[str], layers: list[str], i: int) -> g
         # A number a cell, blank where it is small: the size of all of them is fitted to the distances of their places.
         text=printed(effect, _LEAST, " "),
         texttemplate=_numbers(len(layers), len(PANELS)),
-        customdata=_intervals(low, high),
+        customdata=intervals(low, high),
         hovertemplate=f"{PANELS[rows.route.iloc[0]]}<br>%{{y}}, before layer %{{x}}<br>effect %{{z:.3f}}"
         f"%{{customdata}}, {over(rows, 'pair')}<extra></extra>",
     )
-
-
-def _intervals(low: np.ndarray, high: np.ndarray) -> list[list[str]]:
-    return [
-        ["" if np.isnan(a) else f" [{a:.3f}, {b:.3f}]" for a, b in zip(*ends, strict=True)]
-        for ends in zip(low, high, strict=True)
-    ]
 
 
 def _numbers(n_layers: int, panels: int) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuits.common.errors import require
 from figures.findings import DIRECTIONS, joined, over, spelt, whom
-from figures.models.cells import crosses, fitted, printed
+from figures.models.cells import crosses, fitted, printed, with_ends
 from figures.models.patch_findings import finding
 from figures.models.patching import NO_SITE, SITES
 from figures.models.several_runs import alike
@@ -110,6 +109,7 @@ def _effects(cells: pd.DataFrame, layers: list[int]) -> tuple[go.Heatmap, go.Sca
     )
     of = joined(over(cells, "pair"), _runs(cells))
     rows = list(range(len(layers)))
+    beside, ends = with_ends(effect, low, high)
     heat = go.Heatmap(
         z=effect,
         x=positions,
@@ -117,9 +117,8 @@ def _effects(cells: pd.DataFrame, layers: list[int]) -> tuple[go.Heatmap, go.Sca
         text=printed(effect),
         texttemplate="%{text}",
         textfont={"size": 11},
-        customdata=np.stack([low, high], axis=-1),
-        hovertemplate="layer %{y}, %{x}: %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-        f", {of}<extra>{cells.variant.iloc[0]}</extra>",
+        customdata=beside,
+        hovertemplate=f"layer %{{y}}, %{{x}}: %{{z:.3f}}{ends}, {of}<extra>{cells.variant.iloc[0]}</extra>",
         hoverongaps=False,
         coloraxis="coloraxis",
         xgap=1,

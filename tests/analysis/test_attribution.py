@@ -249,7 +249,14 @@ def test_sizes_have_no_sign_in_either_direction() -> None:
         assert (found.effects > 0).any()
         frame = found.to_frame()
         assert (frame.effect >= 0).all()
-        assert (frame.low <= frame.high).all()
+        assert frame[["low", "high", "p"]].isna().all(axis=None), "a mean of sizes is never 0 by chance"
+        assert "(no interval) of the difference" in found.finding()
+        drawn: Any = found.figure()
+        assert "nan" not in found.finding() + drawn.layout.meta["title"]
+        assert "no interval" in str(drawn.data[0].customdata)
+        signed = attribute(model, pair, sites, direction=direction, check=0).to_frame()
+        assert signed.p.notna().any()
+        assert (signed.low <= signed.high).all()
         assert frame.effect.to_numpy() == pytest.approx(found.effects.numpy())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,14 @@ from analysis import (
     ablate_edges,
     attribute,
     attribute_edges,
+    attribute_logits,
     copy_score,
     find_circuit,
     find_sites,
     head_composition,
     head_shares,
     judge,
+    logit_lens,
     patch,
     patch_paths,
     score_heads,
@@ -38,9 +41,14 @@ from analysis import (
     split_gradient,
     standard_ablations,
 )
+from analysis.ablated import Ablations
 from analysis.circuit.over_checkpoints import follow
+from analysis.edges.head_shares import HeadShares
+from analysis.edges.switched import EdgeSwitch
 from analysis.heads.attention_scores import duplicate_token, induction, previous_token
 from analysis.heads.copying import eigenvalue_copying
+from analysis.metrics import METRICS
+from analysis.switchboard.prompts import inputs_of
 from circuits import HookedStreamTransformer, Intervention, intervened
 from circuits.interventions.intervention import Zero
 from tests.handmade import induction_model, stream_model
@@ -285,6 +293,21 @@ def test_a_gap_that_is_not_told_apart_from_zero_is_told(name: str) -> None:
         QUESTIONS[name](made.model, mixed)
 
 
+def test_effects_without_an_interval_say_so() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 3, seed=4)
+    gap = patch(model, pair, [Site(0, "z")])._gap()
+    assert abs(float(gap.mean())) < float(gap.std()), "nothing is told apart"
+    circuit = Circuit(Graph(model), tuple(range(0, len(Graph(model)), 2)))
+    asked = (patch(model, pair, find_sites(model, ["z"])), patch_paths(model, pair), head_shares(model, pair))
+    for found in (*asked, judge(model, pair, circuit, subsets=0)):
+        assert "(no interval)" in found.finding()
+        assert "nan" not in found.finding()
+    made = stream_model()
+    sure = judge(made.model, made.pair, whole(made.model), subsets=0).finding()
+    assert "edges keep 1.00 [1.00, 1.00] of the clean-corrupt difference" in sure
+
+
 def test_a_model_that_prefers_the_wrong_answers_is_told() -> None:
     made = stream_model()
     pair = Pair(made.pair.clean, made.pair.corrupt, made.pair.wrong, made.pair.answers)
@@ -348,6 +371,73 @@ def test_means_and_samples_leave_padding_out() -> None:
     assert cut.loss_ablated == pytest.approx(row.loss_ablated), "edges leave it out as sites do"
 
 
+PADDED: dict[str, Callable[[HookedStreamTransformer, Pair], Any]] = {
+    "mean": lambda m, p: ablate(m, p, standard_ablations(m, ["mean"])).to_frame().loss_ablated.tolist(),
+    "resample": lambda m, p: ablate(m, p, standard_ablations(m, ["resample"])).to_frame().loss_ablated.tolist(),
+    "edges": lambda m, p: ablate_edges(m, p, STREAMED, "mean").to_frame().loss_ablated.tolist(),
+    "edges, resample": lambda m, p: ablate_edges(m, p, STREAMED, "resample").to_frame().loss_ablated.tolist(),
+    "circuit": lambda m, p: judge(m, p, Circuit(Graph(m), (0, 3, 5)), replacement="mean", subsets=0).faithfulness,
+    "switch": lambda m, p: EdgeSwitch(m, p, replacement="mean").changed(dict.fromkeys(STREAMED, "cut")).metric,
+    "prompts": lambda m, p: [inputs.tolist() for inputs in inputs_of(m, p, range(len(p)))],
+}
+STREAMED = [f"L0H{head}.v > L1H{head}.v (stream)" for head in range(4)] + ["L0H1 > logits (residual)"]
+
+
+@pytest.mark.parametrize("pads", [{"pad_token_id": 1, "eos_token_id": None}, {"pad_token_id": 1, "eos_token_id": 1}])
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_that_the_tokenizer_knows_is_left_out_as_a_masks_is(name: str, pads: dict[str, Any]) -> None:
+    model = build("value", "tokens", 2)
+    lengths = torch.tensor([7, 4, 5, 4])
+    mask = torch.arange(7) < lengths[:, None]
+    clean, corrupt = (inputs_for(model.config, 4, seed, 7).clamp_min(2).masked_fill(~mask, 1) for seed in (5, 6))
+    answers = torch.arange(4) + 2
+    told = Pair(clean, corrupt, answers, answers + 1, mask=mask)
+    untold = Pair(clean, corrupt, answers, answers + 1, read_at=lengths - 1)
+    ask = PADDED[name]
+    wanted, blind = ask(model, told), ask(model, untold)
+    model.tokenizer = SimpleNamespace(**pads)
+    assert ask(model, untold) == wanted
+    assert ask(model, told) == wanted
+    assert blind != wanted, "of a model without a tokenizer nothing is guessed"
+
+
+def test_what_compares_two_answers_refuses_pairs_that_have_one() -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model)
+    one = Pair.one_sided(pair.clean, pair.answers)
+    edges = ["L0H0 > logits (residual)"]
+    told = "the answer and the wrong one are the same in every example.*their logit difference is 0.*take "
+    for ask, instead in (
+        (lambda p: attribute_logits(model, p), 'of="answer"'),
+        (lambda p: logit_lens(model, p), 'metric="probability" or "loss"'),
+        (lambda p: ablate_edges(model, p, edges, metric="logit_difference"), 'metric="probability" or "loss"'),
+        (lambda p: ablate_edges(model, p, edges, metric=METRICS["logit_difference"]), "metric="),
+    ):
+        with pytest.raises(ValueError, match=told + instead):
+            ask(one)
+        assert len(ask(pair).to_frame())
+    assert len(attribute_logits(model, one, "answer").to_frame())
+    assert len(logit_lens(model, one, "probability").to_frame())
+    assert ablate_edges(model, one, edges, metric="loss").to_frame().metric_whole.iloc[0] > 0
+
+
+def test_the_worst_ablation_is_the_one_that_costs_most() -> None:
+    rows = {"part": ["a", "b", "c"], "layer": "0", "head": "1", "method": "zero", "accuracy": 0.5, "n": 4}
+    frame = pd.DataFrame(rows).assign(accuracy_ablated=[0.9, 0.4, 0.3], loss=2.0, loss_ablated=[0.5, 2.1, 2.4])
+    assert "worst: c L0 H1 zero, accuracy 0.300, loss 2.400" in Ablations(frame).finding()
+    assert Ablations(frame).largest(1).part.tolist() == ["a"], "either way"
+    assert "loss 2.000; none raises the loss (n = 4)" in Ablations(frame[:1]).finding()
+
+
+def test_heads_are_told_by_their_effect_in_all() -> None:
+    shares = {"total": 0.3, "own": 2.0, "stream": -1.5, "interaction": -0.2}
+    rows = [{"layer": 0, "head": "0", "carrier": "v", "share": s, "effect": x} for s, x in shares.items()]
+    rows += [{"layer": 1, "head": "1", "carrier": "v", "share": s, "effect": -0.5 * (s == "total")} for s in shares]
+    frame = pd.DataFrame(rows).assign(low=0.0, high=1.0, n=3, metric="loss", direction="noise")
+    assert "largest: L1 H1 v, -0.50 [0.00, 1.00]: by its own layer -0.00" in HeadShares(frame).finding()
+    assert "largest: L0 H0 v, 0.30" in HeadShares(frame[:4]).finding()
+
+
 def test_the_mean_over_one_input_is_no_ablation() -> None:
     model = build("value", "tokens", 2)
     pair = random_pair(model)[0]
@@ -387,6 +477,60 @@ def test_a_metric_whose_gradient_is_zero_everywhere_says_nothing() -> None:
     for ask in (lambda: attribute(model, pair, [Site(1, "v")], sign), lambda: attribute_edges(model, pair, sign)):
         with pytest.raises(ValueError, match="the gradient of metric 'sign' is zero everywhere"):
             ask()
+
+
+@pytest.mark.parametrize("method", ["AtP", "AtP+QK", "AtP*", "IG", "EAP", "EAP-IG"])
+def test_a_metric_at_its_bound_in_some_examples_is_answered_however_they_are_batched(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 5)
+    of_edges = method.startswith("EAP")
+
+    @ReadMetric
+    def bounded(there: Tensor, p: Pair) -> Tensor:
+        found = there.gather(1, p.answers[:, None])[:, 0]
+        # The first two examples are at the bound, wherever they are.
+        return torch.where(p.answers >= pair.answers[2], found, found.detach().sign() + 0 * found)
+
+    def ask() -> Tensor:
+        if of_edges:
+            return attribute_edges(model, pair, bounded, method, steps=2, check=0).effects
+        return attribute(model, pair, find_sites(model, ["z", "v"]), bounded, method, steps=2, check=0).effects
+
+    pair = Pair(pair.clean, pair.corrupt, torch.arange(5), torch.arange(5) + 1)
+    together = ask()
+    for module in ("of_edges", "of_sites"):
+        monkeypatch.setattr(f"analysis.attribution.{module}.copies_within", lambda *_: 1)
+    assert torch.allclose(ask(), together, atol=1e-9)
+    assert together.abs().max() > 0
+
+
+@pytest.mark.parametrize("method", ["IG", "EAP-IG"])
+def test_a_metric_at_its_bound_at_some_inputs_between_is_answered(method: Any) -> None:
+    model = build("value", "tokens", 2)
+    pair = random_pair(model, 2)
+    seen: list[int] = []
+
+    @ReadMetric
+    def at_times(there: Tensor, p: Pair) -> Tensor:
+        seen.append(len(seen))
+        return there[:, 2] if len(seen) % every == 0 else there[:, 2].detach() + 0 * there[:, 3]
+
+    def ask() -> Tensor:
+        seen.clear()
+        if method == "IG":
+            return attribute(model, pair, [Site(0, "z"), Site(1, "v")], at_times, method, steps=4, check=0).values
+        return attribute_edges(model, pair, at_times, method, steps=4, check=0).values
+
+    every = 2
+    some = ask()
+    every = 1
+    assert some.abs().max() > 0
+    assert not torch.allclose(some, ask())
+    every = 1000
+    with pytest.raises(ValueError, match="the gradient of metric 'at_times' is zero everywhere"):
+        ask()
 
 
 def test_scores_that_are_none_are_refused() -> None:

@@ -174,6 +174,9 @@ def test_both_routes_together_are_the_whole_of_a_value() -> None:
 def test_frames_say_where_how_much_and_by_which_convention() -> None:
     model = build("value", "vectors", 2)
     pair = pair_for(model, 6)
+    # What the clean inputs make more probable in every example, so that the two are told apart.
+    answers = (model(pair.clean)[:, -1].softmax(-1) - model(pair.corrupt)[:, -1].softmax(-1)).argmax(-1)
+    pair = Pair(pair.clean, pair.corrupt, answers, (answers + 1) % model.config.readout.d_vocab_out, pair.positions)
     result = patch(model, pair, find_sites(model, ["v", "resid_pre"], positions=["two"]), "probability", "noise")
     frame = result.to_frame()
     expected = ["layer", "component", "route", "head", "position", "effect", "low", "high", "p", "patched"]

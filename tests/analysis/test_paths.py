@@ -19,7 +19,7 @@ from circuits.config.streams import Stream
 from figures.models.paths import path_heat_maps, share_bars
 from tests.analysis.test_edges import pair_for
 from tests.handmade import stream_model
-from tests.helpers import FULL, build, model_of, token_config
+from tests.helpers import FULL, build, made, model_of, token_config
 from tests.random_streams import one_stream
 
 STREAMED = ["value", "cumulative", "key", "query", "svformer", "resformer-dense", "x-transformers", "cross-carrier"]
@@ -140,6 +140,25 @@ def test_shares_add_up_and_their_total_is_the_patch(variant: str, kind: str) -> 
         assert wide.stream.abs().max() > 1e-6
     else:
         assert bool(wide.stream.abs().max() > 1e-6) is (variant == "cumulative")
+
+
+@pytest.mark.parametrize("make", ["llama", "qwen"])
+@pytest.mark.parametrize("variant", ["query", "value"])
+def test_shares_are_there_where_carriers_have_unequal_numbers_of_heads(make: str, variant: str) -> None:
+    model = made(make, variant)
+    pair = pair_for(model)
+    every = head_shares(model, pair, ["q", "k", "v"])
+    frame = every.to_frame()
+    heads = {carrier: part["head"].nunique() for carrier, part in frame.groupby("carrier")}
+    assert heads["q"] > heads["k"] == heads["v"] == model.config.heads_of("v")
+    wide = frame.pivot(index=["layer", "head", "carrier"], columns="share", values="effect")
+    assert (wide.own + wide.stream + wide.interaction - wide.total).abs().max() < 1e-10
+    sites = [Site(layer, carrier, head=int(head)) for layer, head, carrier in list(wide.index)]  # type: ignore[misc]
+    assert patch(model, pair, sites).normalised_effect().numpy() == pytest.approx(wide.total.to_numpy(), abs=1e-10)
+    carried = wide.stream[wide.stream.abs() > 1e-9].index.get_level_values("carrier").unique().tolist()
+    assert carried == [{"query": "q", "value": "v"}[variant]]
+    alone = head_shares(model, pair, ["k"]).to_frame()
+    assert alone.effect.tolist() == pytest.approx(frame[frame.carrier == "k"].effect.tolist(), abs=1e-10)
 
 
 @settings(max_examples=20, derandomize=True)

@@ -8,16 +8,20 @@ import signal
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 from analysis import Ablation, Circuit, Graph, KeptIn, Pair, ablate, ablate_edges, find_sites, judge, patch, patch_paths
+from analysis.metric_identity import metric_identity
+from analysis.metrics import METRICS, ReadMetric
 from analysis.patching.replay import Replay
 from analysis.resuming import KeptRows
 from circuits import HookedStreamTransformer, Site
@@ -180,6 +184,98 @@ def test_metrics_of_ones_own_are_told_apart_by_their_source(stops: Stops, tmp_pa
     with pytest.raises(ValueError, match="source of .* cannot be read"):
         patch(model, pair, sites, unread, kept=KeptIn(tmp_path))
     patch(model, pair, sites, unread)
+
+
+def weighed(weight: Any) -> Callable[..., Tensor]:
+    def mine(logits: Tensor, pair: Pair) -> Tensor:
+        # Of all positions, or of the one that is read.
+        return logits.reshape(len(logits), -1, logits.shape[-1])[:, -1, 2] * weight
+
+    return mine
+
+
+def by_default(one: int, *, other: float) -> Callable[..., Tensor]:
+    def mine(logits: Tensor, pair: Pair, at: int = one, *, times: float = other) -> Tensor:
+        return logits[:, -1, at] * times
+
+    return mine
+
+
+def calling(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(inner)
+    def mine(logits: Tensor, pair: Pair) -> Tensor:
+        return 2 * inner(logits, pair)
+
+    return mine
+
+
+def by_array(weights: np.ndarray) -> Callable[..., Tensor]:
+    def mine(logits: Tensor, pair: Pair) -> Tensor:
+        return logits[:, -1, :2] @ torch.as_tensor(weights, dtype=logits.dtype)
+
+    return mine
+
+
+class Reads:
+    """An object that is called as a metric."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def __call__(self, logits: Tensor, pair: Pair) -> Tensor:
+        return logits[:, -1, self.at]
+
+
+def from_place(at: Any, logits: Tensor, pair: Pair) -> Tensor:
+    return logits[:, -1, int(at)]
+
+
+ONE_LINE = (lambda logits, pair: logits[:, -1, 3], lambda logits, pair: logits[:, -1, 4])
+MINE: dict[str, Callable[[int], Callable[..., Tensor]]] = {
+    "variable": lambda k: weighed(1.5 + k),
+    "tensor": lambda k: weighed(torch.tensor([1.0, 2.5 + k])[1]),
+    "array": lambda k: by_array(np.array([1.0, 2.0 + k])),
+    "nested": lambda k: calling(weighed(2.0 + k)),
+    "wrapped or not": lambda k: weighed(1.0) if k else calling(weighed(1.0)),
+    "default": lambda k: by_default(3 + k, other=1.5),
+    "named default": lambda k: by_default(3, other=1.5 + k),
+    "lambdas of a line": lambda k: ONE_LINE[k],
+    "method of a number": lambda k: MethodType(from_place, 5 + k),
+    "read": lambda k: ReadMetric(weighed(7 + k)),
+    "of a metric": lambda k: calling(ReadMetric(weighed(7 + k))),
+}
+
+
+@pytest.mark.parametrize("how", MINE)
+def test_metrics_of_ones_own_are_told_apart_by_what_they_hold(how: str, stops: Stops, tmp_path: Path) -> None:
+    model, pair = small()
+    first, other = (partial(patch, model, pair, find_sites(model, ["z"]), MINE[how](k)) for k in (0, 1))
+    stops.run(first, tmp_path, after=1)
+    found, measured = stops.run(other, tmp_path)
+    assert measured, "another metric's numbers are not this one's"
+    pd.testing.assert_frame_equal(found.to_frame(), other().to_frame())
+    again = partial(patch, model, pair, find_sites(model, ["z"]), MINE[how](0))
+    assert not stops.run(again, tmp_path)[1], "the same metric, made again, is found"
+
+
+@pytest.mark.parametrize("metric", [Reads(1).__call__, Reads(1), weighed(Reads(1)), weighed([Reads(1)]), torch.sum])
+def test_a_metric_that_cannot_be_told_apart_is_not_kept(metric: Any, tmp_path: Path) -> None:
+    model, pair = small()
+    with pytest.raises(ValueError, match=r"(what changes in it would not be seen.*leave kept out|cannot be read)"):
+        patch(model, pair, find_sites(model, ["z"]), metric, kept=KeptIn(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_function_that_holds_itself_is_known_again() -> None:
+    def made(least: int) -> Callable[..., Tensor]:
+        def mine(logits: Tensor, pair: Pair, deep: int = 2) -> Tensor:
+            return logits[:, -1, least] if deep == 0 else mine(logits, pair, deep - 1)
+
+        return mine
+
+    assert metric_identity("mine", made(1)) == metric_identity("mine", made(1))
+    assert metric_identity("mine", made(1)) != metric_identity("mine", made(2))
+    assert metric_identity("loss", METRICS["loss"]) == ["loss"]
 
 
 def test_gates_tell_models_apart(stops: Stops, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from analysis.statistics.intervals import (
 from analysis.statistics.paired_seeds import Contrast, paired_seeds
 from analysis.statistics.survival import Times, kaplan_meier, restricted_mean, times_of
 from analysis.statistics.thresholds import Rule, steps_to_threshold, threshold_table, threshold_times
+from circuits.common.errors import UnknownNameError
 
 FEW = settings(max_examples=40)
 numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
@@ -141,6 +142,31 @@ def test_the_table_pairs_seeds_and_counts_the_censored() -> None:
     assert math.isnan(table.loc["classic", "ratio"])
 
 
+def test_a_reference_split_or_measure_that_is_not_there_is_refused() -> None:
+    frame = metrics(classic_0=(0, 1), value_0=(1, 1))
+    with pytest.raises(UnknownNameError, match="unknown split 'icl': did you mean 'ic'"):
+        threshold_times(frame, split="icl")
+    with pytest.raises(UnknownNameError, match="unknown measure 'acuracy': did you mean 'accuracy'"):
+        threshold_times(frame, measure="acuracy")
+    assert threshold_times(frame[:0], split="icl").empty, "where nothing was measured, nothing is missing"
+    times = threshold_times(frame)
+    with pytest.raises(UnknownNameError, match="unknown reference 'clasic': did you mean 'classic'"):
+        threshold_table(times, "clasic")
+    by_value: Any = threshold_table(times.assign(steps=times.steps + 10), "value").set_index("variant").ratio
+    assert by_value["classic"] == pytest.approx(2.0)
+    assert math.isnan(by_value["value"])
+
+
+def test_a_loss_is_at_a_threshold_from_above() -> None:
+    frame = metrics(classic_0=(3, 2, 1, 0.5, 1.5), value_0=(3, 2.5, 2, 2, 2))
+    frame = frame[frame.split == "ic"].assign(measure="loss")
+    for rule, steps in (("first", 20.0), ("interpolated", 20.0), ("sustained", math.nan)):
+        found = threshold_times(frame, 1.0, measure="loss", rule=rule)  # type: ignore[arg-type] # as in the list
+        assert found.steps.tolist() == pytest.approx([steps, math.nan], nan_ok=True)
+    between = threshold_times(frame, 2.25, measure="loss", rule="interpolated")
+    assert between.steps.tolist() == pytest.approx([7.5, 15.0])
+
+
 def test_without_the_reference_there_is_no_ratio() -> None:
     table = threshold_table(threshold_times(metrics(value_0=(0, 1)), 0.95))
     assert math.isnan(table.ratio.iloc[0])
@@ -170,8 +196,8 @@ def test_the_bootstrap_draws_whole_pairs() -> None:
     few, others = (paired_seeds(A, B).interval("bootstrap", n_resamples=50, seed=seed) for seed in (0, 1))
     assert few != others
     # Unpaired, the spread between seeds would come in; here it is taken out.
-    shifted = paired_seeds(np.add([0, 100, 200], 1.0), [0.0, 100.0, 200.0]).interval("bootstrap")
-    assert (shifted.low, shifted.high) == (1.0, 1.0)
+    shifted = paired_seeds(np.add([0, 100, 200], [1.0, 1.5, 2.0]), [0.0, 100.0, 200.0]).interval("bootstrap")
+    assert (shifted.low, shifted.high) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("contrast", ["difference", "ratio"])
@@ -180,6 +206,34 @@ def test_permutation_is_every_flip_of_signs(contrast: Any) -> None:
     flips = [np.mean(d * signs) for signs in itertools.product([1, -1], repeat=len(d))]
     wanted = np.mean(np.abs(flips) >= abs(np.mean(d)) - 1e-12)
     assert paired_seeds(A, B, contrast).permutation_p() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("contrast", "by"), [("difference", -50.0), ("ratio", 0.5), ("bounded", 0.25)])
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_pairs_that_all_differ_alike_claim_no_certainty(contrast: Any, by: float, n: int) -> None:
+    reference = np.linspace(0.1, 0.6, n) if contrast == "bounded" else np.linspace(100.0, 400.0, n)
+    values = reference * by if contrast == "ratio" else reference + by
+    alike = paired_seeds(values, reference, contrast)
+    assert alike.t_p() == pytest.approx(alike.permutation_p()) == 0.5 ** (n - 1)
+    for how in ("t", "bootstrap"):
+        found = alike.interval(how)
+        assert found.mean == pytest.approx(by)
+        assert np.isnan([found.low, found.high]).all()
+    margin = {"difference": 60.0, "ratio": 3.0, "bounded": 0.5}[contrast]
+    assert alike.equivalence_p(margin) == 0.5**n
+    assert alike.equivalence_p({"difference": 40.0, "ratio": 1.5, "bounded": 0.1}[contrast]) == 1.0
+    none = paired_seeds(reference, reference, contrast)
+    assert (none.t_p(), none.equivalence_p(margin)) == (1.0, 0.0), "runs that are the same do not differ"
+    assert none.interval().low == none.interval().high == none.estimate
+
+
+def test_a_comparison_of_pairs_that_differ_alike_says_so() -> None:
+    rows = [{"variant": v, "seed": s, "value": 10.0 * s + (v == "value")} for v in ("classic", "value") for s in (0, 1)]
+    found = compare(pd.DataFrame(rows))
+    assert "value 1 (no interval), p = 0.5" in found.finding()
+    assert "nan" not in found.finding() + str(found.figure().layout.meta["title"])
+    apart = compare(pd.DataFrame(rows).assign(value=[0.0, 10.0, 1.0, 12.0]))
+    assert "[" in apart.finding()
 
 
 def test_permutation_knows_ties_whatever_their_size() -> None:
@@ -228,7 +282,7 @@ def test_exchanging_the_two_turns_the_sign_and_no_p(pairs: list[tuple[float, flo
     a, b = map(list, zip(*pairs, strict=True))
     there, back = paired_seeds(a, b), paired_seeds(b, a)
     one, other = there.interval(method, n_resamples=199), back.interval(method, n_resamples=199)
-    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-9)
+    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low), abs=1e-9, nan_ok=True)
     assert there.permutation_p() == pytest.approx(back.permutation_p())
     assert there.effect("rank-biserial") == pytest.approx(-back.effect("rank-biserial"))
 
@@ -282,11 +336,33 @@ def test_a_share_of_gaps_that_may_be_none_warns_of_nothing() -> None:
         low, high = share_interval(moved, gap)
         none = share_interval(np.array([[0.0, 0.0]]), np.zeros(2))
     assert low[:3].tolist() == high[:3].tolist() == [1.0, 0.25, 0.0], "all that have a share have the same: no spread"
-    assert np.isnan([low[3], high[3]]).all(), "some resample has no share, and the others differ"
+    assert np.isnan([low[3], high[3]]).all(), "the gap may be none, and the shares differ"
     assert np.isnan(none).all()
     spread, wide = share_interval(np.array([[1.0, 3.0, 2.0]]), np.array([2.0, 3.0, 4.0]))
     assert spread[0] == pytest.approx(0.5, abs=0.01)
     assert wide[0] == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_share_of_a_gap_that_may_be_none_has_no_interval() -> None:
+    draw = np.random.default_rng(3)
+    for _ in range(40):
+        gap = draw.normal(draw.uniform(-1.5, 1.5), 1.0, 12)
+        moved = 0.6 * gap + draw.normal(0.0, 1.0, (4, 12))
+        told = stats.ttest_1samp(gap, 0.0).pvalue < 0.05
+        low, high = share_interval(moved, gap)
+        share = moved.mean(1) / gap.mean()
+        assert (np.isfinite([low, high]) == told).all()
+        assert not told or ((low <= share) & (share <= high)).all()
+    # The same at another confidence: of a gap whose p is 0.18, there is an interval of 80 % and none of 95 %.
+    gap = np.array([3.0, -1.0, 2.0, 1.0, 0.5])
+    assert np.isfinite(share_interval(np.ones((1, 5)), gap, 0.8)).all()
+    assert np.isnan(share_interval(np.ones((1, 5)), gap, 0.95)).all()
+
+
+def test_half_of_a_gap_of_either_sign_is_half() -> None:
+    low, high = share_interval(np.array([[0.5, -1.0, 1.5], [0.5, -1.0, 2.0]]), np.array([1.0, -2.0, 3.0]))
+    assert low[0] == high[0] == 0.5, "of examples that all have the same share it is known, whatever the gap"
+    assert np.isnan([low[1], high[1]]).all()
 
 
 # --- power, absence, bounds -------------------------------------------------------------------------------------------
@@ -318,7 +394,8 @@ def test_an_effect_that_was_not_shown_is_not_absent() -> None:
     assert wide.t_p() > 0.5
     assert wide.equivalence_p(1.05) > 0.3, "three seeds that differ so say nothing"
     assert paired_seeds([1.0, 1.01, 1.02], [1.01, 1.0, 1.02], "ratio").equivalence_p(1.05) < 0.05
-    assert paired_seeds([0.5, 0.6], [0.4, 0.5], "bounded").equivalence_p(0.2) < 1e-6, "all differ by less than that"
+    assert paired_seeds([0.5, 0.6], [0.4, 0.5], "bounded").equivalence_p(0.2) == 0.25, "two that are alike are few"
+    assert paired_seeds([0.5, 0.6], [0.5, 0.6], "bounded").equivalence_p(0.2) < 1e-6
     with pytest.raises(ValueError, match="lies between 1 and inf, got 0.95"):
         wide.equivalence_p(0.95)
 
@@ -402,7 +479,8 @@ def test_an_interval_excludes_no_effect_exactly_where_the_adjusted_p_is_small(
     nothing = 1.0 if contrast == "ratio" else 0.0
     for row in table.to_dict("records"):
         if abs(row["p_adjusted"] - 0.05) > 1e-9:
-            assert (not row["low"] <= nothing <= row["high"]) == (row["p_adjusted"] < 0.05)
+            # Three that differ alike have no interval, which excludes nothing, and p = 0.25.
+            assert (row["low"] > nothing or row["high"] < nothing) == (row["p_adjusted"] < 0.05)
         if contrast == "bounded":
             assert -1 <= row["low"] <= row["high"] <= 1
 

@@ -203,7 +203,9 @@ def test_when_nobody_or_everybody_arrives() -> None:
     assert logrank_p(none, all_at_once) < 0.05
     ends_at_once, later = of([1, 1], [False] * 2), of([float(i) for i in range(2, 51)], [True] * 49)
     assert logrank_p(ends_at_once, later) == 1.0  # no two of them were ever followed together
-    assert paired_restricted(all_at_once, none, 10.0).interval().high == -3.0
+    apart = paired_restricted(all_at_once, none, 10.0)
+    assert (apart.estimate, apart.t_p()) == (-3.0, 0.25)
+    assert math.isnan(apart.interval().high), "three pairs that all differ alike"
 
 
 def test_a_run_that_starts_above_the_threshold() -> None:

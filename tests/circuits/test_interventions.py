@@ -191,6 +191,15 @@ def test_masked_attention_stays_masked(component: str) -> None:
     assert torch.allclose(cache["pattern", 1], equal.double().expand(2, 4, 7, 7), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_equal_attention_is_as_precise_as_the_model(dtype: torch.dtype) -> None:
+    model = build("value", "tokens", 2).to(dtype)
+    with intervened(model, [Intervention(Site(1, "pattern"), Attend("uniform"))]):
+        _, cache = model.run_with_cache(inputs_for(model.config, 2))
+    wanted = torch.ones(7, 7, dtype=torch.float64).tril() / torch.arange(1.0, 8.0, dtype=torch.float64)[:, None]
+    assert torch.equal(cache["pattern", 1], wanted.to(dtype).expand(2, 4, 7, 7))
+
+
 PADDED = torch.arange(7) >= torch.tensor([[2], [2], [2]])
 """Two positions of padding on the left, in every example."""
 

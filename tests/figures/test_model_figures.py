@@ -264,6 +264,27 @@ def test_circuits_over_checkpoints_say_from_where_to_where() -> None:
     assert low < -0.6 < 2.1 < high, "intervals are inside the frame"
 
 
+def test_what_has_no_interval_says_so() -> None:
+    """On hover plotly says 0 of a number that is missing, which would be an interval."""
+    steps = followed([0.1, 0.2, -22.1, 0.9, 1.0])
+    steps.loc[2, ["low", "high"]] = np.nan
+    figure: Any = circuit_curves(steps)
+    told = next(trace for trace in figure.data if trace.mode == "lines+markers")
+    assert [str(one) for one in told.customdata[1:3]] == [" [0.100, 0.300]", ", no interval"]
+    assert len([trace for trace in figure.data if trace.fill == "toself"]) == 2, "no band over that step"
+    unbroken: Any = circuit_curves(followed([0.1, 0.2]))
+    assert len([trace for trace in unbroken.data if trace.fill == "toself"]) == 1
+    assert title(circuit_curves(steps[:3])).endswith("-22.10 at step 1,000")
+
+    frame = patched(0.2)
+    whole: Any = patch_heat_map(frame).data[0]
+    assert "[%{customdata[0]:.3f}, %{customdata[1]:.3f}], p = %{customdata[2]:.3g}, " in whole.hovertemplate
+    lacks: Any = patch_heat_map(frame.assign(low=np.nan, high=np.nan)).data[0]
+    assert "effect %{z:.3f}%{customdata}, " in lacks.hovertemplate
+    assert {words[:16] for row in lacks.customdata for words in row} <= {", no interval, p", ", no interval"}
+    assert title(patch_heat_map(frame.assign(low=np.nan, high=np.nan))).count("[") == 0
+
+
 def test_logits_say_what_the_stream_makes_and_where_the_lens_parts() -> None:
     parts = pd.DataFrame({"route": ["residual", "own", "stream"], "value": [1.0, 0.5, -0.25]})
     parts = parts.assign(component="head", layer=0, head=0, source="-", of="logit_difference", n=8)

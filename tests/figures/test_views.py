@@ -66,7 +66,7 @@ def test_a_map_has_a_panel_a_route_whose_cells_are_the_frames() -> None:
         assert (trace.zmin, trace.zmax) == (-1, 1), "one scale for all routes"
     assert "residual stream + stream + interaction = both" in figure.layout.meta["caption"]
     bare: Any = route_heat_maps(frame.assign(low=np.nan, high=np.nan))
-    assert bare.data[0].customdata[0][0] == "", "one prompt has no interval"
+    assert bare.data[0].customdata[0][0] == ", no interval", "of one prompt"
 
 
 def test_a_button_shows_one_route_in_the_room_of_all() -> None:
