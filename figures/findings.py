@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from figures.words import between, listed, span
@@ -26,13 +27,13 @@ def spelt(name: object) -> str:
     return str(name).replace("_", " ")
 
 
-def plain(value: float, form: str = ".2f") -> str:
+def plain(value: float | np.floating, form: str = ".2f") -> str:
     """Return a number in a format, zero without a sign."""
     text = f"{value:{form}}"
     return text if text.strip("+-0.%") else text.lstrip("+-")
 
 
-def shows(value: float) -> bool:
+def shows(value: float | np.floating) -> bool:
     """Return whether a number is not 0 in two digits: one that is may be the largest of many that are all the same."""
     return bool(abs(value) >= LEAST)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import analysis
-from circuits.common.errors import known, require
+from circuits.common.errors import known, real, require
 from experiments.options import option
 from experiments.output import Tables, say, show, written_tables
 from experiments.questions.attribute import edge_works
@@ -57,7 +57,8 @@ class FindCircuit(OfPairs):
         )
         size, threshold = self.size, self.threshold
         require(size is None or size > 0, f"size = {size}: a circuit needs at least one edge")
-        require(threshold is None or threshold > 0, f"threshold = {threshold}: it must be positive")
+        if threshold is not None:
+            real("threshold", threshold, above=0)
 
     def find(self, scores: analysis.EdgeScores) -> analysis.Circuit:
         """Return the circuit that the rule makes of scores; a size beyond the graph's takes all of it."""

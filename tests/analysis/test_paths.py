@@ -220,7 +220,10 @@ def test_mistakes_are_explained() -> None:
     cases: list[tuple[Any, str]] = [
         (lambda: find_paths(model, routes=["steam"]), "unknown route 'steam': did you mean 'stream'"),
         (lambda: find_paths(model, receivers=["L1H0.w"]), "unknown receiver 'L1H0.w': did you mean 'L1H0"),
-        (lambda: find_paths(model, [(3, 0)]), r"senders \[\(3, 0\)\]: the model has 2 layers of 4 heads"),
+        (
+            lambda: find_paths(model, [(3, 0)]),
+            r"senders are \(layer, head\) pairs of 2 layers of 4 heads, got \[\(3, 0\)\]",
+        ),
         (lambda: find_paths(classic, routes=["stream"]), "no stream path leads from"),
         (lambda: find_paths(model, [(1, 0)], ["L1H0.v"]), "no residual or stream path leads from"),
         (lambda: patch_paths(model, pair, []), "paths are a list of Edge"),
