@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from analysis.role_places import checked_place, goes_on, position_of
 from circuits.common.errors import require, whole
+from circuits.common.text_coverage import Coverage
 from circuits.model import HookedStreamTransformer
 
 
@@ -177,14 +178,12 @@ def _answer(model: HookedStreamTransformer, text: str | tuple[int, ...], said: s
     if not (isinstance(said, str) and isinstance(text, str)):
         return model.to_single_token(said)
     if not goes_on(text + said, len(text)):
-        # Many tokenizers write what begins a text otherwise than what goes on one.
-        head, whole = (model.to_tokens(written, prepend_bos=False)[0].tolist() for written in (text, text + said))
-        if whole[: len(head)] == head:
-            added = whole[len(head) :]
-            parts = [model.to_single_str_token(number) for number in added]
-            require(len(added) == 1, f"{said!r} is {len(added)} tokens, not one, after this text: {parts}")
-            return added[0]
-        return model.to_single_token(said)
+        coverage = Coverage(model.tokenizer)
+        coverage.numbers(said)  # refuses what the tokenizer does not know
+        added = coverage.behind(text, said)
+        parts = [model.to_single_str_token(number) for number in added]
+        require(len(added) == 1, f"{said!r} is {len(added)} tokens, not one, after this text: {parts}")
+        return added[0]
     number = model.to_single_token(said)
     try:
         new_word = model.to_single_token(f" {said}")

@@ -15,7 +15,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from circuits.common.errors import require
-from circuits.common.files import check_folder, made_folder, path_of, write_atomically
+from circuits.common.files import check_folder, path_of, written_file
 from circuits.common.plain_data import canonical_json, differences
 from circuits.config.model import ModelConfig
 from circuits.model import HookedStreamTransformer
@@ -107,11 +107,9 @@ def save_checkpoint(path: str | Path, model: HookedStreamTransformer, **about: A
         ValueError: for something that is named ``config``, as the architecture is, for what is no path, and for one in
             a folder that is a file.
     """
-    file = path_of("a checkpoint", path)
-    check_folder(file.parent)
+    check_folder(path_of("a checkpoint", path).parent)
     data = checkpoint_bytes(model, **about)
-    made_folder(file.parent)
-    write_atomically(file, data)
+    written_file("a checkpoint", path, data)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -23,7 +23,7 @@ from analysis.switchboard.document import Switchboard, assembled, chosen_edges, 
 from analysis.switchboard.measured import measured
 from analysis.switchboard.prompts import prompt_of, prompts_of
 from circuits.common.errors import known, require, whole
-from circuits.common.files import made_folder, path_of, write_atomically
+from circuits.common.files import path_of, written_file
 from circuits.common.plain_data import content_hash
 from circuits.model import HookedStreamTransformer
 from experiments.devices import one_thread
@@ -204,8 +204,7 @@ def _at(run: Run, step: int, pair: Pair, how: Mapping[str, Any]) -> dict[str, An
         pass
     with one_thread():
         found = measured(run.load_model(step), pair, **how)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(found, allow_nan=False).encode())
+    written_file("what was measured", file, json.dumps(found, allow_nan=False).encode())
     return found
 
 
@@ -221,6 +220,4 @@ def write_neuronpedia(board: Switchboard, path: str | Path, step: int | None = N
     from analysis.switchboard.neuronpedia import neuronpedia_graph
 
     file = path_of("a graph's file", path)
-    made_folder(file.parent)
-    write_atomically(file, json.dumps(neuronpedia_graph(board, step), allow_nan=False).encode())
-    return file
+    return written_file("a graph's file", file, json.dumps(neuronpedia_graph(board, step), allow_nan=False).encode())

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from circuits.common.files import made_folder, path_of, write_atomically
+from circuits.common.files import written_file
 from figures.explore.page import STYLE, switchboard_part
 from figures.files import SHOWN
 from figures.images import side_by_side
@@ -69,10 +69,7 @@ def write_page(
 <footer>{html.escape(footer)}</footer>
 <script>{(HERE / "html_page.js").read_text("utf-8")}</script></body></html>
 """
-    file = path_of("a page", path)
-    made_folder(file.parent)
-    write_atomically(file, text.encode())
-    return file
+    return written_file("a page", path, text.encode())
 
 
 def _section(section: Section, number: int) -> str:

@@ -98,7 +98,7 @@ CASES: list[tuple[str, str]] = [
     ("find_sites(model, ['z'], layers=1)", "layers are a list of int or integer, got 1"),
     ("find_sites(model, ['z'], positions='END')", "positions are a list of int or integer or str, got 'END'"),
     ("find_sites(model, ['v'], routes=[])", "routes are a list of str, 1 or more, and it is empty"),
-    ("find_sites(model, ['z'], layers=[1, 1])", "layers [1, 1] come more than once; give each once"),
+    ("find_sites(model, ['z'], layers=[1, 1])", "layers must differ from each other, and 1 came more than once"),
     ("Pair(x.numpy(), x, y, y)", "clean inputs are a tensor, got ndarray"),
     ("Pair(x, x + 1, ['a', 'b', 'c', 'd'], y)", "answers are whole numbers, one an example, got ['a', 'b'"),
     ("Pair(x, x + 1, y, y + 1, {}, 'end')", "read_at must be numbers of positions, got 'end'"),

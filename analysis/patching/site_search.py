@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.pairs import Pair, is_padding
 from circuits.common.errors import UnknownNameError, known, require, several
+from circuits.common.fields import all_different
 from circuits.config.model import ModelConfig
 from circuits.config.streams import CARRIERS
 from circuits.model import HookedStreamTransformer
@@ -71,17 +72,14 @@ def listed_positions(positions: Any) -> list[int | str]:
         ValueError: for one instead of several, none, something else, or one that is given twice.
     """
     given = several("positions", positions, int, np.integer, str)
-    _require_once("positions", given)
-    return [place if isinstance(place, str) else int(place) for place in given]
-
-
-def _require_once(what: str, given: list[Any]) -> None:
-    require(len(set(given)) == len(given), f"{what} {given} come more than once; give each once")
+    places = [place if isinstance(place, str) else int(place) for place in given]
+    all_different("positions", places)
+    return places
 
 
 def _numbers(what: str, numbers: Iterable[int], n: int) -> list[int]:
     given = [int(number) for number in several(what, numbers, int, np.integer, least=0)]
-    _require_once(what, given)
+    all_different(what, given)
     odd = [number for number in given if number not in range(n)]
     require(not odd, f"{what} {odd}: the model has {n}, numbered from 0 to {n - 1}")
     return given

@@ -58,6 +58,18 @@ def made_folder(folder: Path) -> Path:
     return folder
 
 
+def written_file(what: str, given: Any, data: bytes) -> Path:
+    """Write a file whole or not at all, in a folder that is made if need be, and return its path.
+
+    Raises:
+        ValueError: as :func:`path_of` and :func:`check_folder`.
+    """
+    file = path_of(what, given)
+    made_folder(file.parent)
+    write_atomically(file, data)
+    return file
+
+
 def folder_there(path: str | Path) -> Path:
     """Return the folder that others stored a model in.
 

@@ -31,14 +31,16 @@ def check_beforehand(configs: Sequence[RunConfig], root: str | Path, device: str
         checked_device(device)
         for config in configs:
             check_precision(config.training, device)
+    new: list[RunConfig] = []
     for config in configs:
         path = directory_of(root, config)
-        check_start(config, Run.open(path).record["checkpoints"] if config.weights and path.exists() else ())
-    for config in configs:
-        if not directory_of(root, config).exists():
-            check_interventions_taken(config)
-    ending = [c for c in configs if c.training.stop_at and not isinstance(c.task, TextTaskConfig)]
-    new = {(c.task, c.training.stop_at): c for c in ending if not directory_of(root, c).exists()}
-    for config in new.values():
+        there = path.exists()
+        check_start(config, Run.open(path).record["checkpoints"] if config.weights and there else ())
+        new += [] if there else [config]
+    # What many configurations share is asked once.
+    for config in {(c.training.interventions, c.model): c for c in new}.values():
+        check_interventions_taken(config)
+    ending = [c for c in new if c.training.stop_at and not isinstance(c.task, TextTaskConfig)]
+    for config in {(c.task, c.training.stop_at): c for c in ending}.values():
         few = replace(config.training, n_eval=1)
         check_end(config, make_task(config.task, config.seed).evaluation_sets(few))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circuits.common.errors import require
-from circuits.common.files import made_folder, path_of, write_atomically
+from circuits.common.files import path_of, written_file
 
 FORMAT = "valuestream switchboard 1"
 """The documents that this page shows."""
@@ -24,9 +24,7 @@ Rows = Iterable[Sequence[Any]]
 def write_switchboard(path: str | Path, data: Mapping[str, Any]) -> Path:
     """Write :func:`switchboard_page` of a document and return the path of the file."""
     file = path_of("a page", path)
-    made_folder(file.parent)
-    write_atomically(file, switchboard_page(data).encode())
-    return file
+    return written_file("a page", file, switchboard_page(data).encode())
 
 
 def switchboard_page(data: Mapping[str, Any]) -> str:
